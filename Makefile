@@ -1,0 +1,83 @@
+# Everything runs in .venv, which is made and kept current here: `make test` works on a fresh clone.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench lint format types wheel setup clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+# The first Python that is new enough and can make an environment; `make PYTHON=... test` overrides.
+USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
+ifndef PYTHON
+PYTHON := $(shell for python in python3 python3.13 python3.12 python3.11 python3.14 python; do \
+	$$python -c '$(USABLE)' >/dev/null 2>&1 && echo $$python && break; done)
+endif
+
+# The stamp carries a checksum of all that the environment depends on: Python, place, pyproject.toml.
+IDENTITY := import sys; print(sys.version, sys.base_prefix)
+KEY := $(shell { $(or $(PYTHON),false) -c '$(IDENTITY)'; pwd; cat pyproject.toml; } 2>/dev/null \
+	| cksum | cut -d ' ' -f 1)
+READY := $(VENV)/.ready-$(KEY)
+
+PIP_DEFAULT_TIMEOUT ?= 120
+PIP_RETRIES ?= 10
+export PIP_DEFAULT_TIMEOUT PIP_RETRIES
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --prefer-binary \
+	--editable '.[dev]'
+
+ARGS ?=
+PYTEST_ARGS ?=
+BENCH_JSON ?= .benchmarks/latest.json
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(READY) ## metric depth on real pictures (ARGS="..." goes to the demo)
+	@$(BIN)/python examples/00_demo.py $(ARGS)
+
+test: $(READY) ## the whole test suite (PYTEST_ARGS="-k head" goes to pytest)
+	@$(BIN)/pytest $(PYTEST_ARGS)
+
+bench: $(READY) ## the timed benchmarks, also as JSON (BENCH_JSON=.benchmarks/latest.json)
+	@mkdir -p $(dir $(BENCH_JSON))
+	@$(BIN)/pytest tests/benchmarks --benchmark-enable --benchmark-only \
+		--benchmark-json=$(BENCH_JSON) $(PYTEST_ARGS)
+
+lint: $(READY) ## ruff: rules and format
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+
+format: $(READY) ## let ruff mend what it can
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+types: $(READY) ## mypy, strict
+	@$(BIN)/mypy
+
+wheel: $(READY) ## sdist and wheel in dist/
+	@rm -rf build dist
+	@$(BIN)/python -m build --no-isolation >/dev/null
+	@ls dist/*
+
+setup: $(READY) ## the environment in .venv, with everything installed
+	@echo "$(VENV) is current"
+
+clean: ## remove the environment, caches and build products
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis \
+		.benchmarks .coverage htmlcov demo-output
+	@find clipdepth_plugin adapters kernels tests examples -name __pycache__ -prune -exec rm -rf {} +
+
+# The stamp is written last, so an interrupted install is taken up again. An environment of another
+# Python, of another place or without pip is made anew; otherwise it is brought up to date.
+$(READY):
+	@[ -n "$(PYTHON)" ] || { echo "No Python 3.11 or newer with the venv and ensurepip modules on the" \
+		"path. Install one (on Debian: python3-venv too), or say make PYTHON=/path/to/python." >&2; exit 1; }
+	@$(PYTHON) -c '$(USABLE)' || { echo "$(PYTHON) will not do: Python 3.11 or newer with the venv" \
+		"and ensurepip modules is needed." >&2; exit 1; }
+	@rm -f $(VENV)/.ready-*
+	@[ "$$($(BIN)/python -c '$(IDENTITY)' 2>/dev/null)" = "$$($(PYTHON) -c '$(IDENTITY)')" ] \
+		&& grep -qF '$(CURDIR)/$(VENV)' $(BIN)/activate && $(BIN)/python -m pip --version >/dev/null 2>&1 \
+		|| { echo "Making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv --clear $(VENV); }
+	@echo "Installing into $(VENV) (the first time: 2 to 4 minutes and some GB of downloads)"
+	@$(INSTALL) || { echo "Once more, as downloads may have broken off" >&2; $(INSTALL); }
+	@touch $@
