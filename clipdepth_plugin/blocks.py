@@ -1,0 +1,69 @@
+"""The convolution blocks that the pathways and the fusion share.
+
+Axes: B views, C channels, H W a map's size.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clipdepth_plugin.config import NormKind
+
+
+def resize(x_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resize with ``align_corners=False`` to (H, W), as everywhere in the paper."""
+    if x_BCHW.shape[-2:] == size:
+        return x_BCHW
+    return F.interpolate(x_BCHW, size=size, mode="bilinear", align_corners=False)
+
+
+def make_norm(kind: NormKind, channels: int) -> nn.Module:
+    """The norm after a convolution; group norm in up to 8 groups."""
+    if kind == "batch":
+        return nn.BatchNorm2d(channels)
+    return nn.GroupNorm(math.gcd(channels, 8), channels)
+
+
+class ConvNormReLU(nn.Module):
+    """Conv 3x3 without bias - norm - ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, norm: NormKind) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.norm = make_norm(norm, out_channels)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, H, W)."""
+        return F.relu(self.norm(self.conv(x_BCHW)))
+
+
+class UpConv(nn.Module):
+    """Transposed convolution 2x2 of stride 2, then Conv - norm - ReLU: doubles the size."""
+
+    def __init__(self, in_channels: int, out_channels: int, norm: NormKind) -> None:
+        super().__init__()
+        self.upsample = nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
+        self.smooth = ConvNormReLU(out_channels, out_channels, norm)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, 2H, 2W)."""
+        smoothed: Tensor = self.smooth(self.upsample(x_BCHW))
+        return smoothed
+
+
+class ResidualBlock(nn.Module):
+    """Conv - norm - ReLU - dropout - Conv - norm, plus the input, ReLU."""
+
+    def __init__(self, channels: int, dropout: float, norm: NormKind) -> None:
+        super().__init__()
+        self.first = ConvNormReLU(channels, channels, norm)
+        self.dropout = nn.Dropout(dropout)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = make_norm(norm, channels)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return F.relu(self.norm(self.conv(self.dropout(self.first(x_BCHW)))) + x_BCHW)

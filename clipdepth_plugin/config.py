@@ -1,0 +1,166 @@
+"""HeadConfig: everything that defines a depth head's function, checked on construction."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+Preset = Literal["spaceclip", "spaceclip-middle"]
+ContextKind = Literal["pooled", "cls", "mean"]
+Activation = Literal["relu", "softplus", "log"]
+NormKind = Literal["batch", "group"]
+
+# What a preset gives where the user gives nothing. Levels are those of a tower of 12 blocks.
+PRESETS: dict[Preset, dict[str, Any]] = {
+    "spaceclip": {"structural_levels": (2, 1, 0)},
+    "spaceclip-middle": {"structural_levels": (7, 5, 4)},
+}
+PRESET_TOWER_DEPTH = 12
+
+
+class Provenance(BaseModel):
+    """Where a trained head comes from; goes into config.json and the model card."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    tower: str | None = None
+    """Name of the tower the head was trained on, e.g. ``open_clip:ViT-B-16/openai``."""
+
+    tower_hashes: dict[str, str] = Field(default_factory=dict)
+    """dtype name -> hash of that tower's weights in it (``adapters/identity.py``); a host whose
+    tower hashes differently is refused. Empty: not recorded, not checked."""
+
+    data: tuple[str, ...] = ()
+    """The data sets the head was trained on, with their licences."""
+
+    license: str | None = None
+    """SPDX identifier of the weights' licence."""
+
+    notes: str = ""
+    """Free text for the model card: protocol, metrics, known limits (Markdown)."""
+
+
+class HeadConfig(BaseModel):
+    """Configuration of a FiLM dual-path depth head (SPACE-CLIP, arXiv 2601.17657, section 3).
+
+    ``preset`` fills what is not given. Level 0 enters the tower's first block, level k leaves
+    block k; levels are listed deepest stage first, one for each decoder stage.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    width: PositiveInt
+    """D, the tower's width."""
+
+    preset: Preset = "spaceclip"
+    """``spaceclip``: the published head. ``spaceclip-middle``: the same with the structural
+    levels that its authors' study found better (0.1208 against 0.1283 AbsRel on NYU)."""
+
+    semantic_levels: tuple[NonNegativeInt, ...] = (12, 9, 6, 3)
+    """Levels of the semantic pathway, one for each decoder stage."""
+
+    structural_levels: tuple[NonNegativeInt, ...] = (2, 1, 0)
+    """Levels of the structural pathway, for all stages but the last."""
+
+    channels: tuple[PositiveInt, ...] = (256, 128, 64, 32)
+    """C, output channels of each decoder stage; stage i works at 2^(i+1) times the grid."""
+
+    film_hidden: PositiveInt = 256
+    """Hidden width of the MLPs that predict FiLM's gamma and beta."""
+
+    film: bool = True
+    """Modulate the semantic levels by the global context."""
+
+    structural: bool = True
+    """Use the structural pathway."""
+
+    context: ContextKind = "pooled"
+    """``pooled``: the tower's own pooled vector before any projection; ``cls``: the raw class
+    token of the deepest tapped level; ``mean``: the mean patch token of that level."""
+
+    activation: Activation = "relu"
+    """``relu``: as published, can die. ``softplus``: positive, unbounded. ``log``: a sigmoid
+    between the logarithms of ``depth_range``'s ends; bounded, can't die."""
+
+    depth_range: tuple[float, float] = (0.05, 20.0)
+    """Nearest and farthest depth in metres; the bounds of the ``log`` activation, which starts
+    at their geometric mean. The other activations are not clipped to it."""
+
+    canonical_focal: PositiveFloat | None = None
+    """Focal length in pixels of the tower's input that the training depths were carried to
+    (depth times canonical over true focal length: Metric3D, arXiv 2307.10984, section 3.2).
+    None: trained on depths as they are, so that the camera can't be taken into account."""
+
+    norm: NormKind = "batch"
+    """``batch``: as published. ``group``: group norm, the same in training and inference and
+    whatever the batch is split over."""
+
+    dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Dropout inside the fusion stages' residual blocks, in training only."""
+
+    auxiliary: NonNegativeInt = 3
+    """Auxiliary depth outputs for training, on the first so many stages. Not given: all stages
+    but the last."""
+
+    provenance: Provenance = Provenance()
+    """Where the weights come from. Not part of the function."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        filled = {**PRESETS.get(data.get("preset", "spaceclip"), {}), **data}
+        if "auxiliary" not in filled and isinstance(filled.get("channels"), (tuple, list)):
+            filled["auxiliary"] = max(len(filled["channels"]) - 1, 0)
+        return filled
+
+    @model_validator(mode="after")
+    def _check(self) -> HeadConfig:
+        stages = len(self.channels)
+        if stages == 0:
+            raise ValueError("channels: needs at least one decoder stage")
+        if len(self.semantic_levels) != stages:
+            raise ValueError(
+                f"semantic_levels: {len(self.semantic_levels)} levels for {stages} stages "
+                f"(channels has {stages} entries); give one level for each stage"
+            )
+        if self.structural and len(self.structural_levels) != stages - 1:
+            raise ValueError(
+                f"structural_levels: {len(self.structural_levels)} levels for {stages} stages; "
+                f"give {stages - 1}, one for each stage but the last, or set structural=False"
+            )
+        if self.structural and stages == 1:
+            raise ValueError("structural: needs at least two stages; set structural=False")
+        if self.auxiliary > stages:
+            raise ValueError(f"auxiliary: {self.auxiliary} outputs for {stages} stages")
+        low, high = self.depth_range
+        if not (0 < low < high < math.inf):
+            raise ValueError(f"depth_range: needs 0 < low < high in metres, got {low}, {high}")
+        return self
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The levels that the head reads, ascending, each once."""
+        structural = self.structural_levels if self.structural else ()
+        return tuple(sorted({*self.semantic_levels, *structural}))
+
+    @property
+    def upsampling(self) -> int:
+        """Native output size over patch grid: 2 for each stage."""
+        return 1 << len(self.channels)
+
+
+def scale_levels(levels: tuple[int, ...], depth: int) -> tuple[int, ...]:
+    """Carries a preset's levels from 12 blocks to ``depth`` blocks: k * depth / 12, rounded."""
+    return tuple(round(k * depth / PRESET_TOWER_DEPTH) for k in levels)

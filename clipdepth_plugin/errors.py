@@ -1,0 +1,55 @@
+"""Every error a user can cause: ValueErrors that say what, where, and what to do."""
+
+from __future__ import annotations
+
+
+class ClipDepthError(ValueError):
+    """Base of all errors that clipdepth_plugin raises on bad input or wrong use."""
+
+
+class ConfigError(ClipDepthError):
+    """A head configuration contradicts itself."""
+
+
+class FeaturesError(ClipDepthError):
+    """Tower features do not have the shapes, or the levels, that are asked of them."""
+
+
+class TowerNotFoundError(ClipDepthError):
+    """The host holds no vision tower that can be tapped, or several and no choice was made."""
+
+
+class HeadMismatchError(ClipDepthError):
+    """The head does not fit the host's tower, or is attached to it already."""
+
+
+class NoDepthError(ClipDepthError):
+    """There is no depth map to read: no tower pass, or one that did not fire every tap."""
+
+
+class HeadFileError(ClipDepthError):
+    """A head's file or folder is missing, truncated, or not what it claims to be."""
+
+
+class HostError(ClipDepthError):
+    """A host could not be loaded, or lacks what was asked of it."""
+
+
+class ImageError(ClipDepthError):
+    """A picture could not be found or read."""
+
+
+class DepthFileError(ClipDepthError):
+    """A depth map could not be written, or is not a single (H, W) map."""
+
+
+class DataError(ClipDepthError):
+    """A data set's folder, list or file is missing or not what its format asks for."""
+
+
+class TrainingError(ClipDepthError):
+    """A training run cannot start, go on or resume."""
+
+
+class KernelError(ClipDepthError):
+    """A fused op was given shapes that do not fit, or a backend that cannot run."""

@@ -1,0 +1,102 @@
+"""TowerFeatures: the one contract between the adapters and the heads.
+
+Axes: B views, N = h * w patch tokens (row-major), D tower width, (h, w) patch grid,
+H W input pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import GetAttrKey, KeyEntry, register_pytree_node
+
+from clipdepth_plugin.errors import FeaturesError
+
+
+@dataclass(frozen=True)
+class TowerFeatures:
+    """What a vision tower computed for one batch of views of one size.
+
+    Level 0 is the tensor that enters the tower's first block, level k the raw output of
+    block k (counted from 1, before any final norm): ``hidden_states[k]`` of Hugging Face.
+
+    Attributes:
+        levels: Level k -> (B, h*w, D) patch tokens, row-major, without prefix tokens.
+        context: (B, D) global vector for FiLM, or None where no head asks for one.
+        grid: The patch grid (h, w).
+        pixels: (B, 3, H, W) as the tower took them, or None; only some heads ask for them.
+
+    Raises:
+        FeaturesError: A level, the context or the pixels disagree in shape.
+    """
+
+    levels: Mapping[int, Tensor]
+    context: Tensor | None
+    grid: tuple[int, int]
+    pixels: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not self.levels:
+            raise FeaturesError("TowerFeatures needs at least one level, got none")
+        grid_h, grid_w = self.grid
+        batch: int | None = None
+        for level, tokens_BND in self.levels.items():
+            if tokens_BND.ndim != 3 or tokens_BND.shape[1] != grid_h * grid_w:
+                raise FeaturesError(
+                    f"level {level} has shape {tuple(tokens_BND.shape)}; a grid of "
+                    f"{grid_h} x {grid_w} needs (B, {grid_h * grid_w}, D): cut the prefix "
+                    "tokens off and give one row for each patch"
+                )
+            if batch is not None and tokens_BND.shape[0] != batch:
+                raise FeaturesError(
+                    f"level {level} holds {tokens_BND.shape[0]} views, the levels before it {batch}"
+                )
+            batch = tokens_BND.shape[0]
+        for name, value, ndim in (("context", self.context, 2), ("pixels", self.pixels, 4)):
+            if value is not None and (value.ndim != ndim or value.shape[0] != batch):
+                raise FeaturesError(
+                    f"{name} has shape {tuple(value.shape)}; expected {ndim} axes and {batch} views"
+                )
+
+    @property
+    def batch(self) -> int:
+        """Number of views B."""
+        return next(iter(self.levels.values())).shape[0]
+
+
+_CHILDREN = ("levels", "context", "pixels")
+
+
+def _flatten(features: TowerFeatures) -> tuple[list[Any], tuple[int, int]]:
+    return [dict(features.levels), features.context, features.pixels], features.grid
+
+
+def _flatten_with_keys(
+    features: TowerFeatures,
+) -> tuple[list[tuple[KeyEntry, Any]], tuple[int, int]]:
+    values, grid = _flatten(features)
+    return [(GetAttrKey(name), x) for name, x in zip(_CHILDREN, values, strict=True)], grid
+
+
+def _unflatten(values: Iterable[Any], grid: tuple[int, int]) -> TowerFeatures:
+    # Tracers put placeholders where tensors were, so nothing is checked here.
+    features = object.__new__(TowerFeatures)
+    for name, value in zip(_CHILDREN, values, strict=True):
+        object.__setattr__(features, name, value)
+    object.__setattr__(features, "grid", tuple(grid))
+    return features
+
+
+# torch.export and torch.func see through the features; the grid is part of the traced program.
+register_pytree_node(
+    TowerFeatures,
+    _flatten,
+    _unflatten,
+    serialized_type_name="clipdepth_plugin.TowerFeatures",
+    flatten_with_keys_fn=_flatten_with_keys,
+    to_dumpable_context=list,
+    from_dumpable_context=tuple,
+)

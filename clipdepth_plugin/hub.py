@@ -1,0 +1,207 @@
+"""Saving and loading heads the way the ecosystem does: huggingface_hub's mixin, safetensors only.
+
+A head is a folder, local or on the hub: config.json, model.safetensors, README.md (model card).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from clipdepth_plugin.config import HeadConfig
+from clipdepth_plugin.errors import HeadFileError
+from clipdepth_plugin.model_card import model_card_text
+
+if TYPE_CHECKING:
+    from clipdepth_plugin.head import DepthHead
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "README.md"
+
+
+class HubMixin(
+    ModelHubMixin,
+    library_name="clipdepth-plugin",
+    pipeline_tag="depth-estimation",
+    paper_url="https://arxiv.org/abs/2601.17657",
+):
+    """``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` for ``DepthHead``."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
+        """Loads a head from a folder or a hub id; float32, in evaluation mode.
+
+        Args:
+            pretrained_model_name_or_path: A folder that ``save_pretrained`` wrote, or a hub id.
+            options: ``revision``, ``token``, ``cache_dir``, ``local_files_only`` and
+                ``force_download``, as everywhere in huggingface_hub; ``device``.
+
+        Raises:
+            HeadFileError: There is no such head, or a file of it is missing, truncated or
+                does not fit its config.
+        """
+        source = str(pretrained_model_name_or_path)
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **options)
+        except HFValidationError as error:
+            raise HeadFileError(
+                f"{source!r} is neither a folder that exists nor a hub id: {error}"
+            ) from error
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise HeadFileError(f"{source}: {CONFIG_FILE} is not valid JSON: {error}") from error
+        except (OSError, HfHubHTTPError) as error:
+            raise HeadFileError(
+                f"{source}: the head could not be read or downloaded: {error}"
+            ) from error
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        config: dict[str, Any] | None = None,
+        device: str = "cpu",
+        **model_kwargs: Any,
+    ) -> Self:
+        if model_kwargs:
+            raise HeadFileError(f"from_pretrained does not take {', '.join(sorted(model_kwargs))}")
+        if config is None:
+            raise HeadFileError(f"{model_id}: no {CONFIG_FILE} there; is this a head's folder?")
+        try:
+            head_config = HeadConfig.model_validate(config)
+        except ValidationError as error:
+            raise HeadFileError(
+                f"{model_id}: {CONFIG_FILE} is not the config of a depth head: {error}"
+            ) from error
+        weights = Path(model_id) / WEIGHTS_FILE
+        if not Path(model_id).is_dir():
+            weights = Path(
+                hf_hub_download(
+                    model_id,
+                    WEIGHTS_FILE,
+                    revision=revision,
+                    cache_dir=cache_dir,
+                    force_download=force_download,
+                    local_files_only=local_files_only,
+                    token=token,
+                )
+            )
+        head = cast("type[DepthHead]", cls)(head_config)
+        load_weights(head, read_safetensors(weights), weights)
+        return cast("Self", head.to(device).eval())
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        config: Any = None,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        model_card_kwargs: dict[str, Any] | None = None,
+        **push_to_hub_kwargs: Any,
+    ) -> str | None:
+        """Writes config.json, model.safetensors and a model card into a folder.
+
+        Everything is written beside the folder first and moved in when it is whole, so an
+        interrupted or failed save leaves what was there. A model card that exists is kept.
+
+        Args:
+            save_directory: The folder; made where it is missing.
+            config: Not to be given: a head is saved with its own config.
+            repo_id: With ``push_to_hub``; the folder's name by default.
+            push_to_hub: Upload afterwards.
+            model_card_kwargs: Passed on to ``generate_model_card``.
+            push_to_hub_kwargs: Passed on to ``push_to_hub``.
+
+        Returns:
+            The commit's address with ``push_to_hub``, else None.
+
+        Raises:
+            HeadFileError: The folder can't be written.
+        """
+        folder = Path(save_directory)
+        if config is not None:
+            raise HeadFileError("config: a head is saved with its own config; leave it out")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
+                super().save_pretrained(temporary, model_card_kwargs=model_card_kwargs)
+                for name in (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE):
+                    if name != CARD_FILE or not (folder / name).exists():
+                        _sync(Path(temporary, name))
+                        Path(temporary, name).replace(folder / name)
+        except (OSError, SafetensorError) as error:
+            raise HeadFileError(f"{folder}: the head could not be written: {error}") from error
+        if push_to_hub:
+            return self.push_to_hub(
+                repo_id or folder.name, model_card_kwargs=model_card_kwargs, **push_to_hub_kwargs
+            )
+        return None
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        head = cast("DepthHead", self)
+        state = {name: value.detach().contiguous() for name, value in head.state_dict().items()}
+        save_file(state, save_directory / WEIGHTS_FILE, metadata={"format": "pt"})
+        config = head.config.model_dump_json(indent=2)
+        (save_directory / CONFIG_FILE).write_text(config + "\n", encoding="utf-8")
+
+    def generate_model_card(self, *_args: Any, **_kwargs: Any) -> ModelCard:
+        """The model card: tower, levels, context, units, range, data."""
+        return ModelCard(model_card_text(cast("DepthHead", self).config))
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a .safetensors file.
+
+    Raises:
+        HeadFileError: Missing, truncated or no safetensors file.
+    """
+    if not path.is_file():
+        raise HeadFileError(f"{path}: no such file")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise HeadFileError(
+            f"{path}: truncated or not a safetensors file ({error}); get or save it again"
+        ) from error
+
+
+def load_weights(head: nn.Module, state: dict[str, Tensor], source: Path | str) -> None:
+    """Loads a state dict into a head, every key and shape checked before any is copied.
+
+    Raises:
+        HeadFileError: A key is missing, odd, or of another shape.
+    """
+    own = head.state_dict()
+    missing, odd = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = [
+        f"{name} {tuple(state[name].shape)} (expected {tuple(own[name].shape)})"
+        for name in own.keys() & state.keys()
+        if own[name].shape != state[name].shape
+    ]
+    for what, names in (("missing", missing), ("odd", odd), ("of another shape", sorted(shapes))):
+        if names:
+            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
+            raise HeadFileError(f"{source}: {what}: {shown}")
+    head.load_state_dict(state)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

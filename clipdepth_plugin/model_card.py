@@ -1,0 +1,61 @@
+"""The model card that is saved with a head."""
+
+from __future__ import annotations
+
+from clipdepth_plugin.config import HeadConfig
+
+_TEMPLATE = """---
+library_name: clipdepth-plugin
+pipeline_tag: depth-estimation
+{license_line}tags:
+- depth-estimation
+- clipdepth-plugin
+- model_hub_mixin
+---
+
+# Depth head for {tower}
+
+A FiLM dual-path depth head (preset `{preset}`, after SPACE-CLIP, arXiv 2601.17657) that reads the
+intermediate layers of a frozen vision tower and gives metric depth beside the host's own outputs.
+
+| | |
+|---|---|
+| Tower | {tower}, width {width} |
+| Levels | semantic {semantic}, structural {structural} (k leaves block k, 0 enters the first) |
+| Context | {context} |
+| Output | (B, 1, H, W) float32, metres (planar z-depth) |
+| Activation, range | `{activation}`, {low:g} to {high:g} m{range_note} |
+| Training data | {data} |
+| Tower weights recorded | {hashes} |
+
+```python
+from clipdepth_plugin import DepthHead, attach
+
+head = DepthHead.from_pretrained("path-or-hub-id")
+with attach(host, head) as plugin:
+    out = host(**inputs)
+    metres = plugin.depth
+```
+{notes}"""
+
+
+def model_card_text(config: HeadConfig) -> str:
+    """Markdown with the hub's YAML front matter, from a head's config."""
+    origin = config.provenance
+    return _TEMPLATE.format(
+        license_line=f"license: {origin.license.lower()}\n" if origin.license else "",
+        tower=origin.tower or "a tower that was not recorded",
+        preset=config.preset,
+        width=config.width,
+        semantic=list(config.semantic_levels),
+        structural=list(config.structural_levels) if config.structural else "off",
+        context=f"`{config.context}`" if config.film else "none (FiLM off)",
+        activation=config.activation,
+        low=config.depth_range[0],
+        high=config.depth_range[1],
+        range_note="" if config.activation == "log" else " (not enforced)",
+        data=", ".join(origin.data) or "not recorded",
+        hashes=", ".join(sorted(origin.tower_hashes))
+        or "no hash; any tower of this width is taken",
+        notes=f"\n{origin.notes}\n" if origin.notes else "",
+    )

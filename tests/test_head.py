@@ -1,0 +1,253 @@
+"""DepthHead: shapes, dtypes, autocast, options, errors, compile and export."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import Tensor
+
+from clipdepth_plugin import DepthHead, HeadConfig, TowerFeatures
+from clipdepth_plugin.config import scale_levels
+from clipdepth_plugin.errors import FeaturesError
+from clipdepth_plugin.film import FiLM
+
+WIDTH = 16
+SMALL: dict[str, Any] = {"width": WIDTH, "channels": (16, 8, 8, 8), "film_hidden": 8}
+
+
+def make_features(
+    config: HeadConfig,
+    grid: tuple[int, int] = (3, 3),
+    batch: int = 2,
+    dtype: torch.dtype = torch.float32,
+) -> TowerFeatures:
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(dtype)
+
+    levels = {k: random(batch, grid[0] * grid[1], config.width) for k in config.levels}
+    return TowerFeatures(levels, random(batch, config.width) if config.film else None, grid)
+
+
+def make_head(**options: Any) -> DepthHead:
+    torch.manual_seed(0)
+    return DepthHead(HeadConfig(**{**SMALL, **options})).eval()
+
+
+def test_published_size() -> None:
+    """Parameter counts of the published head (width 768), with and without auxiliary outputs."""
+    with torch.device("meta"):
+        head = DepthHead(HeadConfig(width=768))
+    total = sum(p.numel() for p in head.parameters())
+    auxiliary = sum(p.numel() for p in head.auxiliary.parameters())
+    assert (total, total - auxiliary) == (12_050_996, 11_663_249)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="published"),
+        pytest.param({"film": False}, id="no-film"),
+        pytest.param({"structural": False}, id="no-structural"),
+        pytest.param({"film": False, "structural": False}, id="neither"),
+        pytest.param({"auxiliary": 0}, id="no-auxiliary"),
+        pytest.param({"activation": "softplus"}, id="softplus"),
+        pytest.param({"activation": "log"}, id="log"),
+        pytest.param({"norm": "group", "dropout": 0.0}, id="group-norm"),
+        pytest.param(
+            {"channels": (12, 5), "semantic_levels": (4, 2), "structural_levels": (1,)},
+            id="2-stages",
+        ),
+        pytest.param(
+            {"channels": (8,), "semantic_levels": (4,), "structural": False}, id="1-stage"
+        ),
+    ],
+)
+def test_options(options: dict[str, Any]) -> None:
+    head = make_head(**options)
+    features = make_features(head.config, grid=(2, 3))
+    native = head(features)
+    scale = head.config.upsampling
+    assert native.shape == (2, 1, 2 * scale, 3 * scale)
+    metres, auxiliary = head.forward_with_aux(features, size=(21, 33))
+    assert len(auxiliary) == head.config.auxiliary
+    assert all(x.shape == (2, 1, 21, 33) for x in (metres, *auxiliary))
+    torch.testing.assert_close(metres, head(features, (21, 33)), rtol=0, atol=0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    grid=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    batch=st.integers(0, 3),
+    size=st.none() | st.tuples(st.integers(1, 90), st.integers(1, 90)),
+)
+def test_any_grid_batch_and_size(
+    grid: tuple[int, int], batch: int, size: tuple[int, int] | None
+) -> None:
+    head = make_head()
+    out = head(make_features(head.config, grid, batch), size)
+    assert out.shape == (batch, 1, *(size or (16 * grid[0], 16 * grid[1])))
+    assert out.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.bfloat16, 0.05), (torch.float16, 0.01)],
+    ids=["bfloat16", "float16"],
+)
+@pytest.mark.parametrize("batch", [0, 2])
+def test_half_precision(dtype: torch.dtype, tolerance: float, batch: int) -> None:
+    head = make_head(activation="softplus")
+    features = make_features(head.config, (3, 2), batch)
+    expected = head(features)
+    half = make_head(activation="softplus").to(dtype)
+    out = half(make_features(head.config, (3, 2), batch, dtype))
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out, expected, rtol=tolerance, atol=tolerance)
+    # A tower in half precision under a head in float32.
+    mixed = head(make_features(head.config, (3, 2), batch, dtype))
+    torch.testing.assert_close(mixed, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_autocast() -> None:
+    head = make_head(activation="softplus")
+    features = make_features(head.config)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = head(features, (20, 20))
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out, head(features, (20, 20)), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e3, -1e3])
+def test_log_output_stays_in_range(factor: float) -> None:
+    head = make_head(activation="log", depth_range=(0.5, 8.0))
+    features = make_features(head.config)
+    with torch.no_grad():
+        head.readout.to_depth.weight.mul_(factor)
+        out = head(features)
+    assert out.min() >= 0.5 * (1 - 1e-6)
+    assert out.max() <= 8.0 * (1 + 1e-6)
+
+
+def test_film_is_the_plain_factor() -> None:
+    """Gamma multiplies as it is (not 1 + gamma): with a zero MLP nothing passes."""
+    film = FiLM(4, 3)
+    for parameter in film.parameters():
+        torch.nn.init.zeros_(parameter)
+    assert torch.equal(film(torch.randn(2, 5, 4), torch.randn(2, 4)), torch.zeros(2, 5, 4))
+
+
+def test_auxiliary_heads_run_in_training_only() -> None:
+    head = make_head()
+    calls: list[int] = []
+    for output in head.auxiliary:
+        output.register_forward_hook(lambda *_: calls.append(1))
+    head(make_features(head.config))
+    assert not calls
+    head.forward_with_aux(make_features(head.config))
+    assert len(calls) == 3
+
+
+def test_gradients_reach_every_parameter() -> None:
+    head = make_head(activation="log").train()
+    metres, auxiliary = head.forward_with_aux(make_features(head.config), (16, 16))
+    torch.stack([x.mean() for x in (metres, *auxiliary)]).sum().backward()
+    # A convolution's bias before a batch norm has a gradient of zero, but it has one.
+    assert [name for name, p in head.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"levels": {}}, "at least one level"),
+        ({"drop": 9}, r"levels \[9\] are missing"),
+        ({"context": None}, "needs the 'pooled' context"),
+        ({"width": 8}, "has width 8; the head was made for 16"),
+        ({"tokens": 8}, r"needs \(B, 9, D\)"),
+        ({"batch": 3}, "holds 3 views"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_bad_features(change: dict[str, Any], message: str) -> None:
+    head = make_head()
+    good = make_features(head.config)
+    levels = dict(good.levels)
+    if "drop" in change:
+        del levels[change["drop"]]
+    if "width" in change:
+        levels[3] = levels[3][..., : change["width"]]
+    if "tokens" in change:
+        levels[3] = levels[3][:, : change["tokens"]]
+    if "batch" in change:
+        levels[12] = torch.zeros(change["batch"], 9, WIDTH)
+    with pytest.raises(FeaturesError, match=message):
+        head(
+            TowerFeatures(
+                change.get("levels", levels), change.get("context", good.context), good.grid
+            )
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"width": 0}, "width"),
+        ({"semantic_levels": (1, 2)}, "2 levels for 4 stages"),
+        ({"structural_levels": (1, 2)}, "give 3, one for each stage but the last"),
+        ({"depth_range": (2.0, 1.0)}, "low < high"),
+        ({"depth_range": (0.0, 1.0)}, "low < high"),
+        ({"activation": "tanh"}, "activation"),
+        ({"preset": "nosuch"}, "preset"),
+        ({"levels": (1,)}, "Extra inputs"),
+        ({"channels": ()}, "at least one decoder stage"),
+        ({"channels": (8,), "semantic_levels": (1,), "structural_levels": ()}, "two stages"),
+        ({"auxiliary": 9}, "9 outputs for 4 stages"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_bad_config(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        HeadConfig(**{**SMALL, **options})
+
+
+def test_presets() -> None:
+    assert HeadConfig(width=8).structural_levels == (2, 1, 0)
+    middle = HeadConfig(width=8, preset="spaceclip-middle")
+    assert middle.structural_levels == (7, 5, 4)
+    assert middle.levels == (3, 4, 5, 6, 7, 9, 12)
+    given_wins = HeadConfig(width=8, preset="spaceclip-middle", structural_levels=(6, 5, 4))
+    assert given_wins.structural_levels == (6, 5, 4)
+    assert HeadConfig.model_validate_json(middle.model_dump_json()) == middle
+
+
+def test_scaled_levels() -> None:
+    assert scale_levels((12, 9, 6, 3), 24) == (24, 18, 12, 6)
+    assert scale_levels((12, 9, 6, 3), 27) == (27, 20, 14, 7)
+    assert scale_levels((7, 5, 4), 12) == (7, 5, 4)
+
+
+def test_compiles_without_graph_breaks() -> None:
+    head = make_head()
+    features = make_features(head.config)
+    compiled = torch.compile(head, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(features, (20, 20)), head(features, (20, 20)))
+    torch._dynamo.reset()
+
+
+def test_exports() -> None:
+    head = make_head()
+    features = make_features(head.config)
+    program = torch.export.export(head, (features,))
+    torch.testing.assert_close(program.module()(features), head(features))
+    saved = io.BytesIO()
+    torch.export.save(program, saved)
+    saved.seek(0)
+    loaded = torch.export.load(saved)
+    torch.testing.assert_close(loaded.module()(features), head(features))

@@ -1,0 +1,210 @@
+"""save_pretrained, from_pretrained, push_to_hub: whole, refused with the reason, never halved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+
+from clipdepth_plugin import DepthHead, HeadConfig
+from clipdepth_plugin.config import Provenance
+from clipdepth_plugin.errors import HeadFileError
+
+
+@pytest.fixture
+def head() -> DepthHead:
+    torch.manual_seed(0)
+    provenance = Provenance(
+        tower="open_clip:ViT-B-16/openai",
+        tower_hashes={"float32": "00ff"},
+        data=("NYU Depth V2",),
+        license="Apache-2.0",
+        notes="AbsRel 0.1 on something.",
+    )
+    return DepthHead(
+        HeadConfig(
+            width=16,
+            channels=(8, 8, 8, 8),
+            film_hidden=4,
+            preset="spaceclip-middle",
+            context="cls",
+            activation="log",
+            depth_range=(0.2, 5.0),
+            provenance=provenance,
+        )
+    ).eval()
+
+
+def test_round_trip(head: DepthHead, tmp_path: Path) -> None:
+    head.save_pretrained(tmp_path / "head")
+    assert sorted(p.name for p in (tmp_path / "head").iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
+    loaded = DepthHead.from_pretrained(tmp_path / "head")
+    assert loaded.config == head.config
+    assert not loaded.training
+    assert loaded.state_dict().keys() == head.state_dict().keys()
+    assert all(torch.equal(x, head.state_dict()[k]) for k, x in loaded.state_dict().items())
+
+
+def test_half_precision_file_loads_as_float32(head: DepthHead, tmp_path: Path) -> None:
+    head.half().save_pretrained(tmp_path)
+    loaded = DepthHead.from_pretrained(tmp_path)
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+
+
+def test_model_card_says_what_a_user_needs(head: DepthHead, tmp_path: Path) -> None:
+    head.save_pretrained(tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.library_name == "clipdepth-plugin"
+    assert card.data.license == "apache-2.0"
+    for said in (
+        "open_clip:ViT-B-16/openai",
+        "semantic [12, 9, 6, 3], structural [7, 5, 4]",
+        "`cls`",
+        "metres",
+        "0.2 to 5 m",
+        "NYU Depth V2",
+        "AbsRel 0.1 on something.",
+    ):
+        assert said in card.text, said
+
+
+def test_saving_again_replaces_weights_and_keeps_the_card(head: DepthHead, tmp_path: Path) -> None:
+    head.save_pretrained(tmp_path)
+    (tmp_path / "README.md").write_text("my own words")
+    with torch.no_grad():
+        head.readout.to_depth.weight.fill_(7.0)
+    head.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "my own words"
+    assert bool((DepthHead.from_pretrained(tmp_path).readout.to_depth.weight == 7.0).all())
+
+
+def test_failed_save_leaves_what_was_there(
+    head: DepthHead, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head.save_pretrained(tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+    def full(*_args: Any, **_kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("clipdepth_plugin.hub.save_file", full)
+    with pytest.raises(HeadFileError, match=r"could not be written.*No space left"):
+        head.save_pretrained(tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def _cut(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def _garbage(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"\x00garbage")
+
+
+def _no_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def _no_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def _cut_config(folder: Path) -> None:
+    (folder / "config.json").write_text('{"width": 16, ')
+
+
+def _edit(folder: Path, **changes: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_cut, "model.safetensors: truncated or not a safetensors file"),
+        (_garbage, "model.safetensors: truncated or not a safetensors file"),
+        (_no_weights, "model.safetensors: no such file"),
+        (_no_config, "no config.json there"),
+        (_cut_config, "config.json is not valid JSON"),
+        (lambda f: _edit(f, nosuch=1), "not the config of a depth head"),
+        (lambda f: _edit(f, width=32), r"of another shape: .*\(expected"),
+        (lambda f: _edit(f, film=False), "odd: semantic.film.0"),
+        (lambda f: _edit(f, auxiliary=0), "odd: auxiliary.0"),
+    ],
+    ids=[
+        "cut",
+        "garbage",
+        "no-weights",
+        "no-config",
+        "cut-config",
+        "field",
+        "width",
+        "film",
+        "aux",
+    ],
+)
+def test_damaged_folder(
+    damage: Callable[[Path], None], message: str, head: DepthHead, tmp_path: Path
+) -> None:
+    head.save_pretrained(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(HeadFileError, match=message):
+        DepthHead.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("source", ["no/such/folder/here", "nobody/nothing", "./nowhere"])
+def test_no_such_head(source: str) -> None:
+    with pytest.raises(HeadFileError, match=source):
+        DepthHead.from_pretrained(source)
+
+
+def test_a_head_keeps_its_own_config(head: DepthHead, tmp_path: Path) -> None:
+    with pytest.raises(HeadFileError, match="own config"):
+        head.save_pretrained(tmp_path / "x", config={})
+    assert not (tmp_path / "x").exists()
+
+
+def test_push_to_hub_uploads_a_whole_head(head: DepthHead, monkeypatch: pytest.MonkeyPatch) -> None:
+    uploaded: dict[str, Any] = {}
+
+    class Api:
+        def __init__(self, token: str | None = None) -> None: ...
+
+        def create_repo(self, repo_id: str, **_: Any) -> Any:
+            return type("Repo", (), {"repo_id": repo_id})
+
+        def upload_folder(self, repo_id: str, folder_path: Path, **_: Any) -> str:
+            uploaded[repo_id] = DepthHead.from_pretrained(folder_path).config
+            return "https://hub/commit"
+
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Api)
+    assert head.push_to_hub("me/head") == "https://hub/commit"
+    assert uploaded == {"me/head": head.config}
+
+
+def test_loads_from_the_hub_cache(
+    head: DepthHead, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hub id resolves file by file, as the hub client gives them."""
+    head.save_pretrained(tmp_path)
+
+    def download(repo_id: str, filename: str, **_: Any) -> str:
+        assert repo_id == "me/head"
+        return str(tmp_path / filename)
+
+    def download_by_keyword(**kwargs: Any) -> str:
+        return download(kwargs["repo_id"], kwargs["filename"])
+
+    monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", download_by_keyword)
+    monkeypatch.setattr("clipdepth_plugin.hub.hf_hub_download", download)
+    assert DepthHead.from_pretrained("me/head").config == head.config
