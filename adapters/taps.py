@@ -1,0 +1,186 @@
+"""The hooks: put on a tower's blocks, never in the way, gone without a trace.
+
+Only outputs are looked at: of the blocks, of what makes the pooled vector and, for the size of
+the picture (and its pixels, where a head asks), of the patch embedding; and the input of the
+first block. Two on the host itself notice prompts without a picture.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from clipdepth_plugin.adapters.passes import Recorder, TowerPass
+from clipdepth_plugin.adapters.towers import Tower
+
+_CACHES = ("past_key_values", "past_key_value", "cache_params")
+
+
+class _LeaveTower(BaseException):
+    """Ends a tower's forward once all that is wanted has been seen; no error, so no Exception."""
+
+
+class Hook:
+    """A hook that a copied, pickled or saved host carries as a no-op of the standard library.
+
+    Attributes:
+        owner: Whose hook it is: tells two plug-ins on one tower apart.
+    """
+
+    def __init__(self, owner: object, call: Callable[..., None]) -> None:
+        self.owner = owner
+        self._call = call
+
+    def __call__(self, *args: Any) -> None:
+        """What torch calls: looks, returns nothing, so nothing is replaced."""
+        self._call(*args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Takes any arguments and returns None, in any Python, without our package.
+        return getattr, (contextlib.nullcontext(), "__exit__")
+
+
+class Taps:
+    """The hooks of one recorder on one tower of one host."""
+
+    def __init__(self, host: nn.Module, tower: Tower, recorder: Recorder, owner: object) -> None:
+        self._host = host
+        self._tower = tower
+        self._recorder = recorder
+        self._owner = owner
+        self._handles: list[RemovableHandle] = []
+
+    @property
+    def installed(self) -> bool:
+        """Whether the hooks are on."""
+        return bool(self._handles)
+
+    def install(self) -> None:
+        """Puts the hooks on; all or none."""
+        tower, wanted = self._tower, self._recorder.wanted
+        try:
+            host = self._host
+            self._add(host.register_forward_pre_hook, self._on_host_starts, with_kwargs=True)
+            self._add(host.register_forward_hook, self._on_host_ends, always_call=True)
+            self._add(tower.patch_embed.register_forward_hook, self._on_patch_embed)
+            for level in wanted.levels:
+                if level == 0:
+                    first = tower.blocks[0]
+                    self._add(first.register_forward_pre_hook, self._on_input, with_kwargs=True)
+                else:
+                    self._add(tower.blocks[level - 1].register_forward_hook, self._on_level(level))
+            if wanted.context == "pooled" and tower.pooled is not None:
+                self._add(tower.pooled.module.register_forward_hook, self._on_pooled)
+        except BaseException:
+            self.remove()
+            raise
+
+    def remove(self) -> None:
+        """Takes the hooks off; harmless when they are off."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _add(
+        self, register: Callable[..., RemovableHandle], call: Callable[..., None], **options: Any
+    ) -> None:
+        self._handles.append(register(Hook(self._owner, call), **options))
+
+    def _on_host_starts(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        self._recorder.host_starts(afresh=not _continues(kwargs))
+
+    def _on_host_ends(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._recorder.host_ends()
+
+    def _on_patch_embed(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        pixels_B3HW = args[0]
+        height, width = pixels_B3HW.shape[-2:]
+        grid_h, grid_w = output.shape[-2:]
+        self._recorder.begin(pixels_B3HW.shape[0], (height, width), (grid_h, grid_w))
+        running = self._recorder.slot.running
+        if self._recorder.wanted.pixels and running is not None:
+            running.take_pixels(pixels_B3HW)
+
+    def _on_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._take(0, args[0] if args else kwargs.get("hidden_states"))
+
+    def _on_level(self, level: int) -> Callable[..., None]:
+        def on_output(module: nn.Module, args: Any, output: Any) -> None:
+            self._take(level, output)
+
+        return on_output
+
+    def _on_pooled(self, module: nn.Module, args: Any, output: Any) -> None:
+        if (running := self._recorder.slot.running) is not None and self._tower.pooled is not None:
+            running.take_pooled(self._tower.pooled.take(output))
+            self._settle(running)
+
+    def _take(self, level: int, output: Any) -> None:
+        running = self._recorder.slot.running
+        if running is None:
+            return
+        x = output[0] if isinstance(output, list | tuple) else output
+        if isinstance(x, Tensor):
+            running.take_level(level, x)
+            self._settle(running)
+
+    def _settle(self, running: TowerPass) -> None:
+        """Leaves the tower when nothing more is wanted of it and the caller said so."""
+        slot = self._recorder.slot
+        if slot.leave and running.complete:
+            raise _LeaveTower
+
+
+def owners(tower: Tower) -> list[object]:
+    """Whose hooks are on a tower now."""
+    hooks = tower.patch_embed._forward_hooks.values()
+    return [hook.owner for hook in hooks if isinstance(hook, Hook)]
+
+
+@contextlib.contextmanager
+def leaving_early(recorder: Recorder, *, allowed: bool) -> Iterator[None]:
+    """Ends the tower's forward inside when the pass is complete, where that is ``allowed``."""
+    slot = recorder.slot
+    slot.leave = allowed
+    try:
+        yield
+    except _LeaveTower:
+        pass
+    finally:
+        slot.leave = False
+
+
+def may_leave_early(tower: Tower) -> bool:
+    """Whether an exception may end the tower's forward: not where others count on its end.
+
+    Offloading (accelerate) and sharding (FSDP) put weights away after a forward; compiled code
+    cannot be left by an exception.
+    """
+    return not any(
+        hasattr(module, "_hf_hook")
+        or getattr(module, "_compiled_call_impl", None) is not None
+        or type(module).__name__.startswith(("FSDP", "FullySharded"))
+        for module in tower.module.modules()
+    )
+
+
+def _continues(kwargs: dict[str, Any]) -> bool:
+    """Whether a forward goes on with an earlier prompt: a token after a non-empty cache."""
+    for name in _CACHES:
+        cache = kwargs.get(name)
+        if cache is None:
+            continue
+        if torch.compiler.is_compiling():
+            return True
+        count = getattr(cache, "get_seq_length", None)
+        length = len(cache) if count is None else count()
+        if isinstance(length, int):
+            return length > 0
+        # A count on the device: don't wait for it where one new token tells as much.
+        new = kwargs.get("input_ids", kwargs.get("inputs_embeds"))
+        return (new is not None and new.shape[1] == 1) or int(length) > 0
+    return False

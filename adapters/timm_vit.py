@@ -1,0 +1,40 @@
+"""timm's vision transformers, alone or as open_clip's trunk.
+
+Quirks: the pooled vector passes ``fc_norm`` (an identity where there is none) before the
+classifier, whatever pooled it; a tower that only ``forward_features`` runs makes none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from clipdepth_plugin.adapters import quirks as q
+from clipdepth_plugin.adapters.preprocessing import Preprocessing, from_open_clip, from_timm
+
+
+def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> q.Quirks | None:
+    """Quirks of the tower, or None if it is of another family."""
+    if not all(hasattr(tower, name) for name in ("patch_embed", "num_prefix_tokens", "fc_norm")):
+        return None
+    tower_any: Any = tower
+    size = getattr(tower_any.patch_embed, "img_size", None)
+    pools = bool(getattr(tower, "global_pool", "")) or getattr(tower, "attn_pool", None) is not None
+    return q.Quirks(
+        "timm",
+        int(tower_any.num_prefix_tokens),
+        getattr(tower, "cls_token", None) is not None,
+        q.PooledTap(tower_any.fc_norm, q.as_is) if pools else None,
+        _preprocessing(tower, ancestors),
+        None if size is None else (int(size[0]), int(size[1])),
+    )
+
+
+def _preprocessing(tower: nn.Module, ancestors: Sequence[nn.Module]) -> Preprocessing | None:
+    """open_clip's, where the tower is its trunk; else timm's own."""
+    parent = ancestors[-1] if ancestors else None
+    if config := getattr(parent, "preprocess_cfg", None):
+        return from_open_clip(config)
+    return from_timm(getattr(tower, "pretrained_cfg", None) or {})

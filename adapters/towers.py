@@ -1,0 +1,170 @@
+"""Tower: all that the taps need to know of a host's vision tower; find and choose one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from clipdepth_plugin.adapters.families import read_quirks
+from clipdepth_plugin.adapters.preprocessing import Preprocessing
+from clipdepth_plugin.adapters.quirks import PooledTap
+from clipdepth_plugin.adapters.structure import Misfit, Skeleton, find_skeletons
+from clipdepth_plugin.config import ContextKind
+from clipdepth_plugin.errors import TowerNotFoundError
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A vision tower inside a host.
+
+    Attributes:
+        path: Module path in the host; "" where the host is the tower.
+        family: The family file that knows it, or "unknown".
+        blocks_path: Path of the block list.
+        width: D.
+        patch_size: (height, width) of a patch in pixels.
+        num_prefix_tokens: Tokens before the patches in every block's output.
+        has_class_token: Whether the first of them is a class token.
+        sequence_first: Whether the blocks run (N, B, D).
+        image_size: (H, W) the tower was made for, where it says.
+        preprocessing: What is known of the host's preprocessing.
+        module: The tower itself.
+        blocks: Its blocks, in order.
+        patch_embed: Its patch embedding.
+        pooled: Where its pooled vector passes by, or None.
+    """
+
+    path: str
+    family: str
+    blocks_path: str
+    width: int
+    patch_size: tuple[int, int]
+    num_prefix_tokens: int
+    has_class_token: bool
+    sequence_first: bool
+    image_size: tuple[int, int] | None
+    preprocessing: Preprocessing | None
+    module: nn.Module = field(repr=False)
+    blocks: tuple[nn.Module, ...] = field(repr=False)
+    patch_embed: nn.Module = field(repr=False)
+    pooled: PooledTap | None = field(repr=False)
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks)
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Patch grid (h, w) at the tower's own input size."""
+        if self.image_size is None:
+            return None
+        return (
+            self.image_size[0] // self.patch_size[0],
+            self.image_size[1] // self.patch_size[1],
+        )
+
+    @property
+    def contexts(self) -> tuple[ContextKind, ...]:
+        """Context kinds that a head can be given here, best first."""
+        kinds: list[ContextKind] = []
+        if self.pooled is not None:
+            kinds.append("pooled")
+        if self.has_class_token:
+            kinds.append("cls")
+        return (*kinds, "mean")
+
+    def __str__(self) -> str:
+        where = self.path or "(the host itself)"
+        return f"{where}: {self.family}, {self.depth} blocks, width {self.width}"
+
+
+def find_towers(model: nn.Module) -> list[Tower]:
+    """All vision towers of a model that can be tapped, in the order of its modules.
+
+    Args:
+        model: Any torch module: a tower, a CLIP, a VLM, a policy. It is only looked at.
+
+    Returns:
+        The candidates; empty where there is none.
+    """
+    skeletons, _ = find_skeletons(model)
+    return [_describe(model, skeleton) for skeleton in skeletons]
+
+
+def choose_tower(model: nn.Module, path: str | None = None) -> Tower:
+    """The tower to tap: the only one, or the one that ``path`` names.
+
+    Args:
+        model: The host.
+        path: Module path of the tower, of a module around it, or of its block list.
+
+    Raises:
+        TowerNotFoundError: None was found, none is at that path, or several are and the choice
+            is open. Says what was found instead.
+    """
+    skeletons, misfits = find_skeletons(model)
+    towers = [_describe(model, skeleton) for skeleton in skeletons]
+    name = type(model).__name__
+    if not towers:
+        raise TowerNotFoundError(_nothing_found(name, misfits))
+    if path is not None:
+        chosen = [t for t in towers if _inside(t.path, path) or path == t.blocks_path]
+        if len(chosen) != 1:
+            what = "no vision tower" if not chosen else f"{len(chosen)} vision towers"
+            raise TowerNotFoundError(f"{name}: {what} at {path!r}. {_candidates(towers)}")
+        return chosen[0]
+    if len(towers) > 1:
+        raise TowerNotFoundError(
+            f"{name}: {len(towers)} vision towers; choose one with tower=... {_candidates(towers)}"
+        )
+    return towers[0]
+
+
+def _describe(model: nn.Module, skeleton: Skeleton) -> Tower:
+    embedding, block_list = skeleton.patch_embedding, skeleton.block_list
+    module = model.get_submodule(skeleton.path)
+    parts = skeleton.path.split(".") if skeleton.path else []
+    ancestors = [model.get_submodule(".".join(parts[:i])) for i in range(len(parts))]
+    quirks = read_quirks(module, block_list.width, ancestors)
+    return Tower(
+        path=skeleton.path,
+        family=quirks.family,
+        blocks_path=block_list.path,
+        width=block_list.width,
+        patch_size=embedding.patch_size,
+        num_prefix_tokens=quirks.num_prefix_tokens,
+        has_class_token=quirks.has_class_token,
+        sequence_first=_runs_sequence_first(block_list.blocks[0]),
+        image_size=quirks.image_size,
+        preprocessing=quirks.preprocessing,
+        module=module,
+        blocks=block_list.blocks,
+        patch_embed=embedding.module,
+        pooled=quirks.pooled,
+    )
+
+
+def _runs_sequence_first(block: nn.Module) -> bool:
+    """Torch's own attention says whether it takes (N, B, D); all others take (B, N, D)."""
+    return any(
+        isinstance(module, nn.MultiheadAttention) and not module.batch_first
+        for module in block.children()
+    )
+
+
+def _inside(path: str, around: str) -> bool:
+    return path == around or path.startswith(f"{around}.") or around == ""
+
+
+def _candidates(towers: list[Tower]) -> str:
+    return "Found: " + "; ".join(map(str, towers))
+
+
+def _nothing_found(name: str, misfits: list[Misfit]) -> str:
+    looked_for = "a list of like attention blocks fed by a patch embedding (a plain ViT)"
+    if not misfits:
+        return f"{name}: no vision tower. Looked for {looked_for}; no patch embedding was found"
+    found = "; ".join(f"{m.path or '(the host itself)'} {m.reason}" for m in misfits)
+    return f"{name}: no vision tower that can be tapped. Looked for {looked_for}. Found: {found}"

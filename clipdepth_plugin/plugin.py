@@ -1,0 +1,307 @@
+"""attach() and DepthPlugin: depth beside a host's own outputs.
+
+Axes: B views, H W pixels.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, NoReturn, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from clipdepth_plugin.adapters.identity import check_same_tower
+from clipdepth_plugin.adapters.passes import Recorder, TowerPass, Wanted
+from clipdepth_plugin.adapters.preprocessing import Preprocessing, from_processor
+from clipdepth_plugin.adapters.taps import Taps, leaving_early, may_leave_early, owners
+from clipdepth_plugin.adapters.towers import Tower, choose_tower
+from clipdepth_plugin.errors import HeadMismatchError, ImageError, NoDepthError
+from clipdepth_plugin.geometry import Intrinsics
+from clipdepth_plugin.head import DepthHead
+from clipdepth_plugin.reading import DepthPass, Size
+
+
+def attach(
+    host: nn.Module,
+    head: DepthHead,
+    *,
+    tower: str | None = None,
+    processor: Any = None,
+) -> DepthPlugin:
+    """Taps a host's vision tower; depth can be read after each of the host's own forwards.
+
+    Everything is checked before the host is touched, and nothing of it changes but the hooks
+    that ``detach`` takes off again. The plug-in must be kept: when it is collected, it detaches.
+
+    Args:
+        host: A tower, CLIP, VLM or policy.
+        head: A head that fits its tower.
+        tower: Module path of the tower, where the host has several.
+        processor: The host's Hugging Face image processor (or a ``Preprocessing``), for
+            ``predict(original_sizes=...)``; only needed where the host does not carry it.
+
+    Returns:
+        The plug-in, attached.
+
+    Raises:
+        TowerNotFoundError: No tower, or several and no choice.
+        HeadMismatchError: Width, levels, context or recorded weights do not fit, or the head is
+            attached to that tower already.
+    """
+    plugin = DepthPlugin(host, head, tower=tower, processor=processor)
+    plugin.attach()
+    return plugin
+
+
+class DepthPlugin(nn.Module):
+    """Depth from the tower of a host: taps and a head, never the host itself.
+
+    A context manager (leaving it detaches) and a torch module (``plugin(pixels)``); its only
+    parameters are the head's.
+
+    Attributes:
+        head: The head.
+        tower: What was found in the host.
+    """
+
+    def __init__(
+        self,
+        host: nn.Module,
+        head: DepthHead,
+        *,
+        tower: str | None = None,
+        processor: Any = None,
+    ) -> None:
+        """Checks that the head fits, without touching the host. See ``attach``."""
+        super().__init__()
+        self.tower: Tower = choose_tower(host, tower)
+        check_fit(head, self.tower)
+        self.head = head
+        preprocessing = self.tower.preprocessing
+        if processor is not None:
+            given = isinstance(processor, Preprocessing)
+            preprocessing = processor if given else from_processor(processor)
+        config = head.config
+        wanted = Wanted(
+            levels=config.levels,
+            context=config.context if config.film else None,
+            pixels=False,
+            width=self.tower.width,
+            num_prefix_tokens=self.tower.num_prefix_tokens,
+            sequence_first=self.tower.sequence_first,
+        )
+        self._recorder = Recorder(wanted, functools.partial(DepthPass, head, preprocessing))
+        self._taps = Taps(host, self.tower, self._recorder, owner=head)
+        self._finalizer = weakref.finalize(self, self._taps.remove)
+
+    @property
+    def attached(self) -> bool:
+        """Whether the host is tapped now."""
+        return self._recorder.attached
+
+    def attach(self) -> Self:
+        """Puts the taps on (again, after ``detach``).
+
+        Raises:
+            HeadMismatchError: This head is on that tower already.
+        """
+        if any(owner is self.head for owner in owners(self.tower)):
+            raise HeadMismatchError(
+                f"this head is attached to {self.tower.path or 'this tower'!r} already: use that "
+                "plug-in, or detach it first"
+            )
+        self._recorder.forget()
+        self._taps.install()
+        self._recorder.attached = True
+        return self
+
+    def detach(self) -> None:
+        """Takes the taps off; the host is as it was. The last pass's depth can still be read."""
+        self._taps.remove()
+        self._recorder.attached = False
+
+    @property
+    def depth(self) -> Tensor:
+        """Depth of the last tower pass in this thread (eager: and asyncio task).
+
+        Computed on first reading, without a graph; the tokens are freed then.
+
+        Returns:
+            (B, 1, H, W) float32 metres, one map for each image, at the tower's input size.
+
+        Raises:
+            NoDepthError: No tower pass to read, or one that did not fire every tap; says why
+                that may be.
+        """
+        return self._last().depth
+
+    @property
+    def depths(self) -> list[Tensor]:
+        """As ``depth``: a list of (1, H, W) maps, one for each image."""
+        return self._last().depths
+
+    def predict(
+        self,
+        size: Size | None = None,
+        *,
+        original_sizes: Size | Sequence[Size] | None = None,
+        intrinsics: Intrinsics | Sequence[Intrinsics] | None = None,
+        focal_px: float | Sequence[float] | None = None,
+    ) -> Tensor | list[Tensor]:
+        """The maps of the last tower pass, with more said about the pictures.
+
+        Args:
+            size: (H, W) of the maps, in place of the tower's input size.
+            original_sizes: (H, W) of the user's images, one for all or one for each: the host's
+                resize, crop and pad are undone.
+            intrinsics: (fx, fy, cx, cy) of the camera in pixels of the original image, or of the
+                tower's input where ``original_sizes`` is not given.
+            focal_px: The focal length alone, in the same pixels.
+
+        Returns:
+            (B, 1, H, W) float32 metres; with ``original_sizes`` a list of (1, H, W), NaN where
+            the tower did not see the image.
+
+        Raises:
+            NoDepthError: As ``depth``.
+            HostError: The host's preprocessing is not known, or the arguments contradict.
+            HeadMismatchError: A camera was given to a head that was trained without one.
+        """
+        return self._last().predict(
+            size, original_sizes=original_sizes, intrinsics=intrinsics, focal_px=focal_px
+        )
+
+    @contextmanager
+    def capture(self) -> Iterator[list[DepthPass]]:
+        """Collects every tower pass inside, in order, in this thread (eager: and task).
+
+        For hosts that call the tower once a camera, several prompts, video. Each pass has
+        ``features``, ``depth``, ``depths`` and ``predict``, and keeps its tokens until its depth
+        is read.
+        """
+        seen: list[TowerPass] = []
+        captures = self._recorder.slot.captures
+        captures.append(seen)
+        try:
+            yield cast("list[DepthPass]", seen)
+        finally:
+            captures[:] = [capture for capture in captures if capture is not seen]
+
+    def forward(self, pixel_values: Tensor, **tower_kwargs: Any) -> Tensor:
+        """Runs the tower alone, no further than needed, and the head.
+
+        Gradients reach the head, never the tower. Works attached or not; ``depth`` stays.
+
+        Args:
+            pixel_values: (B, 3, H, W), normalised as the tower takes it.
+            tower_kwargs: Passed on to the tower.
+
+        Returns:
+            (B, 1, H, W) float32 metres.
+
+        Raises:
+            ImageError: Not (B, 3, H, W), or not finite; names the images.
+            NoDepthError: A tap did not fire.
+        """
+        _check_pixels(pixel_values)
+        if len(pixel_values) == 0:  # hosts' own towers break on it
+            return pixel_values.new_zeros((0, 1, *pixel_values.shape[-2:]), dtype=torch.float32)
+        weight = self.tower.patch_embed.weight
+        pixels_B3HW = pixel_values.to(cast("Tensor", weight).device)
+        if isinstance(weight, Tensor) and weight.is_floating_point():
+            pixels_B3HW = pixels_B3HW.to(weight.dtype)
+        tower_pass = self._run_tower(pixels_B3HW, tower_kwargs)
+        depth_B1HW: Tensor = self.head(tower_pass.features, tower_pass.pixel_size)
+        return depth_B1HW
+
+    def _run_tower(self, pixels_B3HW: Tensor, tower_kwargs: dict[str, Any]) -> TowerPass:
+        recorder, taps = self._recorder, self._taps
+        slot, seen = recorder.slot, cast("list[TowerPass]", [])
+        hooked_here = not taps.installed
+        if hooked_here:
+            taps.install()
+        slot.private.append(seen)
+        try:
+            # Another plug-in's taps may be deeper in the tower than ours.
+            alone = all(owner is self.head for owner in owners(self.tower))
+            early = leaving_early(recorder, allowed=alone and may_leave_early(self.tower))
+            with torch.no_grad(), early:
+                self.tower.module(pixels_B3HW, **tower_kwargs)
+        finally:
+            slot.private.pop()
+            slot.running = None
+            if hooked_here:
+                taps.remove()
+        if not seen:
+            raise NoDepthError(
+                f"the tower {self.tower} ran without its patch embedding being called: it was "
+                "compiled or graphed before"
+            )
+        return seen[-1]
+
+    def _last(self) -> DepthPass:
+        slot = self._recorder.slot
+        if slot.last is None:
+            raise NoDepthError(slot.why_none)
+        return cast("DepthPass", slot.last)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+    def __getstate__(self) -> NoReturn:
+        raise HeadMismatchError(
+            "a plug-in holds hooks on its host and cannot be copied or pickled: save or copy "
+            "plugin.head and attach that"
+        )
+
+
+def check_fit(head: DepthHead, tower: Tower) -> None:
+    """Whether a head can read a tower.
+
+    Raises:
+        HeadMismatchError: Says what the head needs and what the tower has.
+    """
+    config = head.config
+    if config.width != tower.width:
+        raise HeadMismatchError(
+            f"the head reads width {config.width}, the tower has {tower.width} ({tower}); "
+            "DepthHead.for_host(host) makes one that fits"
+        )
+    if config.levels[-1] > tower.depth:
+        raise HeadMismatchError(
+            f"the head reads level {config.levels[-1]}, the tower has levels 0 to {tower.depth} "
+            f"({tower}); DepthHead.for_host(host) makes one that fits"
+        )
+    if config.film and config.context not in tower.contexts:
+        raise HeadMismatchError(
+            f"the head's FiLM was trained with the {config.context!r} context, this tower has "
+            f"{', '.join(map(repr, tower.contexts))} ({tower})"
+        )
+    check_same_tower(tower, config.provenance.tower_hashes, config.provenance.tower)
+
+
+def _check_pixels(pixel_values: Tensor) -> None:
+    if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
+        raise ImageError(
+            f"pixel_values has shape {tuple(pixel_values.shape)}; expected (B, 3, H, W), "
+            "normalised as the tower takes it"
+        )
+    odd_B = (~torch.isfinite(pixel_values)).flatten(1).any(dim=1)
+    if bool(odd_B.any()):
+        raise ImageError(
+            f"pixel_values of images {odd_B.nonzero().flatten().tolist()} are not finite (NaN or "
+            "infinite)"
+        )

@@ -1,0 +1,98 @@
+"""LLaVA and PaliGemma: generate() with the plug-in attached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from clipdepth_plugin import DepthHead, attach
+from clipdepth_plugin.errors import NoDepthError
+
+MakeHost = Callable[[str], nn.Module]
+MakeHead = Callable[..., DepthHead]
+MakePixels = Callable[..., Tensor]
+MakePrompt = Callable[..., dict[str, Tensor]]
+
+OPTIONS: dict[str, Any] = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+
+
+@pytest.mark.parametrize("name", ["llava", "paligemma"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_one_map_for_each_image_from_one_tower_pass(
+    name: str,
+    batch: int,
+    make_host: MakeHost,
+    make_head: MakeHead,
+    make_pixels: MakePixels,
+    make_prompt: MakePrompt,
+) -> None:
+    host: Any = make_host(name)
+    inputs = {"pixel_values": make_pixels(batch=batch), **make_prompt(batch)}
+    alone = host.generate(**inputs, **OPTIONS)
+    with attach(host, make_head(host)) as plugin:
+        with plugin.capture() as seen:
+            beside = host.generate(**inputs, **OPTIONS)
+        assert torch.equal(alone, beside)
+        assert len(seen) == 1
+        assert plugin.depth.shape == (batch, 1, 32, 32)
+        assert len(plugin.depths) == batch
+        torch.testing.assert_close(
+            plugin.depth, plugin(inputs["pixel_values"]).detach(), rtol=0, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("name", ["llava", "paligemma"])
+def test_text_only_prompt_gives_no_map_and_never_an_old_one(
+    name: str,
+    make_host: MakeHost,
+    make_head: MakeHead,
+    make_pixels: MakePixels,
+    make_prompt: MakePrompt,
+) -> None:
+    host: Any = make_host(name)
+    with attach(host, make_head(host)) as plugin:
+        host.generate(**make_prompt(1, pictures=False), **OPTIONS)
+        with pytest.raises(NoDepthError, match="the prompt had no picture"):
+            _ = plugin.depth
+        host.generate(pixel_values=make_pixels(batch=1), **make_prompt(1), **OPTIONS)
+        first = plugin.depth
+        with plugin.capture() as seen:
+            host.generate(**make_prompt(1, pictures=False), **OPTIONS)
+        assert seen == []
+        with pytest.raises(NoDepthError, match="another forward since its last tower pass"):
+            _ = plugin.depth
+        host.generate(pixel_values=make_pixels(batch=1), **make_prompt(1), **OPTIONS)
+        assert torch.equal(plugin.depth, first)
+
+
+def test_going_on_with_a_conversation_keeps_its_picture(
+    make_host: MakeHost, make_head: MakeHead, make_pixels: MakePixels, make_prompt: MakePrompt
+) -> None:
+    """A second turn after a filled cache is about the same picture."""
+    host: Any = make_host("llava")
+    with torch.no_grad(), attach(host, make_head(host)) as plugin:
+        first = host(pixel_values=make_pixels(batch=1), **make_prompt(1), use_cache=True)
+        depth = plugin.depth
+        host(input_ids=torch.tensor([[5, 6]]), past_key_values=first.past_key_values)
+        assert torch.equal(plugin.depth, depth)
+
+
+def test_capture_collects_every_pass_in_order(
+    make_host: MakeHost, make_head: MakeHead, make_pixels: MakePixels, make_prompt: MakePrompt
+) -> None:
+    host: Any = make_host("paligemma")
+    pictures = [make_pixels(seed=seed, batch=1) for seed in range(3)]
+    with attach(host, make_head(host)) as plugin:
+        with plugin.capture() as seen:
+            for picture in pictures:
+                host.generate(pixel_values=picture, **make_prompt(1), **OPTIONS)
+        assert len(seen) == 3
+        for one, picture in zip(seen, pictures, strict=True):
+            torch.testing.assert_close(one.depth, plugin(picture).detach(), rtol=0, atol=1e-6)
+        with plugin.capture() as later:
+            host.generate(pixel_values=pictures[0], **make_prompt(1), **OPTIONS)
+        assert (len(seen), len(later)) == (3, 1)

@@ -1,0 +1,76 @@
+"""ViewGeometry: a ramp whose value is its own position comes back where it was."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from clipdepth_plugin.adapters.preprocessing import Preprocessing, ResizeKind
+from clipdepth_plugin.errors import HostError
+from clipdepth_plugin.geometry import ViewGeometry
+
+VIEW = (96, 96)
+
+
+def geometry(kind: ResizeKind | None, size: tuple[int, int], to: int | None = None) -> ViewGeometry:
+    return ViewGeometry.of(size, Preprocessing((0.5,) * 3, (0.5,) * 3, VIEW, kind, to))
+
+
+def positions_in_view(g: ViewGeometry) -> Tensor:
+    """(2, h, w): for each pixel of the view, the image position (y, x) it shows."""
+    axes = [(torch.arange(VIEW[i]) + 0.5 - g.offset[i]) / g.scale[i] - 0.5 for i in (0, 1)]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kind=st.sampled_from(("squash", "shortest", "pad")),
+    size=st.tuples(st.integers(8, 300), st.integers(8, 300)),
+    to=st.none() | st.integers(96, 130),
+)
+def test_maps_come_back_where_they_were(
+    kind: ResizeKind, size: tuple[int, int], to: int | None
+) -> None:
+    g = geometry(kind, size, to)
+    image_2HW = g.to_image(positions_in_view(g))
+    assert image_2HW.shape == (2, *size)
+    truth = torch.stack(
+        torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in size), indexing="ij")
+    )
+    # At the view's rim the nearest sample is held, half a view pixel at most.
+    rim = 0.5 / min(g.scale) + 1e-2
+    seen = ~torch.isnan(image_2HW)
+    assert (image_2HW - truth)[seen].abs().max() <= rim
+    if kind != "shortest":
+        assert bool(seen.all())
+
+
+def test_centre_crop_leaves_unseen_margins_as_nan() -> None:
+    g = geometry("shortest", (100, 200))
+    seen_W = ~torch.isnan(g.to_image(torch.ones(1, 96, 96)))[0, 50]
+    assert seen_W.sum() == 100
+    assert seen_W[50:150].all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("squash", (48.0, 96.0, 47.5, 47.5)),
+        ("shortest", (96.0, 96.0, 47.5, 47.5)),
+        ("pad", (48.0, 48.0, 47.5, 47.5)),
+    ],
+)
+def test_intrinsics(kind: ResizeKind, expected: tuple[float, ...]) -> None:
+    """A camera whose axis is the middle of a 100 x 200 picture."""
+    got = geometry(kind, (100, 200)).intrinsics((100.0, 100.0, 99.5, 49.5))
+    assert all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(got, expected, strict=True)), got
+
+
+def test_unknown_preprocessing_is_not_guessed() -> None:
+    with pytest.raises(HostError, match="processor="):
+        geometry(None, (10, 10))

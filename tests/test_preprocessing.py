@@ -1,0 +1,73 @@
+"""Preprocessing is read from processors and configs as their libraries mean it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from clipdepth_plugin.adapters.preprocessing import (
+    CLIP_NORMALISATION,
+    HALF_NORMALISATION,
+    Preprocessing,
+    from_open_clip,
+    from_processor,
+    from_timm,
+)
+from clipdepth_plugin.errors import HostError
+
+
+def test_clip_processor() -> None:
+    from transformers import CLIPImageProcessor
+
+    read = from_processor(CLIPImageProcessor())
+    assert read == Preprocessing(*CLIP_NORMALISATION, (224, 224), "shortest", 224)
+
+
+def test_siglip_processor_inside_another() -> None:
+    from transformers import SiglipImageProcessor
+
+    outer = type("Processor", (), {"image_processor": SiglipImageProcessor(resample=2)})()
+    assert from_processor(outer) == Preprocessing(
+        *HALF_NORMALISATION, (224, 224), "squash", None, "bilinear"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"size": {"height": 8, "width": 4}}, ((8, 4), "squash")),
+        ({"size": 16}, ((16, 16), "squash")),
+        (
+            {"size": {"shortest_edge": 20}, "do_center_crop": True, "crop_size": 16},
+            ((16, 16), "shortest"),
+        ),
+        ({"size": [8, 8], "do_pad": True}, ((8, 8), "pad")),
+    ],
+)
+def test_dict(given: dict[str, Any], expected: tuple[Any, ...]) -> None:
+    read = from_processor({"image_mean": 0.5, "image_std": [0.5] * 3, **given})
+    assert (read.size, read.resize) == expected
+
+
+def test_without_normalisation() -> None:
+    read = from_processor({"do_normalize": False, "image_mean": 0.5, "image_std": 0.5, "size": 8})
+    assert (read.mean, read.std) == ((0.0,) * 3, (1.0,) * 3)
+
+
+def test_missing_values_are_named() -> None:
+    with pytest.raises(HostError, match="cannot read image_std, size or crop_size"):
+        from_processor({"image_mean": [0.5] * 3, "image_processor_type": "Odd"})
+
+
+def test_timm_and_open_clip() -> None:
+    base = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    centre = from_timm({**base, "input_size": (3, 224, 224), "crop_pct": 0.9})
+    assert centre == Preprocessing(*HALF_NORMALISATION, (224, 224), "shortest", 248)
+    squash = from_timm({**base, "input_size": (3, 8, 4), "crop_mode": "squash"})
+    assert squash is not None
+    assert (squash.size, squash.resize) == ((8, 4), "squash")
+    assert from_timm({}) is None
+    longest = from_open_clip({**base, "size": 32, "resize_mode": "longest"})
+    assert longest == Preprocessing(*HALF_NORMALISATION, (32, 32), "pad")
+    assert from_open_clip({"size": 3}) is None
