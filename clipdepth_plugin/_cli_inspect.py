@@ -1,0 +1,95 @@
+"""``clipdepth inspect``: the towers of a host, as a table or as JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from clipdepth_plugin.adapters.loading import load_host
+from clipdepth_plugin.adapters.towers import choose_tower, find_towers
+
+if TYPE_CHECKING:
+    from clipdepth_plugin.adapters.preprocessing import Preprocessing
+    from clipdepth_plugin.adapters.towers import Tower
+
+_ROWS = {
+    "path": "path",
+    "family": "family",
+    "blocks": "blocks_path",
+    "depth": "depth",
+    "width": "width",
+    "patch": "patch_size",
+    "input size": "image_size",
+    "grid": "grid",
+    "prefix tokens": "num_prefix_tokens",
+    "context kinds": "contexts",
+}
+
+
+def run_inspect(host: str, *, as_json: bool, random_weights: bool, progress: Console) -> None:
+    """Loads a host and prints what towers it has on stdout.
+
+    Args:
+        host: What ``load_host`` takes.
+        as_json: Print JSON, and nothing else, on stdout.
+        random_weights: Build the host without its weights.
+        progress: Where to show that it is loading.
+
+    Raises:
+        HostError: The host can't be loaded.
+        TowerNotFoundError: It has no tower that a head can be attached to.
+    """
+    # Libraries that print while they load must not get into the JSON.
+    with progress.status(f"loading {host}"), contextlib.redirect_stdout(sys.stderr):
+        loaded = load_host(host, random_weights=random_weights)
+    # Where there is none, choosing raises the error that says what was looked for and found.
+    towers = find_towers(loaded.model) or [choose_tower(loaded.model)]
+    described = [describe_tower(tower, loaded.preprocessing) for tower in towers]
+    if as_json:
+        sys.stdout.write(json.dumps({"host": host, "towers": described}, indent=2) + "\n")
+    else:
+        Console().print(_table(host, described))
+
+
+def describe_tower(tower: Tower, processor: Preprocessing | None) -> dict[str, Any]:
+    """What ``inspect`` says of one tower, in types that JSON has.
+
+    Args:
+        tower: The tower.
+        processor: What the host's own image processor says; it goes before the tower's.
+    """
+    preprocessing = processor or tower.preprocessing
+    return {
+        **{name: getattr(tower, name) for name in _ROWS.values()},
+        "has_class_token": tower.has_class_token,
+        "normalisation": None if preprocessing is None else dataclasses.asdict(preprocessing),
+    }
+
+
+def _table(host: str, described: list[dict[str, Any]]) -> Table:
+    """One column for each tower, so that long paths fit."""
+    table = Table(title=f"vision towers of {host}", title_justify="left")
+    table.add_column("")
+    for index in range(len(described)):
+        table.add_column(f"tower {index + 1}", overflow="fold")
+    for label, name in _ROWS.items():
+        table.add_row(label, *(_readable(tower[name]) for tower in described))
+    for label in ("mean", "std", "size", "resize", "interpolation"):
+        values = [(tower["normalisation"] or {}).get(label) for tower in described]
+        table.add_row(f"host's {label}", *map(_readable, values))
+    return table
+
+
+def _readable(value: Any) -> str:
+    if value is None:
+        return "not known"
+    if isinstance(value, tuple | list):
+        numbers = all(isinstance(item, int) for item in value)
+        return (" x " if numbers else ", ").join(map(str, value))
+    return str(value) or "(the host itself)"

@@ -1,0 +1,170 @@
+"""``clipdepth predict``: pictures in, depth maps out.
+
+Axes: B pictures of a batch, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from clipdepth_plugin.adapters.loading import load_host
+from clipdepth_plugin.adapters.towers import choose_tower
+from clipdepth_plugin.depth_files import write_colour, write_depth_png, write_npy
+from clipdepth_plugin.errors import HostError, ImageError
+from clipdepth_plugin.head import DepthHead
+from clipdepth_plugin.images import (
+    COLOUR_SUFFIX,
+    DEPTH_SUFFIX,
+    find_images,
+    load_image,
+    to_pixels,
+)
+from clipdepth_plugin.plugin import attach
+
+if TYPE_CHECKING:
+    from clipdepth_plugin.adapters.preprocessing import Preprocessing
+    from clipdepth_plugin.plugin import DepthPlugin
+
+
+@dataclass(frozen=True, slots=True)
+class PredictOptions:
+    """The options of the command, as its help describes them."""
+
+    host: str
+    head: str
+    output: Path
+    npy: bool = False
+    batch_size: int = 1
+    device: str = "cpu"
+    tower: str | None = None
+
+
+def run_predict(
+    paths: Sequence[Path], options: PredictOptions, console: Console
+) -> list[ImageError]:
+    """Writes the depth maps of pictures.
+
+    Args:
+        paths: Pictures, and folders of pictures.
+        options: The rest of the command line.
+        console: For the progress bar and the summary.
+
+    Returns:
+        One error for each picture that could not be read; the others are done.
+
+    Raises:
+        ValueError: Before anything is written: a path is not there, two pictures would get the
+            same output, the host or the head can't be loaded, they don't fit, no such device.
+    """
+    images = find_images(paths)
+    check_names(images)
+    device = _device(options.device)
+    with console.status(f"loading {options.host} and {options.head}"):
+        host = load_host(options.host)
+        head = DepthHead.from_pretrained(options.head)
+        host.model.to(device)
+        tower = choose_tower(host.model, options.tower)
+    preprocessing = host.preprocessing or tower.preprocessing
+    if preprocessing is None:
+        raise HostError(
+            f"host {options.host!r} does not say how its pictures are normalised; give a "
+            "folder that has a preprocessor_config.json (mean, std, size)"
+        )
+    with attach(host.model, head.to(device), tower=tower.path) as plugin:
+        _make_folder(options.output)
+        unreadable = _predict_all(images, plugin, preprocessing, device, options, console)
+    done = len(images) - len(unreadable)
+    console.print(f"{done} depth maps in {options.output}", highlight=False, soft_wrap=True)
+    for error in unreadable:
+        console.print(f"not done: {error}", style="red", highlight=False, soft_wrap=True)
+    return unreadable
+
+
+def check_names(images: Sequence[Path]) -> None:
+    """Refuses pictures whose output files would overwrite each other.
+
+    Names are compared without regard to case, as some file systems do.
+
+    Raises:
+        ImageError: Two pictures have the same stem.
+    """
+    seen: dict[str, Path] = {}
+    for image in images:
+        other = seen.setdefault(image.stem.casefold(), image)
+        if other is not image:
+            raise ImageError(
+                f"{other} and {image} would both be written to {image.stem}{DEPTH_SUFFIX}; "
+                "rename one, or write them to different folders"
+            )
+
+
+def _predict_all(
+    images: Sequence[Path],
+    plugin: DepthPlugin,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    options: PredictOptions,
+    console: Console,
+) -> list[ImageError]:
+    unreadable: list[ImageError] = []
+    columns = (TextColumn("depth"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=len(images) == 1) as progress:
+        task = progress.add_task("depth", total=len(images))
+        for paths in _batches(images, options.batch_size):
+            read: list[tuple[Path, Image.Image]] = []
+            for path in paths:
+                try:
+                    read.append((path, load_image(path)))
+                except ImageError as error:
+                    unreadable.append(error)
+            pixels_BCHW = to_pixels([image for _, image in read], preprocessing).to(device)
+            if read:
+                with torch.inference_mode():
+                    depth_B1HW = plugin(pixels_BCHW)
+                for (path, image), depth_1HW in zip(read, depth_B1HW, strict=True):
+                    _write(path.stem, image, depth_1HW, options)
+            progress.advance(task, len(paths))
+    return unreadable
+
+
+def _write(stem: str, image: Image.Image, depth_1HW: Tensor, options: PredictOptions) -> None:
+    """Stretches a map back over its whole picture and writes its files."""
+    size = (image.height, image.width)
+    depth_HW = F.interpolate(depth_1HW[None], size, mode="bilinear", antialias=True)[0, 0].cpu()
+    write_depth_png(options.output / f"{stem}{DEPTH_SUFFIX}", depth_HW)
+    write_colour(options.output / f"{stem}{COLOUR_SUFFIX}", depth_HW, image=image)
+    if options.npy:
+        write_npy(options.output / f"{stem}.npy", depth_HW)
+
+
+def _batches(images: Sequence[Path], size: int) -> Iterator[list[Path]]:
+    rest = iter(images)
+    while batch := list(islice(rest, size)):
+        yield batch
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{folder}: can't be made a folder ({error.strerror})") from error

@@ -1,0 +1,212 @@
+"""Depth maps on disk: 16-bit PNG in millimetres, .npy in metres, colour pictures to look at.
+
+Every file appears whole or not at all: it is written beside its place and then moved there.
+Axes: H W pixels of the map.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin
+from torch import Tensor
+
+from clipdepth_plugin.errors import DepthFileError, ImageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+logger = logging.getLogger(__name__)
+
+StrPath = str | os.PathLike[str]
+DepthMap = Tensor | NDArray[Any]
+
+MAX_MILLIMETRES = 65535
+_COLOUR_MAP = "turbo_r"
+_LONG_SIDE_PIXELS = 800
+_DPI = 100
+
+
+def write_depth_png(path: StrPath, depth_HW: DepthMap) -> None:
+    """Writes a map as a 16-bit grey PNG in millimetres.
+
+    NaN, infinite and non-positive values become 0, which means "no depth"; positive values below
+    a millimetre become 1. The file ends at 65.535 m: what lies beyond is stored as 65535 and
+    reported in one logged warning.
+
+    Args:
+        path: The file to write or to replace.
+        depth_HW: (H, W) metres, any float or integer dtype.
+
+    Raises:
+        DepthFileError: Not an (H, W) map, or the file can't be written.
+    """
+    metres_HW = _as_map(depth_HW, path).astype(np.float64)
+    valid_HW = np.isfinite(metres_HW) & (metres_HW > 0)
+    millimetres_HW = np.rint(np.where(valid_HW, metres_HW, 0.0) * 1000.0)
+    beyond = int(np.count_nonzero(millimetres_HW > MAX_MILLIMETRES))
+    if beyond:
+        logger.warning(
+            "%s: %d of %d pixels lie beyond %.3f m, the most that a 16-bit PNG in millimetres "
+            "holds, and are stored as that; --npy (write_npy) keeps the metres",
+            path,
+            beyond,
+            metres_HW.size,
+            MAX_MILLIMETRES / 1000,
+        )
+    stored_HW = np.where(valid_HW, np.clip(millimetres_HW, 1, MAX_MILLIMETRES), 0)
+    note = PngImagePlugin.PngInfo()
+    note.add_text("Description", "depth along the optical axis in millimetres; 0 is no depth")
+    image = Image.fromarray(stored_HW.astype(np.uint16))
+    _write_atomically(path, lambda file: image.save(file, format="PNG", pnginfo=note))
+
+
+def read_depth_png(path: StrPath) -> NDArray[np.float32]:
+    """Reads what ``write_depth_png`` wrote.
+
+    Args:
+        path: A 16-bit grey PNG in millimetres.
+
+    Returns:
+        (H, W) float32 metres, NaN where the file has 0.
+
+    Raises:
+        ImageError: The file is missing, damaged, or not a 16-bit grey PNG.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.format != "PNG" or image.mode not in ("I;16", "I;16B", "I"):
+                raise ImageError(
+                    f"{path}: {image.format} in mode {image.mode}, expected a 16-bit grey PNG"
+                )
+            millimetres_HW = np.asarray(image)
+    except (OSError, SyntaxError) as error:
+        raise ImageError(f"{path}: the depth map can't be read ({error})") from error
+    metres_HW = millimetres_HW.astype(np.float32) / np.float32(1000)
+    return np.where(millimetres_HW > 0, metres_HW, np.float32(np.nan))
+
+
+def write_npy(path: StrPath, depth_HW: DepthMap) -> None:
+    """Writes a map as a NumPy file: (H, W) float32 metres, every value as it is.
+
+    Args:
+        path: The file to write or to replace; nothing is added to its name.
+        depth_HW: (H, W) metres.
+
+    Raises:
+        DepthFileError: Not an (H, W) map, or the file can't be written.
+    """
+    metres_HW = _as_map(depth_HW, path).astype(np.float32)
+    _write_atomically(path, lambda file: np.save(file, metres_HW, allow_pickle=False))
+
+
+def write_colour(
+    path: StrPath, depth_HW: DepthMap, *, image: Image.Image | NDArray[np.uint8] | None = None
+) -> None:
+    """Writes a PNG to look at: the map in colours, with a bar that reads metres.
+
+    Near is red, far is blue, no depth is grey. The scale runs from the map's 1st to its 99th
+    percentile.
+
+    Args:
+        path: The file to write or to replace.
+        depth_HW: (H, W) metres.
+        image: The picture that the map belongs to, shown at its left.
+
+    Raises:
+        DepthFileError: Not an (H, W) map, matplotlib is missing, or the file can't be written.
+    """
+    figure = _draw(_as_map(depth_HW, path).astype(np.float64), image)
+    _write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=_DPI))
+
+
+def _draw(metres_HW: NDArray[np.float64], image: Image.Image | NDArray[np.uint8] | None) -> Figure:
+    """Draws on a canvas of its own: pyplot's global state is not touched."""
+    try:
+        import matplotlib as mpl
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise DepthFileError(
+            'colour pictures need matplotlib: pip install "clipdepth-plugin[cli]"'
+        ) from error
+    height, width = metres_HW.shape
+    ratio = min(max(height / width, 0.25), 4.0)
+    panel_inches = np.array([1.0, ratio]) / max(1.0, ratio) * _LONG_SIDE_PIXELS / _DPI
+    panels = 1 if image is None else 2
+    size = (float(panel_inches[0]) * panels + 1.4, max(float(panel_inches[1]), 2.0) + 0.3)
+    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    for axis in axes:
+        axis.set_axis_off()
+    if image is not None:
+        axes[0].imshow(np.asarray(image))
+    colours = mpl.colormaps[_COLOUR_MAP].with_extremes(bad="0.5")
+    valid_HW = np.isfinite(metres_HW) & (metres_HW > 0)
+    low, high = _scale(metres_HW[valid_HW])
+    drawn = axes[-1].imshow(
+        np.ma.masked_where(~valid_HW, metres_HW), cmap=colours, vmin=low, vmax=high
+    )
+    figure.colorbar(drawn, ax=axes[-1], label="depth [m]", extend="both")
+    return figure
+
+
+def _scale(metres_N: NDArray[np.float64]) -> tuple[float, float]:
+    """Both ends of the colour bar in metres; never the same, also for a flat or empty map."""
+    if metres_N.size == 0:
+        return 0.0, 1.0
+    low, high = (float(end) for end in np.percentile(metres_N, (1, 99)))
+    if high - low < 1e-3 * high:
+        return low * 0.95, high * 1.05
+    return low, high
+
+
+def _as_map(depth_HW: DepthMap, path: StrPath) -> NDArray[Any]:
+    if isinstance(depth_HW, Tensor):
+        depth_HW = depth_HW.detach().float().cpu().numpy()
+    if depth_HW.ndim != 2 or depth_HW.size == 0:
+        raise DepthFileError(
+            f"{path}: a depth map has shape (H, W), got {tuple(depth_HW.shape)}; "
+            "write the maps of a batch one by one, as depth[i, 0]"
+        )
+    return depth_HW
+
+
+def _write_atomically(path: StrPath, write: Callable[[IO[bytes]], object]) -> None:
+    """Writes beside ``path``, syncs and moves into place; on failure nothing is left behind."""
+    target = Path(path)
+    content = io.BytesIO()
+    write(content)
+    try:
+        with _temporary_beside(target) as file:
+            file.write(content.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise DepthFileError(
+            f"{target}: can't be written ({error.strerror or error}); nothing was left there. "
+            "Check that the folder exists, may be written to, and has room on its disk"
+        ) from error
+
+
+@contextlib.contextmanager
+def _temporary_beside(target: Path) -> Iterator[IO[bytes]]:
+    """A new file in ``target``'s folder that replaces it when the block ends well."""
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

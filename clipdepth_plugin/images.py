@@ -1,0 +1,192 @@
+"""Pictures from disk, and the pixels a vision tower takes.
+
+Axes: B pictures, H W pixels, C the three colours.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from clipdepth_plugin.errors import ImageError
+
+if TYPE_CHECKING:
+    from clipdepth_plugin.adapters.preprocessing import Preprocessing
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo"),
+    *(".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+)
+"""What counts as a picture inside a folder; a file named by the user may end in anything."""
+
+DEPTH_SUFFIX = ".depth.png"
+"""Ending of the depth maps that ``clipdepth predict`` writes: 16-bit millimetres."""
+
+COLOUR_SUFFIX = ".colour.png"
+"""Ending of the colour pictures that ``clipdepth predict`` writes."""
+
+_RESAMPLING = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Lists the picture files that ``paths`` name.
+
+    A folder gives the pictures that lie directly in it (not in folders below), sorted by name.
+    Files with an unknown suffix, hidden files and our own ``*.depth.png`` and ``*.colour.png``
+    are skipped there, so a second run does not take the first one's output for input. A file is
+    taken as it is named. A picture that is named twice is listed once, at its first place.
+
+    Args:
+        paths: Files and folders.
+
+    Returns:
+        Paths in the order given.
+
+    Raises:
+        ImageError: A path is not there, a folder holds no picture, or nothing was named.
+    """
+    if isinstance(paths, str | os.PathLike):
+        paths = [paths]
+    found: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        for image in _images_in(path) if path.is_dir() else [path]:
+            found.setdefault(image.resolve(), image)
+        if not path.exists():
+            raise ImageError(f"{path}: no such file or folder; check the path")
+    if not found:
+        raise ImageError("no pictures given; name at least one file or folder")
+    return list(found.values())
+
+
+def _images_in(folder: Path) -> list[Path]:
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise ImageError(f"{folder}: the folder can't be read ({error.strerror})") from error
+    images = [entry for entry in entries if _is_picture(entry)]
+    if not images:
+        raise ImageError(
+            f"{folder}: no pictures in this folder ({len(entries)} other entries; folders below "
+            f"are not searched); known suffixes are {' '.join(SUFFIXES)}"
+        )
+    return images
+
+
+def _is_picture(path: Path) -> bool:
+    ours = path.name.endswith((DEPTH_SUFFIX, COLOUR_SUFFIX))
+    known = path.suffix.lower() in SUFFIXES
+    return known and not ours and not path.name.startswith(".") and path.is_file()
+
+
+def load_image(path: str | os.PathLike[str]) -> Image.Image:
+    """Reads a picture as 8-bit RGB, upright.
+
+    EXIF orientation is applied. 16-bit grey is scaled by 255 / 65535, never clipped; float grey
+    must lie in 0..1. CMYK, palettes and other modes go through Pillow's ``convert``; transparency
+    is dropped, not blended, as the hosts' own preprocessing does. Of an animation or a file of
+    several pages the first frame is taken.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The picture in mode ``RGB``.
+
+    Raises:
+        ImageError: The file is missing, empty, truncated, not a picture, or its values have no
+            defined white (32-bit integers, floats outside 0..1, NaN).
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size == 0:
+            raise ImageError(f"{path}: the file is empty; copy or download it again")
+        with Image.open(path) as opened:
+            if getattr(opened, "n_frames", 1) > 1:
+                logger.info("%s holds several frames; the first is used", path)
+            opened.load()
+            return _to_rgb(ImageOps.exif_transpose(opened), path)
+    except (ImageError, MemoryError):
+        raise
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: no such file; check the path") from error
+    except IsADirectoryError as error:
+        raise ImageError(
+            f"{path}: this is a folder; use find_images to list what is in it"
+        ) from error
+    except UnidentifiedImageError as error:
+        raise ImageError(
+            f"{path}: not a picture that Pillow can read; convert it to PNG or JPEG"
+        ) from error
+    except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
+        raise ImageError(
+            f"{path}: the picture is damaged or can't be read ({type(error).__name__}: {error}); "
+            "copy or download it again, or convert it to PNG or JPEG"
+        ) from error
+
+
+def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        image = Image.fromarray(_grey_to_8_bit(np.asarray(image), path))
+    elif image.mode in ("P", "PA", "La", "RGBa"):
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _grey_to_8_bit(grey_HW: NDArray[Any], path: Path) -> NDArray[np.uint8]:
+    """Scales 16-bit integers (also in 32-bit storage) or floats in 0..1 to 0..255."""
+    low, high = float(grey_HW.min()), float(grey_HW.max())
+    white = 1.0 if grey_HW.dtype.kind == "f" else 65535.0
+    if not (low >= 0.0 and high <= white):  # also true of NaN
+        raise ImageError(
+            f"{path}: {grey_HW.dtype} grey values from {low:g} to {high:g}, expected 0 to "
+            f"{white:g}, so it is unknown which value is white; save it as 8- or 16-bit"
+        )
+    return np.rint(grey_HW * (255.0 / white)).astype(np.uint8)
+
+
+def to_pixels(images: Sequence[Image.Image], preprocessing: Preprocessing) -> Tensor:
+    """Turns pictures into the normalised pixels of a tower.
+
+    The whole picture is squashed to the tower's input size (with antialiasing), whatever
+    ``preprocessing.resize`` says: a centre crop would leave the margins without depth, while a
+    map of a squashed picture is stretched back to all of it. Depth heads are trained that way
+    (SPACE-CLIP, arXiv 2601.17657, resizes the tower's input bicubically).
+
+    Args:
+        images: B RGB pictures of any sizes.
+        preprocessing: Input size, interpolation, mean and std of the tower.
+
+    Returns:
+        (B, 3, H, W) float32, (rgb / 255 - mean) / std.
+
+    Raises:
+        ImageError: A picture is not RGB; ``load_image`` gives RGB.
+    """
+    height, width = preprocessing.size
+    resampling = _RESAMPLING[preprocessing.interpolation]
+    rgb_BHWC = np.empty((len(images), height, width, 3), dtype=np.uint8)
+    for index, image in enumerate(images):
+        if image.mode != "RGB":
+            raise ImageError(
+                f"picture {index} has mode {image.mode}, expected RGB; read it with load_image"
+            )
+        rgb_BHWC[index] = np.asarray(image.resize((width, height), resampling))
+    mean_C11 = torch.tensor(preprocessing.mean, dtype=torch.float32).view(3, 1, 1)
+    std_C11 = torch.tensor(preprocessing.std, dtype=torch.float32).view(3, 1, 1)
+    pixels_BCHW = torch.from_numpy(rgb_BHWC).permute(0, 3, 1, 2).to(torch.float32) / 255.0
+    return ((pixels_BCHW - mean_C11) / std_C11).contiguous()

