@@ -21,10 +21,11 @@ def resize(x_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def make_norm(kind: NormKind, channels: int) -> nn.Module:
-    """The norm after a convolution; group norm in up to 8 groups."""
+    """The norm after a convolution; group norm in up to 8 groups of more than one channel."""
     if kind == "batch":
         return nn.BatchNorm2d(channels)
-    return nn.GroupNorm(math.gcd(channels, 8), channels)
+    groups = math.gcd(channels, 8)
+    return nn.GroupNorm(1 if groups == channels else groups, channels)
 
 
 class ConvNormReLU(nn.Module):

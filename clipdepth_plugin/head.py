@@ -13,13 +13,12 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from clipdepth_plugin.adapters.towers import choose_tower
+from clipdepth_plugin.compact import CompactDecoder
 from clipdepth_plugin.config import HeadConfig, Preset, scale_levels
+from clipdepth_plugin.dual_path import DualPathDecoder
 from clipdepth_plugin.errors import FeaturesError
 from clipdepth_plugin.features import TowerFeatures
-from clipdepth_plugin.fusion import FusionStage
 from clipdepth_plugin.hub import HubMixin
-from clipdepth_plugin.pathways import SemanticPathway, StructuralPathway
-from clipdepth_plugin.readout import DepthReadout
 
 
 class DepthHead(nn.Module, HubMixin):
@@ -29,50 +28,15 @@ class DepthHead(nn.Module, HubMixin):
 
     Attributes:
         config: What defines the head's function.
-        semantic: The semantic pathway: FiLM and projections.
-        structural: The structural pathway, or None.
-        fusion: The decoder stages.
-        readout: The depth output.
-        auxiliary: Depth outputs of the first stages, run by ``forward_with_aux`` only.
+        decoder: The published decoder or the compact one: both pathways, fusion, depth.
     """
 
     def __init__(self, config: HeadConfig) -> None:
         """Builds the head with random weights, in training mode like every new module."""
         super().__init__()
         self.config = config
-        channels = config.channels
-        self.semantic = SemanticPathway(
-            config.width,
-            config.semantic_levels,
-            channels,
-            film_hidden=config.film_hidden if config.film else None,
-        )
-        self.structural = (
-            StructuralPathway(config.width, config.structural_levels, channels[:-1], config.norm)
-            if config.structural
-            else None
-        )
-        last = len(channels) - 1
-        self.fusion = nn.ModuleList(
-            FusionStage(
-                channels[max(i - 1, 0)],
-                channels[i],
-                config.norm,
-                structural=config.structural and i < last,
-                dropout=config.dropout,
-            )
-            for i in range(len(channels))
-        )
-        output: dict[str, Any] = {
-            "activation": config.activation,
-            "depth_range": config.depth_range,
-        }
-        norm, hidden = config.norm, max(channels[-1] // 2, 1)
-        self.readout = DepthReadout(channels[-1], hidden, norm, kernel=3, **output)
-        self.auxiliary = nn.ModuleList(
-            DepthReadout(c, max(c // 2, 16), norm, kernel=1, **output)
-            for c in channels[: config.auxiliary]
-        )
+        decoder = CompactDecoder if config.decoder == "compact" else DualPathDecoder
+        self.decoder: DualPathDecoder | CompactDecoder = decoder(config)
 
     @classmethod
     def for_host(
@@ -122,8 +86,7 @@ class DepthHead(nn.Module, HubMixin):
         Raises:
             FeaturesError: A level or the context is missing, or has another width.
         """
-        *_, last_BCHW = self._decode(features)
-        metres: Tensor = self.readout(last_BCHW, size)
+        metres: Tensor = self.decoder(self._checked(features), size)
         return metres
 
     def forward_with_aux(
@@ -135,26 +98,7 @@ class DepthHead(nn.Module, HubMixin):
             (B, 1, H, W) float32 metres, and ``config.auxiliary`` more of that size; with
             ``size`` None those of stage i are (B, 1, 2^(i+1) h, 2^(i+1) w).
         """
-        stages = self._decode(features)
-        auxiliary = [
-            read(x_BCHW, size) for read, x_BCHW in zip(self.auxiliary, stages, strict=False)
-        ]
-        return self.readout(stages[-1], size), auxiliary
-
-    def _decode(self, features: TowerFeatures) -> list[Tensor]:
-        """The maps of all fusion stages, (B, C_i, 2^(i+1) h, 2^(i+1) w)."""
-        features = self._checked(features)
-        semantic = self.semantic(features)
-        structural: list[Tensor | None] = (
-            [None] * len(semantic)
-            if self.structural is None
-            else [*self.structural(features), None]
-        )
-        x_BCHW, stages = semantic[0], []
-        for stage, skip_BChw, skip_BCHW in zip(self.fusion, semantic, structural, strict=True):
-            x_BCHW = stage(x_BCHW, skip_BChw, skip_BCHW)
-            stages.append(x_BCHW)
-        return stages
+        return self.decoder.forward_with_aux(self._checked(features), size)
 
     def _checked(self, features: TowerFeatures) -> TowerFeatures:
         """The levels and the context that the head reads, in its dtype.
@@ -174,7 +118,7 @@ class DepthHead(nn.Module, HubMixin):
                 f"the head's FiLM needs the {config.context!r} context, got None; give "
                 "TowerFeatures(context=...) or train a head with film=False"
             )
-        dtype = self.readout.to_depth.weight.dtype
+        dtype = next(self.parameters()).dtype
         read = {level: features.levels[level].to(dtype) for level in config.levels}
         context = (
             features.context.to(dtype) if config.film and features.context is not None else None

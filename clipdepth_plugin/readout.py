@@ -17,6 +17,27 @@ from clipdepth_plugin.blocks import ConvNormReLU, resize
 from clipdepth_plugin.config import Activation, NormKind
 
 
+class Metres(nn.Module):
+    """The activation: from logits to metres. See ``HeadConfig.activation``."""
+
+    def __init__(self, activation: Activation, depth_range: tuple[float, float]) -> None:
+        """``depth_range``: ends of the ``log`` activation in metres."""
+        super().__init__()
+        self.activation = activation
+        self.log_low, self.log_high = (math.log(end) for end in depth_range)
+
+    def forward(self, logits_B1HW: Tensor) -> Tensor:
+        """(B, 1, H, W) logits -> (B, 1, H, W) metres."""
+        match self.activation:
+            case "relu":
+                return F.relu(logits_B1HW)
+            case "softplus":
+                return F.softplus(logits_B1HW)
+            case "log":
+                share_B1HW = torch.sigmoid(logits_B1HW)
+                return torch.exp(self.log_low + (self.log_high - self.log_low) * share_B1HW)
+
+
 class DepthReadout(nn.Module):
     """Conv 3x3 - norm - ReLU - Conv to one channel - activation, then resize, in metres."""
 
@@ -43,8 +64,7 @@ class DepthReadout(nn.Module):
         super().__init__()
         self.hidden = ConvNormReLU(in_channels, hidden, norm)
         self.to_depth = nn.Conv2d(hidden, 1, kernel, padding=kernel // 2)
-        self.activation = activation
-        self.log_low, self.log_high = (math.log(end) for end in depth_range)
+        self.metres = Metres(activation, depth_range)
 
     def forward(self, x_BCHW: Tensor, size: tuple[int, int] | None) -> Tensor:
         """(B, C, H, W) -> (B, 1, *size) float32 metres; ``size`` None keeps (H, W).
@@ -53,15 +73,5 @@ class DepthReadout(nn.Module):
         only 8 to 11 bits of a depth.
         """
         logits_B1HW = self.to_depth(self.hidden(x_BCHW)).float()
-        metres_B1HW = self._activate(logits_B1HW)
+        metres_B1HW: Tensor = self.metres(logits_B1HW)
         return metres_B1HW if size is None else resize(metres_B1HW, size)
-
-    def _activate(self, logits_B1HW: Tensor) -> Tensor:
-        match self.activation:
-            case "relu":
-                return F.relu(logits_B1HW)
-            case "softplus":
-                return F.softplus(logits_B1HW)
-            case "log":
-                share_B1HW = torch.sigmoid(logits_B1HW)
-                return torch.exp(self.log_low + (self.log_high - self.log_low) * share_B1HW)

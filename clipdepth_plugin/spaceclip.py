@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.errors import HeadFileError
@@ -21,7 +21,8 @@ from clipdepth_plugin.hub import load_weights, read_safetensors
 
 # Tower weights that a checkpoint may carry beside the head's.
 _TOWER_PREFIXES = ("clip_vision_model.", "vision_model.")
-# Their name -> ours; {i} is a stage. What follows ("weight", "running_mean") is the same in both.
+# Their name -> ours in the decoder; {i} is a stage. What follows ("weight", "running_mean") is
+# the same in both.
 _NAMES: dict[str, str] = {
     "film_param_generators.{i}.0": "semantic.film.{i}.mlp.0",
     "film_param_generators.{i}.2": "semantic.film.{i}.mlp.2",
@@ -83,8 +84,8 @@ def load_spaceclip(
     state = _rename(_unwrap(source if isinstance(source, Mapping) else _read(Path(source))), name)
     config = _infer_config(state, name, semantic_levels, structural_levels, context)
     head = DepthHead(config)
-    _check_complete(head, state, name)
-    load_weights(head, state, name)
+    _check_complete(head.decoder, state, name)
+    load_weights(head.decoder, state, name)
     return head.eval()
 
 
@@ -180,14 +181,14 @@ def _infer_config(
     )
 
 
-def _check_complete(head: DepthHead, state: dict[str, Tensor], source: str) -> None:
+def _check_complete(decoder: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """Names what is missing as the authors do.
 
     Batch norm's step counters, which some exports leave out and no output needs, are filled in.
     """
     back = {ours: theirs for theirs, ours in _NAMES.items()}
     missing = []
-    for key, value in head.state_dict().items():
+    for key, value in decoder.state_dict().items():
         if key.endswith("num_batches_tracked"):
             state.setdefault(key, value)
         elif key not in state:

@@ -11,14 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from clipdepth_plugin import DepthHead, HeadConfig, TowerFeatures
+from clipdepth_plugin.compact import convex_upsample
 from clipdepth_plugin.config import scale_levels
 from clipdepth_plugin.errors import FeaturesError
 from clipdepth_plugin.film import FiLM
 
 WIDTH = 16
 SMALL: dict[str, Any] = {"width": WIDTH, "channels": (16, 8, 8, 8), "film_hidden": 8}
+FAST: dict[str, Any] = {"preset": "fast", "channels": (16, 8, 8)}
+EACH_DECODER = pytest.mark.parametrize(
+    "decoder", [{"activation": "softplus"}, FAST], ids=["dual-path", "compact"]
+)
 
 
 def make_features(
@@ -46,7 +52,7 @@ def test_published_size() -> None:
     with torch.device("meta"):
         head = DepthHead(HeadConfig(width=768))
     total = sum(p.numel() for p in head.parameters())
-    auxiliary = sum(p.numel() for p in head.auxiliary.parameters())
+    auxiliary = sum(p.numel() for p in head.get_submodule("decoder.auxiliary").parameters())
     assert (total, total - auxiliary) == (12_050_996, 11_663_249)
 
 
@@ -61,6 +67,12 @@ def test_published_size() -> None:
         pytest.param({"activation": "softplus"}, id="softplus"),
         pytest.param({"activation": "log"}, id="log"),
         pytest.param({"norm": "group", "dropout": 0.0}, id="group-norm"),
+        pytest.param(FAST, id="fast"),
+        pytest.param({**FAST, "film": False}, id="fast-no-film"),
+        pytest.param({**FAST, "structural": False, "norm": "batch"}, id="fast-no-structural"),
+        pytest.param(
+            {**FAST, "semantic_levels": (12,), "structural_levels": (1, 0)}, id="fast-levels"
+        ),
         pytest.param(
             {"channels": (12, 5), "semantic_levels": (4, 2), "structural_levels": (1,)},
             id="2-stages",
@@ -84,14 +96,15 @@ def test_options(options: dict[str, Any]) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(
+    decoder=st.sampled_from(({}, FAST)),
     grid=st.tuples(st.integers(1, 7), st.integers(1, 7)),
     batch=st.integers(0, 3),
     size=st.none() | st.tuples(st.integers(1, 90), st.integers(1, 90)),
 )
 def test_any_grid_batch_and_size(
-    grid: tuple[int, int], batch: int, size: tuple[int, int] | None
+    decoder: dict[str, Any], grid: tuple[int, int], batch: int, size: tuple[int, int] | None
 ) -> None:
-    head = make_head()
+    head = make_head(**decoder)
     out = head(make_features(head.config, grid, batch), size)
     assert out.shape == (batch, 1, *(size or (16 * grid[0], 16 * grid[1])))
     assert out.dtype == torch.float32
@@ -103,11 +116,14 @@ def test_any_grid_batch_and_size(
     ids=["bfloat16", "float16"],
 )
 @pytest.mark.parametrize("batch", [0, 2])
-def test_half_precision(dtype: torch.dtype, tolerance: float, batch: int) -> None:
-    head = make_head(activation="softplus")
+@EACH_DECODER
+def test_half_precision(
+    decoder: dict[str, Any], dtype: torch.dtype, tolerance: float, batch: int
+) -> None:
+    head = make_head(**decoder)
     features = make_features(head.config, (3, 2), batch)
     expected = head(features)
-    half = make_head(activation="softplus").to(dtype)
+    half = make_head(**decoder).to(dtype)
     out = half(make_features(head.config, (3, 2), batch, dtype))
     assert out.dtype == torch.float32
     torch.testing.assert_close(out, expected, rtol=tolerance, atol=tolerance)
@@ -116,8 +132,9 @@ def test_half_precision(dtype: torch.dtype, tolerance: float, batch: int) -> Non
     torch.testing.assert_close(mixed, expected, rtol=tolerance, atol=tolerance)
 
 
-def test_autocast() -> None:
-    head = make_head(activation="softplus")
+@EACH_DECODER
+def test_autocast(decoder: dict[str, Any]) -> None:
+    head = make_head(**decoder)
     features = make_features(head.config)
     with torch.autocast("cpu", torch.bfloat16):
         out = head(features, (20, 20))
@@ -130,10 +147,31 @@ def test_log_output_stays_in_range(factor: float) -> None:
     head = make_head(activation="log", depth_range=(0.5, 8.0))
     features = make_features(head.config)
     with torch.no_grad():
-        head.readout.to_depth.weight.mul_(factor)
+        head.get_parameter("decoder.readout.to_depth.weight").mul_(factor)
         out = head(features)
     assert out.min() >= 0.5 * (1 - 1e-6)
     assert out.max() <= 8.0 * (1 + 1e-6)
+
+
+def test_fast_keeps_its_budget() -> None:
+    """At most 2.5 M parameters and 0.9 GMAC for ViT-B/16 at 224: 5% of the tower."""
+    head = DepthHead(HeadConfig(width=768, preset="fast"))
+    with FlopCounterMode(display=False) as counter:
+        head(make_features(head.config, (14, 14), batch=1))
+    assert sum(p.numel() for p in head.parameters()) <= 2_500_000
+    assert counter.get_total_flops() / 2 <= 0.9e9
+
+
+def test_convex_upsampling_mixes_neighbours_only() -> None:
+    """Flat stays flat to the border; outputs stay between their neighbours' extremes."""
+    torch.manual_seed(0)
+    mask = torch.randn(1, 9 * 16, 3, 5)
+    flat = convex_upsample(torch.full((1, 1, 3, 5), 2.5), mask, 4)
+    torch.testing.assert_close(flat, torch.full((1, 1, 12, 20), 2.5))
+    coarse = torch.randn(1, 1, 3, 5)
+    fine = convex_upsample(coarse, mask, 4)
+    highest = torch.nn.functional.max_pool2d(coarse, 3, stride=1, padding=1)
+    assert bool((fine <= highest.repeat_interleave(4, 2).repeat_interleave(4, 3) + 1e-6).all())
 
 
 def test_film_is_the_plain_factor() -> None:
@@ -147,7 +185,7 @@ def test_film_is_the_plain_factor() -> None:
 def test_auxiliary_heads_run_in_training_only() -> None:
     head = make_head()
     calls: list[int] = []
-    for output in head.auxiliary:
+    for output in head.get_submodule("decoder.auxiliary").children():
         output.register_forward_hook(lambda *_: calls.append(1))
     head(make_features(head.config))
     assert not calls
@@ -155,8 +193,9 @@ def test_auxiliary_heads_run_in_training_only() -> None:
     assert len(calls) == 3
 
 
-def test_gradients_reach_every_parameter() -> None:
-    head = make_head(activation="log").train()
+@EACH_DECODER
+def test_gradients_reach_every_parameter(decoder: dict[str, Any]) -> None:
+    head = make_head(**decoder).train()
     metres, auxiliary = head.forward_with_aux(make_features(head.config), (16, 16))
     torch.stack([x.mean() for x in (metres, *auxiliary)]).sum().backward()
     # A convolution's bias before a batch norm has a gradient of zero, but it has one.
@@ -209,6 +248,11 @@ def test_bad_features(change: dict[str, Any], message: str) -> None:
         ({"channels": ()}, "at least one decoder stage"),
         ({"channels": (8,), "semantic_levels": (1,), "structural_levels": ()}, "two stages"),
         ({"auxiliary": 9}, "9 outputs for 4 stages"),
+        ({"preset": "fast"}, "the compact decoder takes three numbers"),
+        ({**FAST, "channels": (5, 4, 4)}, "the first of them even"),
+        ({**FAST, "auxiliary": 1}, "no auxiliary outputs"),
+        ({**FAST, "semantic_levels": ()}, "at least one level"),
+        ({**FAST, "structural_levels": ()}, "give at least one, or set structural=False"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -233,16 +277,18 @@ def test_scaled_levels() -> None:
     assert scale_levels((7, 5, 4), 12) == (7, 5, 4)
 
 
-def test_compiles_without_graph_breaks() -> None:
-    head = make_head()
+@EACH_DECODER
+def test_compiles_without_graph_breaks(decoder: dict[str, Any]) -> None:
+    head = make_head(**decoder)
     features = make_features(head.config)
     compiled = torch.compile(head, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(features, (20, 20)), head(features, (20, 20)))
     torch._dynamo.reset()
 
 
-def test_exports() -> None:
-    head = make_head()
+@EACH_DECODER
+def test_exports(decoder: dict[str, Any]) -> None:
+    head = make_head(**decoder)
     features = make_features(head.config)
     program = torch.export.export(head, (features,))
     torch.testing.assert_close(program.module()(features), head(features))

@@ -81,10 +81,15 @@ def test_saving_again_replaces_weights_and_keeps_the_card(head: DepthHead, tmp_p
     head.save_pretrained(tmp_path)
     (tmp_path / "README.md").write_text("my own words")
     with torch.no_grad():
-        head.readout.to_depth.weight.fill_(7.0)
+        head.get_parameter("decoder.readout.to_depth.weight").fill_(7.0)
     head.save_pretrained(tmp_path)
     assert (tmp_path / "README.md").read_text() == "my own words"
-    assert bool((DepthHead.from_pretrained(tmp_path).readout.to_depth.weight == 7.0).all())
+    assert bool(
+        (
+            DepthHead.from_pretrained(tmp_path).get_parameter("decoder.readout.to_depth.weight")
+            == 7.0
+        ).all()
+    )
 
 
 def test_failed_save_leaves_what_was_there(
@@ -138,8 +143,8 @@ def _edit(folder: Path, **changes: Any) -> None:
         (_cut_config, "config.json is not valid JSON"),
         (lambda f: _edit(f, nosuch=1), "not the config of a depth head"),
         (lambda f: _edit(f, width=32), r"of another shape: .*\(expected"),
-        (lambda f: _edit(f, film=False), "odd: semantic.film.0"),
-        (lambda f: _edit(f, auxiliary=0), "odd: auxiliary.0"),
+        (lambda f: _edit(f, film=False), "odd: decoder.semantic.film.0"),
+        (lambda f: _edit(f, auxiliary=0), "odd: decoder.auxiliary.0"),
     ],
     ids=[
         "cut",

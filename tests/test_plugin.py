@@ -355,6 +355,37 @@ def test_tower_leaves_no_later_than_needed(
     assert ran == [1, 2, 3, 4]
 
 
+# --- torch.compile ------------------------------------------------------------------------------
+
+
+def test_attached_before_the_first_compiled_call(
+    make_host: MakeHost, make_head: MakeHead, make_pixels: MakePixels
+) -> None:
+    """The hooks are captured, under fullgraph too."""
+    host = make_host("timm")
+    with torch.no_grad(), attach(host, make_head(host)) as plugin:
+        expected = [plugin(make_pixels(seed=seed)) for seed in (1, 2)]
+        compiled = torch.compile(host, fullgraph=True, backend="aot_eager")
+        for seed in (1, 2):
+            compiled(make_pixels(seed=seed))
+            torch.testing.assert_close(plugin.depth, expected[seed - 1])
+    torch._dynamo.reset()
+
+
+def test_compiled_before_attach_is_an_error_and_never_an_old_map(
+    make_host: MakeHost, make_head: MakeHead, make_pixels: MakePixels
+) -> None:
+    host = make_host("timm")
+    compiled = torch.compile(host, backend="aot_eager")
+    with torch.no_grad():
+        compiled(make_pixels())
+        with attach(host, make_head(host)) as plugin:
+            compiled(make_pixels())
+            with pytest.raises(NoDepthError, match="compiled, graphed or replayed before attach"):
+                _ = plugin.depth
+    torch._dynamo.reset()
+
+
 # --- threads and tasks --------------------------------------------------------------------------
 
 

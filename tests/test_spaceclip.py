@@ -128,7 +128,7 @@ def test_without_structural_pathway(features: TowerFeatures) -> None:
     torch.manual_seed(0)
     head = DepthHead(config.model_copy(update={"structural": False})).eval()
     back = {ours: theirs for theirs, ours in _NAMES.items()}
-    theirs = {str(_translate(k, back)): x for k, x in head.state_dict().items()}
+    theirs = {str(_translate(k, back)): x for k, x in head.decoder.state_dict().items()}
     loaded = load_spaceclip(theirs, semantic_levels=(12, 9, 6, 3), structural_levels=())
     assert not loaded.config.structural
     assert torch.equal(loaded(features), head(features))

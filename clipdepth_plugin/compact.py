@@ -1,0 +1,180 @@
+"""The compact decoder: the dual path at a twentieth of the published one's cost.
+
+Levels are normalised (they differ in scale by an order of magnitude), projected, and fused at the
+patch grid; FiLM works after the projection, where it is narrow, and starts as the identity. Two
+depth-to-space steps go up to 4 times the grid; from there each position predicts its depth and,
+as in RAFT (arXiv 2003.12039, section 3.3), how to mix it from its neighbours at 16 times the grid.
+
+Axes: B views, N = h * w patch tokens, D tower width, C channels, H W a map's size, h w the grid,
+K the 9 neighbours of a position, R the factor of the last step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from clipdepth_plugin.blocks import make_norm, resize
+from clipdepth_plugin.config import HeadConfig
+from clipdepth_plugin.features import TowerFeatures
+from clipdepth_plugin.pathways import tokens_to_map
+from clipdepth_plugin.readout import Metres
+
+CONVEX_FACTOR = 4
+
+
+class NormedLevels(nn.Module):
+    """Levels, each normalised and projected: one (B, C, h, w) map each."""
+
+    def __init__(self, width: int, levels: Sequence[int], channels: int) -> None:
+        super().__init__()
+        self.levels = tuple(levels)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in self.levels)
+        self.projections = nn.ModuleList(nn.Linear(width, channels) for _ in self.levels)
+
+    def forward(self, features: TowerFeatures) -> list[Tensor]:
+        """One map for each level, in order."""
+        return [
+            tokens_to_map(project(norm(features.levels[level])), features.grid)
+            for level, norm, project in zip(self.levels, self.norms, self.projections, strict=True)
+        ]
+
+
+class NarrowFiLM(nn.Module):
+    """(1 + gamma_l) * x_l + beta_l for every level l, from one MLP; the identity at first."""
+
+    def __init__(self, width: int, hidden: int, levels: int, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        last = nn.Linear(hidden, 2 * levels * channels)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), last)
+        self.count = levels
+
+    def forward(self, maps: Sequence[Tensor], context_BD: Tensor) -> list[Tensor]:
+        """Modulates one (B, C, h, w) map for each level."""
+        parameters = rearrange(
+            self.mlp(self.norm(context_BD)), "b (l two c) -> two l b c 1 1", l=self.count, two=2
+        )
+        gamma_LBC11, beta_LBC11 = parameters.unbind(0)
+        return [(1 + g) * x + b for x, g, b in zip(maps, gamma_LBC11, beta_LBC11, strict=True)]
+
+
+class ConvNormGELU(nn.Module):
+    """Conv 3x3 - norm - GELU."""
+
+    def __init__(self, in_channels: int, out_channels: int, config: HeadConfig) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.norm = make_norm(config.norm, out_channels)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, H, W)."""
+        return F.gelu(self.norm(self.conv(x_BCHW)))
+
+
+class DepthToSpace(nn.Module):
+    """1x1 to four times the channels, pixel shuffle, Conv - norm - GELU: doubles the size."""
+
+    def __init__(self, in_channels: int, out_channels: int, config: HeadConfig) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(in_channels, 4 * out_channels, 1)
+        self.smooth = ConvNormGELU(out_channels, out_channels, config)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, 2H, 2W)."""
+        smoothed: Tensor = self.smooth(F.pixel_shuffle(self.expand(x_BCHW), 2))
+        return smoothed
+
+
+def convex_upsample(x_B1HW: Tensor, mask_logits_BCHW: Tensor, factor: int) -> Tensor:
+    """Every fine position is a convex mix of its coarse position's 3 x 3 neighbours.
+
+    Args:
+        x_B1HW: (B, 1, H, W).
+        mask_logits_BCHW: (B, 9 * factor^2, H, W).
+        factor: R.
+
+    Returns:
+        (B, 1, R * H, R * W).
+    """
+    padded = F.pad(x_B1HW, (1, 1, 1, 1), mode="replicate")
+    height, width = x_B1HW.shape[-2:]
+    neighbours_BKHW = torch.cat(
+        [padded[..., i : i + height, j : j + width] for i in range(3) for j in range(3)], dim=1
+    )
+    weights_BKRHW = rearrange(
+        mask_logits_BCHW, "b (k r) h w -> b k r h w", k=9, r=factor * factor
+    ).softmax(dim=1)
+    mixed_BRHW = (rearrange(neighbours_BKHW, "b k h w -> b k 1 h w") * weights_BKRHW).sum(dim=1)
+    return F.pixel_shuffle(mixed_BRHW, factor)
+
+
+class CompactDecoder(nn.Module):
+    """Both pathways fused at the patch grid, then depth-to-space and convex upsampling.
+
+    ``config.channels`` are those at 1, 2 and 4 times the grid; the structural pathway has half of
+    the first.
+
+    Attributes:
+        semantic: The semantic pathway's levels.
+        film: Its modulation by the context, or None.
+        structural: The structural pathway's levels, or None.
+    """
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        at_grid, at_double, at_quadruple = config.channels
+        half = at_grid // 2
+        self.semantic = NormedLevels(config.width, config.semantic_levels, at_grid)
+        self.film = (
+            NarrowFiLM(config.width, config.film_hidden, len(config.semantic_levels), at_grid)
+            if config.film
+            else None
+        )
+        self.semantic_conv = ConvNormGELU(at_grid, at_grid, config)
+        self.structural = (
+            NormedLevels(config.width, config.structural_levels, half)
+            if config.structural
+            else None
+        )
+        self.structural_conv = ConvNormGELU(half, half, config) if config.structural else None
+        joined = at_grid + (half if config.structural else 0)
+        self.join = ConvNormGELU(joined, at_grid, config)
+        self.dropout = nn.Dropout2d(config.dropout)
+        self.up = nn.Sequential(
+            DepthToSpace(at_grid, at_double, config), DepthToSpace(at_double, at_quadruple, config)
+        )
+        self.to_logit = nn.Conv2d(at_quadruple, 1, 3, padding=1)
+        self.to_mask = nn.Conv2d(at_quadruple, 9 * CONVEX_FACTOR**2, 1)
+        self.metres = Metres(config.activation, config.depth_range)
+
+    def forward(self, features: TowerFeatures, size: tuple[int, int] | None) -> Tensor:
+        """(B, 1, *size) float32 metres; ``size`` None gives 16 times the grid."""
+        x_BCHW = self.up(self._fuse(features))
+        logits_B1HW, mask_BCHW = self.to_logit(x_BCHW).float(), self.to_mask(x_BCHW).float()
+        # Mixed before the activation: in log depth, an edge stays an edge.
+        metres_B1HW: Tensor = self.metres(convex_upsample(logits_B1HW, mask_BCHW, CONVEX_FACTOR))
+        return metres_B1HW if size is None else resize(metres_B1HW, size)
+
+    def forward_with_aux(
+        self, features: TowerFeatures, size: tuple[int, int] | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """As ``forward``; there are no auxiliary maps."""
+        return self(features, size), []
+
+    def _fuse(self, features: TowerFeatures) -> Tensor:
+        """(B, C, h, w) of both pathways."""
+        semantic = self.semantic(features)
+        if self.film is not None:
+            semantic = self.film(semantic, features.context)
+        paths = [self.semantic_conv(torch.stack(semantic).sum(0))]
+        if self.structural is not None and self.structural_conv is not None:
+            paths.append(self.structural_conv(torch.stack(self.structural(features)).sum(0)))
+        fused: Tensor = self.dropout(self.join(torch.cat(paths, dim=1)))
+        return fused

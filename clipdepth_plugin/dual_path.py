@@ -1,0 +1,96 @@
+"""The published decoder: FiLM dual path with gated fusion.
+
+SPACE-CLIP, arXiv 2601.17657, section 3; exactly the published function.
+
+Axes: B views, C channels of a stage, H W a map's size, h w the patch grid.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from clipdepth_plugin.config import HeadConfig
+from clipdepth_plugin.features import TowerFeatures
+from clipdepth_plugin.fusion import FusionStage
+from clipdepth_plugin.pathways import SemanticPathway, StructuralPathway
+from clipdepth_plugin.readout import DepthReadout
+
+
+class DualPathDecoder(nn.Module):
+    """Semantic and structural pathways, fused stage by stage up to 16 times the grid.
+
+    Attributes:
+        semantic: The semantic pathway: FiLM and projections.
+        structural: The structural pathway, or None.
+        fusion: The stages.
+        readout: The depth output.
+        auxiliary: Depth outputs of the first stages, run by ``forward_with_aux`` only.
+    """
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        channels = config.channels
+        self.semantic = SemanticPathway(
+            config.width,
+            config.semantic_levels,
+            channels,
+            film_hidden=config.film_hidden if config.film else None,
+        )
+        self.structural = (
+            StructuralPathway(config.width, config.structural_levels, channels[:-1], config.norm)
+            if config.structural
+            else None
+        )
+        last = len(channels) - 1
+        self.fusion = nn.ModuleList(
+            FusionStage(
+                channels[max(i - 1, 0)],
+                channels[i],
+                config.norm,
+                structural=config.structural and i < last,
+                dropout=config.dropout,
+            )
+            for i in range(len(channels))
+        )
+        output: dict[str, Any] = {
+            "activation": config.activation,
+            "depth_range": config.depth_range,
+        }
+        norm, hidden = config.norm, max(channels[-1] // 2, 1)
+        self.readout = DepthReadout(channels[-1], hidden, norm, kernel=3, **output)
+        self.auxiliary = nn.ModuleList(
+            DepthReadout(c, max(c // 2, 16), norm, kernel=1, **output)
+            for c in channels[: config.auxiliary]
+        )
+
+    def forward(self, features: TowerFeatures, size: tuple[int, int] | None) -> Tensor:
+        """(B, 1, *size) float32 metres; ``size`` None gives 16 times the grid."""
+        *_, last_BCHW = self._decode(features)
+        metres: Tensor = self.readout(last_BCHW, size)
+        return metres
+
+    def forward_with_aux(
+        self, features: TowerFeatures, size: tuple[int, int] | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """As ``forward``, and the auxiliary maps."""
+        stages = self._decode(features)
+        auxiliary = [
+            read(x_BCHW, size) for read, x_BCHW in zip(self.auxiliary, stages, strict=False)
+        ]
+        return self.readout(stages[-1], size), auxiliary
+
+    def _decode(self, features: TowerFeatures) -> list[Tensor]:
+        """The maps of all fusion stages, (B, C_i, 2^(i+1) h, 2^(i+1) w)."""
+        semantic = self.semantic(features)
+        structural: list[Tensor | None] = (
+            [None] * len(semantic)
+            if self.structural is None
+            else [*self.structural(features), None]
+        )
+        x_BCHW, stages = semantic[0], []
+        for stage, skip_BChw, skip_BCHW in zip(self.fusion, semantic, structural, strict=True):
+            x_BCHW = stage(x_BCHW, skip_BChw, skip_BCHW)
+            stages.append(x_BCHW)
+        return stages
