@@ -58,7 +58,7 @@ def inspect(
     ] = False,
 ) -> None:
     """List the vision towers of a host that a depth head can be attached to."""
-    with _errors_as_messages() as console:
+    with errors_as_messages() as console:
         from clipdepth_plugin._cli_inspect import run_inspect
 
         run_inspect(host, as_json=as_json, random_weights=random_weights, progress=console)
@@ -96,7 +96,7 @@ def predict(
     Exit code: 0, all pictures are done. 1, some could not be read; they are named at the end, the
     others are done. 2, nothing was written because the host, the head or the input is wrong.
     """
-    with _errors_as_messages() as console:
+    with errors_as_messages() as console:
         from clipdepth_plugin._cli_predict import PredictOptions, run_predict
 
         options = PredictOptions(host, head, output, npy, batch_size, device, tower)
@@ -105,8 +105,16 @@ def predict(
         raise typer.Exit(1)
 
 
+def _register_others() -> None:
+    """The commands that live in files of their own."""
+    from clipdepth_plugin import _cli_eval, _cli_train
+
+    _cli_train.register(app)
+    _cli_eval.register(app)
+
+
 @contextlib.contextmanager
-def _errors_as_messages() -> Iterator[Console]:
+def errors_as_messages() -> Iterator[Console]:
     """A console on stderr; users' mistakes (ValueErrors) become one message and exit code 2."""
     console = Console(stderr=True)
     handler = RichHandler(console=console, show_time=False, show_path=False)
@@ -119,3 +127,6 @@ def _errors_as_messages() -> Iterator[Console]:
         raise typer.Exit(2) from error
     finally:
         root.removeHandler(handler)
+
+
+_register_others()

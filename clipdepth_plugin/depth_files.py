@@ -67,7 +67,7 @@ def write_depth_png(path: StrPath, depth_HW: DepthMap) -> None:
     note = PngImagePlugin.PngInfo()
     note.add_text("Description", "depth along the optical axis in millimetres; 0 is no depth")
     image = Image.fromarray(stored_HW.astype(np.uint16))
-    _write_atomically(path, lambda file: image.save(file, format="PNG", pnginfo=note))
+    write_atomically(path, lambda file: image.save(file, format="PNG", pnginfo=note))
 
 
 def read_depth_png(path: StrPath) -> NDArray[np.float32]:
@@ -106,7 +106,7 @@ def write_npy(path: StrPath, depth_HW: DepthMap) -> None:
         DepthFileError: Not an (H, W) map, or the file can't be written.
     """
     metres_HW = _as_map(depth_HW, path).astype(np.float32)
-    _write_atomically(path, lambda file: np.save(file, metres_HW, allow_pickle=False))
+    write_atomically(path, lambda file: np.save(file, metres_HW, allow_pickle=False))
 
 
 def write_colour(
@@ -126,7 +126,7 @@ def write_colour(
         DepthFileError: Not an (H, W) map, matplotlib is missing, or the file can't be written.
     """
     figure = _draw(_as_map(depth_HW, path).astype(np.float64), image)
-    _write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=_DPI))
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=_DPI))
 
 
 def _draw(metres_HW: NDArray[np.float64], image: Image.Image | NDArray[np.uint8] | None) -> Figure:
@@ -182,7 +182,7 @@ def _as_map(depth_HW: DepthMap, path: StrPath) -> NDArray[Any]:
     return depth_HW
 
 
-def _write_atomically(path: StrPath, write: Callable[[IO[bytes]], object]) -> None:
+def write_atomically(path: StrPath, write: Callable[[IO[bytes]], object]) -> None:
     """Writes beside ``path``, syncs and moves into place; on failure nothing is left behind."""
     target = Path(path)
     content = io.BytesIO()

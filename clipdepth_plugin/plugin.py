@@ -21,6 +21,7 @@ from clipdepth_plugin.adapters.preprocessing import Preprocessing, from_processo
 from clipdepth_plugin.adapters.taps import Taps, leaving_early, may_leave_early, owners
 from clipdepth_plugin.adapters.towers import Tower, choose_tower
 from clipdepth_plugin.errors import HeadMismatchError, ImageError, NoDepthError
+from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.geometry import Intrinsics
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.reading import DepthPass, Size
@@ -209,15 +210,29 @@ class DepthPlugin(nn.Module):
             NoDepthError: A tap did not fire.
         """
         _check_pixels(pixel_values)
+        height, width = pixel_values.shape[-2:]
         if len(pixel_values) == 0:  # hosts' own towers break on it
-            return pixel_values.new_zeros((0, 1, *pixel_values.shape[-2:]), dtype=torch.float32)
+            return pixel_values.new_zeros((0, 1, height, width), dtype=torch.float32)
+        depth_B1HW: Tensor = self.head(
+            self.features(pixel_values, **tower_kwargs), (height, width)
+        )
+        return depth_B1HW
+
+    def features(self, pixel_values: Tensor, **tower_kwargs: Any) -> TowerFeatures:
+        """What the head reads of the tower, as ``forward`` does it: for training and caching.
+
+        Args:
+            pixel_values: (B, 3, H, W), normalised as the tower takes it.
+            tower_kwargs: Passed on to the tower.
+
+        Raises:
+            NoDepthError: A tap did not fire.
+        """
         weight = self.tower.patch_embed.weight
         pixels_B3HW = pixel_values.to(cast("Tensor", weight).device)
         if isinstance(weight, Tensor) and weight.is_floating_point():
             pixels_B3HW = pixels_B3HW.to(weight.dtype)
-        tower_pass = self._run_tower(pixels_B3HW, tower_kwargs)
-        depth_B1HW: Tensor = self.head(tower_pass.features, tower_pass.pixel_size)
-        return depth_B1HW
+        return self._run_tower(pixels_B3HW, tower_kwargs).features
 
     def _run_tower(self, pixels_B3HW: Tensor, tower_kwargs: dict[str, Any]) -> TowerPass:
         recorder, taps = self._recorder, self._taps
