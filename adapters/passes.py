@@ -167,7 +167,8 @@ class TowerPass:
                 f"{(self.batch, self._wanted.width)}"
             )
             return
-        self._context = _Kept.of(pooled_BD)
+        # A copy, as it may be a view that would keep all of the tower's normed tokens.
+        self._context = _Kept.of(pooled_BD.clone())
 
     def _check(self) -> None:
         if self._problem is not None:

@@ -106,7 +106,8 @@ class Taps:
             running.take_pixels(pixels_B3HW)
 
     def _on_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._take(0, args[0] if args else kwargs.get("hidden_states"))
+        tensors = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        self._take(0, next(tensors, None))
 
     def _on_level(self, level: int) -> Callable[..., None]:
         def on_output(module: nn.Module, args: Any, output: Any) -> None:

@@ -8,7 +8,7 @@ Axes: B views, D tower width, C channels of a stage, H W a map's size, h w the p
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -29,7 +29,11 @@ class DepthHead(nn.Module, HubMixin):
     Attributes:
         config: What defines the head's function.
         decoder: The published decoder or the compact one: both pathways, fusion, depth.
+        reads_pixels: Whether ``TowerFeatures.pixels`` is read, and so tapped. None of the presets
+            does; a subclass with a decoder of its own may.
     """
+
+    reads_pixels: ClassVar[bool] = False
 
     def __init__(self, config: HeadConfig) -> None:
         """Builds the head with random weights, in training mode like every new module."""

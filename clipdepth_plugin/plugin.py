@@ -91,7 +91,7 @@ class DepthPlugin(nn.Module):
         wanted = Wanted(
             levels=config.levels,
             context=config.context if config.film else None,
-            pixels=False,
+            pixels=head.reads_pixels,
             width=self.tower.width,
             num_prefix_tokens=self.tower.num_prefix_tokens,
             sequence_first=self.tower.sequence_first,
@@ -213,9 +213,7 @@ class DepthPlugin(nn.Module):
         height, width = pixel_values.shape[-2:]
         if len(pixel_values) == 0:  # hosts' own towers break on it
             return pixel_values.new_zeros((0, 1, height, width), dtype=torch.float32)
-        depth_B1HW: Tensor = self.head(
-            self.features(pixel_values, **tower_kwargs), (height, width)
-        )
+        depth_B1HW: Tensor = self.head(self.features(pixel_values, **tower_kwargs), (height, width))
         return depth_B1HW
 
     def features(self, pixel_values: Tensor, **tower_kwargs: Any) -> TowerFeatures:

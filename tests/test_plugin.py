@@ -271,6 +271,21 @@ def test_pixels_of_a_wrong_shape(shape: tuple[int, ...], host: nn.Module, head: 
         attach(host, head)(torch.zeros(shape))
 
 
+def test_pixels_are_tapped_for_heads_that_ask(
+    host: nn.Module, head: DepthHead, make_pixels: MakePixels
+) -> None:
+    class Guided(DepthHead):
+        reads_pixels = True
+
+    with attach(host, Guided(head.config).eval()) as plugin, plugin.capture() as seen:
+        host(make_pixels())
+        assert seen[0].features.pixels is not None
+        assert torch.equal(seen[0].features.pixels, make_pixels())
+        _ = plugin.depth
+        assert seen[0]._pixels is None
+    assert attach(host, head).features(make_pixels()).pixels is None
+
+
 @pytest.mark.parametrize("batch", [0, 1, 5])
 def test_any_batch(batch: int, host: nn.Module, head: DepthHead, make_pixels: MakePixels) -> None:
     with attach(host, head) as plugin:

@@ -67,34 +67,74 @@ def paired_ratios(
     return {"median": middle, "q25": low, "q75": high, "pairs": float(pairs)}
 
 
+def told(name: str, ratio: dict[str, float]) -> str:
+    quartiles = f"quartiles {ratio['q25']:.4f} to {ratio['q75']:.4f}"
+    return f"{name}: {ratio['median']:.4f} ({quartiles}, {ratio['pairs']:.0f} pairs)"
+
+
 def test_hooks_without_a_head(
-    benchmark: BenchmarkFixture, vit_b_16: nn.Module, head: DepthHead
+    benchmark: BenchmarkFixture,
+    vit_b_16: nn.Module,
+    head: DepthHead,
+    report: Callable[[str], None],
 ) -> None:
     """Tower with taps on the seven published levels against the tower alone."""
     x = torch.randn(1, 3, 224, 224)
     with torch.no_grad(), attach(vit_b_16, head) as plugin:
         if benchmark.enabled:
-            benchmark.extra_info["tapped / alone"] = paired_ratios(
-                plugin, lambda: vit_b_16(x), lambda: vit_b_16(x), pairs=100
-            )
+            ratio = paired_ratios(plugin, lambda: vit_b_16(x), lambda: vit_b_16(x), pairs=150)
+            benchmark.extra_info["tapped / alone"] = ratio
+            report(told("ViT-B/16 at 224 with taps / alone, time", ratio))
         benchmark(vit_b_16, x)
-        # Never more than the tapped levels, whatever the tower computed.
-        assert sorted(plugin._last()._levels) == list(head.config.levels)
+        last = plugin._last()
+        assert sorted(last._levels) == list(head.config.levels)
+        context = [] if last._context is None else [last._context]
+        tensors = [kept.tensor for kept in (*last._levels.values(), *context)]
+        storages = {x.untyped_storage().data_ptr(): x.untyped_storage() for x in tensors}
+        kept = sum(storage.nbytes() for storage in storages.values())
+        tapped = len(head.config.levels) * 197 * 768 * 4
+        assert kept <= tapped + 768 * 4  # the levels as their blocks gave them, and the context
+        benchmark.extra_info["bytes kept / tapped levels"] = kept / tapped
+        report(f"bytes kept / bytes of the tapped levels: {kept / tapped:.4f}")
+        report(f"bytes kept / bytes of all hidden states: {kept / (13 * 197 * 768 * 4):.4f}")
 
 
-def test_published_head(benchmark: BenchmarkFixture, vit_b_16: nn.Module, head: DepthHead) -> None:
+def test_published_head(
+    benchmark: BenchmarkFixture,
+    vit_b_16: nn.Module,
+    head: DepthHead,
+    report: Callable[[str], None],
+) -> None:
     """Tower with depth read after each pass against the tower alone: float32, eager, batch 1."""
+    compare_with_depth(benchmark, vit_b_16, head, report, "spaceclip")
+
+
+def test_fast_head(
+    benchmark: BenchmarkFixture, vit_b_16: nn.Module, report: Callable[[str], None]
+) -> None:
+    """The same with the fast preset."""
+    fast = DepthHead.for_host(vit_b_16, "fast").eval()
+    compare_with_depth(benchmark, vit_b_16, fast, report, "fast")
+
+
+def compare_with_depth(
+    benchmark: BenchmarkFixture,
+    tower: nn.Module,
+    head: DepthHead,
+    report: Callable[[str], None],
+    name: str,
+) -> None:
     x = torch.randn(1, 3, 224, 224)
-    with torch.no_grad(), attach(vit_b_16, head) as plugin:
+    with torch.no_grad(), attach(tower, head) as plugin:
 
         def with_depth() -> None:
-            vit_b_16(x)
+            tower(x)
             _ = plugin.depth
 
         if benchmark.enabled:
-            benchmark.extra_info["with depth / alone"] = paired_ratios(
-                plugin, lambda: vit_b_16(x), with_depth, pairs=30
-            )
+            ratio = paired_ratios(plugin, lambda: tower(x), with_depth, pairs=30)
+            benchmark.extra_info["with depth / alone"] = ratio
+            report(told(f"ViT-B/16 at 224 with {name} depth / alone, time", ratio))
         benchmark.pedantic(with_depth, rounds=5 if benchmark.enabled else 1)
 
 
