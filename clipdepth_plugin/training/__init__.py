@@ -1,0 +1,1 @@
+"""Training depth heads on a frozen tower: data, losses, engine."""

@@ -1,0 +1,243 @@
+"""DataConfig and AugmentConfig: which data, and how it is varied; checked on construction."""
+
+from __future__ import annotations
+
+import math
+import re
+from os import path as ospath
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from clipdepth_plugin.errors import DataError
+
+Format = Literal["rgbd", "nyu", "nyu_mat", "kitti", "hf", "webdataset"]
+Crop = Literal["kb", "nyu"]
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+
+STREAMS: frozenset[Format] = frozenset({"hf", "webdataset"})
+
+# The formats that read a field; the others refuse it.
+_READ_BY: dict[str, frozenset[Format]] = {
+    "files": frozenset({"nyu", "nyu_mat", "kitti"}),
+    "image_root": frozenset({"nyu", "kitti"}),
+    "depth_root": frozenset({"nyu", "kitti"}),
+    "depth_key": frozenset({"nyu_mat"}),
+    "crop": frozenset({"rgbd", "nyu", "nyu_mat", "kitti"}),
+    "redistributable": frozenset({"rgbd"}),
+    "subset": frozenset({"hf"}),
+    "revision": frozenset({"hf"}),
+    "image_column": STREAMS,
+    "depth_column": STREAMS,
+    "intrinsics_column": STREAMS,
+    "shuffle_buffer": STREAMS,
+    "shard_split": STREAMS,
+}
+_NEEDS_FILES: frozenset[Format] = frozenset({"nyu", "kitti"})
+
+
+class DataConfig(BaseModel):
+    """A data set or a part of one.
+
+    Paths may hold environment variables (``$CLIPDEPTH_DATA/libero``); they are expanded when the
+    set is opened, so that a stored config stays true elsewhere.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    format: Format
+    """``rgbd``: ``<root>/<split>/<sequence>/<name>.jpg`` and ``.depth.png``, with meta.json.
+    ``nyu``, ``kitti``: BTS-style list "rgb depth focal" over folders. ``nyu_mat``: the official
+    nyu_depth_v2_labeled.mat. ``hf``: a Hugging Face data set, streamed. ``webdataset``: tar
+    shards, streamed."""
+
+    root: str = Field(min_length=1)
+    """Folder; for ``nyu_mat`` the .mat file; for ``hf`` a hub id or a folder; for ``webdataset``
+    tar files or addresses, with braces: ``train-{000..012}.tar``."""
+
+    split: str = "train"
+    """Split folder (``rgbd``) or split name (``hf``). ``nyu_mat``: ``train``, ``test`` or ``all``.
+    List formats and tar files: only part of the samples' names."""
+
+    name: str | None = None
+    """What the set is called in samples' names; None: the last part of ``root``."""
+
+    files: str | None = None
+    """``nyu``, ``kitti``: the list, relative to ``root`` or absolute. ``nyu_mat``: the official
+    splits.mat, or a text file with one image number a line (from 1, as in splits.mat)."""
+
+    image_root: str = ""
+    """Folder that the list's pictures are relative to, under ``root`` or absolute."""
+
+    depth_root: str = ""
+    """The same for its depth maps. KITTI's are also looked for in ``train/`` and ``val/`` there,
+    as the official archive unpacks."""
+
+    depth_scale: PositiveFloat | None = None
+    """Stored depth over metres. None: what meta.json says (``rgbd``), 1000 (``nyu``), 256
+    (``kitti``), 1 (``nyu_mat``, and floats in streams); integers in streams need it."""
+
+    depth_key: Literal["rawDepths", "depths"] = "rawDepths"
+    """``rawDepths``: as measured, what published figures use. ``depths``: holes painted in."""
+
+    min_depth: NonNegativeFloat = 1e-3
+    """Nearest depth in metres; less is invalid."""
+
+    max_depth: PositiveFloat | None = None
+    """Farthest depth in metres; more is invalid. None: meta.json's (``rgbd``), 10 (NYU), 80
+    (KITTI), no bound elsewhere."""
+
+    intrinsics: tuple[float, float, float, float] | None = None
+    """(fx, fy, cx, cy) of every stored picture, before ``crop``, in place of the set's own."""
+
+    crop: Crop | None = None
+    """``kb``: KITTI's benchmark crop, 352 x 1216 at the bottom centre. ``nyu``: without the white
+    frame of NYU's pictures, rows 45 to 471 and columns 43 to 607."""
+
+    redistributable: bool = False
+    """Only sequences whose source has ``"redistributable": "yes"`` in meta.json, word for word:
+    conditions ("yes, with attribution") don't count."""
+
+    limit: PositiveInt | None = None
+    """At most this many samples, evenly spread over the set (of a stream: its first ones)."""
+
+    repeat: PositiveFloat = 1.0
+    """Times each sample is seen in an epoch of a mixture; of 2.5, half of them a third time, others
+    in each epoch; 0.5 takes half. Between streams: how often one is drawn against the others."""
+
+    subset: str | None = None
+    """Configuration name of a Hugging Face data set."""
+
+    revision: str | None = None
+    """Its branch, tag or commit."""
+
+    image_column: str | None = None
+    """Column (``hf``; None: "image") or suffixes (``webdataset``; None: "jpg;jpeg;png;webp")."""
+
+    depth_column: str | None = None
+    """The same for depth; None: "depth", in tar files "depth.png"."""
+
+    intrinsics_column: str | None = None
+    """The same for the camera, [fx, fy, cx, cy] or a 3 x 3 matrix; None: not read, in tar files
+    "intrinsics.json" where it is there."""
+
+    shuffle_buffer: PositiveInt = 1000
+    """Undecoded samples of a stream that are held to draw from."""
+
+    shard_split: bool = False
+    """Each process reads its own shards only: less traffic, but batches then depend on the number
+    of processes. Off: each reads the whole stream and decodes its part of each batch."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for field in sorted(self.model_fields_set & _READ_BY.keys()):
+            unset = getattr(self, field) == type(self).model_fields[field].default
+            if not unset and self.format not in _READ_BY[field]:
+                readers = ", ".join(sorted(_READ_BY[field]))
+                raise ValueError(f"{field}: not read by format {self.format}, only by {readers}")
+        if self.format in _NEEDS_FILES and self.files is None:
+            raise ValueError(f"files: format {self.format} needs the list of its files")
+        if self.max_depth is not None and self.max_depth <= self.min_depth:
+            raise ValueError(f"max_depth: {self.max_depth} m is not over {self.min_depth} m")
+        if not all(map(math.isfinite, self.intrinsics or ())):
+            raise ValueError(f"intrinsics: {self.intrinsics} are not all finite")
+        if self.format == "nyu_mat":
+            self._check_mat()
+        return self
+
+    def _check_mat(self) -> None:
+        if self.split not in ("train", "test", "all"):
+            raise ValueError(f"split: nyu_mat has train, test and all, got {self.split!r}")
+        if self.split != "all" and self.files is None:
+            raise ValueError(
+                "files: nyu_mat needs the official splits.mat or a text file of image numbers to "
+                "know which are train and test; or say split: all"
+            )
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the set is read front to back."""
+        return self.format in STREAMS
+
+    @property
+    def title(self) -> str:
+        """What the set is called in samples' names."""
+        return self.name or ospath.basename(self.root.rstrip("/")) or self.root  # noqa: PTH119
+
+    def location(self) -> str:
+        """``root`` with its environment variables.
+
+        Raises:
+            DataError: One is not set.
+        """
+        return expand(self.root)
+
+    def path(self, relative: str) -> Path:
+        """A path of the config, environment variables expanded, taken from the root.
+
+        Raises:
+            DataError: An environment variable is not set.
+        """
+        root = Path(self.location())
+        return (root.parent if self.format == "nyu_mat" else root) / expand(relative)
+
+
+class AugmentConfig(BaseModel):
+    """Random variation of training samples; a range of (1, 1) or 0 degrees switches a part off.
+
+    The defaults are the published recipe (SPACE-CLIP, arXiv 2601.17657).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    flip: Probability = 0.5
+    """How often the view is mirrored left to right."""
+
+    rotation_degrees: float = Field(default=1.0, ge=0.0, le=45.0)
+    """Rotations are drawn from minus to plus this."""
+
+    gamma: tuple[PositiveFloat, PositiveFloat] = (0.9, 1.1)
+    """Range of the exponent of RGB in 0..1."""
+
+    brightness: tuple[PositiveFloat, PositiveFloat] = (0.9, 1.1)
+    """Range of the factor on RGB."""
+
+    colour: tuple[PositiveFloat, PositiveFloat] = (0.9, 1.1)
+    """Range of the factors on red, green and blue, drawn one by one."""
+
+    probability: Probability = 0.5
+    """How often each of rotation, gamma, brightness and colour is applied."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("gamma", "brightness", "colour"):
+            low, high = getattr(self, name)
+            if not low <= high < math.inf:
+                raise ValueError(f"{name}: needs low <= high, got {low}, {high}")
+        return self
+
+
+def expand(text: str) -> str:
+    """Expands ``$NAME``, ``${NAME}`` and a leading ``~``.
+
+    Raises:
+        DataError: A variable is not set.
+    """
+    expanded = ospath.expandvars(ospath.expanduser(text))  # noqa: PTH111
+    unset = re.search(r"\$(\w+|\{\w+\})", expanded)
+    if unset:
+        name = unset.group(1).strip("{}")
+        raise DataError(
+            f"{text}: the environment variable {name} is not set; export {name}=<folder> or write "
+            "the path out"
+        )
+    return expanded

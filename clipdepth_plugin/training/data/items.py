@@ -1,0 +1,183 @@
+"""SampleViews: every sample of a set as tensors ready for the tower, in any view.
+
+Axes: B samples, H W pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from clipdepth_plugin.errors import DataError
+from clipdepth_plugin.training.data.augment import augment as vary
+from clipdepth_plugin.training.data.augment import flipped, sample_generator
+from clipdepth_plugin.training.data.batch import Batch
+from clipdepth_plugin.training.data.dataset import SampleDataset
+from clipdepth_plugin.training.data.order import Draw
+from clipdepth_plugin.training.data.views import View, make_view, normalised
+
+if TYPE_CHECKING:
+    from clipdepth_plugin.adapters.preprocessing import Preprocessing
+    from clipdepth_plugin.training.data.config import AugmentConfig
+    from clipdepth_plugin.training.data.sample import Sample
+
+PLAIN, FLIPPED = 0, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One row of a batch; see ``Batch`` for what it holds."""
+
+    pixels_3HW: Tensor
+    depth_1HW: Tensor
+    intrinsics_4: Tensor
+    name: str
+    index: int
+    view: int
+
+
+class ViewMaker:
+    """Turns a sample into a row of a batch."""
+
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        output_size: tuple[int, int],
+        augment: AugmentConfig | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Keeps what defines a view.
+
+        Args:
+            preprocessing: The host's.
+            output_size: (H, W) of the depth maps.
+            augment: Random variation, or None.
+            seed: Of the run.
+        """
+        self.preprocessing = preprocessing
+        self.output_size = output_size
+        self.augment = augment
+        self.seed = seed
+
+    def make(self, sample: Sample, draw: Draw, epoch: int, view: int | None) -> Item:
+        """``random``, or ``fixed`` where there is a view."""
+        if view is None:
+            return self.random(sample, draw, epoch)
+        return self.fixed(sample, draw.index, view)
+
+    def fixed(self, sample: Sample, index: int, view: int) -> Item:
+        """View 0: plain. 1: flipped. Higher: augmented, the same in every epoch.
+
+        Raises:
+            DataError: A view above 1 without augmentation.
+        """
+        made = make_view(sample, self.preprocessing, self.output_size)
+        if view == FLIPPED:
+            made = flipped(made)
+        elif view != PLAIN:
+            if self.augment is None:
+                raise DataError(f"view {view} is an augmented one, but there is no augmentation")
+            generator = sample_generator(self.seed, -view, index)  # epochs are never negative
+            made, _ = vary(made, self.augment, generator)
+        return self._item(made, sample.name, index, view)
+
+    def random(self, sample: Sample, draw: Draw, epoch: int) -> Item:
+        """As augmentation has it in this epoch; plain without augmentation."""
+        made, flip = make_view(sample, self.preprocessing, self.output_size), False
+        if self.augment is not None:
+            generator = sample_generator(self.seed, epoch, draw.index, draw.repeat)
+            made, flip = vary(made, self.augment, generator)
+        return self._item(made, sample.name, draw.index, FLIPPED if flip else PLAIN)
+
+    def _item(self, made: View, name: str, index: int, view: int) -> Item:
+        camera = made.intrinsics or (torch.nan,) * 4
+        return Item(
+            normalised(made.rgb_3HW, self.preprocessing),
+            made.depth_1hw,
+            torch.tensor(camera, dtype=torch.float32),
+            name,
+            index,
+            view,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How batches are read.
+
+    Attributes:
+        view: The view that every sample is given in; None varies it at random.
+        workers: Processes (for streams: threads); 0 reads as asked.
+        bad_file_limit: Different samples that may be bad.
+        pin_memory: Page-locked memory for a GPU.
+    """
+
+    view: int | None = None
+    workers: int = 0
+    bad_file_limit: int = 0
+    pin_memory: bool = False
+
+
+class SampleViews:
+    """The samples of a set in views of a fixed number: what a cache of tokens is made from."""
+
+    def __init__(self, data: SampleDataset, maker: ViewMaker) -> None:
+        """Keeps both."""
+        self._data, self._maker = data, maker
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def name(self, index: int) -> str:
+        """A sample's name."""
+        return self._data.name(index)
+
+    def content(self, index: int) -> str:
+        """Hash of a sample as read: picture, depth, camera.
+
+        Raises:
+            ClipDepthError: It can't be read.
+        """
+        sample = self._data[index]
+        digest = hashlib.blake2b(digest_size=16)
+        for tensor in (sample.image_3HW, sample.depth_1HW):
+            digest.update(str(tuple(tensor.shape)).encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+        digest.update(repr(sample.intrinsics).encode())
+        return digest.hexdigest()
+
+    def view(self, index: int, view: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Pixels (3, H, W) as the tower takes them, depth (1, H, W) in metres, intrinsics (4,).
+
+        Raises:
+            ClipDepthError: The sample can't be read.
+        """
+        item = self._maker.fixed(self._data[index], index, view)
+        return item.pixels_3HW, item.depth_1HW, item.intrinsics_4
+
+    def view_key(self, view: int) -> str:
+        """What a view is, in words that change when its pixels would."""
+        if view in (PLAIN, FLIPPED):
+            return ("plain", "flipped")[view]
+        config = self._maker.augment
+        recipe = "" if config is None else config.model_dump_json()
+        return f"augmented {view} seed {self._maker.seed} {recipe}"
+
+
+def collate(items: Sequence[Item]) -> Batch:
+    """Stacks rows into a batch."""
+    depth_B1HW = torch.stack([item.depth_1HW for item in items])
+    return Batch(
+        torch.stack([item.pixels_3HW for item in items]),
+        depth_B1HW,
+        depth_B1HW > 0,
+        torch.stack([item.intrinsics_4 for item in items]),
+        [item.name for item in items],
+        torch.tensor([item.index for item in items]),
+        torch.tensor([item.view for item in items]),
+    )

@@ -1,0 +1,32 @@
+"""Sample: one picture with its depth and camera, the same from every format.
+
+Axes: H W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from clipdepth_plugin.geometry import Intrinsics
+
+__all__ = ["Intrinsics", "Sample"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture and what is known of its depth.
+
+    Attributes:
+        image_3HW: uint8 RGB.
+        depth_1HW: float32 metres, planar z; 0 = invalid. Sparse truth is just many zeros.
+        intrinsics: (fx, fy, cx, cy) in pixels of this picture, integer coordinates being pixel
+            centres; None where not known.
+        name: For messages and tables, unique in its set: ``libero/train/<sequence>/<frame>``.
+    """
+
+    image_3HW: Tensor
+    depth_1HW: Tensor
+    intrinsics: Intrinsics | None
+    name: str

@@ -1,0 +1,167 @@
+"""Augmentation moves picture, depth and camera together, and depends on its generator alone."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from clipdepth_plugin.adapters.preprocessing import Preprocessing
+from clipdepth_plugin.training.data import AugmentConfig, Sample, is_flipped, sample_generator
+from clipdepth_plugin.training.data.augment import augment, flipped, rotated
+from clipdepth_plugin.training.data.views import View, make_view
+
+OFF: dict[str, Any] = {
+    "flip": 0.0,
+    "rotation_degrees": 0.0,
+    "gamma": (1.0, 1.0),
+    "brightness": (1.0, 1.0),
+    "colour": (1.0, 1.0),
+    "probability": 1.0,
+}
+ANY_SIZE = pytest.mark.parametrize("size", [(61, 61), (60, 90), (90, 50)])
+
+
+def dotted_view(size: tuple[int, int], output: tuple[int, int] = (48, 64)) -> tuple[View, Any]:
+    """A white dot with depth 2 m on black with 1 m, squashed to 64 x 64; and the dot in 3D."""
+    row, column = size[0] // 2 + 12, size[1] // 2 - 15
+    image_3HW = torch.zeros(3, *size, dtype=torch.uint8)
+    image_3HW[:, row - 3 : row + 4, column - 3 : column + 4] = 255
+    depth_1HW = torch.ones(1, *size)
+    depth_1HW[:, row - 3 : row + 4, column - 3 : column + 4] = 2.0
+    camera = (40.0, 40.0, size[1] / 2 + 3, size[0] / 2 - 2)
+    point = np.array([(column - camera[2]) / 40 * 2, (row - camera[3]) / 40 * 2, 2.0])
+    preprocessing = Preprocessing((0.0,) * 3, (1.0,) * 3, (64, 64), "squash")
+    return make_view(Sample(image_3HW, depth_1HW, camera, ""), preprocessing, output), point
+
+
+def place(weights_HW: Tensor) -> tuple[float, float]:
+    """(x, y) of the middle of what is bright."""
+    y_HW, x_HW = torch.meshgrid(*map(torch.arange, weights_HW.shape), indexing="ij")
+    total = weights_HW.sum()
+    return float((weights_HW * x_HW).sum() / total), float((weights_HW * y_HW).sum() / total)
+
+
+def assert_sees(view: View, point: Any) -> None:
+    assert view.intrinsics is not None
+    fx, fy, cx, cy = view.intrinsics
+    expected = (fx * point[0] / point[2] + cx, fy * point[1] / point[2] + cy)
+    assert place(view.rgb_3HW[0]) == pytest.approx(expected, abs=0.15)
+    x, y = place((view.depth_1hw[0] == 2).float())
+    height, width = view.depth_1hw.shape[1:]
+    assert (x + 0.5) * 64 / width - 0.5 == pytest.approx(expected[0], abs=0.8)
+    assert (y + 0.5) * 64 / height - 0.5 == pytest.approx(expected[1], abs=0.8)
+
+
+@ANY_SIZE
+def test_flip(size: tuple[int, int]) -> None:
+    view, point = dotted_view(size)
+    mirrored = flipped(view)
+    assert_sees(view, point)
+    assert_sees(mirrored, point * (-1, 1, 1))
+    assert torch.equal(mirrored.rgb_3HW.flip(2), view.rgb_3HW)
+    assert torch.equal(mirrored.depth_1hw.flip(2), view.depth_1hw)
+    assert flipped(mirrored).intrinsics == pytest.approx(view.intrinsics)
+
+
+@ANY_SIZE
+@pytest.mark.parametrize("degrees", [-20.0, 1.0, 30.0])
+def test_rotation(size: tuple[int, int], degrees: float) -> None:
+    view, (x, y, z) = dotted_view(size)
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    # Counter-clockwise as seen, with y down: the scene turns about the optical axis.
+    turned = np.array([cosine * x + sine * y, -sine * x + cosine * y, z])
+    assert_sees(rotated(view, degrees), turned)
+
+
+def test_rotation_brings_in_no_depth_and_averages_none() -> None:
+    view, _ = dotted_view((64, 64), (64, 64))
+    turned = rotated(view, 10.0)
+    assert set(turned.depth_1hw.unique().tolist()) == {0.0, 1.0, 2.0}
+    assert turned.depth_1hw[0, 0, 0] == 0
+    assert (turned.depth_1hw > 0).float().mean() < 0.95
+    assert torch.equal(rotated(view, 0.0).depth_1hw, view.depth_1hw)
+    torch.testing.assert_close(rotated(view, 0.0).rgb_3HW, view.rgb_3HW)
+
+
+def noise_view() -> View:
+    generator = torch.Generator().manual_seed(0)
+    rgb_3HW = torch.rand(3, 16, 16, generator=generator) * 0.8 + 0.05
+    depth_1HW = torch.rand(1, 16, 16, generator=generator)
+    return View(rgb_3HW, depth_1HW, (20.0, 20.0, 7.5, 7.5), 1.0)
+
+
+def changed(seed: int, /, **options: Any) -> View:
+    view, _ = augment(
+        noise_view(), AugmentConfig(**{**OFF, **options}), sample_generator(seed, 0, 0)
+    )
+    return view
+
+
+def test_colours_stay_in_their_ranges() -> None:
+    plain = noise_view()
+    ratios = torch.stack([changed(i, colour=(0.9, 1.1)).rgb_3HW / plain.rgb_3HW for i in range(60)])
+    for tensor in (ratios.amin((2, 3)), ratios.amax((2, 3))):
+        torch.testing.assert_close(tensor, ratios[:, :, 0, 0])  # one factor for each channel
+    assert 0.9 <= float(ratios.min()) < 0.92
+    assert 1.08 < float(ratios.max()) <= 1.1 + 1e-5
+    assert float((ratios[:, 0, 0, 0] - ratios[:, 1, 0, 0]).abs().max()) > 0.05
+    bright = torch.stack([changed(i, brightness=(0.9, 1.1)).rgb_3HW for i in range(60)])
+    factors = bright / plain.rgb_3HW
+    torch.testing.assert_close(factors.amin((1, 2, 3)), factors.amax((1, 2, 3)))
+    assert 0.9 <= float(factors.min()) < 0.92
+    gammas = torch.stack([changed(i, gamma=(0.9, 1.1)).rgb_3HW for i in range(60)])
+    exponents = gammas.log() / plain.rgb_3HW.log()
+    torch.testing.assert_close(exponents.amin((1, 2, 3)), exponents.amax((1, 2, 3)))
+    assert 0.9 - 1e-4 <= float(exponents.min()) < 0.92
+    for i in range(5):
+        dark = changed(i, colour=(2.0, 3.0), brightness=(1.0, 3.0))
+        assert float(dark.rgb_3HW.max()) <= 1
+        assert torch.equal(dark.depth_1hw, plain.depth_1hw)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"flip": 0.5}, {"rotation_degrees": 1.0}, {"gamma": (0.9, 1.1)}, {"colour": (0.9, 1.1)}],
+)
+def test_half_the_time(options: dict[str, Any]) -> None:
+    plain = noise_view()
+    times = sum(
+        not torch.equal(changed(seed, **options, probability=0.5).rgb_3HW, plain.rgb_3HW)
+        for seed in range(300)
+    )
+    assert 120 <= times <= 180
+
+
+def test_switching_one_part_off_leaves_the_others() -> None:
+    for seed in range(20):
+        both = changed(seed, flip=0.5, colour=(0.9, 1.1), probability=0.5)
+        one = changed(seed, flip=0.5)
+        assert torch.equal(both.depth_1hw, one.depth_1hw)
+        flips = is_flipped(AugmentConfig(**{**OFF, "flip": 0.5}), sample_generator(seed, 0, 0))
+        assert flips == (not torch.equal(one.depth_1hw, noise_view().depth_1hw))
+    assert not is_flipped(None, sample_generator(0, 0, 0))
+
+
+def test_generators_differ_and_repeat() -> None:
+    keys = [(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (0, 0, 11, 1)]
+    first = [torch.rand(1, generator=sample_generator(*key)).item() for key in keys]
+    again = [torch.rand(1, generator=sample_generator(*key)).item() for key in keys]
+    assert first == again
+    assert len(set(first)) == len(keys)
+
+
+def test_the_global_random_state_is_left_alone() -> None:
+    def drawn(*, augmenting: bool) -> tuple[float, float, float]:
+        torch.manual_seed(5)
+        np.random.seed(5)  # noqa: NPY002
+        random.seed(5)
+        if augmenting:
+            augment(noise_view(), AugmentConfig(probability=1.0), sample_generator(0, 0, 0))
+        return torch.rand(1).item(), np.random.rand(), random.random()  # noqa: NPY002
+
+    assert drawn(augmenting=True) == drawn(augmenting=False)

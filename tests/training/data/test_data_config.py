@@ -1,0 +1,66 @@
+"""Configs are checked before anything is opened; paths keep their variables until then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from clipdepth_plugin.errors import DataError
+from clipdepth_plugin.training.data import AugmentConfig, DataConfig, open_dataset
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"format": "rgbd", "files": "list.txt"}, "files: not read by format rgbd"),
+        ({"format": "hf", "crop": "kb"}, "crop: not read by format hf"),
+        ({"format": "kitti"}, "files: format kitti needs"),
+        ({"format": "nyu"}, "files: format nyu needs"),
+        ({"format": "nyu_mat", "split": "test"}, "needs the official splits.mat"),
+        ({"format": "nyu_mat", "split": "val", "files": "s.mat"}, "has train, test and all"),
+        ({"format": "rgbd", "min_depth": 2.0, "max_depth": 1.0}, "is not over"),
+        ({"format": "rgbd", "intrinsics": (1, 1, 0, float("nan"))}, "not all finite"),
+        ({"format": "rgbd", "roots": "x"}, "Extra inputs"),
+        ({"format": "rgbd", "root": ""}, "at least 1 character"),
+        ({"format": "rgbd", "repeat": 0}, "greater than 0"),
+        ({"format": "video"}, "Input should be"),
+    ],
+)
+def test_contradictions(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        DataConfig(**{"root": "somewhere", **fields})
+
+
+def test_defaults_of_other_formats_may_be_said() -> None:
+    stored = DataConfig(format="rgbd", root="rooms").model_dump()
+    assert DataConfig.model_validate(stored) == DataConfig(format="rgbd", root="rooms")
+
+
+@pytest.mark.parametrize("root", ["$CLIPDEPTH_NOWHERE/rooms", "${CLIPDEPTH_NOWHERE}/rooms"])
+def test_an_unset_variable_is_named(monkeypatch: pytest.MonkeyPatch, root: str) -> None:
+    monkeypatch.delenv("CLIPDEPTH_NOWHERE", raising=False)
+    config = DataConfig(format="rgbd", root=root)
+    assert config.root == root
+    with pytest.raises(DataError, match="variable CLIPDEPTH_NOWHERE is not set"):
+        open_dataset(config)
+
+
+def test_variables_in_every_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CLIPDEPTH_SETS", str(tmp_path))
+    config = DataConfig(format="kitti", root="$CLIPDEPTH_SETS/kitti/", files="$CLIPDEPTH_SETS/l")
+    assert config.path(config.files or "") == tmp_path / "l"
+    assert config.path("raw") == tmp_path / "kitti" / "raw"
+    assert config.title == "kitti"
+    mat = DataConfig(format="nyu_mat", root="$CLIPDEPTH_SETS/a.mat", files="splits.mat")
+    assert mat.path("splits.mat") == tmp_path / "splits.mat"
+
+
+@pytest.mark.parametrize(
+    "fields", [{"gamma": (1.1, 0.9)}, {"colour": (0.0, 1.0)}, {"flip": 1.5}, {"rotation": 1}]
+)
+def test_augmentation_is_checked(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        AugmentConfig(**fields)

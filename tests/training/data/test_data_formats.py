@@ -1,0 +1,243 @@
+"""Files of every format become the same samples, or are refused by name."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clipdepth_plugin.errors import ClipDepthError, DataError, ImageError
+from clipdepth_plugin.training.data import (
+    DataConfig,
+    SampleDataset,
+    StreamDataset,
+    open_dataset,
+    open_mixture,
+)
+
+if TYPE_CHECKING:
+    from tests.training.data.conftest import Trees
+
+CAMERA = (30.0, 31.0, 15.5, 11.5)
+
+
+def opened(config: DataConfig) -> SampleDataset:
+    data = open_dataset(config)
+    assert not isinstance(data, StreamDataset)
+    return data
+
+
+def test_rgbd(trees: Trees, truth: Any) -> None:
+    data = opened(trees.rgbd())
+    assert len(data) == 6
+    sample = data[4]
+    assert sample.name == data.name(4) == "rooms/train/b/004"
+    assert sample.image_3HW.shape == (3, 24, 32)
+    assert sample.image_3HW.dtype == torch.uint8
+    assert sample.image_3HW[:, 3, 7].tolist() == [14, 6, 40]
+    assert sample.depth_1HW.dtype == torch.float32
+    torch.testing.assert_close(sample.depth_1HW[0], torch.from_numpy(truth(4)))
+    assert sample.intrinsics == CAMERA
+    assert [one.name for one in data] == [data.name(index) for index in range(6)]
+    with pytest.raises(IndexError):
+        data[6]
+
+
+def test_rgbd_cameras_by_frame_sequence_and_config(trees: Trees) -> None:
+    sequence = {"train/a": {"intrinsics": None}, "train/b": {"intrinsics": [9, 9, 1, 1]}}
+    data = opened(trees.rgbd("by-sequence", meta={"sequences": sequence}))
+    assert [data[0].intrinsics, data[5].intrinsics] == [None, (9.0, 9.0, 1.0, 1.0)]
+    config = trees.rgbd("by-frame", cameras=True)
+    assert [sample.intrinsics[0] for sample in opened(config) if sample.intrinsics] == [
+        *(30.0, 31.0, 32.0, 33.0, 34.0, 35.0)
+    ]
+    given = config.model_copy(update={"intrinsics": (1.0, 2.0, 3.0, 4.0)})
+    assert opened(given)[0].intrinsics == (1.0, 2.0, 3.0, 4.0)
+
+
+def test_rgbd_keeps_only_what_may_be_passed_on(trees: Trees) -> None:
+    meta = {
+        "sequences": {"train/a": {"source": "free"}, "train/b": {"source": "bound"}},
+        "sources": {
+            "free": {"redistributable": "yes"},
+            "bound": {"redistributable": "yes, with attribution"},
+        },
+    }
+    names = [one.name for one in opened(trees.rgbd(meta=meta, redistributable=True))]
+    assert names == ["rooms/train/a/000", "rooms/train/a/001", "rooms/train/a/002"]
+    with pytest.raises(DataError, match='no "sources"'):
+        open_dataset(trees.rgbd("silent", redistributable=True))
+
+
+def test_range_and_limit(trees: Trees) -> None:
+    near = opened(trees.rgbd(max_depth=1.11, min_depth=1.1))
+    assert [bool(one.depth_1HW.any()) for one in near] == [False, True, False, False, False, False]
+    depth = near[1].depth_1HW
+    assert depth[depth > 0].min() >= 1.1
+    assert depth.max() <= 1.11
+    farthest = opened(trees.rgbd("meta", meta={"max_depth_m": 1.2}))
+    assert not farthest[3].depth_1HW.any()
+    few = opened(trees.rgbd("few", limit=3))
+    assert [few.name(index)[-3:] for index in range(len(few))] == ["000", "002", "004"]
+    assert len(opened(trees.rgbd("all", limit=99))) == 6
+
+
+def test_rgbd_folder_errors(trees: Trees, tmp_path: Path) -> None:
+    config = trees.rgbd()
+    root = Path(config.root)
+    with pytest.raises(DataError, match=r"no such split; .* has train"):
+        open_dataset(config.model_copy(update={"split": "val"}))
+    with pytest.raises(DataError, match="no such folder"):
+        open_dataset(config.model_copy(update={"root": str(tmp_path / "nowhere")}))
+    (root / "train" / "a" / "intrinsics.json").write_text(json.dumps({"000": CAMERA}))
+    with pytest.raises(DataError, match="no entry for frame 001"):
+        open_dataset(config)
+    (root / "train" / "a" / "intrinsics.json").write_text("[")
+    with pytest.raises(DataError, match="can't be read as JSON"):
+        open_dataset(config)
+    (root / "meta.json").write_text(json.dumps({"depth_scale": 0}))
+    with pytest.raises(DataError, match="depth_scale"):
+        open_dataset(config)
+    (root / "meta.json").unlink()
+    with pytest.raises(DataError, match=r"meta\.json: no such file"):
+        open_dataset(config)
+    (root / "train" / "a" / "intrinsics.json").unlink()
+    assert len(opened(config.model_copy(update={"depth_scale": 1000.0}))) == 6
+    (root / "empty").mkdir()
+    with pytest.raises(DataError, match="no frames"):
+        open_dataset(config.model_copy(update={"depth_scale": 1000.0, "split": "empty"}))
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:60])
+
+
+def _grey(path: Path) -> None:
+    Image.new("L", (32, 24), 7).save(path)
+
+
+def _other_size(path: Path) -> None:
+    Image.fromarray(np.ones((5, 4), np.uint16)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "harm", "words"),
+    [
+        (".depth.png", _cut, "damaged"),
+        (".depth.png", Path.unlink, "no such file"),
+        (".depth.png", _grey, "expected 16-bit grey"),
+        (".depth.png", _other_size, "must lie pixel on pixel"),
+        (".png", _cut, "damaged"),
+        (".png", Path.unlink, "no such file"),
+        (".png", lambda path: path.write_bytes(b""), "empty"),
+    ],
+)
+def test_bad_files_are_named(trees: Trees, suffix: str, harm: Any, words: str) -> None:
+    config = trees.rgbd()
+    path = Path(config.root, "train", "a", f"001{suffix}")
+    harm(path)
+    data = opened(config)
+    assert len(data) == 6
+    with pytest.raises(ClipDepthError, match=words) as caught:
+        data[1]
+    assert isinstance(caught.value, DataError | ImageError)
+    assert "a/001." in str(caught.value)
+    assert data[0].depth_1HW.any()
+
+
+def test_nyu(trees: Trees, truth: Any) -> None:
+    data = opened(trees.nyu())
+    sample = data[2]
+    assert sample.name == data.name(2) == "nyu/train/bathroom/rgb_00002"
+    torch.testing.assert_close(sample.depth_1HW[0], torch.from_numpy(truth(2)))
+    # The list's focal length is of the full picture, 20 times as large.
+    assert sample.intrinsics is not None
+    fx, fy, cx, cy = sample.intrinsics
+    assert (fx, fy) == pytest.approx((518.8579 / 20, 519.46961 / 20))
+    assert ((cx + 0.5) * 20 - 0.5, (cy + 0.5) * 20 - 0.5) == pytest.approx((325.58245, 253.73617))
+    other = opened(trees.nyu(focal="600"))[0].intrinsics
+    assert other == pytest.approx((30.0, 30.0, 15.5, 11.5))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize("part", ["", "train", "val"])
+def test_kitti(trees: Trees, truth: Any, suffix: str, part: str) -> None:
+    data = opened(trees.kitti(suffix=suffix, part=part))
+    assert len(data) == 4  # the line without depth is left out
+    sample = data[3]
+    assert sample.name.endswith("2011_09_26_drive_0001_sync/image_02/data/0000000003")
+    depth_HW = torch.from_numpy(truth(3))
+    torch.testing.assert_close(sample.depth_1HW[0], depth_HW, atol=1 / 512, rtol=0)
+    assert sample.intrinsics is not None
+    # The calibration is of 1242 x 375 pictures.
+    assert sample.intrinsics[:2] == pytest.approx((720 * 32 / 1242, 720 * 24 / 375))
+    assert sample.intrinsics[2] == pytest.approx(610.5 * 32 / 1242 - 0.5)
+
+
+def test_kitti_crop_moves_the_camera(trees: Trees, truth: Any) -> None:
+    size = (375, 1242)
+    whole = opened(trees.kitti(count=1, size=size))[0]
+    sample = opened(trees.kitti(count=1, size=size, crop="kb"))[0]
+    assert whole.intrinsics == (720.0, 720.0, 610.0, 170.0)
+    assert sample.image_3HW.shape == (3, 352, 1216)
+    assert sample.intrinsics == (720.0, 720.0, 610.0 - 13, 170.0 - 23)
+    assert torch.equal(sample.depth_1HW, whole.depth_1HW[:, 23:, 13:1229])
+    assert torch.equal(sample.image_3HW, whole.image_3HW[:, 23:, 13:1229])
+    with pytest.raises(DataError, match="needs a picture of at least"):
+        opened(trees.kitti(count=1, crop="kb"))[0]
+
+
+def test_kitti_without_calibration_says_so(trees: Trees, caplog: pytest.LogCaptureFixture) -> None:
+    data = opened(trees.kitti(calibration=False))
+    with caplog.at_level(logging.WARNING):
+        cameras = {sample.intrinsics for sample in data}
+    assert cameras == {(721.5377, 721.5377, 15.5, 11.5)}
+    assert caplog.text.count("calib_cam_to_cam.txt: no such file") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a.png b.png 5 6\n", r"list\.txt:1: expected"),
+        ("a.png b.png 5\n\na.png b.png five\n", r"list\.txt:3: the focal length 'five'"),
+        ("a.png None 5\n", "names no picture that has depth"),
+    ],
+)
+def test_bad_lists(trees: Trees, text: str, words: str) -> None:
+    config = trees.nyu()
+    Path(config.root, "list.txt").write_text(text)
+    with pytest.raises(DataError, match=words):
+        open_dataset(config)
+
+
+def test_missing_parts_of_listed_sets(trees: Trees) -> None:
+    config = trees.nyu()
+    with pytest.raises(DataError, match="no such list"):
+        open_dataset(config.model_copy(update={"files": "lists.txt"}))
+    with pytest.raises(DataError, match="no such folder"):
+        open_dataset(config.model_copy(update={"depth_root": "depths"}))
+    Path(config.root, "bathroom/sync_depth_00001.png").unlink()
+    data = opened(config)
+    with pytest.raises(DataError, match=r"sync_depth_00001\.png: no such file"):
+        data[1]
+
+
+def test_mixtures_count_on(trees: Trees) -> None:
+    data = open_mixture([trees.rgbd(), trees.nyu(repeat=2)])
+    assert isinstance(data, SampleDataset)
+    assert (data.counts, data.repeats) == ((6, 4), (1.0, 2.0))
+    assert [data.name(index) for index in (0, 5, 6, 9)] == [
+        *("rooms/train/a/000", "rooms/train/b/005"),
+        *("nyu/train/bathroom/rgb_00000", "nyu/train/bathroom/rgb_00003"),
+    ]
+    assert data[7].name == data.name(7)
+    with pytest.raises(DataError, match="no data set given"):
+        open_mixture([])
+    with pytest.raises(DataError, match="can't be mixed"):
+        open_mixture([trees.rgbd(), trees.tar()])

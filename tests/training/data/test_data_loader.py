@@ -1,0 +1,209 @@
+"""Batches are the same for any number of workers and processes, and survive bad files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from clipdepth_plugin.adapters.preprocessing import Preprocessing
+from clipdepth_plugin.errors import DataError
+from clipdepth_plugin.training.data import (
+    AugmentConfig,
+    Batch,
+    Loader,
+    SampleDataset,
+    SampleViews,
+    ViewMaker,
+    make_loader,
+    open_dataset,
+    open_mixture,
+    sample_generator,
+)
+from clipdepth_plugin.training.data.augment import augment
+from clipdepth_plugin.training.data.views import make_view, normalised
+
+if TYPE_CHECKING:
+    from tests.training.data.conftest import Trees
+
+
+def loader(data: Any, preprocessing: Preprocessing, **options: Any) -> Loader:
+    defaults: dict[str, Any] = {
+        "output_size": (12, 20),
+        "batch_size": 2,
+        "seed": 3,
+        "epoch": 1,
+        "augment": AugmentConfig(probability=1.0),
+    }
+    made = make_loader(data, preprocessing=preprocessing, **{**defaults, **options})
+    assert isinstance(made, Loader)
+    return made
+
+
+def assert_same(left: Iterable[Batch], right: Iterable[Batch]) -> None:
+    for a, b in zip(left, right, strict=True):
+        assert a.names == b.names
+        for field in ("pixels_B3HW", "depth_B1HW", "valid_B1HW", "indices_B", "views_B"):
+            assert torch.equal(getattr(a, field), getattr(b, field))
+        torch.testing.assert_close(a.intrinsics_B4, b.intrinsics_B4, equal_nan=True)
+
+
+def test_a_batch(trees: Trees, squash: Preprocessing, truth: Any) -> None:
+    made = loader([trees.rgbd()], squash, augment=None, shuffle=False)
+    batches = list(made)
+    assert len(made) == len(batches) == 3
+    batch = batches[1]
+    assert len(batch) == 2
+    assert batch.names == ["rooms/train/a/002", "rooms/train/b/003"]
+    assert batch.indices_B.tolist() == [2, 3]
+    assert batch.views_B.tolist() == [0, 0]
+    assert (batch.pixels_B3HW.shape, batch.pixels_B3HW.dtype) == ((2, 3, 16, 16), torch.float32)
+    assert (batch.depth_B1HW.shape, batch.depth_B1HW.dtype) == ((2, 1, 12, 20), torch.float32)
+    assert torch.equal(batch.valid_B1HW, batch.depth_B1HW > 0)
+    # 24 x 32 squashed to 16 x 16: the camera is in pixels of the tower's input.
+    expected = torch.tensor([30 / 2, 31 / 1.5, 7.5, 12 / 1.5 - 0.5])
+    torch.testing.assert_close(batch.intrinsics_B4[0], expected)
+    assert batch.depth_B1HW[0].max() == pytest.approx(truth(2).max(), abs=2e-3)
+    moved = batch.to("meta")
+    assert moved.pixels_B3HW.device.type == "meta"
+    assert moved.names == batch.names
+
+
+def test_unknown_cameras_are_nan(trees: Trees, squash: Preprocessing) -> None:
+    config = trees.rgbd(meta={"intrinsics": {}})
+    assert next(iter(loader([config], squash))).intrinsics_B4.isnan().all()
+
+
+def test_workers_and_processes_change_nothing(trees: Trees, squash: Preprocessing) -> None:
+    data = open_mixture([trees.rgbd(), trees.nyu(count=5, repeat=1.5)])
+    whole = list(loader(data, squash, batch_size=4))
+    assert len(whole) == 3
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    assert_same(loader(data, squash, batch_size=4, workers=2), whole)
+    assert torch.equal(torch.get_rng_state(), before)
+    ranks = [list(loader(data, squash, batch_size=2, rank=r, world_size=2)) for r in (0, 1)]
+    for number, batch in enumerate(whole):
+        halves = [ranks[rank][number] for rank in (0, 1)]
+        assert halves[0].names + halves[1].names == batch.names
+        both_B3HW = torch.cat([half.pixels_B3HW for half in halves])
+        assert torch.equal(both_B3HW, batch.pixels_B3HW)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resuming_in_the_middle(trees: Trees, squash: Preprocessing, workers: int) -> None:
+    config = trees.rgbd(count=9)
+    whole = list(loader([config], squash))
+    rest = loader([config], squash, start_batch=2, workers=workers)
+    Path(config.root, "train").rename(Path(config.root, "elsewhere"))
+    Path(config.root, "elsewhere").rename(Path(config.root, "train"))
+    assert len(rest) == 2
+    assert_same(rest, whole[2:])
+    assert list(loader([config], squash, start_batch=99)) == []
+
+
+def test_skipped_batches_are_not_read(trees: Trees, squash: Preprocessing) -> None:
+    config = trees.rgbd(count=6)
+    Path(config.root, "train/a/000.depth.png").unlink()
+    rest = list(loader([config], squash, shuffle=False, start_batch=1))
+    assert rest[0].names[0].endswith("a/002")
+
+
+def test_epochs_differ_and_augmentation_goes_with_the_sample(
+    trees: Trees, squash: Preprocessing
+) -> None:
+    config = trees.rgbd()
+    first, second = (list(loader([config], squash, epoch=epoch)) for epoch in (0, 1))
+    assert [batch.names for batch in first] != [batch.names for batch in second]
+    straight = next(iter(loader([config], squash, epoch=0, shuffle=False, batch_size=6)))
+    for batch in first:
+        for row, index in enumerate(batch.indices_B.tolist()):
+            assert torch.equal(batch.pixels_B3HW[row], straight.pixels_B3HW[index])
+    data = open_dataset(config)
+    assert isinstance(data, SampleDataset)
+    view = make_view(data[4], squash, (12, 20))
+    view, flips = augment(view, AugmentConfig(probability=1.0), sample_generator(3, 0, 4))
+    assert torch.equal(straight.pixels_B3HW[4], normalised(view.rgb_3HW, squash))
+    assert straight.views_B[4] == int(flips)
+
+
+def test_fixed_views(trees: Trees, squash: Preprocessing) -> None:
+    config = trees.rgbd()
+    options: dict[str, Any] = {"shuffle": False, "batch_size": 6}
+    plain, mirrored, third, fourth = (
+        next(iter(loader([config], squash, view=view, **options))) for view in range(4)
+    )
+    unvaried = next(iter(loader([config], squash, augment=None, **options)))
+    assert torch.equal(plain.pixels_B3HW, unvaried.pixels_B3HW)
+    assert torch.equal(mirrored.pixels_B3HW, plain.pixels_B3HW.flip(3))
+    assert torch.equal(mirrored.depth_B1HW, plain.depth_B1HW.flip(3))
+    assert mirrored.views_B.tolist() == [1] * 6
+    assert not torch.equal(third.pixels_B3HW, fourth.pixels_B3HW)
+    later = next(iter(loader([config], squash, view=2, epoch=5, **options)))
+    assert torch.equal(later.pixels_B3HW, third.pixels_B3HW)
+    with pytest.raises(DataError, match="no augmentation"):
+        next(iter(loader([config], squash, view=2, augment=None)))
+    # Flipping alone gives one of the two views, bit for bit.
+    only = AugmentConfig(rotation_degrees=0, gamma=(1, 1), brightness=(1, 1), colour=(1, 1))
+    live = next(iter(loader([config], squash, augment=only, epoch=2, **options)))
+    assert set(live.views_B.tolist()) == {0, 1}
+    for row, view in enumerate(live.views_B.tolist()):
+        assert torch.equal(live.pixels_B3HW[row], (plain, mirrored)[view].pixels_B3HW[row])
+
+
+def test_views_for_a_cache(trees: Trees, squash: Preprocessing) -> None:
+    config = trees.rgbd()
+    data = open_dataset(config)
+    assert isinstance(data, SampleDataset)
+    views = SampleViews(data, ViewMaker(squash, (12, 20), AugmentConfig(), seed=3))
+    batch = next(iter(loader([config], squash, view=1, shuffle=False)))
+    pixels_3HW, depth_1HW, camera_4 = views.view(1, 1)
+    assert torch.equal(pixels_3HW, batch.pixels_B3HW[1])
+    assert torch.equal(depth_1HW, batch.depth_B1HW[1])
+    assert torch.equal(camera_4, batch.intrinsics_B4[1])
+    assert len({views.content(index) for index in range(len(views))}) == 6
+    before = views.content(2)
+    Path(config.root, "train/a/002.png").write_bytes(
+        Path(config.root, "train/a/001.png").read_bytes()
+    )
+    assert views.content(2) != before
+    assert views.name(2) == "rooms/train/a/002"
+    assert len({views.view_key(view) for view in range(4)}) == 4
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_files_are_replaced_up_to_a_limit(
+    trees: Trees, squash: Preprocessing, workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = trees.rgbd()
+    Path(config.root, "train/a/001.png").write_bytes(b"not a picture")
+    Path(config.root, "train/a/002.depth.png").unlink()
+    options: dict[str, Any] = {"shuffle": False, "workers": workers}
+    made = loader([config], squash, bad_file_limit=2, **options)
+    with caplog.at_level(logging.WARNING):
+        batches = list(made)
+    # The next good one takes the place, in its own view.
+    assert [index for batch in batches for index in batch.indices_B.tolist()] == [0, 3, 3, 3, 4, 5]
+    assert torch.equal(batches[0].pixels_B3HW[1], batches[1].pixels_B3HW[1])
+    assert list(made.bad.reasons) == ["rooms/train/a/001", "rooms/train/a/002"]
+    assert caplog.text.count("rooms/train/a/001 can't be read") == 1
+    assert "(2 of at most 2)" in caplog.text
+    assert "002.depth.png: no such file" in caplog.text
+    with pytest.raises(DataError, match="more than bad_file_limit = 1") as caught:
+        list(loader([config], squash, bad_file_limit=1, **options))
+    assert "\n  rooms/train/a/001: " in str(caught.value)
+    assert "\n  rooms/train/a/002: " in str(caught.value)
+    with pytest.raises(DataError, match="bad_file_limit = 0"):
+        list(loader([config], squash, **options))
+
+
+def test_nothing_can_be_read(trees: Trees, squash: Preprocessing) -> None:
+    config = trees.rgbd(count=2)
+    for path in Path(config.root).rglob("*.depth.png"):
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="no sample of the set can be read"):
+        list(loader([config], squash, bad_file_limit=10))
