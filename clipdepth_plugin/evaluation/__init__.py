@@ -1,0 +1,1 @@
+"""Metrics, protocols, reports, and the probe that ranks a tower's levels."""

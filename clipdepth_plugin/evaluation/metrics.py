@@ -1,0 +1,200 @@
+"""Depth metrics of one image at a time, and their means over images.
+
+Axes: B images, H W pixels, N valid pixels of one image, M metrics. Depths in metres.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clipdepth_plugin.errors import DataError
+
+Alignment = Literal["none", "median", "lsq"]
+ALIGNMENTS: tuple[Alignment, ...] = ("none", "median", "lsq")
+"""``none``: metres as predicted. ``median``: times median(truth) / median(prediction) of each
+image. ``lsq``: times the factor with the least squared error in metres of each image."""
+
+BOUNDARY_JUMP = 0.05
+"""Jump of log depth between neighbouring pixels that makes a boundary: 5% of depth."""
+
+BOUNDARY_RADIUS = 3
+"""Boundaries are dilated, and the valid mask eroded, by squares of 7 x 7."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One column of a report.
+
+    Attributes:
+        name: Its name in files.
+        label: Its name in tables.
+        lower_is_better: Whether an error, not a score.
+        unit: "m" or "".
+    """
+
+    name: str
+    label: str
+    lower_is_better: bool = True
+    unit: str = ""
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric("abs_rel", "AbsRel"),
+    Metric("sq_rel", "SqRel", unit="m"),
+    Metric("rmse", "RMSE", unit="m"),
+    Metric("rmse_log", "RMSElog"),
+    Metric("log10", "log10"),
+    Metric("silog", "SILog x100"),
+    Metric("delta1", "d<1.25", lower_is_better=False),
+    Metric("delta2", "d<1.25^2", lower_is_better=False),
+    Metric("delta3", "d<1.25^3", lower_is_better=False),
+    Metric("boundary_abs_rel", "edge AbsRel"),
+)
+
+
+def image_metrics(
+    pred_HW: Tensor, depth_HW: Tensor, valid_HW: Tensor, boundary_HW: Tensor | None = None
+) -> dict[str, float]:
+    """All metrics of one image.
+
+    Args:
+        pred_HW: Predicted metres, above 0 where valid.
+        depth_HW: True metres.
+        valid_HW: Bool, with at least one pixel.
+        boundary_HW: ``boundary_mask(depth_HW, valid_HW)``, where it is known already.
+
+    Returns:
+        Name of each of ``METRICS`` -> value; ``boundary_abs_rel`` is NaN where the image has no
+        boundary to measure at.
+
+    Raises:
+        DataError: Shapes differ, no pixel is valid, or a valid prediction is not above 0.
+    """
+    check_maps(pred_HW, depth_HW, valid_HW)
+    pred_HW, depth_HW = _wide(pred_HW), _wide(depth_HW)
+    valid_HW = valid_HW.to(pred_HW.device)
+    pred_N, depth_N = pred_HW[valid_HW], depth_HW[valid_HW]
+    if not bool((pred_N > 0).all()):
+        raise DataError(
+            "a prediction is not above 0 m (or NaN), so its logarithm has no value: clip it to "
+            "the protocol's range first"
+        )
+    if boundary_HW is None:
+        boundary_HW = boundary_mask(depth_HW, valid_HW)
+    boundary_HW = boundary_HW.to(pred_HW.device)
+    boundary = (pred_HW - depth_HW).abs()[boundary_HW] / depth_HW[boundary_HW]
+    values_M = torch.cat([_point_metrics(pred_N, depth_N), boundary.mean()[None]])
+    return dict(zip((metric.name for metric in METRICS), values_M.tolist(), strict=True))
+
+
+def _point_metrics(pred_N: Tensor, depth_N: Tensor) -> Tensor:
+    """(9,) the metrics that know no neighbours, in the order of ``METRICS``."""
+    error_N = pred_N - depth_N
+    log_N = pred_N.log() - depth_N.log()
+    ratio_N = torch.maximum(pred_N / depth_N, depth_N / pred_N)
+    return torch.stack(
+        [
+            (error_N.abs() / depth_N).mean(),
+            (error_N.square() / depth_N).mean(),
+            error_N.square().mean().sqrt(),
+            log_N.square().mean().sqrt(),
+            log_N.abs().mean() / math.log(10),
+            log_N.var(correction=0).sqrt() * 100,
+            *((ratio_N < 1.25**power).to(error_N.dtype).mean() for power in (1, 2, 3)),
+        ]
+    )
+
+
+def boundary_mask(depth_HW: Tensor, valid_HW: Tensor) -> Tensor:
+    """The valid pixels near a jump of depth.
+
+    Both pixels of each valid pair of neighbours whose log depths differ by more than 0.05,
+    dilated 7 x 7, where the whole 7 x 7 around a pixel is valid (so not at holes, nor at the
+    picture's or the crop's border).
+
+    Returns:
+        (H, W) bool.
+    """
+    log_HW = torch.where(valid_HW, depth_HW, torch.ones_like(depth_HW)).log()
+    edge_HW = torch.zeros_like(valid_HW)
+    for axis in (0, 1):
+        length = valid_HW.shape[axis] - 1
+        first, second = (valid_HW.narrow(axis, start, length) for start in (0, 1))
+        step = log_HW.narrow(axis, 1, length) - log_HW.narrow(axis, 0, length)
+        jump = first & second & (step.abs() > BOUNDARY_JUMP)
+        edge_HW.narrow(axis, 0, length).logical_or_(jump)
+        edge_HW.narrow(axis, 1, length).logical_or_(jump)
+    return _dilated(edge_HW, outside=False) & ~_dilated(~valid_HW, outside=True)
+
+
+def alignment_scale(pred_HW: Tensor, depth_HW: Tensor, valid_HW: Tensor, kind: Alignment) -> float:
+    """The factor that aligns a prediction to the truth; needs valid predictions above 0.
+
+    The median of an even number of pixels is the mean of the middle two, as NumPy's.
+    """
+    if kind == "none":
+        return 1.0
+    pred_N, depth_N = _wide(pred_HW)[valid_HW], _wide(depth_HW)[valid_HW]
+    if kind == "median":
+        return float(_median(depth_N) / _median(pred_N))
+    return float((pred_N @ depth_N) / (pred_N @ pred_N))
+
+
+def _median(x_N: Tensor) -> Tensor:
+    """As NumPy's; torch's takes the lower of the middle two, and its quantile has a limit."""
+    sorted_N = x_N.sort().values
+    return (sorted_N[(len(x_N) - 1) // 2] + sorted_N[len(x_N) // 2]) / 2
+
+
+def mean_metrics(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Mean over images of each metric; NaNs (images without boundaries) are left out.
+
+    Raises:
+        DataError: No rows.
+    """
+    columns: dict[str, list[float]] = {metric.name: [] for metric in METRICS}
+    for row in rows:
+        for name, values in columns.items():
+            values.append(row[name])
+    if not columns[METRICS[0].name]:
+        raise DataError("no image to average over: the data set is empty, or has no valid depth")
+    return {name: _finite_mean(values) for name, values in columns.items()}
+
+
+def _finite_mean(values: Sequence[float]) -> float:
+    there = [value for value in values if not math.isnan(value)]
+    return math.fsum(there) / len(there) if there else math.nan
+
+
+def check_maps(pred_HW: Tensor, depth_HW: Tensor, valid_HW: Tensor) -> None:
+    """Whether three maps belong together.
+
+    Raises:
+        DataError: Not one (H, W), or nothing valid.
+    """
+    if not (pred_HW.ndim == 2 and pred_HW.shape == depth_HW.shape == valid_HW.shape):
+        raise DataError(
+            f"prediction {tuple(pred_HW.shape)}, depth {tuple(depth_HW.shape)} and valid "
+            f"{tuple(valid_HW.shape)} must be (H, W) maps of one size"
+        )
+    if not bool(valid_HW.any()):
+        raise DataError("no pixel of this image has valid depth: leave it out")
+
+
+def _dilated(mask_HW: Tensor, *, outside: bool) -> Tensor:
+    radius, size = BOUNDARY_RADIUS, 2 * BOUNDARY_RADIUS + 1
+    padded = F.pad(mask_HW[None, None].float(), (radius,) * 4, value=float(outside))
+    return F.max_pool2d(padded, size, stride=1)[0, 0] > 0
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Float64; from Apple's GPUs, which do not have it, on the CPU."""
+    x = x.detach()
+    return (x.cpu() if x.device.type == "mps" else x).double()

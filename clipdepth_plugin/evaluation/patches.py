@@ -1,0 +1,168 @@
+"""Patches of pictures with their tokens at all levels and their depth, for the ridge probe.
+
+Axes: N patches, P all patches of a picture, L levels, D tower width, K features of a level (D, or a
+projection of it), (h, w) patch grid, H W a picture's own size. Depths in metres.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from clipdepth_plugin.errors import DataError
+from clipdepth_plugin.evaluation.evaluate import iterate
+from clipdepth_plugin.evaluation.predictors import sample_pixels
+from clipdepth_plugin.evaluation.tokens import TowerTokens
+
+if TYPE_CHECKING:
+    from clipdepth_plugin.adapters.preprocessing import Preprocessing
+    from clipdepth_plugin.adapters.towers import Tower
+    from clipdepth_plugin.features import TowerFeatures
+    from clipdepth_plugin.training.data import Sample
+
+MAX_FEATURES = 6000
+"""Features of all levels together; wider towers are projected at random to fit."""
+
+VALIDATION_EVERY = 5
+"""One sequence (or picture) in so many is held out."""
+
+_BATCH = 8
+
+
+def split_samples(
+    train: Any, validation: Any | None, max_images: int
+) -> tuple[Sequence[Sample], Sequence[Sample], str]:
+    """Chooses the pictures to fit and to score on.
+
+    Args:
+        train: A data set of ``Sample``.
+        validation: Another one, or None to hold out a part of ``train``.
+        max_images: Pictures of each; a stream gives its first, others evenly spread ones.
+
+    Returns:
+        Both, and how: "given"; "sequence" where every fifth sequence (a name up to its last "/")
+        is held out; "tail" where there are fewer than five and the last fifth of the pictures is.
+
+    Raises:
+        DataError: Fewer than two pictures to split.
+    """
+    picked = _Picked(train, max_images)
+    if validation is not None:
+        return picked, _Picked(validation, max_images), "given"
+    if len(picked) < 2:
+        raise DataError(f"{len(picked)} pictures: too few to fit on some and score on others")
+    groups: dict[str, list[int]] = {}
+    for place in range(len(picked)):
+        groups.setdefault(picked.name(place).rpartition("/")[0], []).append(place)
+    if len(groups) >= VALIDATION_EVERY:
+        held = {p for n, g in enumerate(groups.values(), 1) if n % VALIDATION_EVERY == 0 for p in g}
+        split = "sequence"
+    else:
+        held = set(range(len(picked) - max(1, len(picked) // VALIDATION_EVERY), len(picked)))
+        split = "tail"
+    fitted = [place for place in range(len(picked)) if place not in held]
+    return picked.only(fitted), picked.only(sorted(held)), split
+
+
+class PatchReader:
+    """Tokens and log depths of the patches of pictures."""
+
+    def __init__(
+        self, tower: Tower, preprocessing: Preprocessing, patches: int | None, seed: int
+    ) -> None:
+        """Keeps the tower; wide ones are projected so that all levels have 6000 features."""
+        self.tokens = TowerTokens(tower)
+        self.features = min(tower.width, MAX_FEATURES // len(self.tokens.levels))
+        self._preprocessing = preprocessing
+        self._patches = patches
+        self._random = torch.Generator().manual_seed(seed)
+        self._projection_DK: Tensor | None = None
+        if self.features < tower.width:
+            shape = (tower.width, self.features)
+            self._projection_DK = torch.linalg.qr(torch.randn(shape, generator=self._random)).Q
+
+    def read(self, samples: Sequence[Sample]) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Yields (pictures done, tokens (N, L, K) float32, mean log depths (N,))."""
+        for start in range(0, len(samples), _BATCH):
+            batch = [samples[i] for i in range(start, min(start + _BATCH, len(samples)))]
+            features = self.tokens(sample_pixels(batch, self._preprocessing))
+            pieces = [
+                self._patches_of(features, index, sample.depth_1HW[0])
+                for index, sample in enumerate(batch)
+            ]
+            x_NLK, y_N = (torch.cat(column) for column in zip(*pieces, strict=True))
+            yield start + len(batch), x_NLK, y_N
+
+    def _patches_of(
+        self, features: TowerFeatures, index: int, depth_HW: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        log_P = patch_log_depth(depth_HW, features.grid)
+        places_N = self._chosen(log_P)
+        tokens_PD = (features.levels[level][index].cpu() for level in self.tokens.levels)
+        x_NLD = torch.stack([one_PD[places_N].float() for one_PD in tokens_PD], dim=1)
+        projection_DK = self._projection_DK
+        x_NLK = x_NLD if projection_DK is None else x_NLD @ projection_DK
+        return x_NLK, log_P[places_N]
+
+    def _chosen(self, log_P: Tensor) -> Tensor:
+        valid_N = torch.isfinite(log_P).nonzero()[:, 0]
+        if self._patches is None or len(valid_N) <= self._patches:
+            return valid_N
+        return valid_N[torch.randperm(len(valid_N), generator=self._random)[: self._patches]]
+
+
+def patch_log_depth(depth_HW: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Mean log depth of the valid pixels (above 0) of each patch, NaN where there is none.
+
+    Args:
+        depth_HW: Metres, of the whole picture that the grid covers.
+        grid: (h, w).
+
+    Returns:
+        (h * w,) float64, row-major.
+    """
+    height, width = depth_HW.shape
+    row_H = torch.arange(height) * grid[0] // height
+    column_W = torch.arange(width) * grid[1] // width
+    place_HW = row_H[:, None] * grid[1] + column_W
+    valid_HW = torch.isfinite(depth_HW) & (depth_HW > 0)
+    size = grid[0] * grid[1]
+    log_N = depth_HW[valid_HW].double().log()
+    sums_P = torch.zeros(size, dtype=torch.float64).index_add_(0, place_HW[valid_HW], log_N)
+    counts_P = torch.bincount(place_HW[valid_HW], minlength=size)
+    return sums_P / counts_P  # 0 / 0 is NaN
+
+
+class _Picked(Sequence["Sample"]):
+    """Some samples of a data set; those of a map-style one are read when asked for."""
+
+    def __init__(self, dataset: Any, max_images: int) -> None:
+        if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
+            count = min(len(dataset), max_images)
+            self._source: Any = dataset
+            self._places = [i * len(dataset) // count for i in range(count)]
+        else:
+            self._source = list(islice(iterate(dataset), max_images))
+            self._places = list(range(len(self._source)))
+
+    def only(self, places: Sequence[int]) -> _Picked:
+        """Some of these."""
+        other = object.__new__(_Picked)
+        other._source, other._places = self._source, [self._places[i] for i in places]
+        return other
+
+    def name(self, index: int) -> str:
+        """The sample's name, without reading it where the data set knows."""
+        known = getattr(self._source, "name", None)
+        place = self._places[index]
+        return str(self._source[place].name if known is None else known(place))
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._source[self._places[index]]

@@ -1,0 +1,168 @@
+"""What is evaluated: a function from samples to depth maps, and a head on a tower as one.
+
+Axes: B samples, C colours, H W a picture's own size.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from clipdepth_plugin.errors import DataError, HostError
+from clipdepth_plugin.images import to_pixels
+
+if TYPE_CHECKING:
+    from clipdepth_plugin.adapters.preprocessing import Preprocessing
+    from clipdepth_plugin.evaluation.protocols import Protocol
+    from clipdepth_plugin.plugin import DepthPlugin
+    from clipdepth_plugin.training.data import Sample
+
+logger = logging.getLogger(__name__)
+
+
+Predictor = Callable[[Sequence["Sample"]], list[Tensor]]
+"""Anything that turns pictures into metres: from the samples' ``image_3HW`` (and ``intrinsics``)
+alone to one (1, H, W) float32 map in metres for each, of its picture's size."""
+
+
+class HeadPredictor:
+    """A head on its tower, the whole picture squashed to the tower's input as in training.
+
+    Maps are resized once, from the head's native size to the picture's.
+    """
+
+    def __init__(self, plugin: DepthPlugin, preprocessing: Preprocessing | None = None) -> None:
+        """Keeps the plug-in, attached or not.
+
+        Args:
+            plugin: Head and tower; the head must be in evaluation mode.
+            preprocessing: What the host's processor says; None takes what the tower says.
+
+        Raises:
+            HostError: It is not known how pictures are prepared, or the head is in training mode.
+        """
+        known = preprocessing or plugin.tower.preprocessing
+        if known is None:
+            raise HostError(
+                f"it is not known how pictures for {plugin.tower} are normalised: give "
+                "preprocessing=... (mean, std, size)"
+            )
+        if plugin.head.training:
+            raise HostError("the head is in training mode: call head.eval() before evaluating")
+        self._plugin = plugin
+        self._preprocessing = known
+        self._told = False
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Tensor]:
+        """See ``Predictor``."""
+        pixels_B3HW = sample_pixels(samples, self._preprocessing)
+        weight = next(self._plugin.tower.patch_embed.parameters())
+        pixels_B3HW = pixels_B3HW.to(weight.device)
+        if weight.is_floating_point():
+            pixels_B3HW = pixels_B3HW.to(weight.dtype)
+        features = self._plugin.features(pixels_B3HW)
+        sizes = [tuple(sample.image_3HW.shape[-2:]) for sample in samples]
+        maps: dict[tuple[int, ...], Tensor] = {}
+        with torch.no_grad():
+            for height, width in set(sizes):
+                maps[height, width] = self._plugin.head(features, (height, width))
+        return [
+            maps[size][index] * self._camera_factor(sample)
+            for index, (size, sample) in enumerate(zip(sizes, samples, strict=True))
+        ]
+
+    def _camera_factor(self, sample: Sample) -> float:
+        """True over canonical focal length, for heads that were trained with one."""
+        canonical = self._plugin.head.config.canonical_focal
+        if canonical is None:
+            return 1.0
+        if sample.intrinsics is None:
+            if not self._told:
+                logger.warning(
+                    "%s (and maybe others): its camera is not known; its metres are those of the "
+                    "head's canonical focal length, %g pixels",
+                    sample.name,
+                    canonical,
+                )
+                self._told = True
+            return 1.0
+        fx, fy = sample.intrinsics[:2]
+        height, width = sample.image_3HW.shape[-2:]
+        view_h, view_w = self._preprocessing.size
+        return math.sqrt((fx * view_w / width) * (fy * view_h / height)) / canonical
+
+
+def sample_pixels(samples: Sequence[Sample], preprocessing: Preprocessing) -> Tensor:
+    """(B, 3, H, W) the pictures of samples as the tower takes them, squashed to its input size."""
+    images = [
+        Image.fromarray(sample.image_3HW.permute(1, 2, 0).contiguous().numpy())
+        for sample in samples
+    ]
+    return to_pixels(images, preprocessing)
+
+
+def predict_samples(
+    predict: Predictor, samples: Sequence[Sample], protocol: Protocol
+) -> list[Tensor]:
+    """The protocol's predictions: crop and mirror done and undone; not clipped.
+
+    Returns:
+        (H, W) float32 metres on the CPU for each sample, NaN outside what the tower was shown.
+
+    Raises:
+        DataError: A map is not finite, or of another size than its picture.
+    """
+    if not samples:
+        return []
+    boxes = [protocol.seen(*sample.depth_1HW.shape[-2:]) for sample in samples]
+    shown = [_cropped(sample, box) for sample, box in zip(samples, boxes, strict=True)]
+    maps = _checked(predict(shown), shown)
+    if protocol.flip:
+        mirrored = [replace(s, image_3HW=s.image_3HW.flip(-1)) for s in shown]
+        flipped = _checked(predict(mirrored), shown)
+        maps = [(one + other.flip(-1)) / 2 for one, other in zip(maps, flipped, strict=True)]
+    whole = []
+    for sample, (top, bottom, left, right), map_HW in zip(samples, boxes, maps, strict=True):
+        out_HW = torch.full(sample.depth_1HW.shape[-2:], torch.nan)
+        out_HW[top:bottom, left:right] = map_HW
+        whole.append(out_HW)
+    return whole
+
+
+def _cropped(sample: Sample, box: tuple[int, int, int, int]) -> Sample:
+    """The sample inside a box; the camera's focal length stays, its centre moves."""
+    top, bottom, left, right = box
+    height, width = sample.depth_1HW.shape[-2:]
+    if box == (0, height, 0, width):
+        return sample
+    camera = sample.intrinsics
+    if camera is not None:
+        fx, fy, cx, cy = camera
+        camera = (fx, fy, cx - left, cy - top)
+    image_3HW = sample.image_3HW[:, top:bottom, left:right]
+    depth_1HW = sample.depth_1HW[:, top:bottom, left:right]
+    return replace(sample, image_3HW=image_3HW, depth_1HW=depth_1HW, intrinsics=camera)
+
+
+def _checked(maps: Sequence[Tensor], samples: Sequence[Sample]) -> list[Tensor]:
+    """(H, W) float32 maps on the CPU."""
+    checked = []
+    for map_1HW, sample in zip(maps, samples, strict=True):
+        size = tuple(sample.depth_1HW.shape)
+        if tuple(map_1HW.shape) != size or tuple(sample.image_3HW.shape[-2:]) != size[-2:]:
+            raise DataError(
+                f"{sample.name}: picture {tuple(sample.image_3HW.shape)}, depth {size} and "
+                f"prediction {tuple(map_1HW.shape)} must have one size"
+            )
+        map_HW = map_1HW[0].detach().float().cpu()
+        if not bool(torch.isfinite(map_HW).all()):
+            raise DataError(f"{sample.name}: the predicted depth is not finite (NaN or infinite)")
+        checked.append(map_HW)
+    return checked

@@ -1,0 +1,205 @@
+"""What ``clipdepth eval`` writes: a table, a JSON and a CSV file, each whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from clipdepth_plugin.depth_files import write_atomically
+from clipdepth_plugin.evaluation.metrics import ALIGNMENTS, METRICS, Alignment
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from clipdepth_plugin.evaluation.evaluate import EvaluationResult
+
+JSON_FILE = "report.json"
+CSV_FILE = "images.csv"
+
+_PACKAGES = ("clipdepth-plugin", "torch", "numpy", "transformers", "open_clip_torch", "timm")
+_HEADERS = {"none": "raw", "median": "median", "lsq": "lsq"}
+
+Figures = dict[Alignment, dict[str, float | None]]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ReportProtocol(_Strict):
+    """How it was measured; see ``evaluation.protocols.Protocol``."""
+
+    name: str
+    low: float
+    """Metres; depth counts above it."""
+    high: float | None
+    """Metres; depth counts below it; null for no bound."""
+    crop: Literal["none", "nyu", "garg", "eigen"]
+    flip: bool
+    kb_crop: bool
+
+
+class ReportBaseline(_Strict):
+    """The constant depth that the figures stand beside."""
+
+    kind: Literal["test-median", "train-median"]
+    """Whose median depth it is."""
+    depth: float
+    """Metres."""
+    means: Figures
+    """Alignment -> metric -> mean over pictures."""
+
+
+class Report(_Strict):
+    """One evaluation."""
+
+    format: Literal["clipdepth-eval/1"] = "clipdepth-eval/1"
+    created: str
+    """ISO date and time, UTC."""
+    command: tuple[str, ...]
+    """The command line."""
+    versions: dict[str, str]
+    """Of Python and of the packages that the figures depend on."""
+    machine: str
+    """Operating system and processor."""
+    device: str
+    """Where it was computed."""
+    host: str
+    head: str
+    tower_hashes: dict[str, str]
+    """Of the tower's weights, by dtype."""
+    data: dict[str, Any]
+    """The data set's config."""
+    protocol: ReportProtocol
+    images: int
+    """Pictures measured."""
+    skipped: tuple[str, ...]
+    """Pictures without a pixel that counts."""
+    align: Alignment
+    """Which figures the CSV file and the picture sheet show."""
+    means: Figures
+    """Alignment -> metric -> mean over pictures; null where no picture has the metric."""
+    boundary_images: int
+    """Pictures that ``boundary_abs_rel`` is the mean of."""
+    baseline: ReportBaseline
+
+
+def make_report(result: EvaluationResult, **said: Any) -> Report:
+    """Joins figures and circumstances.
+
+    Args:
+        result: The figures.
+        said: ``command``, ``device``, ``host``, ``head``, ``tower_hashes``, ``data``, ``align``.
+    """
+    protocol, boundary = result.protocol, METRICS[-1].name
+    fields = {name: getattr(protocol, name) for name in ReportProtocol.model_fields}
+    if math.isinf(protocol.high):
+        fields["high"] = None
+    with_boundary = [row for row in result.rows if not math.isnan(row.metrics["none"][boundary])]
+    return Report(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=package_versions(),
+        machine=f"{platform.platform()} {platform.machine()}",
+        protocol=ReportProtocol(**fields),
+        images=len(result.rows),
+        skipped=result.skipped,
+        means=_without_nan(result.means),
+        boundary_images=len(with_boundary),
+        baseline=ReportBaseline(
+            kind=result.baseline.kind,
+            depth=result.baseline.depth,
+            means=_without_nan(result.baseline_means),
+        ),
+        **said,
+    )
+
+
+def write_json(path: Path, report: BaseModel) -> None:
+    """Writes a report.
+
+    Raises:
+        DepthFileError: The file can't be written.
+    """
+    content = report.model_dump_json(indent=2).encode() + b"\n"
+    write_atomically(path, lambda file: file.write(content))
+
+
+def write_csv(path: Path, result: EvaluationResult, align: Alignment) -> None:
+    """Writes one line for each picture, in the data set's order.
+
+    Columns: name, pixels, scale (the alignment's factor), the metrics, and the constant's AbsRel
+    under the same alignment. A metric that a picture does not have is empty.
+
+    Raises:
+        DepthFileError: The file can't be written.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [metric.name for metric in METRICS]
+    writer.writerow(["name", "pixels", "scale", *names, "constant_abs_rel"])
+    for row in result.rows:
+        values = [row.metrics[align][name] for name in names]
+        values.append(row.baseline[align]["abs_rel"])
+        shown = ["" if math.isnan(value) else f"{value:.7g}" for value in values]
+        writer.writerow([row.name, row.pixels, f"{row.scales[align]:.7g}", *shown])
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+
+
+def make_table(result: EvaluationResult, align: Alignment = "none") -> Table:
+    """The figures for a terminal: raw and aligned, each beside the constant depth.
+
+    Args:
+        result: The figures.
+        align: Which of them is printed bold.
+    """
+    from rich.table import Table
+
+    title = f"{len(result.rows)} pictures, protocol {result.protocol.name}"
+    baseline = result.baseline
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption=f"constant: {baseline.depth:.4g} m ({baseline.kind}); median, lsq: scale-aligned",
+        caption_justify="left",
+    )
+    table.add_column("")
+    for alignment in ALIGNMENTS:
+        bold = "bold" if alignment == align else ""
+        table.add_column(_HEADERS[alignment], justify="right", style=bold)
+        table.add_column("constant", justify="right", style="dim")
+    for metric in METRICS:
+        cells = []
+        for alignment in ALIGNMENTS:
+            for means in (result.means, result.baseline_means):
+                value = means[alignment][metric.name]
+                cells.append("-" if math.isnan(value) else f"{value:.4f}")
+        unit = f", {metric.unit}" if metric.unit else ""
+        better = "\N{DOWNWARDS ARROW}" if metric.lower_is_better else "\N{UPWARDS ARROW}"
+        table.add_row(f"{metric.label}{unit} {better}", *cells)
+    return table
+
+
+def package_versions() -> dict[str, str]:
+    """Of Python and of those packages that are installed."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _without_nan(means: dict[Alignment, dict[str, float]]) -> Figures:
+    return {
+        alignment: {n: None if math.isnan(v) else v for n, v in figures.items()}
+        for alignment, figures in means.items()
+    }
