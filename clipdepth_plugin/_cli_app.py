@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.logging import RichHandler
-from rich.text import Text
+
+from clipdepth_plugin import _cli_eval, _cli_train
+from clipdepth_plugin._cli_options import (
+    DeviceOption,
+    HeadOption,
+    HostArgument,
+    HostOption,
+    TowerOption,
+    errors_as_messages,
+)
 
 app = typer.Typer(
     name="clipdepth",
@@ -20,14 +24,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-HOST_HELP = (
-    "The host: demo, open_clip:MODEL/TAG (open_clip:ViT-B-16/openai), hf:ORG/NAME "
-    "(hf:google/siglip-base-patch16-224), timm:NAME, or a folder saved by one of them."
-)
-
-HostOption = Annotated[str, typer.Option("--host", metavar="HOST", help=HOST_HELP)]
-HostArgument = Annotated[str, typer.Argument(metavar="HOST", help=HOST_HELP)]
 
 
 def _print_version(asked: bool) -> None:
@@ -71,9 +67,7 @@ def predict(
         typer.Argument(metavar="IMAGE...", help="Pictures, and folders of pictures."),
     ],
     host: HostOption,
-    head: Annotated[
-        str, typer.Option("--head", metavar="HEAD", help="The depth head: a folder or a hub id.")
-    ],
+    head: HeadOption,
     output: Annotated[
         Path,
         typer.Option("-o", "--output", metavar="DIR", help="Folder to write to, made if missing."),
@@ -82,11 +76,8 @@ def predict(
         bool, typer.Option("--npy", help="Also write NAME.npy: float32 metres, not rounded.")
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures in one tower pass.")] = 1,
-    device: Annotated[str, typer.Option(help="Where to compute, e.g. cpu or cuda.")] = "cpu",
-    tower: Annotated[
-        str | None,
-        typer.Option(metavar="PATH", help="Which tower, where inspect lists several."),
-    ] = None,
+    device: DeviceOption = "cpu",
+    tower: TowerOption = None,
 ) -> None:
     """Write depth maps of pictures.
 
@@ -105,28 +96,5 @@ def predict(
         raise typer.Exit(1)
 
 
-def _register_others() -> None:
-    """The commands that live in files of their own."""
-    from clipdepth_plugin import _cli_eval, _cli_train
-
-    _cli_train.register(app)
-    _cli_eval.register(app)
-
-
-@contextlib.contextmanager
-def errors_as_messages() -> Iterator[Console]:
-    """A console on stderr; users' mistakes (ValueErrors) become one message and exit code 2."""
-    console = Console(stderr=True)
-    handler = RichHandler(console=console, show_time=False, show_path=False)
-    root = logging.getLogger()
-    root.addHandler(handler)
-    try:
-        yield console
-    except ValueError as error:
-        console.print(Text("error: ", style="bold red") + Text(str(error)), soft_wrap=True)
-        raise typer.Exit(2) from error
-    finally:
-        root.removeHandler(handler)
-
-
-_register_others()
+_cli_train.register(app)
+_cli_eval.register(app)

@@ -9,19 +9,20 @@ from typing import Annotated
 
 import typer
 
+from clipdepth_plugin._cli_options import (
+    DeviceOption,
+    HeadOption,
+    HostOption,
+    TowerOption,
+    errors_as_messages,
+)
+
 _DATA_HELP = (
     "FORMAT:ROOT or FORMAT:ROOT:SPLIT (rgbd:data/libero:test), or a YAML or JSON file with the "
     "fields of a data set's config."
 )
 
-HostOption = Annotated[
-    str, typer.Option("--host", metavar="HOST", help="The host, as `clipdepth inspect` takes it.")
-]
 DataOption = Annotated[str, typer.Option("--data", metavar="DATA", help=_DATA_HELP)]
-DeviceOption = Annotated[str, typer.Option(help="Where to compute, e.g. cpu or cuda.")]
-TowerOption = Annotated[
-    str | None, typer.Option(metavar="PATH", help="Which tower, where inspect lists several.")
-]
 
 
 class ProtocolName(StrEnum):
@@ -49,9 +50,7 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(  # noqa: PLR0913, PLR0917 (a command's options)
     host: HostOption,
-    head: Annotated[
-        str, typer.Option("--head", metavar="HEAD", help="The depth head: a folder or a hub id.")
-    ],
+    head: HeadOption,
     data: DataOption,
     output: Annotated[
         Path,
@@ -93,8 +92,6 @@ def evaluate(  # noqa: PLR0913, PLR0917 (a command's options)
     Exit code: 0, done. 2, the host, the head, the data or the output is wrong; the message says
     which.
     """
-    from clipdepth_plugin._cli_app import errors_as_messages
-
     with errors_as_messages() as console:
         from clipdepth_plugin.evaluation.run_eval import EvalOptions, run_eval
 
@@ -138,8 +135,6 @@ def layers(  # noqa: PLR0913, PLR0917 (a command's options)
     A ridge regression of log depth on the tokens of each level alone, then of more levels
     together, scored on pictures that were held out.
     """
-    from clipdepth_plugin._cli_app import errors_as_messages
-
     with errors_as_messages() as console:
         from clipdepth_plugin.evaluation.layers import ProbeOptions
         from clipdepth_plugin.evaluation.run_layers import LayersOptions, run_layers

@@ -22,7 +22,6 @@ from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.depth_files import write_colour, write_depth_png, write_npy
 from clipdepth_plugin.errors import HostError, ImageError
-from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.images import (
     COLOUR_SUFFIX,
     DEPTH_SUFFIX,
@@ -31,6 +30,7 @@ from clipdepth_plugin.images import (
     to_pixels,
 )
 from clipdepth_plugin.plugin import attach
+from clipdepth_plugin.shipped import load_head
 
 if TYPE_CHECKING:
     from clipdepth_plugin.adapters.preprocessing import Preprocessing
@@ -72,7 +72,7 @@ def run_predict(
     device = _device(options.device)
     with console.status(f"loading {options.host} and {options.head}"):
         host = load_host(options.host)
-        head = DepthHead.from_pretrained(options.head)
+        head = load_head(options.head)
         host.model.to(device)
         tower = choose_tower(host.model, options.tower)
     preprocessing = host.preprocessing or tower.preprocessing

@@ -72,18 +72,23 @@ class PatchReader:
     """Tokens and log depths of the patches of pictures."""
 
     def __init__(
-        self, tower: Tower, preprocessing: Preprocessing, patches: int | None, seed: int
+        self,
+        tower: Tower,
+        preprocessing: Preprocessing,
+        patches: int | None,
+        seed: int,
+        levels: Sequence[int] | None = None,
     ) -> None:
         """Keeps the tower; wide ones are projected so that all levels have 6000 features."""
-        self.tokens = TowerTokens(tower)
+        self.tokens = TowerTokens(tower, levels)
         self.features = min(tower.width, MAX_FEATURES // len(self.tokens.levels))
         self._preprocessing = preprocessing
         self._patches = patches
         self._random = torch.Generator().manual_seed(seed)
-        self._projection_DK: Tensor | None = None
+        self.projection_DK: Tensor | None = None
         if self.features < tower.width:
             shape = (tower.width, self.features)
-            self._projection_DK = torch.linalg.qr(torch.randn(shape, generator=self._random)).Q
+            self.projection_DK = torch.linalg.qr(torch.randn(shape, generator=self._random)).Q
 
     def read(self, samples: Sequence[Sample]) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Yields (pictures done, tokens (N, L, K) float32, mean log depths (N,))."""
@@ -104,7 +109,7 @@ class PatchReader:
         places_N = self._chosen(log_P)
         tokens_PD = (features.levels[level][index].cpu() for level in self.tokens.levels)
         x_NLD = torch.stack([one_PD[places_N].float() for one_PD in tokens_PD], dim=1)
-        projection_DK = self._projection_DK
+        projection_DK = self.projection_DK
         x_NLK = x_NLD if projection_DK is None else x_NLD @ projection_DK
         return x_NLK, log_P[places_N]
 

@@ -27,8 +27,8 @@ from clipdepth_plugin.evaluation.report import (
     write_json,
 )
 from clipdepth_plugin.evaluation.sheet import SHEET_FILE, write_sheet
-from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.plugin import DepthPlugin
+from clipdepth_plugin.shipped import load_head
 from clipdepth_plugin.training.data import open_dataset
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def run_eval(options: EvalOptions, command: Sequence[str], console: Console) -> 
     make_folder(options.output)
     with console.status(f"loading {options.host} and {options.head}"):
         loaded = load_host(options.host)
-        head = DepthHead.from_pretrained(options.head).to(device)
+        head = load_head(options.head).to(device)
         plugin = DepthPlugin(loaded.model.to(device), head, tower=options.tower)
     predict = HeadPredictor(plugin, loaded.preprocessing)
     with bar(console, "evaluating", _length(dataset)) as advance:

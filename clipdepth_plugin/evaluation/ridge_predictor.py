@@ -1,0 +1,89 @@
+"""A linear probe as a depth predictor: the yardstick that a head has to beat.
+
+Ridge regression of log depth on the standardised tokens of some levels, at the patch grid, resized
+bilinearly in log depth.
+
+Axes: B samples, P patches, L levels, K features of a level, H W a picture's own size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from clipdepth_plugin.blocks import resize
+from clipdepth_plugin.errors import DataError
+from clipdepth_plugin.evaluation.patches import PatchReader
+from clipdepth_plugin.evaluation.predictors import sample_pixels
+from clipdepth_plugin.evaluation.ridge import RidgeSums
+
+if TYPE_CHECKING:
+    from clipdepth_plugin.adapters.preprocessing import Preprocessing
+    from clipdepth_plugin.adapters.towers import Tower
+    from clipdepth_plugin.training.data import Sample
+
+
+class RidgePredictor:
+    """A ``Predictor`` (``predictors.py``) that is linear in the tower's tokens."""
+
+    def __init__(
+        self,
+        tower: Tower,
+        preprocessing: Preprocessing,
+        levels: Sequence[int],
+        *,
+        patches: int | None = 64,
+        ridge: float = 1e-2,
+    ) -> None:
+        """Starts unfitted.
+
+        Args:
+            tower: From ``choose_tower``.
+            preprocessing: From a picture to the tower's input.
+            levels: Levels whose tokens are read, together.
+            patches: Patches of each picture to fit on, at random; None takes all.
+            ridge: Penalty on standardised tokens.
+        """
+        self._preprocessing = preprocessing
+        self._ridge = ridge
+        self._reader = PatchReader(tower, preprocessing, patches, 0, levels)
+        self._sums = RidgeSums(len(self._reader.tokens.levels), self._reader.features)
+
+    def fit(self, data: Iterable[Any], advance: Callable[[int], object] | None = None) -> None:
+        """Fits on map-style data sets of ``Sample``, all together.
+
+        Args:
+            data: The sets.
+            advance: Called with the number of pictures just read.
+
+        Raises:
+            DataError: No picture has valid depth.
+        """
+        for dataset in data:
+            seen = 0
+            for done, x_NLK, y_N in self._reader.read(dataset):
+                self._sums.add(x_NLK, y_N)
+                if advance is not None:
+                    advance(done - seen)
+                seen = done
+        if self._sums.count == 0:
+            raise DataError("the ridge was given no picture with valid depth to fit on")
+        self._fit = self._sums.fit(range(self._sums.blocks), self._ridge)
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Tensor]:
+        """See ``Predictor``."""
+        features = self._reader.tokens(sample_pixels(samples, self._preprocessing))
+        x_LBPD = torch.stack([features.levels[k].float().cpu() for k in self._reader.tokens.levels])
+        projection_DK = self._reader.projection_DK
+        x_LBPK = x_LBPD if projection_DK is None else x_LBPD @ projection_DK
+        log_M = self._fit(rearrange(x_LBPK, "l b p k -> l (b p) k"))
+        h, w = features.grid
+        log_B1hw = rearrange(log_M.float(), "(b h w) -> b 1 h w", h=h, w=w)
+        return [
+            resize(log_1hw[None], (sample.image_3HW.shape[-2], sample.image_3HW.shape[-1]))[0].exp()
+            for log_1hw, sample in zip(log_B1hw, samples, strict=True)
+        ]

@@ -1,0 +1,126 @@
+"""Measures the demo's head, seed by seed, and the ridge probe beside it; then writes the table.
+
+    python results/demo_head.py measure NAME HEAD   # for each seed: results/demo_head/NAME.json
+    python results/demo_head.py measure ridge       # fitted on the same mixture
+    python results/demo_head.py table               # results/demo_head.md from those files
+
+CLIPDEPTH_DATA is the folder of RGB-D sets. Predictions are plain (no mirrored average), raw scale
+unless said, at the truth's own size; metrics are averaged picture by picture.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from clipdepth_plugin import DepthHead, DepthPlugin
+from clipdepth_plugin.adapters.identity import tower_hashes
+from clipdepth_plugin.adapters.loading import load_host
+from clipdepth_plugin.adapters.towers import choose_tower
+from clipdepth_plugin.evaluation.evaluate import Baseline, evaluate, median_depth
+from clipdepth_plugin.evaluation.predictors import HeadPredictor, Predictor
+from clipdepth_plugin.evaluation.protocols import get_protocol
+from clipdepth_plugin.evaluation.report import make_report
+from clipdepth_plugin.evaluation.ridge_predictor import RidgePredictor
+from clipdepth_plugin.training.config_file import load_config
+from clipdepth_plugin.training.data import DataConfig, open_dataset
+
+HERE = Path(__file__).resolve().parent
+RUNS = HERE / "demo_head"
+CONFIG = HERE.parent / "configs" / "demo.yaml"
+TEST_SETS = ("libero", "tum", "hololens", "real_mix", "kitchen")
+SHOWN = (("none", "abs_rel"), ("none", "delta1"), ("none", "rmse"), ("median", "abs_rel"))
+
+
+def measure(name: str, head_folder: str | None) -> None:
+    """Writes one run file: a predictor on all test sets."""
+    loaded = load_host("demo")
+    assert loaded.preprocessing is not None
+    tower = choose_tower(loaded.model)
+    mixture = [open_dataset(one) for one in load_config(CONFIG, ()).data.train]
+    if head_folder is None:
+        levels = DepthHead.for_host(loaded.model, "fast").config.levels
+        ridge = RidgePredictor(tower, loaded.preprocessing, levels)
+        ridge.fit(mixture)
+        predict: Predictor = ridge
+    else:
+        head = DepthHead.from_pretrained(head_folder)
+        predict = HeadPredictor(DepthPlugin(loaded.model, head), loaded.preprocessing)
+    protocol = get_protocol("rgbd")
+    constant = Baseline(
+        "train-median", statistics.median(median_depth(d, protocol) for d in mixture)
+    )
+    reports = {}
+    for data in TEST_SETS:
+        config = DataConfig(format="rgbd", root=f"$CLIPDEPTH_DATA/{data}", split="test")
+        result = evaluate(predict, open_dataset(config), protocol, batch_size=8, baseline=constant)
+        report = make_report(
+            result,
+            command=("python", "results/demo_head.py", "measure", name),
+            device="cpu",
+            host="demo",
+            head=name,
+            tower_hashes=tower_hashes(tower),
+            data=config.model_dump(mode="json"),
+            align="none",
+        )
+        reports[data] = report.model_dump(mode="json")
+        print(name, data, reports[data]["means"]["none"]["abs_rel"], flush=True)
+    RUNS.mkdir(exist_ok=True)
+    (RUNS / f"{name}.json").write_text(json.dumps(reports, indent=1) + "\n", encoding="utf-8")
+
+
+def spread(values: list[float]) -> str:
+    """Mean and deviation over the seeds."""
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
+    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
+
+
+def table() -> None:
+    """Writes the table from the run files."""
+    runs: dict[str, Any] = {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(RUNS.glob("*.json"))
+    }
+    seeds = {name: run for name, run in runs.items() if name.startswith("seed")}
+    first = next(iter(seeds.values()))["libero"]
+    versions = ", ".join(f"{k} {v}" for k, v in first["versions"].items())
+    lines = [
+        "# The demo's head",
+        "",
+        f"`configs/demo.yaml` with {len(seeds)} seeds ({', '.join(seeds)}); mean ± deviation.",
+        "Made by `python results/demo_head.py` from the files in `demo_head/`.",
+        "",
+        f"Machine: {first['machine']}, CPU. Versions: {versions}. Measured: {first['created']}.",
+        "",
+        "| test set | pictures | predictor | AbsRel | delta1 | RMSE (m) | AbsRel, median-aligned |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for data in TEST_SETS:
+        any_seed = next(iter(seeds.values()))[data]
+        images = any_seed["images"]
+        rows = {"head": [run[data]["means"] for run in seeds.values()]}
+        if "ridge" in runs:
+            rows["ridge, same tokens and mixture"] = [runs["ridge"][data]["means"]]
+        rows["constant (median of the mixture)"] = [any_seed["baseline"]["means"]]
+        for name, means in rows.items():
+            cells = " | ".join(spread([m[align][metric] for m in means]) for align, metric in SHOWN)
+            lines.append(f"| {data} | {images} | {name} | {cells} |")
+    lines += ["", "kitchen is measured on and never trained on.", ""]
+    (HERE / "demo_head.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["measure", "ridge"]:
+            measure("ridge", None)
+        case ["measure", name, folder]:
+            measure(name, folder)
+        case ["table"]:
+            table()
+        case _:
+            raise SystemExit(__doc__)
