@@ -1,0 +1,164 @@
+"""train(): a run from its config to its best head."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipdepth_plugin.errors import TrainingError
+from clipdepth_plugin.training.progress import Progress, Reporter, Silent
+from clipdepth_plugin.training.recorder import Recorder
+from clipdepth_plugin.training.run_folder import RunFolder
+from clipdepth_plugin.training.schedule import learning_rate
+from clipdepth_plugin.training.session import Session, check_ready, open_session
+
+if TYPE_CHECKING:
+    from clipdepth_plugin.training.batches import FeatureBatch
+    from clipdepth_plugin.training.config import TrainConfig
+    from clipdepth_plugin.training.step import StepResult
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to.
+
+    Attributes:
+        head: Folder of the best head.
+        steps: Optimiser steps of the whole run.
+        abs_rel: Its AbsRel on the validation data; None without such.
+        weights: Which weights it has: ``raw`` or ``ema``.
+        is_main: Whether this is the process that wrote it.
+    """
+
+    head: Path
+    steps: int
+    abs_rel: float | None
+    weights: str
+    is_main: bool
+
+
+def train(
+    config: TrainConfig, *, resume: bool = False, reporter: Reporter | None = None
+) -> TrainResult:
+    """Trains a head on a frozen host tower.
+
+    The same call in each process of ``accelerate launch`` is one distributed run; all of them
+    must see the run's folder.
+
+    Args:
+        config: The run.
+        resume: Go on from the newest checkpoint in the run's folder; from the start where there
+            is none yet.
+        reporter: Hears of the progress, in the main process.
+
+    Returns:
+        Where the best head is, and how good.
+
+    Raises:
+        TrainingError: The run cannot start, go on or write; the loss is not finite.
+        HostError: The host can't be loaded.
+        DataError: The data can't be read.
+        HeadMismatchError: The head does not fit the tower.
+    """
+    check_ready(config)
+    folder = RunFolder(config)
+    folder.check(resume=resume)
+    reporter = reporter or Silent()
+    session = open_session(config, reporter)
+    return _Run(session, folder, reporter).go(resume=resume)
+
+
+class _Run:
+    """The loop: epochs of batches, steps, and what falls due between them."""
+
+    def __init__(self, session: Session, folder: RunFolder, reporter: Reporter) -> None:
+        self._session = session
+        self._config = session.config
+        self._recorder = Recorder(session, folder)
+        self._reporter = reporter
+        self._total = session.total_steps
+        self._step = self._epoch = self._batch = 0
+        self._clock = time.perf_counter()
+
+    def go(self, *, resume: bool) -> TrainResult:
+        position = self._recorder.start(resume=resume)
+        self._step, self._epoch, self._batch = position
+        try:
+            while self._step < self._total:
+                self._run_epoch()
+            best = self._recorder.finish(self._step)
+        finally:
+            self._recorder.close()
+        is_main = self._session.accelerator.is_main_process
+        head = self._recorder.folder.head
+        return TrainResult(head, self._step, best.abs_rel, best.weights, is_main)
+
+    def _run_epoch(self) -> None:
+        """The rest of an epoch, or of the run."""
+        source, begun_at = self._session.sources.train, self._batch
+        batches = source.batches(self._epoch, self._batch)
+        try:
+            while self._step < self._total and (group := self._next(batches)):
+                self._make_step(group)
+        finally:
+            close = getattr(batches, "close", None)
+            if close is not None:
+                close()
+        if self._step >= self._total:
+            return
+        if begun_at == 0 and self._batch == 0:
+            raise TrainingError(
+                "data.train: an epoch has not a single batch of batch_size = "
+                f"{self._config.batch_size}; use fewer samples in a batch, or more data"
+            )
+        self._epoch, self._batch = self._epoch + 1, 0
+
+    def _next(self, batches: Iterator[FeatureBatch]) -> list[FeatureBatch]:
+        """The batches of one step; none where the epoch has not enough left."""
+        count = self._config.gradient_accumulation
+        group = list(islice(batches, count))
+        return group if len(group) == count else []
+
+    def _make_step(self, group: list[FeatureBatch]) -> None:
+        config = self._config
+        rate = learning_rate(
+            self._step,
+            self._total,
+            peak=config.optimiser.lr,
+            final=config.schedule.final_lr,
+            warmup=config.schedule.warmup,
+        )
+        where = f"step {self._step + 1} (epoch {self._epoch}, batch {self._batch})"
+        result = self._session.stepper(group, rate, where)
+        if self._session.ema is not None:
+            self._session.ema.update()
+        self._step += 1
+        self._batch += len(group)
+        speed = config.batch_size / max(time.perf_counter() - self._clock, 1e-9)
+        self._after_step(result, rate, speed)
+        self._clock = time.perf_counter()
+
+    def _after_step(self, result: StepResult, rate: float, speed: float) -> None:
+        """Log, validation and checkpoint, where they are due."""
+        config, step, epoch = self._config, self._step, self._epoch
+        last = step == self._total
+        if last or step % config.logging.every == 0:
+            self._recorder.log_step(step, epoch, result, rate, speed)
+        if last or step % self._session.validation_interval == 0:
+            self._recorder.validate(step)
+        if last or step % config.checkpoint_every == 0:
+            self._recorder.save(step, epoch, self._batch)
+        if self._session.accelerator.is_main_process:
+            abs_rel = self._recorder.last_abs_rel
+            metric = None if math.isnan(abs_rel) else abs_rel
+            self._reporter.step(
+                Progress(step, self._total, epoch, result.loss, rate, speed, metric)
+            )

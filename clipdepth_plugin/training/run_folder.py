@@ -1,0 +1,149 @@
+"""A run's folder: config, log, TensorBoard, pictures, checkpoints and the best head.
+
+config.yaml            the merged config
+log.jsonl              one line for each logged step and validation
+tensorboard/           the same for TensorBoard
+pictures/step-*.png    RGB, truth, prediction, error
+checkpoints/step-*/    to resume from
+head/                  the best head so far, as ``DepthHead.from_pretrained`` takes it
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipdepth_plugin.errors import TrainingError
+from clipdepth_plugin.training.atomic import write_file
+from clipdepth_plugin.training.checkpoint import Checkpoints
+from clipdepth_plugin.training.config_file import dump_config, load_config
+from clipdepth_plugin.training.pictures import png_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch.utils.tensorboard import SummaryWriter
+
+    from clipdepth_plugin.training.config import TrainConfig
+
+# What may differ when a run is resumed: none of it changes a number that is computed.
+_FREE = ("run", "workers", "checkpoint_every", "keep", "bad_file_limit", "logging", "provenance")
+
+
+class RunFolder:
+    """The files of one run; only the main process writes them.
+
+    Attributes:
+        path: The folder.
+        checkpoints: Its checkpoints.
+        head: Where the best head is saved.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.path = Path(config.run)
+        self.head = self.path / "head"
+        self.checkpoints = Checkpoints(self.path / "checkpoints", config.keep)
+        self._config = config
+        self._board: SummaryWriter | None = None
+
+    @property
+    def log(self) -> Path:
+        """The log: JSON lines."""
+        return self.path / "log.jsonl"
+
+    def check(self, *, resume: bool) -> None:
+        """Whether this run may start in the folder; nothing is written.
+
+        Raises:
+            TrainingError: There is another run in it, or one to be resumed and ``resume`` is
+                not set, or one of another config.
+        """
+        stored = self.path / "config.yaml"
+        if not stored.is_file():
+            return
+        if not resume:
+            raise TrainingError(
+                f"{self.path} holds a run already: go on with it (--resume), or choose another "
+                "folder (--run)"
+            )
+        before = load_config(stored).model_dump(exclude=set(_FREE))
+        now = self._config.model_dump(exclude=set(_FREE))
+        other = sorted(name for name in now if now[name] != before[name])
+        if other:
+            raise TrainingError(
+                f"{self.path}: this run was started with another {', '.join(other)} "
+                f"(see {stored}); resume it as it was, or start a new one (--run)"
+            )
+
+    def open(self, step: int) -> None:
+        """Makes the folder and the log ready to go on after ``step``.
+
+        Raises:
+            TrainingError: The folder can't be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrainingError(f"{self.path}: can't be made ({error.strerror})") from error
+        write_file(self.path / "config.yaml", dump_config(self._config).encode())
+        kept = [line for line in read_log(self.log) if line["step"] <= step]
+        write_file(self.log, b"".join(_line(record) for record in kept))
+        if self._config.logging.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Adds a line to the log: ``step``, ``kind`` and numbers.
+
+        Raises:
+            TrainingError: It can't be written.
+        """
+        try:
+            with self.log.open("ab") as file:
+                file.write(_line(record))
+        except OSError as error:
+            raise TrainingError(
+                f"{self.log}: can't be written ({error.strerror}); make room and go on with "
+                "--resume"
+            ) from error
+        if self._board is not None:
+            for name, value in record.items():
+                if isinstance(value, float):
+                    self._board.add_scalar(f"{record['kind']}/{name}", value, record["step"])
+
+    def write_pictures(self, step: int, sheet_HWC: NDArray[np.uint8]) -> None:
+        """Adds a sheet of pictures, to the folder and to TensorBoard.
+
+        Raises:
+            TrainingError: It can't be written.
+        """
+        folder = self.path / "pictures"
+        folder.mkdir(exist_ok=True)
+        write_file(folder / f"step-{step:08d}.png", png_bytes(sheet_HWC))
+        if self._board is not None:
+            self._board.add_image("validation", sheet_HWC, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Closes what is open."""
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log; without the last, where a killed process left half of it."""
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_bytes().splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return json.dumps(record).encode() + b"\n"

@@ -1,0 +1,197 @@
+"""Everything that a run needs, made from its config: tower, head, data, optimiser.
+
+Axes: B views, H W pixels.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+
+from clipdepth_plugin.config import HeadConfig, Provenance
+from clipdepth_plugin.errors import TrainingError
+from clipdepth_plugin.training.ema import Ema
+from clipdepth_plugin.training.sources import make_sources
+from clipdepth_plugin.training.step import Stepper
+from clipdepth_plugin.training.tower import FrozenTower, load_tower, make_head
+from clipdepth_plugin.training.trained import TrainedHead
+
+if TYPE_CHECKING:
+    from clipdepth_plugin.training.batches import FeatureSource
+    from clipdepth_plugin.training.config import TrainConfig
+    from clipdepth_plugin.training.progress import Reporter
+    from clipdepth_plugin.training.recorder import Best
+    from clipdepth_plugin.training.sources import Sources
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run that is ready to go.
+
+    Attributes:
+        config: Its config.
+        accelerator: Processes, devices and precision.
+        tower: The frozen tower.
+        head_config: The head's.
+        model: The head, as prepared for its device and processes.
+        optimiser: Likewise.
+        stepper: Makes optimiser steps.
+        ema: The weights' moving average, or None.
+        sources: Training and validation data.
+        size: (H, W) of the output in training and validation.
+        total_steps: Optimiser steps of the whole run.
+        validation_interval: Steps between validations.
+    """
+
+    config: TrainConfig
+    accelerator: Accelerator
+    tower: FrozenTower
+    head_config: HeadConfig
+    model: nn.Module
+    optimiser: Any
+    stepper: Stepper
+    ema: Ema | None
+    sources: Sources
+    size: Size
+    total_steps: int
+    validation_interval: int
+
+    def provenance(self, best: Best, metrics: dict[str, float]) -> Provenance:
+        """What the saved head says of itself."""
+        config = self.config
+        given = config.provenance
+        data = given.data or tuple(f"{one.root} ({one.split})" for one in config.data.train)
+        measured = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        notes = [
+            given.notes,
+            f"Trained for {self.total_steps} steps of {config.batch_size} images, seed "
+            f"{config.seed}; {best.weights} weights of step {best.step}."
+            + (f" On the validation data at {self.size}: {measured}." if measured else ""),
+        ]
+        return Provenance(
+            tower=self.tower.name,
+            tower_hashes=self.tower.hashes,
+            data=data,
+            license=given.license,
+            notes="\n\n".join(note for note in notes if note),
+        )
+
+
+def check_ready(config: TrainConfig) -> None:
+    """Whether this machine can do what the config asks for; nothing is loaded.
+
+    Raises:
+        TrainingError: A package is missing, or fp16 was asked for without a GPU.
+    """
+    wanted = {"tensorboard": config.logging.tensorboard, "matplotlib": config.logging.pictures > 0}
+    for package, needed in wanted.items():
+        if needed and importlib.util.find_spec(package) is None:
+            raise TrainingError(
+                f'training needs the package {package}: pip install "clipdepth-plugin[train]" (or '
+                "set logging.tensorboard: false, logging.pictures: 0)"
+            )
+    if config.precision == "fp16" and not torch.cuda.is_available():
+        raise TrainingError("precision: fp16 needs a GPU; bf16 and no run everywhere")
+
+
+def open_session(config: TrainConfig, reporter: Reporter) -> Session:
+    """Loads the tower, makes the head, opens the data.
+
+    Raises:
+        ClipDepthError: Whatever is wrong with host, head, data or cache.
+    """
+    accelerator = make_accelerator(config)
+    tower = load_tower(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        head = make_head(config, tower)
+    if config.sync_batch_norm and accelerator.device.type == "cuda":
+        head = nn.SyncBatchNorm.convert_sync_batchnorm(head)
+    head_config = head.config
+    check_auxiliary(config, head_config)
+    size = config.output_size or tower.preprocessing.size
+    sources = make_sources(config, accelerator, tower, head, size, reporter)
+    model: nn.Module = TrainedHead(head, config.loss)
+    optimiser = torch.optim.AdamW(
+        [x for x in model.parameters() if x.requires_grad],
+        lr=config.optimiser.lr,
+        betas=config.optimiser.betas,
+        weight_decay=config.optimiser.weight_decay,
+    )
+    model, prepared = accelerator.prepare(model, optimiser)
+    steps, interval = _lengths(config, sources.train)
+    return Session(
+        config=config,
+        accelerator=accelerator,
+        tower=tower,
+        head_config=head_config,
+        model=model,
+        optimiser=prepared,
+        stepper=Stepper(accelerator, model, prepared, config, size),
+        ema=None if config.ema is None else Ema(model, config.ema),
+        sources=sources,
+        size=size,
+        total_steps=steps,
+        validation_interval=interval,
+    )
+
+
+def check_auxiliary(config: TrainConfig, head: HeadConfig) -> None:
+    """Whether the head gives every auxiliary output that the loss weighs.
+
+    Raises:
+        TrainingError: It gives fewer.
+    """
+    if len(config.loss.auxiliary) > head.auxiliary:
+        raise TrainingError(
+            f"loss.auxiliary weighs {len(config.loss.auxiliary)} auxiliary outputs, this head has "
+            f"{head.auxiliary}: shorten loss.auxiliary ([] for none) or set head.options.auxiliary"
+        )
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Processes, devices and precision, as ``accelerate launch`` and the config say.
+
+    Raises:
+        TrainingError: The batch can't be split over the processes.
+    """
+    # One process may train several heads; accelerate keeps the first one's precision otherwise.
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(mixed_precision=config.precision)
+    if config.micro_batch % accelerator.num_processes:
+        raise TrainingError(
+            f"batch_size: {config.batch_size} in {config.gradient_accumulation} accumulated "
+            f"batches can't be split over {accelerator.num_processes} processes"
+        )
+    return accelerator
+
+
+def _lengths(config: TrainConfig, source: FeatureSource) -> tuple[int, int]:
+    """Steps of the run and between validations.
+
+    Raises:
+        TrainingError: An epoch has no step, or has no known length.
+    """
+    try:
+        in_epoch: int | None = len(source) // config.gradient_accumulation
+    except TypeError:
+        in_epoch = None
+    if in_epoch == 0:
+        raise TrainingError(
+            f"data.train: fewer samples than batch_size = {config.batch_size}; use smaller "
+            "batches, or more data"
+        )
+    if config.steps is not None:
+        return config.steps, config.validate_every or max(1, config.steps // 10)
+    if in_epoch is None:
+        raise TrainingError("a stream has no length: say how long the run is with steps")
+    assert config.epochs is not None
+    return config.epochs * in_epoch, config.validate_every or in_epoch

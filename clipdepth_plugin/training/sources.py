@@ -1,0 +1,152 @@
+"""Where a run's batches come from: the data sets, through the tower or through its cache.
+
+Axes: P pictures, H W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+
+from clipdepth_plugin.training.batches import FeatureSource, TowerSource
+from clipdepth_plugin.training.cached import make_cached_source, open_cache
+from clipdepth_plugin.training.data import Loader, Mixture, make_loader, open_mixture
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from accelerate import Accelerator
+    from torch import Tensor
+
+    from clipdepth_plugin.head import DepthHead
+    from clipdepth_plugin.training.config import TrainConfig
+    from clipdepth_plugin.training.data import StreamLoader, StreamMixture
+    from clipdepth_plugin.training.progress import Reporter
+    from clipdepth_plugin.training.tower import FrozenTower
+
+    Data = Mixture | StreamMixture
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The data of a run.
+
+    Attributes:
+        train: Training batches.
+        validation: Validation batches in order, or None.
+        pictures: Number of pictures -> the first validation pictures (P, 3, H, W), uint8, at the
+            output's size.
+    """
+
+    train: FeatureSource
+    validation: FeatureSource | None
+    pictures: Callable[[int], Tensor]
+
+
+def make_sources(
+    config: TrainConfig,
+    accelerator: Accelerator,
+    tower: FrozenTower,
+    head: DepthHead,
+    size: tuple[int, int],
+    reporter: Reporter,
+) -> Sources:
+    """Opens the data, and fills the token cache where there is one.
+
+    Args:
+        config: The run.
+        accelerator: Its processes and device.
+        tower: The frozen tower; moved to the device where it will run.
+        head: Says what is read of it.
+        size: (H, W) of the depth maps.
+        reporter: Hears of the cache being filled.
+
+    Raises:
+        DataError: A set can't be opened.
+        TrainingError: The cache was made by other weights or settings, or can't be written.
+    """
+    maker = _Maker(config, accelerator, tower, head, size)
+    train = open_mixture(config.data.train)
+    validation = open_mixture(config.data.validation) if config.data.validation else None
+    if config.cache is not None:
+        cache = open_cache(config, accelerator, tower, head, size)
+        sources = [
+            None
+            if data is None
+            else make_cached_source(cache, data, training=data is train, tell=reporter.doing)
+            for data in (train, validation)
+        ]
+        tower.host.to("cpu")
+        assert sources[0] is not None
+        return Sources(sources[0], sources[1], maker.pictures(validation))
+    tower.host.to(accelerator.device)
+    measured = None if validation is None else maker.source(validation, training=False)
+    return Sources(maker.source(train, training=True), measured, maker.pictures(validation))
+
+
+class _Maker:
+    """Makes loaders with what a run has in common."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        accelerator: Accelerator,
+        tower: FrozenTower,
+        head: DepthHead,
+        size: tuple[int, int],
+    ) -> None:
+        self._config, self._accelerator, self._tower, self._size = config, accelerator, tower, size
+        self._read = tower.reader(head, accelerator.autocast)
+        self._canonical_focal = head.config.canonical_focal
+
+    def source(self, data: Data, *, training: bool) -> TowerSource:
+        config, processes = self._config, self._accelerator.num_processes
+
+        def load(epoch: int, start: int) -> Loader | StreamLoader:
+            return self._loader(
+                data,
+                epoch=epoch,
+                start_batch=start,
+                batch_size=config.micro_batch // processes,
+                augment=config.augment if training else None,
+                shuffle=training,
+                drop_last=training,
+                workers=config.workers,
+                rank=self._accelerator.process_index,
+                world_size=processes,
+            )
+
+        whole = load(0, 0)
+        length = len(whole) if isinstance(whole, Loader) else None
+        device = self._accelerator.device
+        return TowerSource(load, self._read, device, self._canonical_focal, length)
+
+    def pictures(self, data: Data | None) -> Callable[[int], Tensor]:
+        preprocessing = self._tower.preprocessing
+
+        def read(count: int) -> Tensor:
+            assert data is not None
+            loader = self._loader(
+                data, epoch=0, batch_size=count, augment=None, shuffle=False, drop_last=False
+            )
+            pixels_P3HW = next(iter(loader)).pixels_B3HW
+            std_311 = torch.tensor(preprocessing.std).view(3, 1, 1)
+            mean_311 = torch.tensor(preprocessing.mean).view(3, 1, 1)
+            rgb_P3HW = F.interpolate(pixels_P3HW * std_311 + mean_311, self._size, mode="area")
+            return (rgb_P3HW * 255).round().clamp(0, 255).to(torch.uint8)
+
+        return read
+
+    def _loader(self, data: Data, **options: Any) -> Loader | StreamLoader:
+        return make_loader(
+            data,
+            preprocessing=self._tower.preprocessing,
+            output_size=self._size,
+            seed=self._config.seed,
+            bad_file_limit=self._config.bad_file_limit,
+            pin_memory=self._accelerator.device.type == "cuda",
+            **options,
+        )

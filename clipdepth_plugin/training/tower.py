@@ -1,0 +1,112 @@
+"""FrozenTower: the host's vision tower as a function from pixels to features.
+
+Axes: B views, H W pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from clipdepth_plugin.adapters.identity import tower_hashes
+from clipdepth_plugin.adapters.loading import load_host
+from clipdepth_plugin.adapters.towers import choose_tower
+from clipdepth_plugin.errors import HostError
+from clipdepth_plugin.head import DepthHead
+from clipdepth_plugin.plugin import DepthPlugin, check_fit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+    from clipdepth_plugin.adapters.preprocessing import Preprocessing
+    from clipdepth_plugin.adapters.towers import Tower
+    from clipdepth_plugin.features import TowerFeatures
+    from clipdepth_plugin.training.config import TrainConfig
+
+
+class FrozenTower:
+    """A host's tower that gives features and never learns.
+
+    Attributes:
+        name: The host's name and, where it was chosen, the tower's path.
+        host: The host.
+        tower: What was found in it.
+        preprocessing: From a picture to the tower's input.
+        hashes: Of the tower's weights, by dtype.
+    """
+
+    def __init__(
+        self, name: str, host: nn.Module, path: str | None, preprocessing: Preprocessing | None
+    ) -> None:
+        """Freezes the host.
+
+        Raises:
+            TowerNotFoundError: No tower, or several and no choice.
+            HostError: It is not known how its pictures are prepared.
+        """
+        self.name = name if path is None else f"{name} ({path})"
+        self.host = host.eval().requires_grad_(False)
+        self.tower: Tower = choose_tower(host, path)
+        known = preprocessing or self.tower.preprocessing
+        if known is None:
+            raise HostError(
+                f"host {name!r} does not say how its pictures are normalised; give a folder that "
+                "has a preprocessor_config.json (mean, std, size)"
+            )
+        self.preprocessing = known
+        self.hashes = tower_hashes(self.tower)
+
+    def reader(
+        self, head: DepthHead, autocast: Callable[[], contextlib.AbstractContextManager[None]]
+    ) -> Callable[[Tensor], TowerFeatures]:
+        """A function (B, 3, H, W) -> the features that ``head`` reads, without a graph.
+
+        Args:
+            head: Says which levels and which context.
+            autocast: Makes the context that the tower runs in.
+
+        Raises:
+            HeadMismatchError: The head does not fit the tower.
+        """
+        plugin = DepthPlugin(self.host, head, tower=self.tower.path)
+
+        def read(pixels_B3HW: Tensor) -> TowerFeatures:
+            with autocast(), torch.no_grad():
+                return plugin.features(pixels_B3HW)
+
+        return read
+
+
+def load_tower(config: TrainConfig) -> FrozenTower:
+    """Loads the host of a run.
+
+    Raises:
+        HostError: It can't be loaded, or its preprocessing is not known.
+        TowerNotFoundError: No tower, or several and no choice.
+    """
+    loaded = load_host(config.host, random_weights=config.random_host)
+    return FrozenTower(config.host, loaded.model, config.tower, loaded.preprocessing)
+
+
+def make_head(config: TrainConfig, tower: FrozenTower) -> DepthHead:
+    """The head to train: new, or the saved one; checked against the tower.
+
+    Raises:
+        HeadMismatchError: A saved head does not fit the tower.
+        HeadFileError: It can't be read.
+        pydantic.ValidationError: The options contradict each other at this tower.
+    """
+    settings = config.head
+    if settings.init is not None:
+        head = DepthHead.from_pretrained(settings.init)
+    else:
+        head = DepthHead.for_host(
+            tower.host, settings.preset, tower=tower.tower.path, **settings.options
+        )
+    check_fit(head, tower.tower)
+    return head

@@ -1,0 +1,124 @@
+"""The head as training runs it, and everything of it that a checkpoint holds.
+
+Axes: B views, N tokens, D width, H W a map's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+
+from clipdepth_plugin.dual_path import DualPathDecoder
+from clipdepth_plugin.features import TowerFeatures
+
+if TYPE_CHECKING:
+    from clipdepth_plugin.head import DepthHead
+    from clipdepth_plugin.training.losses import LossConfig
+
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+_PREFIX = "head."
+
+
+class TrainedHead(nn.Module):
+    """A head that takes plain tensors, which DDP and FSDP know how to pass on.
+
+    Auxiliary outputs that the loss does not weigh are frozen: no gradient would ever reach them,
+    and DDP would wait for it.
+    """
+
+    def __init__(self, head: DepthHead, loss: LossConfig) -> None:
+        super().__init__()
+        self.head = head
+        if isinstance(head.decoder, DualPathDecoder):
+            for index, readout in enumerate(head.decoder.auxiliary):
+                readout.requires_grad_(any(loss.auxiliary[index : index + 1]))
+
+    def forward(
+        self,
+        levels: Mapping[int, Tensor],
+        context_BD: Tensor | None,
+        grid: tuple[int, int],
+        size: tuple[int, int],
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Depth and, in training, the auxiliary outputs.
+
+        Args:
+            levels: Level -> (B, N, D).
+            context_BD: (B, D), or None without FiLM.
+            grid: Patch grid (h, w).
+            size: (H, W) of the outputs.
+
+        Returns:
+            (B, 1, H, W) float32 metres, and as many of each auxiliary output (none outside of
+            training).
+        """
+        features = TowerFeatures(levels, context_BD, grid)
+        if self.training:
+            return self.head.forward_with_aux(features, size)
+        return self.head(features, size), []
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the whole model's weights, on the CPU; maybe empty in all but the first process.
+
+    To be called in every process.
+    """
+    tensors: dict[str, Any] = get_model_state_dict(model, options=_WHOLE)
+    # On the CPU they are the model's own, and would change with it.
+    return {name: x.clone() for name, x in tensors.items()}
+
+
+def head_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """As ``model_tensors``, under the head's own names."""
+    return {name.removeprefix(_PREFIX): x for name, x in model_tensors(model).items()}
+
+
+def load_model_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Puts back what ``model_tensors`` gave, in every process."""
+    set_model_state_dict(model, dict(tensors), options=_WHOLE)
+
+
+def optimiser_tensors(
+    model: nn.Module, optimiser: torch.optim.Optimizer
+) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """The optimiser's state without pickle.
+
+    Returns:
+        ``<parameter>|<quantity>`` -> tensor, and the parameter groups as JSON has them.
+    """
+    state: dict[str, Any] = get_optimizer_state_dict(model, optimiser, options=_WHOLE)
+    tensors = {
+        f"{name}|{quantity}": torch.as_tensor(x)
+        for name, quantities in state.get("state", {}).items()
+        for quantity, x in quantities.items()
+    }
+    return tensors, list(state.get("param_groups", []))
+
+
+def load_optimiser_tensors(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    tensors: Mapping[str, Tensor],
+    groups: list[dict[str, Any]],
+) -> None:
+    """Puts back what ``optimiser_tensors`` gave, in every process."""
+    state: dict[str, dict[str, Tensor]] = {}
+    for name, x in tensors.items():
+        parameter, _, quantity = name.rpartition("|")
+        state.setdefault(parameter, {})[quantity] = x
+    as_tuples = [
+        {key: tuple(value) if key == "betas" else value for key, value in group.items()}
+        for group in groups
+    ]
+    whole: Any = {"state": state, "param_groups": as_tuples}
+    set_optimizer_state_dict(model, optimiser, whole, options=_WHOLE)

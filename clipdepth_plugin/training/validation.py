@@ -1,0 +1,143 @@
+"""AbsRel and its companions during training, image by image, over all processes.
+
+At the training's output size, without crop or flip: to choose weights by, not to publish
+(``clipdepth eval`` measures by the benchmarks' protocols).
+
+Axes: B views, H W a map's size, M metrics. Depths in metres.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from clipdepth_plugin.errors import TrainingError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from clipdepth_plugin.training.batches import FeatureBatch, FeatureSource
+
+METRICS = ("abs_rel", "rmse", "delta1")
+
+_SMALLEST = 1e-3
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What one pass over the validation data gave.
+
+    Attributes:
+        metrics: Name of ``METRICS`` -> mean over images.
+        images: How many had valid depth.
+        pictures: (P, 1, H, W) predicted metres of this process's first samples, on the CPU.
+        truth: (P, 1, H, W) their true metres; 0 = invalid.
+    """
+
+    metrics: dict[str, float]
+    images: int
+    pictures: Tensor
+    truth: Tensor
+
+
+def image_errors(pred_B1HW: Tensor, depth_B1HW: Tensor, valid_B1HW: Tensor) -> Tensor:
+    """AbsRel, RMSE in metres and delta < 1.25 of each image.
+
+    Returns:
+        (B, M) float64 in the order of ``METRICS``; NaN for images without valid depth.
+    """
+    wide = _wide(pred_B1HW.device)
+    pred_BK = pred_B1HW.flatten(1).to(wide).clamp_min(_SMALLEST)
+    valid_BK = valid_B1HW.flatten(1)
+    depth_BK = torch.where(valid_BK, depth_B1HW.flatten(1).to(wide), 1.0)
+    error_BK = pred_BK - depth_BK
+    ratio_BK = torch.maximum(pred_BK / depth_BK, depth_BK / pred_BK)
+    count_B = valid_BK.sum(dim=1)
+
+    def mean(x_BK: Tensor) -> Tensor:
+        return torch.where(valid_BK, x_BK, 0.0).sum(dim=1) / count_B
+
+    columns = (
+        mean(error_BK.abs() / depth_BK),
+        mean(error_BK.square()).sqrt(),
+        mean((ratio_BK < 1.25).to(wide)),
+    )
+    return torch.stack(columns, dim=1)
+
+
+@torch.no_grad()
+def validate(
+    accelerator: Accelerator,
+    model: nn.Module,
+    source: FeatureSource,
+    size: tuple[int, int],
+    pictures: int = 0,
+) -> Validation:
+    """Measures the model as it is, in evaluation mode; to be called in every process.
+
+    Args:
+        accelerator: Of the run.
+        model: As prepared.
+        source: In order.
+        size: (H, W) of the maps.
+        pictures: How many maps to return, of the first batch at most.
+
+    Raises:
+        TrainingError: No image has valid depth.
+    """
+    was_training = model.training
+    model.eval()
+    device = accelerator.device
+    sums_M1 = torch.zeros(len(METRICS) + 1, dtype=_wide(device), device=device)
+    first: tuple[Tensor, Tensor] | None = None
+    for batch, counts in _together(accelerator, source.batches(0)):
+        features = batch.features
+        pred_B1HW, _ = model(features.levels, features.context, features.grid, size)
+        pred_B1HW = pred_B1HW / batch.scale_B[:, None, None, None]
+        if counts:
+            errors_BM = image_errors(pred_B1HW, batch.depth_B1HW, batch.valid_B1HW)
+            counted_BM = errors_BM[batch.valid_B1HW.flatten(1).any(dim=1)]
+            sums_M1[:-1] += counted_BM.sum(dim=0)
+            sums_M1[-1] += counted_BM.shape[0]
+        first = first or (pred_B1HW[:pictures].float().cpu(), batch.depth_B1HW[:pictures].cpu())
+    model.train(was_training)
+    pooled_M1: Tensor = accelerator.reduce(sums_M1, reduction="sum")
+    images = int(pooled_M1[-1])
+    if images == 0 or first is None:
+        raise TrainingError("data.validation: no image has valid depth; check root, split, range")
+    means = dict(zip(METRICS, (pooled_M1[:-1] / images).tolist(), strict=True))
+    return Validation(means, images, *first)
+
+
+def _together(
+    accelerator: Accelerator, batches: Iterator[FeatureBatch]
+) -> Iterator[tuple[FeatureBatch, bool]]:
+    """Batches, as many in every process, which sharded models and batch norms wait for.
+
+    A process that has no more repeats its last one.
+
+    Yields:
+        A batch, and whether it counts.
+
+    Raises:
+        TrainingError: A process has none at all.
+    """
+    last: FeatureBatch | None = None
+    while True:
+        batch = next(batches, None)
+        left = torch.tensor(float(batch is not None), device=accelerator.device)
+        if float(accelerator.reduce(left, reduction="sum")) == 0:
+            return
+        last = batch or last
+        if last is None:
+            raise TrainingError("data.validation: fewer samples than there are processes")
+        yield last, batch is not None
+
+
+def _wide(device: torch.device) -> torch.dtype:
+    """Float64, which Apple's GPUs do not have."""
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -1,0 +1,254 @@
+"""The token cache: the same training without the tower, refused where it does not fit."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clipdepth_plugin.errors import TrainingError
+from clipdepth_plugin.features import TowerFeatures
+from clipdepth_plugin.training import cache_build, cache_files
+from clipdepth_plugin.training.cache_files import CacheFiles, Key, ShardWriter
+from clipdepth_plugin.training.cache_layout import Layout
+from clipdepth_plugin.training.engine import train
+from clipdepth_plugin.training.tower import FrozenTower
+
+if TYPE_CHECKING:
+    from tests.training.conftest import TinyRuns
+
+LAYOUT = Layout((1, 2), (2, 3), 5, True, (4, 6), torch.float32)
+FLIP_ONLY = {
+    "flip": 0.5,
+    "rotation_degrees": 0.0,
+    "gamma": [1, 1],
+    "brightness": [1, 1],
+    "colour": [1, 1],
+}
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The batch size of every pass of the tower."""
+    seen: list[int] = []
+    reader = FrozenTower.reader
+
+    def counted(self: FrozenTower, *args: Any) -> Any:
+        read = reader(self, *args)
+
+        def read_and_count(pixels_B3HW: torch.Tensor) -> TowerFeatures:
+            seen.append(pixels_B3HW.shape[0])
+            return read(pixels_B3HW)
+
+        return read_and_count
+
+    monkeypatch.setattr(FrozenTower, "reader", counted)
+    return seen
+
+
+def cache_of(tiny: TinyRuns, **options: Any) -> dict[str, Any]:
+    return {"folder": str(tiny.folder / "cache"), "dtype": "float32", **options}
+
+
+def records(count: int, seed: int = 0) -> tuple[TowerFeatures, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    levels = {k: torch.randn(count, 6, 5, generator=generator) for k in (1, 2)}
+    context = torch.randn(count, 5, generator=generator)
+    depth_B1HW = torch.rand(count, 1, 4, 6, generator=generator)
+    return TowerFeatures(levels, context, (2, 3)), depth_B1HW, torch.full((count, 4), torch.nan)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 1e-2)])
+def test_a_cached_run_is_the_uncached_run(
+    tiny: TinyRuns, passes: list[int], dtype: str, tolerance: float
+) -> None:
+    train(tiny.config("plain", augment=FLIP_ONLY))
+    passes.clear()
+    heard = tiny.config("cached", augment=FLIP_ONLY, cache=cache_of(tiny, dtype=dtype))
+    result = train(heard)
+    plain, cached = tiny.losses("plain"), tiny.losses("cached")
+    assert cached[1] == pytest.approx(plain[1], abs=tolerance)
+    for step, loss in plain.items():
+        assert cached[step] == pytest.approx(loss, abs=50 * tolerance)
+    assert result.abs_rel is not None
+    # 7 training pictures, each plain and flipped, and 3 validation pictures.
+    assert sum(passes) == 2 * 7 + 3
+
+
+def test_the_tower_is_not_run_again(tiny: TinyRuns, passes: list[int]) -> None:
+    train(tiny.config("first", cache=cache_of(tiny)))
+    first = tiny.losses("first")
+    passes.clear()
+    train(tiny.config("second", cache=cache_of(tiny)))
+    train(tiny.config("trusting", cache=cache_of(tiny, verify=False)))
+    assert passes == []
+    assert tiny.losses("second") == tiny.losses("trusting") == first
+
+
+def test_a_cached_run_resumes_bit_for_bit(tiny: TinyRuns) -> None:
+    train(tiny.config("run", steps=7, checkpoint_every=2, cache=cache_of(tiny)))
+    losses = tiny.losses("run")
+    for step in (6, 7):
+        newest = tiny.folder / "run" / "checkpoints" / f"step-{step:08d}"
+        (newest / "model.safetensors").write_bytes(b"")
+    train(tiny.config("run", steps=7, checkpoint_every=2, cache=cache_of(tiny)), resume=True)
+    assert tiny.losses("run") == losses
+
+
+def test_k_views(tiny: TinyRuns, passes: list[int]) -> None:
+    train(tiny.config("run", steps=9, cache=cache_of(tiny, views=4)))
+    assert sum(passes) == 4 * 7 + 3
+    one = tiny.config("one", steps=9, cache=cache_of(tiny, views=1), augment=None)
+    passes.clear()
+    train(one)
+    assert passes == []  # the plain views are there
+    assert tiny.losses("one") != tiny.losses("run")
+
+
+def test_only_changed_pictures_are_computed_again(
+    tiny: TinyRuns, passes: list[int], tmp_path: Path
+) -> None:
+    train(tiny.config("first", cache=cache_of(tiny)))
+    passes.clear()
+    changed = next(Path(tiny.data, "train").rglob("002.jpg"))
+    before = changed.read_bytes()
+    try:
+        Image.fromarray(np.zeros((32, 40, 3), np.uint8)).save(changed)
+        train(tiny.config("second", cache=cache_of(tiny)))
+    finally:
+        changed.write_bytes(before)
+    assert sum(passes) == 2
+    assert tiny.losses("second") != tiny.losses("first")
+
+
+def test_a_cache_of_another_tower_or_preprocessing_is_refused(
+    tiny: TinyRuns, other_host: str
+) -> None:
+    train(tiny.config("first", cache=cache_of(tiny)))
+    with pytest.raises(TrainingError, match=r"was made by another tower weights .*cache\.folder"):
+        train(tiny.config("other", cache=cache_of(tiny), host=other_host))
+    with pytest.raises(TrainingError, match=r"made by another output size \(.*16, 16.*12, 12"):
+        train(tiny.config("other", cache=cache_of(tiny), output_size=[12, 12]))
+    with pytest.raises(TrainingError, match="made by another dtype"):
+        train(tiny.config("other", cache=cache_of(tiny, dtype="bfloat16")))
+    options = {**tiny.head, "semantic_levels": [1, 1]}
+    with pytest.raises(TrainingError, match="made by another levels"):
+        train(tiny.config("other", cache=cache_of(tiny), head={"options": options}))
+    processor = Path(other_host, "preprocessor_config.json")
+    kept = processor.read_text()
+    processor.write_text(kept.replace("0.25", "0.3"))
+    try:
+        with pytest.raises(TrainingError, match="made by another tower weights, preprocessing"):
+            train(tiny.config("other", cache=cache_of(tiny), host=other_host))
+    finally:
+        processor.write_text(kept)
+    assert not (tiny.folder / "other").exists()
+
+
+def test_an_interrupted_build_goes_on(
+    tiny: TinyRuns, passes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        cache_build, "ShardWriter", lambda files: ShardWriter(files, 4 * files.layout.record_bytes)
+    )
+    add, added = ShardWriter.add, [0]
+
+    def add_until_killed(self: ShardWriter, keys: Any, *rest: Any) -> None:
+        added[0] += len(keys)
+        if added[0] > 8:
+            raise KeyboardInterrupt
+        add(self, keys, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardWriter, "add", add_until_killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny.config("run", cache=cache_of(tiny)))
+    passes.clear()
+    train(tiny.config("run", cache=cache_of(tiny)))
+    assert sum(passes) == 2 * 7 + 3 - 8
+
+
+def test_a_full_disk_keeps_the_finished_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = CacheFiles.open(tmp_path, {"format": 1}, LAYOUT)
+    writer = ShardWriter(files, 2 * LAYOUT.record_bytes)
+    record_BK = LAYOUT.pack(*records(3))
+    keys = [Key(f"image {i}", "plain") for i in range(3)]
+    writer.add(keys[:2], ["0", "1"], record_BK[:2])
+
+    def no_room(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", no_room)
+        with pytest.raises(TrainingError, match=r"No space left.*finished shards are kept"):
+            writer.add(keys[2:], ["2"], record_BK[2:])
+    files.refresh()
+    assert keys[0] in files
+    assert keys[1] in files
+    assert keys[2] not in files
+    assert not [path for path in tmp_path.iterdir() if ".writing" in path.name]
+
+
+def test_records_are_read_back_as_they_were_stored(tmp_path: Path) -> None:
+    files = CacheFiles.open(tmp_path, {"format": 1}, LAYOUT)
+    features, depth_B1HW, intrinsics_B4 = records(5)
+    keys = [Key(f"image {i}", "plain") for i in range(5)]
+    writer = ShardWriter(files, 2 * LAYOUT.record_bytes)
+    writer.add(keys, map(str, range(5)), LAYOUT.pack(features, depth_B1HW, intrinsics_B4))
+    writer.finish()
+    files.refresh()
+    assert len(list(tmp_path.glob("shard-*.bin"))) == 3
+    order = [3, 0, 4]
+    read, depth, intrinsics = LAYOUT.unpack(files.read([keys[i] for i in order]))
+    for level in (1, 2):
+        assert torch.equal(read.levels[level], features.levels[level][order])
+    assert read.context is not None
+    assert features.context is not None
+    assert torch.equal(read.context, features.context[order])
+    assert torch.equal(depth, depth_B1HW[order])
+    assert intrinsics.isnan().all()
+
+
+@pytest.mark.parametrize("context", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layouts_of_odd_sizes(dtype: torch.dtype, context: bool) -> None:
+    layout = Layout((2,), (2, 3), 5, context, (3, 5), dtype)
+    features, _, intrinsics_B4 = records(2)
+    depth_B1HW = torch.rand(2, 1, 3, 5)
+    record_BK = layout.pack(features, depth_B1HW, intrinsics_B4)
+    assert record_BK.shape == (2, layout.record_bytes)
+    read, depth, _ = layout.unpack(record_BK)
+    assert torch.equal(read.levels[2], features.levels[2].to(dtype))
+    assert torch.equal(depth, depth_B1HW)
+    assert (read.context is not None) == context
+
+
+def test_a_cut_shard_is_reported(tmp_path: Path) -> None:
+    files = CacheFiles.open(tmp_path, {"format": 1}, LAYOUT)
+    writer = ShardWriter(files)
+    writer.add([Key("a", "plain")], ["a"], LAYOUT.pack(*records(1)))
+    writer.finish()
+    shard = next(tmp_path.glob("*.bin"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(TrainingError, match=rf"{shard.name}: damaged .*for 1 records"):
+        files.refresh()
+    (tmp_path / cache_files.IDENTITY).write_text("{")
+    with pytest.raises(TrainingError, match="can't be read"):
+        CacheFiles.open(tmp_path, {"format": 1}, LAYOUT)
+
+
+def test_the_identity_is_json(tiny: TinyRuns) -> None:
+    train(tiny.config("run", cache=cache_of(tiny)))
+    identity = json.loads((tiny.folder / "cache" / "cache.json").read_text())
+    assert identity["preprocessing"]["size"] == [28, 28]
+    assert identity["levels"] == [0, 1, 2]
+    assert len(identity["tower weights"]) == 64

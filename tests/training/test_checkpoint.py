@@ -1,0 +1,210 @@
+"""Checkpoints: whole or not there, damaged ones reported, the disk may be full."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from clipdepth_plugin.errors import TrainingError
+from clipdepth_plugin.training.atomic import TEMPORARY, new_folder, write_file, write_synced
+from clipdepth_plugin.training.checkpoint import Checkpoint, Checkpoints, read_checkpoint
+from clipdepth_plugin.training.ema import Ema
+from clipdepth_plugin.training.schedule import learning_rate
+
+
+def make_checkpoint(step: int) -> Checkpoint:
+    tensors = {
+        "model": {"head.weight": torch.full((3, 2), float(step))},
+        "ema": {},
+        "optimiser": {"head.weight|step": torch.tensor(float(step))},
+        "rng": {"0|cpu": torch.arange(5, dtype=torch.uint8)},
+    }
+    return Checkpoint(step, tensors, {"epoch": 1, "batch": 2, "best": {"abs_rel": None}})
+
+
+def no_room(*_: Any) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def fail_half_way(path: Path) -> None:
+    with new_folder(path) as folder:
+        write_synced(folder / "a", b"2")
+        raise ZeroDivisionError
+
+
+def damage(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_checkpoint_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    path = Checkpoints(tmp_path, keep=3).save(make_checkpoint(7))
+    read = read_checkpoint(path)
+    assert read.step == 7
+    assert read.state["epoch"] == 1
+    assert read.state["batch"] == 2
+    for part, tensors in make_checkpoint(7).tensors.items():
+        assert read.tensors[part].keys() == tensors.keys()
+        for name, x in tensors.items():
+            assert torch.equal(read.tensors[part][name], x)
+
+
+def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (5, 10, 15, 20):
+        checkpoints.save(make_checkpoint(step))
+    assert [path.name for path in checkpoints.paths()] == ["step-00000015", "step-00000020"]
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimiser.safetensors", "state.json", "manifest.json"]
+)
+@pytest.mark.parametrize("how", [damage, lambda file: file.write_bytes(b""), Path.unlink])
+def test_a_damaged_newest_is_reported_and_the_one_before_is_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, how: Any
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    before, newest = (checkpoints.save(make_checkpoint(step)) for step in (1, 2))
+    if name == "manifest.json" and how is damage:
+        (newest / name).write_text("{")
+    else:
+        how(newest / name)
+    with caplog.at_level(logging.ERROR):
+        assert checkpoints.newest() == before
+    assert str(newest) in caplog.text
+    assert name in caplog.text
+    # What is set aside is neither counted nor read again, and may be written anew.
+    assert [path.name for path in checkpoints.paths()] == ["step-00000001"]
+    assert checkpoints.save(make_checkpoint(2)) == newest
+    assert checkpoints.newest() == newest
+
+
+def test_no_checkpoint_is_no_error_but_only_damaged_ones_are(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "none", keep=3)
+    assert checkpoints.newest() is None
+    damage(checkpoints.save(make_checkpoint(1)) / "model.safetensors")
+    with pytest.raises(TrainingError, match=r"every checkpoint is damaged.*step-00000001"):
+        checkpoints.newest()
+
+
+@pytest.mark.parametrize("call", ["write", "fsync"])
+def test_a_full_disk_is_a_clear_error_and_leaves_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    old = checkpoints.save(make_checkpoint(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, no_room)
+        with pytest.raises(TrainingError, match=r"step-00000002.*No space left.*--resume"):
+            checkpoints.save(make_checkpoint(2))
+    assert [path.name for path in tmp_path.iterdir()] == [old.name]
+    assert checkpoints.newest() == old
+    assert read_checkpoint(old).step == 1
+
+
+def test_a_full_disk_half_way_through_the_second_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room, write = [700], os.write
+
+    def write_while_there_is_room(descriptor: int, data: memoryview) -> int:
+        if room[0] <= 0:
+            no_room()
+        written = write(descriptor, data[: min(64, room[0])])
+        room[0] -= written
+        return written
+
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    old = checkpoints.save(make_checkpoint(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", write_while_there_is_room)
+        with pytest.raises(TrainingError, match="No space left"):
+            checkpoints.save(make_checkpoint(2))
+    assert checkpoints.newest() == old
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    kept = checkpoints.save(make_checkpoint(1))
+    left = tmp_path / f"{TEMPORARY}step-00000002-abcd"
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half")
+    assert checkpoints.newest() == kept
+    assert not left.exists()
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "config.yaml"
+    write_file(path, b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", no_room)
+        with pytest.raises(TrainingError, match="No space left"):
+            write_file(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+    write_file(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_an_error_while_a_folder_is_written_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    with new_folder(path) as folder:
+        write_synced(folder / "a", b"1")
+    with pytest.raises(ZeroDivisionError):
+        fail_half_way(path)
+    assert (path / "a").read_bytes() == b"1"
+    with new_folder(path) as folder:
+        write_synced(folder / "a", b"3")
+    assert (path / "a").read_bytes() == b"3"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_manifest_lists_every_file(tmp_path: Path) -> None:
+    path = Checkpoints(tmp_path, keep=3).save(make_checkpoint(1))
+    listed = json.loads((path / "manifest.json").read_text())["files"]
+    assert {*listed, "manifest.json"} == {file.name for file in path.iterdir()}
+    assert all(not file.name.endswith((".pt", ".bin", ".pkl")) for file in path.iterdir())
+
+
+def test_the_schedule_warms_up_and_ends_where_it_should() -> None:
+    rates = [learning_rate(s, 200, peak=1e-4, final=1e-6, warmup=0.05) for s in range(200)]
+    assert rates[0] == pytest.approx(1e-5)
+    assert rates[9] == rates[10] == 1e-4
+    assert rates[-1] == pytest.approx(1e-6)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[105] == pytest.approx(0.5 * (1e-4 + 1e-6), rel=0.02)
+    assert learning_rate(0, 1, peak=1.0, final=0.1, warmup=0.0) == 1.0
+
+
+def test_the_average_follows_and_is_swapped_in_and_out() -> None:
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(2, 2)
+    model = torch.nn.Sequential(linear, torch.nn.BatchNorm1d(2))
+    ema = Ema(model, decay=0.9)
+    expected = {name: x.detach().clone() for name, x in model.state_dict().items()}
+    for _ in range(3):
+        with torch.no_grad():
+            linear.weight.add_(1.0)
+            model(torch.randn(4, 2))
+        ema.update()
+        for name, x in model.state_dict().items():
+            if x.is_floating_point():
+                expected[name] = 0.9 * expected[name] + 0.1 * x
+    raw = {name: x.clone() for name, x in model.state_dict().items()}
+    with ema.applied():
+        inside = {name: x.clone() for name, x in model.state_dict().items()}
+    torch.testing.assert_close(inside["0.weight"], expected["0.weight"])
+    torch.testing.assert_close(inside["1.running_mean"], expected["1.running_mean"])
+    assert inside["1.num_batches_tracked"] == 3
+    for name, x in model.state_dict().items():
+        assert torch.equal(x, raw[name])
