@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.config import ContextKind
 from clipdepth_plugin.errors import NoDepthError
 from clipdepth_plugin.features import TowerFeatures
@@ -45,6 +47,7 @@ class Wanted:
         width: D.
         num_prefix_tokens: Tokens to cut off in front.
         sequence_first: Whether blocks run (N, B, D).
+        patch_size: (height, width) of a patch in pixels.
     """
 
     levels: tuple[int, ...]
@@ -53,6 +56,27 @@ class Wanted:
     width: int
     num_prefix_tokens: int
     sequence_first: bool
+    patch_size: tuple[int, int]
+
+    @classmethod
+    def of(
+        cls,
+        tower: Tower,
+        levels: tuple[int, ...],
+        context: ContextKind | None,
+        *,
+        pixels: bool = False,
+    ) -> Wanted:
+        """What is wanted of a tower."""
+        return cls(
+            levels=levels,
+            context=context,
+            pixels=pixels,
+            width=tower.width,
+            num_prefix_tokens=tower.num_prefix_tokens,
+            sequence_first=tower.sequence_first,
+            patch_size=tower.patch_size,
+        )
 
     @property
     def last_level(self) -> int:
@@ -99,7 +123,7 @@ class TowerPass:
         self._wanted = wanted
         self._levels: dict[int, _Kept] = {}
         self._context: _Kept | None = None
-        self._pixels: Tensor | None = None
+        self._pixels: _Kept | None = None
         self._problem: str | None = None
 
     @property
@@ -117,7 +141,8 @@ class TowerPass:
             if self._wanted.context == "mean":
                 context = levels[self._wanted.last_level].mean(dim=1)
             read = {level: x_BND for level, x_BND in levels.items() if level in self._wanted.levels}
-            return TowerFeatures(read, context, self.grid, self._pixels)
+            pixels = None if self._pixels is None else _usable(self._pixels)
+            return TowerFeatures(read, context, self.grid, pixels)
 
     @property
     def complete(self) -> bool:
@@ -132,12 +157,12 @@ class TowerPass:
 
     def take_pixels(self, pixels_B3HW: Tensor) -> None:
         """Keeps the tower's input."""
-        self._pixels = pixels_B3HW.detach()
+        self._pixels = _Kept.of(pixels_B3HW)
 
     def take_level(self, level: int, x: Tensor) -> None:
         """Keeps a block's raw output, (B, T, D) or (T, B, D), without its prefix tokens."""
-        if self._problem is not None:  # also a block that gradient checkpointing runs again
-            return
+        if self._problem is not None or level in self._levels:
+            return  # gradient checkpointing runs blocks again, in the backward of any pass
         wanted = self._wanted
         x_BTD = x.transpose(0, 1) if wanted.sequence_first else x
         expected = (
@@ -180,11 +205,11 @@ class TowerPass:
             raise NoDepthError(
                 f"taps that did not fire: {', '.join(missing)}. It may be that {NOT_FIRED}"
             )
-        kept = [*self._levels.values(), *([self._context] if self._context else [])]
-        if any(one.written_since() for one in kept):
+        kept = [*self._levels.values(), self._context, self._pixels]
+        if any(one is not None and one.written_since() for one in kept):
             raise NoDepthError(
-                "the host wrote into its tokens in place after they were tapped; run it under "
-                "torch.inference_mode(), where taps keep copies"
+                "tokens or pixels were written into in place after they were tapped; run the host "
+                "under torch.inference_mode(), where taps keep copies"
             )
 
 
@@ -201,10 +226,10 @@ class Slot:
         last: The last tower pass, or None.
         why_none: Why ``last`` is None.
         running: The pass that taps write into now.
-        private: Lists of passes that belong to a caller of its own and never become ``last``.
         captures: Lists that collect every pass.
         leave: Whether to leave the tower once the pass is complete.
-        in_host: Whether the host's own forward runs now.
+        in_host: How many forwards of the host, one inside the other, run now.
+        prompt: Token ids of the host's last forward, where it has such.
         claimed: Whether a forward of the host has taken ``last`` for its own. Some hosts run
             their tower inside that forward, others (``generate`` of late) just before it.
     """
@@ -212,11 +237,21 @@ class Slot:
     last: TowerPass | None = None
     why_none: str = NO_PASS
     running: TowerPass | None = None
-    private: list[list[TowerPass]] = field(default_factory=list)
     captures: list[list[TowerPass]] = field(default_factory=list)
     leave: bool = False
-    in_host: bool = False
+    in_host: int = 0
+    prompt: Tensor | None = None
     claimed: bool = False
+
+
+class _PrivateRuns(threading.local):
+    """Recorders that run a tower for a caller of their own now, in this thread, innermost last."""
+
+    def __init__(self) -> None:
+        self.stack: list[tuple[Recorder, list[TowerPass]]] = []
+
+
+_PRIVATE = _PrivateRuns()
 
 
 class _PerThread(threading.local):
@@ -260,34 +295,52 @@ class Recorder:
         """A tower pass starts; the one before it is dropped."""
         slot = self.slot
         slot.running = None
-        if not (slot.private or self.attached):
-            return
-        slot.running = self._make_pass(self.wanted, batch, pixel_size, grid)
-        if slot.private:
-            slot.private[-1].append(slot.running)
-            return
-        slot.last, slot.claimed = slot.running, slot.in_host
-        for capture in slot.captures:
-            capture.append(slot.running)
+        if _PRIVATE.stack:
+            recorder, seen = _PRIVATE.stack[-1]
+            if recorder is self:
+                slot.running = self._make_pass(self.wanted, batch, pixel_size, grid)
+                seen.append(slot.running)
+        elif self.attached:
+            slot.running = self._make_pass(self.wanted, batch, pixel_size, grid)
+            slot.last, slot.claimed = slot.running, slot.in_host > 0
+            for capture in slot.captures:
+                capture.append(slot.running)
 
-    def host_starts(self, *, afresh: bool) -> None:
-        """A forward of the host starts; ``afresh``: on a new input, not on a next token.
+    @contextmanager
+    def privately(self) -> Iterator[list[TowerPass]]:
+        """Tower passes inside, in this thread, go to the list given and to no other recorder."""
+        seen: list[TowerPass] = []
+        _PRIVATE.stack.append((self, seen))
+        try:
+            yield seen
+        finally:
+            _PRIVATE.stack.pop()
+            self.slot.running = None
 
-        It takes the last tower pass for its own, unless a forward before it has done so: then
-        that pass is of another input, and is dropped.
+    def host_starts(self) -> bool:
+        """A forward of the host starts. Returns whether it is the outermost, and not private."""
+        if _PRIVATE.stack:
+            return False
+        slot = self.slot
+        slot.in_host += 1
+        return slot.in_host == 1
+
+    def host_claims(self, *, afresh: bool) -> None:
+        """That forward takes the last tower pass for its own.
+
+        Unless one before it has done so and it runs ``afresh`` (on a new input, not on a next
+        token): then that pass is of another input, and is dropped.
         """
         slot = self.slot
-        if slot.private:
-            return
-        slot.in_host = True
         if afresh and slot.claimed and slot.last is not None:
             slot.last, slot.running, slot.why_none = None, None, STALE
         slot.claimed = True
 
     def host_ends(self) -> None:
         """That forward is over, or was ended by an error."""
-        slot = self.slot
-        slot.in_host = bool(slot.private) and slot.in_host
+        if not _PRIVATE.stack:
+            slot = self.slot
+            slot.in_host = max(slot.in_host - 1, 0)
 
     def forget(self) -> None:
         """Drops the last pass of every thread."""

@@ -2,12 +2,13 @@
 
 Only outputs are looked at: of the blocks, of what makes the pooled vector and, for the size of
 the picture (and its pixels, where a head asks), of the patch embedding; and the input of the
-first block. Two on the host itself notice prompts without a picture.
+first block. Two on the host and each module around its tower notice prompts without a picture.
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -54,6 +55,8 @@ class Taps:
         self._recorder = recorder
         self._owner = owner
         self._handles: list[RemovableHandle] = []
+        self._users = 0
+        self._lock = threading.Lock()
 
     @property
     def installed(self) -> bool:
@@ -61,12 +64,25 @@ class Taps:
         return bool(self._handles)
 
     def install(self) -> None:
-        """Puts the hooks on; all or none."""
+        """Puts the hooks on, all or none; to be undone by one ``remove`` for each ``install``."""
+        with self._lock:
+            if self._users == 0:
+                self._install()
+            self._users += 1
+
+    def remove(self) -> None:
+        """Takes the hooks off once nobody in any thread needs them; harmless when they are off."""
+        with self._lock:
+            self._users = max(self._users - 1, 0)
+            if self._users == 0:
+                self._clear()
+
+    def _install(self) -> None:
         tower, wanted = self._tower, self._recorder.wanted
         try:
-            host = self._host
-            self._add(host.register_forward_pre_hook, self._on_host_starts, with_kwargs=True)
-            self._add(host.register_forward_hook, self._on_host_ends, always_call=True)
+            for module in _around(self._host, tower):
+                self._add(module.register_forward_pre_hook, self._on_host_starts, with_kwargs=True)
+                self._add(module.register_forward_hook, self._on_host_ends, always_call=True)
             self._add(tower.patch_embed.register_forward_hook, self._on_patch_embed)
             for level in wanted.levels:
                 if level == 0:
@@ -77,11 +93,10 @@ class Taps:
             if wanted.context == "pooled" and tower.pooled is not None:
                 self._add(tower.pooled.module.register_forward_hook, self._on_pooled)
         except BaseException:
-            self.remove()
+            self._clear()
             raise
 
-    def remove(self) -> None:
-        """Takes the hooks off; harmless when they are off."""
+    def _clear(self) -> None:
         while self._handles:
             self._handles.pop().remove()
 
@@ -91,7 +106,11 @@ class Taps:
         self._handles.append(register(Hook(self._owner, call), **options))
 
     def _on_host_starts(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        self._recorder.host_starts(afresh=not _continues(kwargs))
+        if self._recorder.host_starts():
+            slot, prompt = self._recorder.slot, _prompt(args, kwargs)
+            goes_on = _continues(prompt, kwargs) or _grows(prompt, slot.prompt)
+            slot.prompt = prompt
+            self._recorder.host_claims(afresh=not goes_on)
 
     def _on_host_ends(self, module: nn.Module, args: Any, output: Any) -> None:
         self._recorder.host_ends()
@@ -155,12 +174,17 @@ def leaving_early(recorder: Recorder, *, allowed: bool) -> Iterator[None]:
         slot.leave = False
 
 
-def may_leave_early(tower: Tower) -> bool:
+def may_leave_early(tower: Tower, tower_kwargs: dict[str, Any]) -> bool:
     """Whether an exception may end the tower's forward: not where others count on its end.
 
     Offloading (accelerate) and sharding (FSDP) put weights away after a forward; compiled code
-    cannot be left by an exception.
+    cannot be left by an exception; some releases of transformers wrap blocks while they record
+    hidden states or attentions, and unwrap them at the end.
     """
+    config = getattr(tower.module, "config", None)
+    recorded = ("output_hidden_states", "output_attentions")
+    if any(tower_kwargs.get(name) or getattr(config, name, False) for name in recorded):
+        return False
     return not any(
         hasattr(module, "_hf_hook")
         or getattr(module, "_compiled_call_impl", None) is not None
@@ -169,19 +193,41 @@ def may_leave_early(tower: Tower) -> bool:
     )
 
 
-def _continues(kwargs: dict[str, Any]) -> bool:
-    """Whether a forward goes on with an earlier prompt: a token after a non-empty cache."""
+def _around(host: nn.Module, tower: Tower) -> list[nn.Module]:
+    """The host and the modules between it and its tower; none where the host is the tower."""
+    parts = tower.path.split(".") if tower.path else []
+    return [host.get_submodule(".".join(parts[:i])) for i in range(len(parts))]
+
+
+def _prompt(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """The token ids (or their embeddings) of a forward, where it has such."""
+    for value in (kwargs.get("input_ids"), kwargs.get("inputs_embeds"), *args[:1]):
+        if isinstance(value, Tensor):
+            return value.detach()
+    return None
+
+
+def _continues(prompt: Tensor | None, kwargs: dict[str, Any]) -> bool:
+    """Whether a forward goes on with an earlier prompt: after a cache that is not empty."""
     for name in _CACHES:
         cache = kwargs.get(name)
         if cache is None:
             continue
-        if torch.compiler.is_compiling():
-            return True
+        one_token = prompt is not None and prompt.shape[1:2] == (1,)
+        if torch.compiler.is_compiling():  # the cache's length may not be traceable
+            return one_token
         count = getattr(cache, "get_seq_length", None)
         length = len(cache) if count is None else count()
-        if isinstance(length, int):
-            return length > 0
-        # A count on the device: don't wait for it where one new token tells as much.
-        new = kwargs.get("input_ids", kwargs.get("inputs_embeds"))
-        return (new is not None and new.shape[1] == 1) or int(length) > 0
+        # A count on the device is not waited for where one new token tells as much.
+        return length > 0 if isinstance(length, int) else one_token or int(length) > 0
     return False
+
+
+def _grows(prompt: Tensor | None, before: Tensor | None) -> bool:
+    """Whether a prompt is the one before it with one token more: generation without a cache."""
+    if prompt is None or before is None or torch.compiler.is_compiling():
+        return False
+    if prompt.ndim != 2 or before.ndim != 2 or prompt.device != before.device:
+        return False
+    longer = (before.shape[0], before.shape[1] + 1) == tuple(prompt.shape)
+    return longer and torch.equal(prompt[:, :-1], before)

@@ -8,7 +8,7 @@ class ClipDepthError(ValueError):
 
 
 class ConfigError(ClipDepthError):
-    """A head configuration contradicts itself."""
+    """A configuration, of a head or of a training run, is wrong or contradicts itself."""
 
 
 class FeaturesError(ClipDepthError):

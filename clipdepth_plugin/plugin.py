@@ -6,6 +6,7 @@ Axes: B views, H W pixels.
 from __future__ import annotations
 
 import functools
+import sys
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from clipdepth_plugin.errors import HeadMismatchError, ImageError, NoDepthError
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.geometry import Intrinsics
 from clipdepth_plugin.head import DepthHead
-from clipdepth_plugin.reading import DepthPass, Size
+from clipdepth_plugin.reading import DepthPass, Size, on_heads_device
 
 
 def attach(
@@ -88,14 +89,8 @@ class DepthPlugin(nn.Module):
             given = isinstance(processor, Preprocessing)
             preprocessing = processor if given else from_processor(processor)
         config = head.config
-        wanted = Wanted(
-            levels=config.levels,
-            context=config.context if config.film else None,
-            pixels=head.reads_pixels,
-            width=self.tower.width,
-            num_prefix_tokens=self.tower.num_prefix_tokens,
-            sequence_first=self.tower.sequence_first,
-        )
+        context = config.context if config.film else None
+        wanted = Wanted.of(self.tower, config.levels, context, pixels=head.reads_pixels)
         self._recorder = Recorder(wanted, functools.partial(DepthPass, head, preprocessing))
         self._taps = Taps(host, self.tower, self._recorder, owner=head)
         self._finalizer = weakref.finalize(self, self._taps.remove)
@@ -108,10 +103,14 @@ class DepthPlugin(nn.Module):
     def attach(self) -> Self:
         """Puts the taps on (again, after ``detach``).
 
+        What torch.compile has compiled is compiled anew when it next runs, with the taps in it:
+        attach once, not for each call.
+
         Raises:
             HeadMismatchError: This head is on that tower already.
         """
-        if any(owner is self.head for owner in owners(self.tower)):
+        hooked = any(owner is self.head for owner in owners(self.tower))
+        if self.attached or (hooked and not self._taps.installed):
             raise HeadMismatchError(
                 f"this head is attached to {self.tower.path or 'this tower'!r} already: use that "
                 "plug-in, or detach it first"
@@ -119,12 +118,16 @@ class DepthPlugin(nn.Module):
         self._recorder.forget()
         self._taps.install()
         self._recorder.attached = True
+        # Code that was compiled without the hooks would run on without them.
+        if (dynamo := sys.modules.get("torch._dynamo")) is not None:
+            dynamo.reset()
         return self
 
     def detach(self) -> None:
         """Takes the taps off; the host is as it was. The last pass's depth can still be read."""
-        self._taps.remove()
-        self._recorder.attached = False
+        if self.attached:
+            self._recorder.attached = False
+            self._taps.remove()
 
     @property
     def depth(self) -> Tensor:
@@ -212,9 +215,11 @@ class DepthPlugin(nn.Module):
         _check_pixels(pixel_values)
         height, width = pixel_values.shape[-2:]
         if len(pixel_values) == 0:  # hosts' own towers break on it
-            return pixel_values.new_zeros((0, 1, height, width), dtype=torch.float32)
-        depth_B1HW: Tensor = self.head(self.features(pixel_values, **tower_kwargs), (height, width))
-        return depth_B1HW
+            device = next(self.head.parameters()).device
+            return torch.zeros((0, 1, height, width), device=device)
+        tower_pass = self._run_tower(pixel_values, tower_kwargs)
+        features = on_heads_device(tower_pass.features, self.head)
+        return tower_pass.at_pixels(self.head(features))
 
     def features(self, pixel_values: Tensor, **tower_kwargs: Any) -> TowerFeatures:
         """What the head reads of the tower, as ``forward`` does it: for training and caching.
@@ -226,36 +231,25 @@ class DepthPlugin(nn.Module):
         Raises:
             NoDepthError: A tap did not fire.
         """
-        weight = self.tower.patch_embed.weight
-        pixels_B3HW = pixel_values.to(cast("Tensor", weight).device)
-        if isinstance(weight, Tensor) and weight.is_floating_point():
-            pixels_B3HW = pixels_B3HW.to(weight.dtype)
-        return self._run_tower(pixels_B3HW, tower_kwargs).features
+        return self._run_tower(pixel_values, tower_kwargs).features
 
-    def _run_tower(self, pixels_B3HW: Tensor, tower_kwargs: dict[str, Any]) -> TowerPass:
-        recorder, taps = self._recorder, self._taps
-        slot, seen = recorder.slot, cast("list[TowerPass]", [])
-        hooked_here = not taps.installed
-        if hooked_here:
-            taps.install()
-        slot.private.append(seen)
+    def _run_tower(self, pixels_B3HW: Tensor, tower_kwargs: dict[str, Any]) -> DepthPass:
+        recorder, taps, tower = self._recorder, self._taps, self.tower
+        # Another plug-in's taps may be deeper in the tower than ours.
+        alone = all(owner is self.head for owner in owners(tower))
+        early = leaving_early(recorder, allowed=alone and may_leave_early(tower, tower_kwargs))
+        taps.install()
         try:
-            # Another plug-in's taps may be deeper in the tower than ours.
-            alone = all(owner is self.head for owner in owners(self.tower))
-            early = leaving_early(recorder, allowed=alone and may_leave_early(self.tower))
-            with torch.no_grad(), early:
-                self.tower.module(pixels_B3HW, **tower_kwargs)
+            with recorder.privately() as seen, torch.no_grad(), early:
+                tower.module(_as_tower_takes(pixels_B3HW, tower), **tower_kwargs)
         finally:
-            slot.private.pop()
-            slot.running = None
-            if hooked_here:
-                taps.remove()
+            taps.remove()
         if not seen:
             raise NoDepthError(
-                f"the tower {self.tower} ran without its patch embedding being called: it was "
-                "compiled or graphed before"
+                f"the tower {tower} ran without its patch embedding being called: it was compiled "
+                "or graphed before; attach the plug-in first, then call it"
             )
-        return seen[-1]
+        return cast("DepthPass", seen[-1])
 
     def _last(self) -> DepthPass:
         slot = self._recorder.slot
@@ -304,6 +298,14 @@ def check_fit(head: DepthHead, tower: Tower) -> None:
             f"{', '.join(map(repr, tower.contexts))} ({tower})"
         )
     check_same_tower(tower, config.provenance.tower_hashes, config.provenance.tower)
+
+
+def _as_tower_takes(pixels_B3HW: Tensor, tower: Tower) -> Tensor:
+    """On the tower's device and in its dtype; as they are where its weights are offloaded."""
+    weight = next(tower.patch_embed.parameters())
+    device = pixels_B3HW.device if weight.is_meta else weight.device
+    dtype = weight.dtype if weight.is_floating_point() else pixels_B3HW.dtype
+    return pixels_B3HW.to(device, dtype)
 
 
 def _check_pixels(pixel_values: Tensor) -> None:

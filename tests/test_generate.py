@@ -22,9 +22,11 @@ OPTIONS: dict[str, Any] = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample"
 
 @pytest.mark.parametrize("name", ["llava", "paligemma"])
 @pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("use_cache", [True, False])
 def test_one_map_for_each_image_from_one_tower_pass(
     name: str,
     batch: int,
+    use_cache: bool,
     make_host: MakeHost,
     make_head: MakeHead,
     make_pixels: MakePixels,
@@ -32,10 +34,11 @@ def test_one_map_for_each_image_from_one_tower_pass(
 ) -> None:
     host: Any = make_host(name)
     inputs = {"pixel_values": make_pixels(batch=batch), **make_prompt(batch)}
-    alone = host.generate(**inputs, **OPTIONS)
+    options = {**OPTIONS, "use_cache": use_cache}
+    alone = host.generate(**inputs, **options)
     with attach(host, make_head(host)) as plugin:
         with plugin.capture() as seen:
-            beside = host.generate(**inputs, **OPTIONS)
+            beside = host.generate(**inputs, **options)
         assert torch.equal(alone, beside)
         assert len(seen) == 1
         assert plugin.depth.shape == (batch, 1, 32, 32)
@@ -79,6 +82,35 @@ def test_going_on_with_a_conversation_keeps_its_picture(
         depth = plugin.depth
         host(input_ids=torch.tensor([[5, 6]]), past_key_values=first.past_key_values)
         assert torch.equal(plugin.depth, depth)
+
+
+def test_a_part_of_the_host_run_alone_is_noticed(
+    make_host: MakeHost, make_head: MakeHead, make_pixels: MakePixels, make_prompt: MakePrompt
+) -> None:
+    host: Any = make_host("llava")
+    with torch.no_grad(), attach(host, make_head(host)) as plugin:
+        host(pixel_values=make_pixels(batch=1), **make_prompt(1))
+        _ = plugin.depth
+        host.model(**make_prompt(1, pictures=False))
+        with pytest.raises(NoDepthError, match="another forward"):
+            _ = plugin.depth
+
+
+def test_compiled_host_and_a_text_only_prompt(
+    make_host: MakeHost, make_head: MakeHead, make_pixels: MakePixels, make_prompt: MakePrompt
+) -> None:
+    from transformers import DynamicCache
+
+    host: Any = make_host("llava")
+    with torch.no_grad(), attach(host, make_head(host)) as plugin:
+        host.compile(backend="eager")
+        picture = {"pixel_values": make_pixels(batch=1), **make_prompt(1)}
+        host(**picture, past_key_values=DynamicCache())
+        assert plugin.depth.shape == (1, 1, 32, 32)
+        host(**make_prompt(1, pictures=False), past_key_values=DynamicCache())
+        with pytest.raises(NoDepthError, match="another forward"):
+            _ = plugin.depth
+    torch._dynamo.reset()
 
 
 def test_capture_collects_every_pass_in_order(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import gc
 import pickle
@@ -152,9 +153,11 @@ def test_same_head_twice_and_two_heads(
         with attach(host, other) as second, torch.no_grad():
             host(make_pixels())
             assert not torch.allclose(first.depth, second.depth)
-            expected = second.depth
+            expected = first.depth, second.depth
+            first(make_pixels(seed=3))
             second(make_pixels(seed=4))
-            assert torch.equal(second.depth, expected)
+            assert torch.equal(first.depth, expected[0])  # each leaves the other's alone
+            assert torch.equal(second.depth, expected[1])
         host(make_pixels(seed=2))
         assert first.depth.shape == (2, 1, 32, 32)
     with attach(host, head) as again:
@@ -283,6 +286,11 @@ def test_pixels_are_tapped_for_heads_that_ask(
         assert torch.equal(seen[0].features.pixels, make_pixels())
         _ = plugin.depth
         assert seen[0]._pixels is None
+        x = make_pixels(seed=8)
+        host(x)
+        x.zero_()  # a robot's camera buffer, used again
+        with pytest.raises(NoDepthError, match="pixels were written into in place"):
+            _ = seen[1].features
     assert attach(host, head).features(make_pixels()).pixels is None
 
 
@@ -330,12 +338,96 @@ def test_tokens_written_in_place_are_noticed(
         (tower,) = find_towers(host)
         handle = tower.blocks[3].register_forward_pre_hook(spoil)
         host(make_pixels())
-        with pytest.raises(NoDepthError, match="wrote into its tokens in place"):
+        with pytest.raises(NoDepthError, match="written into in place"):
             _ = plugin.depth
         handle.remove()
         with torch.inference_mode():  # copies are kept there: level 3 is the unspoilt one
             host(make_pixels())
         torch.testing.assert_close(plugin.depth, clean)
+
+
+def test_gradient_checkpointing_changes_no_pass(
+    make_host: MakeHost, make_head: MakeHead, make_pixels: MakePixels
+) -> None:
+    """Blocks that a backward runs again belong to no pass, whichever came last."""
+    host: Any = make_host("timm")
+    with attach(host, make_head(host)) as plugin:
+        expected = [plugin(make_pixels(seed=seed)) for seed in (1, 2)]
+        host.set_grad_checkpointing(True)
+        host.train()
+        with plugin.capture() as seen:
+            (host(make_pixels(seed=1)).sum() + host(make_pixels(seed=2)).sum()).backward()
+        for one, depth in zip(seen, expected, strict=True):
+            torch.testing.assert_close(one.depth, depth)
+
+
+def test_depth_is_the_callers_to_write_into(
+    host: nn.Module, head: DepthHead, make_pixels: MakePixels
+) -> None:
+    wide = DepthHead(
+        HeadConfig(
+            **{**head.config.model_dump(), "channels": (16, 8, 8)[:3]}
+            | {"semantic_levels": (4, 3, 2), "structural_levels": (2, 1)}
+        )
+    ).eval()
+    with attach(host, wide) as plugin:  # native size is the input's: nothing is resized
+        host(make_pixels())
+        before = plugin.depth.clone()
+        plugin.depth.mul_(2)
+        sized = plugin.predict((32, 32))
+        assert isinstance(sized, Tensor)
+        sized.mul_(2)
+        assert torch.equal(plugin.depth, before)
+
+
+def test_pixels_beyond_the_last_patch_repeat_and_do_not_stretch(
+    host: nn.Module, head: DepthHead, make_pixels: MakePixels
+) -> None:
+    x = make_pixels(size=(40, 71))
+    with torch.no_grad(), attach(host, head) as plugin:
+        host(x[..., :64])
+        whole = plugin.depth
+        host(x)
+        assert plugin.depth.shape == (2, 1, 40, 71)
+        torch.testing.assert_close(plugin.depth[..., :64], whole)
+        torch.testing.assert_close(plugin.depth[..., 64:], whole[..., -1:].expand(-1, -1, -1, 7))
+        torch.testing.assert_close(plugin(x), plugin.depth)
+
+
+def test_threads_share_a_detached_plugin(
+    host: nn.Module, head: DepthHead, make_pixels: MakePixels
+) -> None:
+    plugin = DepthPlugin(host, head)
+    with torch.no_grad(), ThreadPoolExecutor(4) as pool:
+        expected = plugin(make_pixels())
+
+        def work(_: int) -> bool:
+            with torch.no_grad():
+                return torch.allclose(plugin(make_pixels()), expected, atol=1e-6)
+
+        assert all(pool.map(work, range(60)))
+    assert not any(module._forward_hooks for module in host.modules())
+
+
+def test_offloaded_host(make_host: MakeHost, make_head: MakeHead, make_pixels: MakePixels) -> None:
+    """Accelerate keeps the weights elsewhere (here on the CPU, the modules on meta)."""
+    accelerate = pytest.importorskip("accelerate", reason="comes with the extra train")
+    host = make_host("dinov2")
+    head = make_head(host)
+    expected = attach(host, head)(make_pixels()).detach()
+    accelerate.cpu_offload(host, execution_device=torch.device("cpu"))
+    with torch.no_grad(), attach(host, make_like(head)) as plugin:
+        host(make_pixels())
+        torch.testing.assert_close(plugin.depth, expected)
+        torch.testing.assert_close(plugin(make_pixels()), expected)
+
+
+def test_head_on_another_device(host: nn.Module, head: DepthHead, make_pixels: MakePixels) -> None:
+    with attach(host, head.to("meta")) as plugin:
+        host(make_pixels())
+        for read in (lambda: plugin.depth, lambda: plugin(make_pixels())):
+            with pytest.raises(HeadMismatchError, match=r"head is on meta.*head\.to\('cpu'\)"):
+                read()
 
 
 def test_token_count_that_the_adapter_does_not_know(
@@ -387,18 +479,36 @@ def test_attached_before_the_first_compiled_call(
     torch._dynamo.reset()
 
 
-def test_compiled_before_attach_is_an_error_and_never_an_old_map(
+def test_attached_after_the_first_compiled_call(
     make_host: MakeHost, make_head: MakeHead, make_pixels: MakePixels
 ) -> None:
+    """Compiled code is made anew, also for batch sizes that it has seen before."""
     host = make_host("timm")
-    compiled = torch.compile(host, backend="aot_eager")
+    compiled = torch.compile(host, backend="eager", dynamic=False)
     with torch.no_grad():
-        compiled(make_pixels())
+        for batch in (2, 3):
+            compiled(make_pixels(batch=batch))
         with attach(host, make_head(host)) as plugin:
-            compiled(make_pixels())
-            with pytest.raises(NoDepthError, match="compiled, graphed or replayed before attach"):
-                _ = plugin.depth
+            for batch in (3, 2):
+                compiled(make_pixels(batch=batch))
+                torch.testing.assert_close(plugin.depth, plugin(make_pixels(batch=batch)))
     torch._dynamo.reset()
+
+
+def test_a_replayed_tower_is_an_error_and_never_an_old_map(
+    make_host: MakeHost, make_head: MakeHead, make_pixels: MakePixels
+) -> None:
+    """A host that runs no hook (as one that replays its own graph) gives no depth."""
+    host: Any = make_host("hf_clip")
+    with torch.no_grad(), attach(host, make_head(host)) as plugin:
+        ids = torch.tensor([[1, 5, 6]] * 2)
+        host(pixel_values=make_pixels(), input_ids=ids)
+        assert plugin.depth.shape == (2, 1, 32, 32)
+        host.vision_model.forward = lambda *_, **__: host.vision_model.config  # no block runs
+        with contextlib.suppress(AttributeError):
+            host(pixel_values=make_pixels(seed=2), input_ids=ids)
+        with pytest.raises(NoDepthError, match="without its vision tower"):
+            _ = plugin.depth
 
 
 # --- threads and tasks --------------------------------------------------------------------------

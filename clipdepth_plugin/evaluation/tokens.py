@@ -53,17 +53,8 @@ class TowerTokens:
             raise FeaturesError(
                 f"context {context!r}: the tower has {', '.join(tower.contexts)} ({tower})"
             )
-        self._recorder = Recorder(
-            Wanted(
-                levels=self.levels,
-                context=context,
-                pixels=False,
-                width=tower.width,
-                num_prefix_tokens=tower.num_prefix_tokens,
-                sequence_first=tower.sequence_first,
-            ),
-            TowerPass,
-        )
+        self._recorder = Recorder(Wanted.of(tower, self.levels, context), TowerPass)
+        self._taps = Taps(tower.module, tower, self._recorder, owner=self)
 
     def __call__(self, pixels_B3HW: Tensor) -> TowerFeatures:
         """Runs the tower, no further than the last level, without a graph.
@@ -77,23 +68,19 @@ class TowerTokens:
         Raises:
             NoDepthError: A tap did not fire.
         """
-        tower, slot, seen = self.tower, self._recorder.slot, list[TowerPass]()
+        tower = self.tower
         weight = next(tower.patch_embed.parameters())
         pixels_B3HW = pixels_B3HW.to(weight.device)
         if weight.is_floating_point():
             pixels_B3HW = pixels_B3HW.to(weight.dtype)
         alone = not owners(tower)
-        taps = Taps(tower.module, tower, self._recorder, owner=self)
-        slot.private.append(seen)
+        early = leaving_early(self._recorder, allowed=alone and may_leave_early(tower, {}))
+        self._taps.install()
         try:
-            taps.install()
-            early = leaving_early(self._recorder, allowed=alone and may_leave_early(tower))
-            with torch.no_grad(), early:
+            with self._recorder.privately() as seen, torch.no_grad(), early:
                 tower.module(pixels_B3HW)
         finally:
-            taps.remove()
-            slot.private.pop()
-            slot.running = None
+            self._taps.remove()
         if not seen:
             raise NoDepthError(
                 f"the tower {tower} ran without its patch embedding being called: it was "
