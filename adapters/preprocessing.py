@@ -55,10 +55,9 @@ def from_processor(processor: Any) -> Preprocessing:
     inner = getattr(processor, "image_processor", processor)
     given: Mapping[str, Any] = inner if isinstance(inner, Mapping) else inner.to_dict()
     name = given.get("image_processor_type") or type(inner).__name__
-    size = _pair(given.get("crop_size")) if given.get("do_center_crop") else None
+    crops = bool(given.get("do_center_crop"))
     resized = given.get("size")
-    shortest = resized.get("shortest_edge") if isinstance(resized, Mapping) else None
-    size = size or _pair(resized)
+    size = (_pair(given.get("crop_size")) if crops else None) or _pair(resized)
     missing = [
         what
         for what, value in (
@@ -74,15 +73,46 @@ def from_processor(processor: Any) -> Preprocessing:
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     else:
         mean, std = _triple(given["image_mean"]), _triple(given["image_std"])
-    resize: ResizeKind = "squash"
-    if given.get("do_pad"):
-        resize = "pad"
-    elif shortest is not None:
-        resize = "shortest"
+    resize, shortest = _resize_of(given, str(name), size)
     filter_number = int(given.get("resample", 3) or 3)
     return Preprocessing(
         mean, std, size, resize, shortest, _PIL_FILTERS.get(filter_number, "bicubic")
     )
+
+
+# Steps after which the tower's input is not the whole picture at one known place.
+_UNKNOWN_STEPS = (
+    *("crop_pct", "crop_to_patches", "do_image_splitting", "do_pan_and_scan"),
+    "image_grid_pinpoints",
+)
+
+
+def _resize_of(
+    given: Mapping[str, Any], name: str, size: tuple[int, int]
+) -> tuple[ResizeKind | None, int | None]:
+    """How a Hugging Face processor resizes and the short side before a crop; (None, None): unknown.
+
+    ``do_pad`` means another thing in each processor: below and at the right (DETR, OWLv2), to a
+    multiple (DPT), among tiles (LLaVA-NeXT). Only LLaVA's own is a padding to a square in the
+    middle.
+    """
+    to = given.get("size")
+    crops = bool(given.get("do_center_crop"))
+    if given.get("do_resize") is False or any(given.get(step) for step in _UNKNOWN_STEPS):
+        return None, None
+    if isinstance(to, Mapping) and to.get("longest_edge") is not None:
+        return None, None
+    shortest = to.get("shortest_edge") if isinstance(to, Mapping) else None
+    if crops and isinstance(to, int):
+        shortest = to
+    if given.get("do_pad"):
+        whole = size[0] == size[1] and (shortest is None or shortest == size[0])
+        known = whole and name.startswith("LlavaImageProcessor")
+        return ("pad" if known else None), None
+    if shortest is not None:
+        return "shortest", int(shortest)
+    # A crop from a squashed picture has no name here.
+    return ("squash" if _pair(to) == size else None), None
 
 
 def from_timm(config: Mapping[str, Any]) -> Preprocessing | None:

@@ -2,7 +2,8 @@
 
 A tower is a list of like transformer blocks of one width, fed by a patch embedding of that width;
 which list a patch embedding feeds is told by nearness: the one it shares the deepest common
-ancestor with. Names are looked at only to recognise attention ("attn", "attention").
+ancestor with. Several side by side are paired in their order where there are as many of each.
+Names are looked at only to recognise attention ("attn", "attention").
 """
 
 from __future__ import annotations
@@ -52,26 +53,80 @@ class Misfit:
 def find_skeletons(model: nn.Module) -> tuple[list[Skeleton], list[Misfit]]:
     """All towers of a model, and the patch embeddings that have none."""
     lists = list(_block_lists(model))
+    embeddings = list(_patch_embeddings(model))
+    fed: dict[str, BlockList | str] = {}
+    taken: set[str] = set()
+    # The nearest pairs first, so that no embedding takes the list of one further inside.
+    for group, near in _groups(embeddings, lists):
+        free = [blocks for blocks in near if blocks.path not in taken]
+        fed.update(_pair(group, free, any_near=bool(near)))
+        taken.update(fit.path for e in group if isinstance(fit := fed[e.path], BlockList))
     skeletons: list[Skeleton] = []
     misfits: list[Misfit] = []
-    for embedding in _patch_embeddings(model):
-        near = _nearest(embedding.path, lists)
-        fitting = [blocks for blocks in near if blocks.width == embedding.width]
-        widths = sorted({blocks.width for blocks in near})
-        if not near:
-            misfits.append(Misfit(embedding.path, "feeds no list of attention blocks"))
-        elif widths != [embedding.width]:
-            misfits.append(
-                Misfit(
-                    embedding.path,
-                    f"gives width {embedding.width}, the attention blocks near it have "
-                    f"{', '.join(map(str, widths))}: a hierarchical tower, or none of its own",
-                )
-            )
+    for embedding in embeddings:
+        fit = fed[embedding.path]
+        if isinstance(fit, str):
+            misfits.append(Misfit(embedding.path, fit))
         else:
-            path = _common_path(embedding.path, fitting[0].path)
-            skeletons.append(Skeleton(path, embedding, fitting[0]))
+            skeletons.append(Skeleton(_common_path(embedding.path, fit.path), embedding, fit))
     return skeletons, misfits
+
+
+def _groups(
+    embeddings: list[PatchEmbedding], lists: list[BlockList]
+) -> list[tuple[list[PatchEmbedding], list[BlockList]]]:
+    """Patch embeddings that have the same lists equally near, and those lists; nearest first."""
+    groups: dict[tuple[int, ...], tuple[list[PatchEmbedding], list[BlockList]]] = {}
+    for embedding in embeddings:
+        shared, near = _nearest(embedding.path, lists)
+        group, _ = groups.setdefault((-shared, *map(id, near)), ([], near))
+        group.append(embedding)
+    return [groups[key] for key in sorted(groups, key=lambda key: key[0])]
+
+
+def _pair(
+    group: list[PatchEmbedding], near: list[BlockList], *, any_near: bool
+) -> dict[str, BlockList | str]:
+    """The list that each embedding of a group feeds, or the reason why there is none."""
+    fed: dict[str, BlockList | str] = {}
+    widths = sorted({blocks.width for blocks in near})
+    for embedding in group:
+        if not near:
+            fed[embedding.path] = (
+                "is beside attention blocks that a nearer patch embedding feeds"
+                if any_near
+                else "feeds no list of attention blocks"
+            )
+        elif embedding.width not in widths or not {*widths} <= {e.width for e in group}:
+            fed[embedding.path] = (
+                f"gives width {embedding.width}, the attention blocks near it have "
+                f"{', '.join(map(str, widths))}: a hierarchical tower, or none of its own"
+            )
+    for width in widths:
+        alike = [e for e in group if e.width == width and e.path not in fed]
+        fitting = [blocks for blocks in near if blocks.width == width]
+        if len(alike) > 1 and len(alike) != len(fitting):
+            paths = ", ".join(blocks.path for blocks in fitting)
+            reason = (
+                f"is one of {len(alike)} patch embeddings beside {len(fitting)} lists of "
+                f"attention blocks of its width ({paths}): which feeds which is ambiguous"
+            )
+            fed.update(dict.fromkeys((e.path for e in alike), reason))
+        else:
+            # Several lists behind one embedding (Mllama's) follow each other: the first is its.
+            fed.update((e.path, b) for e, b in zip(alike, fitting, strict=False))
+    for path, fit in fed.items():
+        if isinstance(fit, BlockList) and _runs_on_maps(fit):
+            fed[path] = (
+                f"feeds blocks that attend within windows of maps ({fit.path}, as SAM's), not "
+                "on rows of tokens"
+            )
+    return fed
+
+
+def _runs_on_maps(block_list: BlockList) -> bool:
+    """Whether tokens stay maps (B, h, w, D): blocks that cut windows say their size."""
+    return any(isinstance(getattr(block, "window_size", None), int) for block in block_list.blocks)
 
 
 def _patch_embeddings(model: nn.Module) -> Iterator[PatchEmbedding]:
@@ -113,10 +168,11 @@ def _width(block: nn.Module) -> int | None:
     return None
 
 
-def _nearest(path: str, lists: list[BlockList]) -> list[BlockList]:
-    """The lists that share the longest common path with ``path``."""
+def _nearest(path: str, lists: list[BlockList]) -> tuple[int, list[BlockList]]:
+    """The lists that share the longest common path with ``path``, and how long that is."""
     shared = [len(_common_parts(path, blocks.path)) for blocks in lists]
-    return [b for b, n in zip(lists, shared, strict=True) if n == max(shared)]
+    longest = max(shared, default=0)
+    return longest, [b for b, n in zip(lists, shared, strict=True) if n == longest]
 
 
 def _common_parts(first: str, second: str) -> list[str]:

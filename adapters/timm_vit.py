@@ -1,7 +1,9 @@
 """timm's vision transformers, alone or as open_clip's trunk.
 
 Quirks: the pooled vector passes ``fc_norm`` (an identity where there is none) before the
-classifier, whatever pooled it; a tower that only ``forward_features`` runs makes none.
+classifier, whatever pooled it; a tower that only ``forward_features`` runs makes none, and a
+distilled one (two class tokens, two classifiers) never calls it. CaiT's class token joins after
+the blocks that are tapped: they have no prefix, and its pooled vector is read off the last norm.
 """
 
 from __future__ import annotations
@@ -17,19 +19,33 @@ from clipdepth_plugin.adapters.preprocessing import Preprocessing, from_open_cli
 
 def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> q.Quirks | None:
     """Quirks of the tower, or None if it is of another family."""
-    if not all(hasattr(tower, name) for name in ("patch_embed", "num_prefix_tokens", "fc_norm")):
+    late = hasattr(tower, "blocks_token_only")
+    last = "norm" if late else "fc_norm"
+    if not all(hasattr(tower, name) for name in ("patch_embed", "num_prefix_tokens", last)):
         return None
     tower_any: Any = tower
     size = getattr(tower_any.patch_embed, "img_size", None)
-    pools = bool(getattr(tower, "global_pool", "")) or getattr(tower, "attn_pool", None) is not None
     return q.Quirks(
         "timm",
-        int(tower_any.num_prefix_tokens),
-        getattr(tower, "cls_token", None) is not None,
-        q.PooledTap(tower_any.fc_norm, q.as_is) if pools else None,
+        0 if late else int(tower_any.num_prefix_tokens),
+        not late and getattr(tower, "cls_token", None) is not None,
+        _late_pooled(tower_any) if late else _pooled(tower_any),
         _preprocessing(tower, ancestors),
         None if size is None else (int(size[0]), int(size[1])),
     )
+
+
+def _pooled(tower: Any) -> q.PooledTap | None:
+    if hasattr(tower, "head_dist"):
+        return None
+    pools = bool(getattr(tower, "global_pool", "")) or getattr(tower, "attn_pool", None) is not None
+    return q.PooledTap(tower.fc_norm, q.as_is) if pools else None
+
+
+def _late_pooled(tower: Any) -> q.PooledTap | None:
+    takes = {"token": q.first_token, "avg": q.mean_after_first}
+    take = takes.get(str(tower.global_pool))
+    return None if take is None else q.PooledTap(tower.norm, take)
 
 
 def _preprocessing(tower: nn.Module, ancestors: Sequence[nn.Module]) -> Preprocessing | None:

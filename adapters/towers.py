@@ -98,7 +98,8 @@ def choose_tower(model: nn.Module, path: str | None = None) -> Tower:
 
     Args:
         model: The host.
-        path: Module path of the tower, of a module around it, or of its block list.
+        path: Module path of the tower, of its block list, or of a module around it. A tower
+            at just that path comes before those inside.
 
     Raises:
         TowerNotFoundError: None was found, none is at that path, or several are and the choice
@@ -110,7 +111,8 @@ def choose_tower(model: nn.Module, path: str | None = None) -> Tower:
     if not towers:
         raise TowerNotFoundError(_nothing_found(name, misfits))
     if path is not None:
-        chosen = [t for t in towers if _inside(t.path, path) or path == t.blocks_path]
+        chosen = [t for t in towers if path in (t.path, t.blocks_path)]
+        chosen = chosen or [t for t in towers if _inside(t.path, path)]
         if len(chosen) != 1:
             what = "no vision tower" if not chosen else f"{len(chosen)} vision towers"
             raise TowerNotFoundError(f"{name}: {what} at {path!r}. {_candidates(towers)}")

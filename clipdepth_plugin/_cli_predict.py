@@ -81,7 +81,7 @@ def run_predict(
             f"host {options.host!r} does not say how its pictures are normalised; give a "
             "folder that has a preprocessor_config.json (mean, std, size)"
         )
-    with attach(host.model, head.to(device), tower=tower.path) as plugin:
+    with attach(host.model, head.to(device), tower=options.tower) as plugin:
         _make_folder(options.output)
         unreadable = _predict_all(images, plugin, preprocessing, device, options, console)
     done = len(images) - len(unreadable)

@@ -54,10 +54,10 @@ class ViewGeometry:
                 )
             case "shortest":
                 to = preprocessing.resize_to or min(view_h, view_w)
-                factor = to / min(image_h, image_w)
-                # Libraries round the resized size down, then crop from its middle.
-                scaled = (max(to, int(image_h * factor)), max(to, int(image_w * factor)))
-                crop = (-((scaled[0] - view_h) // 2), -((scaled[1] - view_w) // 2))
+                short = min(image_h, image_w)
+                # In this order the product is exact, as in torchvision and transformers.
+                scaled = (int(to * image_h / short), int(to * image_w / short))
+                crop = (_centre(scaled[0], view_h), _centre(scaled[1], view_w))
                 return cls(
                     image_size, preprocessing.size, (scaled[0] / image_h, scaled[1] / image_w), crop
                 )
@@ -107,3 +107,14 @@ class ViewGeometry:
             (cx + 0.5) * self.scale[1] + self.offset[1] - 0.5,
             (cy + 0.5) * self.scale[0] + self.offset[0] - 0.5,
         )
+
+
+def _centre(size: int, view: int) -> int:
+    """Where torchvision's ``center_crop`` puts the first pixel of a side in the view.
+
+    Negative where it cuts (half pixels go to the even side, as Python rounds), positive where it
+    pads a side that is too short (the odd pixel goes behind).
+    """
+    if size < view:
+        return (view - size) // 2
+    return -round((size - view) / 2)

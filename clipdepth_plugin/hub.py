@@ -5,9 +5,11 @@ A head is a folder, local or on the hub: config.json, model.safetensors, README.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.errors import HeadFileError
-from clipdepth_plugin.model_card import model_card_text
+from clipdepth_plugin.model_card import is_unedited, model_card_text
 
 if TYPE_CHECKING:
     from clipdepth_plugin.head import DepthHead
@@ -118,8 +120,13 @@ class HubMixin(
     ) -> str | None:
         """Writes config.json, model.safetensors and a model card into a folder.
 
-        Everything is written beside the folder first and moved in when it is whole, so an
-        interrupted or failed save leaves what was there. A model card that exists is kept.
+        Everything is written into a hidden folder inside first, so a save that fails while
+        writing leaves what was there, or no folder where there was none. The files are then
+        moved to their places one by one, each whole: weights, config, card. A save that is cut
+        off between two of these moves leaves the new weights beside the old config.
+
+        A model card that is there is replaced where it is as an earlier save wrote it, and kept
+        where it was edited or is someone else's.
 
         Args:
             save_directory: The folder; made where it is missing.
@@ -139,13 +146,18 @@ class HubMixin(
         if config is not None:
             raise HeadFileError("config: a head is saved with its own config; leave it out")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
+            with (
+                _made(folder),
+                tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary,
+            ):
                 super().save_pretrained(temporary, model_card_kwargs=model_card_kwargs)
-                for name in (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE):
-                    if name != CARD_FILE or not (folder / name).exists():
-                        _sync(Path(temporary, name))
-                        Path(temporary, name).replace(folder / name)
+                names = [WEIGHTS_FILE, CONFIG_FILE]
+                if _may_replace(folder / CARD_FILE):
+                    names.append(CARD_FILE)
+                for name in names:
+                    _sync(Path(temporary, name))
+                for name in names:
+                    Path(temporary, name).replace(folder / name)
         except (OSError, SafetensorError) as error:
             raise HeadFileError(f"{folder}: the head could not be written: {error}") from error
         if push_to_hub:
@@ -200,6 +212,30 @@ def load_weights(head: nn.Module, state: dict[str, Tensor], source: Path | str) 
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
             raise HeadFileError(f"{source}: {what}: {shown}")
     head.load_state_dict(state)
+
+
+@contextlib.contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """The folder, made where it is missing; what was made goes again if all fails."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for path in new:
+            with contextlib.suppress(OSError):  # not made yet, or no longer empty
+                path.rmdir()
+        raise
+
+
+def _may_replace(card: Path) -> bool:
+    """Whether there is no card, or one of ours that nobody edited."""
+    try:
+        return is_unedited(card.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return True
+    except UnicodeDecodeError:
+        return False
 
 
 def _sync(path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+
 from clipdepth_plugin.config import HeadConfig
 
 _TEMPLATE = """---
@@ -37,12 +40,16 @@ with attach(host, head) as plugin:
     metres = plugin.depth
 ```
 {notes}"""
+_MARK = re.compile(r"\n<!-- written by save_pretrained, sha256 ([0-9a-f]{64}) -->\n")
 
 
 def model_card_text(config: HeadConfig) -> str:
-    """Markdown with the hub's YAML front matter, from a head's config."""
+    """Markdown with the hub's YAML front matter, from a head's config.
+
+    A comment at its end holds its own hash, for ``is_unedited``.
+    """
     origin = config.provenance
-    return _TEMPLATE.format(
+    text = _TEMPLATE.format(
         license_line=f"license: {origin.license.lower()}\n" if origin.license else "",
         tower=origin.tower or "a tower that was not recorded",
         preset=config.preset,
@@ -59,3 +66,16 @@ def model_card_text(config: HeadConfig) -> str:
         or "no hash; any tower of this width is taken",
         notes=f"\n{origin.notes}\n" if origin.notes else "",
     )
+    return f"{text}\n<!-- written by save_pretrained, sha256 {_hash(text)} -->\n"
+
+
+def is_unedited(card: str) -> bool:
+    """Whether a card is, to the letter, one that ``model_card_text`` wrote for some head."""
+    marks = list(_MARK.finditer(card))
+    return bool(marks) and _hash(_MARK.sub("", card)) == marks[-1][1]
+
+
+def _hash(text: str) -> str:
+    """Of the words alone: line ends and space around the text may change on the way."""
+    plain = "\n".join(line.rstrip() for line in text.strip().splitlines())
+    return hashlib.sha256(plain.encode()).hexdigest()

@@ -18,13 +18,16 @@ from clipdepth_plugin.errors import KernelError
 logger = logging.getLogger(__name__)
 
 
-def use_triton(op: str, device: torch.device, asked: bool | None) -> bool:
+def use_triton(
+    op: str, device: torch.device, asked: bool | None, *, obstacle: str | None = None
+) -> bool:
     """Whether ``op`` runs as a Triton kernel on ``device``.
 
     Args:
         op: Name, for the log and the error.
         device: Where its tensors are.
         asked: What the caller said.
+        obstacle: Why the kernel cannot take these inputs, whatever the machine; None: it can.
 
     Raises:
         KernelError: Triton was asked for and cannot run; says why.
@@ -32,7 +35,7 @@ def use_triton(op: str, device: torch.device, asked: bool | None) -> bool:
     if asked is False:
         _log_once(op, "the PyTorch reference, as asked")
         return False
-    obstacle = _obstacle(device)
+    obstacle = _obstacle(device) or obstacle
     if asked and obstacle is not None:
         raise KernelError(f"{op}: the Triton kernel was asked for, but {obstacle}")
     _log_once(op, "its Triton kernel" if obstacle is None else f"the reference: {obstacle}")

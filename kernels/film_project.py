@@ -45,10 +45,13 @@ def film_project(
         triton: None chooses, False is the reference, True must work or fail.
 
     Returns:
-        (B, T - prefix, C) in ``x_BTD``'s dtype; products are summed in float32.
+        (B, T - prefix, C) in ``x_BTD``'s dtype, whatever the others' is. Sums are in float32
+        (the reference's in float64 where an input is), and so are products, but that the kernel
+        rounds the factors to the tokens' dtype where the weight has it too.
 
     Raises:
-        KernelError: Shapes do not fit, or Triton was asked for and cannot run.
+        KernelError: Shapes do not fit, or Triton was asked for and cannot run: also where a
+            gradient is needed (the kernel has none) or an input is float64.
     """
     views, tokens, width = x_BTD.shape
     channels = weight_CD.shape[0]
@@ -63,9 +66,19 @@ def film_project(
             raise KernelError(f"film_project: {name} is {tuple(value.shape)}, expected {shape}")
     if not 0 <= prefix <= tokens:
         raise KernelError(f"film_project: prefix {prefix} of {tokens} tokens")
-    fused = use_triton("film_project", x_BTD.device, triton)
+    inputs = (x_BTD, gamma_BD, beta_BD, weight_CD, bias_C)
+    fused = use_triton("film_project", x_BTD.device, triton, obstacle=_obstacle(inputs))
     run = _launch if fused else film_project_reference
     return run(x_BTD, gamma_BD, beta_BD, weight_CD, bias_C, prefix=prefix)
+
+
+def _obstacle(inputs: tuple[Tensor, ...]) -> str | None:
+    """Why the kernel cannot take these inputs."""
+    if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
+        return "a gradient is needed, and the kernel gives none"
+    if any(x.dtype == torch.float64 for x in inputs):
+        return "an input is float64, and the kernel sums in float32"
+    return None
 
 
 def film_project_reference(
@@ -77,9 +90,14 @@ def film_project_reference(
     *,
     prefix: int,
 ) -> Tensor:
-    """What the kernel must give, in plain PyTorch, as ``SemanticPathway`` does it."""
-    modulated_BND = gamma_BD[:, None] * x_BTD[:, prefix:] + beta_BD[:, None]
-    return torch.nn.functional.linear(modulated_BND, weight_CD, bias_C)
+    """What the kernel must give, in plain PyTorch, as ``SemanticPathway`` does it in float32."""
+    dtype = torch.float32
+    for x in (x_BTD, gamma_BD, beta_BD, weight_CD, bias_C):
+        dtype = torch.promote_types(dtype, x.dtype)
+    modulated_BND = gamma_BD.to(dtype)[:, None] * x_BTD[:, prefix:].to(dtype)
+    modulated_BND = modulated_BND + beta_BD.to(dtype)[:, None]
+    out_BNC = torch.nn.functional.linear(modulated_BND, weight_CD.to(dtype), bias_C.to(dtype))
+    return out_BNC.to(x_BTD.dtype)
 
 
 def _launch(
@@ -100,7 +118,8 @@ def _launch(
         return out_BNC
     x_BTD, weight_CD = x_BTD.contiguous(), weight_CD.contiguous()
     shift_BC = torch.nn.functional.linear(beta_BD.float(), weight_CD.float(), bias_C.float())
-    tiles = tile_sizes(channels, x_BTD.dtype)
+    product = x_BTD.dtype if weight_CD.dtype == x_BTD.dtype else torch.float32
+    tiles = tile_sizes(channels, product)
     grid = (
         triton_.cdiv(patches, tiles["BLOCK_N"]),
         triton_.cdiv(channels, tiles["BLOCK_C"]),
@@ -118,7 +137,7 @@ def _launch(
         channels,
         prefix,
         **tiles,
-        DOT_DTYPE=dot_dtype(x_BTD.dtype),
+        DOT_DTYPE=dot_dtype(product),
     )
     return out_BNC
 
@@ -134,7 +153,7 @@ def tile_sizes(channels: int, dtype: torch.dtype) -> dict[str, int]:
 
 
 def dot_dtype(dtype: torch.dtype) -> Any:
-    """What the contraction multiplies in: the tokens' dtype on a GPU.
+    """What the contraction multiplies in: on a GPU, the dtype that tokens and weight share.
 
     Triton's interpreter multiplies bfloat16 as if it were integers, so there it is float32.
     """
@@ -187,10 +206,8 @@ def _film_project_fwd_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0917
         weight = tl.load(
             weight_rows + d[:, None], mask=(c[None, :] < channels) & (d[:, None] < width), other=0
         )
-        scaled = (x.to(tl.float32) * gamma[None, :].to(tl.float32)).to(x.dtype)
-        out += tl.dot(
-            scaled.to(DOT_DTYPE), weight.to(x.dtype).to(DOT_DTYPE), input_precision="ieee"
-        )
+        scaled = x.to(tl.float32) * gamma[None, :].to(tl.float32)
+        out += tl.dot(scaled.to(DOT_DTYPE), weight.to(DOT_DTYPE), input_precision="ieee")
     shift = tl.load(shift_ptr + view * channels + c, mask=c < channels, other=0)
     out += shift[None, :]
     out_rows = out_ptr + (view * patches + n[:, None]) * channels

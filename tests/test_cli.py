@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from transformers import (
 )
 from typer.testing import CliRunner, Result
 
-from clipdepth_plugin import DepthHead, attach
+from clipdepth_plugin import DepthHead, attach, find_towers
 from clipdepth_plugin._cli_app import app
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.depth_files import read_depth_png
@@ -119,6 +120,24 @@ def test_predict_gives_what_the_plugin_gives(
     with attach(loaded.model, DepthHead.from_pretrained(head)) as plugin, torch.no_grad():
         expected_HW = plugin(pixels_BCHW)[0, 0].numpy()
     np.testing.assert_allclose(np.load(tmp_path / "square.npy"), expected_HW, rtol=1e-5)
+
+
+def test_predict_gives_attach_the_towers_own_name(
+    host: Path, head: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block list names one tower of several at a path; the path would not."""
+    given = []
+
+    def spy(*arguments: Any, tower: str | None, **options: Any) -> Any:
+        given.append(tower)
+        return attach(*arguments, tower=tower, **options)
+
+    monkeypatch.setattr("clipdepth_plugin._cli_predict.attach", spy)
+    (found,) = find_towers(load_host(str(host)).model)
+    options = ("--host", host, "--head", head, "--tower", found.blocks_path)
+    result = run("predict", pictures / "a.png", *options, "-o", tmp_path / "output")
+    assert result.exit_code == 0, result.output
+    assert given == [found.blocks_path]
 
 
 def test_predict_goes_on_after_an_unreadable_picture(

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torchvision.transforms import functional as tv  # type: ignore[import-untyped]
 
 from clipdepth_plugin.adapters.preprocessing import Preprocessing, ResizeKind
 from clipdepth_plugin.errors import HostError
@@ -55,6 +56,37 @@ def test_centre_crop_leaves_unseen_margins_as_nan() -> None:
     seen_W = ~torch.isnan(g.to_image(torch.ones(1, 96, 96)))[0, 50]
     assert seen_W.sum() == 100
     assert seen_W[50:150].all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 300), st.integers(1, 300)),
+    to=st.none() | st.integers(1, 130),
+    view=st.tuples(st.integers(1, 100), st.integers(1, 100)),
+)
+def test_shortest_is_torchvisions_resize_and_centre_crop(
+    size: tuple[int, int], to: int | None, view: tuple[int, int]
+) -> None:
+    g = ViewGeometry.of(size, Preprocessing((0.5,) * 3, (0.5,) * 3, view, "shortest", to))
+    scaled = tv.resize(torch.empty(1, *size), [to or min(view)], antialias=False)
+    assert g.scale == (scaled.shape[1] / size[0], scaled.shape[2] / size[1])
+    # Each pixel of the crop says where it was, plus one; zeros are padding.
+    where = torch.stack(
+        torch.meshgrid(*(torch.arange(1, n + 1) for n in scaled.shape[1:]), indexing="ij")
+    )
+    seen = tv.center_crop(where, list(view))
+    assert seen.shape[1:] == view
+    for axis in (0, 1):
+        line = seen[axis].amax(dim=1 - axis)
+        first = int(line.nonzero()[0])
+        assert g.offset[axis] == first - (int(line[first]) - 1)
+
+
+def test_a_long_side_is_not_lost_to_rounding() -> None:
+    """224 * (49 / 49) and the like: the quotient first would lose a pixel."""
+    for short in range(1, 400):
+        g = geometry("shortest", (short, 3 * short), 100)
+        assert g.scale[1] * 3 * short == pytest.approx(300)
 
 
 @pytest.mark.parametrize(

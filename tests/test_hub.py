@@ -107,6 +107,48 @@ def test_failed_save_leaves_what_was_there(
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize("edit", ["none", "none, other line ends", "words", "marker", "latin"])
+def test_a_card_of_another_head_is_replaced_unless_edited(
+    edit: str, head: DepthHead, tmp_path: Path
+) -> None:
+    """The old card would describe a head that is no longer there."""
+    other = DepthHead(head.config.model_copy(update={"depth_range": (0.5, 77.0)}))
+    other.save_pretrained(tmp_path)
+    card = tmp_path / "README.md"
+    written = card.read_text()
+    assert "77 m" in written
+    if edit == "none, other line ends":
+        card.write_bytes(written.replace("\n", "\r\n").encode())
+    elif edit == "words":
+        card.write_text(written.replace("77 m", "77 m, mostly"))
+    elif edit == "marker":
+        card.write_text("\n".join(line for line in written.split("\n") if "sha256" not in line))
+    elif edit == "latin":
+        card.write_bytes("Tiefe für mich".encode("latin-1"))
+    before = card.read_bytes()
+    head.save_pretrained(tmp_path)
+    if edit.startswith("none"):
+        assert "0.2 to 5 m" in card.read_text()
+        assert "77 m" not in card.read_text()
+    else:
+        assert card.read_bytes() == before
+
+
+def test_failed_first_save_leaves_no_folder(
+    head: DepthHead, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_args: Any, **_kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("clipdepth_plugin.hub.save_file", full)
+    (tmp_path / "empty").mkdir()
+    for name in ("new", "new/inside", "empty"):
+        with pytest.raises(HeadFileError, match=r"could not be written.*No space left"):
+            head.save_pretrained(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
 def _cut(folder: Path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])

@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("adapters", "kernels")
+HEAD_FILES = ("README.md", "config.json", "model.safetensors")
 IMPORT_ALL = """
 import importlib, pathlib, sys
 for name in sys.argv[2:]:
@@ -152,9 +153,10 @@ def test_the_wheel_holds_one_package_and_all_its_code(wheel_names: list[str]) ->
     assert {*modules, "clipdepth_plugin/py.typed"} <= set(wheel_names)
 
 
-def test_the_wheel_holds_nothing_but_code(wheel_names: list[str]) -> None:
+def test_the_wheel_holds_nothing_but_code_and_the_shipped_head(wheel_names: list[str]) -> None:
     inside = (Path(name) for name in wheel_names if name.startswith("clipdepth_plugin/"))
-    assert [p for p in inside if p.suffix != ".py" and p.name != "py.typed"] == []
+    other = {str(p) for p in inside if p.suffix != ".py" and p.name != "py.typed"}
+    assert other == {f"clipdepth_plugin/heads/demo/{name}" for name in HEAD_FILES}
 
 
 def test_an_installed_wheel_imports_away_from_the_tree(

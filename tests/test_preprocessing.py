@@ -42,12 +42,44 @@ def test_siglip_processor_inside_another() -> None:
             {"size": {"shortest_edge": 20}, "do_center_crop": True, "crop_size": 16},
             ((16, 16), "shortest"),
         ),
-        ({"size": [8, 8], "do_pad": True}, ((8, 8), "pad")),
+        ({"size": 224, "do_center_crop": True, "crop_size": 224}, ((224, 224), "shortest")),
+        # Padded, but where is not known.
+        ({"size": [8, 8], "do_pad": True}, ((8, 8), None)),
+        (
+            {"size": 8, "do_pad": True, "image_processor_type": "Owlv2ImageProcessor"},
+            ((8, 8), None),
+        ),
+        ({"size": {"height": 8, "width": 8}, "do_resize": False}, ((8, 8), None)),
+        (
+            {"size": {"height": 256, "width": 256}, "do_center_crop": True, "crop_size": 224},
+            ((224, 224), None),
+        ),
+        (
+            {"size": {"shortest_edge": 8}, "do_center_crop": True, "crop_size": 8, "crop_pct": 0.9},
+            ((8, 8), None),
+        ),
+        ({"do_center_crop": True, "crop_size": 8}, ((8, 8), None)),
     ],
 )
 def test_dict(given: dict[str, Any], expected: tuple[Any, ...]) -> None:
     read = from_processor({"image_mean": 0.5, "image_std": [0.5] * 3, **given})
     assert (read.size, read.resize) == expected
+
+
+@pytest.mark.parametrize(("to", "crop"), [(224, 224), (256, 224)])
+def test_an_int_before_a_centre_crop_is_the_short_side(to: int, crop: int) -> None:
+    """Old CLIP files: {"size": 224, "do_center_crop": true, "crop_size": 224}."""
+    given = {"size": to, "do_center_crop": True, "crop_size": crop}
+    read = from_processor({"image_mean": 0.5, "image_std": 0.5, **given})
+    assert (read.size, read.resize, read.resize_to) == ((crop, crop), "shortest", to)
+
+
+@pytest.mark.parametrize(("pads", "kind"), [(True, "pad"), (False, "shortest")])
+def test_only_llavas_own_processor_pads_to_a_square(pads: bool, kind: str) -> None:
+    from transformers import LlavaImageProcessor, LlavaNextImageProcessor
+
+    assert from_processor(LlavaImageProcessor(do_pad=pads)).resize == kind
+    assert from_processor(LlavaNextImageProcessor()).resize is None
 
 
 def test_without_normalisation() -> None:

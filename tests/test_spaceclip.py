@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from clipdepth_plugin import DepthHead, TowerFeatures, load_spaceclip
+from clipdepth_plugin import TowerFeatures, load_spaceclip
 from clipdepth_plugin.errors import HeadFileError
 
 REFERENCE = Path(__file__).parent / "fixtures" / "spaceclip_clip_early.safetensors"
@@ -108,10 +108,21 @@ def _keep(state: dict[str, Tensor], *dropped: str) -> dict[str, Tensor]:
 
 
 def test_without_film(state: dict[str, Tensor], features: TowerFeatures) -> None:
+    """As with MLPs that give gamma 1 and beta 0 whatever the context."""
     head = load_spaceclip(_keep(state, "film_param_generators"), **EARLY)
     assert not head.config.film
+    neutral = dict(state)
+    for i in range(4):
+        last = f"film_param_generators.{i}.2"
+        neutral[f"{last}.weight"] = torch.zeros_like(state[f"{last}.weight"])
+        gamma_D, beta_D = state[f"{last}.bias"].chunk(2)
+        neutral[f"{last}.bias"] = torch.cat((torch.ones_like(gamma_D), torch.zeros_like(beta_D)))
     no_context = TowerFeatures(features.levels, None, features.grid)
-    assert head(no_context).shape == (2, 1, 64, 64)
+    with torch.no_grad():
+        got, expected = head(no_context), load_spaceclip(neutral, **EARLY)(features)
+        modulated = load_spaceclip(state, **EARLY)(features)
+    torch.testing.assert_close(got, expected, rtol=0, atol=ATOL)
+    assert (expected - modulated).abs().max() > 1e-3
 
 
 def test_without_auxiliary(state: dict[str, Tensor], features: TowerFeatures) -> None:
@@ -120,24 +131,31 @@ def test_without_auxiliary(state: dict[str, Tensor], features: TowerFeatures) ->
     assert torch.equal(head(features), load_spaceclip(state, **EARLY)(features))
 
 
-def test_without_structural_pathway(features: TowerFeatures) -> None:
-    """A head of ours without it, written under the authors' names, reads back as it was."""
-    from clipdepth_plugin.spaceclip import _NAMES, _translate
+def test_without_structural_pathway(
+    state: dict[str, Tensor], features: TowerFeatures, published: dict[str, Any]
+) -> None:
+    """As a full head whose fusion takes nothing from its structural skips.
 
-    config = load_spaceclip(reference_state(), **EARLY).config
-    torch.manual_seed(0)
-    head = DepthHead(config.model_copy(update={"structural": False})).eval()
-    back = {ours: theirs for theirs, ours in _NAMES.items()}
-    theirs = {str(_translate(k, back)): x for k, x in head.decoder.state_dict().items()}
-    loaded = load_spaceclip(theirs, semantic_levels=(12, 9, 6, 3), structural_levels=())
-    assert not loaded.config.structural
-    assert torch.equal(loaded(features), head(features))
-
-
-def reference_state() -> dict[str, Tensor]:
-    with safe_open(REFERENCE, "pt") as file:
-        keys = [key for key in file.keys() if key.startswith("state.")]  # noqa: SIM118
-        return {key.removeprefix("state."): file.get_tensor(key) for key in keys}
+    The authors' fusion convolutions take (u, semantic skip, structural skip), in this order.
+    """
+    without = _keep(state, "structural_")
+    without = {k: x for k, x in without.items() if "skip_struct_gate" not in k}
+    unused = dict(state)
+    for i, channels in enumerate(published["decoder_channels"][:-1]):
+        key = f"main_decoder_blocks.{i}.fusion_conv.0.weight"
+        assert state[key].shape[1] == 3 * channels
+        without[key] = state[key][:, : 2 * channels].clone()
+        unused[key] = state[key].clone()
+        unused[key][:, 2 * channels :] = 0
+    head = load_spaceclip(without, semantic_levels=(12, 9, 6, 3), structural_levels=())
+    assert not head.config.structural
+    with torch.no_grad():
+        got, expected = head(features), load_spaceclip(unused, **EARLY)(features)
+        full = load_spaceclip(state, **EARLY)(features)
+    torch.testing.assert_close(got, expected, rtol=0, atol=ATOL)
+    # The comparison means something: the structural skips matter, and the map is not flat.
+    assert (expected - full).abs().max() > 1e-3
+    assert expected.std() > 1e-3
 
 
 @pytest.mark.parametrize(
