@@ -122,8 +122,8 @@ def ship(folder: str) -> None:
     notes = (HERE / "demo_head.md").read_text(encoding="utf-8").partition("\n\n")[2]
     limits = (
         "Rendered table-tops and three rooms are all it knows: no outdoor scenes, no people close "
-        "by, no depth beyond some metres. It was trained at 224 x 224, whole pictures squashed. The "
-        "weights are those of the seed that is best on libero/val."
+        "by, no depth beyond some metres. It was trained at 224 x 224, whole pictures squashed. "
+        "The weights are those of the seed that is best on libero/val."
     )
     origin = head.config.provenance.model_copy(
         update={
