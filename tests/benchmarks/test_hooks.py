@@ -50,7 +50,7 @@ def paired_ratios(
 ) -> dict[str, float]:
     """Median of beside / alone over interleaved pairs, with its bootstrap 95% interval.
 
-    The order alternates. ``alone`` is timed with the plug-in detached; detaching itself is not timed.
+    The order alternates. ``alone`` is timed with the plug-in detached; detaching is not timed.
     """
     ratios = []
     for i in range(pairs):
