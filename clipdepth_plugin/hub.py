@@ -17,7 +17,7 @@ from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from clipdepth_plugin.config import HeadConfig
@@ -169,7 +169,8 @@ class HubMixin(
     def _save_pretrained(self, save_directory: Path) -> None:
         head = cast("DepthHead", self)
         state = {name: value.detach().contiguous() for name, value in head.state_dict().items()}
-        save_file(state, save_directory / WEIGHTS_FILE, metadata={"format": "pt"})
+        # Not save_file: it makes files that only their owner may read.
+        (save_directory / WEIGHTS_FILE).write_bytes(save(state, metadata={"format": "pt"}))
         config = head.config.model_dump_json(indent=2)
         (save_directory / CONFIG_FILE).write_text(config + "\n", encoding="utf-8")
 

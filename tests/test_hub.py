@@ -47,6 +47,8 @@ def test_round_trip(head: DepthHead, tmp_path: Path) -> None:
         "config.json",
         "model.safetensors",
     ]
+    modes = {path.stat().st_mode for path in (tmp_path / "head").iterdir()}
+    assert len(modes) == 1  # whoever may read the config may read the weights
     loaded = DepthHead.from_pretrained(tmp_path / "head")
     assert loaded.config == head.config
     assert not loaded.training
@@ -101,7 +103,7 @@ def test_failed_save_leaves_what_was_there(
     def full(*_args: Any, **_kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("clipdepth_plugin.hub.save_file", full)
+    monkeypatch.setattr("clipdepth_plugin.hub.save", full)
     with pytest.raises(HeadFileError, match=r"could not be written.*No space left"):
         head.save_pretrained(tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
@@ -140,7 +142,7 @@ def test_failed_first_save_leaves_no_folder(
     def full(*_args: Any, **_kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("clipdepth_plugin.hub.save_file", full)
+    monkeypatch.setattr("clipdepth_plugin.hub.save", full)
     (tmp_path / "empty").mkdir()
     for name in ("new", "new/inside", "empty"):
         with pytest.raises(HeadFileError, match=r"could not be written.*No space left"):
