@@ -1,16 +1,11 @@
-"""What a tower pass leaves behind, and which thread and task may see it.
+"""What a tower pass leaves behind: the wanted tokens, checked, until they are read.
 
 Axes: B views, N tokens (T: prefix tokens included), D width, (h, w) patch grid, H W pixels.
 """
 
 from __future__ import annotations
 
-import asyncio
-import threading
-import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,16 +18,6 @@ from clipdepth_plugin.features import TowerFeatures
 NOT_FIRED = (
     "the host was compiled, graphed or replayed before attach, an error ended its forward, or it "
     "leaves those blocks out"
-)
-NO_PASS = (
-    "no tower pass in this thread (and asyncio task) since attach: run the host on a picture "
-    "first. It may be that the prompt had no picture, that the pass ran in another thread, or "
-    f"that {NOT_FIRED}"
-)
-STALE = (
-    "the host has started another forward since its last tower pass, without its vision tower (a "
-    "prompt without a picture); that pass's depth is not this prompt's. Read .depth before, or "
-    "collect passes with plugin.capture()"
 )
 
 
@@ -216,132 +201,3 @@ class TowerPass:
 def _usable(kept: _Kept) -> Tensor:
     """The tensor as one that autograd may save: inference tensors are cloned out."""
     return kept.tensor.clone() if kept.tensor.is_inference() else kept.tensor
-
-
-@dataclass
-class Slot:
-    """What one thread (and asyncio task) sees.
-
-    Attributes:
-        last: The last tower pass, or None.
-        why_none: Why ``last`` is None.
-        running: The pass that taps write into now.
-        captures: Lists that collect every pass.
-        leave: Whether to leave the tower once the pass is complete.
-        in_host: How many forwards of the host, one inside the other, run now.
-        prompt: Token ids of the host's last forward, where it has such.
-        claimed: Whether a forward of the host has taken ``last`` for its own. Some hosts run
-            their tower inside that forward, others (``generate`` of late) just before it.
-    """
-
-    last: TowerPass | None = None
-    why_none: str = NO_PASS
-    running: TowerPass | None = None
-    captures: list[list[TowerPass]] = field(default_factory=list)
-    leave: bool = False
-    in_host: int = 0
-    prompt: Tensor | None = None
-    claimed: bool = False
-
-
-class _PrivateRuns(threading.local):
-    """Recorders that run a tower for a caller of their own now, in this thread, innermost last."""
-
-    def __init__(self) -> None:
-        self.stack: list[tuple[Recorder, list[TowerPass]]] = []
-
-
-_PRIVATE = _PrivateRuns()
-
-
-class _PerThread(threading.local):
-    def __init__(self) -> None:
-        self.slot = Slot()
-        self.of_task: weakref.WeakKeyDictionary[asyncio.Task[object], Slot] = (
-            weakref.WeakKeyDictionary()
-        )
-
-
-MakePass = Callable[[Wanted, int, tuple[int, int], tuple[int, int]], TowerPass]
-
-
-class Recorder:
-    """Routes what the taps see to the thread and task that runs the tower.
-
-    Attributes:
-        wanted: What is tapped.
-        attached: Whether passes that nobody asked for become ``last``.
-    """
-
-    def __init__(self, wanted: Wanted, make_pass: MakePass) -> None:
-        self.wanted = wanted
-        self.attached = False
-        self._make_pass = make_pass
-        self._per_thread = _PerThread()
-
-    @property
-    def slot(self) -> Slot:
-        """The caller's own: of this thread and, in eager, of this asyncio task."""
-        per_thread = self._per_thread
-        if torch.compiler.is_compiling():
-            return per_thread.slot
-        try:
-            task = asyncio.current_task()
-        except RuntimeError:  # no event loop runs in this thread
-            task = None
-        return per_thread.slot if task is None else per_thread.of_task.setdefault(task, Slot())
-
-    def begin(self, batch: int, pixel_size: tuple[int, int], grid: tuple[int, int]) -> None:
-        """A tower pass starts; the one before it is dropped."""
-        slot = self.slot
-        slot.running = None
-        if _PRIVATE.stack:
-            recorder, seen = _PRIVATE.stack[-1]
-            if recorder is self:
-                slot.running = self._make_pass(self.wanted, batch, pixel_size, grid)
-                seen.append(slot.running)
-        elif self.attached:
-            slot.running = self._make_pass(self.wanted, batch, pixel_size, grid)
-            slot.last, slot.claimed = slot.running, slot.in_host > 0
-            for capture in slot.captures:
-                capture.append(slot.running)
-
-    @contextmanager
-    def privately(self) -> Iterator[list[TowerPass]]:
-        """Tower passes inside, in this thread, go to the list given and to no other recorder."""
-        seen: list[TowerPass] = []
-        _PRIVATE.stack.append((self, seen))
-        try:
-            yield seen
-        finally:
-            _PRIVATE.stack.pop()
-            self.slot.running = None
-
-    def host_starts(self) -> bool:
-        """A forward of the host starts. Returns whether it is the outermost, and not private."""
-        if _PRIVATE.stack:
-            return False
-        slot = self.slot
-        slot.in_host += 1
-        return slot.in_host == 1
-
-    def host_claims(self, *, afresh: bool) -> None:
-        """That forward takes the last tower pass for its own.
-
-        Unless one before it has done so and it runs ``afresh`` (on a new input, not on a next
-        token): then that pass is of another input, and is dropped.
-        """
-        slot = self.slot
-        if afresh and slot.claimed and slot.last is not None:
-            slot.last, slot.running, slot.why_none = None, None, STALE
-        slot.claimed = True
-
-    def host_ends(self) -> None:
-        """That forward is over, or was ended by an error."""
-        if not _PRIVATE.stack:
-            slot = self.slot
-            slot.in_host = max(slot.in_host - 1, 0)
-
-    def forget(self) -> None:
-        """Drops the last pass of every thread."""
-        self._per_thread = _PerThread()

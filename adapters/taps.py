@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from clipdepth_plugin.adapters.passes import Recorder, TowerPass
+from clipdepth_plugin.adapters.passes import TowerPass
+from clipdepth_plugin.adapters.recorder import Recorder
 from clipdepth_plugin.adapters.towers import Tower
 
 _CACHES = ("past_key_values", "past_key_value", "cache_params")

@@ -16,12 +16,13 @@ from typing import Any, NoReturn, Self, cast
 import torch
 from torch import Tensor, nn
 
-from clipdepth_plugin.adapters.identity import check_same_tower
-from clipdepth_plugin.adapters.passes import Recorder, TowerPass, Wanted
+from clipdepth_plugin.adapters.passes import TowerPass, Wanted
 from clipdepth_plugin.adapters.preprocessing import Preprocessing, from_processor
+from clipdepth_plugin.adapters.recorder import Recorder
 from clipdepth_plugin.adapters.taps import Taps, leaving_early, may_leave_early, owners
 from clipdepth_plugin.adapters.towers import Tower, choose_tower
-from clipdepth_plugin.errors import HeadMismatchError, ImageError, NoDepthError
+from clipdepth_plugin.checks import as_tower_takes, check_fit, check_pixels
+from clipdepth_plugin.errors import HeadMismatchError, NoDepthError
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.geometry import Intrinsics
 from clipdepth_plugin.head import DepthHead
@@ -212,7 +213,7 @@ class DepthPlugin(nn.Module):
             ImageError: Not (B, 3, H, W), or not finite; names the images.
             NoDepthError: A tap did not fire.
         """
-        _check_pixels(pixel_values)
+        check_pixels(pixel_values)
         height, width = pixel_values.shape[-2:]
         if len(pixel_values) == 0:  # hosts' own towers break on it
             device = next(self.head.parameters()).device
@@ -241,7 +242,7 @@ class DepthPlugin(nn.Module):
         taps.install()
         try:
             with recorder.privately() as seen, torch.no_grad(), early:
-                tower.module(_as_tower_takes(pixels_B3HW, tower), **tower_kwargs)
+                tower.module(as_tower_takes(pixels_B3HW, tower), **tower_kwargs)
         finally:
             taps.remove()
         if not seen:
@@ -272,51 +273,4 @@ class DepthPlugin(nn.Module):
         raise HeadMismatchError(
             "a plug-in holds hooks on its host and cannot be copied or pickled: save or copy "
             "plugin.head and attach that"
-        )
-
-
-def check_fit(head: DepthHead, tower: Tower) -> None:
-    """Whether a head can read a tower.
-
-    Raises:
-        HeadMismatchError: Says what the head needs and what the tower has.
-    """
-    config = head.config
-    if config.width != tower.width:
-        raise HeadMismatchError(
-            f"the head reads width {config.width}, the tower has {tower.width} ({tower}); "
-            "DepthHead.for_host(host) makes one that fits"
-        )
-    if config.levels[-1] > tower.depth:
-        raise HeadMismatchError(
-            f"the head reads level {config.levels[-1]}, the tower has levels 0 to {tower.depth} "
-            f"({tower}); DepthHead.for_host(host) makes one that fits"
-        )
-    if config.film and config.context not in tower.contexts:
-        raise HeadMismatchError(
-            f"the head's FiLM was trained with the {config.context!r} context, this tower has "
-            f"{', '.join(map(repr, tower.contexts))} ({tower})"
-        )
-    check_same_tower(tower, config.provenance.tower_hashes, config.provenance.tower)
-
-
-def _as_tower_takes(pixels_B3HW: Tensor, tower: Tower) -> Tensor:
-    """On the tower's device and in its dtype; as they are where its weights are offloaded."""
-    weight = next(tower.patch_embed.parameters())
-    device = pixels_B3HW.device if weight.is_meta else weight.device
-    dtype = weight.dtype if weight.is_floating_point() else pixels_B3HW.dtype
-    return pixels_B3HW.to(device, dtype)
-
-
-def _check_pixels(pixel_values: Tensor) -> None:
-    if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
-        raise ImageError(
-            f"pixel_values has shape {tuple(pixel_values.shape)}; expected (B, 3, H, W), "
-            "normalised as the tower takes it"
-        )
-    odd_B = (~torch.isfinite(pixel_values)).flatten(1).any(dim=1)
-    if bool(odd_B.any()):
-        raise ImageError(
-            f"pixel_values of images {odd_B.nonzero().flatten().tolist()} are not finite (NaN or "
-            "infinite)"
         )

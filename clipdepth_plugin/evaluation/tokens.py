@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from clipdepth_plugin.adapters.passes import Recorder, TowerPass, Wanted
+from clipdepth_plugin.adapters.passes import TowerPass, Wanted
+from clipdepth_plugin.adapters.recorder import Recorder
 from clipdepth_plugin.adapters.taps import Taps, leaving_early, may_leave_early, owners
 from clipdepth_plugin.errors import FeaturesError, NoDepthError
 

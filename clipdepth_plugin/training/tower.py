@@ -14,9 +14,10 @@ from torch import Tensor
 from clipdepth_plugin.adapters.identity import tower_hashes
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.towers import choose_tower
+from clipdepth_plugin.checks import check_fit
 from clipdepth_plugin.errors import HostError
 from clipdepth_plugin.head import DepthHead
-from clipdepth_plugin.plugin import DepthPlugin, check_fit
+from clipdepth_plugin.plugin import DepthPlugin
 
 if TYPE_CHECKING:
     from collections.abc import Callable

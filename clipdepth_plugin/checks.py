@@ -1,0 +1,66 @@
+"""What is checked before a head meets a tower, and pixels a tower.
+
+Axes: B views, H W pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from clipdepth_plugin.adapters.identity import check_same_tower
+from clipdepth_plugin.adapters.towers import Tower
+from clipdepth_plugin.errors import HeadMismatchError, ImageError
+from clipdepth_plugin.head import DepthHead
+
+
+def check_fit(head: DepthHead, tower: Tower) -> None:
+    """Whether a head can read a tower.
+
+    Raises:
+        HeadMismatchError: Says what the head needs and what the tower has.
+    """
+    config = head.config
+    if config.width != tower.width:
+        raise HeadMismatchError(
+            f"the head reads width {config.width}, the tower has {tower.width} ({tower}); "
+            "DepthHead.for_host(host) makes one that fits"
+        )
+    if config.levels[-1] > tower.depth:
+        raise HeadMismatchError(
+            f"the head reads level {config.levels[-1]}, the tower has levels 0 to {tower.depth} "
+            f"({tower}); DepthHead.for_host(host) makes one that fits"
+        )
+    if config.film and config.context not in tower.contexts:
+        raise HeadMismatchError(
+            f"the head's FiLM was trained with the {config.context!r} context, this tower has "
+            f"{', '.join(map(repr, tower.contexts))} ({tower})"
+        )
+    check_same_tower(tower, config.provenance.tower_hashes, config.provenance.tower)
+
+
+def as_tower_takes(pixels_B3HW: Tensor, tower: Tower) -> Tensor:
+    """On the tower's device and in its dtype; as they are where its weights are offloaded."""
+    weight = next(tower.patch_embed.parameters())
+    device = pixels_B3HW.device if weight.is_meta else weight.device
+    dtype = weight.dtype if weight.is_floating_point() else pixels_B3HW.dtype
+    return pixels_B3HW.to(device, dtype)
+
+
+def check_pixels(pixel_values: Tensor) -> None:
+    """Whether pixels are (B, 3, H, W) and finite.
+
+    Raises:
+        ImageError: They are not; names the images.
+    """
+    if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
+        raise ImageError(
+            f"pixel_values has shape {tuple(pixel_values.shape)}; expected (B, 3, H, W), "
+            "normalised as the tower takes it"
+        )
+    odd_B = (~torch.isfinite(pixel_values)).flatten(1).any(dim=1)
+    if bool(odd_B.any()):
+        raise ImageError(
+            f"pixel_values of images {odd_B.nonzero().flatten().tolist()} are not finite (NaN or "
+            "infinite)"
+        )
