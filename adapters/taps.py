@@ -110,7 +110,8 @@ class Taps:
         if self._recorder.host_starts():
             slot, prompt = self._recorder.slot, _prompt(args, kwargs)
             goes_on = _continues(prompt, kwargs) or _grows(prompt, slot.prompt)
-            slot.prompt = prompt
+            # Token ids only: embeddings or pixels would be large to keep.
+            slot.prompt = prompt if prompt is not None and prompt.ndim == 2 else None
             self._recorder.host_claims(afresh=not goes_on)
 
     def _on_host_ends(self, module: nn.Module, args: Any, output: Any) -> None:
