@@ -48,13 +48,17 @@ class Hook:
 
 
 class Taps:
-    """The hooks of one recorder on one tower of one host."""
+    """The hooks of one recorder on one tower of one host.
+
+    Attributes:
+        owner: Whose they are.
+    """
 
     def __init__(self, host: nn.Module, tower: Tower, recorder: Recorder, owner: object) -> None:
         self._host = host
         self._tower = tower
         self._recorder = recorder
-        self._owner = owner
+        self.owner = owner
         self._handles: list[RemovableHandle] = []
         self._users = 0
         self._lock = threading.Lock()
@@ -104,7 +108,7 @@ class Taps:
     def _add(
         self, register: Callable[..., RemovableHandle], call: Callable[..., None], **options: Any
     ) -> None:
-        self._handles.append(register(Hook(self._owner, call), **options))
+        self._handles.append(register(Hook(self.owner, call), **options))
 
     def _on_host_starts(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         if self._recorder.host_starts():

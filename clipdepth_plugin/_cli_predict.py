@@ -22,6 +22,7 @@ from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.depth_files import write_colour, write_depth_png, write_npy
 from clipdepth_plugin.errors import HostError, ImageError
+from clipdepth_plugin.evaluation.console import find_device, make_folder
 from clipdepth_plugin.images import (
     COLOUR_SUFFIX,
     DEPTH_SUFFIX,
@@ -69,7 +70,7 @@ def run_predict(
     """
     images = find_images(paths)
     check_names(images)
-    device = _device(options.device)
+    device = find_device(options.device)
     with console.status(f"loading {options.host} and {options.head}"):
         host = load_host(options.host)
         head = load_head(options.head)
@@ -82,7 +83,7 @@ def run_predict(
             "folder that has a preprocessor_config.json (mean, std, size)"
         )
     with attach(host.model, head.to(device), tower=options.tower) as plugin:
-        _make_folder(options.output)
+        make_folder(options.output)
         unreadable = _predict_all(images, plugin, preprocessing, device, options, console)
     done = len(images) - len(unreadable)
     console.print(f"{done} depth maps in {options.output}", highlight=False, soft_wrap=True)
@@ -152,19 +153,3 @@ def _batches(images: Sequence[Path], size: int) -> Iterator[list[Path]]:
     rest = iter(images)
     while batch := list(islice(rest, size)):
         yield batch
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
-    return device
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{folder}: can't be made a folder ({error.strerror})") from error

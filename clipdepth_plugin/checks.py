@@ -39,14 +39,6 @@ def check_fit(head: DepthHead, tower: Tower) -> None:
     check_same_tower(tower, config.provenance.tower_hashes, config.provenance.tower)
 
 
-def as_tower_takes(pixels_B3HW: Tensor, tower: Tower) -> Tensor:
-    """On the tower's device and in its dtype; as they are where its weights are offloaded."""
-    weight = next(tower.patch_embed.parameters())
-    device = pixels_B3HW.device if weight.is_meta else weight.device
-    dtype = weight.dtype if weight.is_floating_point() else pixels_B3HW.dtype
-    return pixels_B3HW.to(device, dtype)
-
-
 def check_pixels(pixel_values: Tensor) -> None:
     """Whether pixels are (B, 3, H, W) and finite.
 

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from clipdepth_plugin.adapters.passes import TowerPass, Wanted
 from clipdepth_plugin.adapters.preprocessing import Preprocessing, from_processor
 from clipdepth_plugin.adapters.recorder import Recorder
-from clipdepth_plugin.adapters.taps import Taps, leaving_early, may_leave_early, owners
+from clipdepth_plugin.adapters.running import run_tower
+from clipdepth_plugin.adapters.taps import Taps, owners
 from clipdepth_plugin.adapters.towers import Tower, choose_tower
-from clipdepth_plugin.checks import as_tower_takes, check_fit, check_pixels
+from clipdepth_plugin.checks import check_fit, check_pixels
 from clipdepth_plugin.errors import HeadMismatchError, NoDepthError
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.geometry import Intrinsics
@@ -235,22 +236,8 @@ class DepthPlugin(nn.Module):
         return self._run_tower(pixel_values, tower_kwargs).features
 
     def _run_tower(self, pixels_B3HW: Tensor, tower_kwargs: dict[str, Any]) -> DepthPass:
-        recorder, taps, tower = self._recorder, self._taps, self.tower
-        # Another plug-in's taps may be deeper in the tower than ours.
-        alone = all(owner is self.head for owner in owners(tower))
-        early = leaving_early(recorder, allowed=alone and may_leave_early(tower, tower_kwargs))
-        taps.install()
-        try:
-            with recorder.privately() as seen, torch.no_grad(), early:
-                tower.module(as_tower_takes(pixels_B3HW, tower), **tower_kwargs)
-        finally:
-            taps.remove()
-        if not seen:
-            raise NoDepthError(
-                f"the tower {tower} ran without its patch embedding being called: it was compiled "
-                "or graphed before; attach the plug-in first, then call it"
-            )
-        return cast("DepthPass", seen[-1])
+        run = run_tower(self.tower, self._taps, self._recorder, pixels_B3HW, tower_kwargs)
+        return cast("DepthPass", run)
 
     def _last(self) -> DepthPass:
         slot = self._recorder.slot

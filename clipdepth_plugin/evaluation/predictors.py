@@ -63,10 +63,6 @@ class HeadPredictor:
     def __call__(self, samples: Sequence[Sample]) -> list[Tensor]:
         """See ``Predictor``."""
         pixels_B3HW = sample_pixels(samples, self._preprocessing)
-        weight = next(self._plugin.tower.patch_embed.parameters())
-        pixels_B3HW = pixels_B3HW.to(weight.device)
-        if weight.is_floating_point():
-            pixels_B3HW = pixels_B3HW.to(weight.dtype)
         features = self._plugin.features(pixels_B3HW)
         sizes = [tuple(sample.image_3HW.shape[-2:]) for sample in samples]
         maps: dict[tuple[int, ...], Tensor] = {}

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from clipdepth_plugin.adapters.passes import TowerPass, Wanted
 from clipdepth_plugin.adapters.recorder import Recorder
-from clipdepth_plugin.adapters.taps import Taps, leaving_early, may_leave_early, owners
-from clipdepth_plugin.errors import FeaturesError, NoDepthError
+from clipdepth_plugin.adapters.running import run_tower
+from clipdepth_plugin.adapters.taps import Taps
+from clipdepth_plugin.errors import FeaturesError
 
 if TYPE_CHECKING:
     from clipdepth_plugin.adapters.towers import Tower
@@ -69,22 +69,4 @@ class TowerTokens:
         Raises:
             NoDepthError: A tap did not fire.
         """
-        tower = self.tower
-        weight = next(tower.patch_embed.parameters())
-        pixels_B3HW = pixels_B3HW.to(weight.device)
-        if weight.is_floating_point():
-            pixels_B3HW = pixels_B3HW.to(weight.dtype)
-        alone = not owners(tower)
-        early = leaving_early(self._recorder, allowed=alone and may_leave_early(tower, {}))
-        self._taps.install()
-        try:
-            with self._recorder.privately() as seen, torch.no_grad(), early:
-                tower.module(pixels_B3HW)
-        finally:
-            self._taps.remove()
-        if not seen:
-            raise NoDepthError(
-                f"the tower {tower} ran without its patch embedding being called: it was "
-                "compiled or graphed before"
-            )
-        return seen[-1].features
+        return run_tower(self.tower, self._taps, self._recorder, pixels_B3HW, {}).features
