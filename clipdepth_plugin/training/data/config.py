@@ -34,6 +34,7 @@ _READ_BY: dict[str, frozenset[Format]] = {
     "depth_key": frozenset({"nyu_mat"}),
     "crop": frozenset({"rgbd", "nyu", "nyu_mat", "kitti"}),
     "redistributable": frozenset({"rgbd"}),
+    "with_camera": frozenset({"rgbd"}),
     "subset": frozenset({"hf"}),
     "revision": frozenset({"hf"}),
     "image_column": STREAMS,
@@ -106,6 +107,9 @@ class DataConfig(BaseModel):
     redistributable: bool = False
     """Only sequences whose source has ``"redistributable": "yes"`` in meta.json, word for word:
     conditions ("yes, with attribution") don't count."""
+
+    with_camera: bool = False
+    """Only frames whose intrinsics are known, as a head with a canonical camera needs."""
 
     limit: PositiveInt | None = None
     """At most this many samples, evenly spread over the set (of a stream: its first ones)."""

@@ -99,6 +99,7 @@ class RgbdFolder(SampleDataset):
                 frame
                 for sequence in self._sequences(meta)
                 for frame in _frames(sequence, meta.camera(f"{config.split}/{sequence.name}"))
+                if not config.with_camera or config.intrinsics or frame.camera
             ]
         except ValidationError as error:
             raise DataError(f"{path}: {error}") from error
@@ -106,6 +107,7 @@ class RgbdFolder(SampleDataset):
             raise DataError(
                 f"{self._root / config.split}: no frames (<sequence>/<name>.jpg with "
                 f"<name>{DEPTH_SUFFIX}){' of redistributable sources' * config.redistributable}"
+                f"{' whose intrinsics are known' * config.with_camera}"
             )
 
     def __len__(self) -> int:

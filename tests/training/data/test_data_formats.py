@@ -75,6 +75,17 @@ def test_rgbd_keeps_only_what_may_be_passed_on(trees: Trees) -> None:
         open_dataset(trees.rgbd("silent", redistributable=True))
 
 
+def test_rgbd_keeps_only_frames_whose_camera_is_known(trees: Trees) -> None:
+    meta = {"sequences": {"train/a": {"intrinsics": None}}}
+    names = [one.name for one in opened(trees.rgbd(meta=meta, with_camera=True))]
+    assert names == ["rooms/train/b/003", "rooms/train/b/004", "rooms/train/b/005"]
+    given = trees.rgbd("given", meta=meta, with_camera=True, intrinsics=(1.0, 2.0, 3.0, 4.0))
+    assert len(opened(given)) == 6
+    both = {"sequences": {"train/a": {"intrinsics": None}, "train/b": {"intrinsics": None}}}
+    with pytest.raises(DataError, match="no frames .* whose intrinsics are known"):
+        open_dataset(trees.rgbd("none", meta=both, with_camera=True))
+
+
 def test_range_and_limit(trees: Trees) -> None:
     near = opened(trees.rgbd(max_depth=1.11, min_depth=1.1))
     assert [bool(one.depth_1HW.any()) for one in near] == [False, True, False, False, False, False]
