@@ -121,7 +121,7 @@ def camera_scale(intrinsics_B4: Tensor, canonical_focal: float | None, names: li
     if unknown:
         raise TrainingError(
             f"head.options.canonical_focal needs every sample's intrinsics; {names[unknown[0]]} "
-            f"has none ({len(unknown)} of {len(names)} in its batch); leave such frames out with the "
-            "data set's with_camera: true, or give it intrinsics"
+            f"has none ({len(unknown)} of {len(names)} in its batch): leave such frames out with "
+            "with_camera: true in their data set, or give it intrinsics"
         )
     return scale_B

@@ -82,7 +82,7 @@ def test_rgbd_keeps_only_frames_whose_camera_is_known(trees: Trees) -> None:
     given = trees.rgbd("given", meta=meta, with_camera=True, intrinsics=(1.0, 2.0, 3.0, 4.0))
     assert len(opened(given)) == 6
     both = {"sequences": {"train/a": {"intrinsics": None}, "train/b": {"intrinsics": None}}}
-    with pytest.raises(DataError, match="no frames .* whose intrinsics are known"):
+    with pytest.raises(DataError, match=r"no frames .* whose intrinsics are known"):
         open_dataset(trees.rgbd("none", meta=both, with_camera=True))
 
 
