@@ -21,6 +21,7 @@ from clipdepth_plugin.images import to_pixels
 if TYPE_CHECKING:
     from clipdepth_plugin.adapters.preprocessing import Preprocessing
     from clipdepth_plugin.evaluation.protocols import Protocol
+    from clipdepth_plugin.geometry import Intrinsics
     from clipdepth_plugin.plugin import DepthPlugin
     from clipdepth_plugin.training.data import Sample
 
@@ -89,10 +90,24 @@ class HeadPredictor:
                 )
                 self._told = True
             return 1.0
-        fx, fy = sample.intrinsics[:2]
-        height, width = sample.image_3HW.shape[-2:]
-        view_h, view_w = self._preprocessing.size
-        return math.sqrt((fx * view_w / width) * (fy * view_h / height)) / canonical
+        return camera_factor(sample.intrinsics, sample.image_3HW, self._preprocessing, canonical)
+
+
+def camera_factor(
+    intrinsics: Intrinsics, image_3HW: Tensor, preprocessing: Preprocessing, canonical: float
+) -> float:
+    """True over canonical focal length of a picture that is squashed to the tower's input.
+
+    Args:
+        intrinsics: (fx, fy, cx, cy) in pixels of the picture.
+        image_3HW: The picture.
+        preprocessing: Its size is the tower's input.
+        canonical: Canonical focal length in pixels of that input.
+    """
+    fx, fy = intrinsics[:2]
+    height, width = image_3HW.shape[-2:]
+    view_h, view_w = preprocessing.size
+    return math.sqrt((fx * view_w / width) * (fy * view_h / height)) / canonical
 
 
 def sample_pixels(samples: Sequence[Sample], preprocessing: Preprocessing) -> Tensor:

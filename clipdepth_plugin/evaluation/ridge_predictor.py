@@ -9,6 +9,7 @@ Axes: B samples, P patches, L levels, K features of a level, H W a picture's own
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from clipdepth_plugin.blocks import resize
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.evaluation.patches import PatchReader
-from clipdepth_plugin.evaluation.predictors import sample_pixels
+from clipdepth_plugin.evaluation.predictors import camera_factor, sample_pixels
 from clipdepth_plugin.evaluation.ridge import RidgeSums
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class RidgePredictor:
         *,
         patches: int | None = 64,
         ridge: float = 1e-2,
+        canonical_focal: float | None = None,
     ) -> None:
         """Starts unfitted.
 
@@ -47,8 +49,11 @@ class RidgePredictor:
             levels: Levels whose tokens are read, together.
             patches: Patches of each picture to fit on, at random; None takes all.
             ridge: Penalty on standardised tokens.
+            canonical_focal: Fit depths carried to this focal length, in pixels of the tower's
+                input, as heads with ``HeadConfig.canonical_focal`` do; None fits them as they are.
         """
         self._preprocessing = preprocessing
+        self._canonical = canonical_focal
         self._ridge = ridge
         self._reader = PatchReader(tower, preprocessing, patches, 0, levels)
         self._sums = RidgeSums(len(self._reader.tokens.levels), self._reader.features)
@@ -65,7 +70,7 @@ class RidgePredictor:
         """
         for dataset in data:
             seen = 0
-            for done, x_NLK, y_N in self._reader.read(dataset):
+            for done, x_NLK, y_N in self._reader.read(_Carried(dataset, self._factor)):
                 self._sums.add(x_NLK, y_N)
                 if advance is not None:
                     advance(done - seen)
@@ -85,5 +90,29 @@ class RidgePredictor:
         log_B1hw = rearrange(log_M.float(), "(b h w) -> b 1 h w", h=h, w=w)
         return [
             resize(log_1hw[None], (sample.image_3HW.shape[-2], sample.image_3HW.shape[-1]))[0].exp()
+            * self._factor(sample)
             for log_1hw, sample in zip(log_B1hw, samples, strict=True)
         ]
+
+    def _factor(self, sample: Sample) -> float:
+        """True metres over the fitted ones: 1 where a camera is not known."""
+        if self._canonical is None or sample.intrinsics is None:
+            return 1.0
+        return camera_factor(
+            sample.intrinsics, sample.image_3HW, self._preprocessing, self._canonical
+        )
+
+
+class _Carried(Sequence["Sample"]):
+    """Samples whose depths are divided by a factor of their own."""
+
+    def __init__(self, dataset: Any, factor: Callable[[Sample], float]) -> None:
+        self._dataset = dataset
+        self._factor = factor
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: Any) -> Any:
+        sample = self._dataset[index]
+        return replace(sample, depth_1HW=sample.depth_1HW / self._factor(sample))

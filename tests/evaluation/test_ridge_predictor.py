@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -39,6 +40,31 @@ def test_beats_a_constant_by_far(make_host: Callable[[str], nn.Module]) -> None:
         errors.append(((depth - sample.depth_1HW).abs() / sample.depth_1HW).mean().item())
         spread.append((sample.depth_1HW / sample.depth_1HW.median() - 1).abs().mean().item())
     assert max(errors) < 0.1 < min(spread)
+
+
+def test_canonical_camera_tells_lenses_apart(make_host: Callable[[str], nn.Module]) -> None:
+    """The same pictures through two lenses: only the focal length says which depth is true."""
+    lenses = [16.0, 64.0]
+    samples = [
+        replace(
+            sample,
+            depth_1HW=sample.depth_1HW * lenses[i % 2] / 32,
+            intrinsics=(lenses[i % 2], lenses[i % 2], 15.5, 15.5),
+        )
+        for i, sample in enumerate([one for one in grey_samples(12) for _ in lenses])
+    ]
+    errors = {}
+    for canonical in (None, 32.0):
+        tower = choose_tower(make_host("timm"))
+        predict = RidgePredictor(
+            tower, PREPROCESSING, (0, 2), ridge=1e-4, canonical_focal=canonical
+        )
+        predict.fit([samples])
+        maps = predict(samples)
+        ratios = [(m / s.depth_1HW).log().abs() for m, s in zip(maps, samples, strict=True)]
+        errors[canonical] = torch.stack(ratios).mean().item()
+    assert errors[32.0] < 0.05
+    assert errors[None] > 0.5
 
 
 def test_nothing_to_fit_on(make_host: Callable[[str], nn.Module]) -> None:
