@@ -75,11 +75,11 @@ def parse_intrinsics(value: Any, count: int) -> list[Intrinsics]:
     return [_camera(camera, f"intrinsics[{i}]") for i, camera in enumerate(plain)]
 
 
-def parse_focal(value: Any, count: int) -> list[float]:
+def parse_focal(value: Any, count: int) -> list[float | None]:
     """A focal length in pixels for each image.
 
     Args:
-        value: One number for all, or one for each.
+        value: One number for all, or one (or None, where it is not known) for each.
         count: Number of images.
 
     Raises:
@@ -89,7 +89,9 @@ def parse_focal(value: Any, count: int) -> list[float]:
     if not isinstance(plain, list):
         return [_focal(plain, "focal_px")] * count
     _check_count("focal_px", plain, count)
-    return [_focal(focal, f"focal_px[{i}]") for i, focal in enumerate(plain)]
+    return [
+        None if focal is None else _focal(focal, f"focal_px[{i}]") for i, focal in enumerate(plain)
+    ]
 
 
 def _plain(value: Any) -> Any:

@@ -157,7 +157,7 @@ class DepthPlugin(nn.Module):
         *,
         original_sizes: Size | Sequence[Size] | None = None,
         intrinsics: Intrinsics | Sequence[Intrinsics] | None = None,
-        focal_px: float | Sequence[float] | None = None,
+        focal_px: float | Sequence[float | None] | None = None,
     ) -> Tensor | list[Tensor]:
         """The maps of the last tower pass, with more said about the pictures.
 
@@ -167,7 +167,8 @@ class DepthPlugin(nn.Module):
                 resize, crop and pad are undone.
             intrinsics: (fx, fy, cx, cy) of the camera in pixels of the original image, or of the
                 tower's input where ``original_sizes`` is not given.
-            focal_px: The focal length alone, in the same pixels.
+            focal_px: The focal length alone, in the same pixels; None for an image whose camera is
+                not known. Without any camera, a head with ``canonical_focal`` takes that.
 
         Returns:
             (B, 1, H, W) float32 metres; with ``original_sizes`` a list of (1, H, W), NaN where

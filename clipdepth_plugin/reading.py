@@ -5,6 +5,7 @@ Axes: B views, H W a map's size.
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ from clipdepth_plugin.errors import HeadMismatchError, HostError, NoDepthError
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.geometry import Intrinsics, ViewGeometry
 from clipdepth_plugin.head import DepthHead
+
+logger = logging.getLogger(__name__)
 
 Size = tuple[int, int]
 
@@ -60,7 +63,7 @@ class DepthPass(TowerPass):
         *,
         original_sizes: Size | Sequence[Size] | None = None,
         intrinsics: Intrinsics | Sequence[Intrinsics] | None = None,
-        focal_px: float | Sequence[float] | None = None,
+        focal_px: float | Sequence[float | None] | None = None,
     ) -> Tensor | list[Tensor]:
         """The maps of this pass, with more said about the pictures; see ``DepthPlugin.predict``."""
         if size is not None and original_sizes is not None:
@@ -73,7 +76,7 @@ class DepthPass(TowerPass):
         size: Size | None,
         original_sizes: Size | Sequence[Size] | None,
         intrinsics: Intrinsics | Sequence[Intrinsics] | None,
-        focal_px: float | Sequence[float] | None,
+        focal_px: float | Sequence[float | None] | None,
     ) -> Tensor | list[Tensor]:
         sizes = (
             None
@@ -158,7 +161,7 @@ class DepthPass(TowerPass):
         self,
         geometries: list[ViewGeometry] | None,
         intrinsics: Intrinsics | Sequence[Intrinsics] | None,
-        focal_px: float | Sequence[float] | None,
+        focal_px: float | Sequence[float | None] | None,
     ) -> list[float] | None:
         """Factor of each view's metres by its camera: true over canonical focal length."""
         if intrinsics is None and focal_px is None:
@@ -171,13 +174,18 @@ class DepthPass(TowerPass):
                 "this head was trained without a canonical camera (config.canonical_focal is "
                 "None): the focal length cannot change its metres"
             )
+        cameras: Sequence[Intrinsics | None]
         if intrinsics is not None:
             cameras = parse_intrinsics(intrinsics, self.batch)
         else:
-            cameras = [(f, f, 0.0, 0.0) for f in parse_focal(focal_px, self.batch)]
+            focals = parse_focal(focal_px, self.batch)
+            cameras = [None if f is None else (f, f, 0.0, 0.0) for f in focals]
+        unknown = [index for index, camera in enumerate(cameras) if camera is None]
+        if unknown:
+            logger.info("images %s: focal length taken as %g px of the view", unknown, canonical)
         if geometries is not None:
-            cameras = [g.intrinsics(c) for g, c in zip(geometries, cameras, strict=True)]
-        return [math.sqrt(fx * fy) / canonical for fx, fy, _, _ in cameras]
+            cameras = [c and g.intrinsics(c) for g, c in zip(geometries, cameras, strict=True)]
+        return [1.0 if c is None else math.sqrt(c[0] * c[1]) / canonical for c in cameras]
 
 
 def on_heads_device(features: TowerFeatures, head: DepthHead) -> TowerFeatures:

@@ -148,9 +148,10 @@ def test_odd_intrinsics(value: Any, message: str) -> None:
         ([500, 400.5], [500.0, 400.5]),
         (torch.tensor([500.0, 400.5]), [500.0, 400.5]),
         ((torch.tensor(500), np.float64(400.5)), [500.0, 400.5]),
+        ([None, 400.5], [None, 400.5]),
     ],
 )
-def test_focal(value: Any, expected: list[float]) -> None:
+def test_focal(value: Any, expected: list[float | None]) -> None:
     assert parse_focal(value, 2) == expected
 
 

@@ -574,7 +574,10 @@ def test_predict_sizes(host: nn.Module, head: DepthHead, make_pixels: MakePixels
 
 
 def test_predict_takes_the_camera_into_account(
-    host: nn.Module, head: DepthHead, make_pixels: MakePixels
+    host: nn.Module,
+    head: DepthHead,
+    make_pixels: MakePixels,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     canonical = with_config(head, canonical_focal=40.0)
     canonical.load_state_dict(head.state_dict())
@@ -590,6 +593,10 @@ def test_predict_takes_the_camera_into_account(
         each = plugin.predict(focal_px=[20.0, 80.0])
         assert isinstance(each, Tensor)
         torch.testing.assert_close(each[1], plain[1] * 2)
+        with caplog.at_level("INFO", "clipdepth_plugin"):
+            some = plugin.predict(focal_px=[20.0, None])
+        assert torch.equal(some[1], plain[1])
+        assert "images [1]: focal length taken as 40 px" in caplog.text
 
 
 @pytest.mark.parametrize(
