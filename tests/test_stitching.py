@@ -1,0 +1,59 @@
+"""Maps of tiles become one map of the image."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from clipdepth_plugin.errors import HostError
+from clipdepth_plugin.stitching import stitch
+
+NAN = torch.nan
+
+
+def _row(*metres: float) -> torch.Tensor:
+    return torch.tensor(metres)[None, None]
+
+
+@pytest.mark.parametrize(
+    ("tiles", "overview", "expected"),
+    [
+        ([(8.0, 16.0, NAN, NAN)], (2.0, 4.0, 5.0, NAN), (2.0, 4.0, 5.0, NAN)),
+        ([(NAN, 1.0, 2.0, 9.0)], (7.0, 3.0, 6.0, 27.5), (7.0, 3.0, 6.0, 27.0)),
+        ([(1.0, 2.0, NAN, NAN), (NAN, NAN, 7.0, NAN)], None, (1.0, 2.0, 7.0, NAN)),
+        ([(1.0, 2.0, NAN, NAN), (NAN, 3.0, 4.0, NAN)], None, (1.0, 3.0, 4.0, NAN)),
+        ([(NAN, NAN, NAN, NAN)], (1.0, 2.0, 3.0, 4.0), (1.0, 2.0, 3.0, 4.0)),
+        ([], (1.0, 2.0, 3.0, NAN), (1.0, 2.0, 3.0, NAN)),
+    ],
+    ids=["scaled", "median", "no-overview", "later-wins", "padding-only", "overview-only"],
+)
+def test_stitches(
+    tiles: list[tuple[float, ...]], overview: tuple[float, ...] | None, expected: tuple[float, ...]
+) -> None:
+    overview_1HW = None if overview is None else _row(*overview)
+
+    whole_1HW = stitch([_row(*tile) for tile in tiles], overview_1HW)
+
+    torch.testing.assert_close(whole_1HW, _row(*expected), equal_nan=True)
+
+
+def test_leaves_the_given_maps_alone() -> None:
+    overview_1HW, tile_1HW = _row(2.0, 4.0), _row(NAN, 1.0)
+
+    stitch([tile_1HW], overview_1HW).zero_()
+
+    torch.testing.assert_close(overview_1HW, _row(2.0, 4.0))
+    torch.testing.assert_close(tile_1HW, _row(NAN, 1.0), equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("tiles", "overview", "says"),
+    [
+        ([], None, "expected one size"),
+        ([_row(1.0)], _row(1.0, 2.0), "expected one size"),
+        ([_row(NAN, 1.0)], _row(1.0, NAN), "tile 0 and the overview share no area"),
+    ],
+)
+def test_refuses(tiles: list[torch.Tensor], overview: torch.Tensor | None, says: str) -> None:
+    with pytest.raises(HostError, match=says):
+        stitch(tiles, overview)
