@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,8 @@ MakeHost = Callable[[str], nn.Module]
 MakeHead = Callable[..., DepthHead]
 MakePixels = Callable[..., Tensor]
 MakePrompt = Callable[..., dict[str, Tensor]]
+
+SCRIPT = Path(__file__).parent / "scripts" / "host_in_two_processes.py"
 
 
 class _Adapted(nn.Module):
@@ -76,6 +80,27 @@ def test_wrappers_are_seen_through(
             beside = wrapped(**inputs).logits
             assert torch.equal(alone, beside)
             torch.testing.assert_close(plugin.depth, bare, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+def test_two_processes(how: str, tmp_path: Path) -> None:
+    store = f"file://{tmp_path / 'store'}"
+    runs = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), how, str(rank), store],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        for run in runs:
+            _, errors = run.communicate(timeout=120)
+            assert run.returncode == 0, errors
+    finally:
+        for run in runs:  # one that waits for the other's failed process
+            run.kill()
+            run.communicate()
 
 
 @pytest.mark.parametrize("name", ["hf_clip_vision", "hf_siglip_vision", "timm", "open_clip"])
