@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from clipdepth_plugin import attach
 from clipdepth_plugin.adapters.loading import load_host
@@ -25,6 +24,7 @@ from clipdepth_plugin.images import load_image, to_pixels
 from clipdepth_plugin.shipped import load_head
 
 PICTURES = ("coffee", "motorcycle_left")
+MOTORCYCLE_FOCAL_PX = 994.978  # published, in pixels of this picture; the coffee's is not known
 
 
 def skimage_data() -> Path:
@@ -46,8 +46,8 @@ def true_depth(data: Path) -> NDArray[np.float64]:
         disparity_HW = file["arr_0"].astype(np.float64)
     if disparity_HW.shape != (500, 741):  # of another size, focal and doffs would not fit
         raise SystemExit(f"the disparity is {disparity_HW.shape}, expected (500, 741)")
-    focal_px, doffs_px, baseline_m = 994.978, 31.086, 0.193001
-    depth_HW = focal_px * baseline_m / (disparity_HW + doffs_px)
+    doffs_px, baseline_m = 31.086, 0.193001
+    depth_HW = MOTORCYCLE_FOCAL_PX * baseline_m / (disparity_HW + doffs_px)
     return np.where(np.isfinite(disparity_HW), depth_HW, np.nan)
 
 
@@ -89,17 +89,19 @@ def main() -> None:
 
     with torch.no_grad():
         alone = loaded.model(pixel_values=pixels_B3HW)
-        with attach(loaded.model, head) as plugin:
+        with attach(loaded.model, head, processor=loaded.preprocessing) as plugin:
             beside = loaded.model(pixel_values=pixels_B3HW)
-            depth_B1HW = plugin.depth
+            depths = plugin.predict(
+                original_sizes=[(image.height, image.width) for image in images],
+                focal_px=[None, MOTORCYCLE_FOCAL_PX],
+            )
     if not all(same(alone[key], beside[key]) for key in alone):
         raise SystemExit("the host's output changed while the head was attached: a bug, report it")
     print(f"Head: {head.config.preset}, trained on {', '.join(head.config.provenance.data)}.")
     print("Host's output with the head attached: bit for bit what it was alone.")
 
-    for name, image, depth_1HW in zip(PICTURES, images, depth_B1HW, strict=True):
-        size = (image.height, image.width)
-        depth_HW = F.interpolate(depth_1HW[None], size, mode="bilinear")[0, 0].numpy()
+    for name, image, depth_1HW in zip(PICTURES, images, depths, strict=True):
+        depth_HW = depth_1HW[0].numpy()
         write_depth_png(output / f"{name}.depth.png", depth_HW)
         write_colour(output / f"{name}.colour.png", depth_HW, image=image)
         print(f"{name}: {depth_HW.min():.2f} to {depth_HW.max():.2f} m -> {output}/{name}.*.png")
