@@ -36,6 +36,8 @@ class Preprocessing:
             crop; ``pad``: padded to a square in the middle, then resized. None: not known.
         resize_to: The short side's length before the crop; None is the crop's own short side.
         interpolation: Filter of the resize.
+        tilings: (H, W) of the canvases that the host may cut an image's tiles of ``size`` from,
+            after an overview squashed to ``size``; empty where it sees an image as one view.
     """
 
     mean: Triple
@@ -44,6 +46,7 @@ class Preprocessing:
     resize: ResizeKind | None = None
     resize_to: int | None = None
     interpolation: Interpolation = "bicubic"
+    tilings: tuple[tuple[int, int], ...] = ()
 
 
 def from_processor(processor: Any) -> Preprocessing:
@@ -75,9 +78,9 @@ def from_processor(processor: Any) -> Preprocessing:
         mean, std = _triple(given["image_mean"]), _triple(given["image_std"])
     resize, shortest = _resize_of(given, str(name), size)
     filter_number = int(given.get("resample", 3) or 3)
-    return Preprocessing(
-        mean, std, size, resize, shortest, _PIL_FILTERS.get(filter_number, "bicubic")
-    )
+    interpolation = _PIL_FILTERS.get(filter_number, "bicubic")
+    tilings = _tilings_of(given, str(name), size)
+    return Preprocessing(mean, std, size, resize, shortest, interpolation, tilings)
 
 
 # Steps after which the tower's input is not the whole picture at one known place.
@@ -113,6 +116,24 @@ def _resize_of(
         return "shortest", int(shortest)
     # A crop from a squashed picture has no name here.
     return ("squash" if _pair(to) == size else None), None
+
+
+def _tilings_of(
+    given: Mapping[str, Any], name: str, tile: tuple[int, int]
+) -> tuple[tuple[int, int], ...]:
+    """The canvases of LLaVA-NeXT's processor; empty for all others.
+
+    It resizes and crops tiles once more, which is known to change nothing only where tile, resize
+    and crop are one square that divides the canvases.
+    """
+    to, pinpoints = given.get("size"), given.get("image_grid_pinpoints")
+    if not (pinpoints and name.startswith("LlavaNextImageProcessor")):
+        return ()
+    shortest = to.get("shortest_edge") if isinstance(to, Mapping) else to
+    canvases = tuple((int(height), int(width)) for height, width in pinpoints)
+    whole = all(height % tile[0] == 0 and width % tile[1] == 0 for height, width in canvases)
+    steps = all(given.get(step) is not False for step in ("do_resize", "do_center_crop"))
+    return canvases if whole and steps and tile == (shortest, shortest) else ()
 
 
 def from_timm(config: Mapping[str, Any]) -> Preprocessing | None:

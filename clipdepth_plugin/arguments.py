@@ -36,23 +36,24 @@ def parse_size(value: Any, name: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def parse_sizes(value: Any, name: str, count: int) -> list[tuple[int, int]]:
+def parse_sizes(value: Any, name: str, count: int | None) -> list[tuple[int, int]]:
     """A (height, width) for each image.
 
     Args:
         value: One pair for all, or a pair for each.
         name: The argument, for the message.
-        count: Number of images.
+        count: Number of images; None where only ``value`` tells: one pair is one image.
 
     Raises:
         HostError: It is neither, or there are more or fewer than images.
     """
     plain = _plain(value)
     if _is_row(plain, 2):
-        return [parse_size(plain, name)] * count
+        return [parse_size(plain, name)] * (1 if count is None else count)
     if not isinstance(plain, list):
         _refuse(name, value, f"{_SIZE}, or one such pair for each image")
-    _check_count(name, plain, count)
+    if count is not None:
+        _check_count(name, plain, count)
     return [parse_size(pair, f"{name}[{i}]") for i, pair in enumerate(plain)]
 
 

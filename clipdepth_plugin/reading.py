@@ -23,6 +23,8 @@ from clipdepth_plugin.errors import HeadMismatchError, HostError, NoDepthError
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.geometry import Intrinsics, ViewGeometry
 from clipdepth_plugin.head import DepthHead
+from clipdepth_plugin.stitching import stitch
+from clipdepth_plugin.tiling import views_of
 
 logger = logging.getLogger(__name__)
 
@@ -78,20 +80,15 @@ class DepthPass(TowerPass):
         intrinsics: Intrinsics | Sequence[Intrinsics] | None,
         focal_px: float | Sequence[float | None] | None,
     ) -> Tensor | list[Tensor]:
-        sizes = (
-            None
-            if original_sizes is None
-            else parse_sizes(original_sizes, "original_sizes", self.batch)
-        )
+        views = None if original_sizes is None else self._views(original_sizes)
         size = self.pixel_size if size is None else parse_size(size, "size")
-        geometries = None if sizes is None else [self._geometry(one) for one in sizes]
-        scales = self._camera_scales(geometries, intrinsics, focal_px)
+        scales = self._camera_scales(views, intrinsics, focal_px)
         native_B1HW = self._read()
         if scales is not None:
             native_B1HW = native_B1HW * native_B1HW.new_tensor(scales)[:, None, None, None]
-        if geometries is not None:
-            view_B1HW = self.at_pixels(native_B1HW) if self._has_rest else native_B1HW
-            return [g.to_image(m).clone() for g, m in zip(geometries, view_B1HW, strict=True)]
+        if views is not None:
+            maps = iter(self.at_pixels(native_B1HW) if self._has_rest else native_B1HW)
+            return [_whole([g.to_image(next(maps)) for g in image]) for image in views]
         if size == self.pixel_size or self._has_rest:
             return resize(self.at_pixels(native_B1HW), size).clone()
         return resize(native_B1HW, size).clone()
@@ -143,7 +140,8 @@ class DepthPass(TowerPass):
             )
         return native_B1HW
 
-    def _geometry(self, image_size: Size) -> ViewGeometry:
+    def _views(self, original_sizes: Size | Sequence[Size]) -> list[list[ViewGeometry]]:
+        """The views of each image, in the order of this pass."""
         known = self._preprocessing
         if known is None:
             raise HostError(
@@ -155,11 +153,20 @@ class DepthPass(TowerPass):
                 f"the host's preprocessing gives {known.size}, this pass saw {self.pixel_size}: "
                 "its pictures were prepared in another way; use predict(size=...)"
             )
-        return ViewGeometry.of(image_size, known)
+        count = None if known.tilings else self.batch
+        sizes = parse_sizes(original_sizes, "original_sizes", count)
+        views = [views_of(one, known) for one in sizes]
+        counts = [len(image) for image in views]
+        if sum(counts) != self.batch:
+            raise HostError(
+                f"original_sizes: this host cuts images of {sizes} into {counts} views, but this "
+                f"pass has {self.batch}: give the (height, width) of every image of the pass"
+            )
+        return views
 
     def _camera_scales(
         self,
-        geometries: list[ViewGeometry] | None,
+        views: list[list[ViewGeometry]] | None,
         intrinsics: Intrinsics | Sequence[Intrinsics] | None,
         focal_px: float | Sequence[float | None] | None,
     ) -> list[float] | None:
@@ -174,18 +181,28 @@ class DepthPass(TowerPass):
                 "this head was trained without a canonical camera (config.canonical_focal is "
                 "None): the focal length cannot change its metres"
             )
+        images = self.batch if views is None else len(views)
         cameras: Sequence[Intrinsics | None]
         if intrinsics is not None:
-            cameras = parse_intrinsics(intrinsics, self.batch)
+            cameras = parse_intrinsics(intrinsics, images)
         else:
-            focals = parse_focal(focal_px, self.batch)
+            focals = parse_focal(focal_px, images)
             cameras = [None if f is None else (f, f, 0.0, 0.0) for f in focals]
         unknown = [index for index, camera in enumerate(cameras) if camera is None]
         if unknown:
             logger.info("images %s: focal length taken as %g px of the view", unknown, canonical)
-        if geometries is not None:
-            cameras = [c and g.intrinsics(c) for g, c in zip(geometries, cameras, strict=True)]
+        if views is not None:
+            cameras = [
+                camera and geometry.intrinsics(camera)
+                for image, camera in zip(views, cameras, strict=True)
+                for geometry in image
+            ]
         return [1.0 if c is None else math.sqrt(c[0] * c[1]) / canonical for c in cameras]
+
+
+def _whole(views: list[Tensor]) -> Tensor:
+    """One map of an image, from those of its overview and tiles."""
+    return stitch(views[1:], views[0]) if len(views) > 1 else views[0].clone()
 
 
 def on_heads_device(features: TowerFeatures, head: DepthHead) -> TowerFeatures:
