@@ -118,7 +118,7 @@ def host() -> nn.Module:
 
     sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
     torch.manual_seed(0)
-    return LlavaNextForConditionalGeneration(
+    model: nn.Module = LlavaNextForConditionalGeneration(
         LlavaNextConfig(
             vision_config=CLIPVisionConfig(
                 **sizes, num_hidden_layers=4, image_size=TILE, patch_size=8
@@ -127,7 +127,8 @@ def host() -> nn.Module:
             image_token_index=90,
             image_grid_pinpoints=PINPOINTS,
         )
-    ).eval()
+    )
+    return model.eval()
 
 
 def test_predict_gives_one_map_for_each_image(
