@@ -8,9 +8,9 @@ the middle, and cut into tiles, row by row.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
-from clipdepth_plugin.errors import HostError
 from clipdepth_plugin.geometry import ViewGeometry
 
 Size = tuple[int, int]
@@ -31,16 +31,13 @@ def views_of(image_size: Size, preprocessing: Preprocessing) -> list[ViewGeometr
     """
     if not preprocessing.tilings:
         return [ViewGeometry.of(image_size, preprocessing)]
-    image_h, image_w = image_size
-    if min(image_size) < 1:
-        raise HostError(f"original size {image_size}: expected (height, width) in pixels")
+    overview = ViewGeometry.of(image_size, replace(preprocessing, resize="squash"))
     tile_h, tile_w = view = preprocessing.size
     canvas_h, canvas_w = canvas = _best_fit(image_size, preprocessing.tilings)
     resized_h, resized_w = _resized(image_size, canvas)
-    scale = (resized_h / image_h, resized_w / image_w)
+    scale = (resized_h / image_size[0], resized_w / image_size[1])
     # The odd pixel of the padding goes behind.
     top, left = (canvas_h - resized_h) // 2, (canvas_w - resized_w) // 2
-    overview = ViewGeometry(image_size, view, (tile_h / image_h, tile_w / image_w), (0, 0))
     return [
         overview,
         *(

@@ -43,10 +43,11 @@ def measure(name: str, head_folder: str | None) -> None:
     loaded = load_host("demo")
     assert loaded.preprocessing is not None
     tower = choose_tower(loaded.model)
-    mixture = [open_dataset(one) for one in load_config(CONFIG, ()).data.train]
+    config = load_config(CONFIG, ())
+    mixture = [open_dataset(one) for one in config.data.train]
     if head_folder is None:
         levels = DepthHead.for_host(loaded.model, "fast").config.levels
-        focal = load_config(CONFIG, ()).head.options.get("canonical_focal")
+        focal = config.head.options.get("canonical_focal")
         ridge = RidgePredictor(tower, loaded.preprocessing, levels, canonical_focal=focal)
         ridge.fit(mixture)
         predict: Predictor = ridge
@@ -59,8 +60,10 @@ def measure(name: str, head_folder: str | None) -> None:
     )
     reports = {}
     for data in TEST_SETS:
-        config = DataConfig(format="rgbd", root=f"$CLIPDEPTH_DATA/{data}", split="test")
-        result = evaluate(predict, open_dataset(config), protocol, batch_size=8, baseline=constant)
+        test_set = DataConfig(format="rgbd", root=f"$CLIPDEPTH_DATA/{data}", split="test")
+        result = evaluate(
+            predict, open_dataset(test_set), protocol, batch_size=8, baseline=constant
+        )
         report = make_report(
             result,
             command=("python", "results/demo_head.py", "measure", name),
@@ -68,7 +71,7 @@ def measure(name: str, head_folder: str | None) -> None:
             host="demo",
             head=name,
             tower_hashes=tower_hashes(tower),
-            data=config.model_dump(mode="json"),
+            data=test_set.model_dump(mode="json"),
             align="none",
         )
         reports[data] = report.model_dump(mode="json")

@@ -94,11 +94,9 @@ class Case:
         if self.vision is None:
             out = host(pixels)
         else:
-            sizes = (
-                {"image_sizes": torch.tensor([[32, 64], [64, 32]])} if len(self.views) > 1 else {}
-            )
-            known = self.options.keys() & _TILES.keys()
-            out = host.get_image_features(pixels, **(sizes if known else {}))
+            tiled = "image_grid_pinpoints" in self.options
+            sizes = {"image_sizes": torch.tensor([[32, 64], [64, 32]])} if tiled else {}
+            out = host.get_image_features(pixels, **sizes)
         return _tensors(out)
 
 
