@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from clipdepth_plugin.errors import DataError, HostError
+from clipdepth_plugin.geometry import ViewGeometry
 from clipdepth_plugin.images import to_pixels
 
 if TYPE_CHECKING:
@@ -104,10 +105,10 @@ def camera_factor(
         preprocessing: Its size is the tower's input.
         canonical: Canonical focal length in pixels of that input.
     """
-    fx, fy = intrinsics[:2]
     height, width = image_3HW.shape[-2:]
-    view_h, view_w = preprocessing.size
-    return math.sqrt((fx * view_w / width) * (fy * view_h / height)) / canonical
+    view = ViewGeometry.of((height, width), replace(preprocessing, resize="squash"))
+    fx, fy, _, _ = view.intrinsics(intrinsics)
+    return math.sqrt(fx * fy) / canonical
 
 
 def sample_pixels(samples: Sequence[Sample], preprocessing: Preprocessing) -> Tensor:
