@@ -243,7 +243,17 @@ class TrainConfig(_Settings):
             )
         if self.cache is not None and self.augment is None and self.cache.views not in ("flip", 1):
             raise ValueError("cache.views: more than one view needs augment")
+        self._check_zoom()
         return self
+
+    def _check_zoom(self) -> None:
+        if self.augment is None or self.augment.zoom == (1.0, 1.0) or self.head.init is not None:
+            return
+        if self.head.options.get("canonical_focal") is None:
+            raise ValueError(
+                "augment.zoom: changes the focal length, which only a head with "
+                "head.options.canonical_focal is told"
+            )
 
     @property
     def micro_batch(self) -> int:

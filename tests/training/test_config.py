@@ -83,6 +83,7 @@ def test_overrides_reach_any_field(
         (["batch_size", "3"], r"'batch_size': expected --field value"),
         (["--seed", "[1"], r"--seed \[1: the value is not valid YAML"),
         (["--data.train", "[]"], r"data\.train: .*at least 1"),
+        (["--augment.zoom", "[1.0, 1.5]"], r"augment\.zoom: changes the focal length"),
         (["--cache.dtype", "float32"], r"cache\.folder: must be given"),
     ],
     ids=lambda given: " ".join(given) if isinstance(given, list) else "",

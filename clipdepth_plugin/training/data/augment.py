@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from clipdepth_plugin.geometry import Intrinsics
     from clipdepth_plugin.training.data.config import AugmentConfig
 
-_DRAWS = 11
+_DRAWS = 15
 
 
 def sample_generator(seed: int, epoch: int, index: int, repeat: int = 0) -> torch.Generator:
@@ -66,6 +67,9 @@ def augment(view: View, config: AugmentConfig, generator: torch.Generator) -> tu
     """
     draws = _draw(generator)
     _, rotates, angle, brightens, brightness, bends, gamma, colours = draws[:8]
+    zooms, zoom, *place = draws[11:]
+    if config.zoom != (1.0, 1.0) and zooms < config.probability:
+        view = zoomed(view, _within(config.zoom, zoom), (place[0], place[1]))
     if config.rotation_degrees > 0 and rotates < config.probability:
         view = rotated(view, (2 * angle - 1) * config.rotation_degrees)
     rgb_3HW = view.rgb_3HW
@@ -74,7 +78,7 @@ def augment(view: View, config: AugmentConfig, generator: torch.Generator) -> tu
     if config.brightness != (1.0, 1.0) and brightens < config.probability:
         rgb_3HW = (rgb_3HW * _within(config.brightness, brightness)).clamp(0.0, 1.0)
     if config.colour != (1.0, 1.0) and colours < config.probability:
-        factors = [_within(config.colour, one) for one in draws[8:]]
+        factors = [_within(config.colour, one) for one in draws[8:11]]
         rgb_3HW = (rgb_3HW * torch.tensor(factors).view(3, 1, 1)).clamp(0.0, 1.0)
     view = replace(view, rgb_3HW=rgb_3HW)
     flips = _flips(config, draws)
@@ -98,10 +102,35 @@ def rotated(view: View, degrees: float) -> View:
     The turn is rigid in the stored picture: where a squashed view has pixels that are not square,
     it is sheared accordingly.
     """
+    return _warped(view, lambda size, aspect: _rotation(degrees, aspect, size))
+
+
+def zoomed(view: View, factor: float, place: tuple[float, float]) -> View:
+    """A window of the view, magnified to the whole: what a lens of ``factor`` times the focal
+    length sees from the same place. Depths stay; the camera says what has changed.
+
+    Args:
+        view: The view.
+        factor: 1 or more.
+        place: Where the window lies, from 0 (left, top) to 1 (right, bottom).
+    """  # noqa: D205
+    zoom = _warped(view, lambda size, _: _zoom(factor, place, size))
+    if zoom.intrinsics is None:
+        return zoom
+    fx, fy, cx, cy = zoom.intrinsics
+    return replace(zoom, intrinsics=(fx * factor, fy * factor, cx, cy))
+
+
+def _warped(view: View, make_matrix: Callable[[torch.Size, float], Tensor]) -> View:
+    """Moves picture, depth and the camera's centre by one affine map.
+
+    ``make_matrix`` gives its (2, 3) matrix on the pixel coordinates (x right, y down) of a map,
+    from that map's size and from the width over height of a square in it.
+    """
     from kornia.geometry.transform import warp_affine
 
     size_HW, size_hw = view.rgb_3HW.shape[1:], view.depth_1hw.shape[1:]
-    matrix_23 = _rotation(degrees, view.aspect, size_HW)
+    matrix_23 = make_matrix(size_HW, view.aspect)
     rgb_13HW = warp_affine(
         view.rgb_3HW[None],
         matrix_23[None],
@@ -114,13 +143,13 @@ def rotated(view: View, degrees: float) -> View:
     aspect_hw = view.aspect * (size_hw[1] / size_HW[1]) / (size_hw[0] / size_HW[0])
     depth_11hw = warp_affine(
         view.depth_1hw[None],
-        _rotation(degrees, aspect_hw, size_hw)[None],
+        make_matrix(size_hw, aspect_hw)[None],
         (size_hw[0], size_hw[1]),
         mode="nearest",
         padding_mode="zeros",
         align_corners=True,
     )
-    return View(rgb_13HW[0], depth_11hw[0], _turned(view.intrinsics, matrix_23), view.aspect)
+    return View(rgb_13HW[0], depth_11hw[0], _moved(view.intrinsics, matrix_23), view.aspect)
 
 
 def _rotation(degrees: float, aspect: float, size: torch.Size) -> Tensor:
@@ -131,7 +160,18 @@ def _rotation(degrees: float, aspect: float, size: torch.Size) -> Tensor:
     return torch.tensor([[a, b, x - a * x - b * y], [c, d, y - c * x - d * y]])
 
 
-def _turned(camera: Intrinsics | None, matrix_23: Tensor) -> Intrinsics | None:
+def _zoom(factor: float, place: tuple[float, float], size: torch.Size) -> Tensor:
+    """(2, 3) matrix on pixel coordinates of a map of ``size``: its window becomes the whole."""
+    hidden = 1 - 1 / factor
+    # From pixel edges, which are half a pixel from the middles that coordinates count from.
+    x, y = (
+        factor * (0.5 - share * hidden * side) - 0.5
+        for share, side in zip(place, (size[1], size[0]), strict=True)
+    )
+    return torch.tensor([[factor, 0.0, x], [0.0, factor, y]])
+
+
+def _moved(camera: Intrinsics | None, matrix_23: Tensor) -> Intrinsics | None:
     if camera is None:
         return None
     fx, fy, cx, cy = camera

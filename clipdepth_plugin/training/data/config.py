@@ -209,6 +209,10 @@ class AugmentConfig(BaseModel):
     rotation_degrees: float = Field(default=1.0, ge=0.0, le=45.0)
     """Rotations are drawn from minus to plus this."""
 
+    zoom: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
+    """Range of the factor by which a window of the view is magnified to the whole, as a longer
+    lens would see it; for heads with ``canonical_focal``, which are told the focal length."""
+
     gamma: tuple[PositiveFloat, PositiveFloat] = (0.9, 1.1)
     """Range of the exponent of RGB in 0..1."""
 
@@ -219,14 +223,16 @@ class AugmentConfig(BaseModel):
     """Range of the factors on red, green and blue, drawn one by one."""
 
     probability: Probability = 0.5
-    """How often each of rotation, gamma, brightness and colour is applied."""
+    """How often each of rotation, zoom, gamma, brightness and colour is applied."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for name in ("gamma", "brightness", "colour"):
+        for name in ("zoom", "gamma", "brightness", "colour"):
             low, high = getattr(self, name)
             if not low <= high < math.inf:
                 raise ValueError(f"{name}: needs low <= high, got {low}, {high}")
+        if self.zoom[0] < 1:
+            raise ValueError(f"zoom: {self.zoom[0]} would show what the picture does not have")
         return self
 
 

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.training.data import AugmentConfig, Sample, is_flipped, sample_generator
-from clipdepth_plugin.training.data.augment import augment, flipped, rotated
+from clipdepth_plugin.training.data.augment import augment, flipped, rotated, zoomed
 from clipdepth_plugin.training.data.views import View, make_view
 
 OFF: dict[str, Any] = {
     "flip": 0.0,
     "rotation_degrees": 0.0,
+    "zoom": (1.0, 1.0),
     "gamma": (1.0, 1.0),
     "brightness": (1.0, 1.0),
     "colour": (1.0, 1.0),
@@ -46,15 +47,16 @@ def place(weights_HW: Tensor) -> tuple[float, float]:
     return float((weights_HW * x_HW).sum() / total), float((weights_HW * y_HW).sum() / total)
 
 
-def assert_sees(view: View, point: Any) -> None:
+def assert_sees(view: View, point: Any, factor: float = 1.0) -> None:
+    """``factor`` magnifies the steps of the depth map, whose pixels are never averaged."""
     assert view.intrinsics is not None
     fx, fy, cx, cy = view.intrinsics
     expected = (fx * point[0] / point[2] + cx, fy * point[1] / point[2] + cy)
     assert place(view.rgb_3HW[0]) == pytest.approx(expected, abs=0.15)
     x, y = place((view.depth_1hw[0] == 2).float())
     height, width = view.depth_1hw.shape[1:]
-    assert (x + 0.5) * 64 / width - 0.5 == pytest.approx(expected[0], abs=0.8)
-    assert (y + 0.5) * 64 / height - 0.5 == pytest.approx(expected[1], abs=0.8)
+    assert (x + 0.5) * 64 / width - 0.5 == pytest.approx(expected[0], abs=0.8 * factor)
+    assert (y + 0.5) * 64 / height - 0.5 == pytest.approx(expected[1], abs=0.8 * factor)
 
 
 @ANY_SIZE
@@ -86,6 +88,32 @@ def test_rotation_brings_in_no_depth_and_averages_none() -> None:
     assert (turned.depth_1hw > 0).float().mean() < 0.95
     assert torch.equal(rotated(view, 0.0).depth_1hw, view.depth_1hw)
     torch.testing.assert_close(rotated(view, 0.0).rgb_3HW, view.rgb_3HW)
+
+
+@ANY_SIZE
+@pytest.mark.parametrize("factor", [1.0, 1.3, 2.0])
+@pytest.mark.parametrize("place", [(0.2, 0.8), (0.0, 0.9)])
+def test_zoom(size: tuple[int, int], factor: float, place: tuple[float, float]) -> None:
+    """A longer lens: the point is seen where the camera says, at the depth that it had."""
+    view, point = dotted_view(size)
+    zoom = zoomed(view, factor, place)
+    assert zoom.intrinsics is not None
+    assert view.intrinsics is not None
+    assert zoom.intrinsics[:2] == pytest.approx([f * factor for f in view.intrinsics[:2]])
+    assert_sees(zoom, point, factor)
+    assert set(zoom.depth_1hw.unique().tolist()) == {1.0, 2.0}  # nothing from outside, none mixed
+
+
+@pytest.mark.parametrize("place", [(0.0, 0.0), (1.0, 0.0), (1.0, 1.0)])
+def test_zoom_shows_a_corner_of_the_view(place: tuple[float, float]) -> None:
+    view = noise_view()
+    zoom = zoomed(view, 2.0, place)
+    columns, rows = (slice(8, 16) if share else slice(0, 8) for share in place)
+    corner_1hw = view.depth_1hw[:, rows, columns]
+    torch.testing.assert_close(zoom.depth_1hw[:, ::2, ::2], corner_1hw)
+    torch.testing.assert_close(zoom.depth_1hw[:, 1::2, 1::2], corner_1hw)
+    mean_3 = view.rgb_3HW[:, rows, columns].mean((1, 2))
+    torch.testing.assert_close(zoom.rgb_3HW.mean((1, 2)), mean_3, atol=0.02, rtol=0)
 
 
 def noise_view() -> View:
@@ -126,7 +154,13 @@ def test_colours_stay_in_their_ranges() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"flip": 0.5}, {"rotation_degrees": 1.0}, {"gamma": (0.9, 1.1)}, {"colour": (0.9, 1.1)}],
+    [
+        {"flip": 0.5},
+        {"rotation_degrees": 1.0},
+        {"zoom": (1.0, 1.5)},
+        {"gamma": (0.9, 1.1)},
+        {"colour": (0.9, 1.1)},
+    ],
 )
 def test_half_the_time(options: dict[str, Any]) -> None:
     plain = noise_view()

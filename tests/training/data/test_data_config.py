@@ -59,7 +59,14 @@ def test_variables_in_every_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "fields", [{"gamma": (1.1, 0.9)}, {"colour": (0.0, 1.0)}, {"flip": 1.5}, {"rotation": 1}]
+    "fields",
+    [
+        {"gamma": (1.1, 0.9)},
+        {"colour": (0.0, 1.0)},
+        {"zoom": (0.8, 1.2)},
+        {"flip": 1.5},
+        {"rotation": 1},
+    ],
 )
 def test_augmentation_is_checked(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
