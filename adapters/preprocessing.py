@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
 
 from clipdepth_plugin.errors import HostError
 
@@ -47,6 +47,13 @@ class Preprocessing:
     resize_to: int | None = None
     interpolation: Interpolation = "bicubic"
     tilings: tuple[tuple[int, int], ...] = ()
+
+    def at_size(self, size: tuple[int, int]) -> Self:
+        """The same for a tower that is given pictures of another (H, W)."""
+        to = self.resize_to
+        if to is not None:
+            to = round(to * min(size) / min(self.size))
+        return replace(self, size=size, resize_to=to)
 
 
 def from_processor(processor: Any) -> Preprocessing:

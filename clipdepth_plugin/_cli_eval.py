@@ -77,6 +77,10 @@ def evaluate(  # noqa: PLR0913, PLR0917 (a command's options)
     kb_crop: Annotated[
         bool, typer.Option("--kb-crop", help="Show the tower only KITTI's 352 x 1216.")
     ] = False,
+    input_size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="H W", help="The tower's input in place of the host's own size."),
+    ] = None,
     pictures: Annotated[
         int, typer.Option(min=0, help="Best, median and worst pictures of each on the sheet.")
     ] = 3,
@@ -105,6 +109,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 (a command's options)
             baseline_data=baseline_data,
             flip=flip,
             kb_crop=kb_crop,
+            input_size=input_size,
             pictures=pictures,
             batch_size=batch_size,
             device=device,

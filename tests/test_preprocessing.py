@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -80,6 +81,13 @@ def test_only_llavas_own_processor_pads_to_a_square(pads: bool, kind: str) -> No
 
     assert from_processor(LlavaImageProcessor(do_pad=pads)).resize == kind
     assert from_processor(LlavaNextImageProcessor()).resize is None
+
+
+def test_at_another_size() -> None:
+    crops = Preprocessing(*HALF_NORMALISATION, (224, 224), "shortest", 256)
+    assert crops.at_size((112, 112)) == replace(crops, size=(112, 112), resize_to=128)
+    squashes = Preprocessing(*HALF_NORMALISATION, (224, 224), "squash")
+    assert squashes.at_size((112, 56)) == replace(squashes, size=(112, 56))
 
 
 def test_without_normalisation() -> None:

@@ -48,6 +48,7 @@ class EvalOptions:
     baseline_data: str | None = None
     flip: bool | None = None
     kb_crop: bool = False
+    input_size: tuple[int, int] | None = None
     pictures: int = 3
     batch_size: int = 1
     device: str = "cpu"
@@ -69,7 +70,10 @@ def run_eval(options: EvalOptions, command: Sequence[str], console: Console) -> 
         loaded = load_host(options.host)
         head = load_head(options.head).to(device)
         plugin = DepthPlugin(loaded.model.to(device), head, tower=options.tower)
-    predict = HeadPredictor(plugin, loaded.preprocessing)
+    preprocessing = loaded.preprocessing or plugin.tower.preprocessing
+    if preprocessing is not None and options.input_size is not None:
+        preprocessing = preprocessing.at_size(options.input_size)
+    predict = HeadPredictor(plugin, preprocessing)
     with bar(console, "evaluating", _length(dataset)) as advance:
         result = evaluate(
             predict,

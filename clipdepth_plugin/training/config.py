@@ -159,6 +159,10 @@ class TrainConfig(_Settings):
     random_host: bool = False
     """Build the host with random weights, to try a config out without a download."""
 
+    input_size: tuple[PositiveInt, PositiveInt] | None = None
+    """(H, W) of the tower's input in place of the host's own, for towers that take any size; the
+    head is then made for that size."""
+
     head: HeadSettings = HeadSettings()
     data: DataSettings
 

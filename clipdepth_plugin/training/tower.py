@@ -91,7 +91,10 @@ def load_tower(config: TrainConfig) -> FrozenTower:
         TowerNotFoundError: No tower, or several and no choice.
     """
     loaded = load_host(config.host, random_weights=config.random_host)
-    return FrozenTower(config.host, loaded.model, config.tower, loaded.preprocessing)
+    tower = FrozenTower(config.host, loaded.model, config.tower, loaded.preprocessing)
+    if config.input_size is not None:
+        tower.preprocessing = tower.preprocessing.at_size(config.input_size)
+    return tower
 
 
 def make_head(config: TrainConfig, tower: FrozenTower) -> DepthHead:

@@ -23,6 +23,7 @@ from clipdepth_plugin.training.batches import camera_scale
 from clipdepth_plugin.training.engine import train
 from clipdepth_plugin.training.progress import Progress
 from clipdepth_plugin.training.run_folder import read_log
+from clipdepth_plugin.training.tower import load_tower
 
 if TYPE_CHECKING:
     from tests.training.conftest import TinyRuns
@@ -154,6 +155,13 @@ def test_accumulated_batches_are_averaged(tiny: TinyRuns) -> None:
     whole, parts = tiny.losses("whole"), tiny.losses("parts")
     assert parts[1] == pytest.approx(whole[1], rel=1e-2)
     assert parts.keys() == whole.keys()
+
+
+def test_the_tower_may_be_given_smaller_pictures(tiny: TinyRuns) -> None:
+    config = tiny.config("small", input_size=[14, 21], output_size=None)
+    assert load_tower(config).preprocessing.size == (14, 21)
+    train(config)
+    assert len(tiny.losses("small")) == 6
 
 
 def test_bfloat16_trains(tiny: TinyRuns) -> None:
