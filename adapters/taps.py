@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sized
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,8 @@ from clipdepth_plugin.adapters.passes import TowerPass
 from clipdepth_plugin.adapters.recorder import Recorder
 from clipdepth_plugin.adapters.towers import Tower
 
-_CACHES = ("past_key_values", "past_key_value", "cache_params")
+# transformers says "cache" from 5.24 on; before, it said the others.
+_CACHES = ("cache", "past_key_values", "past_key_value", "cache_params")
 
 
 class _LeaveTower(BaseException):
@@ -217,13 +218,13 @@ def _continues(prompt: Tensor | None, kwargs: dict[str, Any]) -> bool:
     """Whether a forward goes on with an earlier prompt: after a cache that is not empty."""
     for name in _CACHES:
         cache = kwargs.get(name)
-        if cache is None:
-            continue
+        count = getattr(cache, "get_seq_length", None)
+        if count is None and not isinstance(cache, Sized):
+            continue  # none, or another thing of that name (a flag)
         one_token = prompt is not None and prompt.shape[1:2] == (1,)
         if torch.compiler.is_compiling():  # the cache's length may not be traceable
             return one_token
-        count = getattr(cache, "get_seq_length", None)
-        length = len(cache) if count is None else count()
+        length = count() if count is not None else len(cast("Sized", cache))
         # A count on the device is not waited for where one new token tells as much.
         return length > 0 if isinstance(length, int) else one_token or int(length) > 0
     return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,11 @@ MakePixels = Callable[..., Tensor]
 MakePrompt = Callable[..., dict[str, Tensor]]
 
 OPTIONS: dict[str, Any] = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+
+
+def cache_name(host: Any) -> str:
+    """What this release of transformers calls the cache."""
+    return "cache" if "cache" in inspect.signature(host.forward).parameters else "past_key_values"
 
 
 @pytest.mark.parametrize("name", ["llava", "paligemma"])
@@ -80,7 +86,8 @@ def test_going_on_with_a_conversation_keeps_its_picture(
     with torch.no_grad(), attach(host, make_head(host)) as plugin:
         first = host(pixel_values=make_pixels(batch=1), **make_prompt(1), use_cache=True)
         depth = plugin.depth
-        host(input_ids=torch.tensor([[5, 6]]), past_key_values=first.past_key_values)
+        cache = cache_name(host)
+        host(input_ids=torch.tensor([[5, 6]]), **{cache: first[cache]})
         assert torch.equal(plugin.depth, depth)
 
 
@@ -105,9 +112,9 @@ def test_compiled_host_and_a_text_only_prompt(
     with torch.no_grad(), attach(host, make_head(host)) as plugin:
         host.compile(backend="eager")
         picture = {"pixel_values": make_pixels(batch=1), **make_prompt(1)}
-        host(**picture, past_key_values=DynamicCache())
+        host(**picture, **{cache_name(host): DynamicCache()})
         assert plugin.depth.shape == (1, 1, 32, 32)
-        host(**make_prompt(1, pictures=False), past_key_values=DynamicCache())
+        host(**make_prompt(1, pictures=False), **{cache_name(host): DynamicCache()})
         with pytest.raises(NoDepthError, match="another forward"):
             _ = plugin.depth
     torch._dynamo.reset()
