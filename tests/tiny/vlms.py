@@ -1,0 +1,231 @@
+"""Rows of the host table: multimodal models of transformers, run with a prompt.
+
+Tiles, crops and several pictures in one prompt count as views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from tests.tiny.case import (
+    IMAGE_TOKEN,
+    TEXT,
+    VIDEO_TOKEN,
+    VISION,
+    HostCase,
+    Outputs,
+    hidden_states,
+    prompts,
+    tensors,
+)
+from tests.tiny.hf_towers import make
+
+Part = tuple[str, dict[str, Any]]
+
+
+def build(model: str, vision: Part, text: Part, options: dict[str, Any]) -> nn.Module:
+    """A multimodal model from the configs of its two parts."""
+    import transformers
+
+    parts = {"vision_config": vision, "text_config": text}
+    configs = {key: getattr(transformers, name)(**opts) for key, (name, opts) in parts.items()}
+    return make(model, **configs, **options)
+
+
+def run(inputs: Callable[[Tensor], dict[str, Any]], host: Any, x: Tensor) -> Outputs:
+    """The logits of the whole prompt, and the features of the pictures in them."""
+    out = host(**inputs(x))
+    return [out.logits, *tensors(out.get("image_hidden_states") or [])]
+
+
+def inputs_of(
+    counts: Sequence[Sequence[int]], shape: tuple[int, ...], sizes: Any, x: Tensor
+) -> dict[str, Any]:
+    """Prompts with ``counts`` placeholders for their pictures, and the views as the host wants.
+
+    ``shape`` stands before (3, H, W); ``sizes`` are those of the pictures, for hosts that tile.
+    """
+    pictures = {"pixel_values": x.reshape(*shape, *x.shape[1:]), **prompts(counts)}
+    return pictures if sizes is None else {**pictures, "image_sizes": torch.tensor(sizes)}
+
+
+def vlm(
+    name: str,
+    model: str,
+    *,
+    title: str,
+    tower: str,
+    family: str,
+    prefix: int,
+    contexts: tuple[str, ...],
+    vision: Part,
+    text: Part,
+    options: dict[str, Any],
+    counts: Sequence[Sequence[int]],
+    shape: tuple[int, ...] = (2,),
+    sizes: Any = None,
+) -> HostCase:
+    """A row of a multimodal model; see ``HostCase`` and ``inputs_of``."""
+    inputs = partial(inputs_of, counts, shape, sizes)
+    return HostCase(
+        name=name,
+        title=title,
+        build=partial(build, model, vision, text, options),
+        tower=tower,
+        family=family,
+        prefix=prefix,
+        contexts=contexts,
+        run=partial(run, inputs),
+        levels=lambda host, x: hidden_states(host.get_submodule(tower), x),
+        pooled=lambda host, x: cast("Tensor", host.get_submodule(tower)(x).pooler_output),
+        inputs=inputs,
+        views=torch.Size(shape).numel(),
+        needs=model,
+    )
+
+
+_T = {**TEXT, "num_key_value_heads": 4}
+_CLIP, _SIGLIP = ("CLIPVisionConfig", VISION), ("SiglipVisionConfig", VISION)
+_HEADLESS = ("SiglipVisionConfig", {**VISION, "vision_use_head": False})
+_LLAMA, _QWEN2 = ("LlamaConfig", _T), ("Qwen2Config", _T)
+_IMAGE = {"image_token_index": IMAGE_TOKEN}
+_TILED = {**_IMAGE, "image_grid_pinpoints": [[32, 64], [64, 32]]}
+_TWO_TILED: dict[str, Any] = {"shape": (2, 3), "sizes": [[32, 64], [64, 32]]}
+_SHUFFLED = {"scale_factor": 2, "image_token_id": IMAGE_TOKEN}
+_LLAVA: dict[str, Any] = {
+    "tower": "model.vision_tower",
+    "family": "hf_clip",
+    "prefix": 1,
+    "contexts": ("pooled", "cls", "mean"),
+    "vision": _CLIP,
+    "text": _LLAMA,
+    "title": "LLaVA-1.5, LLaVA-NeXT, NeXT-Video, VipLlava",
+}
+_ON_SIGLIP: dict[str, Any] = {
+    "tower": "model.vision_tower",
+    "family": "hf_siglip",
+    "prefix": 0,
+    "contexts": ("pooled", "mean"),
+    "vision": _SIGLIP,
+    "title": "LLaVA-OneVision, AyaVision",
+}
+_ON_HEADLESS: dict[str, Any] = {
+    **_ON_SIGLIP,
+    "contexts": ("mean",),
+    "vision": _HEADLESS,
+    "title": "PaliGemma, Gemma 3",
+}
+_IDEFICS: dict[str, Any] = {
+    "tower": "model.vision_model",
+    "family": "unknown",
+    "prefix": 0,
+    "contexts": ("mean",),
+    "title": "Idefics2, Idefics3, SmolVLM",
+    "shape": (1, 2),
+}
+_PERCEIVER: dict[str, Any] = {
+    "hidden_size": 32,
+    "rms_norm_eps": 1e-6,
+    "resampler_n_latents": 2,
+    "resampler_depth": 1,
+    "resampler_n_heads": 2,
+    "resampler_head_dim": 8,
+    "num_key_value_heads": 1,
+}
+_SIXTEEN = ((16,), (16,))
+
+VLMS: tuple[HostCase, ...] = (
+    vlm("llava", "LlavaForConditionalGeneration", **_LLAVA, options=_IMAGE, counts=_SIXTEEN),
+    vlm(
+        *("llava_next", "LlavaNextForConditionalGeneration"),
+        **{**_LLAVA, **_TWO_TILED, "options": _TILED, "counts": ((52, 56),)},
+    ),
+    vlm(
+        *("llava_next_video", "LlavaNextVideoForConditionalGeneration"),
+        **{**_LLAVA, **_TWO_TILED, "counts": ((52, 56),)},
+        options={**_TILED, "video_token_index": VIDEO_TOKEN},
+    ),
+    vlm(
+        *("vip_llava", "VipLlavaForConditionalGeneration"),
+        **_LLAVA,
+        options={**_IMAGE, "vision_feature_layers": [-2, -3, 1]},
+        counts=_SIXTEEN,
+    ),
+    vlm(
+        *("llava_onevision", "LlavaOnevisionForConditionalGeneration"),
+        **{**_ON_SIGLIP, **_TWO_TILED, "text": _QWEN2, "counts": ((52, 56),)},
+        options={**_TILED, "video_token_index": VIDEO_TOKEN},
+    ),
+    vlm(
+        *("aya_vision", "AyaVisionForConditionalGeneration"),
+        **{**_ON_SIGLIP, "text": ("Cohere2Config", _T), "counts": ((4,), (4,))},
+        options=_IMAGE,
+    ),
+    vlm(
+        *("paligemma", "PaliGemmaForConditionalGeneration"),
+        **_ON_HEADLESS,
+        text=("GemmaConfig", {**TEXT, "num_key_value_heads": 1, "head_dim": 8}),
+        options={**_IMAGE, "projection_dim": 32},
+        counts=_SIXTEEN,
+    ),
+    vlm(
+        *("gemma3", "Gemma3ForConditionalGeneration"),
+        **_ON_HEADLESS,
+        text=("Gemma3TextConfig", {**_T, "head_dim": 8}),
+        options={**_IMAGE, "mm_tokens_per_image": 4},
+        counts=((4,), (4,)),
+    ),
+    vlm(
+        *("idefics2", "Idefics2ForConditionalGeneration"),
+        **_IDEFICS,
+        vision=("Idefics2VisionConfig", VISION),
+        text=("MistralConfig", _T),
+        options={"perceiver_config": _PERCEIVER, "image_token_id": IMAGE_TOKEN},
+        counts=((2, 2),),
+    ),
+    vlm(
+        *("idefics3", "Idefics3ForConditionalGeneration"),
+        **{**_IDEFICS, "options": _SHUFFLED, "counts": ((4, 4),)},
+        vision=("Idefics3VisionConfig", VISION),
+        text=_LLAMA,
+    ),
+    vlm(
+        *("smolvlm", "SmolVLMForConditionalGeneration"),
+        **{**_IDEFICS, "options": _SHUFFLED, "counts": ((4, 4),)},
+        vision=("SmolVLMVisionConfig", VISION),
+        text=_LLAMA,
+    ),
+    vlm(
+        *("internvl", "InternVLForConditionalGeneration"),
+        title="InternVL",
+        tower="model.vision_tower",
+        family="unknown",
+        prefix=1,
+        contexts=("cls", "mean"),
+        vision=("InternVLVisionConfig", {**VISION, "image_size": [32, 32], "patch_size": [8, 8]}),
+        text=_QWEN2,
+        options={"image_token_id": IMAGE_TOKEN},
+        counts=((4,), (4,)),
+    ),
+    vlm(
+        *("blip2", "Blip2ForConditionalGeneration"),
+        title="Blip-2",
+        tower="vision_model",
+        family="unknown",
+        prefix=1,
+        contexts=("cls", "mean"),
+        vision=("Blip2VisionConfig", {**VISION, "initializer_range": 0.02}),
+        text=("OPTConfig", {**_T, "ffn_dim": 48, "word_embed_proj_dim": 32}),
+        options={
+            **_IMAGE,
+            "num_query_tokens": 4,
+            "qformer_config": {**_T, "encoder_hidden_size": 32},
+        },
+        counts=((4,), (4,)),
+    ),
+)
