@@ -126,8 +126,14 @@ class TowerPass:
             if self._wanted.context == "mean":
                 context = levels[self._wanted.last_level].mean(dim=1)
             read = {level: x_BND for level, x_BND in levels.items() if level in self._wanted.levels}
-            pixels = None if self._pixels is None else _usable(self._pixels)
-            return TowerFeatures(read, context, self.grid, pixels)
+            return TowerFeatures(read, context, self.grid, self._seen_pixels())
+
+    def _seen_pixels(self) -> Tensor | None:
+        """The pixels that whole patches cover; the rest, right and below, no token has seen."""
+        if self._pixels is None:
+            return None
+        rows, columns = (g * p for g, p in zip(self.grid, self._wanted.patch_size, strict=True))
+        return _usable(self._pixels)[..., :rows, :columns]
 
     @property
     def complete(self) -> bool:

@@ -41,6 +41,19 @@ class ConvNormReLU(nn.Module):
         return F.relu(self.norm(self.conv(x_BCHW)))
 
 
+class ConvNormGELU(nn.Module):
+    """Conv 3x3 without bias - norm - GELU."""
+
+    def __init__(self, in_channels: int, out_channels: int, norm: NormKind) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.norm = make_norm(norm, out_channels)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, H, W)."""
+        return F.gelu(self.norm(self.conv(x_BCHW)))
+
+
 class UpConv(nn.Module):
     """Transposed convolution 2x2 of stride 2, then Conv - norm - ReLU: doubles the size."""
 

@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from clipdepth_plugin.blocks import make_norm, resize
+from clipdepth_plugin.blocks import ConvNormGELU, resize
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.features import TowerFeatures
+from clipdepth_plugin.guided import Guidance
 from clipdepth_plugin.pathways import tokens_to_map
 from clipdepth_plugin.readout import Metres
 
@@ -65,26 +66,13 @@ class NarrowFiLM(nn.Module):
         return [(1 + g) * x + b for x, g, b in zip(maps, gamma_LBC11, beta_LBC11, strict=True)]
 
 
-class ConvNormGELU(nn.Module):
-    """Conv 3x3 - norm - GELU."""
-
-    def __init__(self, in_channels: int, out_channels: int, config: HeadConfig) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
-        self.norm = make_norm(config.norm, out_channels)
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """(B, in, H, W) -> (B, out, H, W)."""
-        return F.gelu(self.norm(self.conv(x_BCHW)))
-
-
 class DepthToSpace(nn.Module):
     """1x1 to four times the channels, pixel shuffle, Conv - norm - GELU: doubles the size."""
 
     def __init__(self, in_channels: int, out_channels: int, config: HeadConfig) -> None:
         super().__init__()
         self.expand = nn.Conv2d(in_channels, 4 * out_channels, 1)
-        self.smooth = ConvNormGELU(out_channels, out_channels, config)
+        self.smooth = ConvNormGELU(out_channels, out_channels, config.norm)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, in, H, W) -> (B, out, 2H, 2W)."""
@@ -125,6 +113,7 @@ class CompactDecoder(nn.Module):
         semantic: The semantic pathway's levels.
         film: Its modulation by the context, or None.
         structural: The structural pathway's levels, or None.
+        guidance: The image stem and where it joins, or None.
     """
 
     def __init__(self, config: HeadConfig) -> None:
@@ -137,18 +126,23 @@ class CompactDecoder(nn.Module):
             if config.film
             else None
         )
-        self.semantic_conv = ConvNormGELU(at_grid, at_grid, config)
+        self.semantic_conv = ConvNormGELU(at_grid, at_grid, config.norm)
         self.structural = (
             NormedLevels(config.width, config.structural_levels, half)
             if config.structural
             else None
         )
-        self.structural_conv = ConvNormGELU(half, half, config) if config.structural else None
+        self.structural_conv = ConvNormGELU(half, half, config.norm) if config.structural else None
         joined = at_grid + (half if config.structural else 0)
-        self.join = ConvNormGELU(joined, at_grid, config)
+        self.join = ConvNormGELU(joined, at_grid, config.norm)
         self.dropout = nn.Dropout2d(config.dropout)
         self.up = nn.Sequential(
             DepthToSpace(at_grid, at_double, config), DepthToSpace(at_double, at_quadruple, config)
+        )
+        self.guidance = (
+            Guidance(at_quadruple, config.stem_channels, config.norm)
+            if config.stem_channels
+            else None
         )
         self.to_logit = nn.Conv2d(at_quadruple, 1, 3, padding=1)
         self.to_mask = nn.Conv2d(at_quadruple, 9 * CONVEX_FACTOR**2, 1)
@@ -157,6 +151,8 @@ class CompactDecoder(nn.Module):
     def forward(self, features: TowerFeatures, size: tuple[int, int] | None) -> Tensor:
         """(B, 1, *size) float32 metres; ``size`` None gives 16 times the grid."""
         x_BCHW = self.up(self._fuse(features))
+        if self.guidance is not None:
+            x_BCHW = self.guidance(x_BCHW, features.pixels, features.grid)
         logits_B1HW, mask_BCHW = self.to_logit(x_BCHW).float(), self.to_mask(x_BCHW).float()
         # Mixed before the activation: in log depth, an edge stays an edge.
         metres_B1HW: Tensor = self.metres(convex_upsample(logits_B1HW, mask_BCHW, CONVEX_FACTOR))

@@ -15,26 +15,29 @@ from pydantic import (
     model_validator,
 )
 
-Preset = Literal["spaceclip", "spaceclip-middle", "fast"]
+Preset = Literal["spaceclip", "spaceclip-middle", "fast", "guided"]
 DecoderKind = Literal["dual-path", "compact"]
 ContextKind = Literal["pooled", "cls", "mean"]
 Activation = Literal["relu", "softplus", "log"]
 NormKind = Literal["batch", "group"]
 
+_FAST: dict[str, Any] = {
+    "decoder": "compact",
+    "structural_levels": (7, 5, 4),
+    "channels": (160, 96, 64),
+    "film_hidden": 128,
+    "activation": "log",
+    "norm": "group",
+    "auxiliary": 0,
+    "dropout": 0.0,
+}
+
 # What a preset gives where the user gives nothing. Levels are those of a tower of 12 blocks.
 PRESETS: dict[Preset, dict[str, Any]] = {
     "spaceclip": {"structural_levels": (2, 1, 0)},
     "spaceclip-middle": {"structural_levels": (7, 5, 4)},
-    "fast": {
-        "decoder": "compact",
-        "structural_levels": (7, 5, 4),
-        "channels": (160, 96, 64),
-        "film_hidden": 128,
-        "activation": "log",
-        "norm": "group",
-        "auxiliary": 0,
-        "dropout": 0.0,
-    },
+    "fast": _FAST,
+    "guided": {**_FAST, "stem_channels": 48},
 }
 PRESET_TOWER_DEPTH = 12
 
@@ -76,7 +79,8 @@ class HeadConfig(BaseModel):
     preset: Preset = "spaceclip"
     """``spaceclip``: the published head. ``spaceclip-middle``: the same with the structural
     levels that its authors' study found better (0.1208 against 0.1283 AbsRel on NYU). ``fast``:
-    the compact decoder, both pathways at a twentieth of the cost (ours)."""
+    the compact decoder, both pathways at a twentieth of the cost (ours). ``guided``: ``fast``
+    with an image stem that guides its upsampling to the picture's edges (ours)."""
 
     decoder: DecoderKind = "dual-path"
     """``dual-path``: the published one. ``compact``: fused at the patch grid, then depth-to-space
@@ -100,6 +104,10 @@ class HeadConfig(BaseModel):
 
     structural: bool = True
     """Use the structural pathway."""
+
+    stem_channels: NonNegativeInt = 0
+    """C of the image stem on the tower's own input pixels (``compact`` only; ``guided.py``). 0: no
+    stem, the pixels are not read."""
 
     context: ContextKind = "pooled"
     """``pooled``: the tower's own pooled vector before any projection; ``cls``: the raw class
@@ -161,6 +169,11 @@ class HeadConfig(BaseModel):
         return tuple(sorted({*self.semantic_levels, *structural}))
 
     @property
+    def reads_pixels(self) -> bool:
+        """Whether the tower's input pixels are read beside its tokens."""
+        return self.stem_channels > 0
+
+    @property
     def upsampling(self) -> int:
         """Native output size over patch grid: 2 for each stage."""
         return 16 if self.decoder == "compact" else 1 << len(self.channels)
@@ -168,6 +181,8 @@ class HeadConfig(BaseModel):
 
 def _check_dual_path(config: HeadConfig) -> None:
     stages = len(config.channels)
+    if config.stem_channels:
+        raise ValueError("stem_channels: the dual-path decoder has no image stem; leave it at 0")
     if stages == 0:
         raise ValueError("channels: needs at least one decoder stage")
     if len(config.semantic_levels) != stages:

@@ -27,7 +27,8 @@ class TowerFeatures:
         levels: Level k -> (B, h*w, D) patch tokens, row-major, without prefix tokens.
         context: (B, D) global vector for FiLM, or None where no head asks for one.
         grid: The patch grid (h, w).
-        pixels: (B, 3, H, W) as the tower took them, or None; only some heads ask for them.
+        pixels: (B, 3, H, W) as the tower took them, those that whole patches cover; or None, as
+            only some heads ask for them.
 
     Raises:
         FeaturesError: A level, the context or the pixels disagree in shape.

@@ -8,7 +8,7 @@ Axes: B views, D tower width, C channels of a stage, H W a map's size, h w the p
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -29,11 +29,7 @@ class DepthHead(nn.Module, HubMixin):
     Attributes:
         config: What defines the head's function.
         decoder: The published decoder or the compact one: both pathways, fusion, depth.
-        reads_pixels: Whether ``TowerFeatures.pixels`` is read, and so tapped. None of the presets
-            does; a subclass with a decoder of its own may.
     """
-
-    reads_pixels: ClassVar[bool] = False
 
     def __init__(self, config: HeadConfig) -> None:
         """Builds the head with random weights, in training mode like every new module."""
@@ -41,6 +37,11 @@ class DepthHead(nn.Module, HubMixin):
         self.config = config
         decoder = CompactDecoder if config.decoder == "compact" else DualPathDecoder
         self.decoder: DualPathDecoder | CompactDecoder = decoder(config)
+
+    @property
+    def reads_pixels(self) -> bool:
+        """Whether ``TowerFeatures.pixels`` is read, and so tapped."""
+        return self.config.reads_pixels
 
     @classmethod
     def for_host(
@@ -80,15 +81,15 @@ class DepthHead(nn.Module, HubMixin):
         """Depth of each view.
 
         Args:
-            features: Levels (B, h*w, D) that ``config.levels`` names, and the context where
-                FiLM is on. Cast to the head's dtype.
+            features: Levels (B, h*w, D) that ``config.levels`` names, the context where FiLM is
+                on, and the pixels where there is an image stem. Cast to the head's dtype.
             size: Output (H, W); None gives the native size, ``config.upsampling`` times (h, w).
 
         Returns:
             (B, 1, H, W) float32 metres.
 
         Raises:
-            FeaturesError: A level or the context is missing, or has another width.
+            FeaturesError: A level, the context or the pixels are missing, or of another width.
         """
         metres: Tensor = self.decoder(self._checked(features), size)
         return metres
@@ -105,7 +106,7 @@ class DepthHead(nn.Module, HubMixin):
         return self.decoder.forward_with_aux(self._checked(features), size)
 
     def _checked(self, features: TowerFeatures) -> TowerFeatures:
-        """The levels and the context that the head reads, in its dtype.
+        """The levels, the context and the pixels that the head reads, in its dtype.
 
         Raises:
             FeaturesError: One is missing or has another width.
@@ -122,6 +123,11 @@ class DepthHead(nn.Module, HubMixin):
                 f"the head's FiLM needs the {config.context!r} context, got None; give "
                 "TowerFeatures(context=...) or train a head with film=False"
             )
+        if self.reads_pixels and features.pixels is None:
+            raise FeaturesError(
+                "the head's image stem reads the tower's input pixels, got None; give "
+                "TowerFeatures(pixels=...) as the tower takes them"
+            )
         dtype = next(self.parameters()).dtype
         read = {level: features.levels[level].to(dtype) for level in config.levels}
         context = (
@@ -132,4 +138,7 @@ class DepthHead(nn.Module, HubMixin):
                 raise FeaturesError(
                     f"{name} has width {value.shape[-1]}; the head was made for {config.width}"
                 )
-        return TowerFeatures(read, context, features.grid, features.pixels)
+        pixels = features.pixels if self.reads_pixels else None
+        return TowerFeatures(
+            read, context, features.grid, None if pixels is None else pixels.to(dtype)
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from typing import Any
 
@@ -15,15 +16,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from clipdepth_plugin import DepthHead, HeadConfig, TowerFeatures
 from clipdepth_plugin.compact import convex_upsample
-from clipdepth_plugin.config import scale_levels
+from clipdepth_plugin.config import Preset, scale_levels
 from clipdepth_plugin.errors import FeaturesError
 from clipdepth_plugin.film import FiLM
 
 WIDTH = 16
 SMALL: dict[str, Any] = {"width": WIDTH, "channels": (16, 8, 8, 8), "film_hidden": 8}
 FAST: dict[str, Any] = {"preset": "fast", "channels": (16, 8, 8)}
+GUIDED: dict[str, Any] = {**FAST, "preset": "guided", "stem_channels": 4}
 EACH_DECODER = pytest.mark.parametrize(
-    "decoder", [{"activation": "softplus"}, FAST], ids=["dual-path", "compact"]
+    "decoder", [{"activation": "softplus"}, FAST, GUIDED], ids=["dual-path", "compact", "guided"]
 )
 
 
@@ -32,6 +34,7 @@ def make_features(
     grid: tuple[int, int] = (3, 3),
     batch: int = 2,
     dtype: torch.dtype = torch.float32,
+    patch: int = 16,
 ) -> TowerFeatures:
     generator = torch.Generator().manual_seed(0)
 
@@ -39,7 +42,11 @@ def make_features(
         return torch.randn(*shape, generator=generator).to(dtype)
 
     levels = {k: random(batch, grid[0] * grid[1], config.width) for k in config.levels}
-    return TowerFeatures(levels, random(batch, config.width) if config.film else None, grid)
+    context = random(batch, config.width) if config.film else None
+    size = (patch * grid[0], patch * grid[1])
+    return TowerFeatures(
+        levels, context, grid, random(batch, 3, *size) if config.reads_pixels else None
+    )
 
 
 def make_head(**options: Any) -> DepthHead:
@@ -73,6 +80,8 @@ def test_published_size() -> None:
         pytest.param(
             {**FAST, "semantic_levels": (12,), "structural_levels": (1, 0)}, id="fast-levels"
         ),
+        pytest.param(GUIDED, id="guided"),
+        pytest.param({**GUIDED, "norm": "batch", "structural": False}, id="guided-plain"),
         pytest.param(
             {"channels": (12, 5), "semantic_levels": (4, 2), "structural_levels": (1,)},
             id="2-stages",
@@ -96,16 +105,21 @@ def test_options(options: dict[str, Any]) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    decoder=st.sampled_from(({}, FAST)),
+    decoder=st.sampled_from(({}, FAST, GUIDED)),
+    patch=st.sampled_from((8, 14, 16, 32)),
     grid=st.tuples(st.integers(1, 7), st.integers(1, 7)),
     batch=st.integers(0, 3),
     size=st.none() | st.tuples(st.integers(1, 90), st.integers(1, 90)),
 )
 def test_any_grid_batch_and_size(
-    decoder: dict[str, Any], grid: tuple[int, int], batch: int, size: tuple[int, int] | None
+    decoder: dict[str, Any],
+    patch: int,
+    grid: tuple[int, int],
+    batch: int,
+    size: tuple[int, int] | None,
 ) -> None:
     head = make_head(**decoder)
-    out = head(make_features(head.config, grid, batch), size)
+    out = head(make_features(head.config, grid, batch, patch=patch), size)
     assert out.shape == (batch, 1, *(size or (16 * grid[0], 16 * grid[1])))
     assert out.dtype == torch.float32
 
@@ -153,13 +167,34 @@ def test_log_output_stays_in_range(factor: float) -> None:
     assert out.max() <= 8.0 * (1 + 1e-6)
 
 
-def test_fast_keeps_its_budget() -> None:
-    """At most 2.5 M parameters and 0.9 GMAC for ViT-B/16 at 224: 5% of the tower."""
-    head = DepthHead(HeadConfig(width=768, preset="fast"))
+@pytest.mark.parametrize(
+    ("preset", "parameters", "macs"), [("fast", 2.5e6, 0.9e9), ("guided", 2.5e6, 1.6e9)]
+)
+def test_presets_keep_their_budgets(preset: Preset, parameters: float, macs: float) -> None:
+    """For ViT-B/16 at 224, whose own cost is 17.6 GMAC."""
+    head = DepthHead(HeadConfig(width=768, preset=preset))
     with FlopCounterMode(display=False) as counter:
         head(make_features(head.config, (14, 14), batch=1))
-    assert sum(p.numel() for p in head.parameters()) <= 2_500_000
-    assert counter.get_total_flops() / 2 <= 0.9e9
+    assert sum(p.numel() for p in head.parameters()) <= parameters
+    assert counter.get_total_flops() / 2 <= macs
+
+
+def test_the_stem_sees_single_pixels() -> None:
+    """A pixel changes the depth around it, and far away only as the norms' statistics do."""
+    head = make_head(**GUIDED, norm="batch")
+    features = make_features(head.config, (3, 5), batch=1)
+    assert features.pixels is not None
+    pixels = features.pixels.clone()
+    pixels[:, :, 20, 40] += 5.0
+    changed = dataclasses.replace(features, pixels=pixels)
+    with torch.no_grad():
+        moved = (head(changed) - head(features)).abs()[0, 0] > 0
+    rows, columns = moved.nonzero().T
+    # Six convolutions and the mixing of neighbours, at a quarter of the size.
+    assert bool(moved[20, 40])
+    assert 0 <= int(columns.min()) <= 40 <= int(columns.max()) < 79
+    assert int(columns.min()) >= 40 - 4 * 8
+    assert int(rows.max()) - int(rows.min()) > 4
 
 
 def test_convex_upsampling_mixes_neighbours_only() -> None:
@@ -211,11 +246,12 @@ def test_gradients_reach_every_parameter(decoder: dict[str, Any]) -> None:
         ({"width": 8}, "has width 8; the head was made for 16"),
         ({"tokens": 8}, r"needs \(B, 9, D\)"),
         ({"batch": 3}, "holds 3 views"),
+        ({"options": GUIDED}, "the head's image stem reads the tower's input pixels"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_bad_features(change: dict[str, Any], message: str) -> None:
-    head = make_head()
+    head = make_head(**change.get("options", {}))
     good = make_features(head.config)
     levels = dict(good.levels)
     if "drop" in change:
@@ -251,6 +287,7 @@ def test_bad_features(change: dict[str, Any], message: str) -> None:
         ({"preset": "fast"}, "the compact decoder takes three numbers"),
         ({**FAST, "channels": (5, 4, 4)}, "the first of them even"),
         ({**FAST, "auxiliary": 1}, "no auxiliary outputs"),
+        ({"stem_channels": 8}, "the dual-path decoder has no image stem"),
         ({**FAST, "semantic_levels": ()}, "at least one level"),
         ({**FAST, "structural_levels": ()}, "give at least one, or set structural=False"),
     ],

@@ -277,14 +277,13 @@ def test_pixels_of_a_wrong_shape(shape: tuple[int, ...], host: nn.Module, head: 
 def test_pixels_are_tapped_for_heads_that_ask(
     host: nn.Module, head: DepthHead, make_pixels: MakePixels
 ) -> None:
-    class Guided(DepthHead):
-        reads_pixels = True
-
-    with attach(host, Guided(head.config).eval()) as plugin, plugin.capture() as seen:
+    guided = DepthHead.for_host(host, "guided", channels=(8, 8, 8), stem_channels=4).eval()
+    with attach(host, guided) as plugin, plugin.capture() as seen:
         host(make_pixels())
         assert seen[0].features.pixels is not None
         assert torch.equal(seen[0].features.pixels, make_pixels())
-        _ = plugin.depth
+        expected = guided(seen[0].features, (32, 32))
+        torch.testing.assert_close(plugin.depth, expected, rtol=0, atol=0)
         assert seen[0]._pixels is None
         x = make_pixels(seed=8)
         host(x)

@@ -56,6 +56,8 @@ def cache_identity(
         "output size": list(layout.size),
         "dtype": str(layout.dtype).removeprefix("torch."),
         "precision": precision,
+        # Only where there are any, so that caches of before there were any stay good.
+        **({} if layout.pixel_size is None else {"pixels": list(layout.pixel_size)}),
     }
 
 

@@ -4,8 +4,9 @@
     shard-<id>.bin         records, one after another
     shard-<id>.json        for each record its sample's content hash, view and name
 
-A record is tokens (L, N, D), context (D), depth (H, W), intrinsics (4), padded to 64 bytes. A
-shard's JSON appears after its records are on the disk, so a killed build loses one shard at most.
+A record is tokens (L, N, D), pixels (3, H, W) for heads that read them, context (D), depth (H, W),
+intrinsics (4), padded to 64 bytes. A shard's JSON appears after its records are on the disk, so a
+killed build loses one shard at most.
 
 Axes: B records, K bytes of a record.
 """

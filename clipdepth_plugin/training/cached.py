@@ -86,13 +86,15 @@ def open_cache(
     settings = config.cache
     assert settings is not None
     (height, width), patch = tower.preprocessing.size, tower.tower.patch_size
+    grid = (height // patch[0], width // patch[1])
     layout = Layout(
         levels=head.config.levels,
-        grid=(height // patch[0], width // patch[1]),
+        grid=grid,
         width=tower.tower.width,
         has_context=head.config.film,
         size=size,
         dtype=getattr(torch, settings.dtype),
+        pixel_size=(grid[0] * patch[0], grid[1] * patch[1]) if head.reads_pixels else None,
     )
     context = head.config.context if head.config.film else None
     identity = cache_identity(tower, layout, context, config.precision)

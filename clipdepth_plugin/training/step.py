@@ -105,7 +105,7 @@ class Stepper:
     ) -> tuple[float, dict[str, float]]:
         features = batch.features
         pred_B1HW, auxiliary = self._model(
-            features.levels, features.context, features.grid, self._size
+            features.levels, features.context, features.pixels, features.grid, self._size
         )
         result = self._loss(pred_B1HW, auxiliary, batch.target_B1HW, batch.valid_B1HW)
         loss = float(result.total.detach())

@@ -47,6 +47,7 @@ class TrainedHead(nn.Module):
         self,
         levels: Mapping[int, Tensor],
         context_BD: Tensor | None,
+        pixels_B3HW: Tensor | None,
         grid: tuple[int, int],
         size: tuple[int, int],
     ) -> tuple[Tensor, list[Tensor]]:
@@ -55,6 +56,7 @@ class TrainedHead(nn.Module):
         Args:
             levels: Level -> (B, N, D).
             context_BD: (B, D), or None without FiLM.
+            pixels_B3HW: As the tower took them, or None for heads that do not read them.
             grid: Patch grid (h, w).
             size: (H, W) of the outputs.
 
@@ -62,7 +64,7 @@ class TrainedHead(nn.Module):
             (B, 1, H, W) float32 metres, and as many of each auxiliary output (none outside of
             training).
         """
-        features = TowerFeatures(levels, context_BD, grid)
+        features = TowerFeatures(levels, context_BD, grid, pixels_B3HW)
         if self.training:
             return self.head.forward_with_aux(features, size)
         return self.head(features, size), []

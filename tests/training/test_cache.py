@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -80,6 +81,22 @@ def test_a_cached_run_is_the_uncached_run(
     assert result.abs_rel is not None
     # 7 training pictures, each plain and flipped, and 3 validation pictures.
     assert sum(passes) == 2 * 7 + 3
+
+
+def test_pixels_are_cached_for_heads_that_read_them(tiny: TinyRuns, passes: list[int]) -> None:
+    """Plain and mirrored, those that whole patches cover; another head's cache is refused."""
+    options = {"channels": [8, 8, 8], "film_hidden": 8, "stem_channels": 4}
+    common: dict[str, Any] = {"augment": FLIP_ONLY, "loss": {"auxiliary": []}}
+    guided = {"preset": "guided", "options": options}
+    train(tiny.config("plain", head=guided, **common))
+    passes.clear()
+    train(tiny.config("cached", head=guided, cache=cache_of(tiny), **common))
+    assert sum(passes) == 2 * 7 + 3
+    plain, cached = tiny.losses("plain"), tiny.losses("cached")
+    assert [cached[step] for step in plain] == pytest.approx(list(plain.values()), abs=1e-5)
+    fast = {"preset": "fast", "options": {**options, "stem_channels": 0}}
+    with pytest.raises(TrainingError, match=r"another pixels \(pixels: \[28, 28\] there, None now"):
+        train(tiny.config("other", head=fast, cache=cache_of(tiny), **common))
 
 
 def test_the_tower_is_not_run_again(tiny: TinyRuns, passes: list[int]) -> None:
@@ -230,6 +247,16 @@ def test_layouts_of_odd_sizes(dtype: torch.dtype, context: bool) -> None:
     assert torch.equal(read.levels[2], features.levels[2].to(dtype))
     assert torch.equal(depth, depth_B1HW)
     assert (read.context is not None) == context
+    assert read.pixels is None
+
+    with_pixels = dataclasses.replace(layout, pixel_size=(4, 6))
+    pixels_B3HW = torch.randn(2, 3, 4, 6)
+    features = dataclasses.replace(features, pixels=pixels_B3HW)
+    read, depth, _ = with_pixels.unpack(with_pixels.pack(features, depth_B1HW, intrinsics_B4))
+    assert torch.equal(read.levels[2], features.levels[2].to(dtype))
+    assert read.pixels is not None
+    assert torch.equal(read.pixels, pixels_B3HW.to(dtype))
+    assert torch.equal(depth, depth_B1HW)
 
 
 def test_a_cut_shard_is_reported(tmp_path: Path) -> None:
