@@ -53,3 +53,7 @@ class TrainingError(ClipDepthError):
 
 class KernelError(ClipDepthError):
     """A fused op was given shapes that do not fit, or a backend that cannot run."""
+
+
+class BenchError(ClipDepthError):
+    """A measurement of time was asked for that cannot be made, or has too few rounds."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import math
-import platform
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from clipdepth_plugin.circumstances import package_versions, platform_name
 from clipdepth_plugin.depth_files import write_atomically
 from clipdepth_plugin.evaluation.metrics import ALIGNMENTS, METRICS, Alignment
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 JSON_FILE = "report.json"
 CSV_FILE = "images.csv"
 
-_PACKAGES = ("clipdepth-plugin", "torch", "numpy", "transformers", "open_clip_torch", "timm")
 _HEADERS = {"none": "raw", "median": "median", "lsq": "lsq"}
 
 Figures = dict[Alignment, dict[str, float | None]]
@@ -107,7 +105,7 @@ def make_report(result: EvaluationResult, **said: Any) -> Report:
     return Report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=package_versions(),
-        machine=f"{platform.platform()} {platform.machine()}",
+        machine=platform_name(),
         protocol=ReportProtocol(**fields),
         images=len(result.rows),
         skipped=result.skipped,
@@ -185,17 +183,6 @@ def make_table(result: EvaluationResult, align: Alignment = "none") -> Table:
         better = "\N{DOWNWARDS ARROW}" if metric.lower_is_better else "\N{UPWARDS ARROW}"
         table.add_row(f"{metric.label}{unit} {better}", *cells)
     return table
-
-
-def package_versions() -> dict[str, str]:
-    """Of Python and of those packages that are installed."""
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions
 
 
 def _without_nan(means: dict[Alignment, dict[str, float]]) -> Figures:

@@ -15,11 +15,11 @@ from rich.table import Table
 from clipdepth_plugin.adapters.identity import tower_hashes
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.towers import choose_tower
+from clipdepth_plugin.circumstances import package_versions
 from clipdepth_plugin.errors import HostError
 from clipdepth_plugin.evaluation.console import bar, find_device
 from clipdepth_plugin.evaluation.data_spec import parse_data
 from clipdepth_plugin.evaluation.layers import LayerRanking, LevelScore, ProbeOptions, rank_levels
-from clipdepth_plugin.evaluation.report import package_versions
 from clipdepth_plugin.training.data import open_dataset
 
 

@@ -1,0 +1,1 @@
+"""How much time and memory depth adds to a host, measured so that it can be trusted."""

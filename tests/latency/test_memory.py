@@ -1,0 +1,33 @@
+"""Peak memory of a call on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from clipdepth_plugin.latency import memory
+from clipdepth_plugin.latency.memory import peak_bytes
+
+MIB = 1 << 20
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak needs Linux")
+def test_the_peak_is_that_of_the_call_also_when_it_runs_again() -> None:
+    for _ in range(2):
+        peak = peak_bytes(lambda: torch.ones(64 * MIB // 4).sum())
+        assert peak is not None
+        assert 60 * MIB < peak < 72 * MIB
+    nothing = peak_bytes(lambda: None)
+    assert nothing is not None
+    assert nothing < 2 * MIB
+
+
+def test_where_it_cannot_be_read_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_CLEAR", Path("/not/there"))
+    assert peak_bytes(lambda: None) is None
+
+
+def test_an_unknown_device_has_none() -> None:
+    assert peak_bytes(lambda: None, "meta") is None
