@@ -1,7 +1,8 @@
 """timm's vision transformers, alone or as open_clip's trunk.
 
 Quirks: the pooled vector passes ``fc_norm`` (an identity where there is none) before the
-classifier, whatever pooled it; a tower that only ``forward_features`` runs makes none, and a
+classifier, whatever pooled it; a tower that only ``forward_features`` runs makes none, nor does one
+whose ``forward`` was replaced on the object (OpenVLA's, by ``get_intermediate_layers``), and a
 distilled one (two class tokens, two classifiers) never calls it. CaiT's class token joins after
 the blocks that are tapped: they have no prefix, and its pooled vector is read off the last norm.
 """
@@ -36,10 +37,16 @@ def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> q.Quir
 
 
 def _pooled(tower: Any) -> q.PooledTap | None:
-    if hasattr(tower, "head_dist"):
+    if hasattr(tower, "head_dist") or _forward_is_replaced(tower):
         return None
     pools = bool(getattr(tower, "global_pool", "")) or getattr(tower, "attn_pool", None) is not None
     return q.PooledTap(tower.fc_norm, q.as_is) if pools else None
+
+
+def _forward_is_replaced(tower: Any) -> bool:
+    """Whether another function than its class's runs, seen through accelerate's wrapping."""
+    own = vars(tower).get("_old_forward", vars(tower).get("forward"))
+    return own is not None and getattr(own, "__func__", None) is not type(tower).forward
 
 
 def _late_pooled(tower: Any) -> q.PooledTap | None:

@@ -1,4 +1,4 @@
-"""LLaVA and PaliGemma: generate() with the plug-in attached."""
+"""generate() and sample_actions() with the plug-in attached: prompts, caches, pictures or none."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, attach
 from clipdepth_plugin.errors import NoDepthError
+from tests.tiny.policies import pi0_inputs
+from tests.tiny.table import BY_NAME
 
 MakeHost = Callable[[str], nn.Module]
 MakeHead = Callable[..., DepthHead]
@@ -135,3 +137,18 @@ def test_capture_collects_every_pass_in_order(
         with plugin.capture() as later:
             host.generate(pixel_values=pictures[0], **make_prompt(1), **OPTIONS)
         assert (len(seen), len(later)) == (3, 1)
+
+
+def test_a_policys_denoising_steps_keep_the_depth_of_its_cameras(
+    make_host: MakeHost, make_head: MakeHead
+) -> None:
+    """PI0 runs its tower, then a root forward for each step with the cache of what was seen."""
+    host: Any = make_host("pi0")
+    inputs = pi0_inputs(BY_NAME["pi0"].pixels())
+    alone = host.sample_actions(**inputs, num_steps=3)
+    with attach(host, make_head(host)) as plugin:
+        with plugin.capture() as seen:
+            assert torch.equal(host.sample_actions(**inputs, num_steps=3), alone)
+        assert len(seen) == 1
+        expected = plugin(inputs["pixel_values"].flatten(0, 1)).detach()
+        torch.testing.assert_close(plugin.depth, expected, rtol=0, atol=1e-6)

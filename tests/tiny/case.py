@@ -98,10 +98,10 @@ def pixels(seed: int = 1, batch: int = BATCH, size: tuple[int, int] = (IMAGE, IM
 
 def prompt(batch: int = BATCH, *, pictures: bool = True) -> dict[str, Tensor]:
     """Token ids of a prompt, with one picture's placeholders in each row or none."""
-    return prompts([[(IMAGE // PATCH) ** 2 if pictures else 0]] * batch)
+    return placeholders([[(IMAGE // PATCH) ** 2 if pictures else 0]] * batch)
 
 
-def prompts(counts: Sequence[Sequence[int]], token: int = IMAGE_TOKEN) -> dict[str, Tensor]:
+def placeholders(counts: Sequence[Sequence[int]], token: int = IMAGE_TOKEN) -> dict[str, Tensor]:
     """Token ids of a batch of prompts, padded on the left.
 
     Args:

@@ -5,11 +5,14 @@ Tiles, crops and several pictures in one prompt count as views.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
 import torch
+import transformers
 from torch import Tensor, nn
 
 from tests.tiny.case import (
@@ -20,7 +23,7 @@ from tests.tiny.case import (
     HostCase,
     Outputs,
     hidden_states,
-    prompts,
+    placeholders,
     tensors,
 )
 from tests.tiny.hf_towers import make
@@ -30,8 +33,6 @@ Part = tuple[str, dict[str, Any]]
 
 def build(model: str, vision: Part, text: Part, options: dict[str, Any]) -> nn.Module:
     """A multimodal model from the configs of its two parts."""
-    import transformers
-
     parts = {"vision_config": vision, "text_config": text}
     configs = {key: getattr(transformers, name)(**opts) for key, (name, opts) in parts.items()}
     return make(model, **configs, **options)
@@ -43,15 +44,34 @@ def run(inputs: Callable[[Tensor], dict[str, Any]], host: Any, x: Tensor) -> Out
     return [out.logits, *tensors(out.get("image_hidden_states") or [])]
 
 
-def inputs_of(
-    counts: Sequence[Sequence[int]], shape: tuple[int, ...], sizes: Any, x: Tensor
-) -> dict[str, Any]:
-    """Prompts with ``counts`` placeholders for their pictures, and the views as the host wants.
+@dataclass(frozen=True)
+class Prompts:
+    """What a host's prompts hold.
 
-    ``shape`` stands before (3, H, W); ``sizes`` are those of the pictures, for hosts that tile.
+    Attributes:
+        counts: For each prompt, the number of placeholders of each of its pictures or videos.
+        shape: Shape of their views before (3, H, W).
+        sizes: (H, W) of the pictures, for hosts that tile.
+        key: What the host calls the views; the first of these that its forward knows.
+        token: The placeholder.
     """
-    pictures = {"pixel_values": x.reshape(*shape, *x.shape[1:]), **prompts(counts)}
-    return pictures if sizes is None else {**pictures, "image_sizes": torch.tensor(sizes)}
+
+    counts: Sequence[Sequence[int]]
+    shape: tuple[int, ...] = (2,)
+    sizes: Sequence[Sequence[int]] | None = None
+    key: tuple[str, ...] = ("pixel_values",)
+    token: int = IMAGE_TOKEN
+
+    def inputs(self, model: str, x: Tensor) -> dict[str, Any]:
+        """All inputs of the forward of a class of transformers for such views."""
+        known = inspect.signature(getattr(transformers, model).forward).parameters
+        key = next(key for key in self.key if key in known)
+        pictures = {
+            key: x.reshape(*self.shape, *x.shape[1:]),
+            **placeholders(self.counts, self.token),
+        }
+        sizes = {} if self.sizes is None else {"image_sizes": torch.tensor(self.sizes)}
+        return {**pictures, **sizes}
 
 
 def vlm(
@@ -66,12 +86,11 @@ def vlm(
     vision: Part,
     text: Part,
     options: dict[str, Any],
-    counts: Sequence[Sequence[int]],
-    shape: tuple[int, ...] = (2,),
-    sizes: Any = None,
+    prompts: Prompts,
+    choose: str | None = None,
 ) -> HostCase:
-    """A row of a multimodal model; see ``HostCase`` and ``inputs_of``."""
-    inputs = partial(inputs_of, counts, shape, sizes)
+    """A row of a multimodal model; see ``HostCase`` and ``Prompts``."""
+    inputs = partial(prompts.inputs, model)
     return HostCase(
         name=name,
         title=title,
@@ -84,7 +103,8 @@ def vlm(
         levels=lambda host, x: hidden_states(host.get_submodule(tower), x),
         pooled=lambda host, x: cast("Tensor", host.get_submodule(tower)(x).pooler_output),
         inputs=inputs,
-        views=torch.Size(shape).numel(),
+        views=torch.Size(prompts.shape).numel(),
+        choose=choose,
         needs=model,
     )
 
@@ -95,8 +115,9 @@ _HEADLESS = ("SiglipVisionConfig", {**VISION, "vision_use_head": False})
 _LLAMA, _QWEN2 = ("LlamaConfig", _T), ("Qwen2Config", _T)
 _IMAGE = {"image_token_index": IMAGE_TOKEN}
 _TILED = {**_IMAGE, "image_grid_pinpoints": [[32, 64], [64, 32]]}
-_TWO_TILED: dict[str, Any] = {"shape": (2, 3), "sizes": [[32, 64], [64, 32]]}
+_TWO_TILED = Prompts([[52, 56]], (2, 3), [[32, 64], [64, 32]])
 _SHUFFLED = {"scale_factor": 2, "image_token_id": IMAGE_TOKEN}
+_VIDEO = "VideoLlava, videos of NeXT-Video"
 _LLAVA: dict[str, Any] = {
     "tower": "model.vision_tower",
     "family": "hf_clip",
@@ -126,7 +147,6 @@ _IDEFICS: dict[str, Any] = {
     "prefix": 0,
     "contexts": ("mean",),
     "title": "Idefics2, Idefics3, SmolVLM",
-    "shape": (1, 2),
 }
 _PERCEIVER: dict[str, Any] = {
     "hidden_size": 32,
@@ -137,33 +157,52 @@ _PERCEIVER: dict[str, Any] = {
     "resampler_head_dim": 8,
     "num_key_value_heads": 1,
 }
-_SIXTEEN = ((16,), (16,))
+_SIXTEEN, _FOUR = Prompts([[16], [16]]), Prompts([[4], [4]])
 
 VLMS: tuple[HostCase, ...] = (
-    vlm("llava", "LlavaForConditionalGeneration", **_LLAVA, options=_IMAGE, counts=_SIXTEEN),
+    vlm("llava", "LlavaForConditionalGeneration", **_LLAVA, options=_IMAGE, prompts=_SIXTEEN),
     vlm(
         *("llava_next", "LlavaNextForConditionalGeneration"),
-        **{**_LLAVA, **_TWO_TILED, "options": _TILED, "counts": ((52, 56),)},
+        **{**_LLAVA, "options": _TILED, "prompts": _TWO_TILED},
     ),
     vlm(
         *("llava_next_video", "LlavaNextVideoForConditionalGeneration"),
-        **{**_LLAVA, **_TWO_TILED, "counts": ((52, 56),)},
+        **{**_LLAVA, "prompts": _TWO_TILED},
         options={**_TILED, "video_token_index": VIDEO_TOKEN},
+    ),
+    vlm(
+        *("llava_next_video_frames", "LlavaNextVideoForConditionalGeneration"),
+        **{**_LLAVA, "title": _VIDEO, "options": {**_TILED, "video_token_index": VIDEO_TOKEN}},
+        prompts=Prompts([[12]], (1, 3), None, ("pixel_values_videos",), VIDEO_TOKEN),
+    ),
+    *(
+        vlm(
+            f"video_llava_{kind}",
+            "VideoLlavaForConditionalGeneration",
+            **{**_LLAVA, "title": _VIDEO, "tower": f"model.{kind}_tower"},
+            options={**_IMAGE, "video_token_index": VIDEO_TOKEN},
+            prompts=prompt,
+            choose=f"model.{kind}_tower",
+        )
+        for kind, prompt in {
+            "image": Prompts([[16], [16]], key=("pixel_values_images", "pixel_values")),
+            "video": Prompts([[51]], (1, 3), None, ("pixel_values_videos",), VIDEO_TOKEN),
+        }.items()
     ),
     vlm(
         *("vip_llava", "VipLlavaForConditionalGeneration"),
         **_LLAVA,
         options={**_IMAGE, "vision_feature_layers": [-2, -3, 1]},
-        counts=_SIXTEEN,
+        prompts=_SIXTEEN,
     ),
     vlm(
         *("llava_onevision", "LlavaOnevisionForConditionalGeneration"),
-        **{**_ON_SIGLIP, **_TWO_TILED, "text": _QWEN2, "counts": ((52, 56),)},
+        **{**_ON_SIGLIP, "text": _QWEN2, "prompts": _TWO_TILED},
         options={**_TILED, "video_token_index": VIDEO_TOKEN},
     ),
     vlm(
         *("aya_vision", "AyaVisionForConditionalGeneration"),
-        **{**_ON_SIGLIP, "text": ("Cohere2Config", _T), "counts": ((4,), (4,))},
+        **{**_ON_SIGLIP, "text": ("Cohere2Config", _T), "prompts": _FOUR},
         options=_IMAGE,
     ),
     vlm(
@@ -171,14 +210,14 @@ VLMS: tuple[HostCase, ...] = (
         **_ON_HEADLESS,
         text=("GemmaConfig", {**TEXT, "num_key_value_heads": 1, "head_dim": 8}),
         options={**_IMAGE, "projection_dim": 32},
-        counts=_SIXTEEN,
+        prompts=_SIXTEEN,
     ),
     vlm(
         *("gemma3", "Gemma3ForConditionalGeneration"),
         **_ON_HEADLESS,
         text=("Gemma3TextConfig", {**_T, "head_dim": 8}),
         options={**_IMAGE, "mm_tokens_per_image": 4},
-        counts=((4,), (4,)),
+        prompts=_FOUR,
     ),
     vlm(
         *("idefics2", "Idefics2ForConditionalGeneration"),
@@ -186,17 +225,17 @@ VLMS: tuple[HostCase, ...] = (
         vision=("Idefics2VisionConfig", VISION),
         text=("MistralConfig", _T),
         options={"perceiver_config": _PERCEIVER, "image_token_id": IMAGE_TOKEN},
-        counts=((2, 2),),
+        prompts=Prompts([[2, 2]], (1, 2)),
     ),
     vlm(
         *("idefics3", "Idefics3ForConditionalGeneration"),
-        **{**_IDEFICS, "options": _SHUFFLED, "counts": ((4, 4),)},
+        **{**_IDEFICS, "options": _SHUFFLED, "prompts": Prompts([[4, 4]], (1, 2))},
         vision=("Idefics3VisionConfig", VISION),
         text=_LLAMA,
     ),
     vlm(
         *("smolvlm", "SmolVLMForConditionalGeneration"),
-        **{**_IDEFICS, "options": _SHUFFLED, "counts": ((4, 4),)},
+        **{**_IDEFICS, "options": _SHUFFLED, "prompts": Prompts([[4, 4]], (1, 2))},
         vision=("SmolVLMVisionConfig", VISION),
         text=_LLAMA,
     ),
@@ -210,7 +249,7 @@ VLMS: tuple[HostCase, ...] = (
         vision=("InternVLVisionConfig", {**VISION, "image_size": [32, 32], "patch_size": [8, 8]}),
         text=_QWEN2,
         options={"image_token_id": IMAGE_TOKEN},
-        counts=((4,), (4,)),
+        prompts=_FOUR,
     ),
     vlm(
         *("blip2", "Blip2ForConditionalGeneration"),
@@ -226,6 +265,7 @@ VLMS: tuple[HostCase, ...] = (
             "num_query_tokens": 4,
             "qformer_config": {**_T, "encoder_hidden_size": 32},
         },
-        counts=((4,), (4,)),
+        prompts=_FOUR,
     ),
 )
+BY_NAME = {case.name: case for case in VLMS}
