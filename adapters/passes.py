@@ -1,15 +1,16 @@
-"""What a tower pass leaves behind: the wanted tokens, checked, until they are read.
+"""What a tower pass leaves behind: the wanted blocks' raw outputs, until they are read.
 
-Axes: B views, N tokens (T: prefix tokens included), D width, (h, w) patch grid, H W pixels.
+Axes: B views, N patch tokens, D width.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from clipdepth_plugin.adapters.layouts import Layout, LayoutRule, TowerCall, Views
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.config import ContextKind
 from clipdepth_plugin.errors import NoDepthError
@@ -23,25 +24,23 @@ NOT_FIRED = (
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is tapped, and how tokens are laid out.
+    """What is tapped, and how its tokens are laid out.
 
     Attributes:
         levels: The levels, ascending.
         context: Context kind, or None where no head asks.
         pixels: Whether the tower's input pixels are kept.
         width: D.
-        num_prefix_tokens: Tokens to cut off in front.
-        sequence_first: Whether blocks run (N, B, D).
         patch_size: (height, width) of a patch in pixels.
+        rule: Makes the layout of each pass.
     """
 
     levels: tuple[int, ...]
     context: ContextKind | None
     pixels: bool
     width: int
-    num_prefix_tokens: int
-    sequence_first: bool
     patch_size: tuple[int, int]
+    rule: LayoutRule
 
     @classmethod
     def of(
@@ -58,9 +57,8 @@ class Wanted:
             context=context,
             pixels=pixels,
             width=tower.width,
-            num_prefix_tokens=tower.num_prefix_tokens,
-            sequence_first=tower.sequence_first,
             patch_size=tower.patch_size,
+            rule=tower.rule,
         )
 
     @property
@@ -91,112 +89,153 @@ class _Kept:
 
 
 class TowerPass:
-    """One forward of the vision tower: the wanted tokens, until they are freed.
+    """One forward of the vision tower: raw outputs of the wanted blocks, until they are freed."""
 
-    Attributes:
-        batch: Number of views B.
-        pixel_size: (H, W) of the tower's input.
-        grid: Patch grid (h, w).
-    """
-
-    def __init__(
-        self, wanted: Wanted, batch: int, pixel_size: tuple[int, int], grid: tuple[int, int]
-    ) -> None:
-        self.batch = batch
-        self.pixel_size = pixel_size
-        self.grid = grid
+    def __init__(self, wanted: Wanted, call: TowerCall) -> None:
         self._wanted = wanted
+        self._call = _keep(call)
+        self._layout: Layout | None = None
         self._levels: dict[int, _Kept] = {}
-        self._context: _Kept | None = None
+        self._pooled: _Kept | None = None
         self._pixels: _Kept | None = None
         self._problem: str | None = None
 
     @property
-    def features(self) -> TowerFeatures:
+    def views(self) -> tuple[Views, ...]:
+        """The views of this pass in order, neighbours of one size together.
+
+        Raises:
+            NoDepthError: The host did not say how they are laid out, or in a way that is not
+                understood.
+        """
+        return self._laid_out().views
+
+    @property
+    def count(self) -> int:
+        """Number of views; raises as ``views``."""
+        return sum(views.count for views in self.views)
+
+    @property
+    def features(self) -> TowerFeatures | list[TowerFeatures]:
         """The tokens of this pass, without autograd history.
+
+        Views of several sizes make a list, each of it the neighbours of one size, in the views'
+        order.
 
         Raises:
             NoDepthError: A tap did not fire, the tokens are not laid out as expected, the host
                 wrote into them, or they have been freed.
         """
+        batches = self.batches
+        return batches[0] if len(batches) == 1 else batches
+
+    @property
+    def batches(self) -> list[TowerFeatures]:
+        """As ``features``: always a list, one for each of ``views``."""
         self._check()
         with torch.inference_mode(False):
-            levels = {level: _usable(kept) for level, kept in self._levels.items()}
-            context = None if self._context is None else _usable(self._context)
-            if self._wanted.context == "mean":
-                context = levels[self._wanted.last_level].mean(dim=1)
-            read = {level: x_BND for level, x_BND in levels.items() if level in self._wanted.levels}
-            return TowerFeatures(read, context, self.grid, self._seen_pixels())
-
-    def _seen_pixels(self) -> Tensor | None:
-        """The pixels that whole patches cover; the rest, right and below, no token has seen."""
-        if self._pixels is None:
-            return None
-        rows, columns = (g * p for g, p in zip(self.grid, self._wanted.patch_size, strict=True))
-        return _usable(self._pixels)[..., :rows, :columns]
+            layout = self._laid_out()
+            tokens = {
+                level: layout.tokens(kept.tensor, f"level {level}")
+                for level, kept in self._levels.items()
+            }
+            contexts = self._contexts(layout, tokens[self._wanted.last_level])
+            pixels = self._seen_pixels(layout)
+            return [
+                TowerFeatures(
+                    {level: _usable(tokens[level][run]) for level in self._wanted.levels},
+                    None if contexts is None else _usable(contexts[run]),
+                    views.grid,
+                    None if pixels is None else _usable(pixels[run]),
+                )
+                for run, views in enumerate(layout.views)
+            ]
 
     @property
     def complete(self) -> bool:
         """Whether everything wanted has arrived."""
-        context_due = self._wanted.context in ("pooled", "cls") and self._context is None
-        return not context_due and all(level in self._levels for level in self._wanted.levels)
+        pooled_due = self._wanted.context == "pooled" and self._pooled is None
+        return not pooled_due and all(level in self._levels for level in self._wanted.levels)
 
     def free(self, why: str) -> None:
         """Drops the tokens; asking for them later says ``why``."""
-        self._levels, self._context, self._pixels = {}, None, None
+        self._levels, self._pooled, self._pixels = {}, None, None
         self._problem = why
 
-    def take_pixels(self, pixels_B3HW: Tensor) -> None:
-        """Keeps the tower's input."""
-        self._pixels = _Kept.of(pixels_B3HW)
+    def take_pixels(self, pixels: Tensor) -> None:
+        """Keeps the patch embedding's input."""
+        self._pixels = _Kept.of(pixels)
 
     def take_level(self, level: int, x: Tensor) -> None:
-        """Keeps a block's raw output, (B, T, D) or (T, B, D), without its prefix tokens."""
+        """Keeps a block's raw output."""
         if self._problem is not None or level in self._levels:
             return  # gradient checkpointing runs blocks again, in the backward of any pass
-        wanted = self._wanted
-        x_BTD = x.transpose(0, 1) if wanted.sequence_first else x
-        expected = (
-            self.batch,
-            wanted.num_prefix_tokens + self.grid[0] * self.grid[1],
-            wanted.width,
-        )
-        if tuple(x_BTD.shape) != expected:
+        if x.shape[-1] != self._wanted.width:
             self._problem = (
-                f"level {level} came as {tuple(x_BTD.shape)}, expected {expected} = (views, "
-                f"{wanted.num_prefix_tokens} prefix tokens + {self.grid[0]} x {self.grid[1]} "
-                "patches, width): this tower drops, merges or packs tokens in a way that its "
-                "adapter does not know"
+                f"level {level} came as {tuple(x.shape)}, expected a width of {self._wanted.width}"
             )
             return
-        self._levels[level] = _Kept.of(x_BTD[:, wanted.num_prefix_tokens :])
-        if wanted.context == "cls" and level == wanted.last_level:
-            self._context = _Kept.of(x_BTD[:, 0])
+        self._levels[level] = _Kept.of(x)
 
     def take_pooled(self, pooled_BD: Tensor) -> None:
-        """Keeps the tower's pooled vector."""
-        if self._problem is not None:
-            return
-        if tuple(pooled_BD.shape) != (self.batch, self._wanted.width):
-            self._problem = (
+        """Keeps the tower's pooled vectors."""
+        if self._problem is None:
+            # A copy, as it may be a view that would keep all of the tower's normed tokens.
+            self._pooled = _Kept.of(pooled_BD.clone())
+
+    def _laid_out(self) -> Layout:
+        if self._layout is None:
+            arguments = {}
+            for name, value in self._call.arguments.items():
+                if isinstance(value, _Kept) and value.written_since():
+                    raise NoDepthError(
+                        f"the tower's {name} was written into in place after the tower ran"
+                    )
+                arguments[name] = value.tensor if isinstance(value, _Kept) else value
+            self._layout = self._wanted.rule.resolve(replace(self._call, arguments=arguments))
+            self._call = replace(self._call, arguments={})
+        return self._layout
+
+    def _seen_pixels(self, layout: Layout) -> list[Tensor] | None:
+        """The pixels that whole patches cover; the rest, right and below, no token has seen."""
+        if self._pixels is None:
+            return None
+        patch_h, patch_w = self._wanted.patch_size
+        pixels = zip(layout.pixels(self._pixels.tensor), layout.views, strict=True)
+        return [
+            x_B3HW[..., : views.grid[0] * patch_h, : views.grid[1] * patch_w]
+            for x_B3HW, views in pixels
+        ]
+
+    def _contexts(self, layout: Layout, deepest: list[Tensor]) -> list[Tensor] | None:
+        """The context (B, D) of each of ``layout.views``; ``deepest``: its last level's tokens."""
+        wanted = self._wanted
+        if wanted.context == "mean":
+            return [x_BND.mean(dim=1) for x_BND in deepest]
+        if wanted.context == "cls":
+            raw = self._levels[wanted.last_level].tensor
+            return layout.class_tokens(raw, f"level {wanted.last_level}")
+        if self._pooled is None:
+            return None
+        pooled_BD, counts = self._pooled.tensor, [views.count for views in layout.views]
+        if tuple(pooled_BD.shape) != (sum(counts), wanted.width):
+            raise NoDepthError(
                 f"the pooled vector came as {tuple(pooled_BD.shape)}, expected "
-                f"{(self.batch, self._wanted.width)}"
+                f"{(sum(counts), wanted.width)} = (views, width)"
             )
-            return
-        # A copy, as it may be a view that would keep all of the tower's normed tokens.
-        self._context = _Kept.of(pooled_BD.clone())
+        return list(pooled_BD.split(counts))
 
     def _check(self) -> None:
         if self._problem is not None:
             raise NoDepthError(self._problem)
         if not self.complete:
             missing = [f"level {k}" for k in self._wanted.levels if k not in self._levels]
-            if self._context is None and self._wanted.context in ("pooled", "cls"):
-                missing.append(f"the {self._wanted.context} context")
+            if self._pooled is None and self._wanted.context == "pooled":
+                missing.append("the pooled context")
             raise NoDepthError(
                 f"taps that did not fire: {', '.join(missing)}. It may be that {NOT_FIRED}"
             )
-        kept = [*self._levels.values(), self._context, self._pixels]
+        kept = [*self._levels.values(), self._pooled, self._pixels]
         if any(one is not None and one.written_since() for one in kept):
             raise NoDepthError(
                 "tokens or pixels were written into in place after they were tapped; run the host "
@@ -204,6 +243,15 @@ class TowerPass:
             )
 
 
-def _usable(kept: _Kept) -> Tensor:
+def _keep(call: TowerCall) -> TowerCall:
+    """The call with its tensors kept as outputs are."""
+    arguments = {
+        name: _Kept.of(value) if isinstance(value, Tensor) else value
+        for name, value in call.arguments.items()
+    }
+    return replace(call, arguments=arguments)
+
+
+def _usable(x: Tensor) -> Tensor:
     """The tensor as one that autograd may save: inference tensors are cloned out."""
-    return kept.tensor.clone() if kept.tensor.is_inference() else kept.tensor
+    return x.clone() if x.is_inference() else x

@@ -8,10 +8,12 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from clipdepth_plugin.adapters.layouts import TowerCall
 from clipdepth_plugin.adapters.passes import NOT_FIRED, TowerPass, Wanted
 
 NO_PASS = (
@@ -34,6 +36,8 @@ class Slot:
         last: The last tower pass, or None.
         why_none: Why ``last`` is None.
         running: The pass that taps write into now.
+        arguments: Of the tower's forward that has begun, those that its layout rule reads; taken
+            over by the pass that its patch embedding begins.
         captures: Lists that collect every pass.
         leave: Whether to leave the tower once the pass is complete.
         in_host: How many forwards of the host, one inside the other, run now.
@@ -45,6 +49,7 @@ class Slot:
     last: TowerPass | None = None
     why_none: str = NO_PASS
     running: TowerPass | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
     captures: list[list[TowerPass]] = field(default_factory=list)
     leave: bool = False
     in_host: int = 0
@@ -70,7 +75,7 @@ class _PerThread(threading.local):
         )
 
 
-MakePass = Callable[[Wanted, int, tuple[int, int], tuple[int, int]], TowerPass]
+MakePass = Callable[[Wanted, TowerCall], TowerPass]
 
 
 class Recorder:
@@ -99,17 +104,17 @@ class Recorder:
             task = None
         return per_thread.slot if task is None else per_thread.of_task.setdefault(task, Slot())
 
-    def begin(self, batch: int, pixel_size: tuple[int, int], grid: tuple[int, int]) -> None:
+    def begin(self, call: TowerCall) -> None:
         """A tower pass starts; the one before it is dropped."""
         slot = self.slot
         slot.running = None
         if _PRIVATE.stack:
             recorder, seen = _PRIVATE.stack[-1]
             if recorder is self:
-                slot.running = self._make_pass(self.wanted, batch, pixel_size, grid)
+                slot.running = self._make_pass(self.wanted, call)
                 seen.append(slot.running)
         elif self.attached:
-            slot.running = self._make_pass(self.wanted, batch, pixel_size, grid)
+            slot.running = self._make_pass(self.wanted, call)
             slot.last, slot.claimed = slot.running, slot.in_host > 0
             for capture in slot.captures:
                 capture.append(slot.running)

@@ -1,8 +1,9 @@
 """The hooks: put on a tower's blocks, never in the way, gone without a trace.
 
 Only outputs are looked at: of the blocks, of what makes the pooled vector and, for the size of
-the picture (and its pixels, where a head asks), of the patch embedding; and the input of the
-first block. Two on the host and each module around its tower notice prompts without a picture.
+the picture (and its pixels, where a head asks), of the patch embedding; the input of the first
+block; and, where a tower is told how its tokens are laid out, its arguments. Two on the host and
+each module around its tower notice prompts without a picture.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from clipdepth_plugin.adapters.layouts import TowerCall
 from clipdepth_plugin.adapters.passes import TowerPass
+from clipdepth_plugin.adapters.plain import parameters_of
 from clipdepth_plugin.adapters.recorder import Recorder
 from clipdepth_plugin.adapters.towers import Tower
 
@@ -60,6 +63,7 @@ class Taps:
         self._tower = tower
         self._recorder = recorder
         self.owner = owner
+        self._parameters = parameters_of(tower.module)
         self._handles: list[RemovableHandle] = []
         self._users = 0
         self._lock = threading.Lock()
@@ -89,6 +93,9 @@ class Taps:
             for module in _around(self._host, tower):
                 self._add(module.register_forward_pre_hook, self._on_host_starts, with_kwargs=True)
                 self._add(module.register_forward_hook, self._on_host_ends, always_call=True)
+            if wanted.rule.reads:
+                start = tower.module.register_forward_pre_hook
+                self._add(start, self._on_tower_starts, with_kwargs=True)
             self._add(tower.patch_embed.register_forward_hook, self._on_patch_embed)
             for level in wanted.levels:
                 if level == 0:
@@ -122,14 +129,21 @@ class Taps:
     def _on_host_ends(self, module: nn.Module, args: Any, output: Any) -> None:
         self._recorder.host_ends()
 
+    def _on_tower_starts(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        """Keeps references to what says how the tokens are laid out."""
+        given = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
+        names = self._recorder.wanted.rule.reads
+        self._recorder.slot.arguments = {
+            name: given[name] for name in names if given.get(name) is not None
+        }
+
     def _on_patch_embed(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        pixels_B3HW = args[0]
-        height, width = pixels_B3HW.shape[-2:]
-        grid_h, grid_w = output.shape[-2:]
-        self._recorder.begin(pixels_B3HW.shape[0], (height, width), (grid_h, grid_w))
-        running = self._recorder.slot.running
-        if self._recorder.wanted.pixels and running is not None:
-            running.take_pixels(pixels_B3HW)
+        pixels, slot = args[0], self._recorder.slot
+        call = TowerCall(slot.arguments, tuple(pixels.shape), tuple(output.shape))
+        slot.arguments = {}
+        self._recorder.begin(call)
+        if self._recorder.wanted.pixels and slot.running is not None:
+            slot.running.take_pixels(pixels)
 
     def _on_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         tensors = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))

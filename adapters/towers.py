@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from clipdepth_plugin.adapters.families import read_quirks
+from clipdepth_plugin.adapters.layouts import LayoutRule
+from clipdepth_plugin.adapters.plain import PlainRule, parameters_of
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.adapters.quirks import PooledTap
 from clipdepth_plugin.adapters.structure import Misfit, Skeleton, find_skeletons
@@ -29,6 +31,7 @@ class Tower:
         sequence_first: Whether the blocks run (N, B, D).
         image_size: (H, W) the tower was made for, where it says.
         preprocessing: What is known of the host's preprocessing.
+        rule: Makes the layout of each pass's tokens.
         module: The tower itself.
         blocks: Its blocks, in order.
         patch_embed: Its patch embedding.
@@ -45,6 +48,7 @@ class Tower:
     sequence_first: bool
     image_size: tuple[int, int] | None
     preprocessing: Preprocessing | None
+    rule: LayoutRule = field(repr=False)
     module: nn.Module = field(repr=False)
     blocks: tuple[nn.Module, ...] = field(repr=False)
     patch_embed: nn.Module = field(repr=False)
@@ -130,6 +134,10 @@ def _describe(model: nn.Module, skeleton: Skeleton) -> Tower:
     parts = skeleton.path.split(".") if skeleton.path else []
     ancestors = [model.get_submodule(".".join(parts[:i])) for i in range(len(parts))]
     quirks = read_quirks(module, block_list.width, ancestors)
+    sequence_first = _runs_sequence_first(block_list.blocks[0])
+    plain = PlainRule(
+        quirks.num_prefix_tokens, sequence_first, embedding.patch_size, parameters_of(module)
+    )
     return Tower(
         path=skeleton.path,
         family=quirks.family,
@@ -138,9 +146,10 @@ def _describe(model: nn.Module, skeleton: Skeleton) -> Tower:
         patch_size=embedding.patch_size,
         num_prefix_tokens=quirks.num_prefix_tokens,
         has_class_token=quirks.has_class_token,
-        sequence_first=_runs_sequence_first(block_list.blocks[0]),
+        sequence_first=sequence_first,
         image_size=quirks.image_size,
         preprocessing=quirks.preprocessing,
+        rule=plain,
         module=module,
         blocks=block_list.blocks,
         patch_embed=embedding.module,

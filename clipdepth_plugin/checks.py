@@ -39,20 +39,24 @@ def check_fit(head: DepthHead, tower: Tower) -> None:
     check_same_tower(tower, config.provenance.tower_hashes, config.provenance.tower)
 
 
-def check_pixels(pixel_values: Tensor) -> None:
-    """Whether pixels are (B, 3, H, W) and finite.
+def check_pixels(pixel_values: Tensor, tower: Tower) -> None:
+    """Whether pixels are laid out as a tower takes them, and finite.
 
     Raises:
         ImageError: They are not; names the images.
     """
-    if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
+    axes = tower.rule.takes
+    fits = pixel_values.ndim == len(axes)
+    sizes = zip(axes, pixel_values.shape, strict=False)
+    if not fits or any(isinstance(axis, int) and axis != size for axis, size in sizes):
+        expected = ", ".join(map(str, axes))
         raise ImageError(
-            f"pixel_values has shape {tuple(pixel_values.shape)}; expected (B, 3, H, W), "
+            f"pixel_values has shape {tuple(pixel_values.shape)}; expected ({expected}), "
             "normalised as the tower takes it"
         )
     odd_B = (~torch.isfinite(pixel_values)).flatten(1).any(dim=1)
     if bool(odd_B.any()):
         raise ImageError(
-            f"pixel_values of images {odd_B.nonzero().flatten().tolist()} are not finite (NaN or "
-            "infinite)"
+            f"pixel_values of {axes[0]} {odd_B.nonzero().flatten().tolist()} are not finite (NaN "
+            "or infinite)"
         )

@@ -68,6 +68,23 @@ class TowerFeatures:
         return next(iter(self.levels.values())).shape[0]
 
 
+def one_size(features: TowerFeatures | list[TowerFeatures]) -> TowerFeatures:
+    """The features of a pass whose views are all of one size.
+
+    Raises:
+        FeaturesError: They are of several.
+    """
+    if isinstance(features, TowerFeatures):
+        return features
+    if len(features) == 1:
+        return features[0]
+    grids = ", ".join(f"{h} x {w}" for h, w in (one.grid for one in features))
+    raise FeaturesError(
+        f"views of several sizes (grids {grids}) where one size is needed: give pictures of one "
+        "size, or take the list of features one by one"
+    )
+
+
 _CHILDREN = ("levels", "context", "pixels")
 
 

@@ -138,17 +138,20 @@ class DepthPlugin(nn.Module):
         Computed on first reading, without a graph; the tokens are freed then.
 
         Returns:
-            (B, 1, H, W) float32 metres, one map for each image, at the tower's input size.
+            (B, 1, H, W) float32 metres, one map for each view, at the tower's input size.
 
         Raises:
             NoDepthError: No tower pass to read, or one that did not fire every tap; says why
-                that may be.
+                that may be. Or views of several sizes: read ``depths``.
         """
         return self._last().depth
 
     @property
     def depths(self) -> list[Tensor]:
-        """As ``depth``: a list of (1, H, W) maps, one for each image."""
+        """As ``depth``: a list of (1, H, W) maps, one for each view and of its own size.
+
+        Where a host pads pictures or packs them, a map covers the picture, never its padding.
+        """
         return self._last().depths
 
     def predict(
@@ -172,7 +175,8 @@ class DepthPlugin(nn.Module):
 
         Returns:
             (B, 1, H, W) float32 metres; with ``original_sizes`` a list of (1, H, W), NaN where
-            the tower did not see the image.
+            the tower did not see the image; a list as ``depths`` where neither size is given and
+            the views are of several.
 
         Raises:
             NoDepthError: As ``depth``.
@@ -199,37 +203,47 @@ class DepthPlugin(nn.Module):
         finally:
             captures[:] = [capture for capture in captures if capture is not seen]
 
-    def forward(self, pixel_values: Tensor, **tower_kwargs: Any) -> Tensor:
+    def forward(self, pixel_values: Tensor, **tower_kwargs: Any) -> Tensor | list[Tensor]:
         """Runs the tower alone, no further than needed, and the head.
 
         Gradients reach the head, never the tower. Works attached or not; ``depth`` stays.
 
         Args:
-            pixel_values: (B, 3, H, W), normalised as the tower takes it.
-            tower_kwargs: Passed on to the tower.
+            pixel_values: Normalised, and laid out as the tower takes them: (B, 3, H, W), or the
+                packed patches of towers that take those.
+            tower_kwargs: Passed on to the tower: what else it needs (``grid_thw`` ...).
 
         Returns:
-            (B, 1, H, W) float32 metres.
+            (B, 1, H, W) float32 metres; for views of several sizes a list of (1, H, W).
 
         Raises:
-            ImageError: Not (B, 3, H, W), or not finite; names the images.
+            ImageError: Not of the tower's shape, or not finite; names the images.
             NoDepthError: A tap did not fire.
         """
-        check_pixels(pixel_values)
-        height, width = pixel_values.shape[-2:]
-        if len(pixel_values) == 0:  # hosts' own towers break on it
+        check_pixels(pixel_values, self.tower)
+        if pixel_values.ndim == 4 and len(pixel_values) == 0:  # hosts' own towers break on it
             device = next(self.head.parameters()).device
-            return torch.zeros((0, 1, height, width), device=device)
-        tower_pass = self._run_tower(pixel_values, tower_kwargs)
-        features = on_heads_device(tower_pass.features, self.head)
-        return tower_pass.at_pixels(self.head(features))
+            return torch.zeros((0, 1, *pixel_values.shape[-2:]), device=device)
+        run = self._run_tower(pixel_values, tower_kwargs)
+        batches = [on_heads_device(one, self.head) for one in run.batches]
+        maps = [
+            run.at_pixels(self.head(one), views)
+            for one, views in zip(batches, run.views, strict=True)
+        ]
+        return maps[0] if len(maps) == 1 else [map_1HW for one in maps for map_1HW in one]
 
-    def features(self, pixel_values: Tensor, **tower_kwargs: Any) -> TowerFeatures:
+    def features(
+        self, pixel_values: Tensor, **tower_kwargs: Any
+    ) -> TowerFeatures | list[TowerFeatures]:
         """What the head reads of the tower, as ``forward`` does it: for training and caching.
 
         Args:
-            pixel_values: (B, 3, H, W), normalised as the tower takes it.
+            pixel_values: As ``forward`` takes them.
             tower_kwargs: Passed on to the tower.
+
+        Returns:
+            The features of all views; for views of several sizes a list in the views' order, each
+            of it the neighbours of one size.
 
         Raises:
             NoDepthError: A tap did not fire.

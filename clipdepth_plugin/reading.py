@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clipdepth_plugin.adapters.layouts import Views
 from clipdepth_plugin.adapters.passes import TowerPass
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.arguments import parse_focal, parse_intrinsics, parse_size, parse_sizes
@@ -40,24 +41,30 @@ class DepthPass(TowerPass):
         super().__init__(*tower_pass)
         self._head = head
         self._preprocessing = preprocessing
-        self._native: Tensor | None = None
+        self._native: list[Tensor] | None = None
 
     @property
     def depth(self) -> Tensor:
         """(B, 1, H, W) float32 metres at the tower's input size; tokens are freed by it.
 
         Raises:
-            NoDepthError: A tap did not fire, or the maps are not finite.
+            NoDepthError: A tap did not fire, the maps are not finite, or the views are of several
+                sizes.
             HeadMismatchError: The head is in training mode or on another device.
         """
-        with torch.inference_mode(False):
-            # A copy where nothing was resized: the caller's to write into.
-            return self.at_pixels(self._read()).clone()
+        maps = self._at_pixels()
+        if len(maps) > 1:
+            sizes = ", ".join(f"{h} x {w}" for h, w in (views.pixel_size for views in self.views))
+            raise NoDepthError(
+                f"this pass saw views of several sizes ({sizes}), which make no one tensor: read "
+                ".depths, or predict(size=...) for maps of one size"
+            )
+        return maps[0]
 
     @property
     def depths(self) -> list[Tensor]:
-        """One (1, H, W) float32 map in metres for each image."""
-        return list(self.depth)
+        """One (1, H, W) float32 map in metres for each view, each of its own size."""
+        return [map_1HW for maps_B1HW in self._at_pixels() for map_1HW in maps_B1HW]
 
     def predict(
         self,
@@ -81,47 +88,64 @@ class DepthPass(TowerPass):
         focal_px: float | Sequence[float | None] | None,
     ) -> Tensor | list[Tensor]:
         views = None if original_sizes is None else self._views(original_sizes)
-        size = self.pixel_size if size is None else parse_size(size, "size")
+        size = None if size is None else parse_size(size, "size")
         scales = self._camera_scales(views, intrinsics, focal_px)
-        native_B1HW = self._read()
+        natives = self._read()
         if scales is not None:
-            native_B1HW = native_B1HW * native_B1HW.new_tensor(scales)[:, None, None, None]
+            factors = natives[0].new_tensor(scales).split([len(native) for native in natives])
+            natives = [
+                native_B1HW * factors_B[:, None, None, None]
+                for native_B1HW, factors_B in zip(natives, factors, strict=True)
+            ]
+        pairs = list(zip(natives, self.views, strict=True))
         if views is not None:
-            maps = iter(self.at_pixels(native_B1HW) if self._has_rest else native_B1HW)
+            maps = iter([one for pair in pairs for one in self._whole_views(*pair)])
             return [_whole([g.to_image(next(maps)) for g in image]) for image in views]
-        if size == self.pixel_size or self._has_rest:
-            return resize(self.at_pixels(native_B1HW), size).clone()
-        return resize(native_B1HW, size).clone()
+        if size is not None:
+            resized = [resize(self._whole_views(*pair), size) for pair in pairs]
+            return torch.cat(resized) if len(resized) > 1 else resized[0].clone()
+        maps_B1HW = [self.at_pixels(*pair).clone() for pair in pairs]
+        if len(maps_B1HW) == 1:
+            return maps_B1HW[0]
+        return [map_1HW for one_B1HW in maps_B1HW for map_1HW in one_B1HW]
 
-    @property
-    def _seen_size(self) -> Size:
+    def _at_pixels(self) -> list[Tensor]:
+        """The maps (B, 1, H, W) of each of ``views``: the caller's to write into."""
+        with torch.inference_mode(False):
+            return [
+                self.at_pixels(native_B1HW, views).clone()
+                for native_B1HW, views in zip(self._read(), self.views, strict=True)
+            ]
+
+    def _whole_views(self, native_B1HW: Tensor, views: Views) -> Tensor:
+        """Maps that cover the whole of their views, at any size."""
+        whole = self._seen_size(views) == views.pixel_size
+        return native_B1HW if whole else self.at_pixels(native_B1HW, views)
+
+    def _seen_size(self, views: Views) -> Size:
         """(H, W) of the pixels that whole patches cover; the rest, right and below, is unseen."""
         patch_h, patch_w = self._wanted.patch_size
-        return self.grid[0] * patch_h, self.grid[1] * patch_w
+        return views.grid[0] * patch_h, views.grid[1] * patch_w
 
-    @property
-    def _has_rest(self) -> bool:
-        return self._seen_size != self.pixel_size
-
-    def at_pixels(self, native_B1HW: Tensor) -> Tensor:
-        """Native maps at the tower's input size; pixels beyond the last patch repeat the last."""
-        if not self._has_rest:
-            return resize(native_B1HW, self.pixel_size)
-        seen_h, seen_w = self._seen_size
-        height, width = self.pixel_size
+    def at_pixels(self, native_B1HW: Tensor, views: Views) -> Tensor:
+        """Native maps at their views' size; pixels beyond the last patch repeat the last."""
+        height, width = views.pixel_size
+        seen_h, seen_w = self._seen_size(views)
         seen_B1HW = resize(native_B1HW, (seen_h, seen_w))
+        if (seen_h, seen_w) == views.pixel_size:
+            return seen_B1HW
         return F.pad(seen_B1HW, (0, width - seen_w, 0, height - seen_h), mode="replicate")
 
-    def _read(self) -> Tensor:
-        """The maps at the head's native size, computed once."""
+    def _read(self) -> list[Tensor]:
+        """The maps (B, 1, h, w) of each of ``views`` at the head's native size, computed once."""
         # Made on first use (setdefault is atomic): torch.compile traces this object's making.
         with self.__dict__.setdefault("_reading", threading.Lock()):
             if self._native is None:
-                self._native = self._compute(self.features)
+                self._native = self._compute(self.batches)
                 self.free("the tokens were freed when this pass's depth was read")
             return self._native
 
-    def _compute(self, features: TowerFeatures) -> Tensor:
+    def _compute(self, batches: list[TowerFeatures]) -> list[Tensor]:
         head = self._head
         if head.training:
             raise HeadMismatchError(
@@ -130,15 +154,15 @@ class DepthPass(TowerPass):
                 "head(features)"
             )
         with torch.no_grad():
-            native_B1HW: Tensor = head(on_heads_device(features, head))
-        odd_B = (~torch.isfinite(native_B1HW)).flatten(1).any(dim=1)
-        if bool(odd_B.any()):
-            views = odd_B.nonzero().flatten().tolist()
+            natives: list[Tensor] = [head(on_heads_device(one, head)) for one in batches]
+        finite_B = torch.cat([native.isfinite().flatten(1).all(dim=1) for native in natives])
+        if not bool(finite_B.all()):
+            odd = (~finite_B).nonzero().flatten().tolist()
             raise NoDepthError(
-                f"the depth of views {views} is not finite: NaN or infinite pixels, or a tower "
+                f"the depth of views {odd} is not finite: NaN or infinite pixels, or a tower "
                 "that overflows in half precision (run it in bfloat16 or float32)"
             )
-        return native_B1HW
+        return natives
 
     def _views(self, original_sizes: Size | Sequence[Size]) -> list[list[ViewGeometry]]:
         """The views of each image, in the order of this pass."""
@@ -148,19 +172,20 @@ class DepthPass(TowerPass):
                 "original_sizes needs the host's preprocessing, which this host does not carry: "
                 "give attach(..., processor=...) its image processor"
             )
-        if known.size != self.pixel_size:
-            raise HostError(
-                f"the host's preprocessing gives {known.size}, this pass saw {self.pixel_size}: "
-                "its pictures were prepared in another way; use predict(size=...)"
-            )
-        count = None if known.tilings else self.batch
+        for one in self.views:
+            if known.size != one.pixel_size:
+                raise HostError(
+                    f"the host's preprocessing gives {known.size}, this pass saw {one.pixel_size}: "
+                    "its pictures were prepared in another way; use predict(size=...)"
+                )
+        count = None if known.tilings else self.count
         sizes = parse_sizes(original_sizes, "original_sizes", count)
         views = [views_of(one, known) for one in sizes]
         counts = [len(image) for image in views]
-        if sum(counts) != self.batch:
+        if sum(counts) != self.count:
             raise HostError(
                 f"original_sizes: this host cuts images of {sizes} into {counts} views, but this "
-                f"pass has {self.batch}: give the (height, width) of every image of the pass"
+                f"pass has {self.count}: give the (height, width) of every image of the pass"
             )
         return views
 
@@ -181,7 +206,7 @@ class DepthPass(TowerPass):
                 "this head was trained without a canonical camera (config.canonical_focal is "
                 "None): the focal length cannot change its metres"
             )
-        images = self.batch if views is None else len(views)
+        images = self.count if views is None else len(views)
         cameras: Sequence[Intrinsics | None]
         if intrinsics is not None:
             cameras = parse_intrinsics(intrinsics, images)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from clipdepth_plugin import DepthHead, DepthPlugin, attach
 from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.errors import NoDepthError
-from clipdepth_plugin.features import TowerFeatures
+from clipdepth_plugin.features import TowerFeatures, one_size
 from tests.tiny.case import HostCase
 from tests.tiny.table import PRESENT
 
@@ -64,7 +64,7 @@ def test_levels_are_the_librarys_own(case: HostCase, make_head: MakeHead) -> Non
         ):
             case.run(host, x)
             assert len(seen) == case.passes
-            features = [one.features for one in seen]
+            features = [one_size(one.features) for one in seen]
         check_levels(features, [level[:, case.prefix :] for level in expected])
         context = torch.cat([one.context for one in features if one.context is not None])
         torch.testing.assert_close(context, contexts[kind](), rtol=0, atol=1e-5, msg=kind)
@@ -189,7 +189,7 @@ def test_gradients_reach_the_head_and_never_the_tower(case: HostCase, make_head:
         plugin(x).mean().backward()
         with plugin.capture() as seen:
             case.run(host, x)
-        head(seen[-1].features, (8, 8)).mean().backward()
+        head(one_size(seen[-1].features), (8, 8)).mean().backward()
     assert all(p.grad is None for p in host.parameters())
     missed = [name for name, p in head.named_parameters() if p.grad is None]
     assert all(name.startswith("decoder.auxiliary") for name in missed), missed
@@ -220,7 +220,7 @@ def test_hosts_without_gradients(
     with attached(case, host, make_head) as plugin:
         with mode(), plugin.capture() as seen:
             case.run(host, x)
-        features = seen[-1].features
+        features = one_size(seen[-1].features)
         plugin.head(features).mean().backward()  # needs tensors that autograd may save
         assert plugin.head.get_parameter("decoder.readout.to_depth.weight").grad is not None
         with mode():

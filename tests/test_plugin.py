@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, DepthPlugin, HeadConfig, attach, find_towers
 from clipdepth_plugin.adapters.identity import tower_hashes
+from clipdepth_plugin.adapters.layouts import Views
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.config import Provenance
 from clipdepth_plugin.errors import (
@@ -28,6 +29,7 @@ from clipdepth_plugin.errors import (
     NoDepthError,
     TowerNotFoundError,
 )
+from clipdepth_plugin.features import one_size
 
 MakeHost = Callable[[str], nn.Module]
 MakeHead = Callable[..., DepthHead]
@@ -187,7 +189,7 @@ def test_reading_again_gives_the_same_maps_and_tokens_are_freed(
 ) -> None:
     with attach(host, head) as plugin, plugin.capture() as seen:
         host(make_pixels())
-        tokens = weakref.ref(seen[0].features.levels[4].untyped_storage())
+        tokens = weakref.ref(one_size(seen[0].features).levels[4].untyped_storage())
         first = plugin.depth
         gc.collect()
         assert tokens() is None
@@ -270,7 +272,7 @@ def test_non_finite_depth_names_the_views(
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 1, 32, 32), (1, 32, 32, 3)])
 def test_pixels_of_a_wrong_shape(shape: tuple[int, ...], host: nn.Module, head: DepthHead) -> None:
-    with pytest.raises(ImageError, match=r"expected \(B, 3, H, W\)"):
+    with pytest.raises(ImageError, match=r"expected \(images, 3, H, W\)"):
         attach(host, head)(torch.zeros(shape))
 
 
@@ -280,9 +282,10 @@ def test_pixels_are_tapped_for_heads_that_ask(
     guided = DepthHead.for_host(host, "guided", channels=(8, 8, 8), stem_channels=4).eval()
     with attach(host, guided) as plugin, plugin.capture() as seen:
         host(make_pixels())
-        assert seen[0].features.pixels is not None
-        assert torch.equal(seen[0].features.pixels, make_pixels())
-        expected = guided(seen[0].features, (32, 32))
+        features = one_size(seen[0].features)
+        assert features.pixels is not None
+        assert torch.equal(features.pixels, make_pixels())
+        expected = guided(features, (32, 32))
         torch.testing.assert_close(plugin.depth, expected, rtol=0, atol=0)
         assert seen[0]._pixels is None
         x = make_pixels(seed=8)
@@ -290,7 +293,7 @@ def test_pixels_are_tapped_for_heads_that_ask(
         x.zero_()  # a robot's camera buffer, used again
         with pytest.raises(NoDepthError, match="pixels were written into in place"):
             _ = seen[1].features
-    assert attach(host, head).features(make_pixels()).pixels is None
+    assert one_size(attach(host, head).features(make_pixels())).pixels is None
 
 
 @pytest.mark.parametrize("batch", [0, 1, 5])
@@ -303,7 +306,7 @@ def test_other_input_sizes(host: nn.Module, head: DepthHead, make_pixels: MakePi
     """A tower that takes any size, not square and not a multiple of the patch."""
     with attach(host, head) as plugin, plugin.capture() as seen, torch.no_grad():
         host(make_pixels(size=(40, 67)))
-        assert seen[0].grid == (5, 8)
+        assert seen[0].views == (Views(2, (5, 8), (40, 67)),)
         assert plugin.depth.shape == (2, 1, 40, 67)
 
 
@@ -562,7 +565,7 @@ SQUASH = Preprocessing((0.5,) * 3, (0.5,) * 3, (32, 32), "squash")
 def test_predict_sizes(host: nn.Module, head: DepthHead, make_pixels: MakePixels) -> None:
     with attach(host, head, processor=SQUASH) as plugin, plugin.capture() as seen:
         host(make_pixels())
-        features = seen[0].features
+        features = one_size(seen[0].features)
         other = plugin.predict((20, 50))
         assert isinstance(other, Tensor)
         torch.testing.assert_close(other, head(features, (20, 50)).detach())

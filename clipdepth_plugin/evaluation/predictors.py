@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from clipdepth_plugin.errors import DataError, HostError
+from clipdepth_plugin.features import one_size
 from clipdepth_plugin.geometry import ViewGeometry
 from clipdepth_plugin.images import to_pixels
 
@@ -65,7 +66,7 @@ class HeadPredictor:
     def __call__(self, samples: Sequence[Sample]) -> list[Tensor]:
         """See ``Predictor``."""
         pixels_B3HW = sample_pixels(samples, self._preprocessing)
-        features = self._plugin.features(pixels_B3HW)
+        features = one_size(self._plugin.features(pixels_B3HW))
         sizes = [tuple(sample.image_3HW.shape[-2:]) for sample in samples]
         maps: dict[tuple[int, ...], Tensor] = {}
         with torch.no_grad():

@@ -15,6 +15,7 @@ from clipdepth_plugin.adapters.recorder import Recorder
 from clipdepth_plugin.adapters.running import run_tower
 from clipdepth_plugin.adapters.taps import Taps
 from clipdepth_plugin.errors import FeaturesError
+from clipdepth_plugin.features import one_size
 
 if TYPE_CHECKING:
     from clipdepth_plugin.adapters.towers import Tower
@@ -69,4 +70,5 @@ class TowerTokens:
         Raises:
             NoDepthError: A tap did not fire.
         """
-        return run_tower(self.tower, self._taps, self._recorder, pixels_B3HW, {}).features
+        run = run_tower(self.tower, self._taps, self._recorder, pixels_B3HW, {})
+        return one_size(run.features)

@@ -16,6 +16,7 @@ from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.checks import check_fit
 from clipdepth_plugin.errors import HostError
+from clipdepth_plugin.features import one_size
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.plugin import DepthPlugin
 
@@ -78,7 +79,7 @@ class FrozenTower:
 
         def read(pixels_B3HW: Tensor) -> TowerFeatures:
             with autocast(), torch.no_grad():
-                return plugin.features(pixels_B3HW)
+                return one_size(plugin.features(pixels_B3HW))
 
         return read
 

@@ -23,7 +23,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from clipdepth_plugin import DepthHead, DepthPlugin
-from clipdepth_plugin.features import TowerFeatures
+from clipdepth_plugin.features import TowerFeatures, one_size
 from clipdepth_plugin.training.batches import FeatureBatch
 from clipdepth_plugin.training.cache_files import CacheFiles, Key, ShardWriter
 from clipdepth_plugin.training.cache_layout import Layout
@@ -79,7 +79,9 @@ def epochs(tmp_path_factory: pytest.TempPathFactory) -> Epochs:
     return Epochs(
         lambda: epoch(iter(batches)),
         lambda: epoch(cache.batches(0)),
-        lambda: epoch(feature_batch(plugin.features(pixels_B3HW)) for _ in range(BATCHES)),
+        lambda: epoch(
+            feature_batch(one_size(plugin.features(pixels_B3HW))) for _ in range(BATCHES)
+        ),
     )
 
 

@@ -99,7 +99,7 @@ def test_hooks_without_a_head(
         benchmark(vit_b_16, x)
         last = plugin._last()
         assert sorted(last._levels) == list(head.config.levels)
-        context = [] if last._context is None else [last._context]
+        context = [] if last._pooled is None else [last._pooled]
         tensors = [kept.tensor for kept in (*last._levels.values(), *context)]
         storages = {x.untyped_storage().data_ptr(): x.untyped_storage() for x in tensors}
         kept = sum(storage.nbytes() for storage in storages.values())

@@ -1,0 +1,199 @@
+"""How a tower's raw block outputs become each view's row-major tokens.
+
+A ``LayoutRule`` knows a kind of tower. From what the tower was called with it makes the ``Layout``
+of one pass, when that pass is read: hooks keep references and never wait for a device.
+
+Axes: B views, N = h * w patch tokens, T those and prefix tokens, D width, R rows of a raw output
+with its axes before D flattened, H W pixels.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clipdepth_plugin.errors import NoDepthError
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class TowerCall:
+    """What one tower pass was given.
+
+    Attributes:
+        arguments: The arguments of the tower that its layout rule reads, by name.
+        pixels_shape: Shape of the patch embedding's input.
+        patches_shape: Shape of its output.
+    """
+
+    arguments: Mapping[str, Any]
+    pixels_shape: tuple[int, ...]
+    patches_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Views:
+    """Neighbouring views of one size.
+
+    Attributes:
+        count: B.
+        grid: Patch grid (h, w).
+        pixel_size: (H, W) of what each shows, in pixels of the tower's input.
+    """
+
+    count: int
+    grid: Size
+    pixel_size: Size
+
+
+class Layout(ABC):
+    """The layout of one pass.
+
+    Attributes:
+        views: Its views in order, neighbours of one size together. The lists that the methods
+            return go with them.
+    """
+
+    views: tuple[Views, ...]
+
+    @abstractmethod
+    def tokens(self, x: Tensor, name: str) -> list[Tensor]:
+        """The patch tokens (B, N, D) in a block's raw output; ``name`` is for errors.
+
+        Raises:
+            NoDepthError: The output is not laid out so.
+        """
+
+    @abstractmethod
+    def class_tokens(self, x: Tensor, name: str) -> list[Tensor]:
+        """The raw class tokens (B, D), for towers that have one. Raises as ``tokens``."""
+
+    @abstractmethod
+    def pixels(self, pixels: Tensor) -> list[Tensor]:
+        """The views' pixels (B, 3, H, W) in the patch embedding's input."""
+
+
+class LayoutRule(ABC):
+    """Makes the layout of each pass of one kind of tower."""
+
+    @property
+    def takes(self) -> tuple[str | int, ...]:
+        """Axes of the pixels that the tower takes: names, or the sizes they must have."""
+        return ("images", 3, "H", "W")
+
+    @property
+    @abstractmethod
+    def reads(self) -> tuple[str, ...]:
+        """The arguments of the tower that say how its tokens are laid out."""
+
+    @abstractmethod
+    def resolve(self, call: TowerCall) -> Layout:
+        """The layout of a pass.
+
+        Raises:
+            NoDepthError: The arguments say something that this rule does not understand.
+        """
+
+
+class PlainLayout(Layout):
+    """One row of tokens for each view: prefix tokens, then all patches of one grid."""
+
+    def __init__(
+        self, views: Views, num_prefix_tokens: int = 0, *, sequence_first: bool = False
+    ) -> None:
+        self.views = (views,)
+        self._prefix = num_prefix_tokens
+        self._sequence_first = sequence_first
+
+    def tokens(self, x: Tensor, name: str) -> list[Tensor]:
+        """See ``Layout``."""
+        return [self._checked(x, name)[:, self._prefix :]]
+
+    def class_tokens(self, x: Tensor, name: str) -> list[Tensor]:
+        """See ``Layout``."""
+        return [self._checked(x, name)[:, 0]]
+
+    def pixels(self, pixels: Tensor) -> list[Tensor]:
+        """See ``Layout``."""
+        return [pixels]
+
+    def _checked(self, x: Tensor, name: str) -> Tensor:
+        (views,) = self.views
+        grid_h, grid_w = views.grid
+        x_BTD = x.transpose(0, 1) if self._sequence_first and x.ndim > 1 else x
+        if x_BTD.ndim != 3 or x_BTD.shape[:2] != (views.count, self._prefix + grid_h * grid_w):
+            raise NoDepthError(
+                f"{name} came as {tuple(x_BTD.shape)}, expected ({views.count} views, "
+                f"{self._prefix} prefix tokens + {grid_h} x {grid_w} patches, width): this tower "
+                "drops, merges or packs tokens in a way that its adapter does not know"
+            )
+        return x_BTD
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one view lies in a raw output.
+
+    Attributes:
+        grid: Its patch grid (h, w).
+        pixel_size: (H, W) of what it shows, in pixels of the tower's input.
+        rows_N: The rows of its patch tokens, row-major.
+        pixels: From the patch embedding's input to the view's (3, H, W).
+        class_row: The row of its class token, where it has one.
+    """
+
+    grid: Size
+    pixel_size: Size
+    rows_N: Tensor
+    pixels: Callable[[Tensor], Tensor]
+    class_row: int | None = None
+
+
+class GatheredLayout(Layout):
+    """Views that lie anywhere in a raw output: cropped, packed, padded or in another order."""
+
+    def __init__(self, shapes: Sequence[tuple[int, ...]], places: Sequence[Place]) -> None:
+        """Groups neighbours of one size.
+
+        Args:
+            shapes: The shapes that a raw output may have, without its width.
+            places: Where its views lie, in order.
+        """
+        runs = itertools.groupby(places, key=lambda place: (place.grid, place.pixel_size))
+        self._shapes = [tuple(shape) for shape in shapes]
+        self._runs = [(size, list(run)) for size, run in runs]
+        self.views = tuple(Views(len(run), *size) for size, run in self._runs)
+        self._rows = [torch.stack([place.rows_N for place in run]) for _, run in self._runs]
+
+    def tokens(self, x: Tensor, name: str) -> list[Tensor]:
+        """See ``Layout``."""
+        x_RD = self._checked(x, name)
+        return [x_RD[rows_BN.to(x.device)] for rows_BN in self._rows]
+
+    def class_tokens(self, x: Tensor, name: str) -> list[Tensor]:
+        """See ``Layout``."""
+        x_RD = self._checked(x, name)
+        return [
+            x_RD[torch.tensor([place.class_row for place in run], device=x.device)]
+            for _, run in self._runs
+        ]
+
+    def pixels(self, pixels: Tensor) -> list[Tensor]:
+        """See ``Layout``."""
+        return [torch.stack([place.pixels(pixels) for place in run]) for _, run in self._runs]
+
+    def _checked(self, x: Tensor, name: str) -> Tensor:
+        if tuple(x.shape[:-1]) not in self._shapes:
+            expected = " or ".join(str((*shape, "width")) for shape in self._shapes)
+            raise NoDepthError(
+                f"{name} came as {tuple(x.shape)}, expected {expected}: this tower lays its tokens "
+                "out in a way that its adapter does not know"
+            )
+        return x.reshape(-1, x.shape[-1])

@@ -1,0 +1,143 @@
+"""The layout rule of plain towers: a row of tokens for each picture, some of it padding at times.
+
+Idefics, SmolVLM and their kin pad the smaller pictures of a batch and tell their tower which
+patches are real. A padded patch is no surface: a view is cut to the real ones.
+
+Axes: B views, N tokens, (h, w) patch grid, H W pixels.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from clipdepth_plugin.adapters.layouts import (
+    GatheredLayout,
+    Layout,
+    LayoutRule,
+    Place,
+    PlainLayout,
+    Size,
+    TowerCall,
+    Views,
+)
+from clipdepth_plugin.errors import NoDepthError
+
+# Pretraining's masks: their patches are replaced or weighed, none is padding.
+_NOT_PADDING = ("bool_masked_pos", "head_mask")
+# Arguments that say how tokens are packed; a tower that takes one needs a rule of its own.
+_PACKING = (
+    *("grid_thw", "image_grid_thw", "image_grid_hws", "grid_hws", "spatial_shapes"),
+    *("image_sizes", "tgt_sizes", "cu_seqlens", "aspect_ratio_ids"),
+)
+
+
+def parameters_of(tower: nn.Module) -> tuple[str, ...]:
+    """Names of the parameters of a tower's forward in their order, as far as it shows them."""
+    try:
+        return tuple(inspect.signature(tower.forward).parameters)
+    except (TypeError, ValueError):
+        return ()
+
+
+@dataclass(frozen=True)
+class PlainRule(LayoutRule):
+    """Rows of prefix tokens and patches; where the tower is given a mask of patches, cut to it.
+
+    Attributes:
+        num_prefix_tokens: Tokens before the patches.
+        sequence_first: Whether blocks run (N, B, D).
+        patch_size: (height, width) of a patch in pixels.
+        parameters: Names of the tower's parameters.
+    """
+
+    num_prefix_tokens: int
+    sequence_first: bool
+    patch_size: Size
+    parameters: tuple[str, ...] = ()
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """See ``LayoutRule``."""
+        masks = (name for name in self.parameters if "mask" in name and name not in _NOT_PADDING)
+        return (*masks, *(name for name in self.parameters if name in _PACKING))
+
+    def resolve(self, call: TowerCall) -> Layout:
+        """See ``LayoutRule``."""
+        (batch, *_, height, width) = call.pixels_shape
+        grid_h, grid_w = grid = (call.patches_shape[-2], call.patches_shape[-1])
+        mask_Bhw = self._mask(call, (batch, *grid))
+        if mask_Bhw is None:
+            views = Views(batch, grid, (height, width))
+            return PlainLayout(views, self.num_prefix_tokens, sequence_first=self.sequence_first)
+        count = self.num_prefix_tokens + grid_h * grid_w
+        places = [
+            self._place(index, _box(mask_hw, index), grid, (height, width))
+            for index, mask_hw in enumerate(mask_Bhw)
+        ]
+        return GatheredLayout([(batch, count)], places)
+
+    def _mask(self, call: TowerCall, shape: tuple[int, ...]) -> Tensor | None:
+        """The mask of real patches (B, h, w) that the tower was given; None where all are real."""
+        for name, value in call.arguments.items():
+            if name in _PACKING:
+                raise NoDepthError(
+                    f"the tower was given {name}, which says how its tokens are packed; its "
+                    "adapter does not know that packing"
+                )
+            mask = torch.as_tensor(value)
+            if bool(mask.all()):
+                continue
+            whole = not mask.is_floating_point() and not self.sequence_first
+            if (
+                not whole
+                or mask.shape[:1] != shape[:1]
+                or mask.numel() != torch.Size(shape).numel()
+            ):
+                raise NoDepthError(
+                    f"the tower was given {name} of shape {tuple(mask.shape)}, which leaves parts "
+                    f"out; its adapter understands masks of {shape} = (views, *patch grid)"
+                )
+            return mask.reshape(shape).cpu() != 0
+        return None
+
+    def _place(
+        self, index: int, box: tuple[int, int, int, int], grid: Size, pixel_size: Size
+    ) -> Place:
+        top, left, bottom, right = box
+        rows_hw = torch.arange(grid[0] * grid[1]).reshape(grid)[top:bottom, left:right]
+        offset = index * (self.num_prefix_tokens + grid[0] * grid[1])
+        patch_h, patch_w = self.patch_size
+        # The picture's last, incomplete patches are no part of the grid, but of the picture.
+        end_h = pixel_size[0] if bottom == grid[0] else bottom * patch_h
+        end_w = pixel_size[1] if right == grid[1] else right * patch_w
+        area = slice(top * patch_h, end_h), slice(left * patch_w, end_w)
+        return Place(
+            (bottom - top, right - left),
+            (end_h - top * patch_h, end_w - left * patch_w),
+            rows_hw.flatten() + offset + self.num_prefix_tokens,
+            functools.partial(_crop, index=index, area=area),
+            offset,
+        )
+
+
+def _crop(pixels_B3HW: Tensor, index: int, area: tuple[slice, slice]) -> Tensor:
+    return pixels_B3HW[index, :, *area]
+
+
+def _box(mask_hw: Tensor, index: int) -> tuple[int, int, int, int]:
+    """(top, left, bottom, right) of the real patches, which must be a full rectangle."""
+    rows, columns = (mask_hw.any(dim=axis).nonzero().flatten().tolist() for axis in (1, 0))
+    if not rows:
+        raise NoDepthError(f"view {index} is padding alone: the host told its tower so")
+    box = rows[0], columns[0], rows[-1] + 1, columns[-1] + 1
+    if not bool(mask_hw[box[0] : box[2], box[1] : box[3]].all()):
+        raise NoDepthError(
+            f"view {index}: the patches that the host calls real are no rectangle, so they make "
+            "no map"
+        )
+    return box
