@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 
 class Ema:
@@ -63,5 +64,9 @@ class Ema:
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    # A forward without a backward leaves the outermost of sharded modules gathered.
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
     yield from model.named_parameters()
     yield from model.named_buffers()

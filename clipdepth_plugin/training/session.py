@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from torch import nn
 
 from clipdepth_plugin.config import HeadConfig, Provenance
@@ -161,11 +162,15 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     """Processes, devices and precision, as ``accelerate launch`` and the config say.
 
     Raises:
-        TrainingError: The batch can't be split over the processes.
+        TrainingError: The batch can't be split over the processes, or FSDP 1 is asked for.
     """
     # One process may train several heads; accelerate keeps the first one's precision otherwise.
     AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=config.precision)
+    if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
+        raise TrainingError(
+            "FSDP of version 1 is not supported: accelerate launch --use_fsdp --fsdp_version 2"
+        )
     if config.micro_batch % accelerator.num_processes:
         raise TrainingError(
             f"batch_size: {config.batch_size} in {config.gradient_accumulation} accumulated "
