@@ -6,7 +6,7 @@ depth-to-space steps go up to 4 times the grid; from there each position predict
 as in RAFT (arXiv 2003.12039, section 3.3), how to mix it from its neighbours at 16 times the grid.
 
 Axes: B views, N = h * w patch tokens, D tower width, C channels, H W a map's size, h w the grid,
-K the 9 neighbours of a position, R the factor of the last step.
+K the 9 neighbours of a position, R the fine positions in one of the last step.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from clipdepth_plugin.blocks import ConvNormGELU, resize
+from clipdepth_plugin.blocks import ConvNormGELU
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.guided import Guidance
 from clipdepth_plugin.pathways import tokens_to_map
-from clipdepth_plugin.readout import Metres
+from clipdepth_plugin.readout import DepthEstimate, Metres, resized_estimate
 
 CONVEX_FACTOR = 4
 
@@ -80,25 +80,29 @@ class DepthToSpace(nn.Module):
         return smoothed
 
 
-def convex_upsample(x_B1HW: Tensor, mask_logits_BCHW: Tensor, factor: int) -> Tensor:
+def convex_weights(mask_logits_BCHW: Tensor, factor: int) -> Tensor:
+    """(B, 9 * factor^2, H, W) logits -> (B, K, R, H, W): of each fine position, sum 1 over K."""
+    return rearrange(mask_logits_BCHW, "b (k r) h w -> b k r h w", k=9, r=factor * factor).softmax(
+        dim=1
+    )
+
+
+def convex_upsample(x_B1HW: Tensor, weights_BKRHW: Tensor, factor: int) -> Tensor:
     """Every fine position is a convex mix of its coarse position's 3 x 3 neighbours.
 
     Args:
         x_B1HW: (B, 1, H, W).
-        mask_logits_BCHW: (B, 9 * factor^2, H, W).
-        factor: R.
+        weights_BKRHW: From ``convex_weights``.
+        factor: Of the size; R is its square.
 
     Returns:
-        (B, 1, R * H, R * W).
+        (B, 1, factor * H, factor * W).
     """
     padded = F.pad(x_B1HW, (1, 1, 1, 1), mode="replicate")
     height, width = x_B1HW.shape[-2:]
     neighbours_BKHW = torch.cat(
         [padded[..., i : i + height, j : j + width] for i in range(3) for j in range(3)], dim=1
     )
-    weights_BKRHW = rearrange(
-        mask_logits_BCHW, "b (k r) h w -> b k r h w", k=9, r=factor * factor
-    ).softmax(dim=1)
     mixed_BRHW = (rearrange(neighbours_BKHW, "b k h w -> b k 1 h w") * weights_BKRHW).sum(dim=1)
     return F.pixel_shuffle(mixed_BRHW, factor)
 
@@ -144,25 +148,36 @@ class CompactDecoder(nn.Module):
             if config.stem_channels
             else None
         )
-        self.to_logit = nn.Conv2d(at_quadruple, 1, 3, padding=1)
-        self.to_mask = nn.Conv2d(at_quadruple, 9 * CONVEX_FACTOR**2, 1)
         self.metres = Metres(config.activation, config.depth_range)
+        outputs = self.metres.channels + config.confidence
+        self.to_logit = nn.Conv2d(at_quadruple, outputs, 3, padding=1)
+        self.to_mask = nn.Conv2d(at_quadruple, 9 * CONVEX_FACTOR**2, 1)
+        self.confidence = config.confidence
 
-    def forward(self, features: TowerFeatures, size: tuple[int, int] | None) -> Tensor:
-        """(B, 1, *size) float32 metres; ``size`` None gives 16 times the grid."""
+    def forward(
+        self,
+        features: TowerFeatures,
+        size: tuple[int, int] | None,
+        *,
+        auxiliary: bool = False,  # noqa: ARG002 (decoders are called alike)
+    ) -> DepthEstimate:
+        """Maps of ``size``; None gives 16 times the grid. There are no auxiliary ones."""
         x_BCHW = self.up(self._fuse(features))
         if self.guidance is not None:
             x_BCHW = self.guidance(x_BCHW, features.pixels, features.grid)
-        logits_B1HW, mask_BCHW = self.to_logit(x_BCHW).float(), self.to_mask(x_BCHW).float()
+        logits_BCHW = self.to_logit(x_BCHW).float()
+        weights_BKRHW = convex_weights(self.to_mask(x_BCHW).float(), CONVEX_FACTOR)
+        channels = self.metres.channels
         # Mixed before the activation: in log depth, an edge stays an edge.
-        metres_B1HW: Tensor = self.metres(convex_upsample(logits_B1HW, mask_BCHW, CONVEX_FACTOR))
-        return metres_B1HW if size is None else resize(metres_B1HW, size)
-
-    def forward_with_aux(
-        self, features: TowerFeatures, size: tuple[int, int] | None
-    ) -> tuple[Tensor, list[Tensor]]:
-        """As ``forward``; there are no auxiliary maps."""
-        return self(features, size), []
+        level_B1HW = convex_upsample(
+            self.metres.to_level(logits_BCHW[:, :channels]), weights_BKRHW, CONVEX_FACTOR
+        )
+        scale_B1HW = (
+            convex_upsample(logits_BCHW[:, channels:], weights_BKRHW, CONVEX_FACTOR)
+            if self.confidence
+            else None
+        )
+        return resized_estimate(self.metres(level_B1HW), scale_B1HW, size)
 
     def _fuse(self, features: TowerFeatures) -> Tensor:
         """(B, C, h, w) of both pathways."""

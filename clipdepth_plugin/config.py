@@ -18,7 +18,7 @@ from pydantic import (
 Preset = Literal["spaceclip", "spaceclip-middle", "fast", "guided"]
 DecoderKind = Literal["dual-path", "compact"]
 ContextKind = Literal["pooled", "cls", "mean"]
-Activation = Literal["relu", "softplus", "log"]
+Activation = Literal["relu", "softplus", "log", "bins"]
 NormKind = Literal["batch", "group"]
 
 _FAST: dict[str, Any] = {
@@ -115,11 +115,16 @@ class HeadConfig(BaseModel):
 
     activation: Activation = "relu"
     """``relu``: as published, can die. ``softplus``: positive, unbounded. ``log``: a sigmoid
-    between the logarithms of ``depth_range``'s ends; bounded, can't die."""
+    between the logarithms of ``depth_range``'s ends; bounded, can't die. ``bins``: the expected
+    log depth of 64 depths that are evenly spaced in its logarithm; bounded likewise."""
 
     depth_range: tuple[float, float] = (0.05, 20.0)
-    """Nearest and farthest depth in metres; the bounds of the ``log`` activation, which starts
-    at their geometric mean. The other activations are not clipped to it."""
+    """Nearest and farthest depth in metres; the bounds of ``log`` and ``bins``, which start near
+    their geometric mean. The other activations are not clipped to it."""
+
+    confidence: bool = False
+    """Predict beside each depth how sure it is: the scale of a Laplace distribution of log depth,
+    given as the probability that the true depth is within a factor of 1.25."""
 
     canonical_focal: PositiveFloat | None = None
     """Focal length in pixels of the tower's input that the training depths were carried to

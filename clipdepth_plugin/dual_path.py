@@ -15,7 +15,7 @@ from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.fusion import FusionStage
 from clipdepth_plugin.pathways import SemanticPathway, StructuralPathway
-from clipdepth_plugin.readout import DepthReadout
+from clipdepth_plugin.readout import DepthEstimate, DepthReadout
 
 
 class DualPathDecoder(nn.Module):
@@ -26,7 +26,7 @@ class DualPathDecoder(nn.Module):
         structural: The structural pathway, or None.
         fusion: The stages.
         readout: The depth output.
-        auxiliary: Depth outputs of the first stages, run by ``forward_with_aux`` only.
+        auxiliary: Depth outputs of the first stages, run only where they are asked for.
     """
 
     def __init__(self, config: HeadConfig) -> None:
@@ -59,27 +59,26 @@ class DualPathDecoder(nn.Module):
             "depth_range": config.depth_range,
         }
         norm, hidden = config.norm, max(channels[-1] // 2, 1)
-        self.readout = DepthReadout(channels[-1], hidden, norm, kernel=3, **output)
+        self.readout = DepthReadout(
+            channels[-1], hidden, norm, kernel=3, confidence=config.confidence, **output
+        )
         self.auxiliary = nn.ModuleList(
             DepthReadout(c, max(c // 2, 16), norm, kernel=1, **output)
             for c in channels[: config.auxiliary]
         )
 
-    def forward(self, features: TowerFeatures, size: tuple[int, int] | None) -> Tensor:
-        """(B, 1, *size) float32 metres; ``size`` None gives 16 times the grid."""
-        *_, last_BCHW = self._decode(features)
-        metres: Tensor = self.readout(last_BCHW, size)
-        return metres
-
-    def forward_with_aux(
-        self, features: TowerFeatures, size: tuple[int, int] | None
-    ) -> tuple[Tensor, list[Tensor]]:
-        """As ``forward``, and the auxiliary maps."""
+    def forward(
+        self, features: TowerFeatures, size: tuple[int, int] | None, *, auxiliary: bool = False
+    ) -> DepthEstimate:
+        """Maps of ``size``, auxiliary ones where asked for; ``size`` None gives native sizes."""
         stages = self._decode(features)
-        auxiliary = [
-            read(x_BCHW, size) for read, x_BCHW in zip(self.auxiliary, stages, strict=False)
-        ]
-        return self.readout(stages[-1], size), auxiliary
+        estimate: DepthEstimate = self.readout(stages[-1], size)
+        if not auxiliary:
+            return estimate
+        read = zip(self.auxiliary, stages, strict=False)
+        return estimate._replace(
+            auxiliary=tuple(readout(x_BCHW, size).metres for readout, x_BCHW in read)
+        )
 
     def _decode(self, features: TowerFeatures) -> list[Tensor]:
         """The maps of all fusion stages, (B, C_i, 2^(i+1) h, 2^(i+1) w)."""

@@ -16,9 +16,15 @@ from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.compact import CompactDecoder
 from clipdepth_plugin.config import HeadConfig, Preset, scale_levels
 from clipdepth_plugin.dual_path import DualPathDecoder
-from clipdepth_plugin.errors import FeaturesError
+from clipdepth_plugin.errors import FeaturesError, HeadMismatchError
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.hub import HubMixin
+from clipdepth_plugin.readout import DepthEstimate, confidence_of
+
+NO_CONFIDENCE = (
+    "this head predicts no confidence (config.confidence is False): train one with "
+    "head.options.confidence: true and a weight for loss.confidence"
+)
 
 
 class DepthHead(nn.Module, HubMixin):
@@ -35,8 +41,15 @@ class DepthHead(nn.Module, HubMixin):
         """Builds the head with random weights, in training mode like every new module."""
         super().__init__()
         self.config = config
-        decoder = CompactDecoder if config.decoder == "compact" else DualPathDecoder
-        self.decoder: DualPathDecoder | CompactDecoder = decoder(config)
+        self.decoder = self.make_decoder(config)
+
+    @staticmethod
+    def make_decoder(config: HeadConfig) -> nn.Module:
+        """The decoder: (features, size, auxiliary=bool) -> ``DepthEstimate``.
+
+        A subclass with a decoder of its own overrides it.
+        """
+        return CompactDecoder(config) if config.decoder == "compact" else DualPathDecoder(config)
 
     @property
     def reads_pixels(self) -> bool:
@@ -91,8 +104,24 @@ class DepthHead(nn.Module, HubMixin):
         Raises:
             FeaturesError: A level, the context or the pixels are missing, or of another width.
         """
-        metres: Tensor = self.decoder(self._checked(features), size)
-        return metres
+        return self.estimate(features, size).metres
+
+    def forward_with_confidence(
+        self, features: TowerFeatures, size: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As ``forward``, and how sure it is.
+
+        Returns:
+            (B, 1, H, W) float32 metres, and of the same size the probability, 0..1, that the true
+            depth is within a factor of 1.25 of them.
+
+        Raises:
+            HeadMismatchError: The head was made without ``config.confidence``.
+        """
+        metres, log_scale, _ = self.estimate(features, size)
+        if log_scale is None:
+            raise HeadMismatchError(NO_CONFIDENCE)
+        return metres, confidence_of(log_scale)
 
     def forward_with_aux(
         self, features: TowerFeatures, size: tuple[int, int] | None = None
@@ -103,7 +132,25 @@ class DepthHead(nn.Module, HubMixin):
             (B, 1, H, W) float32 metres, and ``config.auxiliary`` more of that size; with
             ``size`` None those of stage i are (B, 1, 2^(i+1) h, 2^(i+1) w).
         """
-        return self.decoder.forward_with_aux(self._checked(features), size)
+        estimate = self.estimate(features, size, auxiliary=True)
+        return estimate.metres, list(estimate.auxiliary)
+
+    def estimate(
+        self,
+        features: TowerFeatures,
+        size: tuple[int, int] | None = None,
+        *,
+        auxiliary: bool = False,
+    ) -> DepthEstimate:
+        """Everything that the head predicts, as its loss takes it.
+
+        Args:
+            features: See ``forward``.
+            size: See ``forward``.
+            auxiliary: Whether to run the auxiliary outputs.
+        """
+        estimate: DepthEstimate = self.decoder(self._checked(features), size, auxiliary=auxiliary)
+        return estimate
 
     def _checked(self, features: TowerFeatures) -> TowerFeatures:
         """The levels, the context and the pixels that the head reads, in its dtype.

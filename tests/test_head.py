@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from clipdepth_plugin import DepthHead, HeadConfig, TowerFeatures
-from clipdepth_plugin.compact import convex_upsample
+from clipdepth_plugin.compact import convex_upsample, convex_weights
 from clipdepth_plugin.config import Preset, scale_levels
 from clipdepth_plugin.errors import FeaturesError
 from clipdepth_plugin.film import FiLM
@@ -200,7 +200,7 @@ def test_the_stem_sees_single_pixels() -> None:
 def test_convex_upsampling_mixes_neighbours_only() -> None:
     """Flat stays flat to the border; outputs stay between their neighbours' extremes."""
     torch.manual_seed(0)
-    mask = torch.randn(1, 9 * 16, 3, 5)
+    mask = convex_weights(torch.randn(1, 9 * 16, 3, 5), 4)
     flat = convex_upsample(torch.full((1, 1, 3, 5), 2.5), mask, 4)
     torch.testing.assert_close(flat, torch.full((1, 1, 12, 20), 2.5))
     coarse = torch.randn(1, 1, 3, 5)

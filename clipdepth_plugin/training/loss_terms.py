@@ -8,6 +8,8 @@ Axes: B views, H W a map's size, S scales, K sums. Depths in metres.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from kornia.metrics import ssim
@@ -122,6 +124,28 @@ def gradient_moments(
         total = differences[0] + differences[1]
         sums.append(torch.stack([total, (pairs[0] + pairs[1]).to(total.dtype)]))
     return torch.stack(sums)
+
+
+def confidence_moments(
+    pred_B1HW: Tensor,
+    log_scale_B1HW: Tensor,
+    depth_B1HW: Tensor,
+    valid_B1HW: Tensor,
+    min_depth: float = 1e-3,
+) -> Tensor:
+    """Sum over the valid pixels of a Laplace distribution's negative log-likelihood, and count.
+
+    log(2 b) + |d| / b with d = log pred - log depth and b = exp(log_scale): least where b is the
+    mean |d| that is to be expected.
+
+    Returns:
+        (1, 2) float64.
+    """
+    d_B1HW = _log_ratio(pred_B1HW, depth_B1HW, valid_B1HW, min_depth)
+    log_scale_B1HW = log_scale_B1HW.masked_fill(~valid_B1HW, 0)
+    lost_B1HW = math.log(2) + log_scale_B1HW + d_B1HW.abs() * torch.exp(-log_scale_B1HW)
+    wide_B1HW = _wide(lost_B1HW.masked_fill(~valid_B1HW, 0))
+    return torch.stack([wide_B1HW.sum(), valid_B1HW.sum().to(wide_B1HW.dtype)])[None]
 
 
 def mean_from_moments(moments_S2: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.training.loss_terms import (
+    confidence_moments,
     gradient_moments,
     mean_from_moments,
     silog_from_moments,
@@ -63,6 +64,10 @@ class LossConfig(BaseModel):
     gradient_scales: PositiveInt = 4
     """Scales of gradient matching: cells of 1, 2, 4, ... pixels."""
 
+    confidence: NonNegativeFloat = 0.0
+    """Weight of the predicted scale's Laplace likelihood (``head.options.confidence``). It trains
+    the scale alone: the depth it is the scale of counts as given."""
+
     auxiliary: tuple[NonNegativeFloat, ...] = (0.10, 0.05)
     """Weights of SILog on the auxiliary outputs, from stage 0 on; outputs beyond have none."""
 
@@ -84,7 +89,7 @@ class LossTerms:
     Attributes:
         total: The weighted sum, with its graph; float32.
         terms: Name -> each term before its weight, detached: ``silog``, ``ssim``, ``gradient``,
-            ``aux0``, ``aux1``, ...; those with weight 0 are left out.
+            ``confidence``, ``aux0``, ``aux1``, ...; those with weight 0 are left out.
         valid_pixels: Valid pixels, over all processes, detached.
     """
 
@@ -113,7 +118,12 @@ class DepthLoss:
         self._reduce = reduce
 
     def __call__(
-        self, pred_B1HW: Tensor, aux: Sequence[Tensor], depth_B1HW: Tensor, valid_B1HW: Tensor
+        self,
+        pred_B1HW: Tensor,
+        aux: Sequence[Tensor],
+        depth_B1HW: Tensor,
+        valid_B1HW: Tensor,
+        log_scale_B1HW: Tensor | None = None,
     ) -> LossTerms:
         """The loss of one batch.
 
@@ -122,12 +132,26 @@ class DepthLoss:
             aux: Auxiliary outputs of the same shape, stage 0 first.
             depth_B1HW: True metres; what lies where not valid is never used.
             valid_B1HW: Bool; may be sparse, or empty, which gives zero gradients.
+            log_scale_B1HW: Predicted log scale of the error of log depth, where there is one.
 
         Raises:
-            TrainingError: The shapes differ, or there are fewer auxiliary outputs than weights.
+            TrainingError: The shapes differ, or an output that has a weight is not there.
         """
         self._check(pred_B1HW, aux, depth_B1HW, valid_B1HW)
         sums = self._sums(_at_least_32(pred_B1HW), aux, depth_B1HW, valid_B1HW)
+        if self.config.confidence > 0:
+            if log_scale_B1HW is None:
+                raise TrainingError(
+                    "loss.confidence has a weight, but the head predicts no confidence: set "
+                    "head.options.confidence: true, or loss.confidence: 0"
+                )
+            sums["confidence"] = confidence_moments(
+                _at_least_32(pred_B1HW).detach(),
+                _at_least_32(log_scale_B1HW),
+                depth_B1HW,
+                valid_B1HW,
+                self.config.min_depth,
+            )
         if self._reduce is not None:
             flat_K = self._reduce(torch.cat([one.flatten() for one in sums.values()]))
             pieces = torch.split(flat_K, [one.numel() for one in sums.values()])

@@ -17,6 +17,7 @@ from torch import nn
 
 from clipdepth_plugin.config import HeadConfig, Provenance
 from clipdepth_plugin.errors import TrainingError
+from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.training.ema import Ema
 from clipdepth_plugin.training.sources import make_sources
 from clipdepth_plugin.training.step import Stepper
@@ -103,8 +104,15 @@ def check_ready(config: TrainConfig) -> None:
         raise TrainingError("precision: fp16 needs a GPU; bf16 and no run everywhere")
 
 
-def open_session(config: TrainConfig, reporter: Reporter) -> Session:
+def open_session(
+    config: TrainConfig, reporter: Reporter, *, head_class: type[DepthHead] = DepthHead
+) -> Session:
     """Loads the tower, makes the head, opens the data.
+
+    Args:
+        config: The run.
+        reporter: Hears of the cache being filled.
+        head_class: Of the head; one with a decoder of its own, say.
 
     Raises:
         ClipDepthError: Whatever is wrong with host, head, data or cache.
@@ -113,11 +121,11 @@ def open_session(config: TrainConfig, reporter: Reporter) -> Session:
     tower = load_tower(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        head = make_head(config, tower)
+        head = make_head(config, tower, head_class)
     if config.sync_batch_norm and accelerator.device.type == "cuda":
         head = nn.SyncBatchNorm.convert_sync_batchnorm(head)
     head_config = head.config
-    check_auxiliary(config, head_config)
+    check_outputs(config, head_config)
     size = config.output_size or tower.preprocessing.size
     sources = make_sources(config, accelerator, tower, head, size, reporter)
     model: nn.Module = TrainedHead(head, config.loss)
@@ -145,12 +153,18 @@ def open_session(config: TrainConfig, reporter: Reporter) -> Session:
     )
 
 
-def check_auxiliary(config: TrainConfig, head: HeadConfig) -> None:
-    """Whether the head gives every auxiliary output that the loss weighs.
+def check_outputs(config: TrainConfig, head: HeadConfig) -> None:
+    """Whether the head gives every output that the loss weighs, and the loss trains confidence.
 
     Raises:
-        TrainingError: It gives fewer.
+        TrainingError: One without the other.
     """
+    if head.confidence != (config.loss.confidence > 0):
+        raise TrainingError(
+            f"head.options.confidence is {head.confidence}, loss.confidence is "
+            f"{config.loss.confidence:g}: a head that predicts its confidence needs a weight for "
+            "it (1.0, say), and only such a head"
+        )
     if len(config.loss.auxiliary) > head.auxiliary:
         raise TrainingError(
             f"loss.auxiliary weighs {len(config.loss.auxiliary)} auxiliary outputs, this head has "

@@ -21,6 +21,7 @@ from clipdepth_plugin.training.losses import DepthLoss, sum_over_processes
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from clipdepth_plugin.readout import DepthEstimate
     from clipdepth_plugin.training.batches import FeatureBatch
     from clipdepth_plugin.training.config import TrainConfig
 
@@ -104,14 +105,15 @@ class Stepper:
         self, batch: FeatureBatch, count: int, where: str
     ) -> tuple[float, dict[str, float]]:
         features = batch.features
-        pred_B1HW, auxiliary = self._model(
+        estimate: DepthEstimate = self._model(
             features.levels, features.context, features.pixels, features.grid, self._size
         )
-        result = self._loss(pred_B1HW, auxiliary, batch.target_B1HW, batch.valid_B1HW)
+        truth = (batch.target_B1HW, batch.valid_B1HW)
+        result = self._loss(estimate.metres, estimate.auxiliary, *truth, estimate.log_scale)
         loss = float(result.total.detach())
         # The loss is pooled, so that every process takes the same turn here.
         if not math.isfinite(loss):
-            odd_B = (~torch.isfinite(pred_B1HW)).flatten(1).any(dim=1)
+            odd_B = (~torch.isfinite(estimate.metres)).flatten(1).any(dim=1)
             self._stop(f"{where}: the loss is {loss}", [batch], odd_B)
         self._accelerator.backward(result.total / count)
         return loss, {name: float(value) for name, value in result.terms.items()}

@@ -98,7 +98,9 @@ def load_tower(config: TrainConfig) -> FrozenTower:
     return tower
 
 
-def make_head(config: TrainConfig, tower: FrozenTower) -> DepthHead:
+def make_head(
+    config: TrainConfig, tower: FrozenTower, head_class: type[DepthHead] = DepthHead
+) -> DepthHead:
     """The head to train: new, or the saved one; checked against the tower.
 
     Raises:
@@ -108,9 +110,9 @@ def make_head(config: TrainConfig, tower: FrozenTower) -> DepthHead:
     """
     settings = config.head
     if settings.init is not None:
-        head = DepthHead.from_pretrained(settings.init)
+        head = head_class.from_pretrained(settings.init)
     else:
-        head = DepthHead.for_host(
+        head = head_class.for_host(
             tower.host, settings.preset, tower=tower.tower.path, **settings.options
         )
     check_fit(head, tower.tower)

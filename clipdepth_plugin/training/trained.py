@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from clipdepth_plugin.dual_path import DualPathDecoder
 from clipdepth_plugin.features import TowerFeatures
+from clipdepth_plugin.readout import DepthEstimate
 
 if TYPE_CHECKING:
     from clipdepth_plugin.head import DepthHead
@@ -50,8 +51,8 @@ class TrainedHead(nn.Module):
         pixels_B3HW: Tensor | None,
         grid: tuple[int, int],
         size: tuple[int, int],
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Depth and, in training, the auxiliary outputs.
+    ) -> DepthEstimate:
+        """Depth, its scale where the head predicts it and, in training, the auxiliary outputs.
 
         Args:
             levels: Level -> (B, N, D).
@@ -61,13 +62,10 @@ class TrainedHead(nn.Module):
             size: (H, W) of the outputs.
 
         Returns:
-            (B, 1, H, W) float32 metres, and as many of each auxiliary output (none outside of
-            training).
+            Maps of ``size``; auxiliary ones in training alone.
         """
         features = TowerFeatures(levels, context_BD, grid, pixels_B3HW)
-        if self.training:
-            return self.head.forward_with_aux(features, size)
-        return self.head(features, size), []
+        return self.head.estimate(features, size, auxiliary=self.training)
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -96,9 +96,9 @@ def validate(
     first: tuple[Tensor, Tensor] | None = None
     for batch, counts in _together(accelerator, source.batches(0)):
         features = batch.features
-        pred_B1HW, _ = model(
+        pred_B1HW = model(
             features.levels, features.context, features.pixels, features.grid, size
-        )
+        ).metres
         pred_B1HW = pred_B1HW / batch.scale_B[:, None, None, None]
         if counts:
             errors_BM = image_errors(pred_B1HW, batch.depth_B1HW, batch.valid_B1HW)
