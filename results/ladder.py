@@ -18,13 +18,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import shlex
 import statistics
-import subprocess
 import sys
 import time
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,7 +28,7 @@ from typing import Any
 import torch
 
 from clipdepth_plugin import DepthHead, DepthPlugin
-from clipdepth_plugin.circumstances import package_versions
+from clipdepth_plugin.circumstances import describe_circumstances
 from clipdepth_plugin.evaluation.evaluate import iterate
 from clipdepth_plugin.evaluation.ladder import RUNGS
 from clipdepth_plugin.evaluation.metrics import image_metrics, mean_metrics
@@ -113,20 +109,14 @@ def train_and_measure(
     """
     config = _config(path, data, name, seed, steps)
     session = open_session(config, Silent(), head_class=RUNGS[name].kind)
-    started = datetime.now(UTC).isoformat(timespec="seconds")
+    command = ("python", "results/ladder.py", *sys.argv[1:])
+    started = describe_circumstances(command, session.accelerator.device, "bfloat16 autocast")
     cpu_seconds, wall_seconds, loss = fit(session)
     head = session.accelerator.unwrap_model(session.model).head.eval()
     trained = [p for p in head.parameters() if p.requires_grad]
     return {
         "format": "clipdepth-ladder/1",
-        "command": shlex.join(["python", "results/ladder.py", *sys.argv[1:]]),
-        "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_code": bool(_git("status", "--porcelain", "clipdepth_plugin", "adapters")),
-        "created": started,
-        "machine": f"{platform.platform()} {platform.machine()}",
-        "device": str(session.accelerator.device),
-        "threads": torch.get_num_threads(),
-        "versions": package_versions(),
+        "circumstances": started.model_dump(mode="json"),
         "data": data,
         "head": name,
         "seed": seed,
@@ -201,12 +191,6 @@ def measure(session: Session, head: DepthHead, data: str) -> dict[str, float]:
             valid_HW = protocol.valid(depth_HW, sample.name)
             rows.append(image_metrics(map_HW.clamp_min(protocol.low), depth_HW, valid_HW))
     return {"pictures": len(rows), **mean_metrics(rows)}
-
-
-def _git(*words: str) -> str:
-    command = ["git", *words]
-    done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=True)  # noqa: S603
-    return done.stdout.strip()
 
 
 if __name__ == "__main__":
