@@ -10,14 +10,14 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any library reads it: no test may download
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import pytest
-import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead
 from tests.tiny.case import HostCase, pixels, prompt
+from tests.tiny.heads import small_head
 from tests.tiny.table import BY_NAME, PRESENT
 
 
@@ -45,14 +45,19 @@ def make_prompt() -> Callable[..., dict[str, Tensor]]:
     return prompt
 
 
-def small_head(host: nn.Module, **options: Any) -> DepthHead:
-    """A small head that fits a host, random but not dead, in evaluation mode."""
-    torch.manual_seed(3)
-    defaults: dict[str, Any] = {"channels": (16, 8, 8, 8), "film_hidden": 16, "activation": "log"}
-    return DepthHead.for_host(host, **{**defaults, **options}).eval()
-
-
 @pytest.fixture
 def make_head() -> Callable[..., DepthHead]:
     """See ``small_head``."""
     return small_head
+
+
+@pytest.fixture
+def host() -> nn.Module:
+    """A tower with a class token and a pooled vector that takes pictures of any size."""
+    return BY_NAME["dinov2"].host()
+
+
+@pytest.fixture
+def head(host: nn.Module) -> DepthHead:
+    """A small head that fits ``host``."""
+    return small_head(host)

@@ -1,0 +1,136 @@
+"""What attach refuses: heads that do not fit, and hosts with several towers or none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from clipdepth_plugin import DepthHead, attach, find_towers
+from clipdepth_plugin.adapters.identity import tower_hashes
+from clipdepth_plugin.config import Provenance
+from clipdepth_plugin.errors import (
+    HeadMismatchError,
+    TowerNotFoundError,
+)
+from tests.tiny.heads import with_config
+
+MakeHost = Callable[[str], nn.Module]
+MakeHead = Callable[..., DepthHead]
+MakePixels = Callable[..., Tensor]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 48}, r"reads width 48, the tower has 32"),
+        ({"semantic_levels": (5, 3, 2, 1)}, r"reads level 5, the tower has levels 0 to 4"),
+    ],
+    ids=["width", "level"],
+)
+def test_head_that_does_not_fit(
+    changes: dict[str, Any], message: str, host: nn.Module, head: DepthHead
+) -> None:
+    with pytest.raises(HeadMismatchError, match=message):
+        attach(host, with_config(head, **changes))
+    assert not any(module._forward_hooks for module in host.modules())
+
+
+def test_context_that_the_tower_does_not_have(make_host: MakeHost, make_head: MakeHead) -> None:
+    host = make_host("paligemma")
+    with pytest.raises(HeadMismatchError, match="'pooled' context, this tower has 'mean'"):
+        attach(host, make_head(host, context="pooled"))
+    attach(host, make_head(host, context="pooled", film=False)).detach()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_recorded_tower_weights(
+    dtype: torch.dtype, host: nn.Module, head: DepthHead, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tower,) = find_towers(host)
+    provenance = Provenance(tower="the right one", tower_hashes=tower_hashes(tower))
+    recorded = with_config(head, provenance=provenance)
+    attach(host.to(dtype), recorded).detach()
+    assert not caplog.records
+    with torch.no_grad():
+        next(tower.blocks[1].parameters())[0] += 1
+    with pytest.raises(HeadMismatchError, match="trained on the right one; the weights of"):
+        attach(host, recorded)
+    attach(host.to("meta"), recorded).detach()
+    assert "cannot check" in caplog.text
+
+
+def test_hash_does_not_depend_on_names_or_order(host: nn.Module) -> None:
+    (tower,) = find_towers(host)
+    before = tower_hashes(tower)
+    block = tower.blocks[0]
+    block._modules = dict(reversed(block._modules.items()))
+    assert tower_hashes(tower) == before
+
+
+@pytest.mark.parametrize("model", [nn.Linear(3, 3), nn.Sequential(nn.Conv2d(3, 8, 3))])
+def test_no_tower(model: nn.Module, head: DepthHead) -> None:
+    with pytest.raises(TowerNotFoundError, match="no patch embedding was found"):
+        attach(model, head)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "reason"),
+    [
+        ("convnext_atto", {}, "feeds no list of attention blocks"),
+        ("swin_tiny_patch4_window7_224", {"depths": (1, 1, 1, 1)}, "a hierarchical tower"),
+    ],
+)
+def test_towers_that_cannot_work(
+    name: str, options: dict[str, Any], reason: str, head: DepthHead
+) -> None:
+    import timm
+
+    with pytest.raises(TowerNotFoundError, match=reason):
+        attach(timm.create_model(name, **options), head)
+
+
+class TwoTowers(nn.Module):
+    """As in OpenVLA: two towers in one backbone."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.backbone = nn.ModuleDict({"featurizer": first, "fused_featurizer": second})
+
+
+def test_several_towers(make_host: MakeHost, make_head: MakeHead, make_pixels: MakePixels) -> None:
+    host = TwoTowers(make_host("timm"), make_host("timm_siglip"))
+    with pytest.raises(TowerNotFoundError, match=r"2 vision towers; choose one with tower="):
+        make_head(host)
+    with pytest.raises(TowerNotFoundError, match=r"no vision tower at 'backbone.nosuch'.*Found: "):
+        make_head(host, tower="backbone.nosuch")
+    for path in ("backbone.fused_featurizer", "backbone.fused_featurizer.blocks"):
+        head = make_head(host, tower=path)
+        with attach(host, head, tower=path) as plugin:
+            assert plugin.tower.path == "backbone.fused_featurizer"
+            host.backbone["fused_featurizer"](make_pixels())
+            assert plugin.depth.shape == (2, 1, 32, 32)
+
+
+def test_same_head_twice_and_two_heads(
+    host: nn.Module, head: DepthHead, make_head: MakeHead, make_pixels: MakePixels
+) -> None:
+    other = make_head(host, structural=False)
+    with attach(host, head) as first:
+        with pytest.raises(HeadMismatchError, match="attached to 'this tower' already"):
+            attach(host, head)
+        with attach(host, other) as second, torch.no_grad():
+            host(make_pixels())
+            assert not torch.allclose(first.depth, second.depth)
+            expected = first.depth, second.depth
+            first(make_pixels(seed=3))
+            second(make_pixels(seed=4))
+            assert torch.equal(first.depth, expected[0])  # each leaves the other's alone
+            assert torch.equal(second.depth, expected[1])
+        host(make_pixels(seed=2))
+        assert first.depth.shape == (2, 1, 32, 32)
+    with attach(host, head) as again:
+        assert again.attached
