@@ -6,10 +6,28 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from clipdepth_plugin.adapters import hf_clip, hf_dinov2, hf_siglip, openclip, timm_vit
+from clipdepth_plugin.adapters import (
+    hf_clip,
+    hf_dinov2,
+    hf_mllama,
+    hf_pixtral,
+    hf_qwen,
+    hf_siglip,
+    openclip,
+    timm_vit,
+)
 from clipdepth_plugin.adapters.quirks import Quirks, generic
 
-_FAMILIES = (openclip.read, timm_vit.read, hf_clip.read, hf_siglip.read, hf_dinov2.read)
+_FAMILIES = (
+    openclip.read,
+    timm_vit.read,
+    hf_clip.read,
+    hf_siglip.read,
+    hf_dinov2.read,
+    hf_qwen.read,
+    hf_pixtral.read,
+    hf_mllama.read,
+)
 
 
 def read_quirks(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> Quirks:

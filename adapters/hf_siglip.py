@@ -1,7 +1,7 @@
 """Hugging Face SigLIP vision towers, alone or inside PaliGemma and its kin.
 
 Quirks: no prefix tokens; the pooled vector comes from an attention-pooling ``head``, which many
-hosts leave out (PaliGemma).
+hosts leave out (PaliGemma). SigLIP2's NaFlex towers take flattened patches.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from clipdepth_plugin.adapters import quirks as q
+from clipdepth_plugin.adapters.naflex import NaflexRule
 from clipdepth_plugin.adapters.preprocessing import HALF_NORMALISATION
 
 
@@ -29,4 +30,11 @@ def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> q.Quir
         pooled=q.PooledTap(tower_any.head, q.as_is) if pools else None,
         preprocessing=q.published(tower, HALF_NORMALISATION),
         image_size=q.image_size_of(tower),
+        rule=_naflex(tower),
     )
+
+
+def _naflex(tower: nn.Module) -> NaflexRule | None:
+    patch = getattr(getattr(tower, "embeddings", None), "patch_size", None)
+    told = "spatial_shapes" in q.parameters_of(tower)
+    return NaflexRule((patch, patch)) if told and isinstance(patch, int) else None

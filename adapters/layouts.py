@@ -21,6 +21,8 @@ from torch import Tensor
 from clipdepth_plugin.errors import NoDepthError
 
 Size = tuple[int, int]
+POSITIONS = "position_embeddings"
+"""The blocks' argument that rules read which prove their layout: rotary (cos, sin)."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class TowerCall:
     """What one tower pass was given.
 
     Attributes:
-        arguments: The arguments of the tower that its layout rule reads, by name.
+        arguments: The arguments of the tower that its layout rule reads, by name; with them, for
+            rules that prove their layouts, the ``POSITIONS`` that its first block was given.
         pixels_shape: Shape of the patch embedding's input.
         patches_shape: Shape of its output.
     """
@@ -36,6 +39,29 @@ class TowerCall:
     arguments: Mapping[str, Any]
     pixels_shape: tuple[int, ...]
     patches_shape: tuple[int, ...]
+
+
+def require(call: TowerCall, name: str, count: int | None = None) -> Tensor:
+    """A tower's argument that its layout cannot be known without.
+
+    Args:
+        call: The call.
+        name: The argument's name.
+        count: Length that it must have, where that is known.
+
+    Raises:
+        NoDepthError: The tower was not given it, or in another length.
+    """
+    value = call.arguments.get(name)
+    if value is None:
+        raise NoDepthError(
+            f"the tower was not given {name}, or its forward was not called: how its tokens are "
+            "laid out is not known"
+        )
+    tensor = torch.as_tensor(value)
+    if count is not None and len(tensor) != count:
+        raise NoDepthError(f"{name} has {len(tensor)} entries for {count} pictures")
+    return tensor
 
 
 @dataclass(frozen=True)
@@ -92,6 +118,11 @@ class LayoutRule(ABC):
     @abstractmethod
     def reads(self) -> tuple[str, ...]:
         """The arguments of the tower that say how its tokens are laid out."""
+
+    @property
+    def proves(self) -> bool:
+        """Whether ``POSITIONS`` are read, to prove the layout."""
+        return False
 
     @abstractmethod
     def resolve(self, call: TowerCall) -> Layout:
@@ -166,6 +197,8 @@ class GatheredLayout(Layout):
             shapes: The shapes that a raw output may have, without its width.
             places: Where its views lie, in order.
         """
+        if not places:
+            raise NoDepthError("the host's pictures were padding alone: there is no view")
         runs = itertools.groupby(places, key=lambda place: (place.grid, place.pixel_size))
         self._shapes = [tuple(shape) for shape in shapes]
         self._runs = [(size, list(run)) for size, run in runs]

@@ -6,11 +6,12 @@ Axes: B views, N patch tokens, D width.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from clipdepth_plugin.adapters.layouts import Layout, LayoutRule, TowerCall, Views
+from clipdepth_plugin.adapters.layouts import POSITIONS, Layout, LayoutRule, TowerCall, Views
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.config import ContextKind
 from clipdepth_plugin.errors import NoDepthError
@@ -165,6 +166,12 @@ class TowerPass:
     def take_pixels(self, pixels: Tensor) -> None:
         """Keeps the patch embedding's input."""
         self._pixels = _Kept.of(pixels)
+
+    def take_positions(self, positions: Any) -> None:
+        """Keeps the positions that the first block was given, for what proves the layout."""
+        if self._problem is None:
+            arguments = {POSITIONS: positions, **self._call.arguments}
+            self._call = replace(self._call, arguments=arguments)
 
     def take_level(self, level: int, x: Tensor) -> None:
         """Keeps a block's raw output."""

@@ -9,11 +9,10 @@ Axes: B views, N tokens, (h, w) patch grid, H W pixels.
 from __future__ import annotations
 
 import functools
-import inspect
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clipdepth_plugin.adapters.layouts import (
     GatheredLayout,
@@ -34,14 +33,6 @@ _PACKING = (
     *("grid_thw", "image_grid_thw", "image_grid_hws", "grid_hws", "spatial_shapes"),
     *("image_sizes", "tgt_sizes", "cu_seqlens", "aspect_ratio_ids"),
 )
-
-
-def parameters_of(tower: nn.Module) -> tuple[str, ...]:
-    """Names of the parameters of a tower's forward in their order, as far as it shows them."""
-    try:
-        return tuple(inspect.signature(tower.forward).parameters)
-    except (TypeError, ValueError):
-        return ()
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from clipdepth_plugin.adapters.layouts import LayoutRule
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 
 
@@ -34,6 +36,8 @@ class Quirks:
         pooled: Where to tap the pooled vector; None where the tower makes none.
         preprocessing: What is known of the host's preprocessing.
         image_size: (H, W) the tower was made for, where it says.
+        rule: Makes the layout of each pass; None: a row of prefix tokens and patches a picture.
+        more_blocks: Blocks of a second list that follow those found.
     """
 
     family: str
@@ -42,6 +46,16 @@ class Quirks:
     pooled: PooledTap | None = None
     preprocessing: Preprocessing | None = None
     image_size: tuple[int, int] | None = None
+    rule: LayoutRule | None = None
+    more_blocks: tuple[nn.Module, ...] = ()
+
+
+def parameters_of(tower: nn.Module) -> tuple[str, ...]:
+    """Names of the parameters of a tower's forward in their order, as far as it shows them."""
+    try:
+        return tuple(inspect.signature(tower.forward).parameters)
+    except (TypeError, ValueError):
+        return ()
 
 
 def as_is(pooled_BD: Tensor) -> Tensor:

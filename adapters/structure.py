@@ -3,25 +3,37 @@
 A tower is a list of like transformer blocks of one width, fed by a patch embedding of that width;
 which list a patch embedding feeds is told by nearness: the one it shares the deepest common
 ancestor with. Several side by side are paired in their order where there are as many of each.
-Names are looked at only to recognise attention ("attn", "attention").
+Names are looked at only to recognise attention ("attn", "attention") and a linear map of patches
+("patch").
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
 class PatchEmbedding:
-    """A convolution that cuts RGB pictures into patches."""
+    """What cuts RGB pictures into patches, or maps patches that a host has cut.
+
+    Attributes:
+        path: Module path.
+        module: A convolution of pictures; one of videos or a linear map, where patches come cut.
+        width: D.
+        patch_size: (height, width) of a patch in pixels.
+        packed: Whether it maps patches that are cut already, so that it says nothing of their
+            order.
+    """
 
     path: str
     module: nn.Module
     width: int
     patch_size: tuple[int, int]
+    packed: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,13 +142,26 @@ def _runs_on_maps(block_list: BlockList) -> bool:
 
 
 def _patch_embeddings(model: nn.Module) -> Iterator[PatchEmbedding]:
-    """Convolutions from RGB whose stride is their kernel."""
+    """Convolutions from RGB whose stride is their kernel, and linear maps of RGB patches."""
     for path, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
-            kernel_h, kernel_w = (int(side) for side in module.kernel_size)
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
+            kernel_h, kernel_w = size = (int(module.kernel_size[-2]), int(module.kernel_size[-1]))
             like_patches = module.stride == module.kernel_size and kernel_h * kernel_w > 1
             if module.in_channels == 3 and like_patches:
-                yield PatchEmbedding(path, module, module.out_channels, (kernel_h, kernel_w))
+                packed = isinstance(module, nn.Conv3d)
+                yield PatchEmbedding(path, module, module.out_channels, size, packed)
+        elif isinstance(patch := getattr(module, "patch_size", None), int):
+            # Only the module that holds it tells such a map from any other.
+            for name, child in module.named_children():
+                maps_patches = isinstance(child, nn.Linear) and child.in_features == 3 * patch**2
+                if maps_patches and "patch" in name:
+                    yield PatchEmbedding(
+                        f"{path}.{name}" if path else name,
+                        child,
+                        int(cast("nn.Linear", child).out_features),
+                        (patch, patch),
+                        packed=True,
+                    )
 
 
 def _block_lists(model: nn.Module) -> Iterator[BlockList]:

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from clipdepth_plugin.adapters.layouts import TowerCall
+from clipdepth_plugin.adapters.layouts import POSITIONS, TowerCall
 from clipdepth_plugin.adapters.passes import TowerPass
-from clipdepth_plugin.adapters.plain import parameters_of
+from clipdepth_plugin.adapters.quirks import parameters_of
 from clipdepth_plugin.adapters.recorder import Recorder
 from clipdepth_plugin.adapters.towers import Tower
 
@@ -97,6 +97,9 @@ class Taps:
                 start = tower.module.register_forward_pre_hook
                 self._add(start, self._on_tower_starts, with_kwargs=True)
             self._add(tower.patch_embed.register_forward_hook, self._on_patch_embed)
+            if wanted.rule.proves:
+                first = tower.blocks[0].register_forward_pre_hook
+                self._add(first, self._on_first_block, with_kwargs=True)
             for level in wanted.levels:
                 if level == 0:
                     first = tower.blocks[0]
@@ -144,6 +147,11 @@ class Taps:
         self._recorder.begin(call)
         if self._recorder.wanted.pixels and slot.running is not None:
             slot.running.take_pixels(pixels)
+
+    def _on_first_block(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        running = self._recorder.slot.running
+        if running is not None and kwargs.get(POSITIONS) is not None:
+            running.take_positions(kwargs[POSITIONS])
 
     def _on_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         tensors = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))

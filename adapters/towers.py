@@ -8,9 +8,9 @@ from torch import nn
 
 from clipdepth_plugin.adapters.families import read_quirks
 from clipdepth_plugin.adapters.layouts import LayoutRule
-from clipdepth_plugin.adapters.plain import PlainRule, parameters_of
+from clipdepth_plugin.adapters.plain import PlainRule
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
-from clipdepth_plugin.adapters.quirks import PooledTap
+from clipdepth_plugin.adapters.quirks import PooledTap, parameters_of
 from clipdepth_plugin.adapters.structure import Misfit, Skeleton, find_skeletons
 from clipdepth_plugin.config import ContextKind
 from clipdepth_plugin.errors import TowerNotFoundError
@@ -93,8 +93,7 @@ def find_towers(model: nn.Module) -> list[Tower]:
     Returns:
         The candidates; empty where there is none.
     """
-    skeletons, _ = find_skeletons(model)
-    return [_describe(model, skeleton) for skeleton in skeletons]
+    return _find(model)[0]
 
 
 def choose_tower(model: nn.Module, path: str | None = None) -> Tower:
@@ -109,8 +108,7 @@ def choose_tower(model: nn.Module, path: str | None = None) -> Tower:
         TowerNotFoundError: None was found, none is at that path, or several are and the choice
             is open. Says what was found instead.
     """
-    skeletons, misfits = find_skeletons(model)
-    towers = [_describe(model, skeleton) for skeleton in skeletons]
+    towers, misfits = _find(model)
     name = type(model).__name__
     if not towers:
         raise TowerNotFoundError(_nothing_found(name, misfits))
@@ -128,16 +126,30 @@ def choose_tower(model: nn.Module, path: str | None = None) -> Tower:
     return towers[0]
 
 
-def _describe(model: nn.Module, skeleton: Skeleton) -> Tower:
+def _find(model: nn.Module) -> tuple[list[Tower], list[Misfit]]:
+    """The towers of a model, and what looks like one and can't be tapped."""
+    skeletons, misfits = find_skeletons(model)
+    described = [_describe(model, skeleton) for skeleton in skeletons]
+    towers = [one for one in described if isinstance(one, Tower)]
+    return towers, misfits + [one for one in described if isinstance(one, Misfit)]
+
+
+def _describe(model: nn.Module, skeleton: Skeleton) -> Tower | Misfit:
     embedding, block_list = skeleton.patch_embedding, skeleton.block_list
     module = model.get_submodule(skeleton.path)
     parts = skeleton.path.split(".") if skeleton.path else []
     ancestors = [model.get_submodule(".".join(parts[:i])) for i in range(len(parts))]
     quirks = read_quirks(module, block_list.width, ancestors)
     sequence_first = _runs_sequence_first(block_list.blocks[0])
-    plain = PlainRule(
-        quirks.num_prefix_tokens, sequence_first, embedding.patch_size, parameters_of(module)
-    )
+    rule = quirks.rule
+    if rule is None and embedding.packed:
+        return Misfit(
+            embedding.path, "maps patches of pictures or videos in an order that no adapter knows"
+        )
+    if rule is None:
+        rule = PlainRule(
+            quirks.num_prefix_tokens, sequence_first, embedding.patch_size, parameters_of(module)
+        )
     return Tower(
         path=skeleton.path,
         family=quirks.family,
@@ -149,9 +161,9 @@ def _describe(model: nn.Module, skeleton: Skeleton) -> Tower:
         sequence_first=sequence_first,
         image_size=quirks.image_size,
         preprocessing=quirks.preprocessing,
-        rule=plain,
+        rule=rule,
         module=module,
-        blocks=block_list.blocks,
+        blocks=block_list.blocks + quirks.more_blocks,
         patch_embed=embedding.module,
         pooled=quirks.pooled,
     )

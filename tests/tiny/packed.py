@@ -1,0 +1,419 @@
+"""Rows of hosts that pad or pack pictures of several sizes, each with its library's own packing.
+
+Axes: B pictures, (h, w) patch grid, H W pixels.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from tests.tiny.case import IMAGE_TOKEN, PATCH, TEXT, VIDEO_TOKEN, VISION, WIDTH
+from tests.tiny.hf_towers import make
+from tests.tiny.vlms import build
+
+Grid = tuple[int, int]
+Inputs = dict[str, Tensor]
+# Two of one size side by side, so that neighbours are grouped, and that size again later.
+GRIDS: tuple[Grid, ...] = ((4, 2), (4, 2), (2, 6), (4, 2), (4, 4))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedCase:
+    """A tiny random host.
+
+    Attributes:
+        name: For ids.
+        title: What people call it.
+        build: Makes it.
+        pack: Pictures (3, H, W) -> what its pictures become, by its library.
+        tower: Path of its tower.
+        family: Family file that must recognise it.
+        contexts: Context kinds it must offer.
+        depth: Number of its blocks.
+        grids: Patch grids of the pictures it is tried with.
+        tile: Patch grid of the tiles that it cuts pictures into; None where it does not.
+        norms: Modules of the tower that would change coordinates on their way.
+        see: Runs its vision on packed pictures; None: ``get_image_features``.
+        prompt: From the host and packed pictures to a whole prompt, or None where it takes none.
+        needs: What transformers must have for it.
+    """
+
+    name: str
+    title: str
+    build: Callable[[], nn.Module]
+    pack: Callable[[list[Tensor]], Inputs]
+    tower: str
+    family: str
+    contexts: tuple[str, ...] = ("mean",)
+    depth: int = 4
+    grids: tuple[Grid, ...] = GRIDS
+    tile: Grid | None = None
+    norms: tuple[str, ...] = ()
+    see: Callable[[Any, Inputs], Any] | None = None
+    prompt: Callable[[Any, Inputs], dict[str, Any]] | None = None
+    needs: str
+
+    def host(self) -> Any:
+        """The host with its fixed weights, in evaluation mode."""
+        torch.manual_seed(0)
+        return self.build().eval()
+
+    def run(self, host: Any, inputs: Inputs) -> Any:
+        """Runs the host's vision."""
+        return self.see(host, inputs) if self.see else host.get_image_features(**inputs)
+
+    def pictures(self, grids: Sequence[Grid] | None = None) -> list[Tensor]:
+        """Random pictures, (3, H, W) each."""
+        noise = torch.Generator().manual_seed(1)
+        sizes = [(h * PATCH, w * PATCH) for h, w in grids or self.grids]
+        return [torch.rand(3, *size, generator=noise) for size in sizes]
+
+    @property
+    def views(self) -> list[tuple[int, int, int, Grid]]:
+        """(picture, row, column, grid) of each view: its first patch, and how many it has."""
+        views = []
+        for picture, (h, w) in enumerate(self.grids):
+            tile_h, tile_w = grid = self.tile or (h, w)
+            corners = [(y, x) for y in range(0, h, tile_h) for x in range(0, w, tile_w)]
+            views += [(picture, y, x, grid) for y, x in corners]
+        return views
+
+
+def _rows_of(out: Any) -> list[int]:
+    """Number of tokens that pictures take in a prompt, as the host's library counts them."""
+    out = getattr(out, "pooler_output", out)
+    if isinstance(out, Tensor):
+        return [out.shape[:-1].numel()]
+    # Qwen3-VL of transformers 4: (features, deepstack features).
+    if isinstance(out, tuple) and any(isinstance(one, list | tuple) for one in out):
+        out = out[0]
+    return [one.shape[:-1].numel() for one in out]
+
+
+def _prompt(host: Any, inputs: Inputs) -> dict[str, Any]:
+    """A prompt with room for the pictures."""
+    counts = _rows_of(host.get_image_features(**_for_features(inputs)))
+    row = [token for count in counts for token in [92, *[IMAGE_TOKEN] * count]]
+    ids = torch.tensor([[1, *row, 5, 6]])
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **inputs}
+
+
+def _for_features(inputs: Inputs) -> Inputs:
+    return {name: x for name, x in inputs.items() if name != "mm_token_type_ids"}
+
+
+def _processor(name: str, **options: Any) -> Callable[[list[Tensor]], Inputs]:
+    """The library's own image processor, which shall only pack."""
+
+    def pack(pictures: list[Tensor]) -> Inputs:
+        whole = {"do_rescale": False, "do_normalize": False, "do_convert_rgb": False}
+        processor = getattr(transformers, name)(**whole, **options)
+        packed = processor(images=pictures, return_tensors="pt")
+        return {key: value for key, value in packed.items() if isinstance(value, Tensor)}
+
+    return pack
+
+
+# --- Idefics, SmolVLM ---------------------------------------------------------------------------
+
+
+def padded(pictures: list[Tensor], side: int = 0) -> Inputs:
+    """One prompt's pictures, padded below and at the right as Idefics' processors do."""
+    height, width = (max(side, *(x.shape[axis] for x in pictures)) for axis in (1, 2))
+    pixels = torch.zeros(1, len(pictures), 3, height, width)
+    mask = torch.zeros(1, len(pictures), height, width, dtype=torch.int64)
+    for index, x in enumerate(pictures):
+        pixels[0, index, :, : x.shape[1], : x.shape[2]] = x
+        mask[0, index, : x.shape[1], : x.shape[2]] = 1
+    return {"pixel_values": pixels, "pixel_attention_mask": mask}
+
+
+_V = {**VISION, "image_size": 48}
+_T = {**TEXT, "num_key_value_heads": 4}
+_LLAMA = ("LlamaConfig", _T)
+_PERCEIVER: dict[str, Any] = {
+    "hidden_size": WIDTH,
+    "rms_norm_eps": 1e-6,
+    "resampler_n_latents": 2,
+    "resampler_depth": 1,
+    "resampler_n_heads": 2,
+    "resampler_head_dim": 8,
+    "num_key_value_heads": 1,
+}
+_SHUFFLED = {"scale_factor": 2, "image_token_id": IMAGE_TOKEN}
+
+
+def _idefics(name: str, model: str, text: Any, options: Any, **case: Any) -> PackedCase:
+    config = model.replace("ForConditionalGeneration", "VisionConfig")
+    return PackedCase(
+        name=name,
+        title="Idefics2, Idefics3, SmolVLM",
+        build=functools.partial(build, model, (config, _V), text, options),
+        tower="model.vision_model",
+        family="unknown",
+        prompt=_prompt,
+        needs=model,
+        **case,
+    )
+
+
+# Their pixel shuffle takes squares.
+_SQUARES: dict[str, Any] = {
+    "pack": functools.partial(padded, side=4 * PATCH),
+    "grids": ((4, 4), (4, 2), (2, 4)),
+}
+_IDEFICS = (
+    _idefics(
+        *("idefics2", "Idefics2ForConditionalGeneration", ("MistralConfig", _T)),
+        {"perceiver_config": _PERCEIVER, "image_token_id": IMAGE_TOKEN},
+        pack=padded,
+    ),
+    _idefics("idefics3", "Idefics3ForConditionalGeneration", _LLAMA, _SHUFFLED, **_SQUARES),
+    _idefics("smolvlm", "SmolVLMForConditionalGeneration", _LLAMA, _SHUFFLED, **_SQUARES),
+)
+
+# --- Qwen-VL ------------------------------------------------------------------------------------
+
+_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
+_QWEN_TEXT = {**_T, "rope_parameters": _ROPE, "rope_scaling": _ROPE}
+_QWEN_VISION: dict[str, Any] = {
+    "depth": 4,
+    "num_heads": 4,
+    "patch_size": PATCH,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+}
+_QWEN_TOKENS = {
+    "image_token_id": IMAGE_TOKEN,
+    "video_token_id": VIDEO_TOKEN,
+    "vision_start_token_id": 92,
+    "vision_end_token_id": 93,
+}
+
+
+def _qwen(
+    name: str, model: str, vision: dict[str, Any], text: dict[str, Any], **case: Any
+) -> PackedCase:
+    def make_host() -> nn.Module:
+        parts = {"vision_config": {**_QWEN_VISION, **vision}, "text_config": text}
+        return make(model, **parts, **_QWEN_TOKENS)
+
+    return PackedCase(
+        name=name,
+        build=make_host,
+        pack=_processor(
+            *("Qwen2VLImageProcessor",),
+            do_resize=False,
+            patch_size=PATCH,
+            merge_size=2,
+            temporal_patch_size=2,
+        ),
+        tower="model.visual",
+        family="hf_qwen",
+        see=lambda host, inputs: host.model.visual(
+            inputs["pixel_values"], grid_thw=inputs["image_grid_thw"]
+        ),
+        prompt=_qwen_prompt,
+        needs=model,
+        **case,
+    )
+
+
+def _qwen_prompt(host: Any, inputs: Inputs) -> dict[str, Any]:
+    row = []
+    for _, h, w in inputs["image_grid_thw"].tolist():
+        row += [92, *[IMAGE_TOKEN] * (h * w // 4), 93]
+    ids = torch.tensor([[1, *row, 5, 6]])
+    types = (ids == IMAGE_TOKEN).int()
+    told = {"mm_token_type_ids": types} if _takes_token_types(host) else {}
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **inputs, **told}
+
+
+def _takes_token_types(host: Any) -> bool:
+    from clipdepth_plugin.adapters.quirks import parameters_of
+
+    return "mm_token_type_ids" in parameters_of(host)
+
+
+_DEEP = {"hidden_size": WIDTH, "out_hidden_size": WIDTH, "intermediate_size": 48}
+_QWEN3 = {**_DEEP, "deepstack_visual_indexes": [1, 2], "num_position_embeddings": 36}
+_EXPERTS = {
+    "num_experts": 2,
+    "num_experts_per_tok": 1,
+    "moe_intermediate_size": 16,
+    "head_dim": 8,
+}
+_QWENS = (
+    _qwen(
+        *("qwen2_vl", "Qwen2VLForConditionalGeneration"),
+        {"embed_dim": WIDTH, "hidden_size": WIDTH, "mlp_ratio": 2},
+        _QWEN_TEXT,
+        title="Qwen2-VL, Qwen2.5-VL, Qwen3-VL (dense and MoE)",
+    ),
+    _qwen(
+        *("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration"),
+        {**_DEEP, "window_size": 4 * PATCH, "fullatt_block_indexes": [1, 3]},
+        _QWEN_TEXT,
+        title="Qwen2-VL, Qwen2.5-VL, Qwen3-VL (dense and MoE)",
+        # Windows of 4 x 4 patches: ragged ones right and below, and views of one window.
+        grids=((10, 6), (10, 6), (2, 12), (4, 4)),
+    ),
+    _qwen(
+        *("qwen3_vl", "Qwen3VLForConditionalGeneration"),
+        *(_QWEN3, {**_QWEN_TEXT, "head_dim": 8}),
+        title="Qwen2-VL, Qwen2.5-VL, Qwen3-VL (dense and MoE)",
+    ),
+    _qwen(
+        *("qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration"),
+        *(_QWEN3, {**_QWEN_TEXT, **_EXPERTS}),
+        title="Qwen2-VL, Qwen2.5-VL, Qwen3-VL (dense and MoE)",
+    ),
+)
+
+# --- SigLIP2 NaFlex, LFM2-VL --------------------------------------------------------------------
+
+_NAFLEX = {key: value for key, value in VISION.items() if key != "image_size"}
+_NAFLEX["num_patches"] = 36
+_LFM2: dict[str, Any] = {
+    **_T,
+    "layer_types": ["conv", "full_attention"],
+    "block_multiple_of": 16,
+    "conv_L_cache": 3,
+}
+_PACK_NAFLEX = _processor(
+    "Siglip2ImageProcessor", do_resize=False, patch_size=PATCH, max_num_patches=24
+)
+_NAFLEXES = (
+    PackedCase(
+        name="siglip2",
+        title="HF Siglip2VisionModel (NaFlex)",
+        build=lambda: make("Siglip2VisionModel", **_NAFLEX),
+        pack=_PACK_NAFLEX,
+        tower="",
+        family="hf_siglip",
+        contexts=("pooled", "mean"),
+        see=lambda host, inputs: host(**inputs),
+        needs="Siglip2VisionModel",
+    ),
+    PackedCase(
+        name="lfm2_vl",
+        title="LFM2-VL",
+        build=functools.partial(
+            build,
+            "Lfm2VlForConditionalGeneration",
+            ("Siglip2VisionConfig", {**_NAFLEX, "vision_use_head": False}),
+            ("Lfm2Config", _LFM2),
+            {"image_token_id": IMAGE_TOKEN, "downsample_factor": 2, "projector_hidden_size": 32},
+        ),
+        pack=_PACK_NAFLEX,
+        tower="model.vision_tower",
+        family="hf_siglip",
+        prompt=_prompt,
+        needs="Lfm2VlForConditionalGeneration",
+    ),
+)
+
+# --- Pixtral, Mistral 3 -------------------------------------------------------------------------
+
+_PACK_PIXTRAL = _processor("PixtralImageProcessor", do_resize=False, patch_size=PATCH)
+_PIXTRALS = (
+    PackedCase(
+        name="pixtral",
+        title="Pixtral, Mistral 3",
+        build=lambda: make("PixtralVisionModel", **_V),
+        pack=_PACK_PIXTRAL,
+        tower="",
+        family="hf_pixtral",
+        norms=("ln_pre",),
+        see=lambda host, inputs: host(**inputs),
+        needs="PixtralVisionModel",
+    ),
+    PackedCase(
+        name="mistral3",
+        title="Pixtral, Mistral 3",
+        build=functools.partial(
+            build,
+            "Mistral3ForConditionalGeneration",
+            ("PixtralVisionConfig", _V),
+            ("MistralConfig", _T),
+            {"image_token_index": IMAGE_TOKEN, "spatial_merge_size": 2},
+        ),
+        pack=_PACK_PIXTRAL,
+        tower="model.vision_tower",
+        family="hf_pixtral",
+        norms=("ln_pre",),
+        prompt=_prompt,
+        needs="Mistral3ForConditionalGeneration",
+    ),
+)
+
+# --- Mllama -------------------------------------------------------------------------------------
+
+
+def _mllama_prompt(host: Any, inputs: Inputs) -> dict[str, Any]:
+    _, images, tiles = inputs["aspect_ratio_mask"].shape
+    ids = torch.tensor([[1, *[IMAGE_TOKEN] * images, 5, 6]])
+    sees = torch.ones(1, ids.shape[1], images, tiles, dtype=torch.int64)
+    text = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return {**text, "cross_attention_mask": sees, **inputs}
+
+
+def _mllama() -> nn.Module:
+    vision = {
+        "hidden_size": WIDTH,
+        "intermediate_size": 48,
+        "num_hidden_layers": 4,
+        "num_global_layers": 2,
+        "attention_heads": 4,
+        "image_size": 4 * PATCH,
+        "patch_size": PATCH,
+        "max_num_tiles": 4,
+        "intermediate_layers_indices": [1, 3],
+        "vision_output_dim": 3 * WIDTH,
+        "supported_aspect_ratios": [[1, 1], [1, 2], [1, 3], [1, 4], [2, 1], [2, 2], [3, 1], [4, 1]],
+    }
+    text = {**_T, "cross_attention_layers": [1], "rope_scaling": {"rope_type": "default"}}
+    text["rope_parameters"] = {"rope_type": "default", "rope_theta": 10000.0}
+    return make(
+        "MllamaForConditionalGeneration",
+        vision_config=vision,
+        text_config=text,
+        image_token_index=IMAGE_TOKEN,
+    )
+
+
+_MLLAMA = PackedCase(
+    name="mllama",
+    title="Mllama (Llama 3.2 Vision)",
+    build=_mllama,
+    pack=_processor(
+        "MllamaImageProcessor",
+        size={"height": 4 * PATCH, "width": 4 * PATCH},
+        max_image_tiles=4,
+    ),
+    tower="model.vision_model",
+    family="hf_mllama",
+    contexts=("cls", "mean"),
+    depth=6,
+    grids=((4, 8), (4, 4), (8, 4)),
+    tile=(4, 4),
+    norms=("layernorm_pre", "layernorm_post"),
+    see=lambda host, inputs: host.model.vision_model(
+        **{key: value for key, value in inputs.items() if key != "num_tiles"}
+    ),
+    prompt=_mllama_prompt,
+    needs="MllamaForConditionalGeneration",
+)
+
+PACKED = tuple(
+    case
+    for case in (*_IDEFICS, *_QWENS, *_NAFLEXES, *_PIXTRALS, _MLLAMA)
+    if hasattr(transformers, case.needs)
+)
