@@ -6,8 +6,9 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipdepth_plugin.adapters.hf_processor import from_processor
 from clipdepth_plugin.adapters.loading_folder import require_safetensors
-from clipdepth_plugin.adapters.preprocessing import Preprocessing, from_processor
+from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.adapters.towers import find_towers
 from clipdepth_plugin.errors import HostError
 

@@ -36,24 +36,21 @@ def parse_size(value: Any, name: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def parse_sizes(value: Any, name: str, count: int | None) -> list[tuple[int, int]]:
-    """A (height, width) for each image.
+def parse_sizes(value: Any, name: str) -> tuple[int, int] | list[tuple[int, int]]:
+    """One (height, width) for all images, or one for each.
 
     Args:
-        value: One pair for all, or a pair for each.
+        value: A pair, or a list of pairs.
         name: The argument, for the message.
-        count: Number of images; None where only ``value`` tells: one pair is one image.
 
     Raises:
-        HostError: It is neither, or there are more or fewer than images.
+        HostError: It is neither.
     """
     plain = _plain(value)
     if _is_row(plain, 2):
-        return [parse_size(plain, name)] * (1 if count is None else count)
+        return parse_size(plain, name)
     if not isinstance(plain, list):
         _refuse(name, value, f"{_SIZE}, or one such pair for each image")
-    if count is not None:
-        _check_count(name, plain, count)
     return [parse_size(pair, f"{name}[{i}]") for i, pair in enumerate(plain)]
 
 

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.blocks import resize
 from clipdepth_plugin.errors import HostError
 
+Size = tuple[int, int]
 Intrinsics = tuple[float, float, float, float]
 
 
@@ -32,44 +32,22 @@ class ViewGeometry:
         offset: (vertical, horizontal) shift by the crop (negative) or the padding (positive).
     """
 
-    image_size: tuple[int, int]
-    view_size: tuple[int, int]
+    image_size: Size
+    view_size: Size
     scale: tuple[float, float]
-    offset: tuple[float, float]
+    offset: tuple[float, float] = (0, 0)
 
     @classmethod
-    def of(cls, image_size: tuple[int, int], preprocessing: Preprocessing) -> ViewGeometry:
-        """Follows the host's preprocessing.
+    def squashed(cls, image_size: Size, view_size: Size) -> ViewGeometry:
+        """All of the image, stretched to the view."""
+        height, width = image_size
+        return cls(image_size, view_size, (view_size[0] / height, view_size[1] / width))
 
-        Raises:
-            HostError: It is not known how the host resizes.
-        """
-        (image_h, image_w), (view_h, view_w) = image_size, preprocessing.size
-        if min(image_h, image_w) < 1:
-            raise HostError(f"original size {image_size}: expected (height, width) in pixels")
-        match preprocessing.resize:
-            case "squash":
-                return cls(
-                    image_size, preprocessing.size, (view_h / image_h, view_w / image_w), (0, 0)
-                )
-            case "shortest":
-                to = preprocessing.resize_to or min(view_h, view_w)
-                short = min(image_h, image_w)
-                # In this order the product is exact, as in torchvision and transformers.
-                scaled = (int(to * image_h / short), int(to * image_w / short))
-                crop = (_centre(scaled[0], view_h), _centre(scaled[1], view_w))
-                return cls(
-                    image_size, preprocessing.size, (scaled[0] / image_h, scaled[1] / image_w), crop
-                )
-            case "pad":
-                factor = min(view_h / image_h, view_w / image_w)
-                pad = ((view_h - image_h * factor) / 2, (view_w - image_w * factor) / 2)
-                return cls(image_size, preprocessing.size, (factor, factor), pad)
-            case None:
-                raise HostError(
-                    "it is not known how this host resizes its pictures: give "
-                    "attach(..., processor=...) the host's image processor"
-                )
+    @classmethod
+    def cropped(cls, image_size: Size, corner: Size, crop: Size, view_size: Size) -> ViewGeometry:
+        """The part of size ``crop`` at ``corner`` (top, left) of the image, stretched so."""
+        scale = (view_size[0] / crop[0], view_size[1] / crop[1])
+        return cls(image_size, view_size, scale, (-corner[0] * scale[0], -corner[1] * scale[1]))
 
     def to_image(self, map_CHW: Tensor) -> Tensor:
         """Carries a map of the view back to the image.
@@ -80,10 +58,7 @@ class ViewGeometry:
         Returns:
             (C, H, W) at ``image_size``; NaN where the tower did not see the image.
         """
-        if self.offset == (0, 0) and self.scale == (
-            self.view_size[0] / self.image_size[0],
-            self.view_size[1] / self.image_size[1],
-        ):
+        if self == ViewGeometry.squashed(self.image_size, self.view_size):
             return resize(map_CHW[None], self.image_size)[0]
         axes = []
         for axis in (0, 1):
@@ -109,12 +84,47 @@ class ViewGeometry:
         )
 
 
-def _centre(size: int, view: int) -> int:
-    """Where torchvision's ``center_crop`` puts the first pixel of a side in the view.
+@dataclass(frozen=True)
+class ImageViews:
+    """The views of one image.
 
-    Negative where it cuts (half pixels go to the even side, as Python rounds), positive where it
-    pads a side that is too short (the odd pixel goes behind).
+    Attributes:
+        views: In the order in which the tower sees them.
+        overview: Which of them shows the whole image; None where none does.
+        blank: How many views of nothing the host sends after them.
     """
-    if size < view:
-        return (view - size) // 2
-    return -round((size - view) / 2)
+
+    views: tuple[ViewGeometry, ...]
+    overview: int | None = 0
+    blank: int = 0
+
+    def __len__(self) -> int:
+        """Number of views that the tower sees, blank ones included."""
+        return len(self.views) + self.blank
+
+
+def depth_to_points(depth_1HW: Tensor, intrinsics: Intrinsics) -> Tensor:
+    """A depth map as a point cloud, by kornia.
+
+    A map of ``predict(original_sizes=...)`` goes with the intrinsics of the user's own image: the
+    host's resize is undone, so nothing is stretched.
+
+    Args:
+        depth_1HW: (1, H, W) metres along the optical axis; NaN stays NaN.
+        intrinsics: (fx, fy, cx, cy) in pixels of the map.
+
+    Returns:
+        (H, W, 3) metres in the camera's frame: x right, y down, z forward.
+
+    Raises:
+        HostError: The map is not (1, H, W).
+    """
+    if depth_1HW.ndim != 3 or depth_1HW.shape[0] != 1:
+        raise HostError(f"depth of shape {tuple(depth_1HW.shape)}: expected one map, (1, H, W)")
+    # Takes a while to import, and a plug-in that only reads depth never needs it.
+    from kornia.geometry.depth import depth_to_3d
+
+    fx, fy, cx, cy = intrinsics
+    camera_133 = depth_1HW.new_tensor([[[fx, 0, cx], [0, fy, cy], [0, 0, 1]]])
+    points_13HW: Tensor = depth_to_3d(depth_1HW[None], camera_133, normalize_points=False)
+    return rearrange(points_13HW, "1 xyz h w -> h w xyz")

@@ -16,8 +16,9 @@ from typing import Any, NoReturn, Self, cast
 import torch
 from torch import Tensor, nn
 
+from clipdepth_plugin.adapters.hf_processor import from_processor
 from clipdepth_plugin.adapters.passes import TowerPass, Wanted
-from clipdepth_plugin.adapters.preprocessing import Preprocessing, from_processor
+from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.adapters.recorder import Recorder
 from clipdepth_plugin.adapters.running import run_tower
 from clipdepth_plugin.adapters.taps import Taps, owners

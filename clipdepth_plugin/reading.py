@@ -9,6 +9,7 @@ import logging
 import math
 import threading
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -22,10 +23,10 @@ from clipdepth_plugin.arguments import parse_focal, parse_intrinsics, parse_size
 from clipdepth_plugin.blocks import resize
 from clipdepth_plugin.errors import HeadMismatchError, HostError, NoDepthError
 from clipdepth_plugin.features import TowerFeatures
-from clipdepth_plugin.geometry import Intrinsics, ViewGeometry
+from clipdepth_plugin.geometry import ImageViews, Intrinsics
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.stitching import stitch
-from clipdepth_plugin.tiling import views_of
+from clipdepth_plugin.tiling import arrange
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class DepthPass(TowerPass):
         pairs = list(zip(natives, self.views, strict=True))
         if views is not None:
             maps = iter([one for pair in pairs for one in self._whole_views(*pair)])
-            return [_whole([g.to_image(next(maps)) for g in image]) for image in views]
+            return [_whole(image, list(islice(maps, len(image)))) for image in views]
         if size is not None:
             resized = [resize(self._whole_views(*pair), size) for pair in pairs]
             return torch.cat(resized) if len(resized) > 1 else resized[0].clone()
@@ -164,7 +165,7 @@ class DepthPass(TowerPass):
             )
         return natives
 
-    def _views(self, original_sizes: Size | Sequence[Size]) -> list[list[ViewGeometry]]:
+    def _views(self, original_sizes: Size | Sequence[Size]) -> list[ImageViews]:
         """The views of each image, in the order of this pass."""
         known = self._preprocessing
         if known is None:
@@ -172,26 +173,12 @@ class DepthPass(TowerPass):
                 "original_sizes needs the host's preprocessing, which this host does not carry: "
                 "give attach(..., processor=...) its image processor"
             )
-        for one in self.views:
-            if known.size != one.pixel_size:
-                raise HostError(
-                    f"the host's preprocessing gives {known.size}, this pass saw {one.pixel_size}: "
-                    "its pictures were prepared in another way; use predict(size=...)"
-                )
-        count = None if known.tilings else self.count
-        sizes = parse_sizes(original_sizes, "original_sizes", count)
-        views = [views_of(one, known) for one in sizes]
-        counts = [len(image) for image in views]
-        if sum(counts) != self.count:
-            raise HostError(
-                f"original_sizes: this host cuts images of {sizes} into {counts} views, but this "
-                f"pass has {self.count}: give the (height, width) of every image of the pass"
-            )
-        return views
+        seen = [views.pixel_size for views in self.views for _ in range(views.count)]
+        return arrange(parse_sizes(original_sizes, "original_sizes"), known, seen)
 
     def _camera_scales(
         self,
-        views: list[list[ViewGeometry]] | None,
+        views: list[ImageViews] | None,
         intrinsics: Intrinsics | Sequence[Intrinsics] | None,
         focal_px: float | Sequence[float | None] | None,
     ) -> list[float] | None:
@@ -218,16 +205,20 @@ class DepthPass(TowerPass):
             logger.info("images %s: focal length taken as %g px of the view", unknown, canonical)
         if views is not None:
             cameras = [
-                camera and geometry.intrinsics(camera)
+                geometry.intrinsics(camera) if camera and geometry else None
                 for image, camera in zip(views, cameras, strict=True)
-                for geometry in image
+                for geometry in (*image.views, *[None] * image.blank)
             ]
         return [1.0 if c is None else math.sqrt(c[0] * c[1]) / canonical for c in cameras]
 
 
-def _whole(views: list[Tensor]) -> Tensor:
-    """One map of an image, from those of its overview and tiles."""
-    return stitch(views[1:], views[0]) if len(views) > 1 else views[0].clone()
+def _whole(image: ImageViews, maps: list[Tensor]) -> Tensor:
+    """One map of an image, from those of its views; maps of blank views are left over."""
+    placed = [view.to_image(one) for view, one in zip(image.views, maps, strict=False)]
+    if len(placed) == 1:
+        return placed[0].clone()
+    overview_1HW = None if image.overview is None else placed.pop(image.overview)
+    return stitch(placed, overview_1HW)
 
 
 def on_heads_device(features: TowerFeatures, head: DepthHead) -> TowerFeatures:

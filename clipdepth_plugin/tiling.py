@@ -1,68 +1,135 @@
-"""Where the views lie that a host cuts an image into: the whole of it first, then its tiles.
+"""Which of a pass's views show which part of which image, found from what the host may do.
 
-LLaVA-NeXT's anyres tiling (transformers' LlavaNextImageProcessor): of the resolutions that the
-host allows, the one that loses least; the image is resized into it with its shape kept, padded in
-the middle, and cut into tiles, row by row.
+A host may make views in several ways: tiles where the caller asked for them, frames of a video,
+several images in one prompt. Number and sizes of the views that the tower saw say which it was;
+what they leave open is refused.
+
+Sizes are (H, W).
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+from clipdepth_plugin.adapters.cuts import Cut
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
-from clipdepth_plugin.geometry import ViewGeometry
+from clipdepth_plugin.errors import HostError
+from clipdepth_plugin.geometry import ImageViews, Size, ViewGeometry
 
-Size = tuple[int, int]
 
-
-def views_of(image_size: Size, preprocessing: Preprocessing) -> list[ViewGeometry]:
-    """The views of one image, in the order in which the tower sees them.
-
-    Args:
-        image_size: (H, W) of the user's image.
-        preprocessing: The host's.
-
-    Returns:
-        One view, or where the host tiles: the overview, then the tiles.
+def whole_view(image_size: Size, preprocessing: Preprocessing) -> ViewGeometry:
+    """The one view of an image that ``preprocessing.resize`` makes.
 
     Raises:
         HostError: It is not known how the host resizes.
     """
-    if not preprocessing.tilings:
-        return [ViewGeometry.of(image_size, preprocessing)]
-    overview = ViewGeometry.of(image_size, replace(preprocessing, resize="squash"))
-    tile_h, tile_w = view = preprocessing.size
-    canvas_h, canvas_w = canvas = _best_fit(image_size, preprocessing.tilings)
-    resized_h, resized_w = _resized(image_size, canvas)
-    scale = (resized_h / image_size[0], resized_w / image_size[1])
-    # The odd pixel of the padding goes behind.
-    top, left = (canvas_h - resized_h) // 2, (canvas_w - resized_w) // 2
-    return [
-        overview,
-        *(
-            ViewGeometry(image_size, view, scale, (top - y, left - x))
-            for y in range(0, canvas_h, tile_h)
-            for x in range(0, canvas_w, tile_w)
-        ),
-    ]
+    ways = replace(preprocessing, cuts=()).ways
+    if not ways:
+        raise _unknown(preprocessing)
+    return ways[0].views(image_size).views[0]
 
 
-def _best_fit(image_size: Size, canvases: tuple[Size, ...]) -> Size:
-    """The canvas that keeps most of the image's pixels; of equal ones the smallest, then first."""
+def arrange(
+    sizes: Size | list[Size], preprocessing: Preprocessing, seen: Sequence[Size]
+) -> list[ImageViews]:
+    """The views of each image, in the order of a pass.
 
-    def loss(canvas: Size) -> tuple[int, int]:
-        scale = min(canvas[1] / image_size[1], canvas[0] / image_size[0])
-        kept = int(image_size[1] * scale) * int(image_size[0] * scale)
-        kept = min(kept, image_size[0] * image_size[1])
-        return -kept, canvas[0] * canvas[1] - kept
+    Args:
+        sizes: (H, W) of the user's images: a list with one for each, or one for as many as the
+            pass saw.
+        preprocessing: The host's.
+        seen: (H, W) of each view that the tower saw.
 
-    return min(canvases, key=loss)
+    Raises:
+        HostError: It is not known how the host makes views, none of its ways fits what was seen,
+            or several do and differ.
+    """
+    if not preprocessing.ways:
+        raise _unknown(preprocessing)
+    tried = [_try(way, sizes, seen) for way in preprocessing.ways]
+    fitting = [attempt for attempt in tried if attempt.fits]
+    if not fitting:
+        raise _no_fit(sizes, seen, tried)
+    chosen, *others = fitting
+    for other in others:
+        if _geometries(other.images) != _geometries(chosen.images):
+            raise HostError(
+                f"original_sizes: {len(seen)} views may be {len(chosen.images)} images "
+                f"{chosen.way.label} or {len(other.images)} images {other.way.label}: give the "
+                "(height, width) of every image of the pass, or attach(..., processor=...) the "
+                "image processor or the video processor alone"
+            )
+    return chosen.images
 
 
-def _resized(image_size: Size, canvas: Size) -> Size:
-    """The image's size inside the canvas: one side fits, the other is rounded up."""
-    scale_h, scale_w = canvas[0] / image_size[0], canvas[1] / image_size[1]
-    if scale_w < scale_h:
-        return min(math.ceil(image_size[0] * scale_w), canvas[0]), canvas[1]
-    return canvas[0], min(math.ceil(image_size[1] * scale_h), canvas[1])
+@dataclass(frozen=True)
+class _Attempt:
+    """What one way would make of the images."""
+
+    way: Cut
+    images: list[ImageViews]
+    fits: bool
+
+
+def _try(way: Cut, sizes: Size | list[Size], seen: Sequence[Size]) -> _Attempt:
+    if isinstance(sizes, tuple):
+        one = way.views(sizes)
+        images = [one] * max(1, len(seen) // len(one))
+    else:
+        images = [way.views(size) for size in sizes]
+    if sum(map(len, images)) != len(seen):
+        return _Attempt(way, images, fits=False)
+    rest, placed = iter(seen), []
+    for image in images:
+        shown = [next(rest) for _ in range(len(image))]
+        views = zip(image.views, shown, strict=False)
+        if way.pads_behind:
+            placed.append(replace(image, views=tuple(_padded(*view) for view in views)))
+        else:
+            placed.append(image)
+        if any(view.view_size != size for view, size in zip(placed[-1].views, shown, strict=False)):
+            return _Attempt(way, images, fits=False)
+    return _Attempt(way, placed, fits=True)
+
+
+def _padded(view: ViewGeometry, seen: Size) -> ViewGeometry:
+    """The view with the padding that a batch puts below it and at its right."""
+    larger = all(whole >= own for whole, own in zip(seen, view.view_size, strict=True))
+    return replace(view, view_size=seen) if larger else view
+
+
+def _geometries(images: list[ImageViews]) -> list[ViewGeometry]:
+    return [view for image in images for view in image.views]
+
+
+def _unknown(preprocessing: Preprocessing) -> HostError:
+    if preprocessing.unknown:
+        return HostError(
+            "it is not known how this host makes views of its pictures: no rule for "
+            f"{preprocessing.unknown}; use predict(size=...)"
+        )
+    return HostError(
+        "it is not known how this host resizes its pictures: give "
+        "attach(..., processor=...) the host's image processor"
+    )
+
+
+def _no_fit(sizes: Size | list[Size], seen: Sequence[Size], tried: list[_Attempt]) -> HostError:
+    lines = []
+    for attempt in tried:
+        counts = [len(image) for image in attempt.images]
+        expected = sorted({view.view_size for view in _geometries(attempt.images)})
+        lines.append(f"{attempt.way.label}: {_short(counts)} views of {_short(expected)}")
+    images = "images of" if isinstance(sizes, list) else "any number of images of"
+    return HostError(
+        f"original_sizes: this pass has {len(seen)} views of {_short(sorted(set(seen)))}; of "
+        f"{images} {_short(sizes)} this host makes, {'; or '.join(lines)}. Give the (height, "
+        "width) of every image of the pass, in order, and attach(..., processor=...) the very "
+        "processor that prepared them"
+    )
+
+
+def _short(items: Sequence[object]) -> str:
+    shown = ", ".join(map(str, items[:8]))
+    return f"[{shown}, ... {len(items)} in all]" if len(items) > 8 else f"[{shown}]"

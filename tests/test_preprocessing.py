@@ -1,86 +1,15 @@
-"""Preprocessing is read from processors and configs as their libraries mean it."""
+"""Preprocessing is read from the configs of timm and open_clip as those libraries mean it."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
-
-import pytest
 
 from clipdepth_plugin.adapters.preprocessing import (
-    CLIP_NORMALISATION,
     HALF_NORMALISATION,
     Preprocessing,
     from_open_clip,
-    from_processor,
     from_timm,
 )
-from clipdepth_plugin.errors import HostError
-
-
-def test_clip_processor() -> None:
-    from transformers import CLIPImageProcessor
-
-    read = from_processor(CLIPImageProcessor())
-    assert read == Preprocessing(*CLIP_NORMALISATION, (224, 224), "shortest", 224)
-
-
-def test_siglip_processor_inside_another() -> None:
-    from transformers import SiglipImageProcessor
-
-    outer = type("Processor", (), {"image_processor": SiglipImageProcessor(resample=2)})()
-    assert from_processor(outer) == Preprocessing(
-        *HALF_NORMALISATION, (224, 224), "squash", None, "bilinear"
-    )
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ({"size": {"height": 8, "width": 4}}, ((8, 4), "squash")),
-        ({"size": 16}, ((16, 16), "squash")),
-        (
-            {"size": {"shortest_edge": 20}, "do_center_crop": True, "crop_size": 16},
-            ((16, 16), "shortest"),
-        ),
-        ({"size": 224, "do_center_crop": True, "crop_size": 224}, ((224, 224), "shortest")),
-        # Padded, but where is not known.
-        ({"size": [8, 8], "do_pad": True}, ((8, 8), None)),
-        (
-            {"size": 8, "do_pad": True, "image_processor_type": "Owlv2ImageProcessor"},
-            ((8, 8), None),
-        ),
-        ({"size": {"height": 8, "width": 8}, "do_resize": False}, ((8, 8), None)),
-        (
-            {"size": {"height": 256, "width": 256}, "do_center_crop": True, "crop_size": 224},
-            ((224, 224), None),
-        ),
-        (
-            {"size": {"shortest_edge": 8}, "do_center_crop": True, "crop_size": 8, "crop_pct": 0.9},
-            ((8, 8), None),
-        ),
-        ({"do_center_crop": True, "crop_size": 8}, ((8, 8), None)),
-    ],
-)
-def test_dict(given: dict[str, Any], expected: tuple[Any, ...]) -> None:
-    read = from_processor({"image_mean": 0.5, "image_std": [0.5] * 3, **given})
-    assert (read.size, read.resize) == expected
-
-
-@pytest.mark.parametrize(("to", "crop"), [(224, 224), (256, 224)])
-def test_an_int_before_a_centre_crop_is_the_short_side(to: int, crop: int) -> None:
-    """Old CLIP files: {"size": 224, "do_center_crop": true, "crop_size": 224}."""
-    given = {"size": to, "do_center_crop": True, "crop_size": crop}
-    read = from_processor({"image_mean": 0.5, "image_std": 0.5, **given})
-    assert (read.size, read.resize, read.resize_to) == ((crop, crop), "shortest", to)
-
-
-@pytest.mark.parametrize(("pads", "kind"), [(True, "pad"), (False, "shortest")])
-def test_only_llavas_own_processor_pads_to_a_square(pads: bool, kind: str) -> None:
-    from transformers import LlavaImageProcessor, LlavaNextImageProcessor
-
-    assert from_processor(LlavaImageProcessor(do_pad=pads)).resize == kind
-    assert from_processor(LlavaNextImageProcessor()).resize is None
 
 
 def test_at_another_size() -> None:
@@ -88,16 +17,6 @@ def test_at_another_size() -> None:
     assert crops.at_size((112, 112)) == replace(crops, size=(112, 112), resize_to=128)
     squashes = Preprocessing(*HALF_NORMALISATION, (224, 224), "squash")
     assert squashes.at_size((112, 56)) == replace(squashes, size=(112, 56))
-
-
-def test_without_normalisation() -> None:
-    read = from_processor({"do_normalize": False, "image_mean": 0.5, "image_std": 0.5, "size": 8})
-    assert (read.mean, read.std) == ((0.0,) * 3, (1.0,) * 3)
-
-
-def test_missing_values_are_named() -> None:
-    with pytest.raises(HostError, match="cannot read image_std, size or crop_size"):
-        from_processor({"image_mean": [0.5] * 3, "image_processor_type": "Odd"})
 
 
 def test_timm_and_open_clip() -> None:
@@ -109,5 +28,11 @@ def test_timm_and_open_clip() -> None:
     assert (squash.size, squash.resize) == ((8, 4), "squash")
     assert from_timm({}) is None
     longest = from_open_clip({**base, "size": 32, "resize_mode": "longest"})
-    assert longest == Preprocessing(*HALF_NORMALISATION, (32, 32), "pad")
+    assert longest == Preprocessing(*HALF_NORMALISATION, (32, 32), "fit")
+    oblong = from_open_clip({**base, "size": (32, 16), "resize_mode": "shortest"})
+    assert oblong is not None
+    assert (oblong.resize, oblong.unknown) == (
+        None,
+        "open_clip's resize_mode 'shortest' to 32 x 16",
+    )
     assert from_open_clip({"size": 3}) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,13 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, attach
-from clipdepth_plugin.adapters.preprocessing import from_processor
+from clipdepth_plugin.adapters.hf_processor import from_processor
+from clipdepth_plugin.adapters.preprocessing import HALF_NORMALISATION, Preprocessing
 from clipdepth_plugin.errors import HostError
-from clipdepth_plugin.geometry import ViewGeometry
+from clipdepth_plugin.geometry import ImageViews, Size, ViewGeometry
 from clipdepth_plugin.stitching import stitch
-from clipdepth_plugin.tiling import views_of
+from clipdepth_plugin.tiling import arrange
 
 TILE = 32
+VIEW = (TILE, TILE)
 PINPOINTS = [[32, 64], [64, 32], [64, 64], [96, 32]]
 SIZES = [(32, 64), (50, 100), (101, 33), (64, 64), (17, 90), (200, 150), (31, 47), (33, 34)]
 
@@ -45,44 +48,9 @@ def ramps(size: tuple[int, int]) -> Tensor:
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_tiles_lie_where_the_processor_cuts_them(size: tuple[int, int]) -> None:
-    processor = llava_next()
-    out = processor([ramps(size)], do_rescale=False, do_normalize=False, return_tensors="pt")
-    seen_V3HW = out["pixel_values"][0]
-    views = views_of(size, from_processor(processor))
-    assert len(views) == len(seen_V3HW)
-    for view, seen_3HW in zip(views, seen_V3HW, strict=True):
-        assert view.view_size == (TILE, TILE)
-        inside_HW = expected_inside(view)
-        torch.testing.assert_close(seen_3HW[2], inside_HW.float(), rtol=0, atol=1e-5)
-        # Filters end at the picture's border; a pixel of the larger scale is the tolerance.
-        for axis, channel in ((1, 0), (0, 1)):
-            centres = torch.arange(TILE) + 0.5
-            place = (centres - view.offset[axis]) / view.scale[axis] / size[axis]
-            expected_HW = (
-                place[None].expand(TILE, TILE) if axis else place[:, None].expand(TILE, TILE)
-            )
-            border = 1.5 * max(1.0, 1 / view.scale[axis]) / size[axis]
-            clear_HW = inside_HW & (expected_HW > border) & (expected_HW < 1 - border)
-            # An antialiasing filter's rounded weights move a ramp by up to a tenth of a pixel.
-            torch.testing.assert_close(
-                seen_3HW[channel][clear_HW], expected_HW[clear_HW], rtol=0, atol=0.1 / size[axis]
-            )
-
-
-def expected_inside(view: ViewGeometry) -> Tensor:
-    """(H, W) whether a pixel of the view shows the image and not padding."""
-    axes = []
-    for axis in (0, 1):
-        edges = torch.arange(TILE) + 0.5 - view.offset[axis]
-        axes.append((edges > 0) & (edges < round(view.scale[axis] * view.image_size[axis])))
-    return axes[0][:, None] & axes[1][None]
-
-
-@pytest.mark.parametrize("size", SIZES, ids=str)
 def test_tiles_of_a_smooth_map_become_that_map(size: tuple[int, int]) -> None:
     """Each tile with a scale of its own; the overview's is the image's."""
-    views = views_of(size, from_processor(llava_next()))
+    (views,) = (way.views(size).views for way in from_processor(llava_next()).ways)
     maps = []
     for index, view in enumerate(views):
         y = (torch.arange(TILE) + 0.5 - view.offset[0]) / view.scale[0] / size[0]
@@ -102,8 +70,97 @@ def test_tiles_of_a_smooth_map_become_that_map(size: tuple[int, int]) -> None:
     ],
 )
 def test_other_settings_are_not_known(options: dict[str, Any]) -> None:
-    with pytest.raises(HostError, match="not known how this host resizes"):
-        views_of((40, 50), from_processor(llava_next(**options)))
+    with pytest.raises(HostError, match=r"no rule for size=.*crop_size=.*canvases"):
+        arrange([(40, 50)], from_processor(llava_next(**options)), [VIEW])
+
+
+def test_an_option_that_nobody_knows_is_named() -> None:
+    given = {"image_mean": 0.5, "image_std": 0.5, "size": TILE, "do_fold": True, "folds": 0}
+    known = from_processor({**given, "image_processor_type": "Origami"})
+    with pytest.raises(HostError, match="no rule for Origami: do_fold=True"):
+        arrange((40, 50), known, [VIEW])
+
+
+def test_without_a_processor_it_is_asked_for() -> None:
+    with pytest.raises(HostError, match=r"give attach\(..., processor=...\)"):
+        arrange((40, 50), Preprocessing(*HALF_NORMALISATION, VIEW), [VIEW])
+
+
+SQUARE = {"height": TILE, "width": TILE}
+
+
+def onevision(**options: Any) -> Any:
+    from transformers import LlavaOnevisionImageProcessor
+
+    return LlavaOnevisionImageProcessor(size=SQUARE, image_grid_pinpoints=PINPOINTS, **options)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "views", "labels"),
+    [
+        ([(50, 100), (101, 33)], 7, "an overview and anyres tiles"),
+        ([(50, 100), (101, 33)], 2, "padded to a square"),
+        ((50, 100), 3, None),
+        ([(50, 100)], 3, "an overview and anyres tiles"),
+    ],
+)
+def test_the_number_of_views_says_what_the_host_did(
+    sizes: Any, views: int, labels: str | None
+) -> None:
+    """OneVision tiles an image alone in its prompt; three views may be one image or three."""
+    known = from_processor(onevision())
+    if labels is None:
+        with pytest.raises(HostError, match=r"3 views may be 1 images .* or 3 images padded"):
+            arrange(sizes, known, [VIEW] * views)
+        return
+    (way,) = (way for way in known.ways if way.label == labels)
+    assert arrange(sizes, known, [VIEW] * views) == [way.views(size) for size in sizes]
+
+
+def test_frames_and_images_of_one_prompt_are_not_mixed_up() -> None:
+    from transformers import LlavaOnevisionVideoProcessor
+
+    both = SimpleNamespace(
+        image_processor=onevision(), video_processor=LlavaOnevisionVideoProcessor(size=SQUARE)
+    )
+    with pytest.raises(HostError, match="the image processor or the video processor alone"):
+        arrange((50, 100), from_processor(both), [VIEW] * 4)
+    frames = arrange((50, 100), from_processor(both.video_processor), [VIEW] * 4)
+    assert frames == [ImageViews((ViewGeometry.squashed((50, 100), VIEW),))] * 4
+    # Of a square picture both make the same.
+    assert len(arrange((50, 50), from_processor(both), [VIEW] * 4)) == 4
+
+
+@pytest.mark.parametrize(
+    ("sizes", "seen", "says"),
+    [
+        ([(50, 100)], [VIEW] * 2, r"2 views of \[\(32, 32\)\]; of images of \[\(50, 100\)\]"),
+        ([(50, 100)], [VIEW] * 2, r"anyres tiles: \[3\] views of \[\(32, 32\)\]; or padded"),
+        ([(50, 100)], [(32, 64)] * 3, r"3 views of \[\(32, 64\)\]"),
+        ([(50, 50)] * 9, [VIEW] * 10, r"\[1, 1, 1, 1, 1, 1, 1, 1, ... 9 in all\]"),
+    ],
+)
+def test_a_pass_that_does_not_fit_is_refused(sizes: Any, seen: list[Size], says: str) -> None:
+    with pytest.raises(HostError, match=says):
+        arrange(sizes, from_processor(onevision()), seen)
+
+
+def test_mllama_sends_blank_views() -> None:
+    from transformers import MllamaImageProcessor
+
+    known = from_processor(MllamaImageProcessor(size=SQUARE, max_image_tiles=4))
+    wide, square = arrange([(32, 64), (30, 30)], known, [VIEW] * 8)
+    assert (len(wide.views), wide.blank, wide.overview) == (2, 2, None)
+    assert (len(square.views), square.blank) == (1, 3)
+
+
+def test_smaller_pictures_of_a_batch_are_padded_behind() -> None:
+    from transformers import PixtralImageProcessor
+
+    known = from_processor(PixtralImageProcessor(size={"longest_edge": 64}, patch_size=8))
+    one, two = arrange([(16, 40), (64, 24)], known, [(64, 40)] * 2)
+    assert (one.views[0].view_size, one.views[0].scale) == ((64, 40), (1, 1))
+    assert two.views[0].intrinsics((9.0, 9.0, 3.0, 4.0)) == (9, 9, 3, 4)
 
 
 @pytest.fixture
@@ -146,19 +203,18 @@ def test_predict_gives_one_map_for_each_image(
         maps = plugin.predict(original_sizes=sizes)
         views = plugin.depth
         near = plugin.predict(original_sizes=sizes, focal_px=[20.0, None])
-        with pytest.raises(HostError, match=r"into \[3\] views, but this pass has 7"):
+        with pytest.raises(HostError, match=r"has 7 views .* any number of images of"):
             plugin.predict(original_sizes=sizes[0])
         with pytest.raises(HostError, match="focal_px: 3 given for 2 images"):
             plugin.predict(original_sizes=sizes, focal_px=[1.0, 2.0, 3.0])
-    counts = [len(views_of(size, from_processor(processor))) for size in sizes]
+    (way,) = from_processor(processor).ways
+    counts = [len(way.views(size)) for size in sizes]
     assert len(views) == sum(counts)
     start = 0
     for size, one, count in zip(sizes, maps, counts, strict=True):
         assert one.shape == (1, *size)
         assert bool((one.isfinite() & (one > 0)).all())
-        overview_1HW = ViewGeometry.to_image(
-            views_of(size, from_processor(processor))[0], views[start]
-        )
+        overview_1HW = way.views(size).views[0].to_image(views[start])
         assert (one.log() - overview_1HW.log()).median().abs() < 0.2  # the overview's scale
         start += count
     assert torch.equal(near[1], maps[1])

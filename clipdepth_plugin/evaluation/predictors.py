@@ -107,7 +107,7 @@ def camera_factor(
         canonical: Canonical focal length in pixels of that input.
     """
     height, width = image_3HW.shape[-2:]
-    view = ViewGeometry.of((height, width), replace(preprocessing, resize="squash"))
+    view = ViewGeometry.squashed((height, width), preprocessing.size)
     fx, fy, _, _ = view.intrinsics(intrinsics)
     return math.sqrt(fx * fy) / canonical
 

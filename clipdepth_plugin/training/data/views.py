@@ -17,6 +17,7 @@ from torch import Tensor
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.geometry import Intrinsics, ViewGeometry
 from clipdepth_plugin.images import to_pixels
+from clipdepth_plugin.tiling import whole_view
 from clipdepth_plugin.training.data.sample import Sample
 
 
@@ -40,12 +41,12 @@ class View:
 def view_geometry(image_size: tuple[int, int], preprocessing: Preprocessing) -> ViewGeometry:
     """Where a picture of ``image_size`` (H, W) lies in the view, in whole pixels.
 
-    As ``ViewGeometry.of``, but where it is not known how the host resizes, the whole picture is
+    As ``whole_view``, but where it is not known how the host resizes, the whole picture is
     squashed, and padding is rounded to pixels as resizing libraries do.
     """
     if preprocessing.resize is None:
         preprocessing = replace(preprocessing, resize="squash")
-    exact = ViewGeometry.of(image_size, preprocessing)
+    exact = whole_view(image_size, preprocessing)
     scaled = _scaled(exact)
     scale = (scaled[0] / image_size[0], scaled[1] / image_size[1])
     offset = (math.floor(exact.offset[0]), math.floor(exact.offset[1]))

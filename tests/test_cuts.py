@@ -1,0 +1,238 @@
+"""Views lie where the hosts' own image processors put them.
+
+Each processor is given a picture whose pixels say where they are: x in red, y in green, and blue
+wherever there is a picture and not padding. What comes out must say what the rule says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pytest
+import torch
+import transformers
+from einops import rearrange
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from clipdepth_plugin.adapters.cuts import Cut
+from clipdepth_plugin.adapters.hf_processor import from_processor
+from clipdepth_plugin.geometry import ImageViews, Size, ViewGeometry
+
+T = 32  # a tile's side
+SQUARE = {"height": T, "width": T}
+# Bilinear, so that a ramp stays a ramp; black padding.
+PLAIN = {"resample": 2, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+SIZES = [(32, 64), (50, 100), (101, 33), (64, 64), (34, 130), (200, 150), (47, 61), (40, 41)]
+
+
+def _first(out: Any) -> Iterable[Tensor]:
+    return cast("Iterable[Tensor]", out["pixel_values"][0])
+
+
+def _all(out: Any) -> Iterable[Tensor]:
+    return cast("Iterable[Tensor]", out["pixel_values"])
+
+
+def _mllama(out: Any) -> Iterable[Tensor]:
+    return cast("Iterable[Tensor]", out["pixel_values"][0][0])
+
+
+def _qwen(out: Any) -> Iterable[Tensor]:
+    """Patches in 2 x 2 merge order, each frame twice."""
+    _, rows, columns = map(int, out["image_grid_thw"][0])
+    image_3HW = rearrange(
+        torch.as_tensor(out["pixel_values"]),
+        "(h w mh mw) (c t ph pw) -> t c (h mh ph) (w mw pw)",
+        h=rows // 2, w=columns // 2, mh=2, mw=2, t=2, c=3, ph=4, pw=4,
+    )[0]  # fmt: skip
+    return [image_3HW]
+
+
+def _naflex(out: Any) -> Iterable[Tensor]:
+    rows, columns = map(int, out["spatial_shapes"][0])
+    patches = torch.as_tensor(out["pixel_values"])[0][: rows * columns]
+    return [rearrange(patches, "(h w) (ph pw c) -> c (h ph) (w pw)", h=rows, w=columns, ph=8, pw=8)]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way of one image processor.
+
+    Attributes:
+        processor: Class name; the same with "Fast" and "Pil" is tried, too, where it exists.
+        options: Its settings.
+        way: Which of the ways that are read from it.
+        views: The (3, H, W) views of one image in its output.
+        call: Options of the call.
+        nest: How one image is given.
+        family: Its rule.
+    """
+
+    name: str
+    processor: str
+    options: dict[str, Any]
+    way: int = 0
+    views: Callable[[Any], Iterable[Tensor]] = _all
+    call: dict[str, Any] | None = None
+    nest: Callable[[Any], Any] = lambda image: [image]
+
+
+PINPOINTS = [[32, 64], [64, 32], [64, 64], [96, 32]]
+ANYRES = {"image_grid_pinpoints": PINPOINTS}
+SHORT = {"size": {"shortest_edge": T}, "crop_size": SQUARE}
+IDEFICS3 = {"size": {"longest_edge": 4 * T}, "max_image_size": {"longest_edge": T}}
+SCAN = {
+    "pan_and_scan_min_crop_size": 16,
+    "pan_and_scan_max_num_crops": 4,
+    "pan_and_scan_min_ratio_to_activate": 1.2,
+}
+CASES = [
+    Case("clip", "CLIPImageProcessor", SHORT),
+    Case("siglip-paligemma", "SiglipImageProcessor", {"size": SQUARE}),
+    Case("blip-2", "BlipImageProcessor", {"size": SQUARE}),
+    Case("llava-1.5-padded", "LlavaImageProcessor", {**SHORT, "do_pad": True}),
+    Case("llava-next", "LlavaNextImageProcessor", {**SHORT, **ANYRES}, views=_first),
+    Case("onevision", "LlavaOnevisionImageProcessor", {"size": SQUARE, **ANYRES}, views=_first),
+    Case(
+        "onevision-among-others", "LlavaOnevisionImageProcessor", {"size": SQUARE, **ANYRES}, 1,
+        _first, nest=lambda image: [[image, image]],
+    ),
+    Case(
+        "internvl-ayavision", "GotOcr2ImageProcessor", {"size": SQUARE, "max_patches": 6},
+        call={"crop_to_patches": True},
+    ),
+    Case("internvl-whole", "GotOcr2ImageProcessor", {"size": SQUARE}, 1),
+    Case("gemma3", "Gemma3ImageProcessor", {"size": SQUARE, **SCAN, "do_pan_and_scan": True}),
+    Case("gemma3-whole", "Gemma3ImageProcessor", {"size": SQUARE}, 1),
+    Case(
+        "idefics2-split", "Idefics2ImageProcessor",
+        {"size": {"shortest_edge": 16, "longest_edge": 48}, "do_image_splitting": True},
+        views=_first,
+    ),
+    Case(
+        "idefics2", "Idefics2ImageProcessor", {"size": {"shortest_edge": 16, "longest_edge": 48}},
+        1, _first,
+    ),
+    Case("idefics3", "Idefics3ImageProcessor", IDEFICS3, views=_first),
+    Case("idefics3-whole", "Idefics3ImageProcessor", {**IDEFICS3, "do_image_splitting": False}, 1,
+         _first),
+    Case("smolvlm", "SmolVLMImageProcessor", IDEFICS3, views=_first),
+    Case("mllama", "MllamaImageProcessor", {"size": SQUARE, "max_image_tiles": 4}, views=_mllama),
+    Case(
+        "pixtral", "PixtralImageProcessor", {"size": {"longest_edge": 96}, "patch_size": 8},
+    ),
+    Case(
+        "qwen-vl", "Qwen2VLImageProcessor",
+        {"size": {"shortest_edge": 1024, "longest_edge": 9000}, "patch_size": 4}, views=_qwen,
+    ),
+    Case(
+        "siglip2-naflex", "Siglip2ImageProcessor", {"patch_size": 8, "max_num_patches": 64},
+        views=_naflex,
+    ),
+    Case(
+        "pi0", "PI0ImageProcessor",
+        {"size": {"max_height": T, "max_width": T}, "pad_size": SQUARE},
+    ),
+]  # fmt: skip
+
+
+def _variants() -> list[Any]:
+    found = []
+    for case in CASES:
+        for variant in (case.processor, f"{case.processor}Fast", f"{case.processor}Pil"):
+            kind = getattr(transformers, variant, None)
+            if kind is not None and (
+                variant == case.processor or kind is not getattr(transformers, case.processor, None)
+            ):
+                found.append(pytest.param(case, variant, id=f"{case.name}-{variant}"))
+    return found
+
+
+def ramps(size: Size) -> Tensor:
+    """(3, H, W) uint8: x and y as shares of the picture, and white where there is one."""
+    y_HW = ((torch.arange(size[0]) + 0.5) / size[0])[:, None].expand(size)
+    x_HW = ((torch.arange(size[1]) + 0.5) / size[1])[None].expand(size)
+    return (torch.stack([x_HW, y_HW, torch.ones(size)]) * 255).round().to(torch.uint8)
+
+
+def seen_by(case: Case, variant: str, size: Size) -> tuple[list[Tensor], ImageViews, Cut]:
+    """What the processor makes of a picture, and what the rule says of it."""
+    processor = getattr(transformers, variant)(**{**PLAIN, **case.options})
+    steps = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
+    out = processor(case.nest(ramps(size)), **steps, **(case.call or {}))
+    way = from_processor(processor).ways[case.way]
+    return [torch.as_tensor(view).float() / 255 for view in case.views(out)], way.views(size), way
+
+
+def check(view: ViewGeometry, seen_3HW: Tensor) -> None:
+    """The seen pixels are from where the geometry says."""
+    axes = []
+    for axis in (0, 1):
+        edge = (torch.arange(seen_3HW.shape[axis + 1]) + 0.5 - view.offset[axis]) / view.scale[axis]
+        axes.append(edge)
+    # A pixel of the larger scale from any edge, where filters end.
+    clear, inside = [], []
+    for axis, place in enumerate(axes):
+        size, margin = view.image_size[axis], 1.5 * max(1.0, 1 / view.scale[axis])
+        first = -view.offset[axis] / view.scale[axis]
+        last = first + view.view_size[axis] / view.scale[axis]
+        low, high = max(0.0, first) + margin, min(size, last) - margin
+        clear.append((place > low) & (place < high))
+        inside.append((place > margin) & (place < high))
+        outside = (place < -margin) | (place > min(size, last) + margin)
+        there = seen_3HW[2].amax(dim=1 - axis)
+        assert bool((there[outside] < 0.02).all())
+    there_HW = inside[0][:, None] & inside[1][None]
+    assert bool((seen_3HW[2][there_HW] > 0.98).all())
+    for axis, channel in ((0, 1), (1, 0)):
+        size = view.image_size[axis]
+        got = seen_3HW[channel].movedim(axis, 0)[clear[axis]][:, clear[1 - axis]] * size
+        error = got - axes[axis][clear[axis]][:, None]
+        if error.numel():
+            # Ramps are rounded to 255 steps, before and after each resize.
+            assert error.abs().max() < 0.3 + size / 200, (view, axis)
+            assert error.mean().abs() < 0.1 + size / 400, (view, axis)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize(("case", "variant"), _variants())
+def test_views_lie_where_the_processor_puts_them(case: Case, variant: str, size: Size) -> None:
+    seen, expected, way = seen_by(case, variant, size)
+    compare(seen, expected, way)
+
+
+@pytest.mark.parametrize(("case", "variant"), _variants())
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(size=st.tuples(st.integers(18, 170), st.integers(18, 170)))
+def test_at_any_size(case: Case, variant: str, size: Size) -> None:
+    seen, expected, way = seen_by(case, variant, size)
+    compare(seen, expected, way)
+
+
+def compare(seen: list[Tensor], expected: ImageViews, way: Cut) -> None:
+    assert len(seen) == len(expected)
+    for view, seen_3HW in zip(expected.views, seen, strict=False):
+        shown = tuple(seen_3HW.shape[1:])
+        if way.pads_behind:
+            assert all(a >= b for a, b in zip(shown, view.view_size, strict=True))
+        else:
+            assert shown == view.view_size
+        check(view, seen_3HW)
+    for blank_3HW in seen[len(expected.views) :]:
+        assert not bool(blank_3HW.any())
+    if expected.overview is not None and len(expected.views) > 1:
+        overview = expected.views[expected.overview]
+        assert overview == ViewGeometry.squashed(overview.image_size, overview.view_size)
+
+
+def test_each_family_is_tested() -> None:
+    """A rule that is read and not held against its processor would be a guess."""
+    kinds = set()
+    for case in CASES:
+        processor = getattr(transformers, case.processor)(**{**PLAIN, **case.options})
+        kinds |= {type(way).__name__ for way in from_processor(processor).ways}
+    assert len(kinds) >= 13, kinds
