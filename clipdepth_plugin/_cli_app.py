@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clipdepth_plugin import _cli_eval, _cli_train
+from clipdepth_plugin import _cli_bench, _cli_eval, _cli_train
 from clipdepth_plugin._cli_options import (
     DeviceOption,
     HeadOption,
@@ -98,3 +98,4 @@ def predict(
 
 _cli_train.register(app)
 _cli_eval.register(app)
+_cli_bench.register(app)

@@ -43,6 +43,11 @@ class Interval:
         """The largest size that the interval admits."""
         return max(abs(self.low), abs(self.high))
 
+    @property
+    def above_noise(self) -> bool:
+        """Whether zero lies outside, and the interval's half is smaller than the median."""
+        return not self.contains(0.0) and (self.high - self.low) / 2 < abs(self.median)
+
     def contains(self, value: float) -> bool:
         """Whether ``value`` lies in the interval."""
         return self.low <= value <= self.high
@@ -97,8 +102,8 @@ def median_interval(values: Values, *, seed: int = 0) -> Interval:
     if not np.isfinite(values).all():
         raise BenchError("a time is not finite")
     draws = np.random.default_rng(seed).integers(0, count, (_DRAWS, count))
-    tail = _tail(count)
-    low, high = np.quantile(np.median(values[draws], axis=1), (tail, 1 - tail))
+    outside = tail(count)
+    low, high = np.quantile(np.median(values[draws], axis=1), (outside, 1 - outside))
     return Interval(float(np.median(values)), float(low), float(high))
 
 
@@ -106,8 +111,8 @@ def compare(variant: Values, base: Values, control: Values | None = None) -> Com
     """A variant against its base.
 
     The control is the base timed once more in the same rounds: what it differs from itself is
-    noise. An effect is told from noise if its interval leaves zero out and its median is larger
-    than all that the control's interval admits.
+    noise. An effect is told from noise if its interval leaves zero out and is narrower than twice
+    its median, and its median is larger than all that the control's interval admits.
 
     Args:
         variant: (rounds,) seconds.
@@ -118,13 +123,13 @@ def compare(variant: Values, base: Values, control: Values | None = None) -> Com
         BenchError: Too few rounds.
     """
     difference = median_interval(variant - base)
-    told = not difference.contains(0.0)
+    told = difference.above_noise
     if control is not None:
         told = told and abs(difference.median) > median_interval(control - base).extent
     return Comparison(difference, median_interval(variant / base), told)
 
 
-def _tail(count: int) -> float:
+def tail(count: int) -> float:
     """Probability outside on each side, made smaller for few values.
 
     Corrects for the bootstrap's variance, n - 1 where n is due, and for normal in place of t.

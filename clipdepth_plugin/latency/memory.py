@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +47,6 @@ def _cuda_peak(call: Callable[[], object], device: torch.device) -> int:
 
 def _resident_peak(call: Callable[[], object]) -> int | None:
     """Linux: the kernel keeps the peak, and starts it anew when told 5 (proc(5))."""
-    gc.collect()
     # The allocator gives back what it keeps for later; else the call would find it there already.
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

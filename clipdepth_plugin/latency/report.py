@@ -1,0 +1,137 @@
+"""An audit for people: one table, for a terminal and in Markdown, and the verdict above it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clipdepth_plugin.circumstances import Circumstances
+from clipdepth_plugin.latency.schema import Audit, Figure, Range, Sweep
+from clipdepth_plugin.latency.verdict import said
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+HEADER = (
+    "of", "what", "p50 ms", "p95 ms", "p99 ms", "adds ms", "in % of its base", "adds MiB", "GFLOP",
+)  # fmt: skip
+_FORMS = {"batch": "pictures", "pixels": "pixels on a side", "levels": "tapped levels"}
+
+
+def rows(audit: Audit) -> list[tuple[str, ...]]:
+    """The table's cells, a row for each figure."""
+    return [_row(figure) for figure in audit.figures]
+
+
+def to_markdown(audit: Audit) -> str:
+    """The whole audit as Markdown."""
+    host, settings = audit.host, audit.settings
+    height, width = settings.size
+    prompt = f", prompt of {host.prompt_tokens} tokens" if host.prompt_tokens else ""
+    summary = (
+        f"`{host.spec}` ({host.model}, {host.parameters / 1e6:.1f} M parameters, of which "
+        f"{host.tower_parameters / 1e6:.1f} M in the tower), "
+        f"{'random weights, ' if host.random_weights else ''}batch {settings.batch}, "
+        f"{height} x {width}{prompt}. {settings.rounds} interleaved rounds after "
+        f"{settings.warmup} warm-up calls of each; medians of paired differences, with their "
+        "bootstrap 95% interval."
+    )
+    lines = [
+        f"# Added latency: {host.label}",
+        "",
+        *(f"- {line}" for line in audit.verdict),
+        "",
+        summary,
+        "",
+        *markdown_table(HEADER, rows(audit)),
+        "",
+        *(
+            f"- {name}: preset {head.preset}, {head.parameters / 1e6:.2f} M parameters "
+            f"({head.parameters_mib:.1f} MiB), levels {', '.join(map(str, head.levels))}"
+            for name, head in audit.heads.items()
+        ),
+        *(f"- Not measured, {form}: {why}" for form, why in audit.forms_not_measured.items()),
+        "",
+    ]
+    for sweep in audit.sweeps:
+        lines += [f"## Over the {_FORMS[sweep.over]}, tower", "", *sweep_markdown(sweep), ""]
+    lines += [describe(audit.circumstances), ""]
+    return "\n".join(lines)
+
+
+def sweep_markdown(sweep: Sweep) -> list[str]:
+    """A sweep's table and exponents as lines of Markdown."""
+    heads = list(sweep.points[0].added_ms)
+    header = [_FORMS[sweep.over], "tower ms", "images/s"]
+    for name in heads:
+        header += [f"{name} adds ms", f"images/s with {name}"]
+    table = []
+    for point in sweep.points:
+        cells = [str(point.value), _ms(point.tower_ms), f"{point.images_per_second:.2f}"]
+        for name in heads:
+            added = _ms(point.added_ms[name]) if point.added_told[name] else "lost in noise"
+            cells += [added, f"{point.images_per_second_with[name]:.2f}"]
+        table.append(tuple(cells))
+    over = "pixels" if sweep.over == "pixels" else _FORMS[sweep.over]
+    exponents = ", ".join(f"{one.of} {one.exponent}" for one in sweep.exponents)
+    fitted = [f"Exponents over the number of {over}: {exponents}."] if exponents else []
+    return [*markdown_table(tuple(header), table), "", *fitted]
+
+
+def make_table(audit: Audit) -> Table:
+    """The audit for a terminal."""
+    from rich import box
+    from rich.table import Table
+
+    settings = audit.settings
+    table = Table(
+        title=f"{audit.host.label}, batch {settings.batch}, {settings.rounds} rounds",
+        title_justify="left",
+        box=box.SIMPLE,
+    )
+    for name in ("", "p50 / p95 / p99 ms", "adds ms", "in % of its base", "MiB", "GFLOP"):
+        table.add_column(name, justify="right" if name else "left")
+    for figure, cells in zip(audit.figures, rows(audit), strict=True):
+        _, name, *times, added, share, memory, operations = cells
+        style = "bold" if figure.what == "depth" else ""
+        table.add_row(name, " / ".join(times), added, share, memory, operations, style=style)
+    return table
+
+
+def describe(seen: Circumstances) -> str:
+    """Machine, versions, date and command in a paragraph."""
+    gpu = f", {seen.gpu} ({seen.gpu_mhz or 'clocks not readable'}), CUDA {seen.cuda}"
+    clock = f" at {seen.cpu_mhz:.0f} MHz" if seen.cpu_mhz is not None else ""
+    versions = ", ".join(f"{name} {number}" for name, number in seen.versions.items())
+    return (
+        f"Measured {seen.created} on {seen.cpu}{clock}, {seen.cores} cores, {seen.threads} "
+        f"threads, load {seen.load} before{gpu if seen.gpu else ''}; {seen.platform}; "
+        f"{seen.device}, {seen.dtype}; {versions}; commit {seen.commit}. "
+        f"Command: `{' '.join(seen.command)}`."
+    )
+
+
+def _row(figure: Figure) -> tuple[str, ...]:
+    added = figure.added
+    told = [one for one in added if one.told]
+    memory = added[0].memory_mib if added else None
+    operations = "" if figure.gflops is None else f"{figure.gflops:.3g}"
+    shares = [f"{said(one)} of the {one.base}" if len(added) > 1 else said(one) for one in added]
+    return (
+        figure.scope,
+        figure.name,
+        *(f"{ms:.2f}" for ms in (figure.p50_ms, figure.p95_ms, figure.p99_ms)),
+        _ms(told[0].milliseconds) if told else "-" if added else "",
+        ", ".join(shares),
+        "" if memory is None else f"{memory:.1f}",
+        operations,
+    )
+
+
+def _ms(value: Range) -> str:
+    return f"{value.median:.2f} [{value.low:.2f}, {value.high:.2f}]"
+
+
+def markdown_table(header: tuple[str, ...], cells: list[tuple[str, ...]]) -> list[str]:
+    """A table's lines in Markdown."""
+    lines = [header, tuple("---" for _ in header), *cells]
+    return [f"| {' | '.join(line)} |" for line in lines]

@@ -1,0 +1,198 @@
+"""The report of an audit, as JSON: ``clipdepth-bench/1``.
+
+Every figure says of what it is (``scope``) and comes with its interval; all figures of one file
+come from one interleaved run, and only those may be compared.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from clipdepth_plugin.circumstances import Circumstances
+from clipdepth_plugin.errors import BenchError
+
+Scope = Literal["tower", "prefill", "whole", "head", "separate"]
+"""``tower``, ``prefill``, ``whole``: a pass of the host's tower, of a multimodal model over prompt
+and picture, of the host's own forward. ``head``: the depth head on tokens that are there already.
+``separate``: another network on the same picture."""
+
+What = Literal["alone", "control", "hooks", "depth"]
+"""``alone``: without us. ``control``: the same once more. ``hooks``: tapped, depth not read.
+``depth``: tapped, and the depth read after each pass."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Range(_Strict):
+    """A median with its 95% bootstrap interval."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+
+class Added(_Strict):
+    """What a variant adds to its base, from differences paired round by round."""
+
+    base: Scope
+    """What it is added to, or a share of."""
+    milliseconds: Range
+    percent: Range
+    """Of the base's time."""
+    told: bool
+    """Whether it can be told from noise: the interval leaves zero out and its half is smaller than
+    the median, which is larger than all that the base's difference from itself (its control)
+    admits. If not, only the interval's upper end means something."""
+    memory_mib: float | None
+    """Peak above the base's, without the head's own parameters; null where it can't be read."""
+
+
+class Figure(_Strict):
+    """One variant of the run."""
+
+    name: str
+    scope: Scope
+    """Of what it is the time."""
+    what: What
+    head: str | None = None
+    """A name in ``Audit.heads``."""
+    form: str | None = None
+    """eager, fused, compiled, graph or overlap."""
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    """Of few rounds, near the maximum."""
+    peak_mib: float | None
+    """Memory that one call needs at its peak; null where it can't be read."""
+    gflops: float | None
+    """1e9 operations, a multiply-add being two; null where they were not counted."""
+    added: tuple[Added, ...] = ()
+    """Against each base: the difference for a host with hooks or depth; for a head alone and a
+    separate network all of their time."""
+    seconds: tuple[float, ...]
+    """One for each round, in the order of the rounds."""
+
+
+class HeadSummary(_Strict):
+    """One of the heads measured."""
+
+    preset: str
+    levels: tuple[int, ...]
+    parameters: int
+    parameters_mib: float
+
+
+class HostSummary(_Strict):
+    """The host measured."""
+
+    spec: str
+    """As on the command line."""
+    label: str
+    model: str
+    """Its class."""
+    parameters: int
+    tower: str
+    """Module path; "" where the host is the tower."""
+    tower_parameters: int
+    family: str
+    blocks: int
+    width: int
+    patch: tuple[int, int]
+    random_weights: bool
+    prompt_tokens: int | None
+    """Of a prefill, the picture's included."""
+
+
+class Settings(_Strict):
+    """How it was measured."""
+
+    batch: int
+    size: tuple[int, int]
+    rounds: int
+    warmup: int
+    seed: int
+
+
+class SweepPoint(_Strict):
+    """One value of a sweep."""
+
+    value: int
+    tower_ms: Range
+    images_per_second: float
+    """Through the tower alone."""
+    added_ms: dict[str, Range]
+    """Head -> what reading its depth adds to the tower."""
+    added_told: dict[str, bool]
+    """Head -> whether that can be told from noise."""
+    images_per_second_with: dict[str, float]
+    """Head -> through the tower with depth."""
+
+
+class Exponent(_Strict):
+    """The slope of log time over log value; 1 is cost in proportion."""
+
+    of: str
+    """"tower", or the head whose added time it is."""
+    exponent: Range
+
+
+class Sweep(_Strict):
+    """How time grows with one quantity; all values in one interleaved run, of the tower."""
+
+    over: Literal["batch", "pixels", "levels"]
+    """``pixels``: of one side of a square picture, the exponent being taken over their square.
+    ``levels``: how many levels of the tower are tapped."""
+    rounds: int
+    points: tuple[SweepPoint, ...]
+    exponents: tuple[Exponent, ...]
+
+
+class Audit(_Strict):
+    """One audit of one host."""
+
+    format: Literal["clipdepth-bench/1"] = "clipdepth-bench/1"
+    circumstances: Circumstances
+    host: HostSummary
+    settings: Settings
+    heads: dict[str, HeadSummary]
+    forms_not_measured: dict[str, str]
+    """Form -> why."""
+    noise_percent: dict[str, Range]
+    """Base -> what it differs from itself, timed twice in each round."""
+    figures: tuple[Figure, ...]
+    sweeps: tuple[Sweep, ...] = ()
+    verdict: tuple[str, ...] = ()
+    """In plain words."""
+
+    def figure(self, name: str) -> Figure:
+        """The figure of that name.
+
+        Raises:
+            KeyError: There is none.
+        """
+        for figure in self.figures:
+            if figure.name == name:
+                return figure
+        raise KeyError(name)
+
+
+def load_audit(path: Path) -> Audit:
+    """Reads an audit's JSON file.
+
+    Raises:
+        BenchError: It is not there, or not such a file.
+    """
+    try:
+        return Audit.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise BenchError(f"{path}: can't be read ({error.strerror})") from error
+    except ValidationError as error:
+        raise BenchError(f"{path}: not a report of clipdepth bench ({error})") from error

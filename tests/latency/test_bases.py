@@ -1,0 +1,145 @@
+"""Passes that depth is added to, the built-in hosts, forms of a head: what is made and refused."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from clipdepth_plugin import DepthHead
+from clipdepth_plugin.adapters.towers import choose_tower, find_towers
+from clipdepth_plugin.errors import BenchError
+from clipdepth_plugin.latency.bases import has_prefill, make_pixels, prefill_base, tower_base
+from clipdepth_plugin.latency.flops import count_gflops, count_parameters
+from clipdepth_plugin.latency.forms import FORMS, choose_forms
+from clipdepth_plugin.latency.hosts import BUILT_IN, load_bench_host
+from clipdepth_plugin.latency.scaling import fit_exponent
+from clipdepth_plugin.latency.separate import depth_anything_v2_small
+
+MakeHost = Callable[[str], nn.Module]
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["llava", "paligemma"])
+def test_a_prefill_takes_picture_and_prompt(name: str, make_host: MakeHost) -> None:
+    model: Any = make_host(name)
+    assert has_prefill(model)
+    pixels_B3HW = make_pixels(choose_tower(model), 3)
+    base = prefill_base(model, pixels_B3HW, text_tokens=5)
+    assert base.tokens == 16 + 5
+    with torch.no_grad():
+        out: Any = base.call()
+    assert out.logits.shape[:2] == (3, 1)  # of the next token alone, as generate() asks
+
+
+def test_a_host_without_a_language_model_has_none(make_host: MakeHost) -> None:
+    model = make_host("hf_clip_vision")
+    assert not has_prefill(model)
+    with pytest.raises(BenchError, match="no image token in its config"):
+        prefill_base(model, torch.zeros(1, 3, 32, 32))
+
+
+def test_a_prompt_that_does_not_suit_is_refused_with_the_way_out(
+    make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_host("llava")
+
+    def wants_more(*args: Any, **kwargs: Any) -> None:
+        raise TypeError("needs image_sizes")
+
+    monkeypatch.setattr(model, "forward", wants_more)
+    with pytest.raises(BenchError, match=r"needs image_sizes\); measure its tower with --scope"):
+        prefill_base(model, torch.zeros(1, 3, 32, 32))
+
+
+def test_a_tower_at_another_size(make_host: MakeHost) -> None:
+    tower = choose_tower(make_host("hf_clip_vision"))
+    larger: Any = tower_base(tower, make_pixels(tower, 1, (48, 64))).call()
+    assert larger.last_hidden_state.shape[1] == 1 + 6 * 8
+    fixed = choose_tower(make_host("timm"))
+    with pytest.raises(BenchError, match=r"made for .* can't be run at"):
+        tower_base(fixed, make_pixels(fixed, 1, (48, 64)))
+
+
+@pytest.mark.parametrize(
+    ("name", "millions", "tower_millions"),
+    [
+        ("vit-b-16", 85.8, 85.8),
+        ("vit-l-14-336", 303.5, 303.5),
+        ("siglip-b-16", 92.9, 92.9),
+        ("so400m-14", 427.7, 427.7),
+        ("llava-small", 354.4, 85.8),
+        ("paligemma-small", 370.0, 85.8),
+    ],
+)
+def test_built_in_hosts_have_the_sizes_of_their_models(
+    name: str, millions: float, tower_millions: float
+) -> None:
+    with torch.device("meta"):
+        label, model = load_bench_host(f"config:{name}")
+    assert label == BUILT_IN[name][0]
+    (tower,) = find_towers(model)
+    assert count_parameters([model]) / 1e6 == pytest.approx(millions, rel=0.01)
+    assert count_parameters([tower.module]) / 1e6 == pytest.approx(tower_millions, rel=0.01)
+
+
+def test_an_unknown_built_in_host_is_refused() -> None:
+    with pytest.raises(BenchError, match=r"no such built-in config; there are config:vit-b-16"):
+        load_bench_host("config:vit-b-17")
+
+
+def test_the_separate_network_has_the_size_of_the_published_one() -> None:
+    with torch.device("meta"):
+        assert count_parameters([depth_anything_v2_small()]) == 24_785_089
+
+
+def test_operations_of_a_product_and_of_attention() -> None:
+    x = torch.randn(1, 2, 8, 16)
+    assert count_gflops(lambda: x[0, 0] @ x[0, 0].T) == pytest.approx(2 * 8 * 8 * 16 / 1e9)
+    attention = nn.functional.scaled_dot_product_attention
+    assert count_gflops(lambda: attention(x, x, x)) == pytest.approx(2 * 2 * 2 * 8 * 8 * 16 / 1e9)
+
+
+def test_on_a_cpu_the_costly_forms_are_left_out_with_the_reason() -> None:
+    chosen, without = choose_forms((), CPU)
+    assert chosen[0] == "eager"
+    assert "--form compiled" in without["compiled"]
+    assert "need CUDA" in without["graph"]
+    assert set(chosen) | set(without) == set(FORMS)
+
+
+def test_a_form_that_was_asked_for_is_had_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen, without = choose_forms(("compiled",), CPU)
+    assert chosen == ("compiled",)
+    assert without["eager"] == "not asked for"
+    with pytest.raises(BenchError, match="'graph' was asked for, but CUDA graphs need CUDA"):
+        choose_forms(("eager", "graph"), CPU)
+    with pytest.raises(BenchError, match="'jit': there are eager"):
+        choose_forms(("jit",), CPU)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(BenchError, match="needs a C\\+\\+ compiler"):
+        choose_forms(("compiled",), CPU)
+
+
+@pytest.mark.parametrize("name", ["eager", "compiled"])
+def test_a_form_leaves_the_plain_head_alone(
+    name: str, make_host: MakeHost, make_head: Callable[..., DepthHead]
+) -> None:
+    head = make_head(make_host("hf_clip_vision"))
+    formed = FORMS[name].make(head).head
+    assert formed is not head
+    assert head._compiled_call_impl is None
+    assert (formed._compiled_call_impl is not None) == (name == "compiled")
+    assert torch.equal(*(next(h.parameters()) for h in (head, formed)))
+
+
+def test_an_exponent_needs_costs_above_zero() -> None:
+    with pytest.raises(BenchError, match="lost in noise"):
+        fit_exponent(np.array([1.0, 2.0]), np.stack([np.ones(8), -np.ones(8)]))
+    with pytest.raises(BenchError, match="needs 8 rounds and two values"):
+        fit_exponent(np.array([1.0]), np.ones((1, 8)))

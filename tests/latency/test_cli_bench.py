@@ -1,0 +1,87 @@
+"""``clipdepth bench`` as it is typed: files, stdout, mistakes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+from typer.testing import CliRunner, Result
+
+from clipdepth_plugin import _cli_bench
+from clipdepth_plugin._cli_app import app
+from clipdepth_plugin.latency.hosts import BUILT_IN
+from clipdepth_plugin.latency.schema import Audit, load_audit
+
+SHORT = ("--random-weights", "--rounds", "8", "--warmup", "1", "--separate", "none")
+
+
+@pytest.fixture
+def folder(make_host: Callable[[str], nn.Module], tmp_path: Path) -> str:
+    """A LLaVA's config, without weights."""
+    host: Any = make_host("llava")
+    host.config.save_pretrained(tmp_path / "llava")
+    return str(tmp_path / "llava")
+
+
+def bench(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["bench", *arguments])
+
+
+def test_all_files_are_written(folder: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run = bench(
+        folder, *SHORT, "--preset", "fast", "--sweep", "batch=1,2", "--sweep-rounds", "8",
+        "--text-tokens", "4", "--output", str(out),
+    )  # fmt: skip
+    assert run.exit_code == 0, run.output
+    report = load_audit(out / "added_latency.json")
+    assert report.host.prompt_tokens == 20
+    assert report.circumstances.dtype == "float32"
+    assert [sweep.over for sweep in report.sweeps] == ["batch"]
+    assert list(report.heads) == ["fast"]
+    markdown = (out / "added_latency.md").read_text(encoding="utf-8")
+    assert all(line in markdown for line in report.verdict)
+    assert "## Over the pictures, tower" in markdown
+    assert (out / "added_latency.png").read_bytes()[:4] == b"\x89PNG"
+    assert b"<svg" in (out / "added_latency.svg").read_bytes()[:500]
+    assert report.verdict[0] in run.stdout.replace("\n", " ")
+
+
+def test_json_and_nothing_else_on_stdout(folder: str) -> None:
+    run = bench(folder, *SHORT, "--preset", "fast", "--sweep", "none", "--scope", "tower", "--json")
+    assert run.exit_code == 0, run.output
+    report = Audit.model_validate(json.loads(run.stdout))
+    assert {figure.scope for figure in report.figures} == {"tower", "head"}
+    assert report.circumstances.command[1:] != ()
+    assert "/" not in report.circumstances.command[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("config:vit",), "no such built-in config"),
+        (("config:vit-b-16", "--preset", "slow"), "preset 'slow'"),
+        (("config:vit-b-16", "--form", "graph"), "CUDA graphs need CUDA"),
+        (("config:vit-b-16", "--separate", "225"), "multiples of 14"),
+        (("config:vit-b-16", "--sweep", "batch=1"), "two different positive numbers"),
+        (("config:vit-b-16", "--device", "cuda:99"), "--device cuda:99"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_loaded(
+    arguments: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BUILT_IN, "vit-b-16", ("never built", lambda: pytest.fail("loaded")))
+    run = bench(*arguments)
+    assert run.exit_code == 2
+    assert message in " ".join(run.output.split())
+
+
+def test_kernels_are_another_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_cli_bench, "_KERNEL_BENCH", "clipdepth_plugin.latency.none_such")
+    run = bench("kernels")
+    assert run.exit_code == 2
+    assert "this version has no benchmark of its kernels" in " ".join(run.output.split())
