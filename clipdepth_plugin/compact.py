@@ -144,7 +144,7 @@ class CompactDecoder(nn.Module):
             DepthToSpace(at_grid, at_double, config), DepthToSpace(at_double, at_quadruple, config)
         )
         self.guidance = (
-            Guidance(at_quadruple, config.stem_channels, config.norm)
+            Guidance(at_grid, at_quadruple, config.stem_channels, config.norm)
             if config.stem_channels
             else None
         )
@@ -162,9 +162,10 @@ class CompactDecoder(nn.Module):
         auxiliary: bool = False,  # noqa: ARG002 (decoders are called alike)
     ) -> DepthEstimate:
         """Maps of ``size``; None gives 16 times the grid. There are no auxiliary ones."""
-        x_BCHW = self.up(self._fuse(features))
+        fused_BChw = self._fuse(features)
+        x_BCHW = self.up(fused_BChw)
         if self.guidance is not None:
-            x_BCHW = self.guidance(x_BCHW, features.pixels, features.grid)
+            x_BCHW = self.guidance(x_BCHW, fused_BChw, features.pixels)
         logits_BCHW = self.to_logit(x_BCHW).float()
         weights_BKRHW = convex_weights(self.to_mask(x_BCHW).float(), CONVEX_FACTOR)
         channels = self.metres.channels

@@ -2,15 +2,19 @@
 
 A token says what is in a patch, not where in it an edge runs. The stem looks at the pixels in
 blocks of 4 x 4 (a block is a position at 4 times the grid, 16 of them make a patch), so that it
-costs no pass at full size, and joins the compact decoder where that predicts depth and, as in
+costs no pass at full size. Each block then takes, of the 3 x 3 patches around it, what lies in
+those that look like it (joint bilateral upsampling, with learnt features: FeatUp, arXiv
+2403.10516); and the stem's map joins the compact decoder where that predicts depth and, as in
 RAFT, how each of a block's 16 sub-positions mixes its neighbours' depths.
 
-Axes: B views, C channels, H W pixels, h w the patch grid.
+Axes: B views, C channels, E embedding, H W pixels, h w the patch grid, K the 9 patches around one,
+P the 16 blocks of a patch.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -19,6 +23,9 @@ from clipdepth_plugin.config import NormKind
 
 BLOCK = 4
 """Pixels of a block's side, where a patch has 16."""
+
+EMBEDDING = 32
+"""E, in which blocks and patches are compared."""
 
 
 class ImageStem(nn.Module):
@@ -41,17 +48,61 @@ class ImageStem(nn.Module):
         return x_BCHW
 
 
-class Guidance(nn.Module):
-    """Joins the stem's map with the decoder's: Conv - norm - GELU of both, twice, added."""
+class PatchAttention(nn.Module):
+    """Each block's mix of the 3 x 3 patches around it, by how alike their pixels are."""
 
-    def __init__(self, channels: int, stem_channels: int, norm: NormKind) -> None:
+    def __init__(self, in_channels: int, channels: int, stem_channels: int) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(stem_channels, EMBEDDING, 1)
+        self.to_value = nn.Conv2d(in_channels, channels, 1)
+        self.log_sharpness = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, fused_BChw: Tensor, image_BCHW: Tensor) -> Tensor:
+        """(B, in, h, w) of the patches, (B, stem, 4h, 4w) of the blocks -> (B, C, 4h, 4w)."""
+        blocks_BEHW = self.embed(image_BCHW)
+        patches_BEhw = F.avg_pool2d(blocks_BEHW, BLOCK)
+        query_BhwPE = F.normalize(
+            rearrange(blocks_BEHW, "b e (h y) (w x) -> b h w (y x) e", y=BLOCK, x=BLOCK), dim=-1
+        )
+        key_BhwKE = F.normalize(_around(patches_BEhw), dim=-1)
+        alike_BhwPK = query_BhwPE @ key_BhwKE.transpose(-1, -2)
+        weights_BhwPK = (self.log_sharpness.exp() * alike_BhwPK).softmax(dim=-1)
+        mixed_BhwPC = weights_BhwPK @ _around(self.to_value(fused_BChw))
+        return rearrange(mixed_BhwPC, "b h w (y x) c -> b c (h y) (w x)", y=BLOCK, x=BLOCK)
+
+
+class Guidance(nn.Module):
+    """Joins the stem's map with the decoder's: Conv - norm - GELU twice, added; 0 at first."""
+
+    def __init__(self, in_channels: int, channels: int, stem_channels: int, norm: NormKind) -> None:
         super().__init__()
         self.stem = ImageStem(stem_channels, norm)
-        self.join = ConvNormGELU(channels + stem_channels, channels, norm)
+        self.attention = PatchAttention(in_channels, channels, stem_channels)
+        self.join = ConvNormGELU(2 * channels + stem_channels, channels, norm)
         self.smooth = ConvNormGELU(channels, channels, norm)
+        nn.init.zeros_(self.smooth.get_parameter("norm.weight"))
 
-    def forward(self, x_BCHW: Tensor, pixels_B3HW: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(B, C, 4h, 4w) -> the same, knowing where the edges run."""
-        image_BCHW = self.stem(pixels_B3HW, grid)
-        guided: Tensor = x_BCHW + self.smooth(self.join(torch.cat((x_BCHW, image_BCHW), dim=1)))
+    def forward(self, x_BCHW: Tensor, fused_BChw: Tensor, pixels_B3HW: Tensor) -> Tensor:
+        """Guides a map.
+
+        Args:
+            x_BCHW: (B, C, 4h, 4w), the decoder's.
+            fused_BChw: (B, in, h, w), both pathways at the patch grid.
+            pixels_B3HW: As the tower takes them.
+
+        Returns:
+            (B, C, 4h, 4w).
+        """
+        height, width = fused_BChw.shape[-2:]
+        image_BCHW = self.stem(pixels_B3HW, (height, width))
+        parts = (x_BCHW, image_BCHW, self.attention(fused_BChw, image_BCHW))
+        guided: Tensor = x_BCHW + self.smooth(self.join(torch.cat(parts, dim=1)))
         return guided
+
+
+def _around(x_BChw: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, h, w, K, C): each position's 3 x 3 neighbours, the border repeated."""
+    padded = F.pad(x_BChw, (1, 1, 1, 1), mode="replicate")
+    height, width = x_BChw.shape[-2:]
+    near = [padded[..., i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    return rearrange(torch.stack(near), "k b c h w -> b h w k c")

@@ -27,6 +27,8 @@ intermediate layers of a frozen vision tower and gives metric depth beside the h
 | Levels | semantic {semantic}, structural {structural} (k leaves block k, 0 enters the first) |
 | Context | {context} |
 | Output | (B, 1, H, W) float32, metres (planar z-depth) |
+| Confidence | {confidence} |
+| Camera | {camera} |
 | Activation, range | `{activation}`, {low:g} to {high:g} m{range_note} |
 | Training data | {data} |
 | Tower weights recorded | {hashes} |
@@ -40,6 +42,11 @@ with attach(host, head) as plugin:
     metres = plugin.depth
 ```
 {notes}"""
+_CONFIDENCE = "`plugin.confidence`: the probability that the true depth is within a factor of 1.25"
+_CAMERA = (
+    "canonical: metres are those of a focal length of {focal:g} pixels at the tower's input, "
+    "unless `plugin.predict(focal_px=...)` or `intrinsics=` says another"
+)
 _MARK = re.compile(r"\n<!-- written by save_pretrained, sha256 ([0-9a-f]{64}) -->\n")
 
 
@@ -57,10 +64,14 @@ def model_card_text(config: HeadConfig) -> str:
         semantic=list(config.semantic_levels),
         structural=list(config.structural_levels) if config.structural else "off",
         context=f"`{config.context}`" if config.film else "none (FiLM off)",
+        confidence=_CONFIDENCE if config.confidence else "not predicted",
+        camera="not taken into account"
+        if config.canonical_focal is None
+        else _CAMERA.format(focal=config.canonical_focal),
         activation=config.activation,
         low=config.depth_range[0],
         high=config.depth_range[1],
-        range_note="" if config.activation == "log" else " (not enforced)",
+        range_note="" if config.activation in ("log", "bins") else " (not enforced)",
         data=", ".join(origin.data) or "not recorded",
         hashes=", ".join(sorted(origin.tower_hashes))
         or "no hash; any tower of this width is taken",

@@ -155,6 +155,25 @@ class DepthPlugin(nn.Module):
         """
         return self._last().depths
 
+    @property
+    def confidence(self) -> Tensor:
+        """How sure each pixel of ``depth`` is, of the last tower pass.
+
+        Returns:
+            (B, 1, H, W) float32: the probability, 0 to 1, that the true depth is within a factor
+            of 1.25 of the predicted one.
+
+        Raises:
+            NoDepthError: As ``depth``.
+            HeadMismatchError: The head was made without ``config.confidence``.
+        """
+        return self._last().confidence
+
+    @property
+    def confidences(self) -> list[Tensor]:
+        """As ``confidence``: a list of (1, H, W) maps, as ``depths``."""
+        return self._last().confidences
+
     def predict(
         self,
         size: Size | None = None,

@@ -24,7 +24,8 @@ from clipdepth_plugin.blocks import resize
 from clipdepth_plugin.errors import HeadMismatchError, HostError, NoDepthError
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.geometry import ImageViews, Intrinsics
-from clipdepth_plugin.head import DepthHead
+from clipdepth_plugin.head import NO_CONFIDENCE, DepthHead
+from clipdepth_plugin.readout import DepthEstimate, confidence_of
 from clipdepth_plugin.stitching import stitch
 from clipdepth_plugin.tiling import arrange
 
@@ -42,7 +43,7 @@ class DepthPass(TowerPass):
         super().__init__(*tower_pass)
         self._head = head
         self._preprocessing = preprocessing
-        self._native: list[Tensor] | None = None
+        self._native: list[DepthEstimate] | None = None
 
     @property
     def depth(self) -> Tensor:
@@ -53,19 +54,32 @@ class DepthPass(TowerPass):
                 sizes.
             HeadMismatchError: The head is in training mode or on another device.
         """
-        maps = self._at_pixels()
-        if len(maps) > 1:
-            sizes = ", ".join(f"{h} x {w}" for h, w in (views.pixel_size for views in self.views))
-            raise NoDepthError(
-                f"this pass saw views of several sizes ({sizes}), which make no one tensor: read "
-                ".depths, or predict(size=...) for maps of one size"
-            )
-        return maps[0]
+        self._say_camera()
+        return self._only(self._at_pixels(self._metres()), "depths, or predict(size=...)")
 
     @property
     def depths(self) -> list[Tensor]:
         """One (1, H, W) float32 map in metres for each view, each of its own size."""
-        return [map_1HW for maps_B1HW in self._at_pixels() for map_1HW in maps_B1HW]
+        self._say_camera()
+        return [one_1HW for maps_B1HW in self._at_pixels(self._metres()) for one_1HW in maps_B1HW]
+
+    @property
+    def confidence(self) -> Tensor:
+        """(B, 1, H, W) float32 beside ``depth``: how sure each of its pixels is.
+
+        The probability, 0 to 1, that the true depth is within a factor of 1.25 of the predicted
+        one, as the head has learnt it; a wrong camera or a world unlike its training it can't know.
+
+        Raises:
+            NoDepthError: As ``depth``.
+            HeadMismatchError: As ``depth``; or the head was made without ``config.confidence``.
+        """
+        return self._only(self._confidences(), "confidences")
+
+    @property
+    def confidences(self) -> list[Tensor]:
+        """As ``confidence``: one (1, H, W) float32 map for each view, each of its own size."""
+        return [one_1HW for maps_B1HW in self._confidences() for one_1HW in maps_B1HW]
 
     def predict(
         self,
@@ -91,7 +105,7 @@ class DepthPass(TowerPass):
         views = None if original_sizes is None else self._views(original_sizes)
         size = None if size is None else parse_size(size, "size")
         scales = self._camera_scales(views, intrinsics, focal_px)
-        natives = self._read()
+        natives = self._metres()
         if scales is not None:
             factors = natives[0].new_tensor(scales).split([len(native) for native in natives])
             natives = [
@@ -110,13 +124,32 @@ class DepthPass(TowerPass):
             return maps_B1HW[0]
         return [map_1HW for one_B1HW in maps_B1HW for map_1HW in one_B1HW]
 
-    def _at_pixels(self) -> list[Tensor]:
+    def _at_pixels(self, natives: list[Tensor]) -> list[Tensor]:
         """The maps (B, 1, H, W) of each of ``views``: the caller's to write into."""
         with torch.inference_mode(False):
             return [
                 self.at_pixels(native_B1HW, views).clone()
-                for native_B1HW, views in zip(self._read(), self.views, strict=True)
+                for native_B1HW, views in zip(natives, self.views, strict=True)
             ]
+
+    def _only(self, maps: list[Tensor], instead: str) -> Tensor:
+        if len(maps) > 1:
+            sizes = ", ".join(f"{h} x {w}" for h, w in (views.pixel_size for views in self.views))
+            raise NoDepthError(
+                f"this pass saw views of several sizes ({sizes}), which make no one tensor: read "
+                f".{instead}"
+            )
+        return maps[0]
+
+    def _metres(self) -> list[Tensor]:
+        return [estimate.metres for estimate in self._read()]
+
+    def _confidences(self) -> list[Tensor]:
+        if not self._head.config.confidence:
+            raise HeadMismatchError(NO_CONFIDENCE)
+        scales = [one.log_scale for one in self._read() if one.log_scale is not None]
+        with torch.inference_mode(False):
+            return [confidence_of(log_scale) for log_scale in self._at_pixels(scales)]
 
     def _whole_views(self, native_B1HW: Tensor, views: Views) -> Tensor:
         """Maps that cover the whole of their views, at any size."""
@@ -137,16 +170,17 @@ class DepthPass(TowerPass):
             return seen_B1HW
         return F.pad(seen_B1HW, (0, width - seen_w, 0, height - seen_h), mode="replicate")
 
-    def _read(self) -> list[Tensor]:
+    def _read(self) -> list[DepthEstimate]:
         """The maps (B, 1, h, w) of each of ``views`` at the head's native size, computed once."""
         # Made on first use (setdefault is atomic): torch.compile traces this object's making.
-        with self.__dict__.setdefault("_reading", threading.Lock()):
+        reading = self.__dict__.setdefault("_reading", threading.Lock())
+        with torch.inference_mode(False), reading:
             if self._native is None:
                 self._native = self._compute(self.batches)
                 self.free("the tokens were freed when this pass's depth was read")
             return self._native
 
-    def _compute(self, batches: list[TowerFeatures]) -> list[Tensor]:
+    def _compute(self, batches: list[TowerFeatures]) -> list[DepthEstimate]:
         head = self._head
         if head.training:
             raise HeadMismatchError(
@@ -155,8 +189,8 @@ class DepthPass(TowerPass):
                 "head(features)"
             )
         with torch.no_grad():
-            natives: list[Tensor] = [head(on_heads_device(one, head)) for one in batches]
-        finite_B = torch.cat([native.isfinite().flatten(1).all(dim=1) for native in natives])
+            natives = [head.estimate(on_heads_device(one, head)) for one in batches]
+        finite_B = torch.cat([one.metres.isfinite().flatten(1).all(dim=1) for one in natives])
         if not bool(finite_B.all()):
             odd = (~finite_B).nonzero().flatten().tolist()
             raise NoDepthError(
@@ -164,6 +198,12 @@ class DepthPass(TowerPass):
                 "that overflows in half precision (run it in bfloat16 or float32)"
             )
         return natives
+
+    def _say_camera(self) -> None:
+        """Which focal length is assumed where no camera was given."""
+        canonical = self._head.config.canonical_focal
+        if canonical is not None:
+            logger.info("no camera given: focal length taken as %g px of the view", canonical)
 
     def _views(self, original_sizes: Size | Sequence[Size]) -> list[ImageViews]:
         """The views of each image, in the order of this pass."""
@@ -184,6 +224,7 @@ class DepthPass(TowerPass):
     ) -> list[float] | None:
         """Factor of each view's metres by its camera: true over canonical focal length."""
         if intrinsics is None and focal_px is None:
+            self._say_camera()
             return None
         if intrinsics is not None and focal_px is not None:
             raise HostError("intrinsics and focal_px both say the focal length: give one")

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from clipdepth_plugin import DepthHead, DepthPlugin
+from clipdepth_plugin import DepthHead, DepthPlugin, HeadConfig
 from clipdepth_plugin.circumstances import describe_circumstances
 from clipdepth_plugin.evaluation.evaluate import iterate
 from clipdepth_plugin.evaluation.ladder import RUNGS
@@ -146,7 +146,10 @@ def _config(path: Path, data: str, name: str, seed: int, steps: int | None) -> T
         ],
     )
     assert config.cache is not None
-    cache = config.cache.model_copy(update={"folder": f"{config.cache.folder}/{data}-{name}"})
+    # One folder for each set of levels that heads read, and for pixels.
+    example = HeadConfig(width=1, preset=rung.preset, **rung.options)
+    read = "-".join(map(str, example.levels)) + ("-pixels" if example.reads_pixels else "")
+    cache = config.cache.model_copy(update={"folder": f"{config.cache.folder}/{data}-{read}"})
     changes: dict[str, Any] = {"cache": cache, "run": f"{config.run}/{data}-{name}-{seed}"}
     return config.model_copy(update=changes | ({} if steps is None else {"steps": steps}))
 
@@ -186,10 +189,12 @@ def measure(session: Session, head: DepthHead, data: str) -> dict[str, float]:
     samples_left = iterate(test)
     while samples := list(islice(samples_left, EVALUATED_TOGETHER)):
         maps = predict_samples(predict, samples, protocol)
-        for sample, map_HW in zip(samples, maps, strict=True):
+        for sample, predicted in zip(samples, maps, strict=True):
             depth_HW = sample.depth_1HW[0]
             valid_HW = protocol.valid(depth_HW, sample.name)
-            rows.append(image_metrics(map_HW.clamp_min(protocol.low), depth_HW, valid_HW))
+            rows.append(
+                image_metrics(predicted.metres_HW.clamp_min(protocol.low), depth_HW, valid_HW)
+            )
     return {"pictures": len(rows), **mean_metrics(rows)}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 from typing import Any
 
 import pytest
@@ -17,8 +18,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from clipdepth_plugin import DepthHead, HeadConfig, TowerFeatures
 from clipdepth_plugin.compact import convex_upsample, convex_weights
 from clipdepth_plugin.config import Preset, scale_levels
-from clipdepth_plugin.errors import FeaturesError
+from clipdepth_plugin.errors import FeaturesError, HeadMismatchError
 from clipdepth_plugin.film import FiLM
+from clipdepth_plugin.guided import PatchAttention
+from clipdepth_plugin.readout import Metres
 
 WIDTH = 16
 SMALL: dict[str, Any] = {"width": WIDTH, "channels": (16, 8, 8, 8), "film_hidden": 8}
@@ -80,6 +83,9 @@ def test_published_size() -> None:
         pytest.param(
             {**FAST, "semantic_levels": (12,), "structural_levels": (1, 0)}, id="fast-levels"
         ),
+        pytest.param({"activation": "bins"}, id="bins"),
+        pytest.param({"confidence": True}, id="confidence"),
+        pytest.param({**FAST, "activation": "bins", "confidence": True}, id="fast-bins"),
         pytest.param(GUIDED, id="guided"),
         pytest.param({**GUIDED, "norm": "batch", "structural": False}, id="guided-plain"),
         pytest.param(
@@ -157,11 +163,17 @@ def test_autocast(decoder: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("factor", [1.0, 1e3, -1e3])
-def test_log_output_stays_in_range(factor: float) -> None:
-    head = make_head(activation="log", depth_range=(0.5, 8.0))
+@pytest.mark.parametrize("activation", ["log", "bins"])
+@pytest.mark.parametrize(
+    ("decoder", "weight"), [({}, "readout.to_depth"), (FAST, "to_logit")], ids=["dual", "fast"]
+)
+def test_bounded_outputs_stay_in_range(
+    factor: float, activation: str, decoder: dict[str, Any], weight: str
+) -> None:
+    head = make_head(**decoder, activation=activation, depth_range=(0.5, 8.0))
     features = make_features(head.config)
     with torch.no_grad():
-        head.get_parameter("decoder.readout.to_depth.weight").mul_(factor)
+        head.get_parameter(f"decoder.{weight}.weight").mul_(factor)
         out = head(features)
     assert out.min() >= 0.5 * (1 - 1e-6)
     assert out.max() <= 8.0 * (1 + 1e-6)
@@ -180,21 +192,39 @@ def test_presets_keep_their_budgets(preset: Preset, parameters: float, macs: flo
 
 
 def test_the_stem_sees_single_pixels() -> None:
-    """A pixel changes the depth around it, and far away only as the norms' statistics do."""
+    """A pixel changes the depth of the patches around its own, and none far away."""
     head = make_head(**GUIDED, norm="batch")
-    features = make_features(head.config, (3, 5), batch=1)
+    features = make_features(head.config, (3, 9), batch=1)
     assert features.pixels is not None
     pixels = features.pixels.clone()
-    pixels[:, :, 20, 40] += 5.0
+    pixels[:, :, 20, 72] += 5.0
     changed = dataclasses.replace(features, pixels=pixels)
     with torch.no_grad():
-        moved = (head(changed) - head(features)).abs()[0, 0] > 0
-    rows, columns = moved.nonzero().T
-    # Six convolutions and the mixing of neighbours, at a quarter of the size.
-    assert bool(moved[20, 40])
-    assert 0 <= int(columns.min()) <= 40 <= int(columns.max()) < 79
-    assert int(columns.min()) >= 40 - 4 * 8
-    assert int(rows.max()) - int(rows.min()) > 4
+        torch.testing.assert_close(head(changed), head(features), rtol=0, atol=0)  # at first
+        torch.nn.init.ones_(head.get_parameter("decoder.guidance.smooth.norm.weight"))
+        moved = (head(changed) - head(features)).abs()[0, 0] > 1e-6
+    columns = moved.nonzero()[:, 1]
+    assert bool(moved[20, 72])
+    # The stem sees 8 pixels to either side, so it reaches 3 patches and, around them, 5 (pixels 32
+    # to 111); then come convolutions and the mixing.
+    assert 32 - 20 <= int(columns.min()) < 64
+    assert 80 < int(columns.max()) <= 111 + 20
+
+
+def test_patches_that_look_alike_are_mixed() -> None:
+    """Left of an edge inside a patch come the left patch's values, right of it the right one's."""
+    torch.manual_seed(0)
+    attention = PatchAttention(1, 1, 4)
+    image = torch.randn(1, 4, 1, 1).expand(1, 4, 4, 12).clone()
+    image[..., 6:] = torch.randn(4, 1, 1)
+    with torch.no_grad():
+        attention.log_sharpness.fill_(6.0)
+        torch.nn.init.ones_(attention.to_value.weight)
+        assert attention.to_value.bias is not None
+        torch.nn.init.zeros_(attention.to_value.bias)
+        out = attention(torch.tensor([[[[1.0, 5.0, 2.0]]]]), image)
+    assert out.shape == (1, 1, 4, 12)
+    torch.testing.assert_close(out[0, 0, 0, 4:8], torch.tensor([1.0, 1.0, 2.0, 2.0]))
 
 
 def test_convex_upsampling_mixes_neighbours_only() -> None:
@@ -207,6 +237,31 @@ def test_convex_upsampling_mixes_neighbours_only() -> None:
     fine = convex_upsample(coarse, mask, 4)
     highest = torch.nn.functional.max_pool2d(coarse, 3, stride=1, padding=1)
     assert bool((fine <= highest.repeat_interleave(4, 2).repeat_interleave(4, 3) + 1e-6).all())
+
+
+def test_bins_give_the_expected_log_depth() -> None:
+    metres = Metres("bins", (0.5, 8.0))
+    logits_BCHW = torch.full((1, metres.channels, 1, 1), -1e4)
+    logits_BCHW[0, [0, -1]] = 0.0  # half of it at either end
+    level = metres.to_level(logits_BCHW)
+    torch.testing.assert_close(metres(level), torch.full((1, 1, 1, 1), 2.0))
+
+
+@EACH_DECODER
+def test_confidence(decoder: dict[str, Any]) -> None:
+    """A probability beside the very depth that ``forward`` gives; refused where there is none."""
+    head = make_head(**decoder, confidence=True)
+    features = make_features(head.config)
+    metres, confidence = head.forward_with_confidence(features, (20, 30))
+    torch.testing.assert_close(metres, head(features, (20, 30)), rtol=0, atol=0)
+    assert confidence.shape == metres.shape
+    assert confidence.dtype == torch.float32
+    assert bool(((confidence > 0) & (confidence < 1)).all())
+    scale = head.estimate(features, (20, 30)).log_scale
+    assert scale is not None
+    torch.testing.assert_close(confidence, 1 - (-math.log(1.25) / scale.exp()).exp())
+    with pytest.raises(HeadMismatchError, match="predicts no confidence"):
+        make_head(**decoder).forward_with_confidence(features)
 
 
 def test_film_is_the_plain_factor() -> None:

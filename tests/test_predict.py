@@ -63,6 +63,11 @@ def test_predict_takes_the_camera_into_account(
             some = plugin.predict(focal_px=[20.0, None])
         assert torch.equal(some[1], plain[1])
         assert "images [1]: focal length taken as 40 px" in caplog.text
+        for read in (lambda: plugin.depth, plugin.predict):
+            caplog.clear()
+            with caplog.at_level("INFO", "clipdepth_plugin"):
+                read()
+            assert "no camera given: focal length taken as 40 px" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,23 @@ def test_non_finite_depth_names_the_views(
             plugin(odd)
 
 
+def test_confidence_beside_depth(host: nn.Module, head: DepthHead, make_pixels: MakePixels) -> None:
+    sure = DepthHead.for_host(host, "fast", channels=(8, 8, 8), confidence=True).eval()
+    with attach(host, sure) as plugin, plugin.capture() as seen:
+        host(make_pixels())
+        features = one_size(seen[0].features)
+        confidence, depth = plugin.confidence, plugin.depth
+        expected = sure.forward_with_confidence(features, (32, 32))
+        torch.testing.assert_close((depth, confidence), expected)
+        assert [tuple(one.shape) for one in plugin.confidences] == [(1, 32, 32)] * 2
+        confidence.zero_()  # the caller's own
+        assert plugin.confidence.min() > 0
+    with attach(host, head) as plugin:
+        host(make_pixels())
+        with pytest.raises(HeadMismatchError, match="predicts no confidence"):
+            _ = plugin.confidence
+
+
 def test_pixels_are_tapped_for_heads_that_ask(
     host: nn.Module, head: DepthHead, make_pixels: MakePixels
 ) -> None:

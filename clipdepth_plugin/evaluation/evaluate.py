@@ -14,6 +14,12 @@ import torch
 from torch import Tensor
 
 from clipdepth_plugin.errors import DataError
+from clipdepth_plugin.evaluation.calibration import (
+    Calibration,
+    PixelSample,
+    calibrate,
+    sample_pixels,
+)
 from clipdepth_plugin.evaluation.metrics import (
     ALIGNMENTS,
     Alignment,
@@ -82,6 +88,7 @@ class EvaluationResult:
         baseline: The constant depth.
         baseline_means: As ``means``, of the constant.
         skipped: Names of pictures without a pixel that counts.
+        calibration: Of the raw predictions' confidence; None where there is none.
     """
 
     protocol: Protocol
@@ -90,6 +97,7 @@ class EvaluationResult:
     baseline: Baseline
     baseline_means: ByAlignment
     skipped: tuple[str, ...]
+    calibration: Calibration | None = None
 
     def ranked(self, alignment: Alignment = "none", metric: str = "abs_rel") -> list[ImageRow]:
         """The rows, smallest value first."""
@@ -126,6 +134,7 @@ def evaluate(
     if baseline is None:
         baseline = Baseline("test-median", median_depth(dataset, protocol))
     rows: list[ImageRow] = []
+    pixels: list[PixelSample] = []
     skipped: list[str] = []
     start = 0
     for samples in _batches(iterate(dataset), batch_size):
@@ -135,15 +144,22 @@ def evaluate(
         kept = [i for i, valid_HW in enumerate(valid) if valid_HW.any()]
         skipped += [s.name for i, s in enumerate(samples) if i not in kept]
         maps = predict_samples(predictor, [samples[i] for i in kept], protocol)
-        for i, pred_HW in zip(kept, maps, strict=True):
+        for i, predicted in zip(kept, maps, strict=True):
+            pred_HW = _positive(predicted.metres_HW, valid[i], protocol)
             rows.append(_row(indices[i], samples[i], pred_HW, valid[i], protocol, baseline))
+            if (confidence_HW := predicted.confidence_HW) is not None:
+                depth_HW = samples[i].depth_1HW[0]
+                pixels.append(sample_pixels(confidence_HW, pred_HW, depth_HW, valid[i]))
         if advance is not None:
             advance(len(samples))
     means: ByAlignment = {a: mean_metrics(row.metrics[a] for row in rows) for a in ALIGNMENTS}
     of_baseline: ByAlignment = {
         a: mean_metrics(row.baseline[a] for row in rows) for a in ALIGNMENTS
     }
-    return EvaluationResult(protocol, tuple(rows), means, baseline, of_baseline, tuple(skipped))
+    calibration = calibrate(pixels) if pixels else None
+    return EvaluationResult(
+        protocol, tuple(rows), means, baseline, of_baseline, tuple(skipped), calibration
+    )
 
 
 def median_depth(dataset: Any, protocol: Protocol) -> float:
@@ -173,6 +189,11 @@ def iterate(dataset: Any) -> Iterator[Sample]:
     return iter(dataset)
 
 
+def _positive(pred_HW: Tensor, valid_HW: Tensor, protocol: Protocol) -> Tensor:
+    """Where nothing counts, too, a median or a logarithm must have a value."""
+    return torch.where(valid_HW, pred_HW, protocol.low).clamp_min(protocol.low)
+
+
 def _row(
     index: int,
     sample: Sample,
@@ -183,8 +204,6 @@ def _row(
 ) -> ImageRow:
     depth_HW = sample.depth_1HW[0]
     boundary_HW = boundary_mask(depth_HW.double(), valid_HW)
-    # Outside what the tower saw nothing counts; a median or a logarithm must still have a value.
-    pred_HW = torch.where(valid_HW, pred_HW, protocol.low).clamp_min(protocol.low)
     constant_HW = torch.full_like(depth_HW, baseline.depth)
     scales: list[dict[Alignment, float]] = []
     figures: list[ByAlignment] = []

@@ -46,7 +46,7 @@ RUNGS: dict[str, Rung] = {
     "spaceclip-middle": Rung(
         "published, levels 7, 5, 4", 3e-4, "spaceclip-middle", auxiliary=(0.10, 0.05)
     ),
-    "dpt": Rung("DPT neck and head", 1e-3, "fast", {**_FOUR_LEVELS, "film": False}, kind=DPTHead),
+    "dpt": Rung("DPT neck and head", 1e-3, "fast", _FOUR_LEVELS, kind=DPTHead),
     "probe": Rung("linear probe, 4 levels", 1e-3, "fast", _FOUR_LEVELS, kind=LinearProbeHead),
     "fast": Rung("`fast`", 2e-3, "fast"),
     "guided": Rung("`guided`", 2e-3, "guided"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,6 +23,7 @@ from clipdepth_plugin.images import to_pixels
 if TYPE_CHECKING:
     from clipdepth_plugin.adapters.preprocessing import Preprocessing
     from clipdepth_plugin.evaluation.protocols import Protocol
+    from clipdepth_plugin.features import TowerFeatures
     from clipdepth_plugin.geometry import Intrinsics
     from clipdepth_plugin.plugin import DepthPlugin
     from clipdepth_plugin.training.data import Sample
@@ -32,12 +33,27 @@ logger = logging.getLogger(__name__)
 
 Predictor = Callable[[Sequence["Sample"]], list[Tensor]]
 """Anything that turns pictures into metres: from the samples' ``image_3HW`` (and ``intrinsics``)
-alone to one (1, H, W) float32 map in metres for each, of its picture's size."""
+alone to one (1, H, W) float32 map in metres for each, of its picture's size; or (2, H, W), the
+second of them the confidence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What is measured of one picture, on the CPU.
+
+    Attributes:
+        metres_HW: float32, NaN outside what the tower was shown.
+        confidence_HW: Likewise, the probability that they are within a factor of 1.25; or None.
+    """
+
+    metres_HW: Tensor
+    confidence_HW: Tensor | None = None
 
 
 class HeadPredictor:
     """A head on its tower, the whole picture squashed to the tower's input as in training.
 
+    Gives the confidence, too, where the head predicts it.
     Maps are resized once, from the head's native size to the picture's.
     """
 
@@ -71,11 +87,20 @@ class HeadPredictor:
         maps: dict[tuple[int, ...], Tensor] = {}
         with torch.no_grad():
             for height, width in set(sizes):
-                maps[height, width] = self._plugin.head(features, (height, width))
-        return [
-            maps[size][index] * self._camera_factor(sample)
-            for index, (size, sample) in enumerate(zip(sizes, samples, strict=True))
-        ]
+                maps[height, width] = self._maps(features, (height, width))
+        predicted = []
+        for index, (size, sample) in enumerate(zip(sizes, samples, strict=True)):
+            metres_1HW, *rest = maps[size][index].split(1)
+            predicted.append(torch.cat([metres_1HW * self._camera_factor(sample), *rest]))
+        return predicted
+
+    def _maps(self, features: TowerFeatures, size: tuple[int, int]) -> Tensor:
+        """(B, 1 or 2, H, W) metres, and confidence where there is one."""
+        head = self._plugin.head
+        if head.config.confidence:
+            return torch.cat(head.forward_with_confidence(features, size), dim=1)
+        metres_B1HW: Tensor = head(features, size)
+        return metres_B1HW
 
     def _camera_factor(self, sample: Sample) -> float:
         """True over canonical focal length, for heads that were trained with one."""
@@ -123,11 +148,10 @@ def sample_pixels(samples: Sequence[Sample], preprocessing: Preprocessing) -> Te
 
 def predict_samples(
     predict: Predictor, samples: Sequence[Sample], protocol: Protocol
-) -> list[Tensor]:
+) -> list[Prediction]:
     """The protocol's predictions: crop and mirror done and undone; not clipped.
 
-    Returns:
-        (H, W) float32 metres on the CPU for each sample, NaN outside what the tower was shown.
+    A mirrored picture's confidence is averaged with the plain one's as its metres are.
 
     Raises:
         DataError: A map is not finite, or of another size than its picture.
@@ -142,10 +166,10 @@ def predict_samples(
         flipped = _checked(predict(mirrored), shown)
         maps = [(one + other.flip(-1)) / 2 for one, other in zip(maps, flipped, strict=True)]
     whole = []
-    for sample, (top, bottom, left, right), map_HW in zip(samples, boxes, maps, strict=True):
-        out_HW = torch.full(sample.depth_1HW.shape[-2:], torch.nan)
-        out_HW[top:bottom, left:right] = map_HW
-        whole.append(out_HW)
+    for sample, (top, bottom, left, right), map_CHW in zip(samples, boxes, maps, strict=True):
+        out_CHW = torch.full((len(map_CHW), *sample.depth_1HW.shape[-2:]), torch.nan)
+        out_CHW[:, top:bottom, left:right] = map_CHW
+        whole.append(Prediction(*out_CHW))
     return whole
 
 
@@ -165,17 +189,19 @@ def _cropped(sample: Sample, box: tuple[int, int, int, int]) -> Sample:
 
 
 def _checked(maps: Sequence[Tensor], samples: Sequence[Sample]) -> list[Tensor]:
-    """(H, W) float32 maps on the CPU."""
+    """(1 or 2, H, W) float32 maps on the CPU."""
     checked = []
-    for map_1HW, sample in zip(maps, samples, strict=True):
+    for given_CHW, sample in zip(maps, samples, strict=True):
         size = tuple(sample.depth_1HW.shape)
-        if tuple(map_1HW.shape) != size or tuple(sample.image_3HW.shape[-2:]) != size[-2:]:
+        picture = tuple(sample.image_3HW.shape)
+        fits = given_CHW.ndim == 3 and given_CHW.shape[0] in (1, 2)
+        if not fits or tuple(given_CHW.shape[1:]) != size[1:] or picture[1:] != size[1:]:
             raise DataError(
-                f"{sample.name}: picture {tuple(sample.image_3HW.shape)}, depth {size} and "
-                f"prediction {tuple(map_1HW.shape)} must have one size"
+                f"{sample.name}: picture {picture}, depth {size} and prediction "
+                f"{tuple(given_CHW.shape)} must have one size"
             )
-        map_HW = map_1HW[0].detach().float().cpu()
-        if not bool(torch.isfinite(map_HW).all()):
+        map_CHW = given_CHW.detach().float().cpu()
+        if not bool(torch.isfinite(map_CHW).all()):
             raise DataError(f"{sample.name}: the predicted depth is not finite (NaN or infinite)")
-        checked.append(map_HW)
+        checked.append(map_CHW)
     return checked

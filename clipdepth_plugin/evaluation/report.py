@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +19,7 @@ from clipdepth_plugin.evaluation.metrics import ALIGNMENTS, METRICS, Alignment
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from clipdepth_plugin.evaluation.calibration import Calibration
     from clipdepth_plugin.evaluation.evaluate import EvaluationResult
 
 JSON_FILE = "report.json"
@@ -56,6 +58,19 @@ class ReportBaseline(_Strict):
     """Alignment -> metric -> mean over pictures."""
 
 
+class ReportCalibration(_Strict):
+    """What the predicted confidence is worth; see ``evaluation.calibration.Calibration``."""
+
+    pixels: int
+    mean_confidence: float
+    share_right: float
+    calibration_error: float
+    area: float
+    area_of_the_error: float
+    abs_rel: float
+    curve: tuple[tuple[float, float], ...]
+
+
 class Report(_Strict):
     """One evaluation."""
 
@@ -88,6 +103,8 @@ class Report(_Strict):
     boundary_images: int
     """Pictures that ``boundary_abs_rel`` is the mean of."""
     baseline: ReportBaseline
+    calibration: ReportCalibration | None = None
+    """Of the raw predictions; null for heads that predict no confidence."""
 
 
 def make_report(result: EvaluationResult, **said: Any) -> Report:
@@ -116,6 +133,9 @@ def make_report(result: EvaluationResult, **said: Any) -> Report:
             depth=result.baseline.depth,
             means=_without_nan(result.baseline_means),
         ),
+        calibration=None
+        if result.calibration is None
+        else ReportCalibration(**asdict(result.calibration)),
         **said,
     )
 
@@ -165,7 +185,8 @@ def make_table(result: EvaluationResult, align: Alignment = "none") -> Table:
     table = Table(
         title=title,
         title_justify="left",
-        caption=f"constant: {baseline.depth:.4g} m ({baseline.kind}); median, lsq: scale-aligned",
+        caption=f"constant: {baseline.depth:.4g} m ({baseline.kind}); median, lsq: scale-aligned"
+        + _calibration_line(result.calibration),
         caption_justify="left",
     )
     table.add_column("")
@@ -183,6 +204,19 @@ def make_table(result: EvaluationResult, align: Alignment = "none") -> Table:
         better = "\N{DOWNWARDS ARROW}" if metric.lower_is_better else "\N{UPWARDS ARROW}"
         table.add_row(f"{metric.label}{unit} {better}", *cells)
     return table
+
+
+def _calibration_line(calibration: Calibration | None) -> str:
+    """What stands below the table of a head that predicts its confidence."""
+    if calibration is None:
+        return ""
+    c = calibration
+    return (
+        f"\nconfidence (within a factor of 1.25): said {c.mean_confidence:.3f}, true "
+        f"{c.share_right:.3f}; expected calibration error {c.calibration_error:.4f}\n"
+        f"area under AbsRel over coverage: {c.area:.4f} "
+        f"(best possible {c.area_of_the_error:.4f}, knowing nothing {c.abs_rel:.4f})"
+    )
 
 
 def _without_nan(means: dict[Alignment, dict[str, float]]) -> Figures:

@@ -87,7 +87,9 @@ def write_sheet(
     for kind, group in zip(("best", "median", "worst"), groups, strict=True):
         for row in group:
             sample = samples[row.index]
-            pred_HW = predict_samples(predict, [sample], result.protocol)[0].double().numpy()
+            pred_HW = (
+                predict_samples(predict, [sample], result.protocol)[0].metres_HW.double().numpy()
+            )
             label = f"{kind}: AbsRel {row.metrics[alignment]['abs_rel']:.3f}\n{row.name}"
             lines.append(_line(label, sample, pred_HW, row.scales[alignment], result))
     _draw(path, lines)

@@ -133,7 +133,7 @@ def test_flip_is_the_mean_of_both() -> None:
 
     (pred,) = predict_samples(brightness, [s], protocol)
     expected = s.image_3HW[0].float() + 39 / 80
-    torch.testing.assert_close(pred, expected)
+    torch.testing.assert_close(pred.metres_HW, expected)
 
 
 def test_kb_crop_shows_the_crop_and_puts_it_back() -> None:
@@ -149,8 +149,8 @@ def test_kb_crop_shows_the_crop_and_puts_it_back() -> None:
     (pred,) = predict_samples(predict, [s], protocol)
     assert seen[0].image_3HW.shape == (3, 352, 1216)
     assert seen[0].intrinsics == (30.0, 31.0, 20.0 - 13, 12.0 - 23)
-    torch.testing.assert_close(pred[23:375, 13:1229], cut[0] * 2)
-    assert torch.isnan(pred[0, 0])
+    torch.testing.assert_close(pred.metres_HW[23:375, 13:1229], cut[0] * 2)
+    assert torch.isnan(pred.metres_HW[0, 0])
     assert evaluate(predict, [s], protocol).means["none"]["abs_rel"] == pytest.approx(1, abs=1e-6)
 
 
@@ -193,6 +193,39 @@ def test_a_head_is_evaluated_as_it_predicts() -> None:
         with torch.no_grad():
             expected = plugin(to_pixels([picture], PREPROCESSING))
         torch.testing.assert_close(maps[0], expected[0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_confidence_is_evaluated_with_its_depth(tmp_path: Path) -> None:
+    host = tiny_host()
+    head = tiny_head(host, confidence=True, canonical_focal=50.0)
+    samples = [sample(0, (32, 32)), sample(1, (40, 24))]
+    with attach(host, head) as plugin:
+        predict = HeadPredictor(plugin, PREPROCESSING)
+        metres_and_confidence = predict(samples)[1]
+        result = evaluate(predict, samples, get_protocol("rgbd", flip=True))
+    assert metres_and_confidence.shape == (2, 40, 24)
+    assert 0 < metres_and_confidence[1].min() < metres_and_confidence[1].max() < 1
+    calibration = result.calibration
+    assert calibration is not None
+    # Random weights: every scale is near 0.095, which says 0.9; of 1000 pixels a picture at most.
+    assert calibration.mean_confidence == pytest.approx(0.9, abs=0.05)
+    assert calibration.pixels == 27 * 32 + 19 * 40
+    assert calibration.calibration_error > 0.3
+    circumstances: dict[str, Any] = {
+        **dict.fromkeys(("device", "host", "head"), "x"),
+        "command": (),
+        "tower_hashes": {},
+        "data": {},
+        "align": "none",
+    }
+    report = make_report(result, **circumstances)
+    write_json(tmp_path / "report.json", report)
+    read = Report.model_validate_json((tmp_path / "report.json").read_text())
+    assert read.calibration is not None
+    assert read.calibration.curve == calibration.curve
+    text = Console(record=True, width=150, file=io.StringIO())
+    text.print(make_table(result))
+    assert f"expected calibration error {calibration.calibration_error:.4f}" in text.export_text()
 
 
 def test_a_canonical_camera_is_taken_into_account(caplog: pytest.LogCaptureFixture) -> None:

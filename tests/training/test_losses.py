@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -156,6 +157,30 @@ def test_gradients(config: LossConfig) -> None:
         return torch.stack([terms._weight(n) * terms._value(n, s) for n, s in sums.items()]).sum()
 
     assert torch.autograd.gradcheck(total, (pred.requires_grad_(),))
+
+
+def test_confidence_is_trained_by_a_laplace_likelihood() -> None:
+    """Least where the scale is the mean error; the depth is not moved by it."""
+    pred, depth, valid = maps(share=0.7)
+    pred.requires_grad_()
+    config = LossConfig(silog=1e-9, ssim=0, auxiliary=(), confidence=1.0)
+    error = (pred.log() - depth.log()).abs()[valid].mean().detach()
+    losses = []
+    for factor in (0.8, 1.0, 1.25):
+        log_scale = torch.full_like(depth, float(error * factor)).log().requires_grad_()
+        terms = DepthLoss(config)(pred, [], depth, valid, log_scale)
+        losses.append(terms.terms["confidence"].item())
+        (scale_gradient,) = torch.autograd.grad(terms.total, log_scale)
+        assert scale_gradient[~valid].abs().sum() == 0
+    assert losses[1] == pytest.approx(math.log(2 * error) + 1, rel=1e-6)
+    assert losses[1] < min(losses[0], losses[2])
+    terms = DepthLoss(config)(pred, [], depth, valid, torch.zeros_like(depth))
+    (moved,) = torch.autograd.grad(terms.total, pred)
+    assert moved.abs().max() < 1e-6
+    with pytest.raises(TrainingError, match="the head predicts no confidence"):
+        DepthLoss(config)(pred, [], depth, valid)
+    empty = DepthLoss(config)(pred, [], depth, torch.zeros_like(valid), torch.zeros_like(depth))
+    assert empty.terms["confidence"].item() == 0
 
 
 def test_dead_and_nonsense_predictions() -> None:

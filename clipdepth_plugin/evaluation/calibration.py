@@ -1,0 +1,135 @@
+"""Whether a predicted confidence is worth anything: calibration error and risk-coverage curve.
+
+A confidence is the probability that the true depth is within a factor of 1.25 of the prediction.
+Calibrated, of all pixels with confidence 0.8 four fifths are. Useful, the pixels it is surest of
+are the best ones.
+
+Axes: N pixels, P points of a curve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from clipdepth_plugin.errors import DataError
+from clipdepth_plugin.readout import CONFIDENT_FACTOR
+
+PIXELS = 1000
+"""Taken of each picture, evenly spaced, so that every picture weighs the same."""
+
+BINS = 15
+POINTS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class PixelSample:
+    """Some pixels of one picture.
+
+    Attributes:
+        confidence_N: Predicted probabilities.
+        right_N: Bool, whether the prediction is within a factor of 1.25.
+        error_N: |prediction - truth| / truth.
+    """
+
+    confidence_N: Tensor
+    right_N: Tensor
+    error_N: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The figures of a data set.
+
+    Attributes:
+        pixels: How many pixels they are of.
+        mean_confidence: Mean predicted probability.
+        share_right: Share of pixels within a factor of 1.25; equal to it on average, if calibrated.
+        calibration_error: Expected calibration error over 15 even bins of confidence: the mean
+            difference of a bin's mean confidence and its share of right pixels, 0..1.
+        area: Area under the risk-coverage curve: mean over all coverages of the AbsRel of the
+            surest pixels.
+        area_of_the_error: The same for a confidence that knows the errors: the best there can be.
+        abs_rel: AbsRel of all the pixels, which is the area for a confidence that knows nothing.
+        curve: (coverage, AbsRel of that share of the pixels, the surest ones) at 5%, 10% ... 100%.
+    """
+
+    pixels: int
+    mean_confidence: float
+    share_right: float
+    calibration_error: float
+    area: float
+    area_of_the_error: float
+    abs_rel: float
+    curve: tuple[tuple[float, float], ...]
+
+
+def sample_pixels(
+    confidence_HW: Tensor, pred_HW: Tensor, depth_HW: Tensor, valid_HW: Tensor
+) -> PixelSample:
+    """Pixels of a picture that count towards ``calibrate``.
+
+    Args:
+        confidence_HW: Predicted probabilities.
+        pred_HW: Predicted metres, above 0 where valid; raw, as a confidence is of these.
+        depth_HW: True metres.
+        valid_HW: Bool, with at least one pixel.
+    """
+    places = valid_HW.flatten().nonzero()[:, 0]
+    chosen = torch.linspace(0, len(places) - 1, min(PIXELS, len(places)), dtype=torch.float64)
+    places = places[chosen.round().long()]
+    confidence_N, pred_N, depth_N = (
+        x_HW.flatten()[places].double() for x_HW in (confidence_HW, pred_HW, depth_HW)
+    )
+    ratio_N = torch.maximum(pred_N / depth_N, depth_N / pred_N)
+    return PixelSample(confidence_N, ratio_N < CONFIDENT_FACTOR, (pred_N - depth_N).abs() / depth_N)
+
+
+def calibrate(samples: Sequence[PixelSample]) -> Calibration:
+    """The figures of many pictures' pixels together.
+
+    Raises:
+        DataError: No pixels, or confidences outside 0..1.
+    """
+    if not samples:
+        raise DataError("no picture to calibrate on: the data set has no valid depth")
+    confidence_N = torch.cat([one.confidence_N for one in samples])
+    right_N = torch.cat([one.right_N for one in samples]).double()
+    error_N = torch.cat([one.error_N for one in samples])
+    if not bool(((confidence_N >= 0) & (confidence_N <= 1)).all()):
+        raise DataError("a predicted confidence is not a probability between 0 and 1")
+    risks_N = _risks(error_N, confidence_N)
+    count = len(error_N)
+    ends = [max(1, round(count * (i + 1) / POINTS)) for i in range(POINTS)]
+    return Calibration(
+        pixels=count,
+        mean_confidence=float(confidence_N.mean()),
+        share_right=float(right_N.mean()),
+        calibration_error=_calibration_error(confidence_N, right_N),
+        area=float(risks_N.mean()),
+        area_of_the_error=float(_risks(error_N, -error_N).mean()),
+        abs_rel=float(error_N.mean()),
+        curve=tuple((end / count, float(risks_N[end - 1])) for end in ends),
+    )
+
+
+def _calibration_error(confidence_N: Tensor, right_N: Tensor) -> float:
+    bins_N = (confidence_N * BINS).long().clamp_max(BINS - 1)
+    gaps = torch.zeros(BINS, dtype=torch.float64).index_add_(0, bins_N, confidence_N - right_N)
+    return float(gaps.abs().sum() / len(confidence_N))
+
+
+def _risks(error_N: Tensor, sureness_N: Tensor) -> Tensor:
+    """(N,) mean error of the surest 1, 2, ... N pixels; equally sure ones share theirs."""
+    order_N = sureness_N.argsort(descending=True)
+    sorted_N, error_N = sureness_N[order_N], error_N[order_N]
+    # Within a run of equals the order means nothing: each gets the run's mean error.
+    _, runs_N, counts = sorted_N.unique_consecutive(return_inverse=True, return_counts=True)
+    sums = torch.zeros(len(counts), dtype=torch.float64).index_add_(0, runs_N, error_N)
+    even_N = (sums / counts)[runs_N]
+    counts_N = torch.arange(1, len(error_N) + 1, dtype=torch.float64)
+    risks_N: Tensor = even_N.cumsum(0) / counts_N
+    return risks_N
