@@ -177,7 +177,7 @@ class PanAndScan:
 class PaddedTiles:
     """Mllama's: tiles of a canvas padded below and at the right; no overview.
 
-    The host always sends ``max_tiles`` views for an image, blank ones behind.
+    The blank tiles that the host sends behind them are no views.
     """
 
     label: ClassVar[str] = "tiles of a padded canvas"
@@ -197,7 +197,7 @@ class PaddedTiles:
         else:
             resized = (most_h, min(math.floor(width * scale_h) or 1, most_w))
         tiles = _tiles(image_size, (self.tile, self.tile), resized, canvas)
-        return ImageViews(tuple(tiles), None, self.max_tiles - len(tiles))
+        return ImageViews(tuple(tiles), None)
 
     def _canvas(self, image_size: Size) -> Size:
         """The canvas of least enlargement, or else of least shrinking; then the smallest."""

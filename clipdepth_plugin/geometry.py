@@ -7,6 +7,7 @@ Axes: C channels, H W a map's size.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +53,9 @@ class ViewGeometry:
     def to_image(self, map_CHW: Tensor) -> Tensor:
         """Carries a map of the view back to the image.
 
+        Where the view is padded, what the map says of padding never mixes into the image: its
+        rim repeats the outermost pixels of the map that show nothing else.
+
         Args:
             map_CHW: (C, h, w), any size: it covers the whole view.
 
@@ -60,18 +64,37 @@ class ViewGeometry:
         """
         if self == ViewGeometry.squashed(self.image_size, self.view_size):
             return resize(map_CHW[None], self.image_size)[0]
-        axes = []
-        for axis in (0, 1):
+        places, outside = [], []
+        for axis, cells in enumerate(map_CHW.shape[1:]):
             edges = torch.arange(self.image_size[axis], device=map_CHW.device) + 0.5
             in_view = edges * self.scale[axis] + self.offset[axis]
-            axes.append(in_view / self.view_size[axis] * 2 - 1)
-        y_HW, x_HW = torch.meshgrid(*axes, indexing="ij")
+            outside.append((in_view < 0) | (in_view > self.view_size[axis]))
+            first, last = self._shown(axis, cells)
+            in_cells = (in_view / self.view_size[axis] * cells).clamp(first + 0.5, last - 0.5)
+            places.append(in_cells / cells * 2 - 1)
+        y_HW, x_HW = torch.meshgrid(*places, indexing="ij")
         grid_1HW2 = rearrange([x_HW, y_HW], "xy h w -> 1 h w xy").to(map_CHW.dtype)
         map_1CHW = F.grid_sample(
             map_CHW[None], grid_1HW2, padding_mode="border", align_corners=False
         )
-        outside_HW = (x_HW.abs() > 1) | (y_HW.abs() > 1)
+        outside_HW = outside[0][:, None] | outside[1][None]
         return map_1CHW[0].masked_fill(outside_HW, torch.nan)
+
+    def _shown(self, axis: int, cells: int) -> tuple[int, int]:
+        """The first cell of a map of the view that shows the image alone, and that after the last.
+
+        Where there is none, the cell with the middle of the image's part.
+        """
+        size = self.view_size[axis] / cells
+        low = max(0.0, self.offset[axis]) / size
+        high = self.image_size[axis] * self.scale[axis] + self.offset[axis]
+        high = min(float(self.view_size[axis]), high) / size
+        # A hair's breadth for the rounding of scales.
+        first, last = math.ceil(low - 1e-4), math.floor(high + 1e-4)
+        if first < last:
+            return first, last
+        middle = min(max(int((low + high) / 2), 0), cells - 1)
+        return middle, middle + 1
 
     def intrinsics(self, image: Intrinsics) -> Intrinsics:
         """(fx, fy, cx, cy) of the image, as those of the view."""
@@ -91,16 +114,14 @@ class ImageViews:
     Attributes:
         views: In the order in which the tower sees them.
         overview: Which of them shows the whole image; None where none does.
-        blank: How many views of nothing the host sends after them.
     """
 
     views: tuple[ViewGeometry, ...]
     overview: int | None = 0
-    blank: int = 0
 
     def __len__(self) -> int:
-        """Number of views that the tower sees, blank ones included."""
-        return len(self.views) + self.blank
+        """Number of views."""
+        return len(self.views)
 
 
 def depth_to_points(depth_1HW: Tensor, intrinsics: Intrinsics) -> Tensor:

@@ -214,7 +214,8 @@ class DepthPass(TowerPass):
                 "give attach(..., processor=...) its image processor"
             )
         seen = [views.pixel_size for views in self.views for _ in range(views.count)]
-        return arrange(parse_sizes(original_sizes, "original_sizes"), known, seen)
+        sizes = parse_sizes(original_sizes, "original_sizes")
+        return arrange(sizes, known, seen, self._wanted.patch_size)
 
     def _camera_scales(
         self,
@@ -246,16 +247,16 @@ class DepthPass(TowerPass):
             logger.info("images %s: focal length taken as %g px of the view", unknown, canonical)
         if views is not None:
             cameras = [
-                geometry.intrinsics(camera) if camera and geometry else None
+                camera and view.intrinsics(camera)
                 for image, camera in zip(views, cameras, strict=True)
-                for geometry in (*image.views, *[None] * image.blank)
+                for view in image.views
             ]
         return [1.0 if c is None else math.sqrt(c[0] * c[1]) / canonical for c in cameras]
 
 
 def _whole(image: ImageViews, maps: list[Tensor]) -> Tensor:
-    """One map of an image, from those of its views; maps of blank views are left over."""
-    placed = [view.to_image(one) for view, one in zip(image.views, maps, strict=False)]
+    """One map of an image, from those of its views."""
+    placed = [view.to_image(one) for view, one in zip(image.views, maps, strict=True)]
     if len(placed) == 1:
         return placed[0].clone()
     overview_1HW = None if image.overview is None else placed.pop(image.overview)

@@ -31,7 +31,10 @@ def whole_view(image_size: Size, preprocessing: Preprocessing) -> ViewGeometry:
 
 
 def arrange(
-    sizes: Size | list[Size], preprocessing: Preprocessing, seen: Sequence[Size]
+    sizes: Size | list[Size],
+    preprocessing: Preprocessing,
+    seen: Sequence[Size],
+    patch: Size = (1, 1),
 ) -> list[ImageViews]:
     """The views of each image, in the order of a pass.
 
@@ -40,6 +43,7 @@ def arrange(
             pass saw.
         preprocessing: The host's.
         seen: (H, W) of each view that the tower saw.
+        patch: (H, W) of a patch: towers may leave out a view's last, incomplete ones.
 
     Raises:
         HostError: It is not known how the host makes views, none of its ways fits what was seen,
@@ -47,7 +51,7 @@ def arrange(
     """
     if not preprocessing.ways:
         raise _unknown(preprocessing)
-    tried = [_try(way, sizes, seen) for way in preprocessing.ways]
+    tried = [_try(way, sizes, seen, patch) for way in preprocessing.ways]
     fitting = [attempt for attempt in tried if attempt.fits]
     if not fitting:
         raise _no_fit(sizes, seen, tried)
@@ -72,7 +76,7 @@ class _Attempt:
     fits: bool
 
 
-def _try(way: Cut, sizes: Size | list[Size], seen: Sequence[Size]) -> _Attempt:
+def _try(way: Cut, sizes: Size | list[Size], seen: Sequence[Size], patch: Size) -> _Attempt:
     if isinstance(sizes, tuple):
         one = way.views(sizes)
         images = [one] * max(1, len(seen) // len(one))
@@ -80,23 +84,24 @@ def _try(way: Cut, sizes: Size | list[Size], seen: Sequence[Size]) -> _Attempt:
         images = [way.views(size) for size in sizes]
     if sum(map(len, images)) != len(seen):
         return _Attempt(way, images, fits=False)
-    rest, placed = iter(seen), []
-    for image in images:
-        shown = [next(rest) for _ in range(len(image))]
-        views = zip(image.views, shown, strict=False)
-        if way.pads_behind:
-            placed.append(replace(image, views=tuple(_padded(*view) for view in views)))
-        else:
-            placed.append(image)
-        if any(view.view_size != size for view, size in zip(placed[-1].views, shown, strict=False)):
-            return _Attempt(way, images, fits=False)
-    return _Attempt(way, placed, fits=True)
+    if way.pads_behind:
+        rest = iter(seen)
+        images = [
+            replace(image, views=tuple(_padded(view, next(rest), patch) for view in image.views))
+            for image in images
+        ]
+    fits = [view.view_size for view in _geometries(images)] == list(seen)
+    return _Attempt(way, images, fits)
 
 
-def _padded(view: ViewGeometry, seen: Size) -> ViewGeometry:
-    """The view with the padding that a batch puts below it and at its right."""
-    larger = all(whole >= own for whole, own in zip(seen, view.view_size, strict=True))
-    return replace(view, view_size=seen) if larger else view
+def _padded(view: ViewGeometry, seen: Size, patch: Size) -> ViewGeometry:
+    """The view with the padding that a batch puts below it and at its right.
+
+    Or without its last, incomplete patches, where the tower takes them for padding.
+    """
+    sides = zip(seen, view.view_size, patch, strict=True)
+    fits = all(whole > own - side for whole, own, side in sides)
+    return replace(view, view_size=seen) if fits else view
 
 
 def _geometries(images: list[ImageViews]) -> list[ViewGeometry]:

@@ -145,15 +145,6 @@ def test_a_pass_that_does_not_fit_is_refused(sizes: Any, seen: list[Size], says:
         arrange(sizes, from_processor(onevision()), seen)
 
 
-def test_mllama_sends_blank_views() -> None:
-    from transformers import MllamaImageProcessor
-
-    known = from_processor(MllamaImageProcessor(size=SQUARE, max_image_tiles=4))
-    wide, square = arrange([(32, 64), (30, 30)], known, [VIEW] * 8)
-    assert (len(wide.views), wide.blank, wide.overview) == (2, 2, None)
-    assert (len(square.views), square.blank) == (1, 3)
-
-
 def test_smaller_pictures_of_a_batch_are_padded_behind() -> None:
     from transformers import PixtralImageProcessor
 

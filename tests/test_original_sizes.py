@@ -1,0 +1,204 @@
+"""Maps in the user's image, all the way: image processor, host, tower pass, one map an image.
+
+The head tells the red of the pixels that the tower saw, and a picture's red says where it is; so a
+map must be its picture's own red again, whatever the host did in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+from clipdepth_plugin import DepthHead, TowerFeatures, attach, find_towers
+from clipdepth_plugin.config import HeadConfig
+from clipdepth_plugin.geometry import Size
+from tests.tiny.packed import PACKED
+from tests.tiny.table import HOSTS
+
+T = 32
+SQUARE = {"height": T, "width": T}
+PINPOINTS = {"image_grid_pinpoints": [[32, 64], [64, 32]]}
+SIZES = [(40, 90), (77, 50), (64, 64)]
+
+
+class RedHead(DepthHead):
+    """Gives 1 m and the pixels' red."""
+
+    @property
+    def reads_pixels(self) -> bool:
+        return True
+
+    def forward(self, features: TowerFeatures, size: Size | None = None) -> Tensor:
+        assert features.pixels is not None
+        return 1 + features.pixels[:, :1].float()
+
+
+def red_head(host: nn.Module) -> RedHead:
+    config = DepthHead.for_host(host, film=False).config
+    return RedHead(HeadConfig.model_validate(config.model_dump())).eval()
+
+
+def picture(size: Size, index: int) -> Tensor:
+    """(3, H, W) uint8 whose red grows to the right below; each picture from a red of its own."""
+    y_HW = ((torch.arange(size[0]) + 0.5) / size[0])[:, None].expand(size)
+    x_HW = ((torch.arange(size[1]) + 0.5) / size[1])[None].expand(size)
+    red_HW = 0.1 + 0.2 * index + 0.3 * x_HW + 0.1 * y_HW
+    return (torch.stack([red_HW] + [torch.ones(size)] * 2) * 255).round().to(torch.uint8)
+
+
+def features_of(host: Any, inputs: Any) -> None:
+    host.get_image_features(**inputs)
+
+
+def pixels_alone(host: Any, inputs: Any) -> None:
+    host.get_image_features(inputs["pixel_values"])
+
+
+@dataclass(frozen=True)
+class Case:
+    """A tiny host and its processor.
+
+    Attributes:
+        host: Its name in the table of hosts, or of packed hosts.
+        processor: Class of its image or video processor.
+        options: The processor's settings.
+        run: Gives the host what the processor made.
+        call: How the processor is called on the pictures.
+        unseen: Image pixels at the right and below that the tower may take for padding.
+        blurred: Whether the processor resizes padding into the picture's rim.
+    """
+
+    name: str
+    host: str
+    processor: str
+    options: dict[str, Any]
+    run: Callable[[Any, Any], None] = pixels_alone
+    call: Callable[[Any, list[Tensor]], Any] = lambda processor, pictures: processor(
+        pictures, return_tensors="pt"
+    )
+    unseen: int = 0
+    blurred: bool = False
+
+
+def one_prompt(processor: Any, pictures: list[Tensor], **options: Any) -> Any:
+    return processor([pictures], return_tensors="pt", **options)
+
+
+def cut_to_patches(processor: Any, pictures: list[Tensor]) -> Any:
+    return processor(pictures, return_tensors="pt", crop_to_patches=True)
+
+
+def tensors_of(out: Any) -> dict[str, Tensor]:
+    return {key: value for key, value in out.items() if isinstance(value, Tensor)}
+
+
+def packed(host: str) -> Callable[[Any, Any], None]:
+    (case,) = (case for case in PACKED if case.name == host)
+    return lambda model, inputs: case.run(model, tensors_of(inputs))
+
+
+SCAN = {
+    "do_pan_and_scan": True,
+    "pan_and_scan_min_crop_size": 16,
+    "pan_and_scan_max_num_crops": 4,
+    "pan_and_scan_min_ratio_to_activate": 1.2,
+}
+IDEFICS2 = {"size": {"shortest_edge": 16, "longest_edge": 48}}
+IDEFICS3 = {"size": {"longest_edge": 2 * T}, "max_image_size": {"longest_edge": T}}
+QWEN = {"size": {"shortest_edge": 256, "longest_edge": 2048}, "patch_size": 8}
+CASES = [
+    Case(
+        "llava_next", "llava_next", "LlavaNextImageProcessor",
+        {"size": {"shortest_edge": T}, "crop_size": SQUARE, **PINPOINTS}, features_of,
+    ),
+    Case(
+        "onevision", "llava_onevision", "LlavaOnevisionImageProcessor",
+        {"size": SQUARE, **PINPOINTS}, features_of,
+    ),
+    Case(
+        "onevision-one-prompt", "llava_onevision", "LlavaOnevisionImageProcessor",
+        {"size": SQUARE, **PINPOINTS}, features_of, one_prompt, blurred=True,
+    ),
+    Case("aya", "aya_vision", "GotOcr2ImageProcessor", {"size": SQUARE}, call=cut_to_patches),
+    Case("internvl", "internvl", "GotOcr2ImageProcessor", {"size": SQUARE}, call=cut_to_patches),
+    Case("internvl-whole", "internvl", "GotOcr2ImageProcessor", {"size": SQUARE}),
+    Case("gemma3", "gemma3", "Gemma3ImageProcessor", {"size": SQUARE, **SCAN}),
+    Case("paligemma", "paligemma", "SiglipImageProcessor", {"size": SQUARE}),
+    Case(
+        "idefics2", "idefics2", "Idefics2ImageProcessor", IDEFICS2, features_of, one_prompt,
+        unseen=16,
+    ),
+    Case(
+        "idefics2-split", "idefics2", "Idefics2ImageProcessor",
+        {**IDEFICS2, "do_image_splitting": True}, features_of, one_prompt, unseen=16,
+    ),
+    Case(
+        "idefics3", "idefics3", "Idefics3ImageProcessor", IDEFICS3, features_of, one_prompt,
+    ),
+    Case("smolvlm-prompts", "smolvlm", "SmolVLMImageProcessor", IDEFICS3, features_of,
+         lambda processor, pictures: processor([[p] for p in pictures], return_tensors="pt")),
+    Case(
+        "mllama", "mllama", "MllamaImageProcessor", {"size": SQUARE, "max_image_tiles": 4},
+        packed("mllama"), one_prompt,
+    ),
+    Case(
+        "mllama-prompts", "mllama", "MllamaImageProcessor", {"size": SQUARE, "max_image_tiles": 4},
+        packed("mllama"),
+        lambda processor, pictures: processor(
+            [pictures[:1], pictures[1:]], return_tensors="pt"
+        ),
+    ),
+    Case(
+        "pixtral", "pixtral", "PixtralImageProcessor",
+        {"size": {"longest_edge": 48}, "patch_size": 8}, packed("pixtral"),
+    ),
+    *(
+        Case(name, name, "Qwen2VLImageProcessor", QWEN, packed(name))
+        for name in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+    ),
+    Case(
+        "siglip2", "siglip2", "Siglip2ImageProcessor", {"patch_size": 8, "max_num_patches": 24},
+        packed("siglip2"),
+    ),
+]  # fmt: skip
+
+
+def build(name: str) -> nn.Module:
+    for packed_case in PACKED:
+        if packed_case.name == name:
+            host: nn.Module = packed_case.host()
+            return host
+    (case,) = (case for case in HOSTS if case.name == name)
+    return case.host()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_maps_come_back_in_the_users_images(case: Case) -> None:
+    host = build(case.host)
+    plain = {"resample": 2, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+    processor = getattr(transformers, case.processor)(**{**plain, **case.options})
+    pictures = [picture(size, index) for index, size in enumerate(SIZES)]
+    inputs = case.call(processor, pictures)
+    with torch.no_grad(), attach(host, red_head(host), processor=processor) as plugin:
+        case.run(host, inputs)
+        maps = plugin.predict(original_sizes=SIZES)
+    assert [tuple(one.shape) for one in maps] == [(1, *size) for size in SIZES]
+    for one_1HW, shown in zip(maps, pictures, strict=True):
+        error_HW = one_1HW[0] - (1 + shown[0] / 255)
+        height, width = error_HW.shape
+        error_HW = error_HW[: height - case.unseen, : width - case.unseen]
+        if case.blurred:
+            error_HW = error_HW[4:-4, 4:-4]
+        # A pixel of a view is up to four of the picture's; at a border half of one is held.
+        assert error_HW.abs().max() < 0.03
+        assert error_HW.mean().abs() < 0.002
+
+
+def test_the_table_names_hosts_of_other_tables() -> None:
+    assert all(find_towers(build(case.host)) for case in CASES)
