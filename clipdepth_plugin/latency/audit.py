@@ -104,7 +104,7 @@ def audit(
         subject: The host.
         heads: Name -> head that fits it, in eval mode, on its device.
         circumstances: Of the measurement.
-        forms: Names in ``forms.FORMS``; hooks are timed once a head.
+        forms: Names in ``forms.FORMS``; taps alone are timed for the head with the most levels.
         forms_not_measured: Form -> why, for the report.
         separate: Name -> a pass of another network on the same picture.
         method: Rounds, warm-up, seed, timer.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,14 +11,13 @@ import torch
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
-_REPEATS = 3
 
 
 def peak_bytes(call: Callable[[], object], device: torch.device | str = "cpu") -> int | None:
     """Bytes that a call needs at its peak, above what is held before it.
 
     Args:
-        call: Called three times; the median counts.
+        call: Called once; it should have run before, so that nothing is loaded or compiled in it.
         device: Where it computes.
 
     Returns:
@@ -28,12 +26,8 @@ def peak_bytes(call: Callable[[], object], device: torch.device | str = "cpu") -
     """
     device = torch.device(device)
     if device.type == "cuda":
-        return round(statistics.median(_cuda_peak(call, device) for _ in range(_REPEATS)))
-    if device.type != "cpu":
-        return None
-    peaks = [_resident_peak(call) for _ in range(_REPEATS)]
-    read = [peak for peak in peaks if peak is not None]
-    return round(statistics.median(read)) if read else None
+        return _cuda_peak(call, device)
+    return _resident_peak(call) if device.type == "cpu" else None
 
 
 def _cuda_peak(call: Callable[[], object], device: torch.device) -> int:

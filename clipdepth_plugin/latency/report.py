@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from clipdepth_plugin.circumstances import Circumstances
@@ -131,7 +132,7 @@ def _ms(value: Range) -> str:
     return f"{value.median:.2f} [{value.low:.2f}, {value.high:.2f}]"
 
 
-def markdown_table(header: tuple[str, ...], cells: list[tuple[str, ...]]) -> list[str]:
+def markdown_table(header: tuple[str, ...], cells: Sequence[tuple[str, ...]]) -> list[str]:
     """A table's lines in Markdown."""
     lines = [header, tuple("---" for _ in header), *cells]
     return [f"| {' | '.join(line)} |" for line in lines]

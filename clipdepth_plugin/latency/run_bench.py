@@ -80,12 +80,23 @@ def run_bench(options: BenchOptions, command: Sequence[str], console: Console) -
     Raises:
         ValueError: The host, a head or an option is wrong, or a file can't be written.
     """
+    if options.output is not None:
+        make_folder(options.output)
+    report = measure(options, command, console)
+    _show(report, options)
+    return report
+
+
+def measure(options: BenchOptions, command: Sequence[str], console: Console) -> Audit:
+    """Measures, with progress bars on ``console``.
+
+    Raises:
+        ValueError: The host, a head or an option is wrong.
+    """
     sweeps = [parse_sweep(text) for text in options.sweeps]
     device = find_device(options.device)
     forms, without = choose_forms(options.forms, device)
     _check(options)
-    if options.output is not None:
-        make_folder(options.output)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     with console.status(f"loading {options.host}"):
@@ -114,9 +125,7 @@ def run_bench(options: BenchOptions, command: Sequence[str], console: Console) -
             found.append(
                 run_sweep(model, tower, heads, over, values, batch=options.batch, method=method)
             )
-    report = report.model_copy(update={"sweeps": tuple(found)})
-    _show(report, options)
-    return report
+    return report.model_copy(update={"sweeps": tuple(found)})
 
 
 def load_subject(options: BenchOptions, device: torch.device) -> Subject:

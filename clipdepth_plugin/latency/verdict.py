@@ -11,12 +11,13 @@ _NOUNS = {"tower": "the tower", "prefill": "the prefill", "whole": "the whole ho
 
 
 def make_verdict(audit: Audit) -> tuple[str, ...]:
-    """One line for the hooks of each head, for each head and form, and for what is beside them."""
+    """One line for noise and taps, for each head and form, and for what is beside them."""
     lines = [_noise_line(audit)]
     for name in audit.heads:
         of_head = [figure for figure in audit.figures if figure.head == name]
         hooks = [figure for figure in of_head if figure.what == "hooks"]
-        lines.append(_sentence(f"Tapping alone, for {name},", hooks))
+        if hooks:
+            lines.append(_sentence(f"Tapping alone, for {name},", hooks))
         for form in dict.fromkeys(figure.form for figure in of_head if figure.form):
             depth = [f for f in of_head if (f.form, f.what) == (form, "depth")]
             lines.append(_sentence(f"Depth by {name} ({form})", depth))
