@@ -30,8 +30,9 @@ from clipdepth_plugin.errors import NoDepthError
 _NOT_PADDING = ("bool_masked_pos", "head_mask")
 # Arguments that say how tokens are packed; a tower that takes one needs a rule of its own.
 _PACKING = (
-    *("grid_thw", "image_grid_thw", "image_grid_hws", "grid_hws", "spatial_shapes"),
-    *("image_sizes", "tgt_sizes", "cu_seqlens", "aspect_ratio_ids"),
+    *("grid_thw", "image_grid_thw", "video_grid_thw", "grid_hws", "image_grid_hws"),
+    *("spatial_shapes", "image_sizes", "target_sizes", "tgt_sizes", "merge_sizes"),
+    *("pixel_position_ids", "cu_seqlens", "aspect_ratio_ids"),
 )
 
 
@@ -61,6 +62,11 @@ class PlainRule(LayoutRule):
         """See ``LayoutRule``."""
         (batch, *_, height, width) = call.pixels_shape
         grid_h, grid_w = grid = (call.patches_shape[-2], call.patches_shape[-1])
+        if grid_h == 1:
+            raise NoDepthError(
+                f"the patch embedding was given {call.pixels_shape}: pictures one patch high are "
+                "patches that were cut before, in an order that its adapter does not know"
+            )
         mask_Bhw = self._mask(call, (batch, *grid))
         if mask_Bhw is None:
             views = Views(batch, grid, (height, width))

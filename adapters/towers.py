@@ -146,6 +146,8 @@ def _describe(model: nn.Module, skeleton: Skeleton) -> Tower | Misfit:
         return Misfit(
             embedding.path, "maps patches of pictures or videos in an order that no adapter knows"
         )
+    if any(hasattr(part, "random_masking") for part in module.modules()):
+        return Misfit(embedding.path, "feeds a masked autoencoder, which shuffles its patches")
     if rule is None:
         rule = PlainRule(
             quirks.num_prefix_tokens, sequence_first, embedding.patch_size, parameters_of(module)

@@ -9,17 +9,25 @@ Axes: B pictures or views, N tokens, D width, (h, w) patch grid, H W pixels.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, TowerFeatures, attach, find_towers
-from clipdepth_plugin.errors import NoDepthError
+from clipdepth_plugin.adapters.hf_qwen import QwenRule
+from clipdepth_plugin.errors import (
+    HeadMismatchError,
+    ImageError,
+    NoDepthError,
+)
 from tests.tiny.case import PATCH, WIDTH, tensors
-from tests.tiny.packed import PACKED, Grid, PackedCase
+from tests.tiny.packed import PACKED
+from tests.tiny.packed_case import Grid, PackedCase
 
 MakeHead = Callable[..., DepthHead]
 BY_NAME = {case.name: case for case in PACKED}
@@ -98,6 +106,47 @@ def test_each_token_comes_from_its_place(packed: PackedCase, make_head: MakeHead
         assert features.context is not None
         mean = torch.tensor([top + (h + 1) / 2, left + (w + 1) / 2, picture + 1])
         torch.testing.assert_close(features.context[index, :3], mean, rtol=0, atol=1e-4)
+
+
+def raw_outputs(host: nn.Module, run: Callable[[], Any]) -> list[Tensor]:
+    """What enters a tower's first block and what leaves each, (rows, D), by hooks of our own."""
+    (tower,) = find_towers(host)
+    raw: list[Tensor] = []
+
+    def start(module: nn.Module, args: Any, kwargs: Any) -> None:
+        raw.append(args[0] if args else kwargs["hidden_states"])
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        raw.append(output[0] if isinstance(output, tuple) else output)
+
+    handles = [tower.blocks[0].register_forward_pre_hook(start, with_kwargs=True)]
+    handles += [block.register_forward_hook(leave) for block in tower.blocks]
+    run()
+    for handle in handles:
+        handle.remove()
+    return [x.reshape(-1, x.shape[-1]) for x in raw]
+
+
+@torch.no_grad()
+def test_levels_are_the_librarys_own(packed: PackedCase, make_head: MakeHead) -> None:
+    """Each level bit for bit the blocks' outputs; where each row belongs, coordinates tell."""
+    told, where = packed.host(), packed.pack(coordinates(packed.grids))
+    let_coordinates_through(told, packed)
+    places = raw_outputs(told, lambda: packed.run(told, where))[0][:, :3].round().int() - 1
+    row_of = {tuple(place): row for row, place in enumerate(places.tolist())}
+    host, inputs = packed.host(), packed.pack(packed.pictures())
+    raw = raw_outputs(host, lambda: packed.run(host, inputs))
+    with (
+        attach(host, all_levels(make_head, host, packed)) as plugin,
+        plugin.capture() as seen,
+    ):
+        packed.run(host, inputs)
+        views = views_of(seen[-1].batches)
+    for (features, index), (picture, top, left, (h, w)) in zip(views, packed.views, strict=True):
+        rows = [row_of[top + y, left + x, picture] for y in range(h) for x in range(w)]
+        assert sorted(features.levels) == list(range(packed.depth + 1))
+        for level, tokens_BND in features.levels.items():
+            assert torch.equal(tokens_BND[index], raw[level][rows]), f"level {level}"
 
 
 @torch.no_grad()
@@ -182,35 +231,105 @@ def test_reading_views_of_several_sizes(packed: PackedCase, make_head: MakeHead)
         assert plugin.depth.shape[1:] == (1, h * PATCH, w * PATCH)
 
 
-# --- what padding is not ------------------------------------------------------------------------
+@torch.no_grad()
+def test_the_tower_alone(packed: PackedCase, make_head: MakeHead) -> None:
+    """``plugin(pixels, **tower_kwargs)`` and ``features``, with the pixels that a head may read."""
+    host, pictures = packed.host(), packed.pictures()
+    inputs = packed.pack(pictures)
+    head = DepthHead.for_host(
+        host, "guided", context="mean", channels=(8, 8, 8), stem_channels=4
+    ).eval()
+    seen: dict[str, Any] = {}
+    (tower,) = find_towers(host)
+    handle = tower.module.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.update(args=args, kwargs=kwargs), with_kwargs=True
+    )
+    packed.run(host, inputs)
+    handle.remove()
+    kwargs = dict(seen["kwargs"])
+    pixels = seen["args"][0] if seen["args"] else kwargs.pop("pixel_values")
+    with attach(host, head) as plugin:
+        packed.run(host, inputs)
+        expected = plugin.depths
+        close(list(plugin(pixels, **kwargs)), expected, 1e-5)
+    features = plugin.features(pixels, **kwargs)
+    views = views_of(features if isinstance(features, list) else [features])
+    for (one, index), (picture, top, left, (h, w)) in zip(views, packed.views, strict=True):
+        assert one.pixels is not None
+        rows = slice(top * PATCH, (top + h) * PATCH)
+        columns = slice(left * PATCH, (left + w) * PATCH)
+        close(one.pixels[index], pictures[picture][:, rows, columns], 1e-6)
+    with pytest.raises(ImageError, match="pixel_values has shape"):
+        plugin(pixels[..., None], **kwargs)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda mask: mask[1, 1:, 1:].fill_(0), "are no rectangle"),
-        (lambda mask: mask[1].fill_(0), "view 1 is padding alone"),
-    ],
-)
-def test_masks_that_make_no_map(
-    change: Callable[[Tensor], Any], message: str, make_head: MakeHead
-) -> None:
-    host = BY_NAME["idefics2"].host()
-    tower: Any = find_towers(host)[0].module
-    mask_Bhw = torch.ones(2, 4, 4, dtype=torch.bool)
-    change(mask_Bhw)
-    with torch.no_grad(), attach(host, make_head(host, context="mean")) as plugin:
-        tower(torch.randn(2, 3, 32, 32), patch_attention_mask=mask_Bhw)
-        with pytest.raises(NoDepthError, match=message):
-            _ = plugin.depth
+# --- videos -------------------------------------------------------------------------------------
 
 
-def test_unfinished_patches_belong_to_the_picture(make_head: MakeHead) -> None:
-    """Pixels beyond the last whole patch: a map has them where its picture reaches them."""
-    host = BY_NAME["idefics2"].host()
-    head = make_head(host, context="mean")
-    mask_Bhw = torch.ones(2, 4, 4, dtype=torch.bool)
-    mask_Bhw[1, :, 2:] = False
-    with torch.no_grad(), attach(host, head) as plugin:
-        depths = plugin(torch.randn(2, 3, 35, 33), patch_attention_mask=mask_Bhw)
-    assert [tuple(x.shape) for x in depths] == [(1, 35, 33), (1, 35, 16)]
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl"])
+def test_each_temporal_patch_of_a_video_is_a_view(name: str, make_head: MakeHead) -> None:
+    """Two videos of different sizes and lengths, packed by the library's own video processor."""
+    case = BY_NAME[name]
+    host = case.host()
+    let_coordinates_through(host, case)
+    shots: tuple[Grid, ...] = ((6, 4), (6, 4), (4, 8))
+    frames = coordinates(shots)
+    videos = [torch.stack([x for x in part for _ in range(2)]) for part in (frames[:2], frames[2:])]
+    whole: dict[str, Any] = {"do_rescale": False, "do_normalize": False, "do_resize": False}
+    processor = transformers.Qwen2VLVideoProcessor(
+        patch_size=PATCH, do_sample_frames=False, do_convert_rgb=False, **whole
+    )
+    packed = processor(videos=videos, return_tensors="pt")
+    head = all_levels(make_head, host, case)
+    with attach(host, head) as plugin, plugin.capture() as seen:
+        host.model.get_video_features(
+            packed["pixel_values_videos"], video_grid_thw=packed["video_grid_thw"]
+        )
+        passes = [views_of(one.batches) for one in seen]
+    views = [view for one in passes for view in one]
+    assert [one.grid for one, _ in views] == list(shots)
+    for shot, (features, index) in enumerate(views):
+        h, w = features.grid
+        where_hw3 = features.levels[4][index, :, :3].reshape(h, w, 3).round().int() - 1
+        assert where_hw3.tolist() == [[[y, x, shot] for x in range(w)] for y in range(h)]
+
+
+# --- what is not understood is refused ----------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", [{"window": None}, {"window": 1}, {"merge": 1}])
+def test_an_order_that_the_positions_deny(change: dict[str, Any], make_head: MakeHead) -> None:
+    case = BY_NAME["qwen2_5_vl"]
+    host, inputs = case.host(), case.pack(case.pictures())
+    with attach(host, all_levels(make_head, host, case)) as plugin:
+        wanted = plugin._recorder.wanted
+        rule = dataclasses.replace(cast("QwenRule", wanted.rule), **change)
+        plugin._recorder.wanted = dataclasses.replace(wanted, rule=rule)
+        case.run(host, inputs)
+        with pytest.raises(NoDepthError, match=r"view 0: the positions .* are not those of a grid"):
+            _ = plugin.depths
+
+
+def test_contexts_that_a_packed_tower_lacks(make_head: MakeHead) -> None:
+    host = BY_NAME["qwen2_vl"].host()
+    for context in ("pooled", "cls"):
+        with pytest.raises(HeadMismatchError, match="this tower has 'mean'"):
+            attach(host, make_head(host, context=context))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["idefics2", "siglip2", "mllama"])
+def test_compiled_with_its_arguments_seen(name: str, make_head: MakeHead) -> None:
+    """The hook on the tower is traced, too: no graph break, and padding is left out."""
+    case = BY_NAME[name]
+    host, inputs = case.host(), case.pack(case.pictures())
+    (tower,) = find_towers(host)
+    with attach(host, all_levels(make_head, host, case)) as plugin:
+        case.run(host, inputs)
+        expected = plugin.depths
+        tower.module.compile(backend="eager", fullgraph=True)
+        case.run(host, inputs)
+        close(plugin.depths, expected, 1e-5)
+    torch._dynamo.reset()

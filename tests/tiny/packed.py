@@ -1,13 +1,11 @@
 """Rows of hosts that pad or pack pictures of several sizes, each with its library's own packing.
 
-Axes: B pictures, (h, w) patch grid, H W pixels.
+Axes: H W pixels.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,110 +14,8 @@ from torch import Tensor, nn
 
 from tests.tiny.case import IMAGE_TOKEN, PATCH, TEXT, VIDEO_TOKEN, VISION, WIDTH
 from tests.tiny.hf_towers import make
+from tests.tiny.packed_case import Inputs, PackedCase, library_packing, prompt_for
 from tests.tiny.vlms import build
-
-Grid = tuple[int, int]
-Inputs = dict[str, Tensor]
-# Two of one size side by side, so that neighbours are grouped, and that size again later.
-GRIDS: tuple[Grid, ...] = ((4, 2), (4, 2), (2, 6), (4, 2), (4, 4))
-
-
-@dataclass(frozen=True, kw_only=True)
-class PackedCase:
-    """A tiny random host.
-
-    Attributes:
-        name: For ids.
-        title: What people call it.
-        build: Makes it.
-        pack: Pictures (3, H, W) -> what its pictures become, by its library.
-        tower: Path of its tower.
-        family: Family file that must recognise it.
-        contexts: Context kinds it must offer.
-        depth: Number of its blocks.
-        grids: Patch grids of the pictures it is tried with.
-        tile: Patch grid of the tiles that it cuts pictures into; None where it does not.
-        norms: Modules of the tower that would change coordinates on their way.
-        see: Runs its vision on packed pictures; None: ``get_image_features``.
-        prompt: From the host and packed pictures to a whole prompt, or None where it takes none.
-        needs: What transformers must have for it.
-    """
-
-    name: str
-    title: str
-    build: Callable[[], nn.Module]
-    pack: Callable[[list[Tensor]], Inputs]
-    tower: str
-    family: str
-    contexts: tuple[str, ...] = ("mean",)
-    depth: int = 4
-    grids: tuple[Grid, ...] = GRIDS
-    tile: Grid | None = None
-    norms: tuple[str, ...] = ()
-    see: Callable[[Any, Inputs], Any] | None = None
-    prompt: Callable[[Any, Inputs], dict[str, Any]] | None = None
-    needs: str
-
-    def host(self) -> Any:
-        """The host with its fixed weights, in evaluation mode."""
-        torch.manual_seed(0)
-        return self.build().eval()
-
-    def run(self, host: Any, inputs: Inputs) -> Any:
-        """Runs the host's vision."""
-        return self.see(host, inputs) if self.see else host.get_image_features(**inputs)
-
-    def pictures(self, grids: Sequence[Grid] | None = None) -> list[Tensor]:
-        """Random pictures, (3, H, W) each."""
-        noise = torch.Generator().manual_seed(1)
-        sizes = [(h * PATCH, w * PATCH) for h, w in grids or self.grids]
-        return [torch.rand(3, *size, generator=noise) for size in sizes]
-
-    @property
-    def views(self) -> list[tuple[int, int, int, Grid]]:
-        """(picture, row, column, grid) of each view: its first patch, and how many it has."""
-        views = []
-        for picture, (h, w) in enumerate(self.grids):
-            tile_h, tile_w = grid = self.tile or (h, w)
-            corners = [(y, x) for y in range(0, h, tile_h) for x in range(0, w, tile_w)]
-            views += [(picture, y, x, grid) for y, x in corners]
-        return views
-
-
-def _rows_of(out: Any) -> list[int]:
-    """Number of tokens that pictures take in a prompt, as the host's library counts them."""
-    out = getattr(out, "pooler_output", out)
-    if isinstance(out, Tensor):
-        return [out.shape[:-1].numel()]
-    # Qwen3-VL of transformers 4: (features, deepstack features).
-    if isinstance(out, tuple) and any(isinstance(one, list | tuple) for one in out):
-        out = out[0]
-    return [one.shape[:-1].numel() for one in out]
-
-
-def _prompt(host: Any, inputs: Inputs) -> dict[str, Any]:
-    """A prompt with room for the pictures."""
-    counts = _rows_of(host.get_image_features(**_for_features(inputs)))
-    row = [token for count in counts for token in [92, *[IMAGE_TOKEN] * count]]
-    ids = torch.tensor([[1, *row, 5, 6]])
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **inputs}
-
-
-def _for_features(inputs: Inputs) -> Inputs:
-    return {name: x for name, x in inputs.items() if name != "mm_token_type_ids"}
-
-
-def _processor(name: str, **options: Any) -> Callable[[list[Tensor]], Inputs]:
-    """The library's own image processor, which shall only pack."""
-
-    def pack(pictures: list[Tensor]) -> Inputs:
-        whole = {"do_rescale": False, "do_normalize": False, "do_convert_rgb": False}
-        processor = getattr(transformers, name)(**whole, **options)
-        packed = processor(images=pictures, return_tensors="pt")
-        return {key: value for key, value in packed.items() if isinstance(value, Tensor)}
-
-    return pack
-
 
 # --- Idefics, SmolVLM ---------------------------------------------------------------------------
 
@@ -158,7 +54,7 @@ def _idefics(name: str, model: str, text: Any, options: Any, **case: Any) -> Pac
         build=functools.partial(build, model, (config, _V), text, options),
         tower="model.vision_model",
         family="unknown",
-        prompt=_prompt,
+        prompt=prompt_for,
         needs=model,
         **case,
     )
@@ -208,7 +104,7 @@ def _qwen(
     return PackedCase(
         name=name,
         build=make_host,
-        pack=_processor(
+        pack=library_packing(
             *("Qwen2VLImageProcessor",),
             do_resize=False,
             patch_size=PATCH,
@@ -287,7 +183,7 @@ _LFM2: dict[str, Any] = {
     "block_multiple_of": 16,
     "conv_L_cache": 3,
 }
-_PACK_NAFLEX = _processor(
+_PACK_NAFLEX = library_packing(
     "Siglip2ImageProcessor", do_resize=False, patch_size=PATCH, max_num_patches=24
 )
 _NAFLEXES = (
@@ -315,14 +211,14 @@ _NAFLEXES = (
         pack=_PACK_NAFLEX,
         tower="model.vision_tower",
         family="hf_siglip",
-        prompt=_prompt,
+        prompt=prompt_for,
         needs="Lfm2VlForConditionalGeneration",
     ),
 )
 
 # --- Pixtral, Mistral 3 -------------------------------------------------------------------------
 
-_PACK_PIXTRAL = _processor("PixtralImageProcessor", do_resize=False, patch_size=PATCH)
+_PACK_PIXTRAL = library_packing("PixtralImageProcessor", do_resize=False, patch_size=PATCH)
 _PIXTRALS = (
     PackedCase(
         name="pixtral",
@@ -349,7 +245,7 @@ _PIXTRALS = (
         tower="model.vision_tower",
         family="hf_pixtral",
         norms=("ln_pre",),
-        prompt=_prompt,
+        prompt=prompt_for,
         needs="Mistral3ForConditionalGeneration",
     ),
 )
@@ -393,7 +289,7 @@ _MLLAMA = PackedCase(
     name="mllama",
     title="Mllama (Llama 3.2 Vision)",
     build=_mllama,
-    pack=_processor(
+    pack=library_packing(
         "MllamaImageProcessor",
         size={"height": 4 * PATCH, "width": 4 * PATCH},
         max_image_tiles=4,

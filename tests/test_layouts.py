@@ -1,0 +1,138 @@
+"""Layout rules: what they make of a tower's call, and what they refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from clipdepth_plugin import DepthHead, attach, find_towers
+from clipdepth_plugin.adapters.hf_mllama import MllamaRule
+from clipdepth_plugin.adapters.hf_pixtral import PixtralRule
+from clipdepth_plugin.adapters.hf_qwen import QwenRule
+from clipdepth_plugin.adapters.layouts import LayoutRule, TowerCall
+from clipdepth_plugin.adapters.naflex import NaflexRule
+from clipdepth_plugin.adapters.plain import PlainRule
+from clipdepth_plugin.adapters.towers import choose_tower
+from clipdepth_plugin.errors import NoDepthError, TowerNotFoundError
+from tests.tiny.case import VISION
+from tests.tiny.hf_towers import make
+from tests.tiny.packed import PACKED
+
+MakeHead = Callable[..., DepthHead]
+IDEFICS2 = next(case for case in PACKED if case.name == "idefics2")
+
+CALLS: dict[str, tuple[LayoutRule, TowerCall, str]] = {
+    "qwen without a grid": (
+        QwenRule((8, 8), 2, 2, None),
+        TowerCall({}, (8, 3, 2, 8, 8), (8, 32, 1, 1, 1)),
+        "was not given grid_thw",
+    ),
+    "qwen without positions": (
+        QwenRule((8, 8), 2, 2, None),
+        TowerCall({"grid_thw": torch.tensor([[1, 2, 4]])}, (8, 3, 2, 8, 8), (8, 32, 1, 1, 1)),
+        "get no position_embeddings",
+    ),
+    "qwen with half squares": (
+        QwenRule((8, 8), 2, 2, None),
+        TowerCall({"grid_thw": torch.tensor([[1, 3, 4]])}, (12, 3, 2, 8, 8), (12, 32, 1, 1, 1)),
+        "is not made of 2 x 2 squares",
+    ),
+    "naflex whose mask and shapes differ": (
+        NaflexRule((8, 8)),
+        TowerCall(
+            {
+                "spatial_shapes": torch.tensor([[2, 2]]),
+                "pixel_attention_mask": torch.tensor([[1, 1, 1, 0, 1]]),
+            },
+            (1, 5, 192),
+            (1, 5, 32),
+        ),
+        "does not keep just the first",
+    ),
+    "naflex of another length": (
+        NaflexRule((8, 8)),
+        TowerCall({"spatial_shapes": torch.tensor([[2, 2]] * 2)}, (1, 5, 192), (1, 5, 32)),
+        "has 2 entries for 1 pictures",
+    ),
+    "pixtral larger than its pixels": (
+        PixtralRule((8, 8)),
+        TowerCall({"image_sizes": [(32, 40)]}, (1, 3, 32, 32), (1, 32, 4, 4)),
+        "do not fit 1 pictures padded to 32 x 32",
+    ),
+    "mllama's padding alone": (
+        MllamaRule(),
+        TowerCall(
+            {"aspect_ratio_mask": torch.tensor([[[1, 0]]]), "aspect_ratio_ids": torch.zeros(1, 1)},
+            (2, 3, 32, 32),
+            (2, 32, 4, 4),
+        ),
+        "padding alone: there is no view",
+    ),
+    "patches as pictures": (
+        PlainRule(0, False, (8, 8)),
+        TowerCall({}, (1, 3, 8, 400), (1, 32, 1, 50)),
+        "were cut before",
+    ),
+    "a packing that is not known": (
+        PlainRule(0, False, (8, 8), ("pixel_values", "target_sizes")),
+        TowerCall({"target_sizes": torch.tensor([[2, 2]])}, (1, 3, 16, 16), (1, 32, 2, 2)),
+        "was given target_sizes, which says how",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_calls_that_are_not_understood(name: str) -> None:
+    rule, call, message = CALLS[name]
+    with pytest.raises(NoDepthError, match=message):
+        rule.resolve(call)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("VideoMAEModel", {"num_frames": 4}, "in an order that no adapter knows"),
+        ("ViTMAEModel", {"decoder_hidden_size": 32}, "shuffles its patches"),
+    ],
+)
+def test_towers_that_are_refused(model: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TowerNotFoundError, match=message):
+        choose_tower(make(model, **VISION, **options))
+
+
+# --- what padding is not ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda mask: mask[1, 1:, 1:].fill_(0), "are no rectangle"),
+        (lambda mask: mask[1].fill_(0), "view 1 is padding alone"),
+    ],
+)
+def test_masks_that_make_no_map(
+    change: Callable[[Tensor], Any], message: str, make_head: MakeHead
+) -> None:
+    host = IDEFICS2.host()
+    tower: Any = find_towers(host)[0].module
+    mask_Bhw = torch.ones(2, 4, 4, dtype=torch.bool)
+    change(mask_Bhw)
+    with torch.no_grad(), attach(host, make_head(host, context="mean")) as plugin:
+        tower(torch.randn(2, 3, 32, 32), patch_attention_mask=mask_Bhw)
+        with pytest.raises(NoDepthError, match=message):
+            _ = plugin.depth
+
+
+def test_unfinished_patches_belong_to_the_picture(make_head: MakeHead) -> None:
+    """Pixels beyond the last whole patch: a map has them where its picture reaches them."""
+    host = IDEFICS2.host()
+    head = make_head(host, context="mean")
+    mask_Bhw = torch.ones(2, 4, 4, dtype=torch.bool)
+    mask_Bhw[1, :, 2:] = False
+    with torch.no_grad(), attach(host, head) as plugin:
+        depths = plugin(torch.randn(2, 3, 35, 33), patch_attention_mask=mask_Bhw)
+    assert [tuple(x.shape) for x in depths] == [(1, 35, 33), (1, 35, 16)]
