@@ -35,16 +35,16 @@ TWICE = ("vit-b-16", "vit-b-16-again")
 SWEEPS = "vit-b-16-sweeps"
 
 _PLAIN = BenchOptions(
-    "", presets=PRESETS, threads=2, rounds=20, warmup=1, sweeps=(), sweep_rounds=8
+    "", presets=PRESETS, threads=2, rounds=16, warmup=1, sweeps=(), sweep_rounds=8
 )
 PLANS: dict[str, BenchOptions] = {
     "vit-b-16": replace(_PLAIN, host="config:vit-b-16"),
     "vit-b-16-again": replace(_PLAIN, host="config:vit-b-16", seed=1),
     "vit-l-14-336": replace(_PLAIN, host="config:vit-l-14-336", rounds=8),
-    "siglip-b-16": replace(_PLAIN, host="config:siglip-b-16"),
-    "so400m-14": replace(_PLAIN, host="config:so400m-14", rounds=10),
-    "llava-small": replace(_PLAIN, host="config:llava-small", rounds=12),
-    "paligemma-small": replace(_PLAIN, host="config:paligemma-small", rounds=12),
+    "siglip-b-16": replace(_PLAIN, host="config:siglip-b-16", rounds=12),
+    "so400m-14": replace(_PLAIN, host="config:so400m-14", rounds=8),
+    "llava-small": replace(_PLAIN, host="config:llava-small", rounds=10),
+    "paligemma-small": replace(_PLAIN, host="config:paligemma-small", rounds=10),
     SWEEPS: replace(
         _PLAIN,
         host="config:vit-b-16",
