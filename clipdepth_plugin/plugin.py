@@ -187,7 +187,7 @@ class DepthPlugin(nn.Module):
         Args:
             size: (H, W) of the maps, in place of the tower's input size.
             original_sizes: (H, W) of the user's images, one for all or one for each: the host's
-                resize, crop and pad are undone, and tiles (LLaVA-NeXT) are joined into one map.
+                resize, crop and pad are undone, and tiles are joined into one map of their image.
             intrinsics: (fx, fy, cx, cy) of the camera in pixels of the original image, or of the
                 tower's input where ``original_sizes`` is not given.
             focal_px: The focal length alone, in the same pixels; None for an image whose camera is

@@ -13,7 +13,7 @@ from torchvision.transforms import functional as tv  # type: ignore[import-untyp
 
 from clipdepth_plugin.adapters.preprocessing import Preprocessing, ResizeKind
 from clipdepth_plugin.errors import HostError
-from clipdepth_plugin.geometry import ViewGeometry
+from clipdepth_plugin.geometry import ViewGeometry, depth_to_points
 from clipdepth_plugin.tiling import whole_view
 
 VIEW = (96, 96)
@@ -103,6 +103,34 @@ def test_intrinsics(kind: ResizeKind, expected: tuple[float, ...]) -> None:
     """A camera whose axis is the middle of a 100 x 200 picture."""
     got = geometry(kind, (100, 200)).intrinsics((100.0, 100.0, 99.5, 49.5))
     assert all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(got, expected, strict=True)), got
+
+
+def test_points_are_seen_where_their_pixels_are() -> None:
+    """Through the camera again each point falls on its pixel, at its depth."""
+    depth_1HW = 1 + torch.rand(1, 5, 7, generator=torch.Generator().manual_seed(0))
+    depth_1HW[0, 2, 3] = torch.nan
+    fx, fy, cx, cy = camera = (20.0, 30.0, 3.2, 1.9)
+    x_HW, y_HW, z_HW = depth_to_points(depth_1HW, camera).unbind(dim=-1)
+    torch.testing.assert_close(z_HW, depth_1HW[0], equal_nan=True)
+    seen = z_HW.isfinite()
+    assert seen.sum() == 34
+    rows_HW, columns_HW = torch.meshgrid(torch.arange(5.0), torch.arange(7.0), indexing="ij")
+    torch.testing.assert_close((fx * x_HW / z_HW + cx)[seen], columns_HW[seen])
+    torch.testing.assert_close((fy * y_HW / z_HW + cy)[seen], rows_HW[seen])
+    with pytest.raises(HostError, match=r"\(2, 5, 7\): expected one map"):
+        depth_to_points(torch.ones(2, 5, 7), camera)
+
+
+def test_a_resize_does_not_bend_a_wall() -> None:
+    """A squashed view's map, carried back, with the user's own camera: still a flat wall."""
+    view = ViewGeometry.squashed((40, 90), (16, 16))
+    y_h, x_w = ((torch.arange(16) + 0.5) / scale - 0.5 for scale in view.scale)
+    # The wall x + 2 y + 4 z = 8 through a camera of 50 px.
+    rays = 4 + (x_w[None] - 44.5) / 50 + 2 * (y_h[:, None] - 19.5) / 50
+    depth_1HW = view.to_image((8 / rays)[None])
+    points_HW3 = depth_to_points(depth_1HW, (50.0, 50.0, 44.5, 19.5))
+    inside = points_HW3[3:-3, 6:-6] @ torch.tensor([1.0, 2.0, 4.0])
+    torch.testing.assert_close(inside, torch.full_like(inside, 8.0), rtol=0.01, atol=0)
 
 
 def test_unknown_preprocessing_is_not_guessed() -> None:

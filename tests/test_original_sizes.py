@@ -175,7 +175,8 @@ CASES = [
 
 
 def build(name: str) -> nn.Module:
-    tables = {case.name: case for case in (*HOSTS, *PACKED)}
+    tables: dict[str, Any] = {case.name: case for case in HOSTS}
+    tables |= {case.name: case for case in PACKED}
     if name not in tables or not hasattr(transformers, tables[name].needs or ""):
         pytest.skip(f"transformers {transformers.__version__} lacks {name}")
     host: nn.Module = tables[name].host()

@@ -37,6 +37,19 @@ def test_stitches(
     torch.testing.assert_close(whole_1HW, _row(*expected), equal_nan=True)
 
 
+def test_tiles_leave_no_seam_and_keep_their_middle() -> None:
+    """Two tiles that are wrong in scale and slope; only their middles are theirs."""
+    overview_1HW = torch.full((1, 16, 32), 2.0)
+    slope_W = torch.linspace(0.8, 1.25, 16)
+    tiles = [torch.full((1, 16, 32), NAN) for _ in range(2)]
+    tiles[0][..., :16], tiles[1][..., 16:] = 5 * slope_W, slope_W
+    log_HW = stitch(tiles, overview_1HW)[0].log()
+    assert log_HW.diff(dim=1).abs().max() < 0.06  # 0.45 at the seam without fading
+    middle_HW = log_HW[:, 6:10] - log_HW[:, 6:7]
+    truth_HW = (slope_W.log() - slope_W[6].log())[6:10].expand(16, 4)
+    torch.testing.assert_close(middle_HW, truth_HW)
+
+
 def test_leaves_the_given_maps_alone() -> None:
     overview_1HW, tile_1HW = _row(2.0, 4.0), _row(NAN, 1.0)
 
