@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from clipdepth_plugin.training.data.stream import StreamMixture
     from clipdepth_plugin.training.tower import FrozenTower
 
+_VIEWS_SEED = 0
+"""Of the augmented views: not the run's, so that runs of all seeds share them."""
+
 
 @dataclass(frozen=True)
 class OpenCache:
@@ -130,7 +133,7 @@ def make_cached_source(
         )
     config, accelerator = cache.config, cache.accelerator
     tell = tell if accelerator.is_main_process else _untold
-    maker = ViewMaker(cache.tower.preprocessing, cache.size, config.augment, config.seed)
+    maker = ViewMaker(cache.tower.preprocessing, cache.size, config.augment, _VIEWS_SEED)
     views = SampleViews(data, maker)
     choice = choose_views(config, cache.settings.views) if training else PLAIN_VIEW
     contents = _contents(cache, views, tell)

@@ -108,7 +108,8 @@ class CacheSettings(_Settings):
 
     views: Literal["flip"] | PositiveInt = "flip"
     """The views of each training image. ``flip``: the image and its mirror image, taken in turn as
-    ``augment`` flips. A number K: the image, its mirror image and K - 2 augmented ones."""
+    ``augment`` flips. A number K: the image, its mirror image and K - 2 augmented ones, which
+    are the same for every ``seed``."""
 
     verify: bool = True
     """Read and hash every image at the start. False trusts that images which were cached under
