@@ -15,6 +15,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
+FEEDS_NOTHING = "feeds no list of attention blocks"
+
 
 @dataclass(frozen=True)
 class PatchEmbedding:
@@ -64,7 +66,7 @@ class Misfit:
 
 def find_skeletons(model: nn.Module) -> tuple[list[Skeleton], list[Misfit]]:
     """All towers of a model, and the patch embeddings that have none."""
-    lists = list(_block_lists(model))
+    lists = list(block_lists(model))
     embeddings = list(_patch_embeddings(model))
     fed: dict[str, BlockList | str] = {}
     taken: set[str] = set()
@@ -107,7 +109,7 @@ def _pair(
             fed[embedding.path] = (
                 "is beside attention blocks that a nearer patch embedding feeds"
                 if any_near
-                else "feeds no list of attention blocks"
+                else FEEDS_NOTHING
             )
         elif embedding.width not in widths or not {*widths} <= {e.width for e in group}:
             fed[embedding.path] = (
@@ -164,7 +166,8 @@ def _patch_embeddings(model: nn.Module) -> Iterator[PatchEmbedding]:
                     )
 
 
-def _block_lists(model: nn.Module) -> Iterator[BlockList]:
+def block_lists(model: nn.Module) -> Iterator[BlockList]:
+    """The lists of like attention blocks in a model, whatever feeds them."""
     for path, module in model.named_modules():
         if not isinstance(module, nn.ModuleList | nn.Sequential):
             continue
@@ -172,11 +175,12 @@ def _block_lists(model: nn.Module) -> Iterator[BlockList]:
         if not blocks or len({type(block) for block in blocks}) != 1:
             continue
         width = _width(blocks[0])
-        if _has_attention(blocks[0]) and width is not None:
+        if has_attention(blocks[0]) and width is not None:
             yield BlockList(path, blocks, width)
 
 
-def _has_attention(block: nn.Module) -> bool:
+def has_attention(block: nn.Module) -> bool:
+    """Whether one of a module's children is attention, by its name or its class."""
     return any(
         "attn" in f"{name} {type(child).__name__}".lower()
         or "attention" in f"{name} {type(child).__name__}".lower()

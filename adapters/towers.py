@@ -11,6 +11,7 @@ from clipdepth_plugin.adapters.layouts import LayoutRule
 from clipdepth_plugin.adapters.plain import PlainRule
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.adapters.quirks import PooledTap, parameters_of
+from clipdepth_plugin.adapters.refusals import nothing_found
 from clipdepth_plugin.adapters.structure import Misfit, Skeleton, find_skeletons
 from clipdepth_plugin.config import ContextKind
 from clipdepth_plugin.errors import TowerNotFoundError
@@ -111,7 +112,7 @@ def choose_tower(model: nn.Module, path: str | None = None) -> Tower:
     towers, misfits = _find(model)
     name = type(model).__name__
     if not towers:
-        raise TowerNotFoundError(_nothing_found(name, misfits))
+        raise TowerNotFoundError(nothing_found(model, misfits))
     if path is not None:
         chosen = [t for t in towers if path in (t.path, t.blocks_path)]
         chosen = chosen or [t for t in towers if _inside(t.path, path)]
@@ -185,11 +186,3 @@ def _inside(path: str, around: str) -> bool:
 
 def _candidates(towers: list[Tower]) -> str:
     return "Found: " + "; ".join(map(str, towers))
-
-
-def _nothing_found(name: str, misfits: list[Misfit]) -> str:
-    looked_for = "a list of like attention blocks fed by a patch embedding (a plain ViT)"
-    if not misfits:
-        return f"{name}: no vision tower. Looked for {looked_for}; no patch embedding was found"
-    found = "; ".join(f"{m.path or '(the host itself)'} {m.reason}" for m in misfits)
-    return f"{name}: no vision tower that can be tapped. Looked for {looked_for}. Found: {found}"

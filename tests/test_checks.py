@@ -71,28 +71,6 @@ def test_hash_does_not_depend_on_names_or_order(host: nn.Module) -> None:
     assert tower_hashes(tower) == before
 
 
-@pytest.mark.parametrize("model", [nn.Linear(3, 3), nn.Sequential(nn.Conv2d(3, 8, 3))])
-def test_no_tower(model: nn.Module, head: DepthHead) -> None:
-    with pytest.raises(TowerNotFoundError, match="no patch embedding was found"):
-        attach(model, head)
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "reason"),
-    [
-        ("convnext_atto", {}, "feeds no list of attention blocks"),
-        ("swin_tiny_patch4_window7_224", {"depths": (1, 1, 1, 1)}, "a hierarchical tower"),
-    ],
-)
-def test_towers_that_cannot_work(
-    name: str, options: dict[str, Any], reason: str, head: DepthHead
-) -> None:
-    import timm
-
-    with pytest.raises(TowerNotFoundError, match=reason):
-        attach(timm.create_model(name, **options), head)
-
-
 class TwoTowers(nn.Module):
     """As in OpenVLA: two towers in one backbone."""
 

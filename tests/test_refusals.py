@@ -1,0 +1,127 @@
+"""Models without a tower: the error says what was looked for, what is there, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+from torch import nn
+
+from clipdepth_plugin import DepthHead, attach
+from clipdepth_plugin.errors import TowerNotFoundError
+from tests.tiny.case import TEXT, VISION
+from tests.tiny.hf_towers import make
+
+
+def _timm(name: str, **options: Any) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        import timm
+
+        return cast("nn.Module", timm.create_model(name, **options))
+
+    return build
+
+
+def _open_clip_resnet() -> nn.Module:
+    import open_clip
+
+    text = {"context_length": 8, "vocab_size": 99, "width": 32, "heads": 4, "layers": 2}
+    vision = {"layers": [1, 1, 1, 1], "width": 16, "image_size": 64}
+    return cast("nn.Module", open_clip.CLIP(16, vision, text))
+
+
+def _florence2() -> nn.Module:
+    import transformers
+
+    four = {"depths": (1,) * 4, "num_heads": (2,) * 4, "num_groups": (2,) * 4}
+    vision = transformers.Florence2VisionConfig(
+        embed_dim=(8, 16, 16, 32), projection_dim=16, **four
+    )
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    layers = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16}
+    text = {"model_type": "bart", "d_model": 16, "decoder_ffn_dim": 16, "vocab_size": 99}
+    config = transformers.Florence2Config(
+        vision_config=vision, text_config={**text, **heads, **layers}, image_token_id=5
+    )
+    return transformers.Florence2ForConditionalGeneration(config)
+
+
+class _FastVlm(nn.Module):
+    """FastVLM's layout: a FastViT beside a language model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Module()
+        self.model.vision_tower = _timm("fastvit_t8", num_classes=0)()
+        self.model.language_model = make("LlamaModel", **TEXT)
+
+
+_SAM = {"output_channels": 8, "global_attn_indexes": [1], "window_size": 2}
+_QFORMER = {**TEXT, "encoder_hidden_size": 32}
+_FOUR = {"depths": (1, 1, 1, 1)}
+CASES: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
+    "resnet": (
+        _timm("resnet18"),
+        (r"\(the host itself\) is a convolutional tower \(ResNet: .* 7 x 7 at conv1",),
+    ),
+    "open_clip_resnet": (
+        _open_clip_resnet,
+        ("visual is .*ModifiedResNet", r"transformer\.resblocks \(depth 2, width 32\)"),
+    ),
+    "convnext": (
+        _timm("convnext_atto"),
+        ("stem.0 feeds no list of attention blocks", "is a convolutional tower"),
+    ),
+    "swin": (
+        _timm("swin_tiny_patch4_window7_224", **_FOUR),
+        (
+            "patch_embed.proj gives width 96.*have 96, 192, 384, 768: a hierarchical tower",
+            r"layers\.0\.blocks \(depth 1, width 96\)",
+        ),
+    ),
+    "davit": (
+        _timm("davit_tiny", **_FOUR),
+        (r"is a hierarchical tower with attention \(DaVit.* widths 96 to 768",),
+    ),
+    "florence2": (
+        _florence2,
+        (
+            "model.vision_tower is a hierarchical tower",
+            r"model\.language_model\.encoder\.layers \(depth 1, width 16\)",
+        ),
+    ),
+    "fastvit": (_timm("fastvit_t8"), (r"a convolutional tower \(FastVit",)),
+    "fastvlm": (
+        _FastVlm,
+        (
+            r"model\.vision_tower is a convolutional tower \(FastVit",
+            r"model\.language_model\.layers \(depth 2, width 32\)",
+        ),
+    ),
+    "sam": (
+        lambda: make("SamVisionModel", **VISION, **_SAM),
+        ("patch_embed.projection feeds blocks that attend within windows of maps",),
+    ),
+    "qformer": (
+        lambda: make("Blip2QFormerModel", **_QFORMER),
+        ("no convolution that a picture could enter by: a language model, or a Q-Former alone",),
+    ),
+    "language_model": (
+        lambda: make("LlamaForCausalLM", **TEXT),
+        (r"model\.layers \(depth 2, width 32\)", "no convolution .*: a language model"),
+    ),
+    "neither": (lambda: nn.Linear(3, 3), ("no convolution .*: no vision model",)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_refused_with_what_was_found(name: str, head: DepthHead) -> None:
+    build, found = CASES[name]
+    host = build()
+    with pytest.raises(TowerNotFoundError, match="Looked for a list of like attention") as refused:
+        attach(host, head)
+    for pattern in found:
+        refused.match(pattern)
+    refused.match(r"tower='path\.to\.it'; docs/hosts\.md")
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in host.modules())
