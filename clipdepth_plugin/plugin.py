@@ -23,6 +23,7 @@ from clipdepth_plugin.adapters.recorder import Recorder
 from clipdepth_plugin.adapters.running import run_tower
 from clipdepth_plugin.adapters.taps import Taps, owners
 from clipdepth_plugin.adapters.towers import Tower, choose_tower
+from clipdepth_plugin.adapters.trimming import Trim
 from clipdepth_plugin.checks import check_fit, check_pixels
 from clipdepth_plugin.errors import HeadMismatchError, NoDepthError
 from clipdepth_plugin.features import TowerFeatures
@@ -37,6 +38,7 @@ def attach(
     *,
     tower: str | None = None,
     processor: Any = None,
+    trim: bool = False,
 ) -> DepthPlugin:
     """Taps a host's vision tower; depth can be read after each of the host's own forwards.
 
@@ -49,6 +51,9 @@ def attach(
         tower: Module path of the tower, where the host has several.
         processor: The host's Hugging Face image processor (or a ``Preprocessing``), for
             ``predict(original_sizes=...)``; only needed where the host does not carry it.
+        trim: Leave out blocks that neither the host nor the head needs (LLaVA reads hidden state
+            -2: its last block runs for nothing), where the host's outputs stay bit for bit the
+            same. ``plugin.trim.plan`` says which, or why none.
 
     Returns:
         The plug-in, attached.
@@ -58,7 +63,7 @@ def attach(
         HeadMismatchError: Width, levels, context or recorded weights do not fit, or the head is
             attached to that tower already.
     """
-    plugin = DepthPlugin(host, head, tower=tower, processor=processor)
+    plugin = DepthPlugin(host, head, tower=tower, processor=processor, trim=trim)
     plugin.attach()
     return plugin
 
@@ -72,6 +77,7 @@ class DepthPlugin(nn.Module):
     Attributes:
         head: The head.
         tower: What was found in the host.
+        trim: What leaves blocks out, or None where that was not asked for.
     """
 
     def __init__(
@@ -81,6 +87,7 @@ class DepthPlugin(nn.Module):
         *,
         tower: str | None = None,
         processor: Any = None,
+        trim: bool = False,
     ) -> None:
         """Checks that the head fits, without touching the host. See ``attach``."""
         super().__init__()
@@ -97,6 +104,10 @@ class DepthPlugin(nn.Module):
         self._recorder = Recorder(wanted, functools.partial(DepthPass, head, preprocessing))
         self._taps = Taps(host, self.tower, self._recorder, owner=head)
         self._finalizer = weakref.finalize(self, self._taps.remove)
+        self.trim: Trim | None = None
+        if trim:
+            self.trim = Trim.of(host, self.tower, head, wanted)
+            weakref.finalize(self, self.trim.remove)
 
     @property
     def attached(self) -> bool:
@@ -120,6 +131,8 @@ class DepthPlugin(nn.Module):
             )
         self._recorder.forget()
         self._taps.install()
+        if self.trim is not None:
+            self.trim.install()
         self._recorder.attached = True
         # Code that was compiled without the hooks would run on without them.
         if (dynamo := sys.modules.get("torch._dynamo")) is not None:
@@ -131,6 +144,8 @@ class DepthPlugin(nn.Module):
         if self.attached:
             self._recorder.attached = False
             self._taps.remove()
+            if self.trim is not None:
+                self.trim.remove()
 
     @property
     def depth(self) -> Tensor:
