@@ -69,7 +69,7 @@ def plan_trim(host: nn.Module, tower: Tower, last_level: int, *, pooled: bool) -
         last_level: The deepest level that the head reads.
         pooled: Whether the head reads the tower's pooled vector.
     """
-    owner = _owner(host, tower)
+    owner, _ = _owner(host, tower)
     if owner is None:
         return TrimPlan((), "this host is not of a family known to read one hidden state only")
     layers = next((v for n in _LAYERS if (v := getattr(owner.config, n, None)) is not None), None)
@@ -95,7 +95,14 @@ class Trim:
         passes: Passes that went without these blocks.
     """
 
-    def __init__(self, tower: Tower, plan: TrimPlan, owner: object, last_level: int) -> None:
+    def __init__(
+        self,
+        tower: Tower,
+        around: Sequence[nn.Module],
+        plan: TrimPlan,
+        owner: object,
+        last_level: int,
+    ) -> None:
         self.plan = plan
         self.passes = 0
         self._tower = tower
@@ -105,6 +112,8 @@ class Trim:
         self._here = threading.local()
         self._lock = threading.Lock()
         self._skips: dict[nn.Module, _Skip] = {}
+        # From what the host's model calls down to the tower, which it is in recent releases.
+        self._around = tuple(around)
 
     @classmethod
     def of(cls, host: nn.Module, tower: Tower, owner: object, wanted: Wanted) -> Trim:
@@ -113,7 +122,7 @@ class Trim:
         plan = plan_trim(host, tower, last_level, pooled=wanted.context == "pooled")
         blocks = ", ".join(plan.blocks) or "nothing"
         logger.info("trim: %s can be left out: %s", blocks, plan.why)
-        return cls(tower, plan, owner, last_level)
+        return cls(tower, _between(host, tower), plan, owner, last_level)
 
     def install(self) -> None:
         """Watches the tower, where there is anything to leave out."""
@@ -171,13 +180,13 @@ class Trim:
         return all(
             not hasattr(module, "_hf_hook")
             and all(self._harmless(hook, module) for hook in _hooks_of(module))
-            for module in tower.module.modules()
+            for module in self._around[0].modules()
             if id(module) not in before
         )
 
     def _harmless(self, hook: Any, module: nn.Module) -> bool:
         if isinstance(hook, Hook):  # another plug-in's, further in, wants what these blocks give
-            return hook.owner is self._owner or module is self._tower.module
+            return hook.owner is self._owner or module in self._around
         return str(getattr(hook, "__module__", "")).startswith("transformers.")
 
 
@@ -216,11 +225,24 @@ class _Skip:
         return getattr, (self._block, "forward")
 
 
-def _owner(host: nn.Module, tower: Tower) -> Any:
-    """The model that calls the tower, where it is of a family that is known."""
-    path = tower.path.rpartition(".")[0]
-    owner = host.get_submodule(path)
-    return owner if tower.path and type(owner).__module__ in _FAMILIES else None
+def _owner(host: nn.Module, tower: Tower) -> tuple[Any, str]:
+    """The model that calls the tower, where it is of a family that is known, and its path."""
+    parts = tower.path.split(".") if tower.path else []
+    for count in range(len(parts) - 1, -1, -1):
+        path = ".".join(parts[:count])
+        module = host.get_submodule(path)
+        if type(module).__module__ in _FAMILIES:
+            return module, path
+    return None, ""
+
+
+def _between(host: nn.Module, tower: Tower) -> list[nn.Module]:
+    """The modules from what that model calls to the tower, outermost first."""
+    _, above = _owner(host, tower)
+    parts = tower.path.split(".") if tower.path else []
+    first = len(above.split(".")) + 1 if above else 1
+    paths = [".".join(parts[:count]) for count in range(first, len(parts) + 1)]
+    return [host.get_submodule(path) for path in paths] or [tower.module]
 
 
 def _deepest(layers: Any, depth: int) -> int | None:

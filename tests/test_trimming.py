@@ -55,7 +55,7 @@ def trimmed(case: HostCase, make_head: MakeHead, **options: Any) -> Iterator[tup
     ran: list[int] = []
     for level, block in enumerate(choose_tower(host, case.choose).blocks, start=1):
         attention = next(m for n, m in block.named_children() if "attn" in n)
-        inner = next(m for m in attention.modules() if isinstance(m, nn.Linear))
+        inner: Any = next(m for m in attention.modules() if isinstance(m, nn.Linear))
         own = inner.forward  # an attribute and no hook: hooks forbid trimming
 
         def counted(x: Any, own: Any = own, level: int = level) -> Any:
@@ -104,11 +104,12 @@ def test_outputs_that_show_the_tower_are_not_trimmed(make_head: MakeHead) -> Non
     plain: Any = case.host()
     shows = _shows_tower(type(plain).__module__)
     with torch.no_grad(), trimmed(case, make_head) as (host, plugin, ran):
-        for run in (
+        runs: tuple[Callable[[Any], Any], ...] = (
             lambda host: host.get_image_features(x),
             lambda host: host.model.get_image_features(x),
             lambda host: host.model.vision_tower(x, output_hidden_states=True),
-        ):
+        )
+        for run in runs:
             ran.clear()
             seen, expected = run(host), run(plain)
             assert sorted(set(ran)) == [1, 2, 3, 4]

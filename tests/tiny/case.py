@@ -5,6 +5,7 @@ Axes: B views, T tokens with prefix tokens, D width, H W pixels.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,7 +44,7 @@ class HostCase:
         name: For ids.
         title: What people call it; hosts of one title share a line in the README.
         build: Makes the host.
-        tower: Path of its tower.
+        tower: Path of its tower; releases before transformers 5.6 add ``vision_model`` to some.
         family: Family file that must recognise it.
         prefix: Number of prefix tokens.
         contexts: Context kinds it must offer.
@@ -119,12 +120,28 @@ def placeholders(counts: Sequence[Sequence[int]], token: int = IMAGE_TOKEN) -> d
 
 def hidden_states(tower: Any, x: Tensor) -> list[Tensor]:
     """Transformers' own raw hidden states of a tower."""
-    return list(tower(pixel_values=x, output_hidden_states=True).hidden_states)
+    # An argument where it is taken; InternVL's in transformers 4.57 reads its config alone.
+    parameters = inspect.signature(tower.forward).parameters
+    if any(name in parameters for name in ("output_hidden_states", "kwargs")):
+        states = tower(pixel_values=x, output_hidden_states=True).hidden_states
+    else:
+        tower.config.output_hidden_states = True
+        try:
+            states = tower(pixel_values=x).hidden_states
+        finally:
+            tower.config.output_hidden_states = False
+    if states is None:  # SigLIP's inner module in 4.57 records none: its parts, one by one
+        states = [tower.embeddings(x)]
+        for layer in tower.encoder.layers:
+            states.append(layer(states[-1], None))
+    return list(states)
 
 
 def tensors(out: Any) -> Outputs:
     """All tensors of an output, however nested."""
     if isinstance(out, Tensor):
         return [out]
+    if out is None:
+        return []
     values = out.values() if hasattr(out, "values") else out
-    return [x for value in values if value is not None for x in tensors(value)]
+    return [x for value in values for x in tensors(value)]

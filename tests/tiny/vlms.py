@@ -28,20 +28,18 @@ from tests.tiny.case import (
 )
 from tests.tiny.hf_towers import make
 
-Part = tuple[str, dict[str, Any]]
 
-
-def build(model: str, vision: Part, text: Part, options: dict[str, Any]) -> nn.Module:
+def build(
+    model: str, vision: dict[str, Any], text: dict[str, Any], options: dict[str, Any]
+) -> nn.Module:
     """A multimodal model from the configs of its two parts."""
-    parts = {"vision_config": vision, "text_config": text}
-    configs = {key: getattr(transformers, name)(**opts) for key, (name, opts) in parts.items()}
-    return make(model, **configs, **options)
+    return make(model, vision_config=dict(vision), text_config=dict(text), **options)
 
 
 def run(inputs: Callable[[Tensor], dict[str, Any]], host: Any, x: Tensor) -> Outputs:
     """The logits of the whole prompt, and the features of the pictures in them."""
     out = host(**inputs(x))
-    return [out.logits, *tensors(out.get("image_hidden_states") or [])]
+    return [out.logits, *tensors([out.get("image_hidden_states")])]
 
 
 @dataclass(frozen=True)
@@ -83,8 +81,8 @@ def vlm(
     family: str,
     prefix: int,
     contexts: tuple[str, ...],
-    vision: Part,
-    text: Part,
+    vision: dict[str, Any],
+    text: dict[str, Any],
     options: dict[str, Any],
     prompts: Prompts,
     choose: str | None = None,
@@ -110,9 +108,10 @@ def vlm(
 
 
 _T = {**TEXT, "num_key_value_heads": 4}
-_CLIP, _SIGLIP = ("CLIPVisionConfig", VISION), ("SiglipVisionConfig", VISION)
-_HEADLESS = ("SiglipVisionConfig", {**VISION, "vision_use_head": False})
-_LLAMA, _QWEN2 = ("LlamaConfig", _T), ("Qwen2Config", _T)
+_CLIP = {**VISION, "model_type": "clip_vision_model"}
+_SIGLIP = {**VISION, "model_type": "siglip_vision_model"}
+_HEADLESS = {**_SIGLIP, "vision_use_head": False}
+_LLAMA, _QWEN2 = {**_T, "model_type": "llama"}, {**_T, "model_type": "qwen2"}
 _IMAGE = {"image_token_index": IMAGE_TOKEN}
 _TILED = {**_IMAGE, "image_grid_pinpoints": [[32, 64], [64, 32]]}
 _TWO_TILED = Prompts([[52, 56]], (2, 3), [[32, 64], [64, 32]])
@@ -202,41 +201,41 @@ VLMS: tuple[HostCase, ...] = (
     ),
     vlm(
         *("aya_vision", "AyaVisionForConditionalGeneration"),
-        **{**_ON_SIGLIP, "text": ("Cohere2Config", _T), "prompts": _FOUR},
+        **{**_ON_SIGLIP, "text": {**_T, "model_type": "cohere2"}, "prompts": _FOUR},
         options=_IMAGE,
     ),
     vlm(
         *("paligemma", "PaliGemmaForConditionalGeneration"),
         **_ON_HEADLESS,
-        text=("GemmaConfig", {**TEXT, "num_key_value_heads": 1, "head_dim": 8}),
+        text={**TEXT, "model_type": "gemma", "num_key_value_heads": 1, "head_dim": 8},
         options={**_IMAGE, "projection_dim": 32},
         prompts=_SIXTEEN,
     ),
     vlm(
         *("gemma3", "Gemma3ForConditionalGeneration"),
         **_ON_HEADLESS,
-        text=("Gemma3TextConfig", {**_T, "head_dim": 8}),
+        text={**_T, "model_type": "gemma3_text", "head_dim": 8},
         options={**_IMAGE, "mm_tokens_per_image": 4},
         prompts=_FOUR,
     ),
     vlm(
         *("idefics2", "Idefics2ForConditionalGeneration"),
         **_IDEFICS,
-        vision=("Idefics2VisionConfig", VISION),
-        text=("MistralConfig", _T),
+        vision=VISION,
+        text={**_T, "model_type": "mistral"},
         options={"perceiver_config": _PERCEIVER, "image_token_id": IMAGE_TOKEN},
         prompts=Prompts([[2, 2]], (1, 2)),
     ),
     vlm(
         *("idefics3", "Idefics3ForConditionalGeneration"),
         **{**_IDEFICS, "options": _SHUFFLED, "prompts": Prompts([[4, 4]], (1, 2))},
-        vision=("Idefics3VisionConfig", VISION),
+        vision=VISION,
         text=_LLAMA,
     ),
     vlm(
         *("smolvlm", "SmolVLMForConditionalGeneration"),
         **{**_IDEFICS, "options": _SHUFFLED, "prompts": Prompts([[4, 4]], (1, 2))},
-        vision=("SmolVLMVisionConfig", VISION),
+        vision=VISION,
         text=_LLAMA,
     ),
     vlm(
@@ -246,7 +245,7 @@ VLMS: tuple[HostCase, ...] = (
         family="unknown",
         prefix=1,
         contexts=("cls", "mean"),
-        vision=("InternVLVisionConfig", {**VISION, "image_size": [32, 32], "patch_size": [8, 8]}),
+        vision={**VISION, "image_size": [32, 32], "patch_size": [8, 8]},
         text=_QWEN2,
         options={"image_token_id": IMAGE_TOKEN},
         prompts=_FOUR,
@@ -258,8 +257,8 @@ VLMS: tuple[HostCase, ...] = (
         family="unknown",
         prefix=1,
         contexts=("cls", "mean"),
-        vision=("Blip2VisionConfig", {**VISION, "initializer_range": 0.02}),
-        text=("OPTConfig", {**_T, "ffn_dim": 48, "word_embed_proj_dim": 32}),
+        vision={**VISION, "initializer_range": 0.02},
+        text={**_T, "model_type": "opt", "ffn_dim": 48, "word_embed_proj_dim": 32},
         options={
             **_IMAGE,
             "num_query_tokens": 4,

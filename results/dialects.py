@@ -1,0 +1,147 @@
+"""Runs the host table under other releases of transformers, and writes results/dialects.md.
+
+    make test-dialects
+
+For each release it makes an environment in .dialects/ that sees everything of .venv but has its own
+transformers, huggingface_hub and tokenizers laid over it; then it runs the table's tests there.
+Hosts that a release does not have are listed by name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+FOLDER = ROOT / ".dialects"
+# None: what .venv has.
+RELEASES: dict[str, str | None] = {"4.57": "4.57.*", "5.5": "5.5.*", "newest": None}
+TESTS = tuple(
+    f"tests/test_{name}.py" for name in ("hosts", "generate", "copies", "refusals", "trimming")
+)
+PACKAGES = ("transformers", "huggingface_hub", "tokenizers", "torch", "timm", "open_clip_torch")
+_ASK = f"""
+import importlib.metadata, json
+from tests.tiny.table import HOSTS
+versions = {{name: importlib.metadata.version(name) for name in {PACKAGES!r}}}
+print(json.dumps({{"versions": versions, "hosts": {{host.name: host.absent for host in HOSTS}}}}))
+"""
+
+
+def make_environment(name: str, release: str | None) -> Path:
+    """A Python with that release of transformers over everything of this one."""
+    if release is None:
+        return Path(sys.executable)
+    folder = FOLDER / name
+    python = folder / "bin" / "python"
+    stamp = folder / "ready"
+    if stamp.exists() and stamp.read_text() == f"{release} over {sys.prefix}":
+        return python
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+    site = next(folder.glob("lib/python*/site-packages"))
+    # Behind its own packages on the path; an editable install is found by its own .pth file.
+    below = sysconfig.get_paths()["purelib"]
+    (site / "below.pth").write_text(f"import site; site.addsitedir({below!r})\n")
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*install, f"transformers=={release}"], check=True)
+    stamp.write_text(f"{release} over {sys.prefix}")
+    return python
+
+
+def run_tests(name: str, python: Path) -> dict[str, Any]:
+    """Versions, and what became of each host's tests."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    asked = subprocess.run(
+        [str(python), "-c", _ASK], capture_output=True, text=True, check=True, cwd=ROOT, env=env
+    )
+    about = json.loads(asked.stdout.splitlines()[-1])
+    report = FOLDER / f"{name}.xml"
+    tests = subprocess.run(
+        [
+            str(python),
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            f"--junitxml={report}",
+            *TESTS,
+        ],
+        cwd=ROOT,
+        env=env,
+        check=False,
+    )
+    cases = list(ET.parse(report).getroot().iter("testcase"))  # noqa: S314
+    failed = [
+        f"{case.get('name')}: {bad.get('message', '')[:200]}"
+        for case in cases
+        for kind in ("failure", "error")
+        if (bad := case.find(kind)) is not None
+    ]
+    return {
+        "versions": about["versions"],
+        "tests": len(cases),
+        "failed": failed,
+        "finished": tests.returncode == 0,
+        "hosts": sorted(host for host, absent in about["hosts"].items() if not absent),
+        "absent": sorted(host for host, absent in about["hosts"].items() if absent),
+    }
+
+
+def as_markdown(results: dict[str, Any]) -> str:
+    """The page."""
+    rows = [
+        "| transformers | huggingface_hub | tokenizers | hosts | absent | tests | failed |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    absent = []
+    for run in results["runs"].values():
+        versions = run["versions"]
+        cells = [versions[name] for name in PACKAGES[:3]]
+        counts = [len(run["hosts"]), len(run["absent"]), run["tests"], len(run["failed"])]
+        rows.append(f"| {' | '.join(map(str, [*cells, *counts]))} |")
+        names = ", ".join(run["absent"]) or "none"
+        absent.append(f"- Absent from {versions['transformers']}: {names}.")
+        absent += [f"- Failed under {versions['transformers']}: {one}" for one in run["failed"]]
+    versions = results["runs"]["newest"]["versions"]
+    with_what = ", ".join(f"{name} {versions[name]}" for name in PACKAGES[3:])
+    page = f"""\
+# The host table under three releases of transformers
+
+Made by `make test-dialects` on {results["date"]}, on a CPU, Python {results["python"]},
+{with_what}. CI runs the newest only. Each host is tested as
+`tests/test_hosts.py` says, with a prompt and `generate()` where it has them. Absent hosts are those
+that a release does not have.
+
+"""
+    return page + "\n".join([*rows, "", *absent, ""])
+
+
+def main(names: list[str]) -> int:
+    """Runs the releases named, or all; writes the page when all have run."""
+    runs = {
+        name: run_tests(name, make_environment(name, release))
+        for name, release in RELEASES.items()
+        if not names or name in names
+    }
+    results = {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "python": sys.version.split()[0],
+        "runs": runs,
+    }
+    if not names:
+        (HERE / "dialects.json").write_text(json.dumps(results, indent=2) + "\n")
+        (HERE / "dialects.md").write_text(as_markdown(results))
+    return int(not all(run["finished"] for run in runs.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
