@@ -34,13 +34,18 @@ def _open_clip_resnet() -> nn.Module:
 def _florence2() -> nn.Module:
     import transformers
 
-    four = {"depths": (1,) * 4, "num_heads": (2,) * 4, "num_groups": (2,) * 4}
+    four: dict[str, Any] = {"depths": (1,) * 4, "num_heads": (2,) * 4, "num_groups": (2,) * 4}
     vision = transformers.Florence2VisionConfig(
         embed_dim=(8, 16, 16, 32), projection_dim=16, **four
     )
     heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
     layers = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16}
-    text = {"model_type": "bart", "d_model": 16, "decoder_ffn_dim": 16, "vocab_size": 99}
+    text: dict[str, Any] = {
+        "model_type": "bart",
+        "d_model": 16,
+        "decoder_ffn_dim": 16,
+        "vocab_size": 99,
+    }
     config = transformers.Florence2Config(
         vision_config=vision, text_config={**text, **heads, **layers}, image_token_id=5
     )

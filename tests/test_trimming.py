@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def reading(name: str, layer: int) -> HostCase:
         host: Any = case.build()
         host.config.vision_feature_layer = layer
         host.model.config.vision_feature_layer = layer
-        return host
+        return cast("nn.Module", host)
 
     return HostCase(**{**vars(case), "build": build})
 
