@@ -252,7 +252,7 @@ def _deepest(layers: Any, depth: int) -> int | None:
         return None
     if not all(isinstance(index, int) and -depth - 1 <= index <= depth for index in indices):
         return None
-    return max(index % (depth + 1) for index in indices)
+    return int(max(index % (depth + 1) for index in indices))
 
 
 def _layers_that_count(frame: FrameType | None) -> Any:

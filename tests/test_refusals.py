@@ -18,7 +18,7 @@ def _timm(name: str, **options: Any) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         import timm
 
-        return cast("nn.Module", timm.create_model(name, **options))
+        return timm.create_model(name, **options)
 
     return build
 

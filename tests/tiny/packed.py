@@ -33,7 +33,7 @@ def padded(pictures: list[Tensor], side: int = 0) -> Inputs:
 
 _V = {**VISION, "image_size": 48}
 _T = {**TEXT, "num_key_value_heads": 4}
-_LLAMA = ("LlamaConfig", _T)
+_LLAMA: dict[str, Any] = {**_T, "model_type": "llama"}
 _PERCEIVER: dict[str, Any] = {
     "hidden_size": WIDTH,
     "rms_norm_eps": 1e-6,
@@ -47,11 +47,10 @@ _SHUFFLED = {"scale_factor": 2, "image_token_id": IMAGE_TOKEN}
 
 
 def _idefics(name: str, model: str, text: Any, options: Any, **case: Any) -> PackedCase:
-    config = model.replace("ForConditionalGeneration", "VisionConfig")
     return PackedCase(
         name=name,
         title="Idefics2, Idefics3, SmolVLM",
-        build=functools.partial(build, model, (config, _V), text, options),
+        build=functools.partial(build, model, _V, text, options),
         tower="model.vision_model",
         family="unknown",
         prompt=prompt_for,
@@ -67,7 +66,7 @@ _SQUARES: dict[str, Any] = {
 }
 _IDEFICS = (
     _idefics(
-        *("idefics2", "Idefics2ForConditionalGeneration", ("MistralConfig", _T)),
+        *("idefics2", "Idefics2ForConditionalGeneration", {**_T, "model_type": "mistral"}),
         {"perceiver_config": _PERCEIVER, "image_token_id": IMAGE_TOKEN},
         pack=padded,
     ),
@@ -204,8 +203,8 @@ _NAFLEXES = (
         build=functools.partial(
             build,
             "Lfm2VlForConditionalGeneration",
-            ("Siglip2VisionConfig", {**_NAFLEX, "vision_use_head": False}),
-            ("Lfm2Config", _LFM2),
+            {**_NAFLEX, "model_type": "siglip2_vision_model", "vision_use_head": False},
+            {**_LFM2, "model_type": "lfm2"},
             {"image_token_id": IMAGE_TOKEN, "downsample_factor": 2, "projector_hidden_size": 32},
         ),
         pack=_PACK_NAFLEX,
@@ -237,8 +236,8 @@ _PIXTRALS = (
         build=functools.partial(
             build,
             "Mistral3ForConditionalGeneration",
-            ("PixtralVisionConfig", _V),
-            ("MistralConfig", _T),
+            {**_V, "model_type": "pixtral"},
+            {**_T, "model_type": "mistral"},
             {"image_token_index": IMAGE_TOKEN, "spatial_merge_size": 2},
         ),
         pack=_PACK_PIXTRAL,
