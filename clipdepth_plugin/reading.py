@@ -189,7 +189,7 @@ class DepthPass(TowerPass):
                 "head(features)"
             )
         with torch.no_grad():
-            natives = [head.estimate(on_heads_device(one, head)) for one in batches]
+            natives = [_estimate(head, on_heads_device(one, head)) for one in batches]
         finite_B = torch.cat([one.metres.isfinite().flatten(1).all(dim=1) for one in natives])
         if not bool(finite_B.all()):
             odd = (~finite_B).nonzero().flatten().tolist()
@@ -261,6 +261,13 @@ def _whole(image: ImageViews, maps: list[Tensor]) -> Tensor:
         return placed[0].clone()
     overview_1HW = None if image.overview is None else placed.pop(image.overview)
     return stitch(placed, overview_1HW)
+
+
+def _estimate(head: DepthHead, features: TowerFeatures) -> DepthEstimate:
+    """By the head's own call where that gives all that it knows: the user may have hooked it."""
+    if head.config.confidence:
+        return head.estimate(features)
+    return DepthEstimate(head(features))
 
 
 def on_heads_device(features: TowerFeatures, head: DepthHead) -> TowerFeatures:

@@ -387,5 +387,6 @@ def test_exports(decoder: dict[str, Any]) -> None:
     saved = io.BytesIO()
     torch.export.save(program, saved)
     saved.seek(0)
-    loaded = torch.export.load(saved)
+    with torch.serialization.safe_globals([TowerFeatures]):  # the example input in the file
+        loaded = torch.export.load(saved)
     torch.testing.assert_close(loaded.module()(features), head(features))
