@@ -11,10 +11,11 @@ from torch import Tensor
 from clipdepth_plugin.adapters.identity import check_same_tower
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.errors import HeadMismatchError, ImageError
+from clipdepth_plugin.fused import FusedHead
 from clipdepth_plugin.head import DepthHead
 
 
-def check_fit(head: DepthHead, tower: Tower) -> None:
+def check_fit(head: DepthHead | FusedHead, tower: Tower) -> None:
     """Whether a head can read a tower.
 
     Raises:

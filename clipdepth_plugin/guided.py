@@ -37,15 +37,19 @@ class ImageStem(nn.Module):
         self.second = ConvNormGELU(channels, channels, norm)
 
     def forward(self, pixels_B3HW: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(B, 3, H, W) as the tower takes them -> (B, C, 4h, 4w).
-
-        Pixels of other patch sizes than 16 are first resized to 16 for each patch.
-        """
-        even_B3HW = resize(pixels_B3HW, (16 * grid[0], 16 * grid[1]))
-        # Not pixel_unshuffle, which does nothing to an empty batch.
-        blocks_BCHW = rearrange(even_B3HW, "b c (h y) (w x) -> b (c y x) h w", y=BLOCK, x=BLOCK)
-        x_BCHW: Tensor = self.second(self.first(blocks_BCHW))
+        """(B, 3, H, W) as the tower takes them -> (B, C, 4h, 4w)."""
+        x_BCHW: Tensor = self.second(self.first(pixel_blocks(pixels_B3HW, grid)))
         return x_BCHW
+
+
+def pixel_blocks(pixels_B3HW: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, 3, H, W) pixels -> (B, 48, 4h, 4w), a block's pixels in its channels.
+
+    Pixels of other patch sizes than 16 are first resized to 16 for each patch.
+    """
+    even_B3HW = resize(pixels_B3HW, (16 * grid[0], 16 * grid[1]))
+    # Not pixel_unshuffle, which does nothing to an empty batch.
+    return rearrange(even_B3HW, "b c (h y) (w x) -> b (c y x) h w", y=BLOCK, x=BLOCK)
 
 
 class PatchAttention(nn.Module):

@@ -8,8 +8,9 @@ Axes: B views, D tower width, C channels of a stage, H W a map's size, h w the p
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
+import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin.adapters.towers import choose_tower
@@ -25,6 +26,9 @@ NO_CONFIDENCE = (
     "this head predicts no confidence (config.confidence is False): train one with "
     "head.options.confidence: true and a weight for loss.confidence"
 )
+
+if TYPE_CHECKING:
+    from clipdepth_plugin.fused import FusedHead
 
 
 class DepthHead(nn.Module, HubMixin):
@@ -152,40 +156,68 @@ class DepthHead(nn.Module, HubMixin):
         estimate: DepthEstimate = self.decoder(self._checked(features), size, auxiliary=auxiliary)
         return estimate
 
-    def _checked(self, features: TowerFeatures) -> TowerFeatures:
-        """The levels, the context and the pixels that the head reads, in its dtype.
+    def fused(
+        self,
+        dtype: torch.dtype | None = None,
+        *,
+        triton: bool | None = None,
+        graphs: int = 8,
+    ) -> FusedHead:
+        """The inference form: the same function, several times as fast, without gradients.
+
+        On an NVIDIA GPU it runs as a few Triton kernels in a CUDA graph, elsewhere as the fastest
+        PyTorch form known to us. It holds copies of the weights as they are now, where they are
+        now, and takes the head's place everywhere: ``attach(host, head.fused())``.
+
+        Args:
+            dtype: Of weights and maps; None: the head's. ``torch.bfloat16`` is the fastest on GPUs
+                and on processors with AVX512-BF16 or AMX; metres stay float32.
+            triton: None chooses, False is PyTorch, True must work or say why it can't.
+            graphs: CUDA graphs that are kept, one for each shape of the features and output; 0:
+                none.
 
         Raises:
-            FeaturesError: One is missing or has another width.
+            KernelError: The head's decoder has no fused form, or (when it is called) Triton was
+                asked for and cannot run.
         """
-        config = self.config
-        missing = [level for level in config.levels if level not in features.levels]
-        if missing:
-            raise FeaturesError(
-                f"the head reads levels {list(config.levels)}; levels {missing} are missing "
-                f"(got {sorted(features.levels)})"
-            )
-        if config.film and features.context is None:
-            raise FeaturesError(
-                f"the head's FiLM needs the {config.context!r} context, got None; give "
-                "TowerFeatures(context=...) or train a head with film=False"
-            )
-        if self.reads_pixels and features.pixels is None:
-            raise FeaturesError(
-                "the head's image stem reads the tower's input pixels, got None; give "
-                "TowerFeatures(pixels=...) as the tower takes them"
-            )
-        dtype = next(self.parameters()).dtype
-        read = {level: features.levels[level].to(dtype) for level in config.levels}
-        context = (
-            features.context.to(dtype) if config.film and features.context is not None else None
+        from clipdepth_plugin.fused import FusedHead
+
+        return FusedHead(self, dtype, triton=triton, graphs=graphs)
+
+    def _checked(self, features: TowerFeatures) -> TowerFeatures:
+        return checked_features(features, self.config, next(self.parameters()).dtype)
+
+
+def checked_features(
+    features: TowerFeatures, config: HeadConfig, dtype: torch.dtype
+) -> TowerFeatures:
+    """The levels, the context and the pixels that a head reads, in its dtype.
+
+    Raises:
+        FeaturesError: One is missing or has another width.
+    """
+    missing = [level for level in config.levels if level not in features.levels]
+    if missing:
+        raise FeaturesError(
+            f"the head reads levels {list(config.levels)}; levels {missing} are missing "
+            f"(got {sorted(features.levels)})"
         )
-        for name, value in (*((f"level {k}", x) for k, x in read.items()), ("context", context)):
-            if value is not None and value.shape[-1] != config.width:
-                raise FeaturesError(
-                    f"{name} has width {value.shape[-1]}; the head was made for {config.width}"
-                )
-        pixels = features.pixels if self.reads_pixels else None
-        return TowerFeatures(
-            read, context, features.grid, None if pixels is None else pixels.to(dtype)
+    if config.film and features.context is None:
+        raise FeaturesError(
+            f"the head's FiLM needs the {config.context!r} context, got None; give "
+            "TowerFeatures(context=...) or train a head with film=False"
         )
+    if config.reads_pixels and features.pixels is None:
+        raise FeaturesError(
+            "the head's image stem reads the tower's input pixels, got None; give "
+            "TowerFeatures(pixels=...) as the tower takes them"
+        )
+    read = {level: features.levels[level].to(dtype) for level in config.levels}
+    context = features.context.to(dtype) if config.film and features.context is not None else None
+    for name, value in (*((f"level {k}", x) for k, x in read.items()), ("context", context)):
+        if value is not None and value.shape[-1] != config.width:
+            raise FeaturesError(
+                f"{name} has width {value.shape[-1]}; the head was made for {config.width}"
+            )
+    pixels = features.pixels if config.reads_pixels else None
+    return TowerFeatures(read, context, features.grid, None if pixels is None else pixels.to(dtype))

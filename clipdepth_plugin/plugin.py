@@ -28,13 +28,14 @@ from clipdepth_plugin.checks import check_fit, check_pixels
 from clipdepth_plugin.errors import HeadMismatchError, NoDepthError
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.geometry import Intrinsics
+from clipdepth_plugin.fused import FusedHead
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.reading import DepthPass, Size, on_heads_device
 
 
 def attach(
     host: nn.Module,
-    head: DepthHead,
+    head: DepthHead | FusedHead,
     *,
     tower: str | None = None,
     processor: Any = None,
@@ -83,7 +84,7 @@ class DepthPlugin(nn.Module):
     def __init__(
         self,
         host: nn.Module,
-        head: DepthHead,
+        head: DepthHead | FusedHead,
         *,
         tower: str | None = None,
         processor: Any = None,

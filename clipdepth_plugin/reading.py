@@ -23,6 +23,7 @@ from clipdepth_plugin.arguments import parse_focal, parse_intrinsics, parse_size
 from clipdepth_plugin.blocks import resize
 from clipdepth_plugin.errors import HeadMismatchError, HostError, NoDepthError
 from clipdepth_plugin.features import TowerFeatures
+from clipdepth_plugin.fused import FusedHead
 from clipdepth_plugin.geometry import ImageViews, Intrinsics
 from clipdepth_plugin.head import NO_CONFIDENCE, DepthHead
 from clipdepth_plugin.readout import DepthEstimate, confidence_of
@@ -38,7 +39,10 @@ class DepthPass(TowerPass):
     """One tower pass and its depth maps; what ``DepthPlugin.capture`` collects."""
 
     def __init__(
-        self, head: DepthHead, preprocessing: Preprocessing | None, *tower_pass: Any
+        self,
+        head: DepthHead | FusedHead,
+        preprocessing: Preprocessing | None,
+        *tower_pass: Any,
     ) -> None:
         super().__init__(*tower_pass)
         self._head = head
@@ -263,14 +267,14 @@ def _whole(image: ImageViews, maps: list[Tensor]) -> Tensor:
     return stitch(placed, overview_1HW)
 
 
-def _estimate(head: DepthHead, features: TowerFeatures) -> DepthEstimate:
+def _estimate(head: DepthHead | FusedHead, features: TowerFeatures) -> DepthEstimate:
     """By the head's own call where that gives all that it knows: the user may have hooked it."""
     if head.config.confidence:
         return head.estimate(features)
     return DepthEstimate(head(features))
 
 
-def on_heads_device(features: TowerFeatures, head: DepthHead) -> TowerFeatures:
+def on_heads_device(features: TowerFeatures, head: DepthHead | FusedHead) -> TowerFeatures:
     """Features on the head's device, for towers that are spread over several.
 
     Raises:

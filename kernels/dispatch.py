@@ -10,8 +10,10 @@ import functools
 import importlib.util
 import logging
 import os
+from collections.abc import Iterable, Mapping
 
 import torch
+from torch import Tensor
 
 from clipdepth_plugin.errors import KernelError
 
@@ -40,6 +42,37 @@ def use_triton(
         raise KernelError(f"{op}: the Triton kernel was asked for, but {obstacle}")
     _log_once(op, "its Triton kernel" if obstacle is None else f"the reference: {obstacle}")
     return obstacle is None
+
+
+def triton_runs_on(device: torch.device) -> bool:
+    """Whether Triton is there and runs on ``device``."""
+    return _obstacle(device) is None
+
+
+def no_float64(inputs: Iterable[Tensor | None]) -> str | None:
+    """Why a kernel that has a backward cannot take these inputs; None: it can."""
+    if any(x is not None and x.dtype == torch.float64 for x in inputs):
+        return "an input is float64, and the kernel sums in float32"
+    return None
+
+
+def forward_only(inputs: Iterable[Tensor | None]) -> str | None:
+    """Why a kernel without a backward cannot take these inputs; None: it can."""
+    inputs = tuple(inputs)
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
+        return "a gradient is needed, and the kernel gives none"
+    return no_float64(inputs)
+
+
+def check_shapes(op: str, expected: Mapping[str, tuple[Tensor, tuple[int, ...]]]) -> None:
+    """Whether tensors have the shapes that ``op`` takes, by name.
+
+    Raises:
+        KernelError: Names the first that has not.
+    """
+    for name, (value, shape) in expected.items():
+        if tuple(value.shape) != shape:
+            raise KernelError(f"{op}: {name} is {tuple(value.shape)}, expected {shape}")
 
 
 def _obstacle(device: torch.device) -> str | None:

@@ -1,215 +1,274 @@
-"""FiLM and the 1x1 projection after it in one pass: W (gamma * x + beta) + b.
+"""FiLM and the 1x1 projection after it, for the levels of both pathways at once.
 
-W (gamma * x + beta) + b = sum_k W[:, k] gamma[k] x[k] + (W beta + b): gamma multiplies the token
-tile in registers and the rest is one vector a view, so modulated tokens are never written.
-Prefix tokens are skipped by the row offset of the pointer.
+W (gamma * x + beta) + b: the tokens are modulated in registers on their way into the contraction,
+so that modulated tokens are never written. (Pulling beta out as W beta + b, which is exact, too,
+would save one multiply-add an element and cost a launch of its own.) Prefix tokens are skipped by
+the stride between views: a level may be a slice of all tokens, and is not copied.
 
-Axes: B views, T all tokens, N patch tokens (T without the prefix), D tower width, C channels.
+Axes: B views, N patch tokens, D tower width, M modulated levels, C channels of one level, S those
+of all levels together.
 """
 
 from __future__ import annotations
 
-import functools
-import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from clipdepth_plugin.errors import KernelError
-from clipdepth_plugin.kernels.dispatch import use_triton
+from clipdepth_plugin.kernels.dispatch import check_shapes, no_float64, use_triton
+from clipdepth_plugin.kernels.launch import (
+    cdiv,
+    device_function,
+    dot_dtype,
+    launchable,
+    pick_pointer,
+)
+
+MOST_LEVELS = 8
+"""One launch takes a pointer for each level."""
 
 if TYPE_CHECKING:
     import triton.language as tl
 
+BLOCK_T = 32
+"""Tokens of a tile."""
+
 
 def film_project(
-    x_BTD: Tensor,
-    gamma_BD: Tensor,
-    beta_BD: Tensor,
-    weight_CD: Tensor,
-    bias_C: Tensor,
+    levels: Sequence[Tensor],
+    film_MBP: Tensor | None,
+    weight_SD: Tensor,
+    bias_S: Tensor,
+    channels: Sequence[int],
     *,
-    prefix: int = 0,
     triton: bool | None = None,
-) -> Tensor:
-    """Modulates patch tokens and projects them to a stage's channels.
+) -> list[Tensor]:
+    """Projects levels to their stages' channels, the first of them modulated.
 
     Args:
-        x_BTD: (B, T, D) tokens with their prefix, the last axis contiguous.
-        gamma_BD: (B, D) factor of each view.
-        beta_BD: (B, D) shift of each view.
-        weight_CD: (C, D) projection.
-        bias_C: (C,) its bias.
-        prefix: Tokens to skip in front of each view's.
+        levels: (B, N, D) each, the last two axes contiguous; slices of all tokens as they are.
+        film_MBP: (M, B, 2 * D) gamma and beta of the first M levels, float32; None: no level.
+        weight_SD: (S, D): the projections, level after level.
+        bias_S: (S,).
+        channels: C of each level; their sum is S.
         triton: None chooses, False is the reference, True must work or fail.
 
     Returns:
-        (B, T - prefix, C) in ``x_BTD``'s dtype, whatever the others' is. Sums are in float32
-        (the reference's in float64 where an input is), and so are products, but that the kernel
-        rounds the factors to the tokens' dtype where the weight has it too.
+        (B, N, C) for each level, in the levels' dtype. Sums are in float32.
 
     Raises:
-        KernelError: Shapes do not fit, or Triton was asked for and cannot run: also where a
-            gradient is needed (the kernel has none) or an input is float64.
+        KernelError: Shapes do not fit, or Triton was asked for and cannot run.
     """
-    views, tokens, width = x_BTD.shape
-    channels = weight_CD.shape[0]
-    expected = {
-        "gamma": (gamma_BD, (views, width)),
-        "beta": (beta_BD, (views, width)),
-        "weight": (weight_CD, (channels, width)),
-        "bias": (bias_C, (channels,)),
-    }
-    for name, (value, shape) in expected.items():
-        if tuple(value.shape) != shape:
-            raise KernelError(f"film_project: {name} is {tuple(value.shape)}, expected {shape}")
-    if not 0 <= prefix <= tokens:
-        raise KernelError(f"film_project: prefix {prefix} of {tokens} tokens")
-    inputs = (x_BTD, gamma_BD, beta_BD, weight_CD, bias_C)
-    fused = use_triton("film_project", x_BTD.device, triton, obstacle=_obstacle(inputs))
-    run = _launch if fused else film_project_reference
-    return run(x_BTD, gamma_BD, beta_BD, weight_CD, bias_C, prefix=prefix)
+    views, tokens, width = levels[0].shape
+    modulated = 0 if film_MBP is None else film_MBP.shape[0]
+    total = sum(channels)
+    expected = {f"level {i}": (x, (views, tokens, width)) for i, x in enumerate(levels)}
+    expected |= {"weight": (weight_SD, (total, width)), "bias": (bias_S, (total,))}
+    if film_MBP is not None:
+        expected["film"] = (film_MBP, (min(modulated, len(levels)), views, 2 * width))
+    check_shapes("film_project", expected)
+    if len(channels) != len(levels):
+        raise KernelError(f"film_project: {len(channels)} channels for {len(levels)} levels")
+    tensors = (*levels, film_MBP, weight_SD, bias_S)
+    if use_triton("film_project", weight_SD.device, triton, obstacle=_obstacle(tensors)):
+        flat = film_project_triton(list(levels), film_MBP, weight_SD, bias_S, list(channels))
+        parts = flat.split([views * tokens * c for c in channels])
+        return [x.view(views, tokens, c) for x, c in zip(parts, channels, strict=True)]
+    return film_project_reference(levels, film_MBP, weight_SD, bias_S, channels)
 
 
-def _obstacle(inputs: tuple[Tensor, ...]) -> str | None:
+def _obstacle(tensors: Sequence[Tensor | None]) -> str | None:
     """Why the kernel cannot take these inputs."""
-    if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
-        return "a gradient is needed, and the kernel gives none"
-    if any(x.dtype == torch.float64 for x in inputs):
-        return "an input is float64, and the kernel sums in float32"
-    return None
+    levels = len(tensors) - 3
+    if levels > MOST_LEVELS:
+        return f"it takes {MOST_LEVELS} levels, got {levels}"
+    return no_float64(tensors)
 
 
 def film_project_reference(
-    x_BTD: Tensor,
-    gamma_BD: Tensor,
-    beta_BD: Tensor,
-    weight_CD: Tensor,
-    bias_C: Tensor,
-    *,
-    prefix: int,
+    levels: Sequence[Tensor],
+    film_MBP: Tensor | None,
+    weight_SD: Tensor,
+    bias_S: Tensor,
+    channels: Sequence[int],
+) -> list[Tensor]:
+    """What the kernel must give."""
+    out = []
+    weights, biases = weight_SD.split(list(channels)), bias_S.split(list(channels))
+    for i, (x_BND, weight_CD, bias_C) in enumerate(zip(levels, weights, biases, strict=True)):
+        modulated_BND = x_BND
+        if film_MBP is not None and i < len(film_MBP):
+            gamma_B1D, beta_B1D = film_MBP[i, :, None].chunk(2, dim=-1)
+            modulated_BND = (gamma_B1D * x_BND + beta_B1D).to(x_BND.dtype)
+        out.append(F.linear(modulated_BND, weight_CD, bias_C))
+    return out
+
+
+def _empty(levels: list[Tensor], channels: list[int]) -> Tensor:
+    views, tokens, _ = levels[0].shape
+    return levels[0].new_empty(views * tokens * sum(channels))
+
+
+@torch.library.triton_op("clipdepth::film_project", mutates_args={})
+def film_project_triton(
+    levels: list[Tensor],
+    film_MBP: Tensor | None,
+    weight_SD: Tensor,
+    bias_S: Tensor,
+    channels: list[int],
 ) -> Tensor:
-    """What the kernel must give, in plain PyTorch, as ``SemanticPathway`` does it in float32."""
-    dtype = torch.float32
-    for x in (x_BTD, gamma_BD, beta_BD, weight_CD, bias_C):
-        dtype = torch.promote_types(dtype, x.dtype)
-    modulated_BND = gamma_BD.to(dtype)[:, None] * x_BTD[:, prefix:].to(dtype)
-    modulated_BND = modulated_BND + beta_BD.to(dtype)[:, None]
-    out_BNC = torch.nn.functional.linear(modulated_BND, weight_CD.to(dtype), bias_C.to(dtype))
-    return out_BNC.to(x_BTD.dtype)
-
-
-def _launch(
-    x_BTD: Tensor,
-    gamma_BD: Tensor,
-    beta_BD: Tensor,
-    weight_CD: Tensor,
-    bias_C: Tensor,
-    *,
-    prefix: int,
-) -> Tensor:
-    import triton as triton_
-
-    views, tokens, width = x_BTD.shape
-    patches, channels = tokens - prefix, weight_CD.shape[0]
-    out_BNC = x_BTD.new_empty(views, patches, channels)
-    if out_BNC.numel() == 0:
-        return out_BNC
-    x_BTD, weight_CD = x_BTD.contiguous(), weight_CD.contiguous()
-    shift_BC = torch.nn.functional.linear(beta_BD.float(), weight_CD.float(), bias_C.float())
-    product = x_BTD.dtype if weight_CD.dtype == x_BTD.dtype else torch.float32
-    tiles = tile_sizes(channels, product)
-    grid = (
-        triton_.cdiv(patches, tiles["BLOCK_N"]),
-        triton_.cdiv(channels, tiles["BLOCK_C"]),
+    """The kernel's launch; the levels' outputs one after the other in one tensor."""
+    views, tokens, width = levels[0].shape
+    out = _empty(levels, channels)
+    if out.numel() == 0:
+        return out
+    levels = with_one_stride(levels)
+    block_n = 32
+    grid = (cdiv(tokens, BLOCK_T), sum(cdiv(c, block_n) for c in channels), views)
+    launchable(_film_project_fwd_kernel)[grid](
+        *(levels + levels[:1] * (MOST_LEVELS - len(levels))),
+        weight_SD if film_MBP is None else film_MBP.contiguous(),
+        weight_SD.contiguous(),
+        bias_S.contiguous(),
+        out,
+        *(channels + [0] * (MOST_LEVELS - len(channels))),
+        levels[0].stride(0),
         views,
-    )
-    film_project_fwd_kernel()[grid](
-        x_BTD,
-        gamma_BD.contiguous(),
-        weight_CD,
-        shift_BC,
-        out_BNC,
         tokens,
-        patches,
         width,
-        channels,
-        prefix,
-        **tiles,
-        DOT_DTYPE=dot_dtype(product),
+        0 if film_MBP is None else film_MBP.shape[0],
+        DOT_DTYPE=dot_dtype(weight_SD.dtype),
+        BLOCK_T=BLOCK_T,
+        BLOCK_N=block_n,
+        BLOCK_K=32 if weight_SD.dtype == torch.float32 else 64,
+        num_warps=4,
+        num_stages=3,
     )
-    return out_BNC
+    return out
 
 
-def tile_sizes(channels: int, dtype: torch.dtype) -> dict[str, int]:
-    """A rule, not a search: the first call is as fast as the next.
-
-    float32 has no tensor cores here: larger tiles spill registers.
-    """
-    if dtype == torch.float32:
-        return {"BLOCK_N": 32, "BLOCK_C": 32, "BLOCK_D": 32}
-    return {"BLOCK_N": 32, "BLOCK_C": 64 if channels >= 64 else 32, "BLOCK_D": 32}
+film_project_triton.register_fake(lambda levels, *rest: _empty(levels, rest[-1]))
 
 
-def dot_dtype(dtype: torch.dtype) -> Any:
-    """What the contraction multiplies in: on a GPU, the dtype that tokens and weight share.
-
-    Triton's interpreter multiplies bfloat16 as if it were integers, so there it is float32.
-    """
-    import triton.language
-
-    if os.environ.get("TRITON_INTERPRET") == "1" or dtype == torch.float32:
-        return triton.language.float32
-    return triton.language.bfloat16 if dtype == torch.bfloat16 else triton.language.float16
+def with_one_stride(levels: list[Tensor]) -> list[Tensor]:
+    """Levels as the kernels read them: rows contiguous, all with the same stride between views."""
+    _, _, width = levels[0].shape
+    strides = {x.stride() for x in levels}
+    if len(strides) == 1 and levels[0].stride()[1:] == (width, 1):
+        return levels
+    return [x.contiguous() for x in levels]
 
 
-@functools.cache
-def film_project_fwd_kernel() -> Any:
-    """The Triton kernel, made on first use: importing this file must not need triton."""
-    import triton
-    import triton.language
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    levels, film_MBP, weight_SD, _, ctx.channels = inputs
+    ctx.save_for_backward(film_MBP, weight_SD, *levels)
 
-    # Triton reads tl from the kernel's globals, not from an enclosing function.
-    globals()["tl"] = triton.language
-    return triton.jit(_film_project_fwd_kernel)
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    """Y = W (gamma x + beta) + b for each level; the modulated tokens anew."""
+    film_MBP, weight_SD, *levels = ctx.saved_tensors
+    views, tokens, _ = levels[0].shape
+    parts = grad.split([views * tokens * c for c in ctx.channels])
+    grad_levels, grad_film, grad_weight, grad_bias = [], [], [], []
+    for i, (x_BND, weight_CD) in enumerate(zip(levels, weight_SD.split(ctx.channels), strict=True)):
+        grad_BNC = parts[i].view(views, tokens, -1)
+        grad_modulated_BND = grad_BNC @ weight_CD
+        modulated_BND, grad_x_BND = x_BND, grad_modulated_BND
+        if film_MBP is not None and i < len(film_MBP):
+            gamma_B1D, beta_B1D = film_MBP[i, :, None].chunk(2, dim=-1)
+            modulated_BND = (gamma_B1D * x_BND + beta_B1D).to(x_BND.dtype)
+            grad_x_BND = (gamma_B1D * grad_modulated_BND).to(x_BND.dtype)
+            products = (grad_modulated_BND * x_BND, grad_modulated_BND)
+            grad_film.append(torch.cat([g.sum(1, dtype=film_MBP.dtype) for g in products], -1))
+        grad_levels.append(grad_x_BND)
+        grad_weight.append(grad_BNC.flatten(0, 1).T @ modulated_BND.flatten(0, 1))
+        grad_bias.append(grad_BNC.sum((0, 1)))
+    return (
+        grad_levels,
+        torch.stack(grad_film) if grad_film else None,
+        torch.cat(grad_weight),
+        torch.cat(grad_bias),
+        None,
+    )
+
+
+film_project_triton.register_autograd(_backward, setup_context=_save_for_backward)
 
 
 def _film_project_fwd_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0917
-    x_ptr,
-    gamma_ptr,
+    x0_ptr, x1_ptr, x2_ptr, x3_ptr, x4_ptr, x5_ptr, x6_ptr, x7_ptr,
+    film_ptr,
     weight_ptr,
-    shift_ptr,
+    bias_ptr,
     out_ptr,
+    c0, c1, c2, c3, c4, c5, c6, c7,
+    view_stride,
+    views,
     tokens,
-    patches,
     width,
-    channels,
-    prefix,
-    BLOCK_N: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    modulated,
     DOT_DTYPE: tl.constexpr,
-):
+    BLOCK_T: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):  # fmt: skip
     view = tl.program_id(2).to(tl.int64)
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    x_rows = x_ptr + (view * tokens + prefix + n[:, None]) * width
-    weight_rows = weight_ptr + c[None, :] * width
-    out = tl.zeros((BLOCK_N, BLOCK_C), dtype=tl.float32)
-    for start in range(0, width, BLOCK_D):
-        d = start + tl.arange(0, BLOCK_D)
-        x = tl.load(
-            x_rows + d[None, :], mask=(n[:, None] < patches) & (d[None, :] < width), other=0
-        )
-        gamma = tl.load(gamma_ptr + view * width + d, mask=d < width, other=0)
-        weight = tl.load(
-            weight_rows + d[:, None], mask=(c[None, :] < channels) & (d[:, None] < width), other=0
-        )
-        scaled = x.to(tl.float32) * gamma[None, :].to(tl.float32)
-        out += tl.dot(scaled.to(DOT_DTYPE), weight.to(DOT_DTYPE), input_precision="ieee")
-    shift = tl.load(shift_ptr + view * channels + c, mask=c < channels, other=0)
-    out += shift[None, :]
-    out_rows = out_ptr + (view * patches + n[:, None]) * channels
-    mask = (n[:, None] < patches) & (c[None, :] < channels)
-    tl.store(out_rows + c[None, :], out.to(out_ptr.dtype.element_ty), mask=mask)
+    level, row, channels, block = pick_block(
+        tl.program_id(1), c0, c1, c2, c3, c4, c5, c6, c7, BLOCK_N
+    )
+    x_ptr = pick_pointer(level, x0_ptr, x1_ptr, x2_ptr, x3_ptr, x4_ptr, x5_ptr, x6_ptr, x7_ptr)
+    t = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
+    n = block * BLOCK_N + tl.arange(0, BLOCK_N)
+    x_rows = x_ptr + view * view_stride + t[:, None] * width
+    film_row = film_ptr + (level * views + view) * 2 * width
+    out = tl.zeros((BLOCK_T, BLOCK_N), dtype=tl.float32)
+    for start in range(0, width, BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        mask = (t < tokens)[:, None] & (k < width)[None, :]
+        x = tl.load(x_rows + k[None, :], mask=mask, other=0)
+        with_film = (k < width) & (level < modulated)
+        gamma = tl.load(film_row + k, mask=with_film, other=0).to(tl.float32)
+        gamma = tl.where(with_film, gamma, 1.0)
+        beta = tl.load(film_row + width + k, mask=with_film, other=0).to(tl.float32)
+        x = x.to(tl.float32) * gamma[None, :] + beta[None, :]
+        mask = (n < channels)[None, :] & (k < width)[:, None]
+        weight_at = (row + n)[None, :].to(tl.int64) * width + k[:, None]
+        weight = tl.load(weight_ptr + weight_at, mask=mask, other=0)
+        out = tl.dot(x.to(DOT_DTYPE), weight.to(DOT_DTYPE), out, input_precision="ieee")
+    bias = tl.load(bias_ptr + row + n, mask=n < channels, other=0)
+    out += bias.to(tl.float32)[None, :]
+    before = row.to(tl.int64) * views * tokens
+    at = before + (view * tokens + t)[:, None] * channels + n[None, :]
+    mask = (t < tokens)[:, None] & (n < channels)[None, :]
+    tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+@device_function
+def pick_block(block, c0, c1, c2, c3, c4, c5, c6, c7, BLOCK_N: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: PLR0917
+    """Which level a block of columns is of: the level, its first row, its channels, the block."""
+    level, row, channels = 0, 0, c0
+    level, row, channels, block = next_level(0, level, row, channels, block, c1, BLOCK_N)
+    level, row, channels, block = next_level(1, level, row, channels, block, c2, BLOCK_N)
+    level, row, channels, block = next_level(2, level, row, channels, block, c3, BLOCK_N)
+    level, row, channels, block = next_level(3, level, row, channels, block, c4, BLOCK_N)
+    level, row, channels, block = next_level(4, level, row, channels, block, c5, BLOCK_N)
+    level, row, channels, block = next_level(5, level, row, channels, block, c6, BLOCK_N)
+    level, row, channels, block = next_level(6, level, row, channels, block, c7, BLOCK_N)
+    return level, row, channels, block
+
+
+@device_function
+def next_level(at, level, row, channels, block, following, BLOCK_N: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Goes on to the next level where this one's blocks end before."""
+    blocks = tl.cdiv(channels, BLOCK_N)
+    on = (level == at) & (block >= blocks)
+    return (
+        tl.where(on, at + 1, level),
+        tl.where(on, row + channels, row),
+        tl.where(on, following, channels),
+        tl.where(on, block - blocks, block),
+    )

@@ -1,0 +1,165 @@
+"""The compact decoder's metres in their inference form: `compact.py`, folded and composed.
+
+Axes: L levels, B views, N patch tokens, D tower width, C channels, H W a map's size, h w the grid.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from clipdepth_plugin import ops
+from clipdepth_plugin.blocks import ConvNormGELU, resize
+from clipdepth_plugin.compact import (
+    CompactDecoder,
+    DepthToSpace,
+    NarrowFiLM,
+    NormedLevels,
+)
+from clipdepth_plugin.features import TowerFeatures
+from clipdepth_plugin.fused_layers import Conv, Packing, Up
+from clipdepth_plugin.fused_weights import Upsampling, first_outputs, fold
+from clipdepth_plugin.guided import Guidance, pixel_blocks
+from clipdepth_plugin.pathways import tokens_to_map
+
+
+class FusedCompact(nn.Module):
+    """Levels normalised, projected and summed in one launch a pathway, then the maps."""
+
+    def __init__(self, decoder: CompactDecoder, packing: Packing) -> None:
+        super().__init__()
+        self.film = None if decoder.film is None else _Film(decoder.film, packing)
+        self.semantic = _Levels(decoder.semantic, packing)
+        self.semantic_conv = _conv(decoder.semantic_conv, packing)
+        self.structural: _Levels | None = None
+        self.structural_conv: Conv | None = None
+        if decoder.structural is not None and decoder.structural_conv is not None:
+            self.structural = _Levels(decoder.structural, packing)
+            self.structural_conv = _conv(decoder.structural_conv, packing)
+        self.join = _conv(decoder.join, packing)
+        steps = (step for step in decoder.up if isinstance(step, DepthToSpace))
+        self.up = nn.Sequential(*(_up(step, packing) for step in steps))
+        self.guidance = None if decoder.guidance is None else _Guidance(decoder.guidance, packing)
+        self.metres = decoder.metres
+        logit = first_outputs(fold(decoder.to_logit), self.metres.channels)
+        self.to_logit = Conv(logit, None, packing)
+        mask = fold(decoder.to_mask)
+        self.mask_weight = packing.pack(mask.weight[:, :, 0, 0])
+        self.mask_bias = packing.pack(mask.bias)
+        self.triton = packing.triton
+
+    def forward(self, features: TowerFeatures, size: tuple[int, int] | None) -> Tensor:
+        """(B, 1, *size) float32 metres; ``size`` None gives 16 times the grid."""
+        fused_BChw = self._fuse(features)
+        x_BCHW = self.up(fused_BChw)
+        if self.guidance is not None:
+            x_BCHW = self.guidance(x_BCHW, fused_BChw, features.pixels)
+        metres_B1HW = ops.convex_depth(
+            x_BCHW,
+            self.metres.to_level(self.to_logit(x_BCHW).float()),
+            self.mask_weight,
+            self.mask_bias,
+            metres=self.metres,
+            triton=self.triton,
+        )
+        return metres_B1HW if size is None else resize(metres_B1HW, size)
+
+    def _fuse(self, features: TowerFeatures) -> Tensor:
+        """(B, C, h, w) of both pathways."""
+        film_LBP = None if self.film is None else self.film(features.context)
+        x_BCHW: Tensor = self.semantic_conv(self.semantic(features, film_LBP))
+        if self.structural is None or self.structural_conv is None:
+            fused: Tensor = self.join(x_BCHW)
+        else:
+            fused = self.join(x_BCHW, self.structural_conv(self.structural(features, None)))
+        return fused
+
+
+class _Guidance(nn.Module):
+    """`guided.Guidance`."""
+
+    def __init__(self, guidance: Guidance, packing: Packing) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            _conv(guidance.stem.first, packing), _conv(guidance.stem.second, packing)
+        )
+        self.attention = copy.deepcopy(guidance.attention).requires_grad_(False).to(packing.dtype)
+        self.join = _conv(guidance.join, packing)
+        self.smooth = _conv(guidance.smooth, packing)
+
+    def forward(self, x_BCHW: Tensor, fused_BChw: Tensor, pixels_B3HW: Tensor) -> Tensor:
+        """(B, C, 4h, 4w) -> the same, knowing where the edges run."""
+        height, width = fused_BChw.shape[-2:]
+        image_BCHW = self.stem(pixel_blocks(pixels_B3HW, (height, width)))
+        seen_BCHW = torch.cat((image_BCHW, self.attention(fused_BChw, image_BCHW)), dim=1)
+        guided: Tensor = x_BCHW + self.smooth(self.join(x_BCHW, seen_BCHW))
+        return guided
+
+
+class _Levels(nn.Module):
+    """`compact.NormedLevels`, summed."""
+
+    def __init__(self, levels: NormedLevels, packing: Packing) -> None:
+        super().__init__()
+        self.levels = levels.levels
+        weights, biases = [], []
+        for norm, project in zip(levels.norms, levels.projections, strict=True):
+            weight, bias = _fold_layer_norm(norm, project)
+            weights.append(weight)
+            biases.append(bias)
+        self.weight = packing.pack(torch.stack(weights))
+        self.bias = packing.pack(torch.stack(biases))
+        self.triton = packing.triton
+
+    def forward(self, features: TowerFeatures, film_LBP: Tensor | None) -> Tensor:
+        """(B, C, h, w)."""
+        levels = [features.levels[level] for level in self.levels]
+        summed_BNC = ops.normed_project(
+            levels, film_LBP, self.weight, self.bias, triton=self.triton
+        )
+        return tokens_to_map(summed_BNC, features.grid)
+
+
+class _Film(nn.Module):
+    """`compact.NarrowFiLM`'s MLP."""
+
+    def __init__(self, film: NarrowFiLM, packing: Packing) -> None:
+        super().__init__()
+        first, _, last = film.mlp
+        weight, bias = _fold_layer_norm(film.norm, first)
+        self.weight, self.bias = packing.pack(weight[None]), packing.pack(bias[None])
+        self.last_weight = packing.pack(last.weight[None])
+        self.last_bias = packing.pack(last.bias[None])
+        self.levels = film.count
+        self.triton = packing.triton
+
+    def forward(self, context_BD: Tensor) -> Tensor:
+        """(L, B, 2 * C) gamma and beta of each level."""
+        parameters_1BP = ops.film_mlp(
+            context_BD,
+            self.weight,
+            self.bias,
+            self.last_weight,
+            self.last_bias,
+            activation="gelu",
+            normed=True,
+            triton=self.triton,
+        )
+        return parameters_1BP[0].unflatten(-1, (self.levels, -1)).transpose(0, 1)
+
+
+def _fold_layer_norm(norm: nn.LayerNorm, linear: nn.Linear) -> tuple[Tensor, Tensor]:
+    """A linear layer with the scale and shift of the layer norm before it; float64."""
+    weight, bias = linear.weight.detach().double(), linear.bias.detach().double()
+    return weight * norm.weight.double(), bias + weight @ norm.bias.detach().double()
+
+
+def _conv(block: ConvNormGELU, packing: Packing) -> Conv:
+    return Conv(fold(block.conv, block.norm), "gelu", packing)
+
+
+def _up(step: DepthToSpace, packing: Packing) -> Up:
+    smooth = fold(step.smooth.conv, step.smooth.norm)
+    return Up(Upsampling.of_expanded(step.expand), smooth, "gelu", packing)

@@ -1,0 +1,144 @@
+"""The published decoder in its inference form: `dual_path.py` with folded, composed weights.
+
+Axes: B views, N patch tokens, C channels of a stage, H W a map's size, h w the patch grid.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from clipdepth_plugin import ops
+from clipdepth_plugin.blocks import UpConv
+from clipdepth_plugin.dual_path import DualPathDecoder
+from clipdepth_plugin.features import TowerFeatures
+from clipdepth_plugin.fused_layers import Conv, GatedJoin, Packing, ResizedJoin, Up
+from clipdepth_plugin.fused_readout import Readout
+from clipdepth_plugin.fused_weights import Upsampling, fold
+from clipdepth_plugin.fusion import FusionStage
+from clipdepth_plugin.pathways import (
+    SemanticPathway,
+    StructuralPathway,
+    StructuralStage,
+    tokens_to_map,
+)
+
+
+class FusedDualPath(nn.Module):
+    """Both pathways' projections in one launch, then the stages.
+
+    Attributes:
+        projections: Of the levels of both pathways.
+        structural: The structural pathway's stages.
+        fusion: The fusion's stages.
+        readout: The depth output.
+    """
+
+    def __init__(self, decoder: DualPathDecoder, packing: Packing) -> None:
+        super().__init__()
+        self.projections = Projections(decoder.semantic, decoder.structural, packing)
+        stages = [] if decoder.structural is None else list(decoder.structural.stages)
+        self.structural = nn.ModuleList(_Structural(stage, packing) for stage in stages)
+        self.fusion = nn.ModuleList(_Fusion(stage, packing) for stage in decoder.fusion)
+        self.readout = Readout(decoder.readout, packing)
+
+    def forward(self, features: TowerFeatures, size: tuple[int, int] | None) -> Tensor:
+        """(B, 1, *size) float32 metres; ``size`` None gives 2 to the number of stages."""
+        maps = self.projections(features)
+        semantic, projected = maps[: len(self.fusion)], maps[len(self.fusion) :]
+        structural: list[Tensor | None] = []
+        if self.projections.start is not None:
+            y_BCHW = tokens_to_map(features.levels[self.projections.start], features.grid)
+            for stage, skip_BChw in zip(self.structural, projected, strict=True):
+                y_BCHW = stage(y_BCHW, skip_BChw)
+                structural.append(y_BCHW)
+        structural += [None] * (len(semantic) - len(structural))
+        x_BCHW = semantic[0]
+        for stage, skip_BChw, skip_BCHW in zip(self.fusion, semantic, structural, strict=True):
+            x_BCHW = stage(x_BCHW, skip_BChw, skip_BCHW)
+        metres: Tensor = self.readout(x_BCHW, size)
+        return metres
+
+
+class Projections(nn.Module):
+    """FiLM's parameters, and the projections of all levels.
+
+    Attributes:
+        levels: The levels: the semantic pathway's, then the structural one's.
+        start: The level that the structural pathway starts from, or None.
+    """
+
+    def __init__(
+        self, semantic: SemanticPathway, structural: StructuralPathway | None, packing: Packing
+    ) -> None:
+        super().__init__()
+        paths = [semantic] if structural is None else [semantic, structural]
+        self.levels = tuple(level for path in paths for level in path.levels)
+        self.start = None if structural is None else structural.levels[0]
+        folded = [fold(project) for path in paths for project in path.projections]
+        self.channels = tuple(len(one.bias) for one in folded)
+        self.weight = packing.pack(torch.cat([one.weight[:, :, 0, 0] for one in folded]))
+        self.bias = packing.pack(torch.cat([one.bias for one in folded]))
+        self.film = semantic.film is not None
+        mlps = [] if semantic.film is None else [film.mlp for film in semantic.film]
+        self.mlps = nn.ParameterList(
+            packing.pack(torch.stack([getattr(mlp[layer], name) for mlp in mlps]))
+            for layer in (0, 2)
+            for name in ("weight", "bias")
+            if mlps
+        )
+        self.triton = packing.triton
+
+    def forward(self, features: TowerFeatures) -> list[Tensor]:
+        """One (B, C, h, w) map for each level."""
+        film_MBP = None
+        if self.film:
+            film_MBP = ops.film_mlp(
+                features.context, *self.mlps, activation="relu", triton=self.triton
+            )
+        levels = [features.levels[level] for level in self.levels]
+        projected = ops.film_project(
+            levels, film_MBP, self.weight, self.bias, self.channels, triton=self.triton
+        )
+        return [tokens_to_map(x_BNC, features.grid) for x_BNC in projected]
+
+
+class _Structural(nn.Module):
+    """A stage of the structural pathway."""
+
+    def __init__(self, stage: StructuralStage, packing: Packing) -> None:
+        super().__init__()
+        self.up = _up(stage.up, packing)
+        channels = stage.join.conv.out_channels
+        self.join = ResizedJoin(fold(stage.join.conv, stage.join.norm), channels, packing)
+
+    def forward(self, below_BCHW: Tensor, projected_BChw: Tensor) -> Tensor:
+        joined: Tensor = self.join(self.up(below_BCHW), projected_BChw)
+        return joined
+
+
+class _Fusion(nn.Module):
+    """A stage of the fusion."""
+
+    def __init__(self, stage: FusionStage, packing: Packing) -> None:
+        super().__init__()
+        self.up = _up(stage.up, packing)
+        gates = [stage.semantic_gate]
+        gates += [] if stage.structural_gate is None else [stage.structural_gate]
+        join = fold(stage.join.conv, stage.join.norm)
+        self.join = GatedJoin([fold(gate.conv) for gate in gates], join, packing)
+        residual = stage.residual
+        self.first = Conv(fold(residual.first.conv, residual.first.norm), "relu", packing)
+        self.second = Conv(fold(residual.conv, residual.norm), "relu", packing)
+
+    def forward(
+        self, below_BCHW: Tensor, semantic_BChw: Tensor, structural_BCHW: Tensor | None
+    ) -> Tensor:
+        x_BCHW = self.join(self.up(below_BCHW), semantic_BChw, structural_BCHW)
+        fused: Tensor = self.second(self.first(x_BCHW), residual_BCHW=x_BCHW)
+        return fused
+
+
+def _up(up: UpConv, packing: Packing) -> Up:
+    smooth = fold(up.smooth.conv, up.smooth.norm)
+    return Up(Upsampling.of_transposed(up.upsample), smooth, "relu", packing)

@@ -1,0 +1,181 @@
+"""Group norm, a residual and the activation in one pass.
+
+Axes: B views, C channels, H W the map's size.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clipdepth_plugin.kernels.dispatch import check_shapes, forward_only, use_triton
+from clipdepth_plugin.kernels.launch import (
+    ACTIVATIONS,
+    channels_last,
+    empty_map,
+    gelu,
+    launchable,
+    power_of_two,
+)
+
+NormActivation = Literal["relu", "gelu", "none"]
+
+if TYPE_CHECKING:
+    import triton.language as tl
+
+
+def group_norm_act(
+    x_BCHW: Tensor,
+    weight_C: Tensor,
+    bias_C: Tensor,
+    *,
+    groups: int,
+    eps: float,
+    activation: NormActivation,
+    residual_BCHW: Tensor | None = None,
+    triton: bool | None = None,
+) -> Tensor:
+    """act(group_norm(x) + residual).
+
+    Args:
+        x_BCHW: (B, C, H, W), channels last.
+        weight_C: (C,).
+        bias_C: (C,).
+        groups: Of channels; divides C.
+        eps: Added to the variance.
+        activation: Applied last.
+        residual_BCHW: Added before the activation, or None.
+        triton: None chooses, False is the reference, True must work or fail.
+
+    Returns:
+        (B, C, H, W), channels last, in ``x_BCHW``'s dtype.
+
+    Raises:
+        KernelError: Shapes do not fit, or Triton was asked for and cannot run.
+    """
+    channels = (x_BCHW.shape[1],)
+    expected = {"weight": (weight_C, channels), "bias": (bias_C, channels)}
+    if residual_BCHW is not None:
+        expected["residual"] = (residual_BCHW, tuple(x_BCHW.shape))
+    check_shapes("group_norm_act", expected)
+    tensors = (x_BCHW, weight_C, bias_C, residual_BCHW)
+    obstacle = forward_only(tensors)
+    if use_triton("group_norm_act", x_BCHW.device, triton, obstacle=obstacle):
+        return group_norm_act_triton(*tensors, groups, eps, activation)
+    return group_norm_act_reference(*tensors, groups=groups, eps=eps, activation=activation)
+
+
+def group_norm_act_reference(
+    x_BCHW: Tensor,
+    weight_C: Tensor,
+    bias_C: Tensor,
+    residual_BCHW: Tensor | None,
+    *,
+    groups: int,
+    eps: float,
+    activation: NormActivation,
+) -> Tensor:
+    """What the kernel must give."""
+    y_BCHW = F.group_norm(x_BCHW, groups, weight_C, bias_C, eps)
+    if residual_BCHW is not None:
+        y_BCHW = y_BCHW + residual_BCHW
+    match activation:
+        case "relu":
+            return F.relu_(y_BCHW)
+        case "gelu":
+            return F.gelu(y_BCHW)
+        case "none":
+            return y_BCHW
+
+
+@torch.library.triton_op("clipdepth::group_norm_act", mutates_args={})
+def group_norm_act_triton(
+    x_BCHW: Tensor,
+    weight_C: Tensor,
+    bias_C: Tensor,
+    residual_BCHW: Tensor | None,
+    groups: int,
+    eps: float,
+    activation: str,
+) -> Tensor:
+    """The kernel's launch."""
+    out_BCHW = empty_map(x_BCHW, tuple(x_BCHW.shape))
+    if out_BCHW.numel() == 0:
+        return out_BCHW
+    batch, channels, height, width = x_BCHW.shape
+    block_c = power_of_two(channels // groups, least=1)
+    launchable(_group_norm_act_fwd_kernel)[(groups, batch)](
+        channels_last(x_BCHW),
+        weight_C.contiguous(),
+        bias_C.contiguous(),
+        channels_last(out_BCHW if residual_BCHW is None else residual_BCHW),
+        out_BCHW,
+        height * width,
+        channels,
+        channels // groups,
+        1.0 / (height * width * (channels // groups)),
+        eps,
+        RESIDUAL=residual_BCHW is not None,
+        ACTIVATION=ACTIVATIONS[activation],
+        BLOCK_M=max(4096 // block_c, 1),
+        BLOCK_C=block_c,
+        num_warps=16,
+    )
+    return out_BCHW
+
+
+group_norm_act_triton.register_fake(lambda x, *_: empty_map(x, tuple(x.shape)))
+
+
+def _group_norm_act_fwd_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0917
+    x_ptr,
+    weight_ptr,
+    bias_ptr,
+    residual_ptr,
+    out_ptr,
+    positions,
+    channels,
+    per_group,
+    inverse_count,
+    eps,
+    RESIDUAL: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    first = tl.program_id(1).to(tl.int64) * positions * channels + tl.program_id(0) * per_group
+    c = tl.arange(0, BLOCK_C)
+    total = tl.zeros((BLOCK_M, BLOCK_C), dtype=tl.float32)
+    for start in range(0, positions, BLOCK_M):
+        m = start + tl.arange(0, BLOCK_M)
+        mask = (m < positions)[:, None] & (c < per_group)[None, :]
+        at = first + m[:, None] * channels + c[None, :]
+        total += tl.load(x_ptr + at, mask=mask, other=0).to(tl.float32)
+    mean = tl.sum(total) * inverse_count
+    squares = tl.zeros((BLOCK_M, BLOCK_C), dtype=tl.float32)
+    for start in range(0, positions, BLOCK_M):
+        m = start + tl.arange(0, BLOCK_M)
+        mask = (m < positions)[:, None] & (c < per_group)[None, :]
+        at = first + m[:, None] * channels + c[None, :]
+        x = tl.load(x_ptr + at, mask=mask, other=0).to(tl.float32)
+        squares += tl.where(mask, (x - mean) * (x - mean), 0.0)
+    rstd = tl.rsqrt(tl.sum(squares) * inverse_count + eps)
+    channel = tl.program_id(0) * per_group + c
+    weight = tl.load(weight_ptr + channel, mask=c < per_group, other=0).to(tl.float32) * rstd
+    bias = tl.load(bias_ptr + channel, mask=c < per_group, other=0).to(tl.float32)
+    for start in range(0, positions, BLOCK_M):
+        m = start + tl.arange(0, BLOCK_M)
+        mask = (m < positions)[:, None] & (c < per_group)[None, :]
+        at = first + m[:, None] * channels + c[None, :]
+        x = tl.load(x_ptr + at, mask=mask, other=0).to(tl.float32)
+        y = (x - mean) * weight[None, :] + bias[None, :]
+        if RESIDUAL:
+            y += tl.load(residual_ptr + at, mask=mask, other=0).to(tl.float32)
+        if ACTIVATION == 1:
+            y = tl.maximum(y, 0.0)
+        if ACTIVATION == 2:
+            y = gelu(y)
+        tl.store(out_ptr + at, y.to(out_ptr.dtype.element_ty), mask=mask)

@@ -1,0 +1,184 @@
+"""Layer norm, projection and narrow FiLM of several levels, summed, in one pass.
+
+sum_l (1 + gamma_l) * (W_l norm(x_l) + b_l) + beta_l: tokens are normalised in registers on their
+way into the contraction, and the sum over the levels never leaves them.
+
+Axes: L levels, B views, N patch tokens, D tower width, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clipdepth_plugin.kernels.dispatch import check_shapes, forward_only, use_triton
+from clipdepth_plugin.kernels.film_project import BLOCK_T, MOST_LEVELS, with_one_stride
+from clipdepth_plugin.kernels.launch import (
+    cdiv,
+    dot_dtype,
+    launchable,
+    pick_pointer,
+    row_moments,
+)
+
+NORM_EPS = 1e-5
+"""Of ``nn.LayerNorm``, which ``compact.NormedLevels`` uses as it is."""
+
+if TYPE_CHECKING:
+    import triton.language as tl
+
+
+def normed_project(
+    levels: Sequence[Tensor],
+    film_LBP: Tensor | None,
+    weight_LCD: Tensor,
+    bias_LC: Tensor,
+    *,
+    triton: bool | None = None,
+) -> Tensor:
+    """Projects normalised levels and sums them.
+
+    Args:
+        levels: (B, N, D) each, the last two axes contiguous; slices of all tokens as they are.
+        film_LBP: (L, B, 2 * C) gamma and beta of each level, float32; None: no modulation.
+        weight_LCD: (L, C, D), the norms' scales folded in.
+        bias_LC: (L, C), the norms' shifts folded in.
+        triton: None chooses, False is the reference, True must work or fail.
+
+    Returns:
+        (B, N, C) in the levels' dtype.
+
+    Raises:
+        KernelError: Shapes do not fit, or Triton was asked for and cannot run.
+    """
+    views, tokens, width = levels[0].shape
+    channels = bias_LC.shape[1]
+    expected = {f"level {i}": (x, (views, tokens, width)) for i, x in enumerate(levels)}
+    expected |= {
+        "weight": (weight_LCD, (len(levels), channels, width)),
+        "bias": (bias_LC, (len(levels), channels)),
+    }
+    if film_LBP is not None:
+        expected["film"] = (film_LBP, (len(levels), views, 2 * channels))
+    check_shapes("normed_project", expected)
+    tensors = (*levels, film_LBP, weight_LCD, bias_LC)
+    obstacle = forward_only(tensors)
+    if len(levels) > MOST_LEVELS:
+        obstacle = f"it takes {MOST_LEVELS} levels, got {len(levels)}"
+    if use_triton("normed_project", weight_LCD.device, triton, obstacle=obstacle):
+        return normed_project_triton(list(levels), film_LBP, weight_LCD, bias_LC)
+    return normed_project_reference(levels, film_LBP, weight_LCD, bias_LC)
+
+
+def normed_project_reference(
+    levels: Sequence[Tensor], film_LBP: Tensor | None, weight_LCD: Tensor, bias_LC: Tensor
+) -> Tensor:
+    """What the kernel must give."""
+    total_BNC = None
+    for i, x_BND in enumerate(levels):
+        normed_BND = F.layer_norm(x_BND, x_BND.shape[-1:], eps=NORM_EPS)
+        y_BNC = F.linear(normed_BND, weight_LCD[i], bias_LC[i])
+        if film_LBP is not None:
+            gamma_B1C, beta_B1C = film_LBP[i, :, None].chunk(2, dim=-1)
+            y_BNC = (1 + gamma_B1C) * y_BNC + beta_B1C
+        total_BNC = y_BNC if total_BNC is None else total_BNC + y_BNC
+    assert total_BNC is not None
+    return total_BNC.to(levels[0].dtype)
+
+
+def _empty(levels: list[Tensor], bias_LC: Tensor) -> Tensor:
+    return levels[0].new_empty(*levels[0].shape[:2], bias_LC.shape[1])
+
+
+@torch.library.triton_op("clipdepth::normed_project", mutates_args={})
+def normed_project_triton(
+    levels: list[Tensor], film_LBP: Tensor | None, weight_LCD: Tensor, bias_LC: Tensor
+) -> Tensor:
+    """The kernel's launch."""
+    out_BNC = _empty(levels, bias_LC)
+    if out_BNC.numel() == 0:
+        return out_BNC
+    levels = with_one_stride(levels)
+    views, tokens, width = levels[0].shape
+    channels = bias_LC.shape[1]
+    block_n = 32
+    grid = (cdiv(tokens, BLOCK_T), cdiv(channels, block_n), views)
+    launchable(_normed_project_fwd_kernel)[grid](
+        *(levels + levels[:1] * (MOST_LEVELS - len(levels))),
+        weight_LCD if film_LBP is None else film_LBP.contiguous(),
+        weight_LCD.contiguous(),
+        bias_LC.contiguous(),
+        out_BNC,
+        levels[0].stride(0),
+        len(levels),
+        views,
+        tokens,
+        width,
+        channels,
+        1.0 / width,
+        MODULATED=film_LBP is not None,
+        DOT_DTYPE=dot_dtype(weight_LCD.dtype),
+        BLOCK_T=BLOCK_T,
+        BLOCK_N=block_n,
+        BLOCK_K=32 if weight_LCD.dtype == torch.float32 else 64,
+        num_warps=4,
+        num_stages=3,
+    )
+    return out_BNC
+
+
+normed_project_triton.register_fake(lambda levels, *rest: _empty(levels, rest[-1]))
+
+
+def _normed_project_fwd_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0917
+    x0_ptr, x1_ptr, x2_ptr, x3_ptr, x4_ptr, x5_ptr, x6_ptr, x7_ptr,
+    film_ptr,
+    weight_ptr,
+    bias_ptr,
+    out_ptr,
+    view_stride,
+    levels,
+    views,
+    tokens,
+    width,
+    channels,
+    inverse_width,
+    MODULATED: tl.constexpr,
+    DOT_DTYPE: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    view = tl.program_id(2).to(tl.int64)
+    t = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    out = tl.zeros((BLOCK_T, BLOCK_N), dtype=tl.float32)
+    for level in range(levels):
+        x_ptr = pick_pointer(level, x0_ptr, x1_ptr, x2_ptr, x3_ptr, x4_ptr, x5_ptr, x6_ptr, x7_ptr)
+        x_rows = x_ptr + view * view_stride + t[:, None] * width
+        mean, rstd = row_moments(x_rows, t < tokens, width, inverse_width, BLOCK_T, BLOCK_K)
+        weight_rows = weight_ptr + (level * channels + n)[None, :].to(tl.int64) * width
+        y = tl.zeros((BLOCK_T, BLOCK_N), dtype=tl.float32)
+        for start in range(0, width, BLOCK_K):
+            k = start + tl.arange(0, BLOCK_K)
+            mask = (t < tokens)[:, None] & (k < width)[None, :]
+            x = tl.load(x_rows + k[None, :], mask=mask, other=0).to(tl.float32)
+            x = tl.where(mask, (x - mean[:, None]) * rstd[:, None], 0.0)
+            mask = (n < channels)[None, :] & (k < width)[:, None]
+            weight = tl.load(weight_rows + k[:, None], mask=mask, other=0)
+            y = tl.dot(x.to(DOT_DTYPE), weight.to(DOT_DTYPE), y, input_precision="ieee")
+        bias = tl.load(bias_ptr + level * channels + n, mask=n < channels, other=0)
+        y += bias.to(tl.float32)[None, :]
+        if MODULATED:
+            film_row = film_ptr + (level * views + view) * 2 * channels
+            gamma = tl.load(film_row + n, mask=n < channels, other=0).to(tl.float32)
+            beta = tl.load(film_row + channels + n, mask=n < channels, other=0).to(tl.float32)
+            y = y * (1 + gamma[None, :]) + beta[None, :]
+        out += y
+    at = (view * tokens + t)[:, None] * channels + n[None, :]
+    mask = (t < tokens)[:, None] & (n < channels)[None, :]
+    tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=mask)

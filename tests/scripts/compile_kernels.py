@@ -1,0 +1,133 @@
+"""Compiles every kernel for real GPUs without one; prints shared memory and spills as JSON.
+
+Fused heads of the presets run with what launches a kernel replaced by something that notes the
+launch, so that what is compiled is what a GPU would be given: the same constants, dtypes and
+alignments. Run by tests/test_kernels.py in a process without TRITON_INTERPRET.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+import triton.backends.nvidia
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from clipdepth_plugin import DepthHead, HeadConfig, TowerFeatures
+from clipdepth_plugin.kernels import dispatch, launch
+
+NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+LAUNCH_OPTIONS = ("num_warps", "num_stages")
+Launch = tuple[Callable[..., Any], tuple[tuple[str, Any], ...]]
+
+
+def describe(value: Any) -> Any:
+    """Type and alignment of an argument, as Triton specialises kernels by them."""
+    if isinstance(value, Tensor):
+        return f"*{NAMES[value.dtype]}"
+    if isinstance(value, float):
+        return "fp32"
+    return "i32:16" if value % 16 == 0 else "i32"
+
+
+class Noted:
+    """Stands in for a kernel; ``launches`` holds the first launch with the same constants."""
+
+    launches: dict[Launch, Launch] = {}
+
+    def __init__(self, kernel: Callable[..., Any]) -> None:
+        self.kernel = kernel
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        def note(*args: Any, **constants: Any) -> None:
+            names = self.kernel.__code__.co_varnames
+            described = {name: describe(x) for name, x in zip(names, args, strict=False)}
+            constant = (self.kernel, tuple(constants.items()))
+            self.launches.setdefault(constant, (self.kernel, tuple({**described, **constants}.items())))
+
+        return note
+
+
+def note_launches() -> list[Launch]:
+    """Of all presets at their published sizes, in both dtypes."""
+    real_jit, real_wrap, real_obstacle = launch.jit, torch.library.wrap_triton, dispatch._obstacle
+    launch.jit, torch.library.wrap_triton = Noted, lambda kernel: kernel  # type: ignore
+    dispatch._obstacle = lambda device: None
+    for preset in ("spaceclip", "fast", "guided"):
+        config = HeadConfig(width=768, preset=preset)  # type: ignore[arg-type]
+        head = DepthHead(config).eval()
+        for dtype in NAMES:
+            levels = {k: torch.zeros(1, 196, 768) for k in config.levels}
+            pixels = torch.zeros(1, 3, 224, 224) if head.reads_pixels else None
+            features = TowerFeatures(levels, torch.zeros(1, 768), (14, 14), pixels)
+            head.fused(dtype, triton=True)(features, (240, 320))
+    launch.jit, torch.library.wrap_triton, dispatch._obstacle = real_jit, real_wrap, real_obstacle
+    return list(Noted.launches.values())
+
+
+def build(noted: Launch, capability: int) -> dict[str, int]:
+    """Compiles one launch for one target."""
+    function, described = noted
+    kernel, types = launch.jit(function), dict(described)
+    options = {name: types.pop(name) for name in LAUNCH_OPTIONS if name in types}
+    signature, constants, aligned = {}, {}, {}
+    for index, name in enumerate(kernel.arg_names):
+        said = types[name]
+        constant = not isinstance(said, str)
+        signature[name] = "constexpr" if constant else said.removesuffix(":16")
+        if constant:
+            constants[index,] = said
+        elif said.startswith("*") or said.endswith(":16"):
+            aligned[index,] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, signature, constexprs=constants, attrs=aligned)
+    built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    return {
+        "shared": built.metadata.shared,
+        "cubin": len(built.asm["cubin"]),
+        "spills": spills(built.asm["ptx"]),
+    }
+
+
+def spills(ptx: str) -> int:
+    """Bytes spilled, as ptxas reports them."""
+    folder = Path(triton.backends.nvidia.__file__).parent / "bin"
+    newest = folder / "ptxas-blackwell"  # Triton's PTX may be too new for the plain one
+    ptxas = newest if newest.exists() else folder / "ptxas"
+    arch = re.search(r"\.target (\w+)", ptx)
+    assert arch is not None
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(ptx)
+        file.flush()
+        report = subprocess.run(
+            [ptxas, "-v", f"--gpu-name={arch[1]}", file.name, "-o", "/dev/null"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stderr
+    return sum(int(n) for n in re.findall(r"(\d+) bytes spill", report))
+
+
+def main() -> None:
+    report = []
+    for noted in note_launches():
+        for capability in map(int, sys.argv[1:]):
+            built = build(noted, capability)
+            told = {name: str(value) for name, value in noted[1]}
+            line = {"kernel": noted[0].__name__, "sm": capability, "launch": told, **built}
+            report.append(line)
+            print(json.dumps(line), file=sys.stderr, flush=True)  # noqa: T201
+    print(json.dumps(report))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

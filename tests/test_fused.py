@@ -1,0 +1,248 @@
+"""FusedHead: the plain head's numbers, in every preset, dtype and place."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from clipdepth_plugin import DepthHead, HeadConfig, TowerFeatures
+from clipdepth_plugin.errors import FeaturesError, KernelError
+from clipdepth_plugin.fused import FusedHead
+from clipdepth_plugin.fused_graphs import GraphCache, Recording
+from clipdepth_plugin.fused_weights import shifted_resize_matrix
+
+COMPACT: dict[str, Any] = {"channels": (16, 12, 8), "film_hidden": 8}
+DUAL: dict[str, Any] = {"channels": (16, 12, 8, 8), "film_hidden": 8}
+HEADS: dict[str, dict[str, Any]] = {
+    "spaceclip": {**DUAL, "activation": "softplus"},
+    "spaceclip-log": {**DUAL, "activation": "log"},
+    "spaceclip-middle": {**DUAL, "preset": "spaceclip-middle", "activation": "softplus"},
+    "no-film": {**DUAL, "film": False, "activation": "log"},
+    "no-structural": {**DUAL, "structural": False, "activation": "log"},
+    "bins": {**DUAL, "activation": "bins"},
+    "group-norm": {**DUAL, "norm": "group", "activation": "log"},
+    "fast": {**COMPACT, "preset": "fast"},
+    "fast-batch-norm": {**COMPACT, "preset": "fast", "norm": "batch"},
+    "fast-bins-confidence": {**COMPACT, "preset": "fast", "activation": "bins", "confidence": True},
+    "fast-neither": {**COMPACT, "preset": "fast", "film": False, "structural": False},
+    "guided": {**COMPACT, "preset": "guided", "stem_channels": 8},
+}
+EACH_HEAD = pytest.mark.parametrize("name", HEADS)
+
+
+def make_head(name: str) -> DepthHead:
+    """A head whose norms are not at their initial values: folding them must matter."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    head = DepthHead(HeadConfig(width=24, **HEADS[name])).eval()
+    for module in head.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm):
+            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+            nn.init.normal_(module.bias, std=0.3, generator=generator)
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(0, 0.3, generator=generator)
+            module.running_var.uniform_(0.5, 2.0, generator=generator)
+        if isinstance(module, nn.Linear):  # FiLM that begins as the identity would hide its MLP
+            nn.init.normal_(module.bias, std=0.3, generator=generator)
+    return head
+
+
+def make_features(
+    head: DepthHead, grid: tuple[int, int] = (3, 5), batch: int = 2, prefix: int = 1
+) -> TowerFeatures:
+    """Tokens as hooks give them: slices behind prefix tokens."""
+    generator = torch.Generator().manual_seed(1)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    config, tokens = head.config, prefix + grid[0] * grid[1]
+    levels = {k: random(batch, tokens, config.width)[:, prefix:] for k in config.levels}
+    context = random(batch, config.width) if config.film else None
+    pixels = random(batch, 3, 16 * grid[0], 16 * grid[1]) if head.reads_pixels else None
+    return TowerFeatures(levels, context, grid, pixels)
+
+
+@EACH_HEAD
+@pytest.mark.parametrize(
+    ("grid", "batch", "size"),
+    [((3, 5), 2, None), ((4, 3), 1, (50, 70)), ((1, 1), 3, (9, 40)), ((2, 2), 0, None)],
+    ids=str,
+)
+def test_agrees_with_the_plain_head(
+    name: str, grid: tuple[int, int], batch: int, size: tuple[int, int] | None
+) -> None:
+    head = make_head(name)
+    features = make_features(head, grid, batch)
+    with torch.no_grad():
+        exact = copy.deepcopy(head).double()(features, size)
+        out, half = head.fused()(features, size), head.fused(torch.bfloat16)(features, size)
+        plain_half = copy.deepcopy(head).to(torch.bfloat16)(features, size)
+    assert out.dtype == half.dtype == torch.float32
+    torch.testing.assert_close(out, exact, rtol=1e-4, atol=1e-4)
+    # Random group-normed heads amplify rounding: there, no worse than the plain head in bfloat16.
+    allowed = max(1e-2, 1.25 * relative(plain_half, exact))
+    assert relative(half, exact) <= allowed
+
+
+def relative(x: Tensor, exact: Tensor) -> float:
+    return float((x - exact).norm() / exact.norm().clamp_min(1e-9))
+
+
+@pytest.mark.parametrize("name", ["spaceclip", "fast"])
+def test_float64_is_exact(name: str) -> None:
+    """Folding, composing and moving the resize are identities, not approximations."""
+    head = make_head(name).double()
+    features = make_features(head)
+    with torch.no_grad():
+        torch.testing.assert_close(head.fused()(features), head(features), rtol=1e-6, atol=1e-6)
+
+
+def test_holds_copies_and_leaves_the_head_alone() -> None:
+    head = make_head("spaceclip")
+    before = copy.deepcopy(head.state_dict())
+    fused, features = head.fused(), make_features(head)
+    with torch.no_grad():
+        expected = fused(features)
+        for parameter in head.parameters():
+            parameter.zero_()
+        torch.testing.assert_close(fused(features), expected, rtol=0, atol=0)
+    assert before.keys() == head.state_dict().keys()
+    assert not any(p.requires_grad for p in fused.parameters())
+
+
+def test_copies_and_pickles() -> None:
+    head = make_head("fast")
+    fused, features = head.fused(), make_features(head)
+    with torch.no_grad():
+        for again in (copy.deepcopy(fused), pickle.loads(pickle.dumps(fused))):  # noqa: S301
+            assert torch.equal(again(features), fused(features))
+
+
+@pytest.mark.parametrize("name", ["spaceclip", "guided"])
+def test_compiles_and_exports(name: str) -> None:
+    head = make_head(name)
+    fused, features = head.fused(), make_features(head)
+    with torch.no_grad():
+        expected = fused(features)
+        compiled = torch.compile(fused, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(features), expected)
+        torch._dynamo.reset()
+        saved = io.BytesIO()
+        torch.export.save(torch.export.export(fused, (features,)), saved)
+        saved.seek(0)
+        torch.testing.assert_close(torch.export.load(saved).module()(features), expected)
+
+
+def test_errors() -> None:
+    head = make_head("spaceclip")
+    features = make_features(head)
+    with pytest.raises(KernelError, match="asked for, but its tensors are on cpu"):
+        head.fused(triton=True)(features)
+    with pytest.raises(FeaturesError, match="context"):
+        head.fused()(TowerFeatures(features.levels, None, features.grid))
+    wanting = {k: x.requires_grad_() for k, x in features.levels.items()}
+    with pytest.raises(KernelError, match="gives no gradient"):
+        head.fused()(TowerFeatures(wanting, features.context, features.grid))
+    head.decoder = nn.Identity()  # type: ignore[assignment]
+    with pytest.raises(KernelError, match="Identity has no fused form"):
+        head.fused()
+
+
+@pytest.mark.parametrize(("low", "high"), [(1, 1), (3, 6), (5, 13), (7, 3)])
+def test_resize_and_taps_as_one_matrix(low: int, high: int) -> None:
+    signal, taps = torch.randn(low).double(), torch.randn(3).double()
+    resized = nn.functional.interpolate(
+        signal[None, None, :, None], size=(high, 1), mode="bilinear", align_corners=False
+    )
+    expected = nn.functional.conv1d(resized[..., 0], taps[None, None], padding=1)
+    matrix = shifted_resize_matrix(low, high, like=signal)
+    out = matrix @ (taps[:, None] * signal).flatten()
+    torch.testing.assert_close(out, expected[0, 0])
+
+
+class Tape:
+    """Stands in for CUDA graphs: notes what is recorded, and replays by running again."""
+
+    def __init__(self) -> None:
+        self.recorded, self.replayed = 0, 0
+
+    def __call__(self, call: Callable[[], Tensor], inputs: list[Tensor]) -> Recording:
+        self.recorded += 1
+        output = call()
+
+        def replay() -> None:
+            self.replayed += 1
+            output.copy_(call())
+
+        return Recording(inputs, output, replay)
+
+
+def test_graphs_by_shape_with_a_bound() -> None:
+    head, tape = make_head("spaceclip"), Tape()
+    fused = head.fused()
+    cache = GraphCache(fused.decoder, 2, tape)
+    small, large = make_features(head), make_features(head, (4, 4))
+    with torch.no_grad():
+        first = cache(small, None)
+        kept = first.clone()
+        for features, size in ((small, (9, 9)), (small, None)):
+            torch.testing.assert_close(cache(features, size), fused(features, size))
+        assert (tape.recorded, tape.replayed, len(cache)) == (2, 3, 2)
+        other = TowerFeatures(
+            {k: x + 1 for k, x in small.levels.items()}, small.context, small.grid
+        )
+        torch.testing.assert_close(cache(other, None), fused(other))
+        assert torch.equal(first, kept), "an output is the caller's: a replay must not write it"
+        cache(large, None)  # drops (9, 9), used longest ago
+        cache(small, None)
+        assert (tape.recorded, len(cache)) == (3, 2)
+        cache(small, (9, 9))
+        assert tape.recorded == 4
+        cache.clear()
+        cache(small, None)
+        assert (tape.recorded, len(cache)) == (5, 1)
+
+
+def test_graphs_are_for_gpus_and_go_with_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    head, tape = make_head("fast"), Tape()
+    fused, features = head.fused(), make_features(head)
+    assert not fused._graphs.applies(features)
+    fused._graphs = GraphCache(fused.decoder, 2, tape)
+    monkeypatch.setattr(fused._graphs, "applies", lambda features: True)
+    with torch.no_grad():
+        fused(features)
+        assert len(fused._graphs) == 1
+        fused.to(torch.float64)
+        assert len(fused._graphs) == 0
+    assert isinstance(fused, FusedHead)
+
+
+@EACH_HEAD
+def test_beside_a_host(name: str) -> None:
+    """It plugs in as a head does, and gives what the head gives."""
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    from clipdepth_plugin import attach
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 24, "intermediate_size": 24, "num_attention_heads": 2}
+    host = CLIPVisionModel(CLIPVisionConfig(**sizes, image_size=48, patch_size=16)).eval()
+    head, pixels = make_head(name), torch.randn(2, 3, 48, 48)
+    with torch.no_grad():
+        with attach(host, head) as plugin:
+            host(pixels)
+            expected, module = plugin.depth, plugin(pixels)
+        with attach(host, head.fused()) as plugin:
+            host(pixels)
+            torch.testing.assert_close(plugin.depth, expected, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(plugin(pixels), module, rtol=1e-4, atol=1e-4)
