@@ -76,7 +76,8 @@ class FusedHead(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._graphs.clear()  # they read the weights where these were
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
 
 def _fuse(decoder: nn.Module, packing: Packing) -> FusedCompact | FusedDualPath:

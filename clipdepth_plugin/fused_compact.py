@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from clipdepth_plugin import ops
@@ -127,7 +128,8 @@ class _Film(nn.Module):
 
     def __init__(self, film: NarrowFiLM, packing: Packing) -> None:
         super().__init__()
-        first, _, last = film.mlp
+        first, last = film.mlp[0], film.mlp[-1]
+        assert isinstance(last, nn.Linear)
         weight, bias = _fold_layer_norm(film.norm, first)
         self.weight, self.bias = packing.pack(weight[None]), packing.pack(bias[None])
         self.last_weight = packing.pack(last.weight[None])
@@ -147,11 +149,13 @@ class _Film(nn.Module):
             normed=True,
             triton=self.triton,
         )
-        return parameters_1BP[0].unflatten(-1, (self.levels, -1)).transpose(0, 1)
+        return rearrange(parameters_1BP, "1 b (l p) -> l b p", l=self.levels)
 
 
-def _fold_layer_norm(norm: nn.LayerNorm, linear: nn.Linear) -> tuple[Tensor, Tensor]:
+def _fold_layer_norm(norm: nn.Module, linear: nn.Module) -> tuple[Tensor, Tensor]:
     """A linear layer with the scale and shift of the layer norm before it; float64."""
+    assert isinstance(norm, nn.LayerNorm)
+    assert isinstance(linear, nn.Linear)
     weight, bias = linear.weight.detach().double(), linear.bias.detach().double()
     return weight * norm.weight.double(), bias + weight @ norm.bias.detach().double()
 

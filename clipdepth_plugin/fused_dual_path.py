@@ -12,6 +12,7 @@ from clipdepth_plugin import ops
 from clipdepth_plugin.blocks import UpConv
 from clipdepth_plugin.dual_path import DualPathDecoder
 from clipdepth_plugin.features import TowerFeatures
+from clipdepth_plugin.film import FiLM
 from clipdepth_plugin.fused_layers import Conv, GatedJoin, Packing, ResizedJoin, Up
 from clipdepth_plugin.fused_readout import Readout
 from clipdepth_plugin.fused_weights import Upsampling, fold
@@ -38,8 +39,12 @@ class FusedDualPath(nn.Module):
         super().__init__()
         self.projections = Projections(decoder.semantic, decoder.structural, packing)
         stages = [] if decoder.structural is None else list(decoder.structural.stages)
-        self.structural = nn.ModuleList(_Structural(stage, packing) for stage in stages)
-        self.fusion = nn.ModuleList(_Fusion(stage, packing) for stage in decoder.fusion)
+        self.structural = nn.ModuleList(
+            _Structural(stage, packing) for stage in stages if isinstance(stage, StructuralStage)
+        )
+        self.fusion = nn.ModuleList(
+            _Fusion(stage, packing) for stage in decoder.fusion if isinstance(stage, FusionStage)
+        )
         self.readout = Readout(decoder.readout, packing)
 
     def forward(self, features: TowerFeatures, size: tuple[int, int] | None) -> Tensor:
@@ -72,27 +77,30 @@ class Projections(nn.Module):
         self, semantic: SemanticPathway, structural: StructuralPathway | None, packing: Packing
     ) -> None:
         super().__init__()
-        paths = [semantic] if structural is None else [semantic, structural]
-        self.levels = tuple(level for path in paths for level in path.levels)
-        self.start = None if structural is None else structural.levels[0]
-        folded = [fold(project) for path in paths for project in path.projections]
+        self.levels, projections = semantic.levels, list(semantic.projections)
+        self.start = None
+        if structural is not None:
+            self.levels += structural.levels
+            projections += structural.projections
+            self.start = structural.levels[0]
+        folded = [fold(project) for project in projections if isinstance(project, nn.Conv2d)]
         self.channels = tuple(len(one.bias) for one in folded)
         self.weight = packing.pack(torch.cat([one.weight[:, :, 0, 0] for one in folded]))
         self.bias = packing.pack(torch.cat([one.bias for one in folded]))
         self.film = semantic.film is not None
-        mlps = [] if semantic.film is None else [film.mlp for film in semantic.film]
+        films = [film for film in semantic.film or () if isinstance(film, FiLM)]
         self.mlps = nn.ParameterList(
-            packing.pack(torch.stack([getattr(mlp[layer], name) for mlp in mlps]))
+            packing.pack(torch.stack([getattr(film.mlp[layer], name) for film in films]))
             for layer in (0, 2)
             for name in ("weight", "bias")
-            if mlps
+            if films
         )
         self.triton = packing.triton
 
     def forward(self, features: TowerFeatures) -> list[Tensor]:
         """One (B, C, h, w) map for each level."""
         film_MBP = None
-        if self.film:
+        if self.film and features.context is not None:
             film_MBP = ops.film_mlp(
                 features.context, *self.mlps, activation="relu", triton=self.triton
             )

@@ -85,10 +85,10 @@ class GraphCache:
 
     def applies(self, features: TowerFeatures) -> bool:
         """Whether this call is to be run from a recording."""
-        on_cuda = all(x.device.type == "cuda" for x in _tensors(features))
-        if not on_cuda or self._limit == 0 or features.batch == 0:
+        if torch.compiler.is_compiling() or self._limit == 0 or features.batch == 0:
             return False
-        return not torch.compiler.is_compiling() and not torch.cuda.is_current_stream_capturing()
+        on_cuda = all(x.device.type == "cuda" for x in _tensors(features))
+        return on_cuda and not torch.cuda.is_current_stream_capturing()
 
     def __call__(self, features: TowerFeatures, size: Size | None) -> Tensor:
         """The decoder's maps, the caller's to keep."""

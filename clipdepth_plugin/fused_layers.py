@@ -183,7 +183,7 @@ class ResizedJoin(nn.Module):
             joined: Tensor = self.whole(x_BCHW, skip_BChw)
             return joined
         y_BCHW = F.conv2d(x_BCHW, self.map_weight, self.whole.bias, padding=1)
-        y_BCHW = y_BCHW.add_(self._resized_share(skip_BChw, x_BCHW.shape[-2:]))
+        y_BCHW = y_BCHW.add_(self._resized_share(skip_BChw, size_of(x_BCHW)))
         if self.whole.norm is not None:
             normed: Tensor = self.whole.norm(y_BCHW)
             return normed
@@ -231,7 +231,7 @@ def _with_gated_skips(
     bias_G: Tensor,
 ) -> Tensor:
     """The map and its gated skips in one; each is written where it belongs."""
-    channels, size = u_BCHW.shape[1], u_BCHW.shape[-2:]
+    channels, size = u_BCHW.shape[1], size_of(u_BCHW)
     gates_BGHW = F.linear(u_BCHW.permute(0, 2, 3, 1), weight_GC, bias_G).sigmoid_()
     gates_BGHW = gates_BGHW.permute(0, 3, 1, 2)
     out = torch.empty(
@@ -248,6 +248,12 @@ def _with_gated_skips(
         share = out[:, i * channels : (i + 1) * channels]
         torch.addcmul(skip_BCHW, skip_BCHW, gate_BCHW, out=share)
     return out
+
+
+def size_of(x_BCHW: Tensor) -> tuple[int, int]:
+    """(H, W) of a map."""
+    height, width = x_BCHW.shape[-2:]
+    return height, width
 
 
 def runs_triton(asked: bool | None, x: Tensor) -> bool:

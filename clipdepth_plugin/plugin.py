@@ -27,8 +27,8 @@ from clipdepth_plugin.adapters.trimming import Trim
 from clipdepth_plugin.checks import check_fit, check_pixels
 from clipdepth_plugin.errors import HeadMismatchError, NoDepthError
 from clipdepth_plugin.features import TowerFeatures
-from clipdepth_plugin.geometry import Intrinsics
 from clipdepth_plugin.fused import FusedHead
+from clipdepth_plugin.geometry import Intrinsics
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.reading import DepthPass, Size, on_heads_device
 

@@ -21,6 +21,7 @@ from clipdepth_plugin.kernels.launch import (
     cdiv,
     channels_last,
     dot_dtype,
+    kernel_op,
     launchable,
     power_of_two,
     to_metres,
@@ -90,7 +91,7 @@ def _empty(x_BCHW: Tensor) -> Tensor:
     return x_BCHW.new_empty(shape, dtype=torch.float32)
 
 
-@torch.library.triton_op("clipdepth::convex_depth", mutates_args={})
+@kernel_op("convex_depth")
 def convex_depth_triton(
     x_BCHW: Tensor,
     level_B1HW: Tensor,
@@ -132,7 +133,7 @@ def convex_depth_triton(
 convex_depth_triton.register_fake(lambda x, *_: _empty(x))
 
 
-def _convex_depth_fwd_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def _convex_depth_fwd_kernel(  # type: ignore[no-untyped-def]
     x_ptr,
     level_ptr,
     weight_ptr,

@@ -20,6 +20,7 @@ from clipdepth_plugin.kernels.launch import (
     channels_last,
     device_function,
     dot_dtype,
+    kernel_op,
     launchable,
     power_of_two,
     sample_axis,
@@ -73,13 +74,13 @@ def depth_readout(
         "last bias": (last_bias_1, (1,)),
     }
     check_shapes("depth_readout", expected)
-    size = x_BCHW.shape[-2:] if size is None else size
+    height, width = x_BCHW.shape[-2:] if size is None else size
     tensors = (x_BCHW, weight, bias_K, last_weight, last_bias_1)
     obstacle = forward_only(tensors)
     if use_triton("depth_readout", x_BCHW.device, triton, obstacle=obstacle):
         activation, low, high = metres.activation, metres.log_low, metres.log_high
-        return depth_readout_triton(*tensors, activation, low, high, list(size))
-    return depth_readout_reference(*tensors, metres=metres, size=size)
+        return depth_readout_triton(*tensors, activation, low, high, [height, width])
+    return depth_readout_reference(*tensors, metres=metres, size=(height, width))
 
 
 def depth_readout_reference(
@@ -102,7 +103,7 @@ def _empty(x_BCHW: Tensor, size: list[int]) -> Tensor:
     return x_BCHW.new_empty((x_BCHW.shape[0], 1, *size), dtype=torch.float32)
 
 
-@torch.library.triton_op("clipdepth::depth_readout", mutates_args={})
+@kernel_op("depth_readout")
 def depth_readout_triton(
     x_BCHW: Tensor,
     weight: Tensor,
@@ -157,7 +158,7 @@ def depth_readout_triton(
 depth_readout_triton.register_fake(lambda x, *rest: _empty(x, rest[-1]))
 
 
-def _depth_readout_fwd_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def _depth_readout_fwd_kernel(  # type: ignore[no-untyped-def]
     x_ptr,
     weight_ptr,
     bias_ptr,
@@ -241,7 +242,7 @@ def first_output(cell, scale):  # type: ignore[no-untyped-def]
 
 
 @device_function
-def hidden_tile(  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def hidden_tile(  # type: ignore[no-untyped-def]
     x_ptr,
     weight_ptr,
     bias_ptr,

@@ -19,6 +19,11 @@ from clipdepth_plugin.errors import KernelError
 
 logger = logging.getLogger(__name__)
 
+TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
+
+Shapes = dict[str, tuple[Tensor, tuple[int, ...]]]
+"""A tensor by its name, and the shape it must have."""
+
 
 def use_triton(
     op: str, device: torch.device, asked: bool | None, *, obstacle: str | None = None
@@ -35,12 +40,12 @@ def use_triton(
         KernelError: Triton was asked for and cannot run; says why.
     """
     if asked is False:
-        _log_once(op, "the PyTorch reference, as asked")
+        _log(op, "the PyTorch reference, as asked")
         return False
     obstacle = _obstacle(device) or obstacle
     if asked and obstacle is not None:
         raise KernelError(f"{op}: the Triton kernel was asked for, but {obstacle}")
-    _log_once(op, "its Triton kernel" if obstacle is None else f"the reference: {obstacle}")
+    _log(op, "its Triton kernel" if obstacle is None else f"the reference: {obstacle}")
     return obstacle is None
 
 
@@ -76,12 +81,17 @@ def check_shapes(op: str, expected: Mapping[str, tuple[Tensor, tuple[int, ...]]]
 
 
 def _obstacle(device: torch.device) -> str | None:
-    if importlib.util.find_spec("triton") is None:
+    if not TRITON_INSTALLED:
         return "triton is not installed"
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if device.type != "cuda" and not interpreted:
         return f"its tensors are on {device.type}, and Triton runs on cuda only"
     return None
+
+
+def _log(op: str, choice: str) -> None:
+    if not torch.compiler.is_compiling():  # a traced program logs nothing
+        _log_once(op, choice)
 
 
 @functools.cache

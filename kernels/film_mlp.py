@@ -17,6 +17,7 @@ from clipdepth_plugin.kernels.launch import (
     cdiv,
     dot_dtype,
     gelu,
+    kernel_op,
     launchable,
     row_moments,
 )
@@ -102,7 +103,7 @@ def _empty(context_BD: Tensor, last_bias_LP: Tensor) -> Tensor:
     return context_BD.new_empty((levels, context_BD.shape[0], parameters), dtype=torch.float32)
 
 
-@torch.library.triton_op("clipdepth::film_mlp", mutates_args={})
+@kernel_op("film_mlp")
 def film_mlp_triton(
     context_BD: Tensor,
     weight_LKD: Tensor,
@@ -151,7 +152,7 @@ def film_mlp_triton(
 film_mlp_triton.register_fake(lambda x, _w, _b, _last_w, bias, *_: _empty(x, bias))
 
 
-def _linear_act_fwd_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def _linear_act_fwd_kernel(  # type: ignore[no-untyped-def]
     x_ptr,
     weight_ptr,
     bias_ptr,

@@ -19,11 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipdepth_plugin.errors import KernelError
-from clipdepth_plugin.kernels.dispatch import check_shapes, no_float64, use_triton
+from clipdepth_plugin.kernels.dispatch import Shapes, check_shapes, no_float64, use_triton
 from clipdepth_plugin.kernels.launch import (
     cdiv,
     device_function,
     dot_dtype,
+    kernel_op,
     launchable,
     pick_pointer,
 )
@@ -66,7 +67,7 @@ def film_project(
     views, tokens, width = levels[0].shape
     modulated = 0 if film_MBP is None else film_MBP.shape[0]
     total = sum(channels)
-    expected = {f"level {i}": (x, (views, tokens, width)) for i, x in enumerate(levels)}
+    expected: Shapes = {f"level {i}": (x, (views, tokens, width)) for i, x in enumerate(levels)}
     expected |= {"weight": (weight_SD, (total, width)), "bias": (bias_S, (total,))}
     if film_MBP is not None:
         expected["film"] = (film_MBP, (min(modulated, len(levels)), views, 2 * width))
@@ -113,7 +114,7 @@ def _empty(levels: list[Tensor], channels: list[int]) -> Tensor:
     return levels[0].new_empty(views * tokens * sum(channels))
 
 
-@torch.library.triton_op("clipdepth::film_project", mutates_args={})
+@kernel_op("film_project")
 def film_project_triton(
     levels: list[Tensor],
     film_MBP: Tensor | None,
@@ -163,7 +164,7 @@ def with_one_stride(levels: list[Tensor]) -> list[Tensor]:
     return [x.contiguous() for x in levels]
 
 
-def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001 (torch's signature)
     levels, film_MBP, weight_SD, _, ctx.channels = inputs
     ctx.save_for_backward(film_MBP, weight_SD, *levels)
 
@@ -199,7 +200,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 film_project_triton.register_autograd(_backward, setup_context=_save_for_backward)
 
 
-def _film_project_fwd_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def _film_project_fwd_kernel(  # type: ignore[no-untyped-def]
     x0_ptr, x1_ptr, x2_ptr, x3_ptr, x4_ptr, x5_ptr, x6_ptr, x7_ptr,
     film_ptr,
     weight_ptr,
@@ -248,7 +249,7 @@ def _film_project_fwd_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0917
 
 
 @device_function
-def pick_block(block, c0, c1, c2, c3, c4, c5, c6, c7, BLOCK_N: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def pick_block(block, c0, c1, c2, c3, c4, c5, c6, c7, BLOCK_N: tl.constexpr):  # type: ignore[no-untyped-def]
     """Which level a block of columns is of: the level, its first row, its channels, the block."""
     level, row, channels = 0, 0, c0
     level, row, channels, block = next_level(0, level, row, channels, block, c1, BLOCK_N)

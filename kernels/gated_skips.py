@@ -22,6 +22,7 @@ from clipdepth_plugin.kernels.launch import (
     choose_tiles,
     dot_dtype,
     empty_map,
+    kernel_op,
     launchable,
     sample,
 )
@@ -80,7 +81,8 @@ def gated_skips_reference(
 ) -> Tensor:
     """What the kernel must give."""
     gate_BGHW = torch.sigmoid(F.conv2d(u_BCHW, weight_GC[:, :, None, None], bias_G))
-    skips = [resize(semantic_BChw, u_BCHW.shape[-2:])]
+    height, width = u_BCHW.shape[-2:]
+    skips = [resize(semantic_BChw, (height, width))]
     if structural_BCHW is not None:
         skips.append(structural_BCHW)
     gates = gate_BGHW.chunk(len(skips), dim=1)
@@ -92,7 +94,7 @@ def _empty(u_BCHW: Tensor, bias_G: Tensor) -> Tensor:
     return empty_map(u_BCHW, (batch, bias_G.shape[0], height, width))
 
 
-@torch.library.triton_op("clipdepth::gated_skips", mutates_args={})
+@kernel_op("gated_skips")
 def gated_skips_triton(
     u_BCHW: Tensor,
     semantic_BChw: Tensor,
@@ -134,7 +136,7 @@ def gated_skips_triton(
 gated_skips_triton.register_fake(lambda u, _low, _skip, _weight, bias: _empty(u, bias))
 
 
-def _save_for_backward(ctx: Any, inputs: tuple[Tensor | None, ...], output: Tensor) -> None:
+def _save_for_backward(ctx: Any, inputs: tuple[Tensor | None, ...], output: Tensor) -> None:  # noqa: ARG001 (torch's signature)
     ctx.save_for_backward(*inputs)
 
 
@@ -167,7 +169,7 @@ def _backward(ctx: Any, grad_BGHW: Tensor) -> tuple[Tensor | None, ...]:
 gated_skips_triton.register_autograd(_backward, setup_context=_save_for_backward)
 
 
-def _gated_skips_fwd_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def _gated_skips_fwd_kernel(  # type: ignore[no-untyped-def]
     u_ptr,
     semantic_ptr,
     structural_ptr,

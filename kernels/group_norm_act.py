@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipdepth_plugin.kernels.dispatch import check_shapes, forward_only, use_triton
+from clipdepth_plugin.kernels.dispatch import Shapes, check_shapes, forward_only, use_triton
 from clipdepth_plugin.kernels.launch import (
     ACTIVATIONS,
     channels_last,
     empty_map,
     gelu,
+    kernel_op,
     launchable,
     power_of_two,
 )
@@ -57,7 +57,7 @@ def group_norm_act(
         KernelError: Shapes do not fit, or Triton was asked for and cannot run.
     """
     channels = (x_BCHW.shape[1],)
-    expected = {"weight": (weight_C, channels), "bias": (bias_C, channels)}
+    expected: Shapes = {"weight": (weight_C, channels), "bias": (bias_C, channels)}
     if residual_BCHW is not None:
         expected["residual"] = (residual_BCHW, tuple(x_BCHW.shape))
     check_shapes("group_norm_act", expected)
@@ -91,7 +91,7 @@ def group_norm_act_reference(
             return y_BCHW
 
 
-@torch.library.triton_op("clipdepth::group_norm_act", mutates_args={})
+@kernel_op("group_norm_act")
 def group_norm_act_triton(
     x_BCHW: Tensor,
     weight_C: Tensor,
@@ -130,7 +130,7 @@ def group_norm_act_triton(
 group_norm_act_triton.register_fake(lambda x, *_: empty_map(x, tuple(x.shape)))
 
 
-def _group_norm_act_fwd_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def _group_norm_act_fwd_kernel(  # type: ignore[no-untyped-def]
     x_ptr,
     weight_ptr,
     bias_ptr,

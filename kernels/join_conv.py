@@ -25,6 +25,7 @@ from clipdepth_plugin.kernels.launch import (
     device_function,
     dot_dtype,
     empty_map,
+    kernel_op,
     launchable,
     sample,
 )
@@ -86,7 +87,8 @@ def join_conv_reference(
 ) -> Tensor:
     """What the kernel must give."""
     if skip_BKhw is not None:
-        x_BIHW = torch.cat((x_BIHW, resize(skip_BKhw, x_BIHW.shape[-2:])), dim=1)
+        height, width = x_BIHW.shape[-2:]
+        x_BIHW = torch.cat((x_BIHW, resize(skip_BKhw, (height, width))), dim=1)
     y_BOHW = F.conv2d(x_BIHW, weight, bias_O, padding=1)
     if residual_BOHW is not None:
         y_BOHW = y_BOHW.add_(residual_BOHW)
@@ -98,7 +100,7 @@ def _empty(x_BIHW: Tensor, bias_O: Tensor) -> Tensor:
     return empty_map(x_BIHW, (batch, bias_O.shape[0], height, width))
 
 
-@torch.library.triton_op("clipdepth::join_conv", mutates_args={})
+@kernel_op("join_conv")
 def join_conv_triton(
     x_BIHW: Tensor,
     skip_BKhw: Tensor | None,
@@ -146,7 +148,7 @@ def join_conv_triton(
 join_conv_triton.register_fake(lambda x, _skip, _weight, bias, *_: _empty(x, bias))
 
 
-def _join_conv_fwd_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def _join_conv_fwd_kernel(  # type: ignore[no-untyped-def]
     x_ptr,
     skip_ptr,
     weight_ptr,

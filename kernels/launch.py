@@ -11,13 +11,15 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, cast
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
     import triton.language as tl
+
+P = ParamSpec("P")
 
 METRES = {"relu": 0, "softplus": 1, "log": 2, "bins": 3}
 """Output activations by the number that ``to_metres`` knows them by."""
@@ -55,6 +57,34 @@ def launchable(kernel: Callable[..., Any]) -> Any:
     """The kernel, to be launched as ``launchable(kernel)[grid](...)``: traceable by torch."""
     made = jit(kernel)
     return made if interpreted() else torch.library.wrap_triton(made)
+
+
+def kernel_op(name: str) -> Callable[[Callable[P, Tensor]], Op[P]]:
+    """Registers a launcher as ``clipdepth::name`` (``torch.library.triton_op``), with its types."""
+
+    def register(launcher: Callable[P, Tensor]) -> Op[P]:
+        op = torch.library.triton_op(f"clipdepth::{name}", mutates_args={})(launcher)
+        return cast("Op[P]", op)
+
+    return register
+
+
+class Op(Protocol[P]):
+    """What is used of a ``torch.library`` op."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Tensor:
+        """Launches."""
+        ...
+
+    def register_fake(self, fake: Callable[..., Tensor]) -> object:
+        """Says what comes out, without launching."""
+        ...
+
+    def register_autograd(
+        self, backward: Callable[..., Any], *, setup_context: Callable[..., None]
+    ) -> None:
+        """Gives it a gradient."""
+        ...
 
 
 def interpreted() -> bool:
@@ -150,7 +180,7 @@ def sample_axis(at, scale, low):  # type: ignore[no-untyped-def]
 
 
 @device_function
-def sample(map_ptr, rows, columns, channel, mask, row_scale, column_scale, height, width, channels):  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def sample(map_ptr, rows, columns, channel, mask, row_scale, column_scale, height, width, channels):  # type: ignore[no-untyped-def]
     """(M, N) of one (height, width, channels) map for each row, sampled bilinearly in float32.
 
     ``map_ptr`` (M, 1) points at each position's map, ``channel`` is (1, N).
@@ -189,7 +219,7 @@ def gelu(x):  # type: ignore[no-untyped-def]
 
 
 @device_function
-def pick_pointer(level, x0, x1, x2, x3, x4, x5, x6, x7):  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def pick_pointer(level, x0, x1, x2, x3, x4, x5, x6, x7):  # type: ignore[no-untyped-def]
     """The ``level``-th of eight."""
     x = x0
     x = tl.where(level == 1, x1, x)

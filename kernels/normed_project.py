@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipdepth_plugin.kernels.dispatch import check_shapes, forward_only, use_triton
+from clipdepth_plugin.kernels.dispatch import Shapes, check_shapes, forward_only, use_triton
 from clipdepth_plugin.kernels.film_project import BLOCK_T, MOST_LEVELS, with_one_stride
 from clipdepth_plugin.kernels.launch import (
     cdiv,
     dot_dtype,
+    kernel_op,
     launchable,
     pick_pointer,
     row_moments,
@@ -57,7 +58,7 @@ def normed_project(
     """
     views, tokens, width = levels[0].shape
     channels = bias_LC.shape[1]
-    expected = {f"level {i}": (x, (views, tokens, width)) for i, x in enumerate(levels)}
+    expected: Shapes = {f"level {i}": (x, (views, tokens, width)) for i, x in enumerate(levels)}
     expected |= {
         "weight": (weight_LCD, (len(levels), channels, width)),
         "bias": (bias_LC, (len(levels), channels)),
@@ -94,7 +95,7 @@ def _empty(levels: list[Tensor], bias_LC: Tensor) -> Tensor:
     return levels[0].new_empty(*levels[0].shape[:2], bias_LC.shape[1])
 
 
-@torch.library.triton_op("clipdepth::normed_project", mutates_args={})
+@kernel_op("normed_project")
 def normed_project_triton(
     levels: list[Tensor], film_LBP: Tensor | None, weight_LCD: Tensor, bias_LC: Tensor
 ) -> Tensor:
@@ -134,7 +135,7 @@ def normed_project_triton(
 normed_project_triton.register_fake(lambda levels, *rest: _empty(levels, rest[-1]))
 
 
-def _normed_project_fwd_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def _normed_project_fwd_kernel(  # type: ignore[no-untyped-def]
     x0_ptr, x1_ptr, x2_ptr, x3_ptr, x4_ptr, x5_ptr, x6_ptr, x7_ptr,
     film_ptr,
     weight_ptr,

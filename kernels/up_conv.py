@@ -22,6 +22,7 @@ from clipdepth_plugin.kernels.launch import (
     choose_tiles,
     dot_dtype,
     empty_map,
+    kernel_op,
     launchable,
 )
 
@@ -102,7 +103,7 @@ def _empty(x_BIhw: Tensor, bias_PEO: Tensor) -> Tensor:
     return empty_map(x_BIhw, (batch, bias_PEO.shape[-1], 2 * height, 2 * width))
 
 
-@torch.library.triton_op("clipdepth::up_conv", mutates_args={})
+@kernel_op("up_conv")
 def up_conv_triton(x_BIhw: Tensor, weight_PIrc: Tensor, bias_PEO: Tensor, relu: bool) -> Tensor:
     """The kernel's launch."""
     out_BOHW = _empty(x_BIhw, bias_PEO)
@@ -132,7 +133,7 @@ def up_conv_triton(x_BIhw: Tensor, weight_PIrc: Tensor, bias_PEO: Tensor, relu: 
 up_conv_triton.register_fake(lambda x, _weight, bias, _relu: _empty(x, bias))
 
 
-def _up_conv_fwd_kernel(  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def _up_conv_fwd_kernel(  # type: ignore[no-untyped-def]
     x_ptr,
     weight_ptr,
     bias_ptr,

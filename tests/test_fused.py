@@ -153,7 +153,7 @@ def test_errors() -> None:
     wanting = {k: x.requires_grad_() for k, x in features.levels.items()}
     with pytest.raises(KernelError, match="gives no gradient"):
         head.fused()(TowerFeatures(wanting, features.context, features.grid))
-    head.decoder = nn.Identity()  # type: ignore[assignment]
+    head.decoder = nn.Identity()
     with pytest.raises(KernelError, match="Identity has no fused form"):
         head.fused()
 
@@ -235,7 +235,7 @@ def test_beside_a_host(name: str) -> None:
     from clipdepth_plugin import attach
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": 24, "intermediate_size": 24, "num_attention_heads": 2}
+    sizes: dict[str, Any] = {"hidden_size": 24, "intermediate_size": 24, "num_attention_heads": 2}
     host = CLIPVisionModel(CLIPVisionConfig(**sizes, image_size=48, patch_size=16)).eval()
     head, pixels = make_head(name), torch.randn(2, 3, 48, 48)
     with torch.no_grad():

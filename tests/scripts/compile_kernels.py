@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import triton
@@ -24,8 +24,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from clipdepth_plugin import DepthHead, HeadConfig, TowerFeatures
+from clipdepth_plugin.config import Preset
 from clipdepth_plugin.kernels import dispatch, launch
 
+PRESETS: tuple[Preset, ...] = ("spaceclip", "fast", "guided")
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 LAUNCH_OPTIONS = ("num_warps", "num_stages")
 Launch = tuple[Callable[..., Any], tuple[tuple[str, Any], ...]]
@@ -43,7 +45,7 @@ def describe(value: Any) -> Any:
 class Noted:
     """Stands in for a kernel; ``launches`` holds the first launch with the same constants."""
 
-    launches: dict[Launch, Launch] = {}
+    launches: ClassVar[dict[Launch, Launch]] = {}
 
     def __init__(self, kernel: Callable[..., Any]) -> None:
         self.kernel = kernel
@@ -53,7 +55,9 @@ class Noted:
             names = self.kernel.__code__.co_varnames
             described = {name: describe(x) for name, x in zip(names, args, strict=False)}
             constant = (self.kernel, tuple(constants.items()))
-            self.launches.setdefault(constant, (self.kernel, tuple({**described, **constants}.items())))
+            self.launches.setdefault(
+                constant, (self.kernel, tuple({**described, **constants}.items()))
+            )
 
         return note
 
@@ -61,10 +65,10 @@ class Noted:
 def note_launches() -> list[Launch]:
     """Of all presets at their published sizes, in both dtypes."""
     real_jit, real_wrap, real_obstacle = launch.jit, torch.library.wrap_triton, dispatch._obstacle
-    launch.jit, torch.library.wrap_triton = Noted, lambda kernel: kernel  # type: ignore
+    launch.jit, torch.library.wrap_triton = Noted, lambda kernel: kernel  # type: ignore[assignment]
     dispatch._obstacle = lambda device: None
-    for preset in ("spaceclip", "fast", "guided"):
-        config = HeadConfig(width=768, preset=preset)  # type: ignore[arg-type]
+    for preset in PRESETS:
+        config = HeadConfig(width=768, preset=preset)
         head = DepthHead(config).eval()
         for dtype in NAMES:
             levels = {k: torch.zeros(1, 196, 768) for k in config.levels}

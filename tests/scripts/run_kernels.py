@@ -1,13 +1,14 @@
 """Runs every kernel in Triton's interpreter; prints relative errors, against float64, as JSON.
 
-Run by tests/test_kernels.py with TRITON_INTERPRET=1: Triton decides at import. What is allocated
-is filled with NaN, so that what a kernel leaves out is seen.
+Run by tests/test_kernels.py with TRITON_INTERPRET=1 (Triton decides at import), or with
+``--device cuda`` on a GPU. What is allocated is filled with NaN, so that what a kernel leaves out
+is seen.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from clipdepth_plugin import ops
+from clipdepth_plugin.config import Activation
 from clipdepth_plugin.readout import Metres
 
 Case = tuple[str, Callable[..., Any], tuple[Any, ...], dict[str, Any]]
@@ -158,6 +160,7 @@ def group_norm_act() -> Iterator[Case]:
 
 
 def depth_readout() -> Iterator[Case]:
+    activation: Activation
     for batch, channels, (h, w), hidden, activation, size in (
         (1, 16, (13, 17), 8, "relu", None),
         (2, 32, (16, 14), 16, "log", (31, 45)),
@@ -176,6 +179,7 @@ def depth_readout() -> Iterator[Case]:
 
 
 def convex_depth() -> Iterator[Case]:
+    activation: Activation
     for batch, channels, (h, w), activation in (
         (1, 64, (13, 17), "log"),
         (3, 20, (5, 3), "relu"),
@@ -196,12 +200,12 @@ OPS = (
 )  # fmt: skip
 
 
-def cast(value: Any, dtype: torch.dtype) -> Any:
+def cast(value: Any, dtype: torch.dtype, device: str) -> Any:
     """Tensors of any nesting in another dtype, their strides kept."""
     if isinstance(value, Tensor):
-        return value.to(dtype)
+        return value.to(device, dtype)
     if isinstance(value, list):
-        return [cast(x, dtype) for x in value]
+        return [cast(x, dtype, device) for x in value]
     return value
 
 
@@ -210,15 +214,15 @@ def flat(out: Tensor | list[Tensor]) -> Tensor:
     return torch.cat([x.double().flatten() for x in parts])
 
 
-def error_of(case: Case, dtype: torch.dtype) -> float:
+def error_of(case: Case, dtype: torch.dtype, device: str) -> float:
     """Norm of the difference over that of the float64 reference."""
     _, op, args, options = case
-    arguments = [cast(x, dtype) for x in args]
-    options = {name: cast(x, dtype) for name, x in options.items()}
-    exact_options = {name: cast(x, torch.float64) for name, x in options.items()}
-    exact = flat(op(*(cast(x, torch.float64) for x in arguments), triton=False, **exact_options))
-    out = op(*arguments, triton=True, **options)
-    difference = flat(out) - exact
+    arguments = [cast(x, dtype, device) for x in args]
+    options = {name: cast(x, dtype, device) for name, x in options.items()}
+    exact_options = {name: cast(x, torch.float64, "cpu") for name, x in options.items()}
+    exact_arguments = [cast(x, torch.float64, "cpu") for x in arguments]
+    exact = flat(op(*exact_arguments, triton=False, **exact_options))
+    difference = flat(op(*arguments, triton=True, **options)).cpu() - exact
     return float(difference.norm() / exact.norm().clamp_min(1e-9))
 
 
@@ -233,18 +237,23 @@ def poison() -> None:
 
         return filled
 
-    torch.empty, Tensor.new_empty = poisoned(empty), poisoned(new_empty)  # type: ignore[assignment,method-assign]
+    torch.empty, Tensor.new_empty = poisoned(empty), poisoned(new_empty)  # type: ignore[method-assign]
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("ops", nargs="*", help="only these")
+    parser.add_argument("--device", default="cpu")
+    asked = parser.parse_args()
     poison()
     errors = {}
     for make_cases in OPS:
-        if len(sys.argv) > 1 and make_cases.__name__ not in sys.argv[1:]:
+        name = make_cases.__name__
+        if asked.ops and name not in asked.ops:
             continue
         for case in make_cases():
             for dtype in (torch.float32, torch.bfloat16):
-                errors[f"{make_cases.__name__} {case[0]} {dtype}"] = error_of(case, dtype)
+                errors[f"{name} {case[0]} {dtype}"] = error_of(case, dtype, asked.device)
     print(json.dumps(errors))  # noqa: T201
 
 
