@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from clipdepth_plugin.compact import CompactDecoder
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.dual_path import DualPathDecoder
-from clipdepth_plugin.errors import KernelError
+from clipdepth_plugin.errors import HeadMismatchError, KernelError
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.fused_compact import FusedCompact
 from clipdepth_plugin.fused_dual_path import FusedDualPath
@@ -51,8 +51,8 @@ class FusedHead(nn.Module):
         super().__init__()
         self.config: HeadConfig = head.config
         self.reads_pixels = head.reads_pixels
-        packing = Packing(next(head.parameters()).dtype if dtype is None else dtype, triton)
-        self.decoder = _fuse(head.decoder, packing)
+        own = next((x.dtype for x in head.parameters()), torch.float32)
+        self.decoder = _fuse(head.decoder, Packing(own if dtype is None else dtype, triton))
         self._graphs = GraphCache(self.decoder, graphs)
         self.eval()
 
@@ -73,6 +73,14 @@ class FusedHead(nn.Module):
         run = self._graphs if self._graphs.applies(checked) else self.decoder
         metres: Tensor = run(checked, size)
         return metres
+
+    def forward_with_confidence(self, *_: object) -> tuple[Tensor, Tensor]:
+        """Not to be had: raises.
+
+        Raises:
+            HeadMismatchError: Always; the plain head gives it.
+        """
+        raise HeadMismatchError("a fused head gives no confidence: use the plain head")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._graphs.clear()  # they read the weights where these were

@@ -246,7 +246,10 @@ def _with_gated_skips(
     parts = zip(skips, gates_BGHW.chunk(len(skips), 1), strict=True)
     for i, (skip_BCHW, gate_BCHW) in enumerate(parts, start=1):
         share = out[:, i * channels : (i + 1) * channels]
-        torch.addcmul(skip_BCHW, skip_BCHW, gate_BCHW, out=share)
+        if torch.compiler.is_compiling():  # which takes no out= that is part of a map
+            share.copy_(torch.addcmul(skip_BCHW, skip_BCHW, gate_BCHW))
+        else:
+            torch.addcmul(skip_BCHW, skip_BCHW, gate_BCHW, out=share)
     return out
 
 

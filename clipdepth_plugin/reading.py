@@ -269,7 +269,7 @@ def _whole(image: ImageViews, maps: list[Tensor]) -> Tensor:
 
 def _estimate(head: DepthHead | FusedHead, features: TowerFeatures) -> DepthEstimate:
     """By the head's own call where that gives all that it knows: the user may have hooked it."""
-    if head.config.confidence:
+    if head.config.confidence and isinstance(head, DepthHead):
         return head.estimate(features)
     return DepthEstimate(head(features))
 

@@ -107,7 +107,9 @@ def convex_depth_triton(
         return out_B1HW
     batch, channels, height, width = x_BCHW.shape
     positions = batch * height * width
-    launchable(_convex_depth_fwd_kernel)[(cdiv(positions, BLOCK_T),)](
+    # Products in float32 take the registers that a larger tile would need.
+    block_m = BLOCK_T // 2 if x_BCHW.dtype == torch.float32 else BLOCK_T
+    launchable(_convex_depth_fwd_kernel)[(cdiv(positions, block_m),)](
         channels_last(x_BCHW),
         level_B1HW.contiguous(),
         weight_MC.contiguous(),
@@ -122,7 +124,7 @@ def convex_depth_triton(
         METRES=METRES[activation],
         FACTOR=CONVEX_FACTOR,
         DOT_DTYPE=dot_dtype(x_BCHW.dtype),
-        BLOCK_M=BLOCK_T,
+        BLOCK_M=block_m,
         BLOCK_K=min(power_of_two(channels), 64),
         num_warps=4,
         num_stages=2,
