@@ -27,7 +27,10 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --pr
 
 ARGS ?=
 PYTEST_ARGS ?=
-BENCH_JSON ?= .benchmarks/latest.json
+BENCH_JSON ?=
+# Some two minutes; BENCH_ONLY= times everything, the token cache too.
+BENCH_ONLY ?= -k "not from_the_cache"
+MACHINE := from clipdepth_plugin.circumstances import machine_slug; print(machine_slug())
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,10 +41,11 @@ demo: $(READY) ## metric depth on real pictures (ARGS="..." goes to the demo)
 test: $(READY) ## the whole test suite (PYTEST_ARGS="-k head" goes to pytest)
 	@$(BIN)/pytest $(PYTEST_ARGS)
 
-bench: $(READY) ## the timed benchmarks, also as JSON (BENCH_JSON=.benchmarks/latest.json)
-	@mkdir -p $(dir $(BENCH_JSON))
-	@$(BIN)/pytest tests/benchmarks --benchmark-enable --benchmark-only \
-		--benchmark-json=$(BENCH_JSON) $(PYTEST_ARGS)
+bench: $(READY) ## two minutes of timed benchmarks, in results/ as JSON (PYTEST_ARGS="--benchmark-compare=FILE")
+	@json=$(BENCH_JSON); \
+	test -n "$$json" || json=results/benchmarks_$$($(BIN)/python -c '$(MACHINE)')_$$(date -u +%F).json; \
+	$(BIN)/pytest tests/benchmarks --benchmark-enable --benchmark-only --benchmark-max-time=0.5 \
+		--benchmark-json="$$json" $(BENCH_ONLY) $(PYTEST_ARGS) && echo "written: $$json"
 
 lint: $(READY) ## ruff: rules and format
 	@$(BIN)/ruff check

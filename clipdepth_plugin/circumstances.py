@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -81,7 +82,7 @@ def describe_circumstances(
         commit=read_commit(),
         platform=platform_name(),
         cpu=cpu_name(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _cores(),
+        cores=_usable_cores(),
         cpu_mhz=_cpu_mhz(),
         load=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         device=str(device),
@@ -118,6 +119,15 @@ def cpu_name() -> str:
     return f"{name} ({', '.join(numbers)})" if numbers else name
 
 
+def machine_slug() -> str:
+    """A machine's name for file names: its GPU's, else its processor's, and how many of them."""
+    if torch.cuda.is_available():
+        name, count = torch.cuda.get_device_name(), torch.cuda.device_count()
+    else:
+        name, count = cpu_name().partition(" (")[0], _usable_cores()
+    return f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}-x{count}"
+
+
 def read_commit(folder: Path = Path(__file__).parent) -> str | None:
     """The commit of the checkout that ``folder`` lies in; None where it is none of git's."""
     commit = _output("git", "-C", str(folder), "rev-parse", "HEAD")
@@ -127,7 +137,9 @@ def read_commit(folder: Path = Path(__file__).parent) -> str | None:
     return f"{commit}-dirty" if changed else commit
 
 
-def _cores() -> int:
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not everywhere
+        return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 

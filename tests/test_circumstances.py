@@ -14,6 +14,7 @@ from clipdepth_plugin.circumstances import (
     Circumstances,
     cpu_name,
     describe_circumstances,
+    machine_slug,
     read_commit,
 )
 
@@ -71,6 +72,13 @@ def test_the_processor(
 ) -> None:
     monkeypatch.setattr(circumstances, "_cpu_fields", lambda: fields)
     assert cpu_name() == name
+
+
+def test_the_machines_name_in_a_file_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(circumstances, "cpu_name", lambda: "Intel(R) Xeon(R) (cpu family 6)")
+    monkeypatch.setattr(circumstances, "_usable_cores", lambda: 2)
+    assert machine_slug() == "intel-r-xeon-r-x2"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,16 +12,42 @@ from clipdepth_plugin.depth_files import read_depth_png
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
-def test_demo(tmp_path: Path) -> None:
+def run_example(name: str, *arguments: str) -> str:
+    """What it prints; warnings are errors there, too."""
     run = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / "00_demo.py"), str(tmp_path)],
+        [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments],
         capture_output=True,
         text=True,
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    assert "bit for bit what it was alone" in run.stdout
-    assert "AbsRel raw" in run.stdout
+    return run.stdout
+
+
+def test_demo(tmp_path: Path) -> None:
+    said = run_example("00_demo.py", str(tmp_path))
+    assert "bit for bit what it was alone" in said
+    assert "AbsRel raw" in said
     depth_HW = read_depth_png(tmp_path / "motorcycle_left.depth.png")
     assert depth_HW.shape == (500, 741)
     assert (tmp_path / "coffee.colour.png").stat().st_size > 10_000
+
+
+def test_attach_to_vlm() -> None:
+    said = run_example("01_attach_to_vlm.py")
+    assert "The same text: True" in said
+    assert "Depth (1, 1, 32, 32)" in said
+
+
+def test_torch_module() -> None:
+    said = run_example("02_torch_module.py")
+    (losses,) = re.findall(r"([\d.]+) -> ([\d.]+)", said)
+    assert float(losses[1]) < 0.7 * float(losses[0])
+    assert "Gradients in the tower: False" in said
+
+
+def test_added_latency() -> None:
+    noise, taps, depth = run_example("03_added_latency.py").splitlines()
+    assert noise.startswith("Noise:")
+    assert taps.startswith("Tapping alone, for fast, adds ")
+    assert depth.startswith("Depth by fast (eager) adds ")

@@ -1,13 +1,24 @@
-"""Ratios that benchmarks measure are printed at the end, beside pytest-benchmark's own table."""
+"""Shared by the benchmarks: hosts, the ratios printed at the end, and what their JSON says."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from torch import nn
+
+from clipdepth_plugin.circumstances import describe_circumstances
+from clipdepth_plugin.latency.hosts import load_bench_host
 
 _RATIOS = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture(scope="session")
+def vit_b_16() -> nn.Module:
+    """ViT-B/16 at 224; latency does not depend on the weights' values."""
+    return load_bench_host("config:vit-b-16")[1]
 
 
 @pytest.fixture
@@ -22,3 +33,16 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.section("ratios, each from one interleaved run")
         for line in lines:
             terminalreporter.write_line(line)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_machine_info(config: Any, machine_info: dict[str, Any]) -> None:
+    """A machine's name in its network says nothing to others."""
+    machine_info.pop("node", None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_json(config: Any, benchmarks: Any, output_json: dict[str, Any]) -> None:
+    """The same circumstances that stand beside every other figure."""
+    command = ("pytest", *sys.argv[1:])
+    output_json["circumstances"] = describe_circumstances(command).model_dump(mode="json")

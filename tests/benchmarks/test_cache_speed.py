@@ -124,6 +124,12 @@ def speed_ratio(cached: Epoch, other: Epoch, pairs: int) -> dict[str, float]:
     return {"median": middle, "q25": low, "q75": high, "pairs": float(pairs)}
 
 
+def test_training_steps(benchmark: BenchmarkFixture, epochs: Epochs) -> None:
+    """The head alone: two steps of 4 pictures on tokens that are in memory already."""
+    benchmark.extra_info["images"] = BATCH * BATCHES
+    benchmark.pedantic(epochs.in_memory, rounds=5 if benchmark.enabled else 1)
+
+
 @pytest.mark.parametrize(("other", "pairs"), [("in_memory", 20), ("through_the_tower", 6)])
 def test_training_from_the_cache(
     benchmark: BenchmarkFixture,

@@ -1,101 +1,67 @@
-"""What the hooks cost, without a head: `make bench` times these, `make test` runs each once.
+"""What the taps cost, without a head: `make bench` times these, `make test` runs each once.
 
-The ratio to the tower alone is taken in one run, interleaved pair by pair, so that drift of a
-shared machine cancels; `extra_info` holds it with its spread.
+The ratio to the tower alone comes from interleaved rounds; `extra_info` holds it with its interval.
+What a head adds to a host is measured by `clipdepth bench`.
 """
 
 from __future__ import annotations
 
-import random
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import asdict
 
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
-from torch import nn
+from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, DepthPlugin, attach
+from clipdepth_plugin.latency.intervals import Comparison, Interval, compare, median_interval
+from clipdepth_plugin.latency.rounds import Variant, run_rounds
+from clipdepth_plugin.latency.timers import WallTimer
 
 
-@pytest.fixture(scope="module")
-def vit_b_16() -> nn.Module:
-    """ViT-B/16 at 224; latency does not depend on the weights' values."""
-    from transformers import CLIPVisionConfig, CLIPVisionModel
+def interleaved(
+    plugin: DepthPlugin, tower: nn.Module, x: Tensor, rounds: int
+) -> tuple[Comparison, Interval]:
+    """A tower with taps against the same without, and what it differs from itself."""
+    plugin.detach()
 
-    torch.manual_seed(0)
-    config = CLIPVisionConfig(
-        hidden_size=768,
-        intermediate_size=3072,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        image_size=224,
-        patch_size=16,
-    )
-    tower: nn.Module = CLIPVisionModel(config)
-    return tower.eval()
+    def call() -> None:
+        tower(x)
 
-
-@pytest.fixture(scope="module")
-def head(vit_b_16: nn.Module) -> DepthHead:
-    return DepthHead.for_host(vit_b_16).eval()
+    variants = [
+        Variant("alone", call),
+        Variant("again", call),
+        Variant("tapped", call, plugin.attach, plugin.detach),
+    ]
+    times = run_rounds(variants, rounds, WallTimer())
+    plugin.attach()
+    found = compare(times["tapped"], times["alone"], times["again"])
+    return found, median_interval(times["again"] / times["alone"])
 
 
-def paired_ratios(
-    plugin: DepthPlugin, alone: Callable[[], Any], beside: Callable[[], Any], pairs: int
-) -> dict[str, float]:
-    """Median of beside / alone over interleaved pairs, with its bootstrap 95% interval.
-
-    The order alternates. ``alone`` is timed with the plug-in detached; detaching is not timed.
-    """
-    ratios = []
-    for i in range(pairs):
-        times = {}
-        for call in (alone, beside) if i % 2 == 0 else (beside, alone):
-            if call is alone:
-                plugin.detach()
-            start = time.perf_counter()
-            call()
-            times[call] = time.perf_counter() - start
-            if call is alone:
-                plugin.attach()
-        ratios.append(times[beside] / times[alone])
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    draws = random.Random(0)
-    medians = sorted(statistics.median(draws.choices(ratios, k=pairs)) for _ in range(2000))
-    return {
-        "median": middle,
-        "low95": medians[49],
-        "high95": medians[1949],
-        "q25": low,
-        "q75": high,
-        "pairs": float(pairs),
-    }
-
-
-def told(name: str, ratio: dict[str, float]) -> str:
-    interval = f"95% {ratio['low95']:.4f} to {ratio['high95']:.4f}"
-    quartiles = f"quartiles {ratio['q25']:.4f} to {ratio['q75']:.4f}"
-    return f"{name}: {ratio['median']:.4f} ({interval}; {quartiles}; {ratio['pairs']:.0f} pairs)"
+def told(interval: Interval, unit: str = "", factor: float = 1.0) -> str:
+    low, middle, high = (factor * x for x in (interval.low, interval.median, interval.high))
+    return f"{middle:.4f}{unit} (95% {low:.4f} to {high:.4f})"
 
 
 def test_hooks_without_a_head(
     benchmark: BenchmarkFixture,
     vit_b_16: nn.Module,
-    head: DepthHead,
     report: Callable[[str], None],
 ) -> None:
     """Tower with taps on the seven published levels against the tower alone."""
     x = torch.randn(1, 3, 224, 224)
+    head = DepthHead.for_host(vit_b_16).eval()
     with torch.no_grad(), attach(vit_b_16, head) as plugin:
         if benchmark.enabled:
-            ratio = paired_ratios(plugin, lambda: vit_b_16(x), lambda: vit_b_16(x), pairs=300)
-            benchmark.extra_info["tapped / alone"] = ratio
-            report(told("ViT-B/16 at 224 with taps / alone, time", ratio))
+            found, noise = interleaved(plugin, vit_b_16, x, rounds=60)
+            benchmark.extra_info["tapped / alone"] = asdict(found.ratio)
+            benchmark.extra_info["alone / alone"] = asdict(noise)
+            report(f"ViT-B/16 at 224 with taps / alone, time: {told(found.ratio)}")
+            report(f"ViT-B/16 at 224 alone / the same again, time: {told(noise)}")
         benchmark(vit_b_16, x)
         last = plugin._last()
         assert sorted(last._levels) == list(head.config.levels)
@@ -125,64 +91,10 @@ def test_cost_of_the_hooks_themselves(
     x = torch.randn(1, 3, 224, 224)
     with torch.no_grad(), attach(narrow, DepthHead.for_host(narrow).eval()) as plugin:
         if benchmark.enabled:
-            differences = []
-            for i in range(600):
-                times = {}
-                for tapped in (True, False) if i % 2 else (False, True):
-                    if not tapped:
-                        plugin.detach()
-                    start = time.perf_counter()
-                    narrow(x)
-                    times[tapped] = time.perf_counter() - start
-                    if not tapped:
-                        plugin.attach()
-                differences.append(1e6 * (times[True] - times[False]))
-            low, middle, high = statistics.quantiles(differences, n=4)
-            benchmark.extra_info["microseconds"] = {"median": middle, "q25": low, "q75": high}
-            report(
-                f"all hooks of a pass: {middle:.0f} microseconds "
-                f"(quartiles {low:.0f} to {high:.0f}; 600 pairs)"
-            )
+            found, _ = interleaved(plugin, narrow, x, rounds=600)
+            benchmark.extra_info["microseconds"] = asdict(found.difference)
+            report(f"all hooks of a pass: {told(found.difference, ' microseconds', 1e6)}")
         benchmark(narrow, x)
-
-
-def test_published_head(
-    benchmark: BenchmarkFixture,
-    vit_b_16: nn.Module,
-    head: DepthHead,
-    report: Callable[[str], None],
-) -> None:
-    """Tower with depth read after each pass against the tower alone: float32, eager, batch 1."""
-    compare_with_depth(benchmark, vit_b_16, head, report, "spaceclip")
-
-
-def test_fast_head(
-    benchmark: BenchmarkFixture, vit_b_16: nn.Module, report: Callable[[str], None]
-) -> None:
-    """The same with the fast preset."""
-    fast = DepthHead.for_host(vit_b_16, "fast").eval()
-    compare_with_depth(benchmark, vit_b_16, fast, report, "fast")
-
-
-def compare_with_depth(
-    benchmark: BenchmarkFixture,
-    tower: nn.Module,
-    head: DepthHead,
-    report: Callable[[str], None],
-    name: str,
-) -> None:
-    x = torch.randn(1, 3, 224, 224)
-    with torch.no_grad(), attach(tower, head) as plugin:
-
-        def with_depth() -> None:
-            tower(x)
-            _ = plugin.depth
-
-        if benchmark.enabled:
-            ratio = paired_ratios(plugin, lambda: tower(x), with_depth, pairs=30)
-            benchmark.extra_info["with depth / alone"] = ratio
-            report(told(f"ViT-B/16 at 224 with {name} depth / alone, time", ratio))
-        benchmark.pedantic(with_depth, rounds=5 if benchmark.enabled else 1)
 
 
 @pytest.mark.parametrize("module", ["torch", "clipdepth_plugin"])

@@ -19,6 +19,7 @@ from clipdepth_plugin import DepthHead
 from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.circumstances import describe_circumstances
 from clipdepth_plugin.errors import BenchError
+from clipdepth_plugin.latency.agreement import compare_audits
 from clipdepth_plugin.latency.audit import Method, Subject, audit
 from clipdepth_plugin.latency.bases import make_pixels, prefill_base, tower_base
 from clipdepth_plugin.latency.report import to_markdown
@@ -198,6 +199,33 @@ def test_the_report_survives_its_file(setting: Setting, tmp_path: Any) -> None:
         load_audit(path)
     with pytest.raises(BenchError, match="can't be read"):
         load_audit(tmp_path / "missing.json")
+
+
+def test_two_runs_of_one_host_agree_and_a_slower_head_does_not(
+    make_host: MakeHost, make_head: MakeHead
+) -> None:
+    reports = []
+    for seed in range(2):
+        setting = make_setting(make_host, make_head)
+        setting.clock.draws = np.random.default_rng(seed)
+        reports.append(setting.audit())
+    pairs = compare_audits(*reports)
+    assert {(pair.name, pair.base) for pair in pairs} >= {
+        ("tower + small, eager", "tower"),
+        ("prefill + small, eager", "prefill"),
+        ("second network", "prefill"),
+    }
+    assert all(pair.agrees for pair in pairs)
+    setting.clock.charge(setting.head, lambda _: HEAD)
+    slower = compare_audits(reports[0], setting.audit())
+    assert {pair.name for pair in slower if not pair.agrees} == {
+        "tower + small, eager",
+        "prefill + small, eager",
+        "head alone: small, eager",
+    }
+    other = reports[1].settings.model_copy(update={"batch": 5})
+    with pytest.raises(BenchError, match="different batches can't agree: 2 and 5"):
+        compare_audits(reports[0], reports[1].model_copy(update={"settings": other}))
 
 
 def test_exponents_of_known_costs(make_host: MakeHost, make_head: MakeHead) -> None:
