@@ -29,7 +29,9 @@ def test_head_alone(
     head = DepthHead.for_host(vit_b_16, preset).eval()
     features = DepthPlugin(vit_b_16, head).features(torch.randn(1, 3, 224, 224))
     formed = FORMS[form].make(head.to(DEVICE)).head
-    on_device = torch.utils._pytree.tree_map(lambda x: x.to(DEVICE), features)
+    on_device = torch.utils._pytree.tree_map(
+        lambda x: None if x is None else x.to(DEVICE), features
+    )
 
     def call() -> Tensor:
         metres_B1HW: Tensor = formed(on_device, (224, 224))
