@@ -5,14 +5,18 @@ Axes: B views, H W pixels.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from clipdepth_plugin.adapters.identity import check_same_tower
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.errors import HeadMismatchError, ImageError
-from clipdepth_plugin.fused import FusedHead
 from clipdepth_plugin.head import DepthHead
+
+if TYPE_CHECKING:
+    from clipdepth_plugin.fused import FusedHead  # brings triton in
 
 
 def check_fit(head: DepthHead | FusedHead, tower: Tower) -> None:

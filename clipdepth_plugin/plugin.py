@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, NoReturn, Self, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +27,12 @@ from clipdepth_plugin.adapters.trimming import Trim
 from clipdepth_plugin.checks import check_fit, check_pixels
 from clipdepth_plugin.errors import HeadMismatchError, NoDepthError
 from clipdepth_plugin.features import TowerFeatures
-from clipdepth_plugin.fused import FusedHead
 from clipdepth_plugin.geometry import Intrinsics
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.reading import DepthPass, Size, on_heads_device
+
+if TYPE_CHECKING:
+    from clipdepth_plugin.fused import FusedHead  # brings triton in
 
 
 def attach(

@@ -10,7 +10,7 @@ import math
 import threading
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -23,12 +23,14 @@ from clipdepth_plugin.arguments import parse_focal, parse_intrinsics, parse_size
 from clipdepth_plugin.blocks import resize
 from clipdepth_plugin.errors import HeadMismatchError, HostError, NoDepthError
 from clipdepth_plugin.features import TowerFeatures
-from clipdepth_plugin.fused import FusedHead
 from clipdepth_plugin.geometry import ImageViews, Intrinsics
 from clipdepth_plugin.head import NO_CONFIDENCE, DepthHead
 from clipdepth_plugin.readout import DepthEstimate, confidence_of
 from clipdepth_plugin.stitching import stitch
 from clipdepth_plugin.tiling import arrange
+
+if TYPE_CHECKING:
+    from clipdepth_plugin.fused import FusedHead  # brings triton in
 
 logger = logging.getLogger(__name__)
 
