@@ -48,6 +48,6 @@ RUNGS: dict[str, Rung] = {
     ),
     "dpt": Rung("DPT neck and head", 1e-3, "fast", _FOUR_LEVELS, kind=DPTHead),
     "probe": Rung("linear probe, 4 levels", 1e-3, "fast", _FOUR_LEVELS, kind=LinearProbeHead),
-    "fast": Rung("`fast`", 2e-3, "fast"),
-    "guided": Rung("`guided`", 2e-3, "guided"),
+    "fast": Rung("`fast`", 1e-3, "fast"),
+    "guided": Rung("`guided`", 1e-3, "guided"),
 }
