@@ -27,6 +27,7 @@ from clipdepth_plugin.latency.bases import make_pixels, tower_base
 from clipdepth_plugin.latency.flops import count_gflops
 from clipdepth_plugin.latency.hosts import load_bench_host
 from clipdepth_plugin.latency.intervals import compare, median_interval
+from clipdepth_plugin.latency.other_work import OtherWork
 from clipdepth_plugin.latency.plan import Switch
 from clipdepth_plugin.latency.rounds import Variant, run_rounds
 from clipdepth_plugin.latency.timers import timer_for
@@ -60,8 +61,10 @@ def main() -> None:
         features[name] = one_size(plugin.features(make_pixels(tower, 1)))
         call = partial(_with_depth, base.call, plugin)
         variants.append(Variant(name, call, switch.on, switch.off))
+    work = OtherWork.start()
     with torch.no_grad():
         seconds = run_rounds(variants, options.rounds, timer_for(options.device))
+    others = None if work is None else work.percent()
     alone = seconds["tower"]
     noise = compare(seconds[CONTROL], alone)
     found = {
@@ -80,6 +83,7 @@ def main() -> None:
         "rounds": options.rounds,
         "tower_gmac": count_gflops(base.call) / 2,
         "tower_seconds": asdict(median_interval(alone)),
+        "others_percent": others,
         "noise": asdict(noise.difference),
         "heads": found,
     }

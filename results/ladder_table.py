@@ -51,8 +51,8 @@ and seed. {runs} runs, {minutes} CPU minutes of training, {days}, commits {commi
 COST = """
 On {host}, batch 1, float32, eager, {threads} threads, {rounds} interleaved rounds ({day},
 load before {load}): the tower took {milliseconds:.0f} ms and {gmac:.1f} GMAC. Added time is the
-median of the paired differences over the tower's own time, with its 95% interval. **Other work ran
-on the two cores during this run**, so it is to be repeated before `holds` or `missed` is believed.
+median of the paired differences over the tower's own time, with its 95% interval. Others took
+{others_percent:.1f}% of the processors' time meanwhile.
 """
 
 Run = dict[str, Any]

@@ -24,6 +24,7 @@ from clipdepth_plugin.latency.intervals import (
     median_interval,
 )
 from clipdepth_plugin.latency.memory import peak_bytes
+from clipdepth_plugin.latency.other_work import OtherWork
 from clipdepth_plugin.latency.plan import Entry, plan
 from clipdepth_plugin.latency.rounds import Samples, nothing, run_rounds
 from clipdepth_plugin.latency.schema import (
@@ -123,6 +124,7 @@ def audit(
             subject.model, path, subject.pixels_B3HW, subject.bases, heads, forms, separate or {}
         ) as entries,
     ):
+        work = OtherWork.start()
         times = run_rounds(
             [entry.variant for entry in entries],
             method.rounds,
@@ -131,6 +133,7 @@ def audit(
             seed=method.seed,
             advance=method.advance,
         )
+        others = None if work is None else work.percent()
         gc.collect()  # what the rounds left behind is not to be found by the calls that follow
         extents = {entry.variant.name: _extent(entry, device) for entry in entries}
     figures = tuple(_figure(entry, times, extents, subject.bases) for entry in entries)
@@ -148,6 +151,7 @@ def audit(
         heads={name: summarise_head(head) for name, head in heads.items()},
         forms_not_measured=dict(forms_not_measured or {}),
         noise_percent={base.scope: _noise(times, base) for base in subject.bases},
+        others_percent=others,
         figures=figures,
     )
     return report.model_copy(update={"verdict": make_verdict(report)})

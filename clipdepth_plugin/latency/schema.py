@@ -167,6 +167,9 @@ class Audit(_Strict):
     """Form -> why."""
     noise_percent: dict[str, Range]
     """Base -> what it differs from itself, timed twice in each round."""
+    others_percent: float | None = None
+    """% of the machine's processor time that others took during warm-up and rounds: other
+    processes, and what the hypervisor gave to other machines. Null where it can't be read."""
     figures: tuple[Figure, ...]
     sweeps: tuple[Sweep, ...] = ()
     verdict: tuple[str, ...] = ()

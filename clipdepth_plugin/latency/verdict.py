@@ -7,12 +7,15 @@ import numpy as np
 from clipdepth_plugin.latency.intervals import median_interval
 from clipdepth_plugin.latency.schema import Added, Audit, Figure, Range
 
+BUSY_PERCENT = 2.0
+"""Of the machine's processor time taken by others: more is no idle machine."""
+
 _NOUNS = {"tower": "the tower", "prefill": "the prefill", "whole": "the whole host"}
 
 
 def make_verdict(audit: Audit) -> tuple[str, ...]:
-    """One line for noise and taps, for each head and form, and for what is beside them."""
-    lines = [_noise_line(audit)]
+    """Lines for noise, other work and taps, for each head and form, and for what is beside them."""
+    lines = [_noise_line(audit), *_others_line(audit)]
     for name in audit.heads:
         of_head = [figure for figure in audit.figures if figure.head == name]
         hooks = [figure for figure in of_head if figure.what == "hooks"]
@@ -58,6 +61,15 @@ def _sentence(subject: str, figures: list[Figure]) -> str:
 def _noise_line(audit: Audit) -> str:
     found = [f"{_NOUNS[scope]} by {percent(noise)}" for scope, noise in audit.noise_percent.items()]
     return f"Noise: timed twice in each round, a host differs from itself: {', '.join(found)}."
+
+
+def _others_line(audit: Audit) -> list[str]:
+    """Whether the machine did something else meanwhile."""
+    if audit.others_percent is None:
+        return []
+    line = f"Others took {audit.others_percent:.1f}% of the processors' time meanwhile"
+    busy = audit.others_percent > BUSY_PERCENT
+    return [f"{line}: NOT an idle machine, measure again." if busy else f"{line}."]
 
 
 def _separate_line(audit: Audit, separate: Figure) -> str:
