@@ -26,10 +26,11 @@ from clipdepth_plugin.adapters.towers import Tower, choose_tower
 from clipdepth_plugin.adapters.trimming import Trim
 from clipdepth_plugin.checks import check_fit, check_pixels
 from clipdepth_plugin.errors import HeadMismatchError, NoDepthError
+from clipdepth_plugin.estimating import on_heads_device
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.geometry import Intrinsics
 from clipdepth_plugin.head import DepthHead
-from clipdepth_plugin.reading import DepthPass, Size, on_heads_device
+from clipdepth_plugin.reading import DepthPass, Size
 
 if TYPE_CHECKING:
     from clipdepth_plugin.fused import FusedHead  # brings triton in

@@ -22,6 +22,7 @@ from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.arguments import parse_focal, parse_intrinsics, parse_size, parse_sizes
 from clipdepth_plugin.blocks import resize
 from clipdepth_plugin.errors import HeadMismatchError, HostError, NoDepthError
+from clipdepth_plugin.estimating import check_finite, check_mode, estimate, on_heads_device
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.geometry import ImageViews, Intrinsics
 from clipdepth_plugin.head import NO_CONFIDENCE, DepthHead
@@ -187,22 +188,10 @@ class DepthPass(TowerPass):
             return self._native
 
     def _compute(self, batches: list[TowerFeatures]) -> list[DepthEstimate]:
-        head = self._head
-        if head.training:
-            raise HeadMismatchError(
-                "the head is in training mode, where reading depth would change its batch norms: "
-                "call head.eval() (or plugin.eval()) first; to train, call plugin(pixels) or "
-                "head(features)"
-            )
+        check_mode(self._head)
         with torch.no_grad():
-            natives = [_estimate(head, on_heads_device(one, head)) for one in batches]
-        finite_B = torch.cat([one.metres.isfinite().flatten(1).all(dim=1) for one in natives])
-        if not bool(finite_B.all()):
-            odd = (~finite_B).nonzero().flatten().tolist()
-            raise NoDepthError(
-                f"the depth of views {odd} is not finite: NaN or infinite pixels, or a tower "
-                "that overflows in half precision (run it in bfloat16 or float32)"
-            )
+            natives = [estimate(self._head, on_heads_device(one, self._head)) for one in batches]
+        check_finite(natives)
         return natives
 
     def _say_camera(self) -> None:
@@ -267,33 +256,3 @@ def _whole(image: ImageViews, maps: list[Tensor]) -> Tensor:
         return placed[0].clone()
     overview_1HW = None if image.overview is None else placed.pop(image.overview)
     return stitch(placed, overview_1HW)
-
-
-def _estimate(head: DepthHead | FusedHead, features: TowerFeatures) -> DepthEstimate:
-    """By the head's own call where that gives all that it knows: the user may have hooked it."""
-    if head.config.confidence and isinstance(head, DepthHead):
-        return head.estimate(features)
-    return DepthEstimate(head(features))
-
-
-def on_heads_device(features: TowerFeatures, head: DepthHead | FusedHead) -> TowerFeatures:
-    """Features on the head's device, for towers that are spread over several.
-
-    Raises:
-        HeadMismatchError: The head is on none of the tower's devices.
-    """
-    device = next(head.parameters()).device
-    devices = {x_BND.device for x_BND in features.levels.values()}
-    if device not in devices:
-        elsewhere = str(next(iter(devices)))
-        raise HeadMismatchError(
-            f"the head is on {device}, the tower on {elsewhere}: head.to({elsewhere!r})"
-        )
-    if len(devices) == 1 and (features.context is None or features.context.device == device):
-        return features
-    return TowerFeatures(
-        {level: x_BND.to(device) for level, x_BND in features.levels.items()},
-        None if features.context is None else features.context.to(device),
-        features.grid,
-        None if features.pixels is None else features.pixels.to(device),
-    )

@@ -1,0 +1,78 @@
+"""A head on the features of a pass: whether it may run there, and whether its depth is sound."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from clipdepth_plugin.errors import HeadMismatchError, NoDepthError
+from clipdepth_plugin.features import TowerFeatures
+from clipdepth_plugin.head import DepthHead
+from clipdepth_plugin.readout import DepthEstimate
+
+if TYPE_CHECKING:
+    from clipdepth_plugin.fused import FusedHead  # brings triton in
+
+
+def check_mode(head: DepthHead | FusedHead) -> None:
+    """Whether reading depth would leave the head as it is.
+
+    Raises:
+        HeadMismatchError: It is in training mode.
+    """
+    if head.training:
+        raise HeadMismatchError(
+            "the head is in training mode, where reading depth would change its batch norms: "
+            "call head.eval() (or plugin.eval()) first; to train, call plugin(pixels) or "
+            "head(features)"
+        )
+
+
+def estimate(head: DepthHead | FusedHead, features: TowerFeatures) -> DepthEstimate:
+    """Depth, and confidence where the head has it.
+
+    By the head's own call where that gives all that it knows: the user may have hooked it.
+    """
+    if head.config.confidence and isinstance(head, DepthHead):
+        return head.estimate(features)
+    return DepthEstimate(head(features))
+
+
+def check_finite(estimates: Sequence[DepthEstimate]) -> None:
+    """Whether the depth of every view is finite; waits for the device.
+
+    Raises:
+        NoDepthError: Names the views where it is not.
+    """
+    finite_B = torch.cat([one.metres.isfinite().flatten(1).all(dim=1) for one in estimates])
+    if not bool(finite_B.all()):
+        odd = (~finite_B).nonzero().flatten().tolist()
+        raise NoDepthError(
+            f"the depth of views {odd} is not finite: NaN or infinite pixels, or a tower "
+            "that overflows in half precision (run it in bfloat16 or float32)"
+        )
+
+
+def on_heads_device(features: TowerFeatures, head: DepthHead | FusedHead) -> TowerFeatures:
+    """Features on the head's device, for towers that are spread over several.
+
+    Raises:
+        HeadMismatchError: The head is on none of the tower's devices.
+    """
+    device = next(head.parameters()).device
+    devices = {x_BND.device for x_BND in features.levels.values()}
+    if device not in devices:
+        elsewhere = str(next(iter(devices)))
+        raise HeadMismatchError(
+            f"the head is on {device}, the tower on {elsewhere}: head.to({elsewhere!r})"
+        )
+    if len(devices) == 1 and (features.context is None or features.context.device == device):
+        return features
+    return TowerFeatures(
+        {level: x_BND.to(device) for level, x_BND in features.levels.items()},
+        None if features.context is None else features.context.to(device),
+        features.grid,
+        None if features.pixels is None else features.pixels.to(device),
+    )
