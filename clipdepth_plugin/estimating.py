@@ -9,11 +9,11 @@ import torch
 
 from clipdepth_plugin.errors import HeadMismatchError, NoDepthError
 from clipdepth_plugin.features import TowerFeatures
-from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.readout import DepthEstimate
 
 if TYPE_CHECKING:
     from clipdepth_plugin.fused import FusedHead  # brings triton in
+    from clipdepth_plugin.head import DepthHead
 
 
 def check_mode(head: DepthHead | FusedHead) -> None:
@@ -35,7 +35,7 @@ def estimate(head: DepthHead | FusedHead, features: TowerFeatures) -> DepthEstim
 
     By the head's own call where that gives all that it knows: the user may have hooked it.
     """
-    if head.config.confidence and isinstance(head, DepthHead):
+    if head.config.confidence:
         return head.estimate(features)
     return DepthEstimate(head(features))
 

@@ -14,21 +14,22 @@ from torch import Tensor, nn
 from clipdepth_plugin.compact import CompactDecoder
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.dual_path import DualPathDecoder
-from clipdepth_plugin.errors import HeadMismatchError, KernelError
+from clipdepth_plugin.errors import KernelError
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.fused_compact import FusedCompact
 from clipdepth_plugin.fused_dual_path import FusedDualPath
 from clipdepth_plugin.fused_graphs import GraphCache
 from clipdepth_plugin.fused_layers import Packing
-from clipdepth_plugin.head import DepthHead, checked_features
+from clipdepth_plugin.head import DepthHead, checked_features, with_confidence
+from clipdepth_plugin.readout import DepthEstimate
 
 
 class FusedHead(nn.Module):
     """A depth head for inference only: norms folded, convolutions composed, weights packed once.
 
-    Made by ``DepthHead.fused``; takes the same features, gives the same metres, and goes wherever
-    a head goes: ``attach(host, head.fused())``. It holds copies of the weights, so that training
-    the head further does not change it.
+    Made by ``DepthHead.fused``; takes the same features, gives the same metres and confidence, and
+    goes wherever a head goes: ``attach(host, head.fused())``. It holds copies of the weights, so
+    that training the head further does not change it.
 
     On a GPU a call is recorded as a CUDA graph for each shape of its inputs, and replayed; inside
     torch.compile, torch.export and other graphs it is not.
@@ -63,6 +64,22 @@ class FusedHead(nn.Module):
             FeaturesError: A level, the context or the pixels are missing, or of another width.
             KernelError: A gradient is needed, or Triton was asked for and cannot run.
         """
+        return self.estimate(features, size).metres
+
+    def forward_with_confidence(
+        self, features: TowerFeatures, size: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As ``forward``, and how sure it is; see ``DepthHead.forward_with_confidence``.
+
+        Raises:
+            HeadMismatchError: The head was made without ``config.confidence``.
+        """
+        return with_confidence(self.estimate(features, size))
+
+    def estimate(
+        self, features: TowerFeatures, size: tuple[int, int] | None = None
+    ) -> DepthEstimate:
+        """Everything that the head predicts, but for auxiliary maps; raises as ``forward``."""
         given = (*features.levels.values(), features.context, features.pixels)
         if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given):
             raise KernelError(
@@ -71,16 +88,8 @@ class FusedHead(nn.Module):
             )
         checked = checked_features(features, self.config, next(self.parameters()).dtype)
         run = self._graphs if self._graphs.applies(checked) else self.decoder
-        metres: Tensor = run(checked, size)
-        return metres
-
-    def forward_with_confidence(self, *_: object) -> tuple[Tensor, Tensor]:
-        """Not to be had: raises.
-
-        Raises:
-            HeadMismatchError: Always; the plain head gives it.
-        """
-        raise HeadMismatchError("a fused head gives no confidence: use the plain head")
+        estimate: DepthEstimate = run(checked, size)
+        return estimate
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._graphs.clear()  # they read the weights where these were

@@ -1,4 +1,4 @@
-"""The compact decoder's metres in their inference form: `compact.py`, folded and composed.
+"""The compact decoder in its inference form: `compact.py`, folded and composed.
 
 Axes: L levels, B views, N patch tokens, D tower width, C channels, H W a map's size, h w the grid.
 """
@@ -21,9 +21,10 @@ from clipdepth_plugin.compact import (
 )
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.fused_layers import Conv, Packing, Up
-from clipdepth_plugin.fused_weights import Upsampling, first_outputs, fold
+from clipdepth_plugin.fused_weights import Upsampling, fold
 from clipdepth_plugin.guided import Guidance, pixel_blocks
 from clipdepth_plugin.pathways import tokens_to_map
+from clipdepth_plugin.readout import DepthEstimate
 
 
 class FusedCompact(nn.Module):
@@ -44,28 +45,39 @@ class FusedCompact(nn.Module):
         self.up = nn.Sequential(*(_up(step, packing) for step in steps))
         self.guidance = None if decoder.guidance is None else _Guidance(decoder.guidance, packing)
         self.metres = decoder.metres
-        logit = first_outputs(fold(decoder.to_logit), self.metres.channels)
-        self.to_logit = Conv(logit, None, packing)
+        self.to_logit = Conv(fold(decoder.to_logit), None, packing)
+        self.confidence = decoder.confidence
         mask = fold(decoder.to_mask)
         self.mask_weight = packing.pack(mask.weight[:, :, 0, 0])
         self.mask_bias = packing.pack(mask.bias)
         self.triton = packing.triton
 
-    def forward(self, features: TowerFeatures, size: tuple[int, int] | None) -> Tensor:
-        """(B, 1, *size) float32 metres; ``size`` None gives 16 times the grid."""
+    def forward(self, features: TowerFeatures, size: tuple[int, int] | None) -> DepthEstimate:
+        """(B, 1, *size) float32 maps; ``size`` None gives 16 times the grid."""
         fused_BChw = self._fuse(features)
         x_BCHW = self.up(fused_BChw)
         if self.guidance is not None:
             x_BCHW = self.guidance(x_BCHW, fused_BChw, features.pixels)
-        metres_B1HW = ops.convex_depth(
+        maps_BLHW = ops.convex_depth(
             x_BCHW,
-            self.metres.to_level(self.to_logit(x_BCHW).float()),
+            self._levels(self.to_logit(x_BCHW).float()),
             self.mask_weight,
             self.mask_bias,
             metres=self.metres,
             triton=self.triton,
         )
-        return metres_B1HW if size is None else resize(metres_B1HW, size)
+        if size is not None:
+            maps_BLHW = resize(maps_BLHW, size)
+        log_scale_B1HW = maps_BLHW[:, 1:] if self.confidence else None
+        return DepthEstimate(maps_BLHW[:, :1], log_scale_B1HW)
+
+    def _levels(self, logits_BCHW: Tensor) -> Tensor:
+        """What is mixed: the depth's level, and the logit of the scale where there is one."""
+        channels = self.metres.channels
+        if channels == 1:
+            return logits_BCHW
+        level_B1HW = self.metres.to_level(logits_BCHW[:, :channels])
+        return torch.cat((level_B1HW, logits_BCHW[:, channels:]), dim=1)
 
     def _fuse(self, features: TowerFeatures) -> Tensor:
         """(B, C, h, w) of both pathways."""

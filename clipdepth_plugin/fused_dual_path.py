@@ -23,6 +23,7 @@ from clipdepth_plugin.pathways import (
     StructuralStage,
     tokens_to_map,
 )
+from clipdepth_plugin.readout import DepthEstimate
 
 
 class FusedDualPath(nn.Module):
@@ -47,8 +48,8 @@ class FusedDualPath(nn.Module):
         )
         self.readout = Readout(decoder.readout, packing)
 
-    def forward(self, features: TowerFeatures, size: tuple[int, int] | None) -> Tensor:
-        """(B, 1, *size) float32 metres; ``size`` None gives 2 to the number of stages."""
+    def forward(self, features: TowerFeatures, size: tuple[int, int] | None) -> DepthEstimate:
+        """(B, 1, *size) float32 maps; ``size`` None gives 2 to the number of stages."""
         maps = self.projections(features)
         semantic, projected = maps[: len(self.fusion)], maps[len(self.fusion) :]
         structural: list[Tensor | None] = []
@@ -61,8 +62,8 @@ class FusedDualPath(nn.Module):
         x_BCHW = semantic[0]
         for stage, skip_BChw, skip_BCHW in zip(self.fusion, semantic, structural, strict=True):
             x_BCHW = stage(x_BCHW, skip_BChw, skip_BCHW)
-        metres: Tensor = self.readout(x_BCHW, size)
-        return metres
+        estimate: DepthEstimate = self.readout(x_BCHW, size)
+        return estimate
 
 
 class Projections(nn.Module):

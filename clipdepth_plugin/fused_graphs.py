@@ -1,7 +1,7 @@
 """CUDA graphs of a decoder, one for each shape of its inputs.
 
 A graph reads and writes where it did when it was recorded: inputs are copied into buffers of its
-own, and its output is copied out, as the next replay overwrites it.
+own, and its outputs are copied out, as the next replay overwrites them.
 
 Axes: B views, H W a map's size.
 """
@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from clipdepth_plugin.features import TowerFeatures
+from clipdepth_plugin.readout import DepthEstimate
 
 Size = tuple[int, int]
-Decode = Callable[[TowerFeatures, Size | None], Tensor]
+Decode = Callable[[TowerFeatures, Size | None], DepthEstimate]
 WARM_UPS = 3
 """Runs before recording: kernels are compiled and loaded, which a graph must not see."""
 
@@ -31,19 +32,19 @@ class Recording:
 
     Attributes:
         inputs: What it reads.
-        output: What it writes.
+        outputs: What it writes.
         replay: Runs it again.
     """
 
     inputs: list[Tensor]
-    output: Tensor
+    outputs: list[Tensor]
     replay: Callable[[], object]
 
 
-Record = Callable[[Callable[[], Tensor], list[Tensor]], Recording]
+Record = Callable[[Callable[[], list[Tensor]], list[Tensor]], Recording]
 
 
-def record_cuda(call: Callable[[], Tensor], inputs: list[Tensor]) -> Recording:
+def record_cuda(call: Callable[[], list[Tensor]], inputs: list[Tensor]) -> Recording:
     """Records a call that reads ``inputs`` as a CUDA graph, on their device."""
     with torch.cuda.device(inputs[0].device), torch.no_grad():
         stream = torch.cuda.Stream()
@@ -55,8 +56,8 @@ def record_cuda(call: Callable[[], Tensor], inputs: list[Tensor]) -> Recording:
         graph = torch.cuda.CUDAGraph()
         # Other threads may go on to use the GPU (and to allocate) meanwhile.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            output = call()
-    return Recording(inputs, output, graph.replay)
+            outputs = call()
+    return Recording(inputs, outputs, graph.replay)
 
 
 class GraphCache:
@@ -90,7 +91,7 @@ class GraphCache:
         on_cuda = all(x.device.type == "cuda" for x in _tensors(features))
         return on_cuda and not torch.cuda.is_current_stream_capturing()
 
-    def __call__(self, features: TowerFeatures, size: Size | None) -> Tensor:
+    def __call__(self, features: TowerFeatures, size: Size | None) -> DepthEstimate:
         """The decoder's maps, the caller's to keep."""
         tensors = _tensors(features)
         shapes = [(tuple(x.shape), x.dtype, x.device) for x in tensors]
@@ -108,10 +109,10 @@ class GraphCache:
                 self._recordings.move_to_end(key)
                 torch._foreach_copy_(recording.inputs, tensors)
             recording.replay()
-            output = recording.output.clone()
-            if output.is_cuda:
-                self._done = torch.cuda.current_stream(output.device).record_event()
-            return output
+            outputs = [x.clone() for x in recording.outputs]
+            if outputs[0].is_cuda:
+                self._done = torch.cuda.current_stream(outputs[0].device).record_event()
+            return DepthEstimate(outputs[0], outputs[1] if len(outputs) > 1 else None)
 
     def clear(self) -> None:
         """Drops all recordings."""
@@ -128,7 +129,7 @@ class GraphCache:
             features.grid,
             None if features.pixels is None else next(own),
         )
-        return self._record(lambda: self._decode(kept, size), inputs)
+        return self._record(lambda: _maps(self._decode(kept, size)), inputs)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy of the head, and a pickled one, begins without recordings.
@@ -138,3 +139,7 @@ class GraphCache:
 def _tensors(features: TowerFeatures) -> list[Tensor]:
     given = (*features.levels.values(), features.context, features.pixels)
     return [x for x in given if x is not None]
+
+
+def _maps(estimate: DepthEstimate) -> list[Tensor]:
+    return [x for x in (estimate.metres, estimate.log_scale) if x is not None]

@@ -8,36 +8,40 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from clipdepth_plugin import ops
-from clipdepth_plugin.blocks import resize
 from clipdepth_plugin.fused_layers import Conv, Packing
-from clipdepth_plugin.fused_weights import first_outputs, fold
-from clipdepth_plugin.readout import DepthReadout
+from clipdepth_plugin.fused_weights import fold
+from clipdepth_plugin.readout import DepthEstimate, DepthReadout, resized_estimate
 
 
 class Readout(nn.Module):
-    """`readout.DepthReadout` without its confidence: one op where its norm folds."""
+    """`readout.DepthReadout`: one op where its norm folds and it has but one output."""
 
     def __init__(self, readout: DepthReadout, packing: Packing) -> None:
         super().__init__()
         self.hidden = Conv(fold(readout.hidden.conv, readout.hidden.norm), "relu", packing)
         self.metres = readout.metres
-        last = first_outputs(fold(readout.to_depth), self.metres.channels)
-        self.last = Conv(last, None, packing)
+        self.last = Conv(fold(readout.to_depth), None, packing)
+        self.confidence = readout.confidence
         self.triton = packing.triton
 
-    def forward(self, x_BCHW: Tensor, size: tuple[int, int] | None) -> Tensor:
-        """(B, C, H, W) -> (B, 1, *size) float32 metres; ``size`` None keeps (H, W)."""
-        if self.hidden.norm is None and self.metres.channels == 1:
-            return ops.depth_readout(
-                x_BCHW,
-                self.hidden.weight,
-                self.hidden.bias,
-                self.last.weight,
-                self.last.bias,
-                metres=self.metres,
-                size=size,
-                triton=self.triton,
+    def forward(self, x_BCHW: Tensor, size: tuple[int, int] | None) -> DepthEstimate:
+        """(B, C, H, W) -> (B, 1, *size) float32 maps; ``size`` None keeps (H, W)."""
+        channels = self.metres.channels
+        if self.hidden.norm is None and channels == 1 and not self.confidence:
+            return DepthEstimate(
+                ops.depth_readout(
+                    x_BCHW,
+                    self.hidden.weight,
+                    self.hidden.bias,
+                    self.last.weight,
+                    self.last.bias,
+                    metres=self.metres,
+                    size=size,
+                    triton=self.triton,
+                )
             )
         logits_BCHW = self.last(self.hidden(x_BCHW)).float()
-        metres_B1HW: Tensor = self.metres(self.metres.to_level(logits_BCHW))
-        return metres_B1HW if size is None else resize(metres_B1HW, size)
+        metres_B1HW = self.metres(self.metres.to_level(logits_BCHW[:, :channels]))
+        return resized_estimate(
+            metres_B1HW, logits_BCHW[:, channels:] if self.confidence else None, size
+        )

@@ -29,11 +29,6 @@ class Folded:
     norm: nn.GroupNorm | None = None
 
 
-def first_outputs(folded: Folded, count: int) -> Folded:
-    """Only the first ``count`` output channels."""
-    return Folded(folded.weight[:count], folded.bias[:count], folded.norm)
-
-
 def fold(conv: nn.Conv2d, norm: nn.Module | None = None) -> Folded:
     """A convolution and the norm after it as one convolution."""
     weight = conv.weight.detach().double()

@@ -122,10 +122,7 @@ class DepthHead(nn.Module, HubMixin):
         Raises:
             HeadMismatchError: The head was made without ``config.confidence``.
         """
-        metres, log_scale, _ = self.estimate(features, size)
-        if log_scale is None:
-            raise HeadMismatchError(NO_CONFIDENCE)
-        return metres, confidence_of(log_scale)
+        return with_confidence(self.estimate(features, size))
 
     def forward_with_aux(
         self, features: TowerFeatures, size: tuple[int, int] | None = None
@@ -186,6 +183,17 @@ class DepthHead(nn.Module, HubMixin):
 
     def _checked(self, features: TowerFeatures) -> TowerFeatures:
         return checked_features(features, self.config, next(self.parameters()).dtype)
+
+
+def with_confidence(estimate: DepthEstimate) -> tuple[Tensor, Tensor]:
+    """Metres and their confidence.
+
+    Raises:
+        HeadMismatchError: The head predicts none.
+    """
+    if estimate.log_scale is None:
+        raise HeadMismatchError(NO_CONFIDENCE)
+    return estimate.metres, confidence_of(estimate.log_scale)
 
 
 def checked_features(

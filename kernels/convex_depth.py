@@ -1,13 +1,15 @@
 """Convex upsampling to metres in one pass: the mask's 1x1 convolution, softmax, mix, activation.
 
 RAFT, arXiv 2003.12039, section 3.3, as ``compact.convex_upsample`` does it; the masks of 9 R^2
-channels are never written.
+channels are never written. A confidence's scale is mixed beside the depth, by the same mask.
 
-Axes: B views, C channels, H W the coarse map's size, R the factor, K the 9 neighbours.
+Axes: B views, C channels, H W the coarse map's size, L the maps that are mixed, R the factor, K the
+9 neighbours.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,7 +28,7 @@ from clipdepth_plugin.kernels.launch import (
     power_of_two,
     to_metres,
 )
-from clipdepth_plugin.readout import Metres
+from clipdepth_plugin.readout import SCALE_RANGE, Metres, bounded_log_scale
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -37,25 +39,26 @@ BLOCK_T = 32
 
 def convex_depth(
     x_BCHW: Tensor,
-    level_B1HW: Tensor,
+    level_BLHW: Tensor,
     weight_MC: Tensor,
     bias_M: Tensor,
     *,
     metres: Metres,
     triton: bool | None = None,
 ) -> Tensor:
-    """Metres at ``CONVEX_FACTOR`` times the map.
+    """Metres, and the scale of their error, at ``CONVEX_FACTOR`` times the map.
 
     Args:
         x_BCHW: (B, C, H, W), channels last: what the mask is predicted from.
-        level_B1HW: (B, 1, H, W): what is mixed.
+        level_BLHW: (B, L, H, W), what is mixed: the depth's level; with L = 2 the logit of the
+            scale behind it.
         weight_MC: (9 * R^2, C) of the mask's convolution; neighbours before sub-positions.
         bias_M: (9 * R^2,).
         metres: The activation; it has no weights.
         triton: None chooses, False is the reference, True must work or fail.
 
     Returns:
-        (B, 1, R * H, R * W) float32 metres.
+        (B, L, R * H, R * W) float32: metres, then ``readout.bounded_log_scale``.
 
     Raises:
         KernelError: Shapes do not fit, or Triton was asked for and cannot run.
@@ -63,12 +66,12 @@ def convex_depth(
     batch, channels, height, width = x_BCHW.shape
     masks = 9 * CONVEX_FACTOR**2
     expected = {
-        "level": (level_B1HW, (batch, 1, height, width)),
+        "level": (level_BLHW, (batch, 2 if level_BLHW.shape[1] > 1 else 1, height, width)),
         "weight": (weight_MC, (masks, channels)),
         "bias": (bias_M, (masks,)),
     }
     check_shapes("convex_depth", expected)
-    tensors = (x_BCHW, level_B1HW, weight_MC, bias_M)
+    tensors = (x_BCHW, level_BLHW, weight_MC, bias_M)
     if use_triton("convex_depth", x_BCHW.device, triton, obstacle=forward_only(tensors)):
         activation, low, high = metres.activation, metres.log_low, metres.log_high
         return convex_depth_triton(*tensors, activation, low, high)
@@ -76,25 +79,29 @@ def convex_depth(
 
 
 def convex_depth_reference(
-    x_BCHW: Tensor, level_B1HW: Tensor, weight_MC: Tensor, bias_M: Tensor, *, metres: Metres
+    x_BCHW: Tensor, level_BLHW: Tensor, weight_MC: Tensor, bias_M: Tensor, *, metres: Metres
 ) -> Tensor:
     """What the kernel must give."""
     mask_BMHW = F.conv2d(x_BCHW, weight_MC[:, :, None, None], bias_M).float()
     weights_BKRHW = convex_weights(mask_BMHW, CONVEX_FACTOR)
-    out_B1HW: Tensor = metres(convex_upsample(level_B1HW.float(), weights_BKRHW, CONVEX_FACTOR))
-    return out_B1HW
+    mixed = [
+        convex_upsample(level_B1HW.float(), weights_BKRHW, CONVEX_FACTOR)
+        for level_B1HW in level_BLHW.split(1, dim=1)
+    ]
+    scales = [bounded_log_scale(logits_B1HW) for logits_B1HW in mixed[1:]]
+    return torch.cat([metres(mixed[0]), *scales], dim=1)
 
 
-def _empty(x_BCHW: Tensor) -> Tensor:
-    batch, _, height, width = x_BCHW.shape
-    shape = (batch, 1, CONVEX_FACTOR * height, CONVEX_FACTOR * width)
-    return x_BCHW.new_empty(shape, dtype=torch.float32)
+def _empty(level_BLHW: Tensor) -> Tensor:
+    batch, maps, height, width = level_BLHW.shape
+    shape = (batch, maps, CONVEX_FACTOR * height, CONVEX_FACTOR * width)
+    return level_BLHW.new_empty(shape, dtype=torch.float32)
 
 
 @kernel_op("convex_depth")
 def convex_depth_triton(
     x_BCHW: Tensor,
-    level_B1HW: Tensor,
+    level_BLHW: Tensor,
     weight_MC: Tensor,
     bias_M: Tensor,
     activation: str,
@@ -102,26 +109,28 @@ def convex_depth_triton(
     log_high: float,
 ) -> Tensor:
     """The kernel's launch."""
-    out_B1HW = _empty(x_BCHW)
-    if out_B1HW.numel() == 0:
-        return out_B1HW
+    out_BLHW = _empty(level_BLHW)
+    if out_BLHW.numel() == 0:
+        return out_BLHW
     batch, channels, height, width = x_BCHW.shape
     positions = batch * height * width
     # Products in float32 take the registers that a larger tile would need.
     block_m = BLOCK_T // 2 if x_BCHW.dtype == torch.float32 else BLOCK_T
     launchable(_convex_depth_fwd_kernel)[(cdiv(positions, block_m),)](
         channels_last(x_BCHW),
-        level_B1HW.contiguous(),
+        level_BLHW.contiguous(),
         weight_MC.contiguous(),
         bias_M.contiguous(),
-        out_B1HW,
+        out_BLHW,
         positions,
         height,
         width,
         channels,
         log_low,
         log_high,
+        *map(math.log, SCALE_RANGE),
         METRES=METRES[activation],
+        SCALED=level_BLHW.shape[1] > 1,
         FACTOR=CONVEX_FACTOR,
         DOT_DTYPE=dot_dtype(x_BCHW.dtype),
         BLOCK_M=block_m,
@@ -129,10 +138,10 @@ def convex_depth_triton(
         num_warps=4,
         num_stages=2,
     )
-    return out_B1HW
+    return out_BLHW
 
 
-convex_depth_triton.register_fake(lambda x, *_: _empty(x))
+convex_depth_triton.register_fake(lambda _x, level, *_: _empty(level))
 
 
 def _convex_depth_fwd_kernel(  # type: ignore[no-untyped-def]
@@ -147,7 +156,10 @@ def _convex_depth_fwd_kernel(  # type: ignore[no-untyped-def]
     channels,
     log_low,
     log_high,
+    scale_low,
+    scale_high,
     METRES: tl.constexpr,
+    SCALED: tl.constexpr,
     FACTOR: tl.constexpr,
     DOT_DTYPE: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -160,6 +172,9 @@ def _convex_depth_fwd_kernel(  # type: ignore[no-untyped-def]
     highest = tl.full((BLOCK_M, fine), -float("inf"), tl.float32)
     total = tl.zeros((BLOCK_M, fine), dtype=tl.float32)
     mixed = tl.zeros((BLOCK_M, fine), dtype=tl.float32)
+    mixed_scale = tl.zeros((BLOCK_M, fine), dtype=tl.float32)
+    view = (m // (height * width)).to(tl.int64)
+    plane, maps = height * width, 2 if SCALED else 1
     for neighbour in range(9):
         mask_logit = tl.zeros((BLOCK_M, fine), dtype=tl.float32)
         for start in range(0, channels, BLOCK_K):
@@ -176,7 +191,7 @@ def _convex_depth_fwd_kernel(  # type: ignore[no-untyped-def]
         # Beyond the border, the border again.
         row = tl.minimum(tl.maximum(y + neighbour // 3 - 1, 0), height - 1)
         column = tl.minimum(tl.maximum(x + neighbour % 3 - 1, 0), width - 1)
-        at = (m // (height * width) * height + row).to(tl.int64) * width + column
+        at = view * maps * plane + row * width + column
         level = tl.load(level_ptr + at, mask=m < positions, other=0).to(tl.float32)
         # Softmax on the way: what was summed so far is scaled to the new maximum.
         new_highest = tl.maximum(highest, mask_logit)
@@ -184,10 +199,14 @@ def _convex_depth_fwd_kernel(  # type: ignore[no-untyped-def]
         before = tl.exp(highest - new_highest)
         total = total * before + share
         mixed = mixed * before + share * level[:, None]
+        if SCALED:
+            scale = tl.load(level_ptr + at + plane, mask=m < positions, other=0).to(tl.float32)
+            mixed_scale = mixed_scale * before + share * scale[:, None]
         highest = new_highest
-    metres = to_metres(mixed / total, log_low, log_high, METRES)
-    rows = (m // (height * width) * height + y).to(tl.int64)[:, None] * FACTOR + r[
-        None, :
-    ] // FACTOR
+    rows = (view * maps * height + y)[:, None] * FACTOR + r[None, :] // FACTOR
     at = rows * (width * FACTOR) + x[:, None] * FACTOR + r[None, :] % FACTOR
-    tl.store(out_ptr + at, metres, mask=(m < positions)[:, None] & (r >= 0)[None, :])
+    mask = (m < positions)[:, None] & (r >= 0)[None, :]
+    tl.store(out_ptr + at, to_metres(mixed / total, log_low, log_high, METRES), mask=mask)
+    if SCALED:
+        log_scale = scale_low + (scale_high - scale_low) * tl.sigmoid(mixed_scale / total)
+        tl.store(out_ptr + at + plane * FACTOR * FACTOR, log_scale, mask=mask)

@@ -27,13 +27,16 @@ HEADS: dict[str, dict[str, Any]] = {
     "no-film": {**DUAL, "film": False, "activation": "log"},
     "no-structural": {**DUAL, "structural": False, "activation": "log"},
     "bins": {**DUAL, "activation": "bins"},
+    "log-confidence": {**DUAL, "activation": "log", "confidence": True},
     "group-norm": {**DUAL, "norm": "group", "activation": "log"},
     "fast": {**COMPACT, "preset": "fast"},
     "fast-batch-norm": {**COMPACT, "preset": "fast", "norm": "batch"},
     "fast-bins-confidence": {**COMPACT, "preset": "fast", "activation": "bins", "confidence": True},
     "fast-neither": {**COMPACT, "preset": "fast", "film": False, "structural": False},
     "guided": {**COMPACT, "preset": "guided", "stem_channels": 8},
+    "guided-confidence": {**COMPACT, "preset": "guided", "stem_channels": 8, "confidence": True},
 }
+CONFIDENT = [name for name, options in HEADS.items() if options.get("confidence")]
 EACH_HEAD = pytest.mark.parametrize("name", HEADS)
 
 
@@ -92,6 +95,22 @@ def test_agrees_with_the_plain_head(
     # Random group-normed heads amplify rounding: there, no worse than the plain head in bfloat16.
     allowed = max(1e-2, 1.25 * relative(plain_half, exact))
     assert relative(half, exact) <= allowed
+
+
+@pytest.mark.parametrize("name", CONFIDENT)
+@pytest.mark.parametrize("size", [None, (50, 70)])
+def test_confidence_is_the_plain_heads(name: str, size: tuple[int, int] | None) -> None:
+    head = make_head(name)
+    features = make_features(head, (4, 3))
+    with torch.no_grad():
+        _, exact = copy.deepcopy(head).double().forward_with_confidence(features, size)
+        metres, confidence = head.fused().forward_with_confidence(features, size)
+        _, half = head.fused(torch.bfloat16).forward_with_confidence(features, size)
+        assert torch.equal(metres, head.fused()(features, size))
+    assert confidence.dtype == half.dtype == torch.float32
+    assert float(confidence.std()) > 1e-3, "a confidence that is the same everywhere shows nothing"
+    torch.testing.assert_close(confidence, exact, rtol=1e-4, atol=1e-4)
+    assert relative(half, exact) <= 1e-2
 
 
 def relative(x: Tensor, exact: Tensor) -> float:
@@ -180,15 +199,16 @@ class Tape:
     def __init__(self) -> None:
         self.recorded, self.replayed = 0, 0
 
-    def __call__(self, call: Callable[[], Tensor], inputs: list[Tensor]) -> Recording:
+    def __call__(self, call: Callable[[], list[Tensor]], inputs: list[Tensor]) -> Recording:
         self.recorded += 1
-        output = call()
+        outputs = call()
 
         def replay() -> None:
             self.replayed += 1
-            output.copy_(call())
+            for output, again in zip(outputs, call(), strict=True):
+                output.copy_(again)
 
-        return Recording(inputs, output, replay)
+        return Recording(inputs, outputs, replay)
 
 
 def test_graphs_by_shape_with_a_bound() -> None:
@@ -197,15 +217,15 @@ def test_graphs_by_shape_with_a_bound() -> None:
     cache = GraphCache(fused.decoder, 2, tape)
     small, large = make_features(head), make_features(head, (4, 4))
     with torch.no_grad():
-        first = cache(small, None)
+        first = cache(small, None).metres
         kept = first.clone()
         for features, size in ((small, (9, 9)), (small, None)):
-            torch.testing.assert_close(cache(features, size), fused(features, size))
+            torch.testing.assert_close(cache(features, size).metres, fused(features, size))
         assert (tape.recorded, tape.replayed, len(cache)) == (2, 3, 2)
         other = TowerFeatures(
             {k: x + 1 for k, x in small.levels.items()}, small.context, small.grid
         )
-        torch.testing.assert_close(cache(other, None), fused(other))
+        torch.testing.assert_close(cache(other, None).metres, fused(other))
         assert torch.equal(first, kept), "an output is the caller's: a replay must not write it"
         cache(large, None)  # drops (9, 9), used longest ago
         cache(small, None)
@@ -215,6 +235,17 @@ def test_graphs_by_shape_with_a_bound() -> None:
         cache.clear()
         cache(small, None)
         assert (tape.recorded, len(cache)) == (5, 1)
+
+
+def test_graphs_hold_the_confidence_too() -> None:
+    head = make_head("fast-bins-confidence")
+    fused, features = head.fused(), make_features(head)
+    with torch.no_grad():
+        expected = fused.estimate(features)
+        for _ in range(2):
+            torch.testing.assert_close(
+                GraphCache(fused.decoder, 1, Tape())(features, None), expected
+            )
 
 
 def test_graphs_are_for_gpus_and_go_with_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +277,10 @@ def test_beside_a_host(name: str) -> None:
         with attach(host, head) as plugin:
             host(pixels)
             expected, module = plugin.depth, plugin(pixels)
+            sure = plugin.confidence if head.config.confidence else None
         with attach(host, head.fused()) as plugin:
             host(pixels)
             torch.testing.assert_close(plugin.depth, expected, rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(plugin(pixels), module, rtol=1e-4, atol=1e-4)
+            if sure is not None:
+                torch.testing.assert_close(plugin.confidence, sure, rtol=1e-4, atol=1e-4)

@@ -180,15 +180,15 @@ def depth_readout() -> Iterator[Case]:
 
 def convex_depth() -> Iterator[Case]:
     activation: Activation
-    for batch, channels, (h, w), activation in (
-        (1, 64, (13, 17), "log"),
-        (3, 20, (5, 3), "relu"),
-        (2, 70, (1, 1), "softplus"),
-        (0, 8, (3, 3), "log"),
+    for batch, channels, (h, w), activation, maps in (
+        (1, 64, (13, 17), "log", 1),
+        (3, 20, (5, 3), "relu", 2),
+        (2, 70, (1, 1), "softplus", 1),
+        (0, 8, (3, 3), "log", 2),
     ):
-        yield f"{batch}x{channels}x{h}x{w}", ops.convex_depth, (
+        yield f"{batch}x{channels}x{h}x{w} {maps}", ops.convex_depth, (
             a_map(batch, channels, h, w),
-            random(batch, 1, h, w),
+            random(batch, maps, h, w),
             kernel_of(144, channels) * 3,
             random(144),
         ), {"metres": Metres(activation, (0.05, 20.0))}  # fmt: skip
