@@ -49,7 +49,8 @@ def pixel_blocks(pixels_B3HW: Tensor, grid: tuple[int, int]) -> Tensor:
     """
     even_B3HW = resize(pixels_B3HW, (16 * grid[0], 16 * grid[1]))
     # Not pixel_unshuffle, which does nothing to an empty batch.
-    return rearrange(even_B3HW, "b c (h y) (w x) -> b (c y x) h w", y=BLOCK, x=BLOCK)
+    blocks_BHWC = rearrange(even_B3HW, "b c (h y) (w x) -> b h w (c y x)", y=BLOCK, x=BLOCK)
+    return rearrange(blocks_BHWC, "b h w c -> b c h w")
 
 
 class PatchAttention(nn.Module):
@@ -70,7 +71,8 @@ class PatchAttention(nn.Module):
         key_BhwKE = _around(F.normalize(F.avg_pool2d(blocks_BEHW, BLOCK), dim=1))
         alike_BhwPK = self.log_sharpness.exp() * query_BhwPE @ key_BhwKE.transpose(-1, -2)
         mixed_BhwPC = alike_BhwPK.softmax(dim=-1) @ _around(self.to_value(fused_BChw))
-        return rearrange(mixed_BhwPC, "b h w (y x) c -> b c (h y) (w x)", y=BLOCK, x=BLOCK)
+        mixed_BHWC = rearrange(mixed_BhwPC, "b h w (y x) c -> b (h y) (w x) c", y=BLOCK, x=BLOCK)
+        return rearrange(mixed_BHWC, "b h w c -> b c h w")
 
 
 class Guidance(nn.Module):

@@ -27,6 +27,7 @@ from clipdepth_plugin.latency.bases import make_pixels, tower_base
 from clipdepth_plugin.latency.flops import count_gflops
 from clipdepth_plugin.latency.hosts import load_bench_host
 from clipdepth_plugin.latency.intervals import compare, median_interval
+from clipdepth_plugin.latency.memory import keep_freed_memory
 from clipdepth_plugin.latency.other_work import OtherWork
 from clipdepth_plugin.latency.plan import Switch
 from clipdepth_plugin.latency.rounds import Variant, run_rounds
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()
     circumstances = describe_circumstances(
         ("python", "results/ladder_cost.py", *sys.argv[1:]), options.device
     )

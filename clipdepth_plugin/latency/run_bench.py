@@ -30,6 +30,7 @@ from clipdepth_plugin.latency.bases import (
 from clipdepth_plugin.latency.forms import choose_forms
 from clipdepth_plugin.latency.hosts import PREFIX, load_bench_host
 from clipdepth_plugin.latency.intervals import MIN_ROUNDS
+from clipdepth_plugin.latency.memory import keep_freed_memory
 from clipdepth_plugin.latency.plot import write_plot
 from clipdepth_plugin.latency.report import make_table, to_markdown
 from clipdepth_plugin.latency.schema import Audit
@@ -88,7 +89,7 @@ def run_bench(options: BenchOptions, command: Sequence[str], console: Console) -
 
 
 def measure(options: BenchOptions, command: Sequence[str], console: Console) -> Audit:
-    """Measures, with progress bars on ``console``.
+    """Measures, with progress bars on ``console``. The process keeps its freed memory from then on.
 
     Raises:
         ValueError: The host, a head or an option is wrong.
@@ -99,6 +100,7 @@ def measure(options: BenchOptions, command: Sequence[str], console: Console) -> 
     _check(options)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
+    keep_freed_memory()
     with console.status(f"loading {options.host}"):
         subject = load_subject(options, device)
         heads = load_heads(options, subject)

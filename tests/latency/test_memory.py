@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,3 +33,31 @@ def test_where_it_cannot_be_read_there_is_none(monkeypatch: pytest.MonkeyPatch) 
 
 def test_an_unknown_device_has_none() -> None:
     assert peak_bytes(lambda: None, "meta") is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="glibc is Linux's")
+def test_a_process_that_keeps_freed_memory_faults_once_only() -> None:
+    """In a process of its own, as it lasts; without it every pass below faults anew."""
+    program = """
+import resource, sys, torch
+from clipdepth_plugin.latency.memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def work():
+    return [torch.ones(1 << 18) for _ in range(40)]  # 1 MiB each
+for _ in range(3):
+    work()
+before = faults()
+for _ in range(3):
+    work()
+print(faults() - before)
+"""
+
+    def count(how: str) -> int:
+        done = subprocess.run(
+            [sys.executable, "-c", program, how], capture_output=True, text=True, check=True
+        )
+        return int(done.stdout)
+
+    assert count("keep") < 1_000 < count("give back")
