@@ -30,7 +30,7 @@ import torch
 from clipdepth_plugin import DepthHead, DepthPlugin, HeadConfig
 from clipdepth_plugin.circumstances import describe_circumstances
 from clipdepth_plugin.evaluation.evaluate import iterate
-from clipdepth_plugin.evaluation.ladder import RUNGS
+from clipdepth_plugin.evaluation.ladder import RUNGS, VARIANTS
 from clipdepth_plugin.evaluation.metrics import image_metrics, mean_metrics
 from clipdepth_plugin.evaluation.predictors import HeadPredictor, predict_samples
 from clipdepth_plugin.evaluation.protocols import get_protocol
@@ -45,6 +45,7 @@ HERE = Path(__file__).resolve().parent
 SETS = ("libero", "kitchen")
 MEASURE_OF_TIME = "spaceclip-middle"
 EVALUATED_TOGETHER = 10
+HEADS = {**RUNGS, **VARIANTS}
 
 
 def main() -> None:
@@ -54,7 +55,7 @@ def main() -> None:
     )
     parser.add_argument("command", choices=["train"])
     parser.add_argument("--config", type=Path, default=HERE.parent / "configs" / "ladder.yaml")
-    parser.add_argument("--head", choices=[*RUNGS], action="append")
+    parser.add_argument("--head", choices=[*HEADS], action="append")
     parser.add_argument("--data", choices=SETS, action="append")
     parser.add_argument("--column", choices=["steps", "time"], action="append")
     parser.add_argument("--seeds", type=int, default=3)
@@ -66,7 +67,7 @@ def main() -> None:
     for column in options.column or ["steps", "time"]:
         for seed in range(options.seeds):
             for data in options.data or SETS:
-                for name in options.head or RUNGS:
+                for name in options.head or HEADS:
                     if column == "time" and name.startswith("spaceclip"):
                         continue  # their runs of equal steps are the measure
                     path = folder / f"{data}-{name}-{column}-seed{seed}.json"
@@ -108,7 +109,7 @@ def train_and_measure(
         The run file's content.
     """
     config = _config(path, data, name, seed, steps)
-    session = open_session(config, Silent(), head_class=RUNGS[name].kind)
+    session = open_session(config, Silent(), head_class=HEADS[name].kind)
     command = ("python", "results/ladder.py", *sys.argv[1:])
     started = describe_circumstances(command, session.accelerator.device, "bfloat16 autocast")
     cpu_seconds, wall_seconds, loss = fit(session)
@@ -133,7 +134,7 @@ def train_and_measure(
 
 
 def _config(path: Path, data: str, name: str, seed: int, steps: int | None) -> TrainConfig:
-    rung = RUNGS[name]
+    rung = HEADS[name]
     config = load_config(
         path,
         [

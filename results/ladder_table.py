@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clipdepth_plugin.evaluation.ladder import RUNGS
+from clipdepth_plugin.evaluation.ladder import RUNGS, VARIANTS
 
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE / "ladder"
@@ -70,6 +70,7 @@ def main() -> None:
     for data in SETS:
         for column, title in COLUMNS.items():
             text += [f"## {data}, {title}", "", *_table(runs, data, column, cost), ""]
+    text += ["## The activation of `fast`", "", *_activations(runs), ""]
     text += ["## What had to hold", "", *_verdicts(runs, cost), ""]
     (HERE / "ladder.md").write_text("\n".join(text), encoding="utf-8")
     _plot(runs, cost)
@@ -133,6 +134,7 @@ def _costs(cost: dict[str, Any]) -> list[str]:
         "rounds": cost["rounds"],
         "day": where["created"][:10],
         "load": where["load"],
+        "others_percent": cost["others_percent"],
         "milliseconds": 1e3 * cost["tower_seconds"]["median"],
         "gmac": cost["tower_gmac"],
     }
@@ -172,6 +174,19 @@ def _table(runs: Sequence[Run], data: str, column: str, cost: dict[str, Any]) ->
             f"{cost['heads'][name]['added_share']['median']:.1%}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _activations(runs: Sequence[Run]) -> list[str]:
+    """`fast` with each activation that can't die, AbsRel over the seeds."""
+    titles = {"fast": "`log` (the default)", **{n: rung.title for n, rung in VARIANTS.items()}}
+    columns = [(data, column) for data in SETS for column in COLUMNS]
+    heads = [f"{data}, {COLUMNS[column]}" for data, column in columns]
+    lines = [f"| activation | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+    for name, title in titles.items():
+        found = [_values(_of(runs, data, name, column), "abs_rel") for data, column in columns]
+        cells = [_spread(values) if values else "not run" for values in found]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
     return lines
 
 

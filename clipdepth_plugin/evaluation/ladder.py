@@ -51,3 +51,9 @@ RUNGS: dict[str, Rung] = {
     "fast": Rung("`fast`", 1e-3, "fast"),
     "guided": Rung("`guided`", 1e-3, "guided"),
 }
+
+VARIANTS: dict[str, Rung] = {
+    f"fast-{activation}": Rung(f"`{activation}`", 1e-3, "fast", {"activation": activation})
+    for activation in ("softplus", "bins")
+}
+"""What `fast` might be instead: the other activations that can't die; its own is ``log``."""
