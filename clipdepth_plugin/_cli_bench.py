@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -15,7 +13,8 @@ from clipdepth_plugin._cli_options import DeviceOption, TowerOption, errors_as_m
 from clipdepth_plugin.errors import BenchError
 
 KERNELS = "kernels"
-_KERNEL_BENCH = "clipdepth_plugin.latency.kernel_bench"
+_OF_KERNELS = {"host", "device", "threads", "output", "as_json"}
+"""Options that ``bench kernels`` takes."""
 _HOST_HELP = (
     "config:NAME for a built-in config with random weights (vit-b-16, vit-l-14-336, siglip-b-16, "
     "so400m-14, llava-small, paligemma-small), or a host as for predict; kernels times the fused "
@@ -45,6 +44,7 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(  # noqa: PLR0913, PLR0917 (a command's options)
+    context: typer.Context,
     host: Annotated[str, typer.Argument(metavar="HOST", help=_HOST_HELP)],
     head: Annotated[
         list[str] | None,
@@ -125,11 +125,16 @@ def bench(  # noqa: PLR0913, PLR0917 (a command's options)
     interval, and says whether it is of the tower or of the prefill. Where noise is larger than
     an effect, the report says so in place of a number.
 
-    Exit code: 0, done. 2, the host, a head or an option is wrong; the message says which.
+    bench kernels times each fused op and whole heads instead: plain eager, torch.compile, fused,
+    fused in a CUDA graph, with the targets that they are to meet; it takes --device, --threads,
+    --output and --json.
+
+    Exit code: 0, done. 1, a kernel failed or gave other numbers; the table says which. 2, the
+    host, a head or an option is wrong; the message says which.
     """
     with errors_as_messages() as console:
         if host == KERNELS:
-            bench_kernels(output, device=device, as_json=as_json)
+            bench_kernels(context, output, device=device, as_json=as_json, threads=threads)
             return
         from clipdepth_plugin.latency.run_bench import BenchOptions, run_bench
 
@@ -179,16 +184,31 @@ def parse_sizes(text: str) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def bench_kernels(output: Path | None, *, device: str, as_json: bool) -> None:
+def bench_kernels(
+    context: typer.Context,
+    output: Path | None,
+    *,
+    device: str,
+    as_json: bool,
+    threads: int | None,
+) -> None:
     """``clipdepth bench kernels``.
 
     Raises:
-        BenchError: This version has no such benchmark.
+        BenchError: An option was given that has no meaning there.
+        typer.Exit: A kernel failed, or gave other numbers.
     """
-    if importlib.util.find_spec(_KERNEL_BENCH) is None:
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = {name for name, source in sources.items() if source and source.name != "DEFAULT"}
+    if foreign := sorted(given - _OF_KERNELS):
         raise BenchError(
-            "bench kernels: this version has no benchmark of its kernels; name a host to measure "
-            "what a head adds to it"
+            f"bench kernels takes no --{foreign[0].replace('_', '-')}: its heads, forms, dtypes "
+            "and rounds are fixed, so that two runs can be compared"
         )
-    module = importlib.import_module(_KERNEL_BENCH)
-    module.run_kernel_bench(output, device=device, as_json=as_json, command=command_line())
+    from clipdepth_plugin.latency.kernel_bench import run_kernel_bench
+
+    report = run_kernel_bench(
+        output, device=device, as_json=as_json, command=command_line(), threads=threads
+    )
+    if report.failures:
+        raise typer.Exit(1)

@@ -24,11 +24,13 @@ What = Literal["alone", "control", "hooks", "depth"]
 ``depth``: tapped, and the depth read after each pass."""
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Frozen, and without fields that it does not know."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class Range(_Strict):
+class Range(Strict):
     """A median with its 95% bootstrap interval."""
 
     median: float
@@ -39,7 +41,7 @@ class Range(_Strict):
         return f"{self.median:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
-class Added(_Strict):
+class Added(Strict):
     """What a variant adds to its base, from differences paired round by round."""
 
     base: Scope
@@ -55,7 +57,7 @@ class Added(_Strict):
     """Peak above the base's, without the head's own parameters; null where it can't be read."""
 
 
-class Figure(_Strict):
+class Figure(Strict):
     """One variant of the run."""
 
     name: str
@@ -81,7 +83,7 @@ class Figure(_Strict):
     """One for each round, in the order of the rounds."""
 
 
-class HeadSummary(_Strict):
+class HeadSummary(Strict):
     """One of the heads measured."""
 
     preset: str
@@ -90,7 +92,7 @@ class HeadSummary(_Strict):
     parameters_mib: float
 
 
-class HostSummary(_Strict):
+class HostSummary(Strict):
     """The host measured."""
 
     spec: str
@@ -111,7 +113,7 @@ class HostSummary(_Strict):
     """Of a prefill, the picture's included."""
 
 
-class Settings(_Strict):
+class Settings(Strict):
     """How it was measured."""
 
     batch: int
@@ -121,7 +123,7 @@ class Settings(_Strict):
     seed: int
 
 
-class SweepPoint(_Strict):
+class SweepPoint(Strict):
     """One value of a sweep."""
 
     value: int
@@ -136,7 +138,7 @@ class SweepPoint(_Strict):
     """Head -> through the tower with depth."""
 
 
-class Exponent(_Strict):
+class Exponent(Strict):
     """The slope of log time over log value; 1 is cost in proportion."""
 
     of: str
@@ -144,7 +146,7 @@ class Exponent(_Strict):
     exponent: Range
 
 
-class Sweep(_Strict):
+class Sweep(Strict):
     """How time grows with one quantity; all values in one interleaved run, of the tower."""
 
     over: Literal["batch", "pixels", "levels"]
@@ -155,7 +157,7 @@ class Sweep(_Strict):
     exponents: tuple[Exponent, ...]
 
 
-class Audit(_Strict):
+class Audit(Strict):
     """One audit of one host."""
 
     format: Literal["clipdepth-bench/1"] = "clipdepth-bench/1"

@@ -11,7 +11,6 @@ import pytest
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from clipdepth_plugin import _cli_bench
 from clipdepth_plugin._cli_app import app
 from clipdepth_plugin.latency.hosts import BUILT_IN
 from clipdepth_plugin.latency.schema import Audit, load_audit
@@ -78,10 +77,3 @@ def test_mistakes_are_told_before_anything_is_loaded(
     run = bench(*arguments)
     assert run.exit_code == 2
     assert message in " ".join(run.output.split())
-
-
-def test_kernels_are_another_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_cli_bench, "_KERNEL_BENCH", "clipdepth_plugin.latency.none_such")
-    run = bench("kernels")
-    assert run.exit_code == 2
-    assert "this version has no benchmark of its kernels" in " ".join(run.output.split())

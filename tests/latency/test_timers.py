@@ -56,6 +56,23 @@ def test_cuda_events_enclose_the_call_on_an_idle_device(monkeypatch: pytest.Monk
     assert seen == ["idle", "record", "call", "record", "idle", "elapsed"]
 
 
+def test_behind_other_work_the_gpu_is_made_busy_before_the_first_event(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[str] = []
+    FakeEvent.seen = seen
+    fakes: dict[str, Any] = {
+        "Event": FakeEvent,
+        "synchronize": lambda: seen.append("idle"),
+        "device": lambda _: contextlib.nullcontext(),
+        "_sleep": lambda cycles: seen.append(f"busy for {cycles}"),
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    CudaTimer(torch.device("cuda:0"), busy=0.01).time(lambda: seen.append("call"))
+    assert seen == ["idle", "busy for 20000000", "record", "call", "record", "idle", "elapsed"]
+
+
 def test_the_cpu_has_the_wall_clock() -> None:
     assert isinstance(timer_for("cpu"), WallTimer)
 

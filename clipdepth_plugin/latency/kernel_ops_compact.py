@@ -1,0 +1,99 @@
+"""The compact heads' ops: group norm, normalised levels, convex upsampling.
+
+Axes: L levels, B views, N patch tokens, D tower width, C channels, H W a map's size, h w the grid.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from clipdepth_plugin import ops
+from clipdepth_plugin.compact import (
+    CONVEX_FACTOR,
+    CompactDecoder,
+    convex_upsample,
+    convex_weights,
+)
+from clipdepth_plugin.features import TowerFeatures
+from clipdepth_plugin.fused_compact import FusedCompact
+from clipdepth_plugin.fused_layers import NormAct, Packing
+from clipdepth_plugin.fused_weights import fold
+from clipdepth_plugin.head import DepthHead
+from clipdepth_plugin.latency.kernel_op import Function, Op, inputs_of
+
+
+def compact_ops(head: DepthHead, features: TowerFeatures) -> Iterator[Op]:
+    """The ops at the dearest of their places, or one of them.
+
+    Args:
+        head: With the compact decoder, in eval mode.
+        features: In float32, where the head is.
+    """
+    decoder = head.decoder
+    assert isinstance(decoder, CompactDecoder)
+    smooth: Any = decoder.up[-1].get_submodule("smooth")
+    seen = inputs_of(head, features, {"norm": smooth.norm, "mask": decoder.to_mask})
+    film: Any = decoder.film
+    film_LBP = rearrange(film.mlp(film.norm(features.context)), "b (l p) -> l b p", l=film.count)
+    levels = {level: features.levels[level] for level in decoder.semantic.levels}
+    x_BCHW = seen["mask"][0]
+
+    yield Op(
+        "group_norm_act",
+        "the last doubling",
+        seen["norm"],
+        lambda d: lambda x: F.gelu(d.up[-1].smooth.norm(x)),
+        lambda d, packing: NormAct(d.up[-1].smooth.norm, "gelu", packing),
+    )
+    yield Op(
+        "normed_project",
+        "the semantic levels",
+        (levels, film_LBP, features.grid),
+        lambda d: functools.partial(_sum_levels, d),
+        _normed_project,
+        float32=frozenset({1}),
+    )
+    yield Op(
+        "convex_depth",
+        "the depth output",
+        (x_BCHW, decoder.metres.to_level(decoder.to_logit(x_BCHW)[:, : decoder.metres.channels])),
+        lambda d: functools.partial(_convex, d),
+        _convex_depth,
+        float32=frozenset({1}),
+    )
+
+
+def _sum_levels(
+    d: CompactDecoder, levels: Mapping[int, Tensor], film_LBP: Tensor, grid: tuple[int, int]
+) -> Tensor:
+    """The semantic levels normalised, projected, modulated with given parameters, summed."""
+    maps = d.semantic(TowerFeatures(levels, None, grid))
+    parameters = rearrange(film_LBP, "l b (two c) -> two l b c 1 1", two=2)
+    modulated = [(1 + g) * x + b for x, g, b in zip(maps, *parameters.unbind(0), strict=True)]
+    return torch.stack(modulated).sum(0)
+
+
+def _normed_project(d: CompactDecoder, packing: Packing) -> Function:
+    semantic = FusedCompact(d, packing).semantic
+    return lambda levels, film_LBP, grid: semantic(TowerFeatures(levels, None, grid), film_LBP)
+
+
+def _convex(d: CompactDecoder, x_BCHW: Tensor, level_B1HW: Tensor) -> Tensor:
+    weights_BKRHW = convex_weights(d.to_mask(x_BCHW).float(), CONVEX_FACTOR)
+    metres: Tensor = d.metres(convex_upsample(level_B1HW.float(), weights_BKRHW, CONVEX_FACTOR))
+    return metres
+
+
+def _convex_depth(d: CompactDecoder, packing: Packing) -> Function:
+    mask = fold(d.to_mask)
+    weight, bias = packing.pack(mask.weight[:, :, 0, 0]), packing.pack(mask.bias)
+    return lambda x_BCHW, level_B1HW: ops.convex_depth(
+        x_BCHW, level_B1HW, weight, bias, metres=d.metres, triton=packing.triton
+    )
