@@ -37,6 +37,7 @@ from clipdepth_plugin.latency.kernel_schema import (
     KernelSettings,
 )
 from clipdepth_plugin.latency.kernel_verdict import judge
+from clipdepth_plugin.latency.other_work import OtherWork
 from clipdepth_plugin.latency.rounds import Samples, Variant, nothing, run_rounds
 from clipdepth_plugin.latency.schema import Range
 from clipdepth_plugin.latency.timers import CudaTimer, Timer, timer_for
@@ -145,6 +146,7 @@ def _measure(
     with torch.no_grad(), _compiler_reset():
         gflops = count_gflops(case.plain(torch.float32))
         forms = make_forms(case, plan.dtypes, device, compiling)
+        work = OtherWork.start()
         times, queued = _time(forms, plan, device)
     return KernelCase(
         name=case.name,
@@ -153,6 +155,7 @@ def _measure(
         batch=case.batch,
         gflops=gflops,
         floor_milliseconds=_floor(case, gflops),
+        other_work_percent=work.percent() if work is not None else None,
         figures=tuple(_figure(made, times, queued) for made in forms),
     )
 

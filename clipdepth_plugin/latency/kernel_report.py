@@ -72,7 +72,7 @@ def to_markdown(report: KernelReport) -> str:
         "",
         *(f"- {_place(case)}" for case in report.cases),
         "",
-        describe(report.circumstances),
+        f"{_other_work(report)}{describe(report.circumstances)}",
         "",
     ]
     return "\n".join(lines)
@@ -127,6 +127,13 @@ def _method(report: KernelReport) -> list[str]:
         f"{settings.tf32['products']}."
     )
     return [method, "", floors]
+
+
+def _other_work(report: KernelReport) -> str:
+    shares = [c.other_work_percent for c in report.cases if c.other_work_percent is not None]
+    if not shares:
+        return ""
+    return f"Others took at most {max(shares):.1f}% of the processors' time during a case. "
 
 
 def _place(case: KernelCase) -> str:

@@ -60,6 +60,9 @@ class KernelCase(Strict):
     """Of a whole head: what an H100 needs at least in bfloat16, the larger of operations over
     ``KernelSettings.flops`` and the weights' bytes over ``KernelSettings.bandwidth``. Computed,
     not measured."""
+    other_work_percent: float | None
+    """Share of all processors' time that others took during the rounds; null where it can't be
+    read."""
     figures: tuple[KernelFigure, ...]
 
     def figure(self, form: Form, dtype: str) -> KernelFigure:

@@ -278,7 +278,9 @@ def a_gpu_report(*others: KernelFigure, gpu: str = "NVIDIA H100 80GB HBM3") -> K
         forms = {form: no_figure(form, failed=False) for form in kernel_forms.FORMS}
         return tuple({**forms, **{figure.form: figure for figure in given}}.values())
 
-    common: dict[str, Any] = {"kind": "head", "place": "", "gflops": 32.5}
+    common: dict[str, Any] = {
+        "kind": "head", "place": "", "gflops": 32.5, "other_work_percent": None
+    }  # fmt: skip
     cpu = describe_circumstances(())
     return KernelReport(
         circumstances=cpu.model_copy(update={"gpu": gpu, "device": "cuda:0", "cuda": "13.0"}),
