@@ -155,15 +155,27 @@ class CompactDecoder(nn.Module):
         self.to_mask = nn.Conv2d(at_quadruple, 9 * CONVEX_FACTOR**2, 1)
         self.confidence = config.confidence
 
+    @property
+    def early_levels(self) -> tuple[int, ...]:
+        """The structural pathway's: it needs no context, which is of the tower's end."""
+        return () if self.structural is None else self.structural.levels
+
+    def early(self, features: TowerFeatures) -> list[Tensor]:
+        """The structural pathway's map, all of it."""
+        assert self.structural is not None
+        assert self.structural_conv is not None
+        return [self.structural_conv(_added(self.structural(features)))]
+
     def forward(
         self,
         features: TowerFeatures,
         size: tuple[int, int] | None,
         *,
         auxiliary: bool = False,  # noqa: ARG002 (decoders are called alike)
+        early: list[Tensor] | None = None,
     ) -> DepthEstimate:
         """Maps of ``size``; None gives 16 times the grid. There are no auxiliary ones."""
-        fused_BChw = self._fuse(features)
+        fused_BChw = self._fuse(features, early)
         x_BCHW = self.up(fused_BChw)
         if self.guidance is not None:
             x_BCHW = self.guidance(x_BCHW, fused_BChw, features.pixels)
@@ -181,14 +193,14 @@ class CompactDecoder(nn.Module):
         )
         return resized_estimate(self.metres(level_B1HW), scale_B1HW, size)
 
-    def _fuse(self, features: TowerFeatures) -> Tensor:
+    def _fuse(self, features: TowerFeatures, early: list[Tensor] | None) -> Tensor:
         """(B, C, h, w) of both pathways."""
         semantic = self.semantic(features)
         if self.film is not None:
             semantic = self.film(semantic, features.context)
         paths = [self.semantic_conv(_added(semantic))]
-        if self.structural is not None and self.structural_conv is not None:
-            paths.append(self.structural_conv(_added(self.structural(features))))
+        if self.structural is not None:
+            paths += self.early(features) if early is None else early
         fused: Tensor = self.dropout(self.join(torch.cat(paths, dim=1)))
         return fused
 

@@ -5,6 +5,7 @@ Axes: B views, D tower width, H W a map's size, h w the patch grid.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Self
 
@@ -18,9 +19,14 @@ from clipdepth_plugin.errors import KernelError
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.fused_compact import FusedCompact
 from clipdepth_plugin.fused_dual_path import FusedDualPath
-from clipdepth_plugin.fused_graphs import GraphCache
+from clipdepth_plugin.fused_graphs import GraphCache, Inputs
 from clipdepth_plugin.fused_layers import Packing
-from clipdepth_plugin.head import DepthHead, checked_features, with_confidence
+from clipdepth_plugin.head import (
+    DepthHead,
+    checked_features,
+    early_features,
+    with_confidence,
+)
 from clipdepth_plugin.readout import DepthEstimate
 
 
@@ -54,17 +60,34 @@ class FusedHead(nn.Module):
         self.reads_pixels = head.reads_pixels
         own = next((x.dtype for x in head.parameters()), torch.float32)
         self.decoder = _fuse(head.decoder, Packing(own if dtype is None else dtype, triton))
-        self._graphs = GraphCache(self.decoder, graphs)
+        self._graphs = GraphCache(functools.partial(_decode, self.decoder), graphs)
+        self._early_graphs = GraphCache(functools.partial(_early, self.decoder), graphs)
         self.eval()
 
-    def forward(self, features: TowerFeatures, size: tuple[int, int] | None = None) -> Tensor:
+    @property
+    def early_levels(self) -> tuple[int, ...]:
+        """See ``DepthHead.early_levels``."""
+        return self.decoder.early_levels
+
+    def early(self, features: TowerFeatures) -> list[Tensor]:
+        """See ``DepthHead.early``."""
+        read = early_features(features, self.early_levels, next(self.parameters()).dtype)
+        return self._early_graphs.run(Inputs(read))
+
+    def forward(
+        self,
+        features: TowerFeatures,
+        size: tuple[int, int] | None = None,
+        *,
+        early: list[Tensor] | None = None,
+    ) -> Tensor:
         """Depth of each view; see ``DepthHead.forward``.
 
         Raises:
             FeaturesError: A level, the context or the pixels are missing, or of another width.
             KernelError: A gradient is needed, or Triton was asked for and cannot run.
         """
-        return self.estimate(features, size).metres
+        return self.estimate(features, size, early=early).metres
 
     def forward_with_confidence(
         self, features: TowerFeatures, size: tuple[int, int] | None = None
@@ -77,7 +100,11 @@ class FusedHead(nn.Module):
         return with_confidence(self.estimate(features, size))
 
     def estimate(
-        self, features: TowerFeatures, size: tuple[int, int] | None = None
+        self,
+        features: TowerFeatures,
+        size: tuple[int, int] | None = None,
+        *,
+        early: list[Tensor] | None = None,
     ) -> DepthEstimate:
         """Everything that the head predicts, but for auxiliary maps; raises as ``forward``."""
         given = (*features.levels.values(), features.context, features.pixels)
@@ -87,14 +114,24 @@ class FusedHead(nn.Module):
                 "or run under torch.no_grad()"
             )
         checked = checked_features(features, self.config, next(self.parameters()).dtype)
-        run = self._graphs if self._graphs.applies(checked) else self.decoder
-        estimate: DepthEstimate = run(checked, size)
-        return estimate
+        metres_B1HW, *scales = self._graphs.run(Inputs(checked, size, early))
+        return DepthEstimate(metres_B1HW, scales[0] if scales else None)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._graphs.clear()  # they read the weights where these were
+        for graphs in (self._graphs, self._early_graphs):
+            graphs.clear()  # they read the weights where these were
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+def _decode(decoder: FusedCompact | FusedDualPath, inputs: Inputs) -> list[Tensor]:
+    """Metres; behind them the logarithm of their error's scale, where the head has it."""
+    estimate: DepthEstimate = decoder(inputs.features, inputs.size, early=inputs.early)
+    return [x for x in (estimate.metres, estimate.log_scale) if x is not None]
+
+
+def _early(decoder: FusedCompact | FusedDualPath, inputs: Inputs) -> list[Tensor]:
+    return decoder.early(inputs.features)
 
 
 def _fuse(decoder: nn.Module, packing: Packing) -> FusedCompact | FusedDualPath:

@@ -52,9 +52,26 @@ class FusedCompact(nn.Module):
         self.mask_bias = packing.pack(mask.bias)
         self.triton = packing.triton
 
-    def forward(self, features: TowerFeatures, size: tuple[int, int] | None) -> DepthEstimate:
+    @property
+    def early_levels(self) -> tuple[int, ...]:
+        """The structural pathway's."""
+        return () if self.structural is None else self.structural.levels
+
+    def early(self, features: TowerFeatures) -> list[Tensor]:
+        """The structural pathway's map, all of it."""
+        assert self.structural is not None
+        assert self.structural_conv is not None
+        return [self.structural_conv(self.structural(features, None))]
+
+    def forward(
+        self,
+        features: TowerFeatures,
+        size: tuple[int, int] | None,
+        *,
+        early: list[Tensor] | None = None,
+    ) -> DepthEstimate:
         """(B, 1, *size) float32 maps; ``size`` None gives 16 times the grid."""
-        fused_BChw = self._fuse(features)
+        fused_BChw = self._fuse(features, early)
         x_BCHW = self.up(fused_BChw)
         if self.guidance is not None:
             x_BCHW = self.guidance(x_BCHW, fused_BChw, features.pixels)
@@ -79,14 +96,13 @@ class FusedCompact(nn.Module):
         level_B1HW = self.metres.to_level(logits_BCHW[:, :channels])
         return torch.cat((level_B1HW, logits_BCHW[:, channels:]), dim=1)
 
-    def _fuse(self, features: TowerFeatures) -> Tensor:
+    def _fuse(self, features: TowerFeatures, early: list[Tensor] | None) -> Tensor:
         """(B, C, h, w) of both pathways."""
         film_LBP = None if self.film is None else self.film(features.context)
         x_BCHW: Tensor = self.semantic_conv(self.semantic(features, film_LBP))
-        if self.structural is None or self.structural_conv is None:
-            fused: Tensor = self.join(x_BCHW)
-        else:
-            fused = self.join(x_BCHW, self.structural_conv(self.structural(features, None)))
+        if early is None:
+            early = [] if self.structural is None else self.early(features)
+        fused: Tensor = self.join(x_BCHW, *early)
         return fused
 
 

@@ -48,42 +48,62 @@ class FusedDualPath(nn.Module):
         )
         self.readout = Readout(decoder.readout, packing)
 
-    def forward(self, features: TowerFeatures, size: tuple[int, int] | None) -> DepthEstimate:
+    @property
+    def early_levels(self) -> tuple[int, ...]:
+        """The structural pathway's."""
+        return self.projections.structural_levels
+
+    def early(self, features: TowerFeatures) -> list[Tensor]:
+        """The structural pathway's maps."""
+        return self._structural_maps(features, self.projections.structural(features))
+
+    def forward(
+        self,
+        features: TowerFeatures,
+        size: tuple[int, int] | None,
+        *,
+        early: list[Tensor] | None = None,
+    ) -> DepthEstimate:
         """(B, 1, *size) float32 maps; ``size`` None gives 2 to the number of stages."""
-        maps = self.projections(features)
-        semantic, projected = maps[: len(self.fusion)], maps[len(self.fusion) :]
-        structural: list[Tensor | None] = []
-        if self.projections.start is not None:
-            y_BCHW = tokens_to_map(features.levels[self.projections.start], features.grid)
-            for stage, skip_BChw in zip(self.structural, projected, strict=True):
-                y_BCHW = stage(y_BCHW, skip_BChw)
-                structural.append(y_BCHW)
-        structural += [None] * (len(semantic) - len(structural))
+        if early is None:
+            semantic, projected = self.projections(features)
+            early = self._structural_maps(features, projected)
+        else:
+            semantic = self.projections.semantic(features)
+        structural = [*early, *[None] * (len(semantic) - len(early))]
         x_BCHW = semantic[0]
         for stage, skip_BChw, skip_BCHW in zip(self.fusion, semantic, structural, strict=True):
             x_BCHW = stage(x_BCHW, skip_BChw, skip_BCHW)
         estimate: DepthEstimate = self.readout(x_BCHW, size)
         return estimate
 
+    def _structural_maps(self, features: TowerFeatures, projected: list[Tensor]) -> list[Tensor]:
+        """The structural pathway's maps, from its projected levels."""
+        maps: list[Tensor] = []
+        for stage, skip_BChw in zip(self.structural, projected, strict=True):
+            first = self.early_levels[0]
+            below = maps[-1] if maps else tokens_to_map(features.levels[first], features.grid)
+            maps.append(stage(below, skip_BChw))
+        return maps
+
 
 class Projections(nn.Module):
     """FiLM's parameters, and the projections of all levels.
 
     Attributes:
-        levels: The levels: the semantic pathway's, then the structural one's.
-        start: The level that the structural pathway starts from, or None.
+        semantic_levels: The semantic pathway's, which FiLM modulates.
+        structural_levels: The structural pathway's; none where there is none.
     """
 
     def __init__(
         self, semantic: SemanticPathway, structural: StructuralPathway | None, packing: Packing
     ) -> None:
         super().__init__()
-        self.levels, projections = semantic.levels, list(semantic.projections)
-        self.start = None
+        self.semantic_levels, projections = semantic.levels, list(semantic.projections)
+        self.structural_levels: tuple[int, ...] = ()
         if structural is not None:
-            self.levels += structural.levels
+            self.structural_levels = structural.levels
             projections += structural.projections
-            self.start = structural.levels[0]
         folded = [fold(project) for project in projections if isinstance(project, nn.Conv2d)]
         self.channels = tuple(len(one.bias) for one in folded)
         self.weight = packing.pack(torch.cat([one.weight[:, :, 0, 0] for one in folded]))
@@ -98,16 +118,49 @@ class Projections(nn.Module):
         )
         self.triton = packing.triton
 
-    def forward(self, features: TowerFeatures) -> list[Tensor]:
-        """One (B, C, h, w) map for each level."""
-        film_MBP = None
-        if self.film and features.context is not None:
-            film_MBP = ops.film_mlp(
-                features.context, *self.mlps, activation="relu", triton=self.triton
-            )
-        levels = [features.levels[level] for level in self.levels]
+    def forward(self, features: TowerFeatures) -> tuple[list[Tensor], list[Tensor]]:
+        """One (B, C, h, w) map for each level of the two pathways, in one launch."""
+        levels, count = (*self.semantic_levels, *self.structural_levels), len(self.semantic_levels)
+        maps = self._project(features, levels, self.channels, self._film(features), first=0)
+        return maps[:count], maps[count:]
+
+    def semantic(self, features: TowerFeatures) -> list[Tensor]:
+        """The semantic pathway's maps alone: the very numbers of ``forward``."""
+        levels = self.semantic_levels
+        channels = self.channels[: len(levels)]
+        return self._project(features, levels, channels, self._film(features), first=0)
+
+    def structural(self, features: TowerFeatures) -> list[Tensor]:
+        """The structural pathway's maps alone: the very numbers of ``forward``."""
+        before, channels = (
+            self.channels[: len(self.semantic_levels)],
+            self.channels[len(self.semantic_levels) :],
+        )
+        return self._project(features, self.structural_levels, channels, None, first=sum(before))
+
+    def _film(self, features: TowerFeatures) -> Tensor | None:
+        if not self.film or features.context is None:
+            return None
+        return ops.film_mlp(features.context, *self.mlps, activation="relu", triton=self.triton)
+
+    def _project(
+        self,
+        features: TowerFeatures,
+        levels: tuple[int, ...],
+        channels: tuple[int, ...],
+        film_MBP: Tensor | None,
+        *,
+        first: int,
+    ) -> list[Tensor]:
+        """Levels whose weights begin at row ``first``."""
+        rows = slice(first, first + sum(channels))
         projected = ops.film_project(
-            levels, film_MBP, self.weight, self.bias, self.channels, triton=self.triton
+            [features.levels[level] for level in levels],
+            film_MBP,
+            self.weight[rows],
+            self.bias[rows],
+            channels,
+            triton=self.triton,
         )
         return [tokens_to_map(x_BNC, features.grid) for x_BNC in projected]
 

@@ -1,4 +1,4 @@
-"""CUDA graphs of a decoder, one for each shape of its inputs.
+"""CUDA graphs of a decoder (or of its early part), one for each shape of its inputs.
 
 A graph reads and writes where it did when it was recorded: inputs are copied into buffers of its
 own, and its outputs are copied out, as the next replay overwrites them.
@@ -18,12 +18,52 @@ import torch
 from torch import Tensor
 
 from clipdepth_plugin.features import TowerFeatures
-from clipdepth_plugin.readout import DepthEstimate
 
 Size = tuple[int, int]
-Decode = Callable[[TowerFeatures, Size | None], DepthEstimate]
 WARM_UPS = 3
 """Runs before recording: kernels are compiled and loaded, which a graph must not see."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is decoded.
+
+    Attributes:
+        features: In the head's dtype.
+        size: Of the maps.
+        early: What the early part gave, where it has run.
+    """
+
+    features: TowerFeatures
+    size: Size | None = None
+    early: list[Tensor] | None = None
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All of them, in one order."""
+        features = self.features
+        given = (*features.levels.values(), features.context, features.pixels, *(self.early or ()))
+        return [x for x in given if x is not None]
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What recordings are told apart by."""
+        features = self.features
+        there = (features.context is None, features.pixels is None, self.early is None)
+        shapes = [(tuple(x.shape), x.dtype, x.device) for x in self.tensors]
+        return tuple(features.levels), features.grid, self.size, there, *shapes
+
+    def of(self, tensors: list[Tensor]) -> Inputs:
+        """The same of other tensors, in the order of ``tensors``."""
+        rest, features = iter(tensors), self.features
+        levels = {level: next(rest) for level in features.levels}
+        context = None if features.context is None else next(rest)
+        pixels = None if features.pixels is None else next(rest)
+        early = None if self.early is None else list(rest)
+        return Inputs(TowerFeatures(levels, context, features.grid, pixels), self.size, early)
+
+
+Decode = Callable[[Inputs], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -84,62 +124,57 @@ class GraphCache:
     def __len__(self) -> int:
         return len(self._recordings)
 
-    def applies(self, features: TowerFeatures) -> bool:
+    def run(self, inputs: Inputs) -> list[Tensor]:
+        """From a recording where that can be, else as it is; the outputs are the caller's."""
+        return self(inputs) if self.applies(inputs) else self._decode(inputs)
+
+    def applies(self, inputs: Inputs) -> bool:
         """Whether this call is to be run from a recording."""
-        if torch.compiler.is_compiling() or self._limit == 0 or features.batch == 0:
+        if torch.compiler.is_compiling() or self._limit == 0 or inputs.features.batch == 0:
             return False
-        on_cuda = all(x.device.type == "cuda" for x in _tensors(features))
+        on_cuda = all(x.device.type == "cuda" for x in inputs.tensors)
         return on_cuda and not torch.cuda.is_current_stream_capturing()
 
-    def __call__(self, features: TowerFeatures, size: Size | None) -> DepthEstimate:
-        """The decoder's maps, the caller's to keep."""
-        tensors = _tensors(features)
-        shapes = [(tuple(x.shape), x.dtype, x.device) for x in tensors]
-        key = (tuple(features.levels), features.context is None, features.grid, size, *shapes)
+    def __call__(self, inputs: Inputs) -> list[Tensor]:
+        """The decoder's outputs from a recording, made where there is none."""
+        kind, tensors = inputs.kind, inputs.tensors
         with self._lock:
             if self._done is not None:
                 torch.cuda.current_stream(tensors[0].device).wait_event(self._done)
-            recording = self._recordings.get(key)
+            recording = self._recordings.get(kind)
             if recording is None:
-                recording = self._make(features, size)
-                self._recordings[key] = recording
+                recording = self._make(inputs)
+                self._recordings[kind] = recording
                 if len(self._recordings) > self._limit:
                     self._recordings.popitem(last=False)
             else:
-                self._recordings.move_to_end(key)
+                self._recordings.move_to_end(kind)
                 torch._foreach_copy_(recording.inputs, tensors)
             recording.replay()
             outputs = [x.clone() for x in recording.outputs]
             if outputs[0].is_cuda:
                 self._done = torch.cuda.current_stream(outputs[0].device).record_event()
-            return DepthEstimate(outputs[0], outputs[1] if len(outputs) > 1 else None)
+            return outputs
 
     def clear(self) -> None:
-        """Drops all recordings."""
+        """Drops all recordings, once none runs any more."""
         with self._lock:
+            if self._done is not None:
+                self._done.synchronize()
             self._recordings.clear()
 
-    def _make(self, features: TowerFeatures, size: Size | None) -> Recording:
-        tensors = _tensors(features)
-        inputs = [x.detach().clone(memory_format=torch.contiguous_format) for x in tensors]
-        own = iter(inputs)
-        kept = TowerFeatures(
-            {level: next(own) for level in features.levels},
-            None if features.context is None else next(own),
-            features.grid,
-            None if features.pixels is None else next(own),
-        )
-        return self._record(lambda: _maps(self._decode(kept, size)), inputs)
+    def _make(self, inputs: Inputs) -> Recording:
+        own = [_own(x) for x in inputs.tensors]
+        kept = inputs.of(own)
+        return self._record(lambda: self._decode(kept), own)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy of the head, and a pickled one, begins without recordings.
         return GraphCache, (self._decode, self._limit, self._record)
 
 
-def _tensors(features: TowerFeatures) -> list[Tensor]:
-    given = (*features.levels.values(), features.context, features.pixels)
-    return [x for x in given if x is not None]
-
-
-def _maps(estimate: DepthEstimate) -> list[Tensor]:
-    return [x for x in (estimate.metres, estimate.log_scale) if x is not None]
+def _own(x: Tensor) -> Tensor:
+    """A buffer like a tensor, packed: row-major tokens, channels-last maps."""
+    maps = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    order = torch.channels_last if maps else torch.contiguous_format
+    return x.detach().clone(memory_format=order)

@@ -51,6 +51,7 @@ class DepthHead(nn.Module, HubMixin):
     def make_decoder(config: HeadConfig) -> nn.Module:
         """The decoder: (features, size, auxiliary=bool) -> ``DepthEstimate``.
 
+        One that has ``early_levels`` and ``early`` takes what the latter gave as ``early=``, too.
         A subclass with a decoder of its own overrides it.
         """
         return CompactDecoder(config) if config.decoder == "compact" else DualPathDecoder(config)
@@ -94,13 +95,33 @@ class DepthHead(nn.Module, HubMixin):
         }
         return cls(HeadConfig(**{"width": found.width, "preset": preset, **scaled, **options}))
 
-    def forward(self, features: TowerFeatures, size: tuple[int, int] | None = None) -> Tensor:
+    @property
+    def early_levels(self) -> tuple[int, ...]:
+        """The levels that ``early`` reads; none where nothing can be done before the tower ends."""
+        levels: tuple[int, ...] = getattr(self.decoder, "early_levels", ())
+        return levels
+
+    def early(self, features: TowerFeatures) -> list[Tensor]:
+        """What can be computed of ``early_levels`` alone, without a context, for ``forward``."""
+        dtype = next(self.parameters()).dtype
+        decoder: Any = self.decoder
+        maps: list[Tensor] = decoder.early(early_features(features, self.early_levels, dtype))
+        return maps
+
+    def forward(
+        self,
+        features: TowerFeatures,
+        size: tuple[int, int] | None = None,
+        *,
+        early: list[Tensor] | None = None,
+    ) -> Tensor:
         """Depth of each view.
 
         Args:
             features: Levels (B, h*w, D) that ``config.levels`` names, the context where FiLM is
                 on, and the pixels where there is an image stem. Cast to the head's dtype.
             size: Output (H, W); None gives the native size, ``config.upsampling`` times (h, w).
+            early: What ``early`` gave of these features, where it has run; the same numbers.
 
         Returns:
             (B, 1, H, W) float32 metres.
@@ -108,7 +129,7 @@ class DepthHead(nn.Module, HubMixin):
         Raises:
             FeaturesError: A level, the context or the pixels are missing, or of another width.
         """
-        return self.estimate(features, size).metres
+        return self.estimate(features, size, early=early).metres
 
     def forward_with_confidence(
         self, features: TowerFeatures, size: tuple[int, int] | None = None
@@ -142,6 +163,7 @@ class DepthHead(nn.Module, HubMixin):
         size: tuple[int, int] | None = None,
         *,
         auxiliary: bool = False,
+        early: list[Tensor] | None = None,
     ) -> DepthEstimate:
         """Everything that the head predicts, as its loss takes it.
 
@@ -149,8 +171,11 @@ class DepthHead(nn.Module, HubMixin):
             features: See ``forward``.
             size: See ``forward``.
             auxiliary: Whether to run the auxiliary outputs.
+            early: See ``forward``.
         """
-        estimate: DepthEstimate = self.decoder(self._checked(features), size, auxiliary=auxiliary)
+        given: dict[str, Any] = {} if early is None else {"early": early}
+        checked = checked_features(features, self.config, next(self.parameters()).dtype)
+        estimate: DepthEstimate = self.decoder(checked, size, auxiliary=auxiliary, **given)
         return estimate
 
     def fused(
@@ -181,9 +206,6 @@ class DepthHead(nn.Module, HubMixin):
 
         return FusedHead(self, dtype, triton=triton, graphs=graphs)
 
-    def _checked(self, features: TowerFeatures) -> TowerFeatures:
-        return checked_features(features, self.config, next(self.parameters()).dtype)
-
 
 def with_confidence(estimate: DepthEstimate) -> tuple[Tensor, Tensor]:
     """Metres and their confidence.
@@ -194,6 +216,14 @@ def with_confidence(estimate: DepthEstimate) -> tuple[Tensor, Tensor]:
     if estimate.log_scale is None:
         raise HeadMismatchError(NO_CONFIDENCE)
     return estimate.metres, confidence_of(estimate.log_scale)
+
+
+def early_features(
+    features: TowerFeatures, levels: tuple[int, ...], dtype: torch.dtype
+) -> TowerFeatures:
+    """What ``early`` reads, in a head's dtype."""
+    read = {level: features.levels[level].to(dtype) for level in levels}
+    return TowerFeatures(read, None, features.grid)
 
 
 def checked_features(

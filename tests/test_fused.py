@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from clipdepth_plugin import DepthHead, HeadConfig, TowerFeatures
 from clipdepth_plugin.errors import FeaturesError, KernelError
 from clipdepth_plugin.fused import FusedHead
-from clipdepth_plugin.fused_graphs import GraphCache, Recording
+from clipdepth_plugin.fused_graphs import GraphCache, Inputs, Recording
 from clipdepth_plugin.fused_weights import shifted_resize_matrix
 
 COMPACT: dict[str, Any] = {"channels": (16, 12, 8), "film_hidden": 8}
@@ -214,26 +214,26 @@ class Tape:
 def test_graphs_by_shape_with_a_bound() -> None:
     head, tape = make_head("spaceclip"), Tape()
     fused = head.fused()
-    cache = GraphCache(fused.decoder, 2, tape)
+    cache = GraphCache(fused._graphs._decode, 2, tape)
     small, large = make_features(head), make_features(head, (4, 4))
     with torch.no_grad():
-        first = cache(small, None).metres
+        (first,) = cache(Inputs(small))
         kept = first.clone()
         for features, size in ((small, (9, 9)), (small, None)):
-            torch.testing.assert_close(cache(features, size).metres, fused(features, size))
+            torch.testing.assert_close(cache(Inputs(features, size)), [fused(features, size)])
         assert (tape.recorded, tape.replayed, len(cache)) == (2, 3, 2)
         other = TowerFeatures(
             {k: x + 1 for k, x in small.levels.items()}, small.context, small.grid
         )
-        torch.testing.assert_close(cache(other, None).metres, fused(other))
+        torch.testing.assert_close(cache(Inputs(other)), [fused(other)])
         assert torch.equal(first, kept), "an output is the caller's: a replay must not write it"
-        cache(large, None)  # drops (9, 9), used longest ago
-        cache(small, None)
+        cache(Inputs(large))  # drops (9, 9), used longest ago
+        cache(Inputs(small))
         assert (tape.recorded, len(cache)) == (3, 2)
-        cache(small, (9, 9))
+        cache(Inputs(small, (9, 9)))
         assert tape.recorded == 4
         cache.clear()
-        cache(small, None)
+        cache(Inputs(small))
         assert (tape.recorded, len(cache)) == (5, 1)
 
 
@@ -242,18 +242,45 @@ def test_graphs_hold_the_confidence_too() -> None:
     fused, features = head.fused(), make_features(head)
     with torch.no_grad():
         expected = fused.estimate(features)
+        cache = GraphCache(fused._graphs._decode, 1, Tape())
         for _ in range(2):
-            torch.testing.assert_close(
-                GraphCache(fused.decoder, 1, Tape())(features, None), expected
-            )
+            torch.testing.assert_close(cache(Inputs(features)), list(expected[:2]))
+
+
+@EACH_HEAD
+@pytest.mark.parametrize("form", ["plain", "fused", "fused bfloat16", "fused, in graphs"])
+def test_early_maps_change_no_bit(name: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is computed before the tower is done, without a context, and the rest: the same bits."""
+    plain = make_head(name)
+    dtype = torch.bfloat16 if "bfloat16" in form else None
+    head = plain if form == "plain" else plain.fused(dtype)
+    features = make_features(plain, (4, 3))
+    assert head.early_levels == (plain.config.structural_levels if plain.config.structural else ())
+    if isinstance(head, FusedHead) and "graphs" in form:
+        monkeypatch.setattr(GraphCache, "applies", lambda cache, inputs: True)
+        for cache in (head._graphs, head._early_graphs):
+            cache._record = Tape()
+    with torch.no_grad():
+        expected = head.estimate(features, (50, 70))
+        if not head.early_levels:
+            return
+        known = {level: features.levels[level] for level in head.early_levels}
+        early = head.early(TowerFeatures(known, None, features.grid))
+        for _ in range(2):
+            again = head.estimate(features, (50, 70), early=early)
+            assert torch.equal(again.metres, expected.metres)
+            if expected.log_scale is not None and again.log_scale is not None:
+                assert torch.equal(again.log_scale, expected.log_scale)
+        doubled = [2 * x_BCHW for x_BCHW in early]
+        assert not torch.equal(head(features, (50, 70), early=doubled), expected.metres)
 
 
 def test_graphs_are_for_gpus_and_go_with_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     head, tape = make_head("fast"), Tape()
     fused, features = head.fused(), make_features(head)
-    assert not fused._graphs.applies(features)
-    fused._graphs = GraphCache(fused.decoder, 2, tape)
-    monkeypatch.setattr(fused._graphs, "applies", lambda features: True)
+    assert not fused._graphs.applies(Inputs(features))
+    fused._graphs = GraphCache(fused._graphs._decode, 2, tape)
+    monkeypatch.setattr(fused._graphs, "applies", lambda inputs: True)
     with torch.no_grad():
         fused(features)
         assert len(fused._graphs) == 1

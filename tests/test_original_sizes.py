@@ -39,7 +39,7 @@ class RedHead(DepthHead):
         return True
 
     def estimate(
-        self, features: TowerFeatures, size: Size | None = None, *, auxiliary: bool = False
+        self, features: TowerFeatures, size: Size | None = None, **_: Any
     ) -> DepthEstimate:
         assert features.pixels is not None
         return DepthEstimate(1 + features.pixels[:, :1].float())
