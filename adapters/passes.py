@@ -90,9 +90,14 @@ class _Kept:
 
 
 class TowerPass:
-    """One forward of the vision tower: raw outputs of the wanted blocks, until they are freed."""
+    """One forward of the vision tower: raw outputs of the wanted blocks, until they are freed.
 
-    def __init__(self, wanted: Wanted, call: TowerCall) -> None:
+    Attributes:
+        hosts_own: Whether it is a host's own pass, and no caller's who runs the tower alone.
+    """
+
+    def __init__(self, wanted: Wanted, call: TowerCall, hosts_own: bool) -> None:
+        self.hosts_own = hosts_own
         self._wanted = wanted
         self._call = _keep(call)
         self._layout: Layout | None = None
@@ -136,10 +141,7 @@ class TowerPass:
         self._check()
         with torch.inference_mode(False):
             layout = self._laid_out()
-            tokens = {
-                level: layout.tokens(kept.tensor, f"level {level}")
-                for level, kept in self._levels.items()
-            }
+            tokens = self._tokens(layout, self._wanted.levels)
             contexts = self._contexts(layout, tokens[self._wanted.last_level])
             pixels = self._seen_pixels(layout)
             return [
@@ -152,11 +154,38 @@ class TowerPass:
                 for run, views in enumerate(layout.views)
             ]
 
+    def batches_of(self, levels: tuple[int, ...]) -> list[TowerFeatures]:
+        """As ``batches``, of some levels that have arrived alone: no context, no pixels."""
+        with torch.inference_mode(False):
+            layout = self._laid_out()
+            tokens = self._tokens(layout, levels)
+            return [
+                TowerFeatures(
+                    {level: _usable(tokens[level][run]) for level in levels}, None, views.grid
+                )
+                for run, views in enumerate(layout.views)
+            ]
+
+    def has(self, levels: tuple[int, ...]) -> bool:
+        """Whether these levels have arrived."""
+        return all(level in self._levels for level in levels)
+
+    @property
+    def kept(self) -> list[Tensor]:
+        """Every tensor that is kept now, as tapped."""
+        kept = (*self._levels.values(), self._pooled, self._pixels)
+        return [one.tensor for one in kept if one is not None]
+
+    @property
+    def hangs_on(self) -> tuple[str, ...]:
+        """The tower's arguments that its tokens' layout has to be read from."""
+        return tuple(self._call.arguments)
+
     @property
     def complete(self) -> bool:
         """Whether everything wanted has arrived."""
         pooled_due = self._wanted.context == "pooled" and self._pooled is None
-        return not pooled_due and all(level in self._levels for level in self._wanted.levels)
+        return not pooled_due and self.has(self._wanted.levels)
 
     def free(self, why: str) -> None:
         """Drops the tokens; asking for them later says ``why``."""
@@ -183,12 +212,23 @@ class TowerPass:
             )
             return
         self._levels[level] = _Kept.of(x)
+        self._arrived()
 
     def take_pooled(self, pooled_BD: Tensor) -> None:
         """Keeps the tower's pooled vectors."""
         if self._problem is None:
             # A copy, as it may be a view that would keep all of the tower's normed tokens.
             self._pooled = _Kept.of(pooled_BD.clone())
+            self._arrived()
+
+    def _arrived(self) -> None:
+        """A level or the pooled vector has arrived: for kinds of pass that do not wait."""
+
+    def _tokens(self, layout: Layout, levels: tuple[int, ...]) -> dict[int, list[Tensor]]:
+        """The patch tokens (B, N, D) of each of ``layout.views``, by level."""
+        return {
+            level: layout.tokens(self._levels[level].tensor, f"level {level}") for level in levels
+        }
 
     def _laid_out(self) -> Layout:
         if self._layout is None:

@@ -75,7 +75,8 @@ class _PerThread(threading.local):
         )
 
 
-MakePass = Callable[[Wanted, TowerCall], TowerPass]
+MakePass = Callable[[Wanted, TowerCall, bool], TowerPass]
+"""The last is ``TowerPass.hosts_own``."""
 
 
 class Recorder:
@@ -111,10 +112,10 @@ class Recorder:
         if _PRIVATE.stack:
             recorder, seen = _PRIVATE.stack[-1]
             if recorder is self:
-                slot.running = self._make_pass(self.wanted, call)
+                slot.running = self._make_pass(self.wanted, call, False)
                 seen.append(slot.running)
         elif self.attached:
-            slot.running = self._make_pass(self.wanted, call)
+            slot.running = self._make_pass(self.wanted, call, True)
             slot.last, slot.claimed = slot.running, slot.in_host > 0
             for capture in slot.captures:
                 capture.append(slot.running)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from clipdepth_plugin.errors import HeadMismatchError, NoDepthError
 from clipdepth_plugin.features import TowerFeatures
@@ -30,14 +31,17 @@ def check_mode(head: DepthHead | FusedHead) -> None:
         )
 
 
-def estimate(head: DepthHead | FusedHead, features: TowerFeatures) -> DepthEstimate:
-    """Depth, and confidence where the head has it.
+def estimate(
+    head: DepthHead | FusedHead, features: TowerFeatures, early: list[Tensor] | None = None
+) -> DepthEstimate:
+    """Depth, and confidence where the head has it; ``early``: what ``head.early`` gave.
 
     By the head's own call where that gives all that it knows: the user may have hooked it.
     """
+    given: dict[str, Any] = {} if early is None else {"early": early}
     if head.config.confidence:
-        return head.estimate(features)
-    return DepthEstimate(head(features))
+        return head.estimate(features, **given)
+    return DepthEstimate(head(features, **given))
 
 
 def check_finite(estimates: Sequence[DepthEstimate]) -> None:

@@ -30,6 +30,7 @@ from clipdepth_plugin.estimating import on_heads_device
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.geometry import Intrinsics
 from clipdepth_plugin.head import DepthHead
+from clipdepth_plugin.overlap import Overlap
 from clipdepth_plugin.reading import DepthPass, Size
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def attach(
     tower: str | None = None,
     processor: Any = None,
     trim: bool = False,
+    overlap: bool = False,
 ) -> DepthPlugin:
     """Taps a host's vision tower; depth can be read after each of the host's own forwards.
 
@@ -58,6 +60,10 @@ def attach(
         trim: Leave out blocks that neither the host nor the head needs (LLaVA reads hidden state
             -2: its last block runs for nothing), where the host's outputs stay bit for bit the
             same. ``plugin.trim.plan`` says which, or why none.
+        overlap: Run the head on a CUDA stream of its own while the host goes on: its structural
+            pathway as soon as that one's blocks are done, the rest when the tower is (a language
+            model's prefill hides it). Reading depth waits for it; the maps are the same. On a CPU
+            it does nothing; ``plugin.overlap.why_not`` says why a pass did without.
 
     Returns:
         The plug-in, attached.
@@ -67,7 +73,7 @@ def attach(
         HeadMismatchError: Width, levels, context or recorded weights do not fit, or the head is
             attached to that tower already.
     """
-    plugin = DepthPlugin(host, head, tower=tower, processor=processor, trim=trim)
+    plugin = DepthPlugin(host, head, tower=tower, processor=processor, trim=trim, overlap=overlap)
     plugin.attach()
     return plugin
 
@@ -82,6 +88,7 @@ class DepthPlugin(nn.Module):
         head: The head.
         tower: What was found in the host.
         trim: What leaves blocks out, or None where that was not asked for.
+        overlap: What runs the head beside the host, or None where that was not asked for.
     """
 
     def __init__(
@@ -92,6 +99,7 @@ class DepthPlugin(nn.Module):
         tower: str | None = None,
         processor: Any = None,
         trim: bool = False,
+        overlap: bool = False,
     ) -> None:
         """Checks that the head fits, without touching the host. See ``attach``."""
         super().__init__()
@@ -105,7 +113,9 @@ class DepthPlugin(nn.Module):
         config = head.config
         context = config.context if config.film else None
         wanted = Wanted.of(self.tower, config.levels, context, pixels=head.reads_pixels)
-        self._recorder = Recorder(wanted, functools.partial(DepthPass, head, preprocessing))
+        self.overlap = Overlap(head) if overlap else None
+        make_pass = functools.partial(DepthPass, head, preprocessing, self.overlap)
+        self._recorder = Recorder(wanted, make_pass)
         self._taps = Taps(host, self.tower, self._recorder, owner=head)
         self._finalizer = weakref.finalize(self, self._taps.remove)
         self.trim: Trim | None = None

@@ -10,22 +10,22 @@ import math
 import threading
 from collections.abc import Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipdepth_plugin.adapters.layouts import Views
-from clipdepth_plugin.adapters.passes import TowerPass
+from clipdepth_plugin.adapters.layouts import TowerCall, Views
+from clipdepth_plugin.adapters.passes import TowerPass, Wanted
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.arguments import parse_focal, parse_intrinsics, parse_size, parse_sizes
 from clipdepth_plugin.blocks import resize
 from clipdepth_plugin.errors import HeadMismatchError, HostError, NoDepthError
 from clipdepth_plugin.estimating import check_finite, check_mode, estimate, on_heads_device
-from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.geometry import ImageViews, Intrinsics
 from clipdepth_plugin.head import NO_CONFIDENCE, DepthHead
+from clipdepth_plugin.overlap import HeadBeside, Overlap
 from clipdepth_plugin.readout import DepthEstimate, confidence_of
 from clipdepth_plugin.stitching import stitch
 from clipdepth_plugin.tiling import arrange
@@ -45,11 +45,15 @@ class DepthPass(TowerPass):
         self,
         head: DepthHead | FusedHead,
         preprocessing: Preprocessing | None,
-        *tower_pass: Any,
+        overlap: Overlap | None,
+        wanted: Wanted,
+        call: TowerCall,
+        hosts_own: bool,
     ) -> None:
-        super().__init__(*tower_pass)
+        super().__init__(wanted, call, hosts_own)
         self._head = head
         self._preprocessing = preprocessing
+        self._beside = HeadBeside(overlap) if overlap is not None and hosts_own else None
         self._native: list[DepthEstimate] | None = None
 
     @property
@@ -183,16 +187,26 @@ class DepthPass(TowerPass):
         reading = self.__dict__.setdefault("_reading", threading.Lock())
         with torch.inference_mode(False), reading:
             if self._native is None:
-                self._native = self._compute(self.batches)
+                self._native = self._compute()
                 self.free("the tokens were freed when this pass's depth was read")
+            elif self._beside is not None:
+                self._beside.join()  # another thread's stream may be the reader's now
             return self._native
 
-    def _compute(self, batches: list[TowerFeatures]) -> list[DepthEstimate]:
+    def _compute(self) -> list[DepthEstimate]:
+        self._check()
         check_mode(self._head)
-        with torch.no_grad():
-            natives = [estimate(self._head, on_heads_device(one, self._head)) for one in batches]
+        natives = None if self._beside is None else self._beside.join()
+        if natives is None:
+            with torch.no_grad():
+                batches = [on_heads_device(one, self._head) for one in self.batches]
+                natives = [estimate(self._head, one) for one in batches]
         check_finite(natives)
         return natives
+
+    def _arrived(self) -> None:
+        if self._beside is not None and not torch.compiler.is_compiling():
+            self._beside.go_on(self)
 
     def _say_camera(self) -> None:
         """Which focal length is assumed where no camera was given."""

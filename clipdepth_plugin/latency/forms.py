@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ import torch
 
 from clipdepth_plugin.errors import BenchError
 from clipdepth_plugin.head import DepthHead
-from clipdepth_plugin.plugin import attach
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +80,9 @@ def _graph(head: DepthHead) -> Formed:
     return Formed(plain.fused(), {})
 
 
-def _no_overlap(device: torch.device) -> str | None:
-    if "overlap" not in inspect.signature(attach).parameters:
-        return "this version has no attach(..., overlap=True)"
-    return None if device.type == "cuda" else f"streams overlap on CUDA, not on {device.type}"
-
-
 def _overlapping(head: DepthHead) -> Formed:
-    return Formed(copy.deepcopy(head), {"overlap": True})
+    plain: Any = head
+    return Formed(plain.fused(), {"overlap": True})
 
 
 FORMS: dict[str, Form] = {
@@ -99,10 +92,10 @@ FORMS: dict[str, Form] = {
         Form("fused", _not_fused, _fused),
         Form("compiled", _no_compiler, _compiled, costly=True),
         Form("graph", _no_graph, _graph),
-        Form("overlap", _no_overlap, _overlapping),
+        Form("overlap", _no_graph, _overlapping),
     )
 }
-"""``graph``: the fused head in a CUDA graph. ``overlap``: on a side stream, beside the host."""
+"""``graph``: the fused head in CUDA graphs. ``overlap``: the same on a stream beside the host's."""
 
 
 def choose_forms(

@@ -1,0 +1,346 @@
+"""attach(..., overlap=True): the head beside its host; every wait is there, and no bit changes."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from clipdepth_plugin import DepthHead, DepthPlugin, attach
+from clipdepth_plugin.errors import HeadMismatchError, NoDepthError
+from clipdepth_plugin.overlap import Streams
+from tests.tiny.case import tensors
+from tests.tiny.packed import PACKED
+from tests.tiny.streams import FakeDevice, FakeStreams
+from tests.tiny.table import BY_NAME
+
+MakePixels = Callable[..., Tensor]
+COMPACT: dict[str, Any] = {"channels": (16, 12, 8)}
+HEADS: dict[str, dict[str, Any]] = {
+    "spaceclip": {},
+    "mean context": {"context": "mean"},
+    "no FiLM": {"film": False},
+    "no structural pathway": {"structural": False},
+    "structural levels last": {"structural_levels": (4, 1, 0)},
+    "fast with confidence": {"preset": "fast", "confidence": True, **COMPACT},
+    "guided": {"preset": "guided", "stem_channels": 4, **COMPACT},
+}
+
+
+@pytest.fixture
+def device() -> FakeDevice:
+    return FakeDevice()
+
+
+@contextmanager
+def overlapped(
+    host: nn.Module, head: Any, device: FakeDevice, leave_out: str = "", **options: Any
+) -> Iterator[DepthPlugin]:
+    """A plug-in on fake streams; the log says when blocks start, too."""
+    with attach(host, head, overlap=True, **options) as plugin, torch.no_grad():
+        assert plugin.overlap is not None
+        plugin.overlap.streams = FakeStreams(device, leave_out)
+        handles = [
+            block.register_forward_pre_hook(
+                lambda *_, number=number: device.log.append(f"block {number}")
+            )
+            for number, block in enumerate(plugin.tower.blocks, start=1)
+        ]
+        try:
+            yield plugin
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def overlap_of(plugin: DepthPlugin) -> Any:
+    assert plugin.overlap is not None
+    return plugin.overlap
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+@pytest.mark.parametrize("name", HEADS)
+def test_every_wait_is_there_and_no_bit_changes(
+    name: str,
+    fused: bool,
+    host: nn.Module,
+    make_head: Callable[..., DepthHead],
+    make_pixels: MakePixels,
+    device: FakeDevice,
+) -> None:
+    x, plain = make_pixels(), make_head(host, **HEADS[name])
+    head = plain.fused() if fused else plain
+    with torch.no_grad(), attach(host, head) as plugin:
+        alone = tensors(host(x))
+        expected = plugin.depth
+        sure = plugin.confidence if plain.config.confidence else None
+    with overlapped(host, head, device) as plugin, device:
+        outputs = tensors(host(x))
+        log, count = list(device.log), device.log.count("side op")
+        depth = plugin.depth
+        if sure is not None:
+            assert torch.equal(plugin.confidence, sure)
+    assert all(map(torch.equal, outputs, alone))
+    assert torch.equal(depth, expected)
+    assert overlap_of(plugin).passes == 1
+    assert device.races == []
+    assert device.untold == 0
+    assert "host waits" not in log, "the host waits for nothing"
+    assert device.log.count("side op") == count > 0, "reading runs nothing more of the head"
+    first = log.index("side op")
+    if plain.early_levels and max(plain.early_levels) < 4:
+        done = max(plain.early_levels)
+        assert log.index(f"block {done}") < first < log.index(f"block {done + 1}")
+    else:
+        assert first > log.index("block 4")
+
+
+@pytest.mark.parametrize("leave_out", ["the side stream's wait", "the reader's wait"])
+def test_a_missing_wait_is_seen(
+    leave_out: str, host: nn.Module, head: DepthHead, make_pixels: MakePixels, device: FakeDevice
+) -> None:
+    """The test above can fail."""
+    with overlapped(host, head, device, leave_out) as plugin, device:
+        host(make_pixels())
+        _ = plugin.depth
+    late = "host" if leave_out == "the reader's wait" else "side"
+    assert device.races
+    assert all(f"on {late} " in race for race in device.races)
+
+
+def test_an_allocator_that_does_not_know_is_seen(
+    host: nn.Module, head: DepthHead, make_pixels: MakePixels, device: FakeDevice
+) -> None:
+    with overlapped(host, head, device, "the allocator") as plugin, device:
+        host(make_pixels())
+        _ = plugin.depth
+    assert device.untold > len(head.config.levels)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_tokens_that_the_host_writes_into(
+    mode: Any, host: nn.Module, head: DepthHead, make_pixels: MakePixels, device: FakeDevice
+) -> None:
+    """Noticed, though the head has begun; in inference mode copies were tapped."""
+
+    def spoil(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        args[0].mul_(2)
+
+    with overlapped(host, head, device) as plugin, mode(), device:
+        plugin.tower.blocks[3].register_forward_pre_hook(spoil)
+        host(make_pixels())
+        if mode is torch.no_grad:
+            with pytest.raises(NoDepthError, match="written into in place"):
+                _ = plugin.depth
+        else:
+            assert plugin.depth.isfinite().all()
+            assert not plugin.depth.is_inference()
+            assert device.races == []
+            assert device.untold == 0
+
+
+WHY_NOT: dict[str, str] = {
+    "cpu": "streams run beside each other on CUDA, and the head is on cpu",
+    "gradients": "the host runs with gradients",
+    "captured": "being recorded as a CUDA graph",
+    "compiled": "came out of compiled code",
+    "head elsewhere": "the head is on meta, tokens on cpu",
+}
+
+
+@pytest.mark.parametrize("case", WHY_NOT)
+def test_where_it_cannot_be(
+    case: str,
+    make_host: Callable[[str], nn.Module],
+    make_head: Callable[..., DepthHead],
+    make_pixels: MakePixels,
+    device: FakeDevice,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Depth is computed when it is read, and said once why."""
+    host, x = make_host("timm"), make_pixels()
+    head = make_head(host)
+    with torch.no_grad(), attach(host, head) as plugin:
+        host(x)
+        expected = plugin.depth
+    with overlapped(host, head, device) as plugin, caplog.at_level(logging.INFO):
+        overlap = overlap_of(plugin)
+        if case == "cpu":
+            overlap.streams = Streams()
+        if case == "captured":
+            overlap.streams.captured = True
+        run: Any = host
+        if case == "compiled":
+            run = torch.compile(host, fullgraph=True, backend="aot_eager")
+        if case == "head elsewhere":
+            head.to("meta")
+        for _ in range(2):
+            with torch.set_grad_enabled(case == "gradients"):
+                run(x)
+            if case == "head elsewhere":
+                with pytest.raises(HeadMismatchError, match="head is on meta"):
+                    _ = plugin.depth
+            else:
+                torch.testing.assert_close(plugin.depth, expected, rtol=0, atol=1e-6)
+        assert overlap.passes == 0
+        assert WHY_NOT[case] in overlap.why_not
+        said = [r for r in caplog.records if WHY_NOT[case] in r.getMessage()]
+        assert [r.levelno for r in said] == [logging.INFO]
+    torch._dynamo.reset()
+
+
+def test_a_host_whose_layout_must_be_read_runs_its_head_later(
+    make_head: Callable[..., DepthHead], device: FakeDevice
+) -> None:
+    """Qwen's grids lie on the device: a hook that read them would stop the host."""
+    case = next(case for case in PACKED if case.name.startswith("qwen2_5"))
+    host = case.host()
+    inputs = case.pack(case.pictures())
+    head = make_head(host, context="mean")
+    with attach(host, head) as plugin, torch.no_grad():
+        case.run(host, inputs)
+        expected = plugin.depths
+    with overlapped(host, head, device) as plugin:
+        case.run(host, inputs)
+        assert all(map(torch.equal, plugin.depths, expected))
+        assert overlap_of(plugin).passes == 0
+        assert "grid_thw, which would make the host wait" in overlap_of(plugin).why_not
+
+
+def test_tiles_run_beside_the_host(make_head: Callable[..., DepthHead], device: FakeDevice) -> None:
+    """Tiles are views like others; they are joined when a map is asked for."""
+    case = BY_NAME["llava_next"]
+    assert case.inputs is not None
+    host, x = case.host(), case.pixels()
+    head = make_head(host)
+    with attach(host, head) as plugin, torch.no_grad():
+        case.run(host, x)
+        expected = plugin.depth
+    with overlapped(host, head, device) as plugin, device:
+        case.run(host, x)
+        assert torch.equal(plugin.depth, expected)
+    assert overlap_of(plugin).passes == case.passes
+    assert device.races == []
+
+
+def test_training_mode_is_refused_when_read(
+    host: nn.Module, head: DepthHead, make_pixels: MakePixels, device: FakeDevice
+) -> None:
+    with overlapped(host, head, device) as plugin:
+        plugin.train()
+        before = copy.deepcopy(head.state_dict())
+        host.eval()(make_pixels())
+        with pytest.raises(HeadMismatchError, match="in training mode"):
+            _ = plugin.depth
+        assert all(torch.equal(x, before[name]) for name, x in head.state_dict().items())
+        assert overlap_of(plugin).why_not == "the head is in training mode"
+
+
+def test_errors_between_taps(
+    host: nn.Module, head: DepthHead, make_pixels: MakePixels, device: FakeDevice
+) -> None:
+    """The host's own error ends a pass whose head has begun; the next one is whole again."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("out of luck")
+
+    with overlapped(host, head, device) as plugin, device:
+        handle = plugin.tower.blocks[3].register_forward_pre_hook(fail)
+        with pytest.raises(RuntimeError, match="out of luck"):
+            host(make_pixels())
+        handle.remove()
+        assert "side op" in device.log
+        with pytest.raises(NoDepthError, match="level 4"):
+            _ = plugin.depth
+        host(make_pixels())
+        depth = plugin.depth
+    torch.testing.assert_close(depth, attach(host, head)(make_pixels()).detach())
+    assert overlap_of(plugin).passes == 1
+    assert (device.races, device.untold) == ([], 0)
+
+
+@pytest.mark.parametrize("where", ["early", "late"])
+def test_a_head_that_fails_is_no_trouble_of_the_hosts(
+    where: str,
+    host: nn.Module,
+    head: DepthHead,
+    make_pixels: MakePixels,
+    device: FakeDevice,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("no memory")
+
+    with torch.no_grad():
+        alone = tensors(host(make_pixels()))
+    part: Any = head.decoder.structural if where == "early" else head
+    handle = part.register_forward_pre_hook(fail)
+    with overlapped(host, head, device) as plugin:
+        outputs = tensors(host(make_pixels()))
+        assert all(map(torch.equal, outputs, alone))
+        with pytest.raises(ValueError, match="no memory"):
+            _ = plugin.depth
+        (said,) = caplog.records
+        assert said.levelno == logging.WARNING
+        assert overlap_of(plugin).why_not == "ValueError: no memory"
+        handle.remove()
+        assert plugin.depth.isfinite().all()
+
+
+def test_two_plugins_captures_and_passes_of_ones_own(
+    host: nn.Module, make_head: Callable[..., DepthHead], make_pixels: MakePixels
+) -> None:
+    heads = [make_head(host), make_head(host, structural=False)]
+    devices = [FakeDevice(), FakeDevice()]
+    x = [make_pixels(seed=seed) for seed in (1, 2)]
+    with torch.no_grad():
+        expected = [[attach(host, head)(one) for one in x] for head in heads]
+    with (
+        overlapped(host, heads[0], devices[0]) as first,
+        overlapped(host, heads[1], devices[1]) as second,
+        first.capture() as seen,
+        devices[0],
+    ):
+        for one in x:
+            host(one)
+            first(make_pixels(seed=5))  # runs the tower for itself: no overlap, not `depth`
+        second.detach()
+        assert [overlap_of(plugin).passes for plugin in (first, second)] == [2, 2]
+        maps = [one.depth for one in seen]
+    for depth, known in zip(maps, expected[0], strict=True):
+        torch.testing.assert_close(depth, known)
+    torch.testing.assert_close(second.depth, expected[1][1])
+    assert (devices[0].races, devices[0].untold) == ([], 0)
+
+
+def test_each_thread_has_its_own_stream(
+    host: nn.Module, head: DepthHead, make_pixels: MakePixels, device: FakeDevice
+) -> None:
+    """Another thread may read a captured pass: its stream waits, too."""
+    with torch.no_grad():
+        expected = [attach(host, head)(make_pixels(seed=seed)) for seed in range(3)]
+    with overlapped(host, head, device) as plugin:
+
+        def work(seed: int) -> Tensor:
+            with torch.no_grad(), plugin.capture() as seen:
+                host(make_pixels(seed=seed))
+                (one,) = seen
+                passes.append(one)
+            return plugin.depth
+
+        passes: list[Any] = []
+        with ThreadPoolExecutor(3) as pool:
+            depths = list(pool.map(work, range(3)))
+        for depth, known in zip(depths, expected, strict=True):
+            torch.testing.assert_close(depth, known)
+        device.log.clear()
+        assert passes[0].depth.isfinite().all()
+        assert device.log == ["host waits"]
+        assert overlap_of(plugin).passes == 3
