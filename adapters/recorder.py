@@ -40,10 +40,12 @@ class Slot:
             over by the pass that its patch embedding begins.
         captures: Lists that collect every pass.
         leave: Whether to leave the tower once the pass is complete.
-        in_host: How many forwards of the host, one inside the other, run now.
+        in_host: Which forwards of the host run now: of the modules around the tower by their
+            number, outermost first.
         prompt: Token ids of the host's last forward, where it has such.
         claimed: Whether a forward of the host has taken ``last`` for its own. Some hosts run
             their tower inside that forward, others (``generate`` of late) just before it.
+        before: ``last`` when a wrapper of the tower alone began.
     """
 
     last: TowerPass | None = None
@@ -52,9 +54,10 @@ class Slot:
     arguments: dict[str, Any] = field(default_factory=dict)
     captures: list[list[TowerPass]] = field(default_factory=list)
     leave: bool = False
-    in_host: int = 0
+    in_host: tuple[int, ...] = ()
     prompt: Tensor | None = None
     claimed: bool = False
+    before: TowerPass | None = None
 
 
 class _PrivateRuns(threading.local):
@@ -116,7 +119,7 @@ class Recorder:
                 seen.append(slot.running)
         elif self.attached:
             slot.running = self._make_pass(self.wanted, call, True)
-            slot.last, slot.claimed = slot.running, slot.in_host > 0
+            slot.last, slot.claimed = slot.running, slot.in_host != ()
             for capture in slot.captures:
                 capture.append(slot.running)
 
@@ -131,13 +134,18 @@ class Recorder:
             _PRIVATE.stack.pop()
             self.slot.running = None
 
-    def host_starts(self) -> bool:
-        """A forward of the host starts. Returns whether it is the outermost, and not private."""
+    def host_starts(self, place: int) -> bool:
+        """A forward of the host starts. Returns whether it is the outermost, and not private.
+
+        Args:
+            place: Number of the module, counted inwards: those further in are over, even where an
+                interrupt kept them from saying so.
+        """
         if _PRIVATE.stack:
             return False
         slot = self.slot
-        slot.in_host += 1
-        return slot.in_host == 1
+        slot.in_host = (*_outside(slot.in_host, place), place)
+        return len(slot.in_host) == 1
 
     def host_claims(self, *, afresh: bool) -> None:
         """That forward takes the last tower pass for its own.
@@ -150,12 +158,30 @@ class Recorder:
             slot.last, slot.running, slot.why_none = None, None, STALE
         slot.claimed = True
 
-    def host_ends(self) -> None:
+    def host_ends(self, place: int) -> None:
         """That forward is over, or was ended by an error."""
         if not _PRIVATE.stack:
             slot = self.slot
-            slot.in_host = max(slot.in_host - 1, 0)
+            slot.in_host = _outside(slot.in_host, place)
+
+    def wrapper_starts(self) -> None:
+        """A module starts that holds the tower and nothing else with weights: it sees no prompt."""
+        if not _PRIVATE.stack:
+            slot = self.slot
+            slot.before = slot.last
+
+    def wrapper_ends(self) -> None:
+        """It is over; where its tower did not run, the last pass is of another input."""
+        if not _PRIVATE.stack:
+            slot = self.slot
+            if slot.in_host == () and slot.last is not None and slot.last is slot.before:
+                slot.last, slot.running, slot.why_none = None, None, STALE
+            slot.before = None
 
     def forget(self) -> None:
         """Drops the last pass of every thread."""
         self._per_thread = _PerThread()
+
+
+def _outside(places: tuple[int, ...], place: int) -> tuple[int, ...]:
+    return tuple(one for one in places if one < place)

@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sized
-from typing import Any, cast
+from collections.abc import Callable, Iterator
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from clipdepth_plugin.adapters.layouts import POSITIONS, TowerCall
 from clipdepth_plugin.adapters.passes import TowerPass
+from clipdepth_plugin.adapters.prompts import continues, grows, prompt_of
 from clipdepth_plugin.adapters.quirks import parameters_of
 from clipdepth_plugin.adapters.recorder import Recorder
 from clipdepth_plugin.adapters.towers import Tower
-
-# transformers says "cache" from 5.24 on; before, it said the others.
-_CACHES = ("cache", "past_key_values", "past_key_value", "cache_params")
 
 
 class _LeaveTower(BaseException):
@@ -90,9 +87,7 @@ class Taps:
     def _install(self) -> None:
         tower, wanted = self._tower, self._recorder.wanted
         try:
-            for module in _around(self._host, tower):
-                self._add(module.register_forward_pre_hook, self._on_host_starts, with_kwargs=True)
-                self._add(module.register_forward_hook, self._on_host_ends, always_call=True)
+            self._watch_host()
             if wanted.rule.reads:
                 start = tower.module.register_forward_pre_hook
                 self._add(start, self._on_tower_starts, with_kwargs=True)
@@ -112,6 +107,18 @@ class Taps:
             self._clear()
             raise
 
+    def _watch_host(self) -> None:
+        around = _around(self._host, self._tower)
+        hosts = [module for module in around if _has_more(module, self._tower)]
+        for place, module in enumerate(hosts):
+            starts, ends = self._on_host_starts(place), self._on_host_ends(place)
+            self._add(module.register_forward_pre_hook, starts, with_kwargs=True)
+            self._add(module.register_forward_hook, ends, always_call=True)
+        # Such as SiglipVisionModel before transformers 5.6: what runs its tower needs no prompt.
+        for module in around[len(hosts) : len(hosts) + 1]:
+            self._add(module.register_forward_pre_hook, self._on_wrapper_starts)
+            self._add(module.register_forward_hook, self._on_wrapper_ends, always_call=True)
+
     def _clear(self) -> None:
         while self._handles:
             self._handles.pop().remove()
@@ -121,16 +128,25 @@ class Taps:
     ) -> None:
         self._handles.append(register(Hook(self.owner, call), **options))
 
-    def _on_host_starts(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        if self._recorder.host_starts():
-            slot, prompt = self._recorder.slot, _prompt(args, kwargs)
-            goes_on = _continues(prompt, kwargs) or _grows(prompt, slot.prompt)
-            # Token ids only: embeddings or pixels would be large to keep.
-            slot.prompt = prompt if prompt is not None and prompt.ndim == 2 else None
-            self._recorder.host_claims(afresh=not goes_on)
+    def _on_host_starts(self, place: int) -> Callable[..., None]:
+        def on_start(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+            if self._recorder.host_starts(place):
+                slot, prompt = self._recorder.slot, prompt_of(args, kwargs)
+                goes_on = continues(prompt, kwargs) or grows(prompt, slot.prompt)
+                # Token ids only: embeddings or pixels would be large to keep.
+                slot.prompt = prompt if prompt is not None and prompt.ndim == 2 else None
+                self._recorder.host_claims(afresh=not goes_on)
 
-    def _on_host_ends(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._recorder.host_ends()
+        return on_start
+
+    def _on_host_ends(self, place: int) -> Callable[..., None]:
+        return lambda module, args, output: self._recorder.host_ends(place)
+
+    def _on_wrapper_starts(self, module: nn.Module, args: Any) -> None:
+        self._recorder.wrapper_starts()
+
+    def _on_wrapper_ends(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._recorder.wrapper_ends()
 
     def _on_tower_starts(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         """Keeps references to what says how the tokens are laid out."""
@@ -228,35 +244,7 @@ def _around(host: nn.Module, tower: Tower) -> list[nn.Module]:
     return [host.get_submodule(".".join(parts[:i])) for i in range(len(parts))]
 
 
-def _prompt(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """The token ids (or their embeddings) of a forward, where it has such."""
-    for value in (kwargs.get("input_ids"), kwargs.get("inputs_embeds"), *args[:1]):
-        if isinstance(value, Tensor):
-            return value.detach()
-    return None
-
-
-def _continues(prompt: Tensor | None, kwargs: dict[str, Any]) -> bool:
-    """Whether a forward goes on with an earlier prompt: after a cache that is not empty."""
-    for name in _CACHES:
-        cache = kwargs.get(name)
-        count = getattr(cache, "get_seq_length", None)
-        if count is None and not isinstance(cache, Sized):
-            continue  # none, or another thing of that name (a flag)
-        one_token = prompt is not None and prompt.shape[1:2] == (1,)
-        if torch.compiler.is_compiling():  # the cache's length may not be traceable
-            return one_token
-        length = count() if count is not None else len(cast("Sized", cache))
-        # A count on the device is not waited for where one new token tells as much.
-        return length > 0 if isinstance(length, int) else one_token or int(length) > 0
-    return False
-
-
-def _grows(prompt: Tensor | None, before: Tensor | None) -> bool:
-    """Whether a prompt is the one before it with one token more: generation without a cache."""
-    if prompt is None or before is None or torch.compiler.is_compiling():
-        return False
-    if prompt.ndim != 2 or before.ndim != 2 or prompt.device != before.device:
-        return False
-    longer = (before.shape[0], before.shape[1] + 1) == tuple(prompt.shape)
-    return longer and torch.equal(prompt[:, :-1], before)
+def _has_more(module: nn.Module, tower: Tower) -> bool:
+    """Whether a module around the tower has weights beside the tower's."""
+    own = {id(p) for p in tower.module.parameters()}
+    return any(id(p) not in own for p in module.parameters())

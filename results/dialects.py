@@ -24,15 +24,17 @@ ROOT = HERE.parent
 FOLDER = ROOT / ".dialects"
 # None: what .venv has.
 RELEASES: dict[str, str | None] = {"4.57": "4.57.*", "5.5": "5.5.*", "newest": None}
-TESTS = tuple(
-    f"tests/test_{name}.py" for name in ("hosts", "generate", "copies", "refusals", "trimming")
-)
+_NAMES = ("hosts", "generate", "copies", "refusals", "trimming", "trim_proof")
+_PACKED_NAMES = ("packed_hosts", "layouts", "cuts", "original_sizes")
+TESTS = tuple(f"tests/test_{name}.py" for name in (*_NAMES, *_PACKED_NAMES))
 PACKAGES = ("transformers", "huggingface_hub", "tokenizers", "torch", "timm", "open_clip_torch")
 _ASK = f"""
 import importlib.metadata, json
+from tests.tiny.packed import EVERY_PACKED
 from tests.tiny.table import HOSTS
+rows = (*HOSTS, *EVERY_PACKED)
 versions = {{name: importlib.metadata.version(name) for name in {PACKAGES!r}}}
-print(json.dumps({{"versions": versions, "hosts": {{host.name: host.absent for host in HOSTS}}}}))
+print(json.dumps({{"versions": versions, "hosts": {{host.name: host.absent for host in rows}}}}))
 """
 
 
@@ -86,10 +88,16 @@ def run_tests(name: str, python: Path) -> dict[str, Any]:
         for kind in ("failure", "error")
         if (bad := case.find(kind)) is not None
     ]
+    skipped = [
+        f"{case.get('name')}: {one.get('message', '')}"
+        for case in cases
+        if (one := case.find("skipped")) is not None
+    ]
     return {
         "versions": about["versions"],
         "tests": len(cases),
         "failed": failed,
+        "skipped": skipped,
         "finished": tests.returncode == 0,
         "hosts": sorted(host for host, absent in about["hosts"].items() if not absent),
         "absent": sorted(host for host, absent in about["hosts"].items() if absent),
@@ -110,6 +118,7 @@ def as_markdown(results: dict[str, Any]) -> str:
         rows.append(f"| {' | '.join(map(str, [*cells, *counts]))} |")
         names = ", ".join(run["absent"]) or "none"
         absent.append(f"- Absent from {versions['transformers']}: {names}.")
+        absent += [f"- Not run under {versions['transformers']}: {one}" for one in run["skipped"]]
         absent += [f"- Failed under {versions['transformers']}: {one}" for one in run["failed"]]
     versions = results["runs"]["newest"]["versions"]
     with_what = ", ".join(f"{name} {versions[name]}" for name in PACKAGES[3:])
@@ -118,8 +127,9 @@ def as_markdown(results: dict[str, Any]) -> str:
 
 Made by `make test-dialects` on {results["date"]}, on a CPU, Python {results["python"]},
 {with_what}. CI runs the newest only. Each host is tested as
-`tests/test_hosts.py` says, with a prompt and `generate()` where it has them. Absent hosts are those
-that a release does not have.
+`tests/test_hosts.py` and `tests/test_packed_hosts.py` say, with a prompt and `generate()` where it
+has them; each preprocessing against its release's own image processors. Absent hosts are those that
+a release does not have.
 
 """
     return page + "\n".join([*rows, "", *absent, ""])

@@ -106,6 +106,69 @@ def test_a_part_of_the_host_run_alone_is_noticed(
             _ = plugin.depth
 
 
+def test_an_interrupted_prompt_leaves_no_depth_to_the_next(
+    make_host: MakeHost, make_head: MakeHead, make_pixels: MakePixels, make_prompt: MakePrompt
+) -> None:
+    """Torch runs no hook after a KeyboardInterrupt; the next prompt is noticed all the same."""
+    host: Any = make_host("llava")
+    picture = {"pixel_values": make_pixels(batch=1), **make_prompt(1)}
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with torch.no_grad(), attach(host, make_head(host)) as plugin:
+        handle = host.model.language_model.register_forward_hook(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            host(**picture)
+        handle.remove()
+        host(**picture)
+        _ = plugin.depth
+        host(**make_prompt(1, pictures=False))
+        with pytest.raises(NoDepthError, match="another forward"):
+            _ = plugin.depth
+
+
+class _Wrapper(nn.Module):
+    """A module of a host's that holds the tower and nothing else, and may leave it out."""
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self.tower = tower
+
+    def forward(self, pixels: Tensor | None) -> Tensor | None:
+        return None if pixels is None else self.tower(pixels).last_hidden_state
+
+
+def test_a_wrapper_of_the_tower_is_no_prompt(
+    make_host: MakeHost, make_head: MakeHead, make_pixels: MakePixels
+) -> None:
+    """A host may run its tower by a wrapper before its own forward, which then claims that pass."""
+
+    class Host(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.vision = _Wrapper(make_host("hf_clip_vision"))
+            self.language = nn.Linear(32, 2)
+
+        def forward(self, inputs_embeds: Tensor) -> Tensor:
+            said: Tensor = self.language(inputs_embeds)
+            return said
+
+    host = Host()
+    with torch.no_grad(), attach(host, make_head(host)) as plugin:
+        seen = host.vision(make_pixels())
+        host(inputs_embeds=seen)
+        assert plugin.depth.shape == (2, 1, 32, 32)
+        host(inputs_embeds=seen)
+        with pytest.raises(NoDepthError, match="another forward"):
+            _ = plugin.depth
+        host.vision(make_pixels())
+        _ = plugin.depth
+        assert host.vision(None) is None
+        with pytest.raises(NoDepthError, match="another forward"):
+            _ = plugin.depth
+
+
 def test_compiled_host_and_a_text_only_prompt(
     make_host: MakeHost, make_head: MakeHead, make_pixels: MakePixels, make_prompt: MakePrompt
 ) -> None:

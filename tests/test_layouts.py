@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 from clipdepth_plugin import DepthHead, attach, find_towers
@@ -122,7 +123,11 @@ def test_masks_that_make_no_map(
     mask_Bhw = torch.ones(2, 4, 4, dtype=torch.bool)
     change(mask_Bhw)
     with torch.no_grad(), attach(host, make_head(host, context="mean")) as plugin:
-        tower(torch.randn(2, 3, 32, 32), patch_attention_mask=mask_Bhw)
+        try:
+            tower(torch.randn(2, 3, 32, 32), patch_attention_mask=mask_Bhw)
+        except RuntimeError:  # transformers 4 counts patches along two edges
+            assert transformers.__version__.startswith("4.")
+            pytest.skip("transformers 4 itself takes no mask that is no rectangle")
         with pytest.raises(NoDepthError, match=message):
             _ = plugin.depth
 

@@ -22,7 +22,7 @@ from clipdepth_plugin.adapters.hf_processor import from_processor
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.geometry import Size
 from clipdepth_plugin.readout import DepthEstimate
-from tests.tiny.packed import PACKED
+from tests.tiny.packed import EVERY_PACKED
 from tests.tiny.table import HOSTS
 
 T = 32
@@ -108,7 +108,7 @@ def tensors_of(out: Any) -> dict[str, Tensor]:
 
 
 def packed(host: str) -> Callable[[Any, Any], None]:
-    (case,) = (case for case in PACKED if case.name == host)
+    (case,) = (case for case in EVERY_PACKED if case.name == host)
     return lambda model, inputs: case.run(model, tensors_of(inputs))
 
 
@@ -180,8 +180,8 @@ CASES = [
 
 def build(name: str) -> nn.Module:
     tables: dict[str, Any] = {case.name: case for case in HOSTS}
-    tables |= {case.name: case for case in PACKED}
-    if name not in tables or not hasattr(transformers, tables[name].needs or ""):
+    tables |= {case.name: case for case in EVERY_PACKED}
+    if tables[name].absent:
         pytest.skip(f"transformers {transformers.__version__} lacks {name}")
     host: nn.Module = tables[name].host()
     return host

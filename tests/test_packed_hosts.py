@@ -74,6 +74,10 @@ def views_of(batches: Sequence[TowerFeatures]) -> list[tuple[TowerFeatures, int]
     return [(one, index) for one in batches for index in range(one.batch)]
 
 
+# Towers of transformers before 5.6 have an inner vision_model.
+BEFORE_5_6 = tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 6)
+
+
 def all_levels(
     make_head: MakeHead, host: nn.Module, case: PackedCase, context: str = "mean"
 ) -> DepthHead:
@@ -84,7 +88,9 @@ def all_levels(
 
 def test_found(packed: PackedCase) -> None:
     (tower,) = find_towers(packed.host())
-    assert (tower.path, tower.family) == (packed.tower, packed.family)
+    inner = f"{packed.tower}.vision_model".lstrip(".")
+    assert tower.path == packed.tower or (tower.path == inner and BEFORE_5_6)
+    assert tower.family == packed.family
     assert (tower.depth, tower.width) == (packed.depth, WIDTH)
     assert (tower.patch_size, tower.contexts) == ((PATCH, PATCH), packed.contexts)
 
@@ -114,7 +120,8 @@ def raw_outputs(host: nn.Module, run: Callable[[], Any]) -> list[Tensor]:
     raw: list[Tensor] = []
 
     def start(module: nn.Module, args: Any, kwargs: Any) -> None:
-        raw.append(args[0] if args else kwargs["hidden_states"])
+        # Named hidden_states or hidden_state, where it is named.
+        raw.append(next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)))
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
         raw.append(output[0] if isinstance(output, tuple) else output)
@@ -258,7 +265,9 @@ def test_the_tower_alone(packed: PackedCase, make_head: MakeHead) -> None:
         assert one.pixels is not None
         rows = slice(top * PATCH, (top + h) * PATCH)
         columns = slice(left * PATCH, (left + w) * PATCH)
-        close(one.pixels[index], pictures[picture][:, rows, columns], 1e-6)
+        # Mllama's processor of transformers 4 rounds pictures to whole grey levels.
+        tolerance = 1.01 / 255 if packed.tile and BEFORE_5_6 else 1e-6
+        close(one.pixels[index], pictures[picture][:, rows, columns], tolerance)
     with pytest.raises(ImageError, match="pixel_values has shape"):
         plugin(pixels[..., None], **kwargs)
 
@@ -326,6 +335,15 @@ def test_compiled_with_its_arguments_seen(name: str, make_head: MakeHead) -> Non
     case = BY_NAME[name]
     host, inputs = case.host(), case.pack(case.pictures())
     (tower,) = find_towers(host)
+    tower.module.compile(backend="eager", fullgraph=True)
+    try:
+        case.run(host, inputs)
+    except (torch._dynamo.exc.Unsupported, torch._dynamo.exc.UserError):
+        assert BEFORE_5_6, "the newest compiles without us"
+        pytest.skip(f"transformers {transformers.__version__} can't compile {name} whole itself")
+    finally:
+        tower.module._compiled_call_impl = None
+        torch._dynamo.reset()
     with attach(host, all_levels(make_head, host, case)) as plugin:
         case.run(host, inputs)
         expected = plugin.depths

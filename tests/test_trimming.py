@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, cast
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from clipdepth_plugin import DepthHead, DepthPlugin, attach
 from clipdepth_plugin.adapters.towers import choose_tower
-from clipdepth_plugin.adapters.trimming import _shows_tower
+from clipdepth_plugin.adapters.trim_proof import shows_tower
 from tests.tiny.case import HostCase, tensors
 from tests.tiny.table import BY_NAME
 
@@ -47,24 +49,52 @@ def reading(name: str, layer: int) -> HostCase:
     return HostCase(**{**vars(case), "build": build})
 
 
+class Counting(TorchFunctionMode):
+    """Notes which blocks' attention runs, from outside: what is on the blocks forbids trimming."""
+
+    def __init__(self, blocks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.ran: list[int] = []
+        self.level_of: dict[int, int] = {}
+        for level, block in enumerate(blocks, start=1):
+            attention = next(m for n, m in block.named_children() if "attn" in n)
+            inner = next(m for m in attention.modules() if isinstance(m, nn.Linear))
+            self.level_of[id(inner.weight)] = level
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.nn.functional.linear and id(args[1]) in self.level_of:
+            self.ran.append(self.level_of[id(args[1])])
+        return func(*args, **(kwargs or {}))
+
+
 @contextmanager
 def trimmed(case: HostCase, make_head: MakeHead, **options: Any) -> Iterator[tuple[Any, Any, Any]]:
     """(host, plug-in, what the blocks' attention ran)."""
     host: Any = case.host()
     head = make_head(host, tower=case.choose, structural=False, **{**SHALLOW, **options})
-    ran: list[int] = []
-    for level, block in enumerate(choose_tower(host, case.choose).blocks, start=1):
-        attention = next(m for n, m in block.named_children() if "attn" in n)
-        inner: Any = next(m for m in attention.modules() if isinstance(m, nn.Linear))
-        own = inner.forward  # an attribute and no hook: hooks forbid trimming
+    counting = Counting(choose_tower(host, case.choose).blocks)
+    with counting, attach(host, head, tower=case.choose, trim=True) as plugin:
+        yield host, plugin, counting.ran
 
-        def counted(x: Any, own: Any = own, level: int = level) -> Any:
-            ran.append(level)
-            return own(x)
 
-        inner.forward = counted
-    with attach(host, head, tower=case.choose, trim=True) as plugin:
-        yield host, plugin, ran
+def same(first: list[Tensor], second: list[Tensor]) -> bool:
+    return len(first) == len(second) > 1 and all(map(torch.equal, first, second))
+
+
+def stand_ins(host: nn.Module) -> list[nn.Module]:
+    """Modules whose forward is not their class's own."""
+    # transformers before 5 leaves the class's own, bound, where it has recorded outputs.
+    own = (m for m in host.modules() if "forward" in vars(m))
+    return [m for m in own if getattr(m.forward, "__func__", None) is not type(m).forward]
+
+
+def outputs(host: Any, **options: Any) -> list[Tensor]:
+    """All that ``generate`` can be asked for."""
+    asked = {"output_logits": True, "output_scores": True, "output_hidden_states": True}
+    torch.manual_seed(5)
+    return tensors(host.generate(**options, **asked, return_dict_in_generate=True))
 
 
 CASES = {name: (BY_NAME[name], 3) for name in WASTE_ONE} | {
@@ -80,20 +110,18 @@ def test_generate_leaves_out_what_nobody_needs(name: str, make_head: MakeHead) -
     assert case.inputs is not None
     inputs = case.inputs(case.pixels())
     alone = case.host()
-    expected = alone.generate(**inputs, **OPTIONS)  # type: ignore[operator]
+    expected = outputs(alone, **inputs, **OPTIONS)
     with trimmed(case, make_head) as (host, plugin, ran):
-        before = [set(vars(module)) for module in host.modules()]
         assert plugin.trim.plan.blocks == tuple(
             f"{plugin.tower.blocks_path}.{index}" for index in range(kept, 4)
         )
-        assert torch.equal(host.generate(**inputs, **OPTIONS), expected)
+        assert same(outputs(host, **inputs, **OPTIONS), expected)
         assert sorted(set(ran)) == list(range(1, kept + 1))
         assert plugin.trim.passes == 1
         ran.clear()
         untrimmed = plugin(case.pixels()).detach()
         torch.testing.assert_close(plugin.depth, untrimmed, rtol=0, atol=1e-5)
-        after = [set(vars(module)) for module in host.modules()]
-        assert [b - a for a, b in zip(before, after, strict=True) if "forward" in b - a] == []
+        assert stand_ins(host) == []
 
 
 def test_outputs_that_show_the_tower_are_not_trimmed(make_head: MakeHead) -> None:
@@ -102,7 +130,7 @@ def test_outputs_that_show_the_tower_are_not_trimmed(make_head: MakeHead) -> Non
     assert case.inputs is not None
     inputs, x = case.inputs(case.pixels()), case.pixels()
     plain: Any = case.host()
-    shows = _shows_tower(type(plain).__module__)
+    shows = shows_tower(type(plain).__module__)
     with torch.no_grad(), trimmed(case, make_head) as (host, plugin, ran):
         runs: tuple[Callable[[Any], Any], ...] = (
             lambda host: host.get_image_features(x),
@@ -121,35 +149,6 @@ def test_outputs_that_show_the_tower_are_not_trimmed(make_head: MakeHead) -> Non
         assert (4 in ran) == shows
         ran.clear()
         host(**inputs, vision_feature_layer=-1)
-        assert 4 in ran
-
-
-def test_whoever_looks_keeps_the_blocks_running(make_head: MakeHead) -> None:
-    case = BY_NAME["llava"]
-    assert case.inputs is not None
-    inputs = case.inputs(case.pixels())
-    with trimmed(case, make_head) as (host, plugin, ran):
-        tower = host.model.vision_tower
-        for module in (tower, plugin.tower.blocks[3], plugin.tower.blocks[3].mlp):
-            handle = module.register_forward_hook(lambda *_: None)
-            ran.clear()
-            host.generate(**inputs, **OPTIONS)
-            assert 4 in ran
-            handle.remove()
-        other = make_head(host, context="mean", semantic_levels=(4, 3, 2, 1))
-        with attach(host, other) as deep:
-            ran.clear()
-            host.generate(**inputs, **OPTIONS)
-            assert 4 in ran
-            assert deep.depth.isfinite().all()
-        ran.clear()
-        host.train()
-        host.generate(**inputs, **OPTIONS)
-        host.eval()
-        assert 4 in ran
-        plugin.detach()
-        ran.clear()
-        host.generate(**inputs, **OPTIONS)
         assert 4 in ran
 
 
@@ -211,7 +210,7 @@ def test_threads_and_plugins_at_once(make_head: MakeHead) -> None:
     finally:
         for plugin in plugins:
             plugin.detach()
-    assert all("forward" not in vars(block) for block in plugins[0].tower.blocks)
+    assert stand_ins(host) == []
 
 
 def test_a_copy_made_in_the_middle_of_a_trimmed_pass_has_all_its_blocks(
@@ -230,8 +229,11 @@ def test_a_copy_made_in_the_middle_of_a_trimmed_pass_has_all_its_blocks(
 
         first.mlp.fc1.forward = copying
         host.generate(**case.inputs(case.pixels()), **OPTIONS)
+        # The attention mask; transformers 4 wants another.
+        wanted = inspect.signature(last.forward).parameters.values()
+        masks = [None for one in wanted if one.default is one.empty and one.kind < one.VAR_KEYWORD]
         x = torch.randn(1, 17, 32)
         with torch.no_grad():
-            expected = tensors(last(x, None))
+            expected = tensors(last(x, *masks[1:]))
             assert twins
-            assert all(torch.equal(tensors(twin(x, None))[0], expected[0]) for twin in twins)
+            assert all(torch.equal(tensors(twin(x, *masks[1:]))[0], expected[0]) for twin in twins)

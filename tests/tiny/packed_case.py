@@ -62,6 +62,11 @@ class PackedCase:
         torch.manual_seed(0)
         return self.build().eval()
 
+    @property
+    def absent(self) -> bool:
+        """Whether the installed transformers lacks this host."""
+        return not hasattr(transformers, self.needs)
+
     def run(self, host: Any, inputs: Inputs) -> Any:
         """Runs the host's vision."""
         return self.see(host, inputs) if self.see else host.get_image_features(**inputs)
