@@ -79,15 +79,21 @@ def normed_project_reference(
     levels: Sequence[Tensor], film_LBP: Tensor | None, weight_LCD: Tensor, bias_LC: Tensor
 ) -> Tensor:
     """What the kernel must give."""
-    total_BNC = None
-    for i, x_BND in enumerate(levels):
-        normed_BND = F.layer_norm(x_BND, x_BND.shape[-1:], eps=NORM_EPS)
-        y_BNC = F.linear(normed_BND, weight_LCD[i], bias_LC[i])
-        if film_LBP is not None:
-            gamma_B1C, beta_B1C = film_LBP[i, :, None].chunk(2, dim=-1)
-            y_BNC = (1 + gamma_B1C) * y_BNC + beta_B1C
-        total_BNC = y_BNC if total_BNC is None else total_BNC + y_BNC
-    assert total_BNC is not None
+    # All that does not depend on a token comes first: a level adds one product to it.
+    offset = bias_LC.sum(0)
+    scales: Sequence[Tensor | None] = [None] * len(levels)
+    if film_LBP is not None:
+        gamma_LB1C, beta_LB1C = film_LBP[:, :, None].chunk(2, dim=-1)
+        scale_LB1C = 1 + gamma_LB1C
+        offset = (scale_LB1C * bias_LC[:, None, None] + beta_LB1C).sum(0)
+        scales = scale_LB1C.unbind(0)
+    total_BNC = offset
+    for x_BND, weight_CD, scale_B1C in zip(levels, weight_LCD, scales, strict=True):
+        y_BNC = F.linear(F.layer_norm(x_BND, x_BND.shape[-1:], eps=NORM_EPS), weight_CD)
+        if scale_B1C is None:
+            total_BNC = total_BNC + y_BNC
+        else:
+            total_BNC = torch.addcmul(total_BNC, y_BNC, scale_B1C)
     return total_BNC.to(levels[0].dtype)
 
 
