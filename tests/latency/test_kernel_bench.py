@@ -40,7 +40,7 @@ from clipdepth_plugin.latency.kernel_schema import (
     KernelSettings,
     load_kernel_report,
 )
-from clipdepth_plugin.latency.kernel_verdict import judge
+from clipdepth_plugin.latency.kernel_verdict import best_form, judge
 from clipdepth_plugin.latency.schema import Range
 
 CPU = torch.device("cpu")
@@ -345,3 +345,26 @@ def test_on_a_gpu_every_form_runs() -> None:
     cuda = torch.device("cuda")
     found = measure_kernels(plan, cuda, describe_circumstances((), cuda))
     assert [f for case in found.cases for f in case.figures if f.why_not is not None] == []
+
+
+def test_the_committed_runs_are_what_the_results_say() -> None:
+    results_folder = Path(__file__).parents[2] / "results"
+    summary = (results_folder / "kernels.md").read_text(encoding="utf-8")
+    runs = []
+    for name in ("fused_cpu", "fused_cpu_again"):
+        runs.append(load_kernel_report(results_folder / f"{name}.json"))
+        markdown = (results_folder / f"{name}.md").read_text(encoding="utf-8")
+        assert markdown == to_markdown(runs[-1])
+    assert len({run.circumstances.commit for run in runs}) == 1
+    for head in ("spaceclip", "fast", "guided"):
+        for dtype in ("float32", "bfloat16"):
+            row = [f"| `{head}` | {dtype} |"]
+            for run in runs:
+                best = best_form(run.case(head), dtype)
+                assert best is not None
+                over = best.speedup_over_float32
+                assert over is not None
+                row.append(f"{best.form}")
+                row.append(f"{over.median:.2f} [{over.low:.2f}, {over.high:.2f}]")
+            assert row[1] == row[3]
+            assert f"{row[0]} {row[1]} | {row[2]} | {row[4]} |" in summary
