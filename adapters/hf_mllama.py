@@ -42,6 +42,11 @@ class MllamaRule(LayoutRule):
         return "prompts", "images", "tiles", 3, "H", "W"
 
     @property
+    def order(self) -> str:
+        """See ``LayoutRule``."""
+        return "row-major tiles, each padded; padding tiles between"
+
+    @property
     def reads(self) -> tuple[str, ...]:
         """See ``LayoutRule``."""
         return "aspect_ratio_mask", "aspect_ratio_ids"

@@ -38,6 +38,11 @@ class PixtralRule(LayoutRule):
     patch_size: Size
 
     @property
+    def order(self) -> str:
+        """See ``LayoutRule``."""
+        return "packed: pictures one after another, each row-major"
+
+    @property
     def reads(self) -> tuple[str, ...]:
         """See ``LayoutRule``."""
         return ("image_sizes",)

@@ -58,6 +58,14 @@ class QwenRule(LayoutRule):
         return "patches", 3 * self.frames * self.patch_size[0] * self.patch_size[1]
 
     @property
+    def order(self) -> str:
+        """See ``LayoutRule``."""
+        squares = f"packed in merge order, squares of {self.merge} x {self.merge} patches"
+        if self.window is None:
+            return squares
+        return f"{squares}, those in windows of {self.window} x {self.window} squares"
+
+    @property
     def reads(self) -> tuple[str, ...]:
         """See ``LayoutRule``."""
         return "grid_thw", "window_index"

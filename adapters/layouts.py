@@ -116,6 +116,11 @@ class LayoutRule(ABC):
 
     @property
     @abstractmethod
+    def order(self) -> str:
+        """How the tower lays its tokens out, in a few words."""
+
+    @property
+    @abstractmethod
     def reads(self) -> tuple[str, ...]:
         """The arguments of the tower that say how its tokens are laid out."""
 

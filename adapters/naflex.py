@@ -43,6 +43,11 @@ class NaflexRule(LayoutRule):
         return "images", "patches", 3 * self.patch_size[0] * self.patch_size[1]
 
     @property
+    def order(self) -> str:
+        """See ``LayoutRule``."""
+        return "NaFlex: row-major, padded to the longest"
+
+    @property
     def reads(self) -> tuple[str, ...]:
         """See ``LayoutRule``."""
         return "spatial_shapes", *_MASKS

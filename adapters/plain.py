@@ -53,6 +53,13 @@ class PlainRule(LayoutRule):
     parameters: tuple[str, ...] = ()
 
     @property
+    def order(self) -> str:
+        """See ``LayoutRule``."""
+        masks = [name for name in self.reads if name not in _PACKING]
+        rows = "row-major" if not self.sequence_first else "row-major, tokens before views"
+        return f"{rows}, cut to {masks[0]} where it is given" if masks else rows
+
+    @property
     def reads(self) -> tuple[str, ...]:
         """See ``LayoutRule``."""
         masks = (name for name in self.parameters if "mask" in name and name not in _NOT_PADDING)

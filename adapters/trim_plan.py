@@ -45,13 +45,15 @@ class TrimPlan:
     why: str
 
 
-def plan_trim(host: nn.Module, tower: Tower, last_level: int, *, pooled: bool) -> TrimPlan:
+def plan_trim(
+    host: nn.Module, tower: Tower, last_level: int = 0, *, pooled: bool = False
+) -> TrimPlan:
     """What of a tower can be left out of a host's own passes.
 
     Args:
         host: The host.
         tower: Its tower.
-        last_level: The deepest level that the head reads.
+        last_level: The deepest level that the head reads; 0 for what no head forbids.
         pooled: Whether the head reads the tower's pooled vector.
     """
     owner, _ = owner_of(host, tower)
@@ -68,11 +70,11 @@ def plan_trim(host: nn.Module, tower: Tower, last_level: int, *, pooled: bool) -
         return TrimPlan((), "the head reads the pooled vector, which all blocks make")
     keep = max(needed, last_level, 1)
     if keep >= tower.depth:
-        return TrimPlan((), f"the host reads level {needed}, the head level {last_level}: all run")
+        head = f", the head level {last_level}" if last_level else ""
+        return TrimPlan((), f"the host reads level {needed}{head}: all run")
     paths = tuple(f"{tower.blocks_path}.{index}" for index in range(keep, tower.depth))
-    return TrimPlan(
-        paths, f"the host reads no further than level {needed}, the head than {last_level}"
-    )
+    head = f", the head than {last_level}" if last_level else ""
+    return TrimPlan(paths, f"the host reads no further than level {needed}{head}")
 
 
 def owner_of(host: nn.Module, tower: Tower) -> tuple[Any, str]:

@@ -13,8 +13,13 @@ from rich.table import Table
 
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.towers import choose_tower, find_towers
+from clipdepth_plugin.adapters.trim_plan import plan_trim
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
     from clipdepth_plugin.adapters.preprocessing import Preprocessing
     from clipdepth_plugin.adapters.towers import Tower
 
@@ -50,25 +55,37 @@ def run_inspect(host: str, *, as_json: bool, random_weights: bool, progress: Con
         loaded = load_host(host, random_weights=random_weights)
     # Where there is none, choosing raises the error that says what was looked for and found.
     towers = find_towers(loaded.model) or [choose_tower(loaded.model)]
-    described = [describe_tower(tower, loaded.preprocessing) for tower in towers]
+    described = [describe_tower(loaded.model, tower, loaded.preprocessing) for tower in towers]
     if as_json:
         sys.stdout.write(json.dumps({"host": host, "towers": described}, indent=2) + "\n")
     else:
         Console().print(_table(host, described))
 
 
-def describe_tower(tower: Tower, processor: Preprocessing | None) -> dict[str, Any]:
+def describe_tower(
+    host: nn.Module, tower: Tower, processor: Preprocessing | None
+) -> dict[str, Any]:
     """What ``inspect`` says of one tower, in types that JSON has.
 
     Args:
-        tower: The tower.
+        host: The host.
+        tower: Its tower.
         processor: What the host's own image processor says; it goes before the tower's.
     """
     preprocessing = processor or tower.preprocessing
+    parts = tower.path.split(".") if tower.path else []
+    around = [host.get_submodule(".".join(parts[:count])) for count in range(len(parts))]
+    plan = plan_trim(host, tower)
     return {
         **{name: getattr(tower, name) for name in _ROWS.values()},
         "has_class_token": tower.has_class_token,
         "normalisation": None if preprocessing is None else dataclasses.asdict(preprocessing),
+        "inside": [type(module).__name__ for module in around],
+        "token_order": tower.rule.order,
+        "takes": tower.rule.takes,
+        "views": [] if preprocessing is None else [str(way) for way in preprocessing.ways],
+        "views_unknown": None if preprocessing is None else preprocessing.unknown or None,
+        "trim": dataclasses.asdict(plan),
     }
 
 
@@ -83,7 +100,29 @@ def _table(host: str, described: list[dict[str, Any]]) -> Table:
     for label in ("mean", "std", "size", "resize", "interpolation"):
         values = [(tower["normalisation"] or {}).get(label) for tower in described]
         table.add_row(f"host's {label}", *map(_readable, values))
+    for label, of in _MORE.items():
+        table.add_row(label, *(of(tower) for tower in described))
     return table
+
+
+def _views(tower: dict[str, Any]) -> str:
+    """How the host makes views of a picture, in the order tried."""
+    return "; ".join(tower["views"]) or tower["views_unknown"] or "not known"
+
+
+def _trim(tower: dict[str, Any]) -> str:
+    left_out = ", ".join(tower["trim"]["blocks"])
+    what = f"generate() can leave out {left_out}" if left_out else "nothing to leave out"
+    return f"{what}: {tower['trim']['why']}"
+
+
+_MORE: dict[str, Callable[[dict[str, Any]], str]] = {
+    "inside": lambda tower: " > ".join(tower["inside"]) or "nothing: the host itself",
+    "token order": lambda tower: tower["token_order"],
+    "takes": lambda tower: f"({', '.join(map(str, tower['takes']))})",
+    "views": _views,
+    "trim=True": _trim,
+}
 
 
 def _readable(value: Any) -> str:

@@ -26,10 +26,14 @@ from typer.testing import CliRunner, Result
 
 from clipdepth_plugin import DepthHead, attach, find_towers
 from clipdepth_plugin._cli_app import app
+from clipdepth_plugin._cli_inspect import describe_tower
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.depth_files import read_depth_png
 from clipdepth_plugin.images import load_image, to_pixels
+from tests.tiny.packed import PACKED
+from tests.tiny.table import BY_NAME
 
+PACKED_BY_NAME = {case.name: case for case in PACKED}
 PROCESSOR = {
     "image_processor_type": "CLIPImageProcessor",
     "image_mean": [0.5, 0.5, 0.5],
@@ -239,6 +243,51 @@ def test_inspect_table(host: Path) -> None:
     assert result.exit_code == 0, result.output
     for shown in ("depth", "4 x 4", "pooled, cls, mean", "0.5, 0.5, 0.5"):
         assert shown in words(result.stdout)
+
+
+def test_inspect_shows_all_of_a_multimodal_host(tmp_path: Path) -> None:
+    """Where the tower is, how its tokens lie, how pictures are cut, what trimming may leave out."""
+    BY_NAME["llava_next"].host().save_pretrained(tmp_path)  # type: ignore[operator]
+    tiled = {
+        **PROCESSOR,
+        "image_processor_type": "LlavaNextImageProcessor",
+        "size": {"shortest_edge": 32},
+        "crop_size": {"height": 32, "width": 32},
+        "image_grid_pinpoints": [[32, 64], [64, 32]],
+        "do_pad": True,
+    }
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(tiled))
+    result = run("inspect", tmp_path, "--json")
+    assert result.exit_code == 0, result.output
+    (tower,) = json.loads(result.stdout)["towers"]
+    assert (tower["path"], tower["inside"]) == ("vision_tower", ["LlavaNextModel"])
+    assert (tower["family"], tower["num_prefix_tokens"]) == ("hf_clip", 1)
+    assert (tower["token_order"], tower["takes"]) == ("row-major", ["images", 3, "H", "W"])
+    assert tower["views"][0].startswith("AnyRes(")
+    assert tower["trim"]["blocks"] == ["vision_tower.encoder.layers.3"]
+    shown = words(re.sub("[│┃]", " ", run("inspect", tmp_path).stdout))
+    for part in ("LlavaNextModel", "row-major", "AnyRes(", "generate() can leave out"):
+        assert part in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [
+        ("qwen2_5_vl", "squares of 2 x 2 patches, those in windows of 2 x 2 squares"),
+        ("qwen3_vl", "packed in merge order, squares of 2 x 2 patches"),
+        ("siglip2", "NaFlex: row-major, padded to the longest"),
+        ("pixtral", "packed: pictures one after another, each row-major"),
+        ("mllama", "row-major tiles, each padded; padding tiles between"),
+        ("idefics2", "row-major, cut to patch_attention_mask where it is given"),
+    ],
+)
+def test_inspect_says_how_packed_tokens_lie(name: str, order: str) -> None:
+    host = PACKED_BY_NAME[name].host()
+    (tower,) = find_towers(host)
+    described = describe_tower(host, tower, None)
+    assert described["token_order"].endswith(order)
+    assert described["trim"]["blocks"] == ()
+    json.dumps(described)
 
 
 def test_inspect_without_weights(host: Path, tmp_path: Path) -> None:
