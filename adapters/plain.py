@@ -55,7 +55,7 @@ class PlainRule(LayoutRule):
     @property
     def order(self) -> str:
         """See ``LayoutRule``."""
-        masks = [name for name in self.reads if name not in _PACKING]
+        masks = [name for name in self.reads if "patch" in name]
         rows = "row-major" if not self.sequence_first else "row-major, tokens before views"
         return f"{rows}, cut to {masks[0]} where it is given" if masks else rows
 

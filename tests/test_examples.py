@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from clipdepth_plugin.depth_files import read_depth_png
+from tests.tiny.table import BY_NAME
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -44,6 +47,13 @@ def test_torch_module() -> None:
     (losses,) = re.findall(r"([\d.]+) -> ([\d.]+)", said)
     assert float(losses[1]) < 0.7 * float(losses[0])
     assert "Gradients in the tower: False" in said
+
+
+@pytest.mark.skipif(BY_NAME["pi0"].absent, reason="this transformers has no PI0")
+def test_depth_beside_a_policy() -> None:
+    said = run_example("04_depth_beside_a_policy.py")
+    assert "The same 8 actions: True" in said
+    assert len(re.findall(r"Camera \d: [\d.]+ to [\d.]+ m", said)) == 3
 
 
 def test_added_latency() -> None:

@@ -81,6 +81,22 @@ def check_levels(features: list[TowerFeatures], expected: list[Tensor]) -> None:
 
 
 @torch.no_grad()
+def test_each_token_comes_from_its_place(case: HostCase, make_head: MakeHead) -> None:
+    """A patch that changes is seen in the token of its row and column, and in no other."""
+    host, x = case.host(), case.pixels()
+    with attached(case, host, make_head, structural_levels=(2, 1, 0)) as plugin:
+        before = one_size(plugin.features(x))
+        for row, column in ((0, 0), (0, 3), (2, 1), (3, 3)):
+            changed = x.clone()
+            changed[-1, :, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] += 1
+            after = one_size(plugin.features(changed))
+            # Level 0 enters the first block: no token has seen another.
+            seen = (after.levels[0] - before.levels[0]).abs().amax(dim=-1) > 1e-5
+            assert seen.nonzero().tolist() == [[len(x) - 1, 4 * row + column]]
+    assert before.grid == (4, 4)
+
+
+@torch.no_grad()
 def test_outputs_are_bit_identical(case: HostCase, make_head: MakeHead) -> None:
     host, x = case.host(), case.pixels()
     alone = case.run(host, x)

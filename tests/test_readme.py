@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,6 +34,17 @@ def test_links_lead_somewhere() -> None:
     for text in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
         for link in re.findall(r"\]\((?!https?://)([^)#]*)(#[^)]*)?\)", text.read_text()):
             assert (ROOT / link[0]).exists(), f"{text.name}: {link[0]}"
+
+
+def test_the_table_of_hosts_is_what_the_tests_run_on() -> None:
+    from tests.scripts import host_table
+
+    if host_table.absent():
+        pytest.skip(f"this transformers lacks {', '.join(host_table.absent())}")
+    assert host_table.BEGIN in README
+    assert host_table.END in README
+    written = host_table.region(README)
+    assert written == host_table.build_table(), f"renew it: {host_table.COMMAND}"
 
 
 def test_every_preset_is_listed() -> None:
