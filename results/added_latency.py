@@ -4,7 +4,7 @@
     python results/added_latency.py table          # added_latency.md and .png, and README's table
 
 Hosts are built from their configs with random weights; nothing is downloaded. Each file comes from
-one interleaved run, on a machine that did nothing else; nothing is compared across files.
+one interleaved run, with all else on the machine stopped; nothing is compared across files.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def whole_file(audits: dict[str, Audit]) -> Iterator[str]:
     yield ""
     yield "Made by `python results/added_latency.py table` from the files in `added_latency/`, each"
     yield "by `... measure NAME`. Hosts and heads have random weights; each file comes from one"
-    yield "interleaved run on a machine that did nothing else; nothing is compared across files."
+    yield "interleaved run, all else on the machine stopped; nothing is compared across files."
     yield "The language models of the two multimodal hosts are scaled down to 0.2 to 0.3 G"
     yield "parameters: the share of their prefill is larger than beside a model of 3 or 7 G. No GPU"
     yield "has been measured."
