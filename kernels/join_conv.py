@@ -175,52 +175,74 @@ def _join_conv_fwd_kernel(  # type: ignore[no-untyped-def]
 ):
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    y, x = m // width % height, m % width
-    wide = channels + skip_channels
-    weight_rows = weight_ptr + n.to(tl.int64)[None, :] * 9 * wide
+    wide, inside = channels + skip_channels, n < out_channels
+    weight = weight_ptr + n.to(tl.int64)[None, :] * 9 * wide
     out = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    steps, skip_steps = tl.cdiv(channels, BLOCK_K), tl.cdiv(skip_channels, BLOCK_K)
-    for step in range(9 * steps):
-        tap, k = step // steps, step % steps * BLOCK_K + tl.arange(0, BLOCK_K)
-        source, mask = tap_of(tap, m, y, x, positions, height, width)
-        mask = mask[:, None] & (k < channels)[None, :]
-        tile = tl.load(x_ptr + source[:, None] * channels + k[None, :], mask=mask, other=0)
-        weight_mask = (k < channels)[:, None] & (n < out_channels)[None, :]
-        weight = tl.load(weight_rows + (tap * wide + k)[:, None], mask=weight_mask, other=0)
-        out = tl.dot(tile.to(DOT_DTYPE), weight.to(DOT_DTYPE), out, input_precision="ieee")
-    for step in range(9 * skip_steps):
-        tap, k = step // skip_steps, step % skip_steps * BLOCK_K + tl.arange(0, BLOCK_K)
-        source, mask = tap_of(tap, m, y, x, positions, height, width)
-        mask = mask[:, None] & (k < skip_channels)[None, :]
-        if RESIZED:
-            view = (m // (height * width)).to(tl.int64)[:, None]
-            tile = sample(
-                skip_ptr + view * low_height * low_width * skip_channels,
-                y + tap // 3 - 1,
-                x + tap % 3 - 1,
-                k[None, :],
-                mask,
-                row_scale,
-                column_scale,
-                low_height,
-                low_width,
-                skip_channels,
-            )
-        else:
-            at = source[:, None] * skip_channels + k[None, :]
-            tile = tl.load(skip_ptr + at, mask=mask, other=0)
-        weight_mask = (k < skip_channels)[:, None] & (n < out_channels)[None, :]
-        at = (tap * wide + channels + k)[:, None]
-        weight = tl.load(weight_rows + at, mask=weight_mask, other=0)
-        out = tl.dot(tile.to(DOT_DTYPE), weight.to(DOT_DTYPE), out, input_precision="ieee")
-    out += tl.load(bias_ptr + n, mask=n < out_channels, other=0).to(tl.float32)[None, :]
+    out = add_taps(
+        out, x_ptr, weight, inside, m, positions, height, width, channels, wide,
+        DOT_DTYPE, BLOCK_K,
+    )  # fmt: skip
+    if RESIZED:
+        out = add_resized_taps(
+            out, skip_ptr, weight + channels, inside, m, positions, height, width, skip_channels,
+            wide, low_height, low_width, row_scale, column_scale, DOT_DTYPE, BLOCK_K,
+        )  # fmt: skip
+    else:
+        out = add_taps(
+            out, skip_ptr, weight + channels, inside, m, positions, height, width, skip_channels,
+            wide, DOT_DTYPE, BLOCK_K,
+        )  # fmt: skip
+    out += tl.load(bias_ptr + n, mask=inside, other=0).to(tl.float32)[None, :]
     at = m.to(tl.int64)[:, None] * out_channels + n[None, :]
-    mask = (m < positions)[:, None] & (n < out_channels)[None, :]
+    mask = (m < positions)[:, None] & inside[None, :]
     if RESIDUAL:
         out += tl.load(residual_ptr + at, mask=mask, other=0).to(tl.float32)
     if RELU:
         out = tl.maximum(out, 0.0)
     tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+@device_function
+def add_taps(  # type: ignore[no-untyped-def]
+    out, x_ptr, weight, inside, m, positions, height, width, channels, wide,
+    DOT_DTYPE: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Adds the share of one map of ``channels``; ``weight`` (1, N) points at its columns."""
+    y, x, steps = m // width % height, m % width, tl.cdiv(channels, BLOCK_K)
+    for step in range(9 * steps):
+        tap, k = step // steps, step % steps * BLOCK_K + tl.arange(0, BLOCK_K)
+        source, mask = tap_of(tap, m, y, x, positions, height, width)
+        mask = mask[:, None] & (k < channels)[None, :]
+        tile = tl.load(x_ptr + source[:, None] * channels + k[None, :], mask=mask, other=0)
+        mask = (k < channels)[:, None] & inside[None, :]
+        taps = tl.load(weight + (tap * wide + k)[:, None], mask=mask, other=0)
+        out = tl.dot(tile.to(DOT_DTYPE), taps.to(DOT_DTYPE), out, input_precision="ieee")
+    return out
+
+
+@device_function
+def add_resized_taps(  # type: ignore[no-untyped-def]
+    out, x_ptr, weight, inside, m, positions, height, width, channels, wide,
+    low_height, low_width, row_scale, column_scale,
+    DOT_DTYPE: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """As ``add_taps``, of a smaller map that is resized where it is read."""
+    y, x, steps = m // width % height, m % width, tl.cdiv(channels, BLOCK_K)
+    view = (m // (height * width)).to(tl.int64)[:, None]
+    view_ptr = x_ptr + view * low_height * low_width * channels
+    for step in range(9 * steps):
+        tap, k = step // steps, step % steps * BLOCK_K + tl.arange(0, BLOCK_K)
+        _, mask = tap_of(tap, m, y, x, positions, height, width)
+        mask = mask[:, None] & (k < channels)[None, :]
+        rows, columns = y + tap // 3 - 1, x + tap % 3 - 1
+        tile = sample(
+            view_ptr, rows, columns, k[None, :], mask, row_scale, column_scale,
+            low_height, low_width, channels,
+        )  # fmt: skip
+        mask = (k < channels)[:, None] & inside[None, :]
+        taps = tl.load(weight + (tap * wide + k)[:, None], mask=mask, other=0)
+        out = tl.dot(tile.to(DOT_DTYPE), taps.to(DOT_DTYPE), out, input_precision="ieee")
+    return out
 
 
 @device_function

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, cast
 import torch
 from torch import Tensor
 
+from clipdepth_plugin.kernels.dispatch import TRITON_INSTALLED
+
 if TYPE_CHECKING:
     import triton.language as tl
 
@@ -60,11 +62,14 @@ def launchable(kernel: Callable[..., Any]) -> Any:
 
 
 def kernel_op(name: str) -> Callable[[Callable[P, Tensor]], Op[P]]:
-    """Registers a launcher as ``clipdepth::name`` (``torch.library.triton_op``), with its types."""
+    """Registers a launcher as ``clipdepth::name`` (``torch.library.triton_op``), with its types.
+
+    Where triton is not installed it is never called, and a plain op keeps torch from warning.
+    """
+    make = torch.library.triton_op if TRITON_INSTALLED else torch.library.custom_op
 
     def register(launcher: Callable[P, Tensor]) -> Op[P]:
-        op = torch.library.triton_op(f"clipdepth::{name}", mutates_args={})(launcher)
-        return cast("Op[P]", op)
+        return cast("Op[P]", make(f"clipdepth::{name}", mutates_args=())(launcher))
 
     return register
 

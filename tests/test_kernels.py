@@ -40,6 +40,7 @@ def run_script(name: str, *arguments: str, interpret: bool) -> Any:
         env=environment,
     )
     assert run.returncode == 0, run.stderr
+    assert "Triton not available" not in run.stderr
     return json.loads(run.stdout)
 
 
@@ -66,6 +67,19 @@ def test_every_kernel_compiles_for_real_targets() -> None:
         assert built["cubin"] > 0
         assert built["spills"] == 0, built
         assert built["shared"] <= SHARED_LIMIT[built["sm"]], built
+
+
+def test_where_triton_is_not_installed() -> None:
+    """PyTorch's forms run and say why; asked for by name, the kernels are refused, on a GPU too."""
+    seen = run_script("without_triton.py", interpret=False)
+    assert seen["imported"] is False
+    assert all(error < 1e-4 for error in seen["errors"].values())
+    reason = "up_conv: the Triton kernel was asked for, but triton is not installed"
+    assert seen["refusals"] == {"cpu": reason, "cuda": reason}
+    assert seen["chosen on cuda"] is False
+    ran = {op for op in OPS if op != "gated_skips"}  # which PyTorch does in the join's own form
+    said = [f"{op} runs as the reference: triton is not installed" for op in ran]
+    assert sorted(seen["said"]) == sorted(said), "once for each op"
 
 
 def film_arguments() -> tuple[Any, ...]:
