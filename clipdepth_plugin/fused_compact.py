@@ -28,7 +28,10 @@ from clipdepth_plugin.readout import DepthEstimate
 
 
 class FusedCompact(nn.Module):
-    """Levels normalised, projected and summed in one launch a pathway, then the maps."""
+    """Levels normalised, projected and summed in one launch a pathway, then the maps.
+
+    One for each, as the structural one waits for no context and can run before the tower is done.
+    """
 
     def __init__(self, decoder: CompactDecoder, packing: Packing) -> None:
         super().__init__()

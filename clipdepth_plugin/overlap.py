@@ -160,22 +160,18 @@ class HeadBeside:
 
     def go_on(self, seen: TowerPass) -> None:
         """Starts what the tokens that have arrived suffice for; never the host's trouble."""
-        if self._settled:
-            return
-        early_levels, complete = self._overlap.head.early_levels, seen.complete
-        early_due = self._early is None and bool(early_levels) and seen.has(early_levels)
-        if not (complete or early_due):
-            return
-        why = self._overlap.obstacle(seen)
-        if why is not None:
-            self._settle(why)
+        if self._settled or not (seen.complete or self._early_due(seen)):
             return
         try:
+            why = self._overlap.obstacle(seen)
+            if why is not None:
+                self._settle(why)
+                return
             with self._overlap.beside(seen.kept):
-                if complete:
+                if seen.complete:
                     self._finish(seen)
                 else:
-                    batches = seen.batches_of(early_levels)
+                    batches = seen.batches_of(self._overlap.head.early_levels)
                     self._early = [self._overlap.head.early(one) for one in batches]
         except Exception as error:  # noqa: BLE001 (whoever reads depth meets it, not the host)
             self._settle(f"{type(error).__name__}: {error}", logging.WARNING)
@@ -192,6 +188,10 @@ class HeadBeside:
         for metres, log_scale, _ in self._estimates:
             streams.use([metres] if log_scale is None else [metres, log_scale], current)
         return self._estimates
+
+    def _early_due(self, seen: TowerPass) -> bool:
+        levels = self._overlap.head.early_levels
+        return self._early is None and bool(levels) and seen.has(levels)
 
     def _finish(self, seen: TowerPass) -> None:
         overlap, batches = self._overlap, seen.batches

@@ -89,12 +89,11 @@ def test_agrees_with_the_plain_head(
     with torch.no_grad():
         exact = copy.deepcopy(head).double()(features, size)
         out, half = head.fused()(features, size), head.fused(torch.bfloat16)(features, size)
-        plain_half = copy.deepcopy(head).to(torch.bfloat16)(features, size)
     assert out.dtype == half.dtype == torch.float32
     torch.testing.assert_close(out, exact, rtol=1e-4, atol=1e-4)
-    # Random group-normed heads amplify rounding: there, no worse than the plain head in bfloat16.
-    allowed = max(1e-2, 1.25 * relative(plain_half, exact))
-    assert relative(half, exact) <= allowed
+    # Group norm comes nearest, at 0.96%. Sums are in float32 already, and no more of them would
+    # help: rounding its weights and tokens alone, all else in float64, is 0.78% off.
+    assert relative(half, exact) <= 1e-2
 
 
 @pytest.mark.parametrize("name", CONFIDENT)

@@ -27,7 +27,13 @@ from clipdepth_plugin import DepthHead, HeadConfig, TowerFeatures
 from clipdepth_plugin.config import Preset
 from clipdepth_plugin.kernels import dispatch, launch
 
-PRESETS: tuple[Preset, ...] = ("spaceclip", "fast", "guided")
+PRESETS: tuple[tuple[Preset, bool], ...] = (
+    ("spaceclip", False),
+    ("spaceclip", True),
+    ("fast", True),
+    ("guided", False),
+)
+"""With confidence or without; ``guided`` has what ``fast`` has but for that."""
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 LAUNCH_OPTIONS = ("num_warps", "num_stages")
 Launch = tuple[Callable[..., Any], tuple[tuple[str, Any], ...]]
@@ -67,8 +73,8 @@ def note_launches() -> list[Launch]:
     real_jit, real_wrap, real_obstacle = launch.jit, torch.library.wrap_triton, dispatch._obstacle
     launch.jit, torch.library.wrap_triton = Noted, lambda kernel: kernel  # type: ignore[assignment]
     dispatch._obstacle = lambda device: None
-    for preset in PRESETS:
-        config = HeadConfig(width=768, preset=preset)
+    for preset, confidence in PRESETS:
+        config = HeadConfig(width=768, preset=preset, confidence=confidence)
         head = DepthHead(config).eval()
         for dtype in NAMES:
             levels = {k: torch.zeros(1, 196, 768) for k in config.levels}

@@ -19,6 +19,13 @@ SMALL: dict[str, dict[str, Any]] = {
     "spaceclip": {"channels": (16, 8), "semantic_levels": (4, 2), "structural_levels": (1,)},
     "fast": {"preset": "fast", "channels": (16, 8, 8)},
     "guided": {"preset": "guided", "channels": (16, 8, 8), "stem_channels": 4},
+    "sure": {"preset": "fast", "channels": (16, 8, 8), "confidence": True},
+    "sure spaceclip": {
+        "channels": (16, 8),
+        "semantic_levels": (4, 2),
+        "structural_levels": (1,),
+        "confidence": True,
+    },
 }
 
 
@@ -42,7 +49,10 @@ def film_project_errors() -> dict[str, float]:
         return lambda: ops.film_project(x, film, weight, bias, (5, 9, 7), triton=triton)
 
     pairs = zip(gradients(call(True), inputs), gradients(call(False), inputs), strict=True)
-    return {f"film_project, {n}": relative(*pair) for n, pair in zip(names, pairs, strict=True)}
+    return {
+        f"film_project, {n}, gradient": relative(*pair)
+        for n, pair in zip(names, pairs, strict=True)
+    }
 
 
 def gated_skips_errors() -> dict[str, float]:
@@ -60,26 +70,37 @@ def gated_skips_errors() -> dict[str, float]:
         return lambda: [ops.gated_skips(*inputs, triton=triton)]
 
     pairs = zip(gradients(call(True), inputs), gradients(call(False), inputs), strict=True)
-    return {f"gated_skips, {n}": relative(*pair) for n, pair in zip(names, pairs, strict=True)}
+    return {
+        f"gated_skips, {n}, gradient": relative(*pair) for n, pair in zip(names, pairs, strict=True)
+    }
 
 
 def head_errors(name: str) -> dict[str, float]:
-    """A fused head on the kernels against the plain one, alone and exported."""
+    """A fused head on the kernels against the plain one: alone, in parts, in half, exported."""
     options = {"width": 24, "film_hidden": 8, "activation": "log", **SMALL[name]}
     head = DepthHead(HeadConfig(**options)).eval()
     pixels = torch.randn(1, 3, 32, 48) if head.reads_pixels else None
     levels = {k: torch.randn(1, 6, 24) for k in head.config.levels}
     features = TowerFeatures(levels, torch.randn(1, 24), (2, 3), pixels)
     fused, size = head.fused(triton=True), (20, 31)
+    half = head.fused(torch.bfloat16, triton=True)
     with torch.no_grad():
-        expected = head(features, size)
+        expected, alone = head.estimate(features, size), fused.estimate(features, size)
+        known = {level: levels[level] for level in head.early_levels}
+        early = fused.early(TowerFeatures(known, None, features.grid))
+        assert torch.equal(fused(features, size, early=early), alone.metres), "early maps differ"
+        errors = {
+            f"{name}, float32": relative(alone.metres, expected.metres),
+            f"{name}, bfloat16": relative(half(features, size), expected.metres),
+        }
+        if expected.log_scale is not None and alone.log_scale is not None:
+            errors[f"{name}, scale, float32"] = relative(alone.log_scale, expected.log_scale)
+            return errors
         program = torch.export.export(fused, (features, size))
         launched = {str(node.target) for node in program.graph.nodes}
         assert any(target.startswith("clipdepth.") for target in launched), launched
-        return {
-            name: relative(fused(features, size), expected),
-            f"{name}, exported": relative(program.module()(features, size), expected),
-        }
+        exported = program.module()(features, size)
+        return errors | {f"{name}, exported, float32": relative(exported, expected.metres)}
 
 
 def main() -> None:

@@ -52,6 +52,7 @@ def film_project() -> Iterator[Case]:
         (3, (5, 7), 384, 5, (40, 8, 33), 2),
         (1, (4, 4), 1024, 0, (256,), 0),
         (1, (2, 3), 1152, 0, (17, 5, 16, 8, 9, 33, 2), 4),
+        (1, (37, 37), 384, 1, (16, 9), 1),
     ):
         levels = [tokens(views, h * w, width, prefix) for _ in channels]
         film = random(modulated, views, 2 * width) if modulated else None
@@ -64,13 +65,16 @@ def film_project() -> Iterator[Case]:
 def film_mlp() -> Iterator[Case]:
     for views, width, hidden, levels, out, activation, normed in (
         (1, 768, 40, 2, 96, "relu", False),
+        (3, 384, 24, 2, 40, "gelu", True),
+        (1, 1024, 16, 3, 20, "relu", False),
+        (3, 1152, 16, 1, 24, "gelu", True),
         (17, 100, 16, 1, 33, "gelu", True),
         (0, 64, 16, 1, 16, "relu", False),
     ):
         args = (random(views, width) + 3, kernel_of(levels, hidden, width), random(levels, hidden))
         last = (kernel_of(levels, out, hidden), random(levels, out))
         yield (
-            f"{views}x{width}",
+            f"{views}x{width}+",
             ops.film_mlp,
             (*args, *last),
             {"activation": activation, "normed": normed},
@@ -82,6 +86,8 @@ def normed_project() -> Iterator[Case]:
         (1, (13, 17), 384, 1, 2, 24, True),
         (3, (3, 5), 768, 5, 3, 40, False),
         (2, (2, 2), 1152, 0, 1, 8, True),
+        (1, (37, 37), 384, 1, 1, 16, True),
+        (1, (3, 4), 1024, 1, 2, 16, False),
         (0, (3, 3), 64, 1, 1, 16, False),
     ):
         x = [tokens(views, h * w, width, prefix) * 3 + 1 for _ in range(levels)]
@@ -184,6 +190,7 @@ def convex_depth() -> Iterator[Case]:
         (1, 64, (13, 17), "log", 1),
         (3, 20, (5, 3), "relu", 2),
         (2, 70, (1, 1), "softplus", 1),
+        (1, 16, (37, 37), "log", 2),
         (0, 8, (3, 3), "log", 2),
     ):
         yield f"{batch}x{channels}x{h}x{w} {maps}", ops.convex_depth, (
