@@ -135,7 +135,7 @@ def convex_depth_triton(
     batch, channels, height, width = x_BCHW.shape
     positions = batch * height * width
     # Products in float32 take the registers that a larger tile would need.
-    block_m = BLOCK_T // 2 if x_BCHW.dtype == torch.float32 else BLOCK_T
+    block_m, block_k = (16, 32) if x_BCHW.dtype == torch.float32 else (BLOCK_T, 64)
     launchable(_convex_depth_fwd_kernel)[(cdiv(positions, block_m),)](
         channels_last(x_BCHW),
         level_BLHW.contiguous(),
@@ -154,7 +154,7 @@ def convex_depth_triton(
         FACTOR=CONVEX_FACTOR,
         DOT_DTYPE=dot_dtype(x_BCHW.dtype),
         BLOCK_M=block_m,
-        BLOCK_K=min(power_of_two(channels), 64),
+        BLOCK_K=min(power_of_two(channels), block_k),
         num_warps=4,
         num_stages=2,
     )
