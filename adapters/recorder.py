@@ -45,7 +45,9 @@ class Slot:
         prompt: Token ids of the host's last forward, where it has such.
         claimed: Whether a forward of the host has taken ``last`` for its own. Some hosts run
             their tower inside that forward, others (``generate`` of late) just before it.
-        before: ``last`` when a wrapper of the tower alone began.
+        in_wrapper: Whether a module runs that holds the tower and takes no prompt.
+        before: ``last`` when it began.
+        made_inside: Whether ``last`` was made in one.
     """
 
     last: TowerPass | None = None
@@ -57,7 +59,9 @@ class Slot:
     in_host: tuple[int, ...] = ()
     prompt: Tensor | None = None
     claimed: bool = False
+    in_wrapper: bool = False
     before: TowerPass | None = None
+    made_inside: bool = False
 
 
 class _PrivateRuns(threading.local):
@@ -120,6 +124,7 @@ class Recorder:
         elif self.attached:
             slot.running = self._make_pass(self.wanted, call, True)
             slot.last, slot.claimed = slot.running, slot.in_host != ()
+            slot.made_inside = slot.in_wrapper
             for capture in slot.captures:
                 capture.append(slot.running)
 
@@ -165,18 +170,19 @@ class Recorder:
             slot.in_host = _outside(slot.in_host, place)
 
     def wrapper_starts(self) -> None:
-        """A module starts that holds the tower and nothing else with weights: it sees no prompt."""
+        """A module starts that holds the tower and takes no prompt."""
         if not _PRIVATE.stack:
             slot = self.slot
-            slot.before = slot.last
+            slot.in_wrapper, slot.before = True, slot.last
 
     def wrapper_ends(self) -> None:
-        """It is over; where its tower did not run, the last pass is of another input."""
+        """It is over; where its tower did not run, the last pass may be of another input."""
         if not _PRIVATE.stack:
             slot = self.slot
             if slot.in_host == () and slot.last is not None and slot.last is slot.before:
-                slot.last, slot.running, slot.why_none = None, None, STALE
-            slot.before = None
+                slot.claimed = slot.claimed or slot.made_inside
+                self.host_claims(afresh=True)
+            slot.in_wrapper, slot.before = False, None
 
     def forget(self) -> None:
         """Drops the last pass of every thread."""

@@ -21,6 +21,7 @@ from clipdepth_plugin.adapters.passes import TowerPass
 from clipdepth_plugin.adapters.prompts import continues, grows, prompt_of
 from clipdepth_plugin.adapters.quirks import parameters_of
 from clipdepth_plugin.adapters.recorder import Recorder
+from clipdepth_plugin.adapters.structure import block_lists
 from clipdepth_plugin.adapters.towers import Tower
 
 
@@ -109,12 +110,12 @@ class Taps:
 
     def _watch_host(self) -> None:
         around = _around(self._host, self._tower)
-        hosts = [module for module in around if _has_more(module, self._tower)]
+        hosts = [m for place, m in enumerate(around) if _takes_prompts(m, self._tower, place == 0)]
         for place, module in enumerate(hosts):
             starts, ends = self._on_host_starts(place), self._on_host_ends(place)
             self._add(module.register_forward_pre_hook, starts, with_kwargs=True)
             self._add(module.register_forward_hook, ends, always_call=True)
-        # Such as SiglipVisionModel before transformers 5.6: what runs its tower needs no prompt.
+        # Such as SiglipVisionModel before transformers 5.6, or Ovis2VisionModel.
         for module in around[len(hosts) : len(hosts) + 1]:
             self._add(module.register_forward_pre_hook, self._on_wrapper_starts)
             self._add(module.register_forward_hook, self._on_wrapper_ends, always_call=True)
@@ -244,7 +245,13 @@ def _around(host: nn.Module, tower: Tower) -> list[nn.Module]:
     return [host.get_submodule(".".join(parts[:i])) for i in range(len(parts))]
 
 
-def _has_more(module: nn.Module, tower: Tower) -> bool:
-    """Whether a module around the tower has weights beside the tower's."""
-    own = {id(p) for p in tower.module.parameters()}
-    return any(id(p) not in own for p in module.parameters())
+def _takes_prompts(module: nn.Module, tower: Tower, outermost: bool) -> bool:
+    """Whether a module around the tower does more than to see: it has blocks beside the tower's.
+
+    The host itself does so, too, where it has any weights beside the tower's.
+    """
+    if outermost:
+        own = {id(p) for p in tower.module.parameters()}
+        return any(id(p) not in own for p in module.parameters())
+    seeing = {one.blocks[0] for one in block_lists(tower.module)} | {*tower.blocks}
+    return any(one.blocks[0] not in seeing for one in block_lists(module))

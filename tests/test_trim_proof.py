@@ -215,6 +215,20 @@ def test_whoever_is_told_keeps_the_blocks_running(watch: str, make_head: MakeHea
         assert not SHOWS or why in plugin.trim.refused
 
 
+def test_a_replica_is_not_trimmed(make_head: MakeHead) -> None:
+    """As nn.DataParallel makes them: with our hooks, and blocks that are not ours to skip."""
+    with trimmed(LLAVA, make_head) as (host, plugin, ran):
+        own = tower_of(host)
+        expected = host.generate(**prompt(), **OPTIONS)
+        outer = own._replicate_for_data_parallel()
+        host.model.add_module("vision_tower", outer)
+        ran.clear()
+        assert torch.equal(host.generate(**prompt(), **OPTIONS), expected)
+        assert 4 in ran
+        assert plugin.trim.refused == "a replica of the tower runs"
+        host.model.add_module("vision_tower", own)
+
+
 def test_a_deeper_plugin_keeps_what_it_reads(make_head: MakeHead) -> None:
     with trimmed(LLAVA, make_head) as (host, plugin, ran):
         other = make_head(host, context="mean", semantic_levels=(4, 3, 2, 1))

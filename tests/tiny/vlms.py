@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -72,6 +72,13 @@ class Prompts:
         return {**pictures, **sizes}
 
 
+def _ovis2_levels(around: Any, x: Tensor) -> list[Tensor]:
+    """The module around its tower records them, but for the last, which comes normed."""
+    states = hidden_states(around, x)
+    last = around.transformer.encoder.layers[-1](states[-2], None)
+    return [*states[:-1], last[0] if isinstance(last, tuple) else last]
+
+
 def vlm(
     name: str,
     model: str,
@@ -132,7 +139,7 @@ _ON_SIGLIP: dict[str, Any] = {
     "prefix": 0,
     "contexts": ("pooled", "mean"),
     "vision": _SIGLIP,
-    "title": "LLaVA-OneVision, AyaVision",
+    "title": "LLaVA-OneVision, AyaVision, Command A Vision (Cohere2Vision)",
 }
 _ON_HEADLESS: dict[str, Any] = {
     **_ON_SIGLIP,
@@ -205,6 +212,11 @@ VLMS: tuple[HostCase, ...] = (
         options=_IMAGE,
     ),
     vlm(
+        *("cohere2_vision", "Cohere2VisionForConditionalGeneration"),
+        **{**_ON_SIGLIP, "text": {**_T, "model_type": "cohere2"}, "prompts": _FOUR},
+        options={"image_token_id": IMAGE_TOKEN, "alignment_intermediate_size": 64},
+    ),
+    vlm(
         *("paligemma", "PaliGemmaForConditionalGeneration"),
         **_ON_HEADLESS,
         text={**TEXT, "model_type": "gemma", "num_key_value_heads": 1, "head_dim": 8},
@@ -249,6 +261,25 @@ VLMS: tuple[HostCase, ...] = (
         text=_QWEN2,
         options={"image_token_id": IMAGE_TOKEN},
         prompts=_FOUR,
+    ),
+    replace(
+        vlm(
+            *("ovis2", "Ovis2ForConditionalGeneration"),
+            title="Ovis2",
+            tower="model.vision_tower.transformer",
+            family="unknown",
+            prefix=0,
+            contexts=("mean",),
+            vision={**VISION, "vocab_size": 32, "num_visual_indicator_tokens": 5},
+            text=_QWEN2,
+            options={
+                "hidden_size": 32,
+                "image_token_id": IMAGE_TOKEN,
+                "visual_indicator_token_ids": [92, 93, 94, 95, 96],
+            },
+            prompts=_SIXTEEN,
+        ),
+        levels=lambda host, x: _ovis2_levels(host.model.vision_tower, x),
     ),
     vlm(
         *("blip2", "Blip2ForConditionalGeneration"),
