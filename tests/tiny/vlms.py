@@ -73,10 +73,13 @@ class Prompts:
 
 
 def _ovis2_levels(around: Any, x: Tensor) -> list[Tensor]:
-    """The module around its tower records them, but for the last, which comes normed."""
-    states = hidden_states(around, x)
-    last = around.transformer.encoder.layers[-1](states[-2], None)
-    return [*states[:-1], last[0] if isinstance(last, tuple) else last]
+    """The module around its tower records all but the last, which comes normed; or none (4.57)."""
+    tower = around.transformer
+    by_parts = [tower.embeddings(x)]
+    for layer in tower.encoder.layers:
+        by_parts.append(tensors(layer(by_parts[-1], None))[0])
+    recorded = getattr(around(x, output_hidden_states=True), "hidden_states", None)
+    return [*(recorded or by_parts)[:-1], by_parts[-1]]
 
 
 def vlm(
@@ -274,6 +277,7 @@ VLMS: tuple[HostCase, ...] = (
             text=_QWEN2,
             options={
                 "hidden_size": 32,
+                "vocab_size": TEXT["vocab_size"],
                 "image_token_id": IMAGE_TOKEN,
                 "visual_indicator_token_ids": [92, 93, 94, 95, 96],
             },
