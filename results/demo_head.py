@@ -96,13 +96,16 @@ def table() -> None:
     seeds = {name: run for name, run in runs.items() if name.startswith("seed")}
     first = next(iter(seeds.values()))["libero"]
     versions = ", ".join(f"{k} {v}" for k, v in first["versions"].items())
+    times = sorted(run[data]["created"][:16] for run in runs.values() for data in run)
     lines = [
         "# The demo's head",
         "",
         f"`configs/demo.yaml` with {len(seeds)} seeds ({', '.join(seeds)}); mean ± deviation.",
-        "Made by `python results/demo_head.py` from the files in `demo_head/`.",
+        "Made by `python results/demo_head.py table` from the files in `demo_head/`, each by",
+        "`... measure NAME HEAD` or `... measure ridge`.",
         "",
-        f"Machine: {first['machine']}, CPU. Versions: {versions}. Measured: {first['created']}.",
+        f"Machine: {first['machine']}, CPU. Versions: {versions}.",
+        f"Measured: {times[0]} to {times[-1]} UTC.",
         "",
         "| test set | pictures | predictor | AbsRel | delta1 | RMSE (m) | AbsRel, median-aligned |",
         "|---|---|---|---|---|---|---|",

@@ -26,7 +26,7 @@ from clipdepth_plugin.latency.intervals import (
 from clipdepth_plugin.latency.memory import peak_bytes
 from clipdepth_plugin.latency.other_work import OtherWork
 from clipdepth_plugin.latency.plan import Entry, plan
-from clipdepth_plugin.latency.rounds import Samples, nothing, run_rounds
+from clipdepth_plugin.latency.rounds import Samples, Variant, nothing, run_rounds
 from clipdepth_plugin.latency.schema import (
     Added,
     Audit,
@@ -124,16 +124,7 @@ def audit(
             subject.model, path, subject.pixels_B3HW, subject.bases, heads, forms, separate or {}
         ) as entries,
     ):
-        work = OtherWork.start()
-        times = run_rounds(
-            [entry.variant for entry in entries],
-            method.rounds,
-            timer,
-            warmup=method.warmup,
-            seed=method.seed,
-            advance=method.advance,
-        )
-        others = None if work is None else work.percent()
+        times, others = _timed([entry.variant for entry in entries], method, timer)
         gc.collect()  # what the rounds left behind is not to be found by the calls that follow
         extents = {entry.variant.name: _extent(entry, device) for entry in entries}
     figures = tuple(_figure(entry, times, extents, subject.bases) for entry in entries)
@@ -155,6 +146,25 @@ def audit(
         figures=figures,
     )
     return report.model_copy(update={"verdict": make_verdict(report)})
+
+
+def _timed(
+    variants: Sequence[Variant], method: Method, timer: Timer
+) -> tuple[Samples, float | None]:
+    """The rounds, and the percentage of the processors' time that others took meanwhile."""
+    for variant in variants:  # what is compiled at its first use is, by processes of our own
+        with variant.prepared() as call:
+            call()
+    work = OtherWork.start()
+    times = run_rounds(
+        variants,
+        method.rounds,
+        timer,
+        warmup=method.warmup,
+        seed=method.seed,
+        advance=method.advance,
+    )
+    return times, None if work is None else work.percent()
 
 
 def _extent(entry: Entry, device: torch.device) -> _Extent:

@@ -44,7 +44,7 @@ def _cuda_peak(call: Callable[[], object], device: torch.device) -> int:
 def _resident_peak(call: Callable[[], object]) -> int | None:
     """Linux: the kernel keeps the peak, and starts it anew when told 5 (proc(5))."""
     # The allocator gives back what it keeps for later; else the call would find it there already.
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
     try:
         _CLEAR.write_text("5", encoding="ascii")
@@ -77,6 +77,6 @@ def keep_freed_memory() -> bool:
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, TypeError):  # TypeError: Windows has no such library
         return False
     return all(mallopt(*option) == 1 for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD))

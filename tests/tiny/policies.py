@@ -236,12 +236,12 @@ POLICIES: tuple[HostCase, ...] = (
         needs="PI0ForConditionalGeneration",
     ),
     _camera_case(
-        *("lerobot_pi0", "LeRobot's pi0"),
+        *("lerobot_pi0", "LeRobot's pi0, its layout"),
         partial(_lerobot, "paligemma_with_expert", _PaliGemmaWithExpert),
         *("model.paligemma_with_expert.paligemma.model.vision_tower", "hf_siglip"),
     ),
     _camera_case(
-        *("lerobot_smolvla", "LeRobot's SmolVLA"),
+        *("lerobot_smolvla", "LeRobot's SmolVLA, its layout"),
         partial(_lerobot, "vlm_with_expert", _SmolVlmWithExpert),
         *("model.vlm_with_expert.vlm.model.vision_model", "unknown"),
     ),

@@ -142,7 +142,7 @@ _ON_SIGLIP: dict[str, Any] = {
     "prefix": 0,
     "contexts": ("pooled", "mean"),
     "vision": _SIGLIP,
-    "title": "LLaVA-OneVision, AyaVision, Command A Vision (Cohere2Vision)",
+    "title": "LLaVA-OneVision, AyaVision",
 }
 _ON_HEADLESS: dict[str, Any] = {
     **_ON_SIGLIP,
@@ -216,7 +216,8 @@ VLMS: tuple[HostCase, ...] = (
     ),
     vlm(
         *("cohere2_vision", "Cohere2VisionForConditionalGeneration"),
-        **{**_ON_SIGLIP, "text": {**_T, "model_type": "cohere2"}, "prompts": _FOUR},
+        **{**_ON_SIGLIP, "title": "Command A Vision (Cohere2Vision)", "prompts": _FOUR},
+        text={**_T, "model_type": "cohere2"},
         options={"image_token_id": IMAGE_TOKEN, "alignment_intermediate_size": 64},
     ),
     vlm(
