@@ -49,6 +49,11 @@ class Hook:
         return getattr, (contextlib.nullcontext(), "__exit__")
 
 
+def is_noop(hook: Any) -> bool:
+    """Whether a hook is what a ``Hook`` becomes in a copy of its host: it sees nothing."""
+    return getattr(hook, "__func__", None) is contextlib.nullcontext.__exit__
+
+
 class Taps:
     """The hooks of one recorder on one tower of one host.
 

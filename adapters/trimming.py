@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from clipdepth_plugin.adapters.passes import Wanted
 from clipdepth_plugin.adapters.skipping import Skip, Trimmed
-from clipdepth_plugin.adapters.taps import Hook
+from clipdepth_plugin.adapters.taps import Hook, is_noop
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.adapters.trim_plan import TrimPlan, deepest, modules_between, plan_trim
 from clipdepth_plugin.adapters.trim_proof import (
@@ -56,7 +56,8 @@ class Trim:
         self._most = tower.depth - len(plan.blocks)
         self._handles: list[RemovableHandle] = []
         self._end_handle: RemovableHandle | None = None
-        self._lock = threading.Lock()
+        # The garbage collector may call `remove` wherever this thread holds it.
+        self._lock = threading.RLock()
         self._passes: dict[int, Trimmed] = {}  # by thread
         self._skips: dict[nn.Module, Skip] = {}
         # From what the host's model calls down to the tower, which it is in recent releases.
@@ -92,14 +93,15 @@ class Trim:
             ]
 
     def remove(self) -> None:
-        """All blocks run again: from the next pass on, where one runs now in another thread."""
-        while self._handles:
-            self._handles.pop().remove()
-        frames = sys._current_frames()
+        """All blocks run again: from the next pass on, where one runs now."""
         with self._lock:
+            while self._handles:
+                self._handles.pop().remove()
+            frames = sys._current_frames()
             for thread, one in list(self._passes.items()):
                 if not one.runs(frames.get(thread)):
                     self._finish(thread)
+            del frames  # this frame is among them
             self._remove_end()
 
     def _start(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
@@ -114,14 +116,25 @@ class Trim:
         except NotProvenError as why:
             self._say(str(why))
             return
-        self.refused = None
         # Two frames up, in torch: what runs the hooks and then the forward.
-        one = Trimmed(sys._getframe(2), skipped)
+        if self._leave_out(thread, Trimmed(sys._getframe(2), skipped)):
+            self.refused = None
+        else:
+            self._say("it was detached as the pass began")
+
+    def _leave_out(self, thread: int, one: Trimmed) -> bool:
+        """Whether its blocks are left out: not where the hooks came off since the pass began."""
         with self._lock:
-            self.passes += 1
+            # First of all: a `remove` from here on finds a pass that runs, and keeps `_end` for it.
             self._passes[thread] = one
-            for block in skipped:
+            if not self._handles:
+                del self._passes[thread]
+                self._remove_end()
+                return False
+            self.passes += 1
+            for block in one.blocks:
                 self._skips.setdefault(block, Skip(block, self._passes)).enter()
+            return True
 
     def _see(self, module: nn.Module, args: Any, output: Any) -> None:
         if not torch.compiler.is_compiling():
@@ -144,8 +157,8 @@ class Trim:
     def _remove_end(self) -> None:
         """The last hook goes when we are off and the last pass is over."""
         if not self._handles and not self._passes and self._end_handle is not None:
-            self._end_handle.remove()
-            self._end_handle = None
+            handle, self._end_handle = self._end_handle, None
+            handle.remove()
 
     def _provably_unneeded(
         self, module: nn.Module, kwargs: dict[str, Any]
@@ -171,7 +184,7 @@ class Trim:
     def _harmless(self, hook: Any, module: nn.Module) -> bool:
         if isinstance(hook, Hook):  # another plug-in's, further in, wants what these blocks give
             return hook.owner is self._owner or module in self._around
-        return str(getattr(hook, "__module__", "")).startswith("transformers.")
+        return is_noop(hook) or str(getattr(hook, "__module__", "")).startswith("transformers.")
 
     def _say(self, why: str) -> None:
         if why != self.refused:
