@@ -16,6 +16,7 @@ from clipdepth_plugin.compact import CompactDecoder
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.dual_path import DualPathDecoder
 from clipdepth_plugin.errors import KernelError
+from clipdepth_plugin.estimating import without_autocast
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.fused_compact import FusedCompact
 from clipdepth_plugin.fused_dual_path import FusedDualPath
@@ -38,7 +39,7 @@ class FusedHead(nn.Module):
     that training the head further does not change it.
 
     On a GPU a call is recorded as a CUDA graph for each shape of its inputs, and replayed; inside
-    torch.compile, torch.export and other graphs it is not.
+    torch.compile, torch.export and other graphs it is not. A caller's autocast changes nothing.
 
     Attributes:
         config: The head's.
@@ -71,8 +72,10 @@ class FusedHead(nn.Module):
 
     def early(self, features: TowerFeatures) -> list[Tensor]:
         """See ``DepthHead.early``."""
-        read = early_features(features, self.early_levels, next(self.parameters()).dtype)
-        return self._early_graphs.run(Inputs(read))
+        weight = next(self.parameters())
+        read = early_features(features, self.early_levels, weight.dtype)
+        with without_autocast(weight.device):
+            return self._early_graphs.run(Inputs(read))
 
     def forward(
         self,
@@ -113,8 +116,10 @@ class FusedHead(nn.Module):
                 "a fused head gives no gradient, and its features need one: use the plain head, "
                 "or run under torch.no_grad()"
             )
-        checked = checked_features(features, self.config, next(self.parameters()).dtype)
-        metres_B1HW, *scales = self._graphs.run(Inputs(checked, size, early))
+        weight = next(self.parameters())
+        checked = checked_features(features, self.config, weight.dtype)
+        with without_autocast(weight.device):
+            metres_B1HW, *scales = self._graphs.run(Inputs(checked, size, early))
         return DepthEstimate(metres_B1HW, scales[0] if scales else None)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

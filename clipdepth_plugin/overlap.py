@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from clipdepth_plugin.adapters.passes import TowerPass
-from clipdepth_plugin.estimating import estimate
+from clipdepth_plugin.errors import NoDepthError
+from clipdepth_plugin.estimating import estimate, without_autocast
 from clipdepth_plugin.readout import DepthEstimate
 
 if TYPE_CHECKING:
@@ -103,6 +104,9 @@ class Overlap:
             f"streams run beside each other on CUDA, and the head is on {device}": not serves,
             f"the head is on {device}, tokens on {', '.join(elsewhere)}": bool(elsewhere),
             "the head is in training mode": self.head.training,
+            "the head's weights were made in inference mode, where writes can't be noticed": any(
+                x.is_inference() for x in (*self.head.parameters(), *self.head.buffers())
+            ),
             "the host runs with gradients, not under torch.no_grad()": torch.is_grad_enabled(),
             "the host is being recorded as a CUDA graph": serves and self.streams.recording(),
             f"how its tokens lie has to be read from {layout}, which would make the host wait for "
@@ -131,7 +135,7 @@ class Overlap:
             streams.on(side),
             torch.inference_mode(False),
             torch.no_grad(),
-            torch.autocast(device.type, enabled=False),  # the host's own
+            without_autocast(device),
         ):
             yield
 
@@ -148,6 +152,21 @@ class Overlap:
             self._weights_of.add(kind)
 
 
+class _Weights:
+    """A head's weights as they were: what is written into them later is not ordered with it."""
+
+    def __init__(self, head: DepthHead | FusedHead) -> None:
+        self._versions = [(x, x._version) for x in (*head.parameters(), *head.buffers())]
+
+    def check(self) -> None:
+        """Raises NoDepthError where one has been written into in place."""
+        if any(x._version != version for x, version in self._versions):
+            raise NoDepthError(
+                "the head's weights were changed while it ran beside the host: read depth before "
+                "you write into them, or attach without overlap"
+            )
+
+
 class HeadBeside:
     """The head of one pass, run in parts as the tokens arrive."""
 
@@ -156,6 +175,7 @@ class HeadBeside:
         self._early: list[list[Tensor]] | None = None
         self._estimates: list[DepthEstimate] | None = None
         self._done: Any = None
+        self._weights: _Weights | None = None
         self._settled = False
 
     def go_on(self, seen: TowerPass) -> None:
@@ -167,6 +187,7 @@ class HeadBeside:
             if why is not None:
                 self._settle(why)
                 return
+            self._weights = self._weights or _Weights(self._overlap.head)
             with self._overlap.beside(seen.kept):
                 if seen.complete:
                     self._finish(seen)
@@ -177,21 +198,31 @@ class HeadBeside:
             self._settle(f"{type(error).__name__}: {error}", logging.WARNING)
 
     def join(self) -> list[DepthEstimate] | None:
-        """The maps, once the reader's stream waits for them; None: the head has not run."""
+        """The maps, once the reader's stream waits for them; None: the head has not run.
+
+        Raises:
+            NoDepthError: The head's weights were written into before the maps were first read.
+        """
         if not self._settled:  # no tap in sight of Python completed the pass
             self._settle(COMPILED)
         if self._estimates is None:
             return None
         streams = self._overlap.streams
-        current = streams.current(self._overlap.device)
+        current = streams.current(self._estimates[0].metres.device)  # the head may have moved
         current.wait_event(self._done)
         for metres, log_scale, _ in self._estimates:
             streams.use([metres] if log_scale is None else [metres, log_scale], current)
+        if self._weights is not None:
+            self._weights.check()
+            self._weights = None  # whoever writes into them now does so after the head
         return self._estimates
 
     def _early_due(self, seen: TowerPass) -> bool:
-        levels = self._overlap.head.early_levels
-        return self._early is None and bool(levels) and seen.has(levels)
+        head = self._overlap.head
+        hooked = head._forward_pre_hooks or head._forward_hooks  # they may change what is read
+        if self._early is not None or hooked:
+            return False
+        return bool(head.early_levels) and seen.has(head.early_levels)
 
     def _finish(self, seen: TowerPass) -> None:
         overlap, batches = self._overlap, seen.batches

@@ -62,8 +62,10 @@ def attach(
             same. ``plugin.trim.plan`` says which, or why none.
         overlap: Run the head on a CUDA stream of its own while the host goes on: its structural
             pathway as soon as that one's blocks are done, the rest when the tower is (a language
-            model's prefill hides it). Reading depth waits for it; the maps are the same. On a CPU
-            it does nothing; ``plugin.overlap.why_not`` says why a pass did without.
+            model's prefill hides it). Reading depth waits for it; the maps are the same. Write
+            into the head's weights (an optimizer's step, ``load_state_dict``) only after reading:
+            else that raises NoDepthError. ``plugin.overlap.why_not`` says why a pass did without,
+            as on a CPU.
 
     Returns:
         The plug-in, attached.

@@ -22,7 +22,13 @@ from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.arguments import parse_focal, parse_intrinsics, parse_size, parse_sizes
 from clipdepth_plugin.blocks import resize
 from clipdepth_plugin.errors import HeadMismatchError, HostError, NoDepthError
-from clipdepth_plugin.estimating import check_finite, check_mode, estimate, on_heads_device
+from clipdepth_plugin.estimating import (
+    check_finite,
+    check_mode,
+    estimate,
+    on_heads_device,
+    without_autocast,
+)
 from clipdepth_plugin.geometry import ImageViews, Intrinsics
 from clipdepth_plugin.head import NO_CONFIDENCE, DepthHead
 from clipdepth_plugin.overlap import HeadBeside, Overlap
@@ -200,7 +206,8 @@ class DepthPass(TowerPass):
         if natives is None:
             with torch.no_grad():
                 batches = [on_heads_device(one, self._head) for one in self.batches]
-                natives = [estimate(self._head, one) for one in batches]
+                with without_autocast(next(self._head.parameters()).device):
+                    natives = [estimate(self._head, one) for one in batches]
         check_finite(natives)
         return natives
 

@@ -138,6 +138,26 @@ def test_holds_copies_and_leaves_the_head_alone() -> None:
     assert not any(p.requires_grad for p in fused.parameters())
 
 
+@pytest.mark.parametrize("name", ["spaceclip", "fast", "guided"])
+@pytest.mark.parametrize("graphs", [False, True], ids=["as it is", "in graphs"])
+def test_a_callers_autocast_changes_no_bit(
+    name: str, graphs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is it kept in a recording, which later calls would replay."""
+    plain = make_head(name)
+    head, features = plain.fused(torch.bfloat16), make_features(plain)
+    with torch.no_grad():
+        expected, early = head(features), head.early(features)
+        if graphs:
+            monkeypatch.setattr(GraphCache, "applies", lambda cache, inputs: True)
+            for cache in (head._graphs, head._early_graphs):
+                cache._record = Tape()
+        with torch.autocast("cpu", torch.float16):
+            assert torch.equal(head(features), expected)
+            assert all(map(torch.equal, head.early(features), early))
+        assert torch.equal(head(features), expected)
+
+
 def test_copies_and_pickles() -> None:
     head = make_head("fast")
     fused, features = head.fused(), make_features(head)

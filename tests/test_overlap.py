@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clipdepth_plugin import DepthHead, DepthPlugin, attach
+from clipdepth_plugin import DepthHead, DepthPlugin, TowerFeatures, attach
 from clipdepth_plugin.errors import HeadMismatchError, NoDepthError
 from clipdepth_plugin.overlap import Streams
 from tests.tiny.case import tensors
 from tests.tiny.packed import PACKED
-from tests.tiny.streams import FakeDevice, FakeStreams
+from tests.tiny.streams import FakeDevice, FakeStream, FakeStreams
 from tests.tiny.table import BY_NAME
 
 MakePixels = Callable[..., Tensor]
@@ -102,6 +102,46 @@ def test_every_wait_is_there_and_no_bit_changes(
         assert first > log.index("block 4")
 
 
+@pytest.mark.parametrize("beside", [False, True], ids=["when read", "beside"])
+def test_an_autocast_of_the_readers_changes_no_bit(
+    beside: bool, host: nn.Module, head: DepthHead, make_pixels: MakePixels, device: FakeDevice
+) -> None:
+    """The tower runs under it in each case: the tokens are the same."""
+    x, depths = make_pixels(), []
+    with overlapped(host, head, device) as plugin:
+        overlap_of(plugin).streams.captured = not beside
+        for outside in (False, True):
+            with torch.autocast("cpu", torch.bfloat16):
+                host(x)
+                if not outside:
+                    depths.append(plugin.depth)
+            if outside:
+                depths.append(plugin.depth)
+        assert overlap_of(plugin).passes == (2 if beside else 0)
+    assert torch.equal(*depths)
+
+
+def test_a_head_that_has_moved_is_waited_for_where_its_maps_are(
+    host: nn.Module, head: DepthHead, make_pixels: MakePixels, device: FakeDevice
+) -> None:
+    asked: list[torch.device] = []
+
+    class Asked(FakeStreams):
+        def current(self, device: torch.device) -> FakeStream:
+            asked.append(device)
+            return super().current(device)
+
+    with overlapped(host, head, device) as plugin:
+        overlap_of(plugin).streams = Asked(device)
+        host(make_pixels())
+        beside: Any = plugin._last()._beside
+        expected = [one.metres for one in beside._estimates]
+        asked.clear()
+        head.to("meta")
+        assert torch.equal(plugin._last()._metres()[0], expected[0])
+    assert asked == [torch.device("cpu")]
+
+
 @pytest.mark.parametrize("leave_out", ["the side stream's wait", "the reader's wait"])
 def test_a_missing_wait_is_seen(
     leave_out: str, host: nn.Module, head: DepthHead, make_pixels: MakePixels, device: FakeDevice
@@ -146,12 +186,58 @@ def test_tokens_that_the_host_writes_into(
             assert device.untold == 0
 
 
+@pytest.mark.parametrize("what", ["parameter", "buffer"])
+def test_weights_that_are_written_into_before_reading(
+    what: str, host: nn.Module, head: DepthHead, make_pixels: MakePixels, device: FakeDevice
+) -> None:
+    """The head may still be reading them; once depth has been read, it is not."""
+    weights = list(head.parameters() if what == "parameter" else head.buffers())
+    with overlapped(host, head, device) as plugin:
+        host(make_pixels())
+        weights[-1].add_(1)
+        for _ in range(2):
+            with pytest.raises(NoDepthError, match="weights were changed while"):
+                _ = plugin.depth
+        host(make_pixels())
+        depth = plugin.depth
+        weights[-1].add_(1)
+        assert torch.equal(plugin.depth, depth)
+
+
+@pytest.mark.parametrize("kind", ["pre", "post"])
+def test_a_hooked_head_runs_as_a_whole(
+    kind: str, host: nn.Module, head: DepthHead, make_pixels: MakePixels, device: FakeDevice
+) -> None:
+    """What a hook makes of the features is what both pathways read."""
+
+    def doubled(_module: nn.Module, args: tuple[TowerFeatures, ...]) -> tuple[TowerFeatures, ...]:
+        levels = {level: 2 * x_BND for level, x_BND in args[0].levels.items()}
+        return (TowerFeatures(levels, args[0].context, args[0].grid), *args[1:])
+
+    def double(_module: nn.Module, _args: Any, depth_B1HW: Tensor) -> Tensor:
+        return 2 * depth_B1HW
+
+    if kind == "pre":
+        head.register_forward_pre_hook(doubled)
+    else:
+        head.register_forward_hook(double)
+    with attach(host, head) as plugin, torch.no_grad():
+        host(make_pixels())
+        expected = plugin.depth
+    with overlapped(host, head, device) as plugin, device:
+        host(make_pixels())
+        assert device.log.index("side op") > device.log.index("block 4")
+        assert torch.equal(plugin.depth, expected)
+    assert (overlap_of(plugin).passes, device.races, device.untold) == (1, [], 0)
+
+
 WHY_NOT: dict[str, str] = {
     "cpu": "streams run beside each other on CUDA, and the head is on cpu",
     "gradients": "the host runs with gradients",
     "captured": "being recorded as a CUDA graph",
     "compiled": "came out of compiled code",
     "head elsewhere": "the head is on meta, tokens on cpu",
+    "inference weights": "weights were made in inference mode",
 }
 
 
@@ -166,7 +252,8 @@ def test_where_it_cannot_be(
 ) -> None:
     """Depth is computed when it is read, and said once why."""
     host, x = make_host("timm"), make_pixels()
-    head = make_head(host)
+    with torch.inference_mode(case == "inference weights"):
+        head = make_head(host)
     with torch.no_grad(), attach(host, head) as plugin:
         host(x)
         expected = plugin.depth
