@@ -123,7 +123,7 @@ def _introduction(runs: Sequence[Run]) -> list[str]:
 
 def _filled(text: str) -> list[str]:
     """A paragraph's lines, and the empty one after it."""
-    return [*textwrap.wrap(text, 100, break_long_words=False, break_on_hyphens=False), ""]
+    return [*textwrap.wrap(text.strip(), 100, break_long_words=False, break_on_hyphens=False), ""]
 
 
 def _costs(cost: dict[str, Any]) -> list[str]:
