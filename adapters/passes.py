@@ -70,10 +70,17 @@ class Wanted:
 
 @dataclass
 class _Kept:
-    """A tensor as tapped, and its version then: hosts may write into it later."""
+    """A tensor as tapped, and its version then: hosts may write into it later.
+
+    Attributes:
+        tensor: As tapped, or a copy.
+        version: None where it has none that writes would change.
+        copied: Whether it is a copy, which nobody else writes into.
+    """
 
     tensor: Tensor
     version: int | None
+    copied: bool = False
 
     @classmethod
     def of(cls, x: Tensor) -> _Kept:
@@ -81,7 +88,7 @@ class _Kept:
         if torch.compiler.is_compiling():
             return cls(x.detach(), None)
         if x.is_inference():
-            return cls(x.clone(), None)
+            return cls(x.clone(), None, copied=True)
         return cls(x.detach(), x._version)
 
     def written_since(self) -> bool:
@@ -175,6 +182,12 @@ class TowerPass:
         """Every tensor that is kept now, as tapped."""
         kept = (*self._levels.values(), self._pooled, self._pixels)
         return [one.tensor for one in kept if one is not None]
+
+    @property
+    def unwatched(self) -> bool:
+        """Whether writes into a kept tensor would go unnoticed, as in compiled code."""
+        kept = (*self._levels.values(), self._pooled, self._pixels)
+        return any(one is not None and one.version is None and not one.copied for one in kept)
 
     @property
     def hangs_on(self) -> tuple[str, ...]:

@@ -108,18 +108,19 @@ class Overlap:
                 x.is_inference() for x in (*self.head.parameters(), *self.head.buffers())
             ),
             "the host runs with gradients, not under torch.no_grad()": torch.is_grad_enabled(),
+            "tokens came out of compiled code, where writes can't be noticed": seen.unwatched,
             "the host is being recorded as a CUDA graph": serves and self.streams.recording(),
             f"how its tokens lie has to be read from {layout}, which would make the host wait for "
             "its device": bool(layout),
         }
         return next((why for why, holds in reasons.items() if holds), None)
 
-    def decline(self, why: str, level: int = logging.INFO) -> None:
-        """A pass does without; said once for each reason."""
+    def decline(self, why: str, level: int = logging.INFO, kind: str | None = None) -> None:
+        """A pass does without; said once for each reason, or for each ``kind`` of them."""
         with self._lock:
             self.why_not = why
-            new = why not in self._told
-            self._told.add(why)
+            new = (kind or why) not in self._told
+            self._told.add(kind or why)
         if new:
             logger.log(level, "no overlap, depth is computed when it is read: %s", why)
 
@@ -195,7 +196,8 @@ class HeadBeside:
                     batches = seen.batches_of(self._overlap.head.early_levels)
                     self._early = [self._overlap.head.early(one) for one in batches]
         except Exception as error:  # noqa: BLE001 (whoever reads depth meets it, not the host)
-            self._settle(f"{type(error).__name__}: {error}", logging.WARNING)
+            kind = type(error).__name__  # texts may differ each time: numbers, addresses
+            self._settle(f"{kind}: {error}", logging.WARNING, kind)
 
     def join(self) -> list[DepthEstimate] | None:
         """The maps, once the reader's stream waits for them; None: the head has not run.
@@ -233,6 +235,6 @@ class HeadBeside:
         self._estimates, self._early, self._settled = estimates, None, True
         overlap.count()
 
-    def _settle(self, why: str, level: int = logging.INFO) -> None:
+    def _settle(self, why: str, level: int = logging.INFO, kind: str | None = None) -> None:
         self._settled, self._early = True, None
-        self._overlap.decline(why, level)
+        self._overlap.decline(why, level, kind)

@@ -235,7 +235,8 @@ WHY_NOT: dict[str, str] = {
     "cpu": "streams run beside each other on CUDA, and the head is on cpu",
     "gradients": "the host runs with gradients",
     "captured": "being recorded as a CUDA graph",
-    "compiled": "came out of compiled code",
+    "compiled": "came out of compiled code, which shows them at its end only",
+    "compiled block": "came out of compiled code, where writes can't be noticed",
     "head elsewhere": "the head is on meta, tokens on cpu",
     "inference weights": "weights were made in inference mode",
 }
@@ -266,6 +267,8 @@ def test_where_it_cannot_be(
         run: Any = host
         if case == "compiled":
             run = torch.compile(host, fullgraph=True, backend="aot_eager")
+        if case == "compiled block":
+            plugin.tower.blocks[0].compile(fullgraph=True, backend="aot_eager")
         if case == "head elsewhere":
             head.to("meta")
         for _ in range(2):
@@ -281,6 +284,27 @@ def test_where_it_cannot_be(
         said = [r for r in caplog.records if WHY_NOT[case] in r.getMessage()]
         assert [r.levelno for r in said] == [logging.INFO]
     torch._dynamo.reset()
+
+
+def test_an_error_is_said_once_though_its_text_changes(
+    host: nn.Module,
+    head: DepthHead,
+    make_pixels: MakePixels,
+    device: FakeDevice,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tried: list[int] = []
+
+    def fail(*_: Any) -> None:
+        tried.append(len(tried))
+        raise ValueError(f"no memory at {tried[-1]}")
+
+    with overlapped(host, head, device) as plugin:
+        head.register_forward_pre_hook(fail)
+        for _ in range(3):
+            host(make_pixels())
+        assert len(caplog.records) == 1
+        assert overlap_of(plugin).why_not == "ValueError: no memory at 2"
 
 
 def test_a_host_whose_layout_must_be_read_runs_its_head_later(
