@@ -24,6 +24,7 @@ from clipdepth_plugin.fused_graphs import GraphCache, Inputs
 from clipdepth_plugin.fused_layers import Packing
 from clipdepth_plugin.head import (
     DepthHead,
+    checked_early,
     checked_features,
     early_features,
     with_confidence,
@@ -73,7 +74,7 @@ class FusedHead(nn.Module):
     def early(self, features: TowerFeatures) -> list[Tensor]:
         """See ``DepthHead.early``."""
         weight = next(self.parameters())
-        read = early_features(features, self.early_levels, weight.dtype)
+        read = early_features(features, self.config, self.early_levels, weight.dtype)
         with without_autocast(weight.device):
             return self._early_graphs.run(Inputs(read))
 
@@ -87,7 +88,7 @@ class FusedHead(nn.Module):
         """Depth of each view; see ``DepthHead.forward``.
 
         Raises:
-            FeaturesError: A level, the context or the pixels are missing, or of another width.
+            FeaturesError: See ``DepthHead.forward``.
             KernelError: A gradient is needed, or Triton was asked for and cannot run.
         """
         return self.estimate(features, size, early=early).metres
@@ -116,6 +117,8 @@ class FusedHead(nn.Module):
                 "a fused head gives no gradient, and its features need one: use the plain head, "
                 "or run under torch.no_grad()"
             )
+        if early is not None:
+            early = checked_early(early, features, self.early_levels)
         weight = next(self.parameters())
         checked = checked_features(features, self.config, weight.dtype)
         with without_autocast(weight.device):

@@ -27,6 +27,11 @@ NO_CONFIDENCE = (
     "head.options.confidence: true and a weight for loss.confidence"
 )
 
+NO_EARLY = (
+    "this head has no early levels (head.early_levels is empty): call head(features) alone, "
+    "without early maps"
+)
+
 if TYPE_CHECKING:
     from clipdepth_plugin.fused import FusedHead
 
@@ -102,10 +107,15 @@ class DepthHead(nn.Module, HubMixin):
         return levels
 
     def early(self, features: TowerFeatures) -> list[Tensor]:
-        """What can be computed of ``early_levels`` alone, without a context, for ``forward``."""
+        """What can be computed of ``early_levels`` alone, without a context, for ``forward``.
+
+        Raises:
+            FeaturesError: A level is missing or of another width, or there are no early levels.
+        """
         dtype = next(self.parameters()).dtype
+        read = early_features(features, self.config, self.early_levels, dtype)
         decoder: Any = self.decoder
-        maps: list[Tensor] = decoder.early(early_features(features, self.early_levels, dtype))
+        maps: list[Tensor] = decoder.early(read)
         return maps
 
     def forward(
@@ -127,7 +137,8 @@ class DepthHead(nn.Module, HubMixin):
             (B, 1, H, W) float32 metres.
 
         Raises:
-            FeaturesError: A level, the context or the pixels are missing, or of another width.
+            FeaturesError: A level, the context or the pixels are missing, or of another width;
+                or ``early`` is of other views, or for a head without early levels.
         """
         return self.estimate(features, size, early=early).metres
 
@@ -173,7 +184,9 @@ class DepthHead(nn.Module, HubMixin):
             auxiliary: Whether to run the auxiliary outputs.
             early: See ``forward``.
         """
-        given: dict[str, Any] = {} if early is None else {"early": early}
+        given: dict[str, Any] = {}
+        if early is not None:
+            given["early"] = checked_early(early, features, self.early_levels)
         checked = checked_features(features, self.config, next(self.parameters()).dtype)
         estimate: DepthEstimate = self.decoder(checked, size, auxiliary=auxiliary, **given)
         return estimate
@@ -220,11 +233,36 @@ def with_confidence(estimate: DepthEstimate) -> tuple[Tensor, Tensor]:
 
 
 def early_features(
-    features: TowerFeatures, levels: tuple[int, ...], dtype: torch.dtype
+    features: TowerFeatures, config: HeadConfig, levels: tuple[int, ...], dtype: torch.dtype
 ) -> TowerFeatures:
-    """What ``early`` reads, in a head's dtype."""
-    read = {level: features.levels[level].to(dtype) for level in levels}
+    """What ``early`` reads, in a head's dtype.
+
+    Raises:
+        FeaturesError: A level is missing or has another width, or there are none to read.
+    """
+    if not levels:
+        raise FeaturesError(NO_EARLY)
+    read = _checked_levels(features, levels, config.width, dtype)
     return TowerFeatures(read, None, features.grid)
+
+
+def checked_early(
+    early: list[Tensor], features: TowerFeatures, levels: tuple[int, ...]
+) -> list[Tensor]:
+    """What ``early`` gave, if it can be of these features.
+
+    Raises:
+        FeaturesError: It is of another number of views, or the head has no early levels.
+    """
+    if not levels:
+        raise FeaturesError(NO_EARLY)
+    odd = [x_BChw.shape[0] for x_BChw in early if x_BChw.shape[0] != features.batch]
+    if odd:
+        raise FeaturesError(
+            f"the early maps are of {odd[0]} views, the features of {features.batch}: give what "
+            "head.early(features) gave of the same features"
+        )
+    return early
 
 
 def checked_features(
@@ -235,12 +273,7 @@ def checked_features(
     Raises:
         FeaturesError: One is missing or has another width.
     """
-    missing = [level for level in config.levels if level not in features.levels]
-    if missing:
-        raise FeaturesError(
-            f"the head reads levels {list(config.levels)}; levels {missing} are missing "
-            f"(got {sorted(features.levels)})"
-        )
+    read = _checked_levels(features, config.levels, config.width, dtype)
     if config.film and features.context is None:
         raise FeaturesError(
             f"the head's FiLM needs the {config.context!r} context, got None; give "
@@ -251,12 +284,27 @@ def checked_features(
             "the head's image stem reads the tower's input pixels, got None; give "
             "TowerFeatures(pixels=...) as the tower takes them"
         )
-    read = {level: features.levels[level].to(dtype) for level in config.levels}
     context = features.context.to(dtype) if config.film and features.context is not None else None
-    for name, value in (*((f"level {k}", x) for k, x in read.items()), ("context", context)):
-        if value is not None and value.shape[-1] != config.width:
-            raise FeaturesError(
-                f"{name} has width {value.shape[-1]}; the head was made for {config.width}"
-            )
+    if context is not None:
+        _check_width("context", context, config.width)
     pixels = features.pixels if config.reads_pixels else None
     return TowerFeatures(read, context, features.grid, None if pixels is None else pixels.to(dtype))
+
+
+def _checked_levels(
+    features: TowerFeatures, levels: tuple[int, ...], width: int, dtype: torch.dtype
+) -> dict[int, Tensor]:
+    missing = [level for level in levels if level not in features.levels]
+    if missing:
+        raise FeaturesError(
+            f"the head reads levels {list(levels)}; levels {missing} are missing "
+            f"(got {sorted(features.levels)})"
+        )
+    for level in levels:
+        _check_width(f"level {level}", features.levels[level], width)
+    return {level: features.levels[level].to(dtype) for level in levels}
+
+
+def _check_width(name: str, x: Tensor, width: int) -> None:
+    if x.shape[-1] != width:
+        raise FeaturesError(f"{name} has width {x.shape[-1]}; the head was made for {width}")

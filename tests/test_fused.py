@@ -200,6 +200,28 @@ def test_errors() -> None:
         head.fused()
 
 
+@pytest.mark.parametrize("form", ["plain", "fused"])
+def test_early_maps_that_do_not_fit(form: str) -> None:
+    plain, without = make_head("fast"), make_head("fast-neither")
+    features, more = make_features(plain), make_features(plain, batch=3)
+    head, late = (plain, without) if form == "plain" else (plain.fused(), without.fused())
+    first, *rest = head.early_levels
+    some = {level: features.levels[level] for level in rest}
+    narrow = {**some, first: features.levels[first][..., :8]}
+    with torch.no_grad():
+        early = head.early(features)
+        with pytest.raises(FeaturesError, match=rf"levels \[{first}\] are missing"):
+            head.early(TowerFeatures(some, None, features.grid))
+        with pytest.raises(FeaturesError, match=f"level {first} has width 8; .* made for 24"):
+            head.early(TowerFeatures(narrow, None, features.grid))
+        with pytest.raises(FeaturesError, match="early maps are of 2 views, the features of 3"):
+            head(more, early=early)
+        with pytest.raises(FeaturesError, match="has no early levels"):
+            late.early(features)
+        with pytest.raises(FeaturesError, match="has no early levels"):
+            late(make_features(without), early=early)
+
+
 @pytest.mark.parametrize(("low", "high"), [(1, 1), (3, 6), (5, 13), (7, 3)])
 def test_resize_and_taps_as_one_matrix(low: int, high: int) -> None:
     signal, taps = torch.randn(low).double(), torch.randn(3).double()
