@@ -28,7 +28,7 @@ from clipdepth_plugin.latency.flops import count_gflops
 from clipdepth_plugin.latency.hosts import load_bench_host
 from clipdepth_plugin.latency.intervals import compare, median_interval
 from clipdepth_plugin.latency.memory import keep_freed_memory
-from clipdepth_plugin.latency.other_work import OtherWork
+from clipdepth_plugin.latency.other_work import with_other_work
 from clipdepth_plugin.latency.plan import Switch
 from clipdepth_plugin.latency.rounds import Variant, run_rounds
 from clipdepth_plugin.latency.timers import timer_for
@@ -63,10 +63,9 @@ def main() -> None:
         features[name] = one_size(plugin.features(make_pixels(tower, 1)))
         call = partial(_with_depth, base.call, plugin)
         variants.append(Variant(name, call, switch.on, switch.off))
-    work = OtherWork.start()
     with torch.no_grad():
-        seconds = run_rounds(variants, options.rounds, timer_for(options.device))
-    others = None if work is None else work.percent()
+        timer = timer_for(options.device)
+        seconds, others = with_other_work(lambda: run_rounds(variants, options.rounds, timer))
     alone = seconds["tower"]
     noise = compare(seconds[CONTROL], alone)
     found = {

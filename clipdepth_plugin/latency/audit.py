@@ -24,9 +24,9 @@ from clipdepth_plugin.latency.intervals import (
     median_interval,
 )
 from clipdepth_plugin.latency.memory import peak_bytes
-from clipdepth_plugin.latency.other_work import OtherWork
+from clipdepth_plugin.latency.other_work import with_other_work
 from clipdepth_plugin.latency.plan import Entry, plan
-from clipdepth_plugin.latency.rounds import Samples, Variant, nothing, run_rounds
+from clipdepth_plugin.latency.rounds import Samples, Variant, nothing, run_rounds, warm_up
 from clipdepth_plugin.latency.schema import (
     Added,
     Audit,
@@ -81,6 +81,18 @@ class Method:
     timer: Timer | None = None
     advance: Callable[[], object] = field(default=nothing)
 
+    def run(
+        self, variants: Sequence[Variant], device: torch.device
+    ) -> tuple[Samples, float | None]:
+        """The rounds, and the percentage of the processors' time that others took during them."""
+        timer = self.timer or timer_for(device)
+        warm_up(variants, self.warmup)  # what is compiled at first use is, by processes of ours
+        return with_other_work(
+            lambda: run_rounds(
+                variants, self.rounds, timer, warmup=0, seed=self.seed, advance=self.advance
+            )
+        )
+
 
 class _Extent(NamedTuple):
     """Peak memory in MiB and operations in 1e9 of one call, where known."""
@@ -116,7 +128,6 @@ def audit(
     """
     method = method or Method()
     device = subject.pixels_B3HW.device
-    timer = method.timer or timer_for(device)
     path = subject.tower.path or None
     with (
         torch.no_grad(),
@@ -124,7 +135,7 @@ def audit(
             subject.model, path, subject.pixels_B3HW, subject.bases, heads, forms, separate or {}
         ) as entries,
     ):
-        times, others = _timed([entry.variant for entry in entries], method, timer)
+        times, others = method.run([entry.variant for entry in entries], device)
         gc.collect()  # what the rounds left behind is not to be found by the calls that follow
         extents = {entry.variant.name: _extent(entry, device) for entry in entries}
     figures = tuple(_figure(entry, times, extents, subject.bases) for entry in entries)
@@ -146,25 +157,6 @@ def audit(
         figures=figures,
     )
     return report.model_copy(update={"verdict": make_verdict(report)})
-
-
-def _timed(
-    variants: Sequence[Variant], method: Method, timer: Timer
-) -> tuple[Samples, float | None]:
-    """The rounds, and the percentage of the processors' time that others took meanwhile."""
-    for variant in variants:  # what is compiled at its first use is, by processes of our own
-        with variant.prepared() as call:
-            call()
-    work = OtherWork.start()
-    times = run_rounds(
-        variants,
-        method.rounds,
-        timer,
-        warmup=method.warmup,
-        seed=method.seed,
-        advance=method.advance,
-    )
-    return times, None if work is None else work.percent()
 
 
 def _extent(entry: Entry, device: torch.device) -> _Extent:

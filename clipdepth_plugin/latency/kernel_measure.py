@@ -37,7 +37,7 @@ from clipdepth_plugin.latency.kernel_schema import (
     KernelSettings,
 )
 from clipdepth_plugin.latency.kernel_verdict import judge
-from clipdepth_plugin.latency.other_work import OtherWork
+from clipdepth_plugin.latency.other_work import with_other_work
 from clipdepth_plugin.latency.rounds import Samples, Variant, nothing, run_rounds
 from clipdepth_plugin.latency.schema import Range
 from clipdepth_plugin.latency.timers import CudaTimer, Timer, timer_for
@@ -146,8 +146,7 @@ def _measure(
     with torch.no_grad(), _compiler_reset():
         gflops = count_gflops(case.plain(torch.float32))
         forms = make_forms(case, plan.dtypes, device, compiling)
-        work = OtherWork.start()
-        times, queued = _time(forms, plan, device)
+        (times, queued), others = with_other_work(lambda: _time(forms, plan, device))
     return KernelCase(
         name=case.name,
         kind=case.kind,
@@ -155,7 +154,7 @@ def _measure(
         batch=case.batch,
         gflops=gflops,
         floor_milliseconds=_floor(case, gflops),
-        other_work_percent=work.percent() if work is not None else None,
+        other_work_percent=others,
         figures=tuple(_figure(made, times, queued) for made in forms),
     )
 

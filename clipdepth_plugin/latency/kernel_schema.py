@@ -9,11 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
 from clipdepth_plugin.circumstances import Circumstances
-from clipdepth_plugin.errors import BenchError
-from clipdepth_plugin.latency.schema import Range, Strict
+from clipdepth_plugin.latency.schema import Range, Strict, read_report
 
 Form = Literal["plain", "compiled", "fused", "graph"]
 """``plain``: the module in eager mode. ``compiled``: the same under torch.compile. ``fused``: the
@@ -136,9 +133,4 @@ def load_kernel_report(path: Path) -> KernelReport:
     Raises:
         BenchError: It is not there, or not such a file.
     """
-    try:
-        return KernelReport.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise BenchError(f"{path}: can't be read ({error.strerror})") from error
-    except ValidationError as error:
-        raise BenchError(f"{path}: not a report of clipdepth bench kernels ({error})") from error
+    return read_report(path, KernelReport, "clipdepth bench kernels")

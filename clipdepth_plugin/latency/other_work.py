@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _STAT = Path("/proc/stat")
 
@@ -47,3 +51,10 @@ class OtherWork:
             return None
         others = (now.busy - self.busy) - (now.own - self.own)
         return round(100 * max(others, 0.0) / (now.total - self.total), 2)
+
+
+def with_other_work(call: Callable[[], T]) -> tuple[T, float | None]:
+    """What a call gives, and ``OtherWork.percent`` of its time; None where that can't be read."""
+    start = OtherWork.start()
+    found = call()
+    return found, None if start is None else start.percent()

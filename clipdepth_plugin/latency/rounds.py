@@ -76,10 +76,7 @@ def run_rounds(
     names = [variant.name for variant in variants]
     if rounds < 1 or len(set(names)) != len(names):
         raise BenchError(f"needs a round and names that differ, got {rounds} rounds of {names}")
-    for variant in variants:
-        for _ in range(warmup):
-            with variant.prepared() as call:
-                call()
+    warm_up(variants, warmup)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     with _no_garbage_collection():
         for order in orders(len(variants), rounds, seed):
@@ -89,6 +86,14 @@ def run_rounds(
             gc.collect(0)
             advance()
     return {name: np.array(times) for name, times in seconds.items()}
+
+
+def warm_up(variants: Sequence[Variant], calls: int) -> None:
+    """Calls each variant, untimed."""
+    for variant in variants:
+        for _ in range(calls):
+            with variant.prepared() as call:
+                call()
 
 
 def orders(variants: int, rounds: int, seed: int = 0) -> list[list[int]]:

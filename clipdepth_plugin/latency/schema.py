@@ -7,12 +7,14 @@ come from one interleaved run, and only those may be compared.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from clipdepth_plugin.circumstances import Circumstances
 from clipdepth_plugin.errors import BenchError
+
+Report = TypeVar("Report", bound=BaseModel)
 
 Scope = Literal["tower", "prefill", "whole", "head", "separate"]
 """``tower``, ``prefill``, ``whole``: a pass of the host's tower, of a multimodal model over prompt
@@ -170,8 +172,8 @@ class Audit(Strict):
     noise_percent: dict[str, Range]
     """Base -> what it differs from itself, timed twice in each round."""
     others_percent: float | None = None
-    """% of the machine's processor time that others took during warm-up and rounds: other
-    processes, and what the hypervisor gave to other machines. Null where it can't be read."""
+    """% of the machine's processor time that others took during the rounds: other processes, and
+    what the hypervisor gave to other machines. Null where it can't be read."""
     figures: tuple[Figure, ...]
     sweeps: tuple[Sweep, ...] = ()
     verdict: tuple[str, ...] = ()
@@ -195,9 +197,18 @@ def load_audit(path: Path) -> Audit:
     Raises:
         BenchError: It is not there, or not such a file.
     """
+    return read_report(path, Audit, "clipdepth bench")
+
+
+def read_report(path: Path, kind: type[Report], command: str) -> Report:
+    """Reads the JSON file that a command wrote.
+
+    Raises:
+        BenchError: It is not there, or not such a file.
+    """
     try:
-        return Audit.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(path.read_bytes())
     except OSError as error:
         raise BenchError(f"{path}: can't be read ({error.strerror})") from error
     except ValidationError as error:
-        raise BenchError(f"{path}: not a report of clipdepth bench ({error})") from error
+        raise BenchError(f"{path}: not a report of {command} ({error})") from error

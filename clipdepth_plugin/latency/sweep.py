@@ -20,10 +20,9 @@ from clipdepth_plugin.latency.audit import Method, to_range
 from clipdepth_plugin.latency.bases import make_pixels, tower_base
 from clipdepth_plugin.latency.intervals import compare, median_interval
 from clipdepth_plugin.latency.plan import Entry, switched, with_depth
-from clipdepth_plugin.latency.rounds import Samples, Variant, run_rounds
+from clipdepth_plugin.latency.rounds import Samples, Variant
 from clipdepth_plugin.latency.scaling import fit_exponent
 from clipdepth_plugin.latency.schema import Exponent, Sweep, SweepPoint
-from clipdepth_plugin.latency.timers import timer_for
 
 Over = Literal["batch", "pixels", "levels"]
 LEVELS_HEAD = "fast, semantic levels only"
@@ -88,15 +87,7 @@ def run_sweep(
                 switch = stack.enter_context(switched(model, head, "eager", tower.path or None))
                 entries.append(with_depth(base, switch, name, "eager"))
             variants += [_renamed(entry, value) for entry in entries]
-        timer = method.timer or timer_for(pixels_B3HW.device)
-        times = run_rounds(
-            variants,
-            method.rounds,
-            timer,
-            warmup=method.warmup,
-            seed=method.seed,
-            advance=method.advance,
-        )
+        times, _ = method.run(variants, pixels_B3HW.device)
     names = [LEVELS_HEAD] if over == "levels" else list(heads)
     pictures = {value: value if over == "batch" else batch for value in values}
     points = tuple(_point(times, value, names, pictures[value]) for value in values)
