@@ -6,7 +6,8 @@ depth-to-space steps go up to 4 times the grid; from there each position predict
 as in RAFT (arXiv 2003.12039, section 3.3), how to mix it from its neighbours at 16 times the grid.
 
 Axes: B views, N = h * w patch tokens, D tower width, C channels, H W a map's size, h w the grid,
-K the 9 neighbours of a position, R the fine positions in one of the last step.
+K the 9 neighbours of a position, L levels, P = 2 C FiLM parameters, R the fine positions in one
+of the last step.
 """
 
 from __future__ import annotations
@@ -60,11 +61,14 @@ class NarrowFiLM(nn.Module):
 
     def forward(self, maps: Sequence[Tensor], context_BD: Tensor) -> list[Tensor]:
         """Modulates one (B, C, h, w) map for each level."""
-        parameters = rearrange(
-            self.mlp(self.norm(context_BD)), "b (l two c) -> two l b c 1 1", l=self.count, two=2
-        )
-        gamma_LBC11, beta_LBC11 = parameters.unbind(0)
-        return [(1 + g) * x + b for x, g, b in zip(maps, gamma_LBC11, beta_LBC11, strict=True)]
+        film_BP = self.mlp(self.norm(context_BD))
+        return modulate(maps, rearrange(film_BP, "b (l p) -> l b p", l=self.count))
+
+
+def modulate(maps: Sequence[Tensor], film_LBP: Tensor) -> list[Tensor]:
+    """(1 + gamma) * x + beta of each level's (B, C, h, w); ``film_LBP`` (L, B, 2 C) has both."""
+    gamma_LBC11, beta_LBC11 = rearrange(film_LBP, "l b (two c) -> two l b c 1 1", two=2).unbind(0)
+    return [(1 + g) * x + b for x, g, b in zip(maps, gamma_LBC11, beta_LBC11, strict=True)]
 
 
 class DepthToSpace(nn.Module):
@@ -164,7 +168,7 @@ class CompactDecoder(nn.Module):
         """The structural pathway's map, all of it."""
         assert self.structural is not None
         assert self.structural_conv is not None
-        return [self.structural_conv(_added(self.structural(features)))]
+        return [self.structural_conv(added(self.structural(features)))]
 
     def forward(
         self,
@@ -198,14 +202,14 @@ class CompactDecoder(nn.Module):
         semantic = self.semantic(features)
         if self.film is not None:
             semantic = self.film(semantic, features.context)
-        paths = [self.semantic_conv(_added(semantic))]
+        paths = [self.semantic_conv(added(semantic))]
         if self.structural is not None:
             paths += self.early(features) if early is None else early
         fused: Tensor = self.dropout(self.join(torch.cat(paths, dim=1)))
         return fused
 
 
-def _added(maps: Sequence[Tensor]) -> Tensor:
+def added(maps: Sequence[Tensor]) -> Tensor:
     """Their sum, in the order in memory that they have: that of tokens, channels last.
 
     Convolutions keep that order down to the outputs, which on a CPU saves a twentieth of the head.

@@ -15,7 +15,6 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from clipdepth_plugin import ops
-from clipdepth_plugin.blocks import resize
 from clipdepth_plugin.fused_weights import (
     ComposedUp,
     Folded,
@@ -24,6 +23,8 @@ from clipdepth_plugin.fused_weights import (
     shifted_resize_matrix,
 )
 from clipdepth_plugin.kernels.dispatch import triton_runs_on
+from clipdepth_plugin.kernels.gated_skips import skips_like
+from clipdepth_plugin.kernels.launch import empty_map
 
 Activation = Literal["relu", "gelu"]
 
@@ -234,15 +235,9 @@ def _with_gated_skips(
     channels, size = u_BCHW.shape[1], size_of(u_BCHW)
     gates_BGHW = F.linear(u_BCHW.permute(0, 2, 3, 1), weight_GC, bias_G).sigmoid_()
     gates_BGHW = gates_BGHW.permute(0, 3, 1, 2)
-    out = torch.empty(
-        (u_BCHW.shape[0], channels + len(bias_G), *size),
-        dtype=u_BCHW.dtype,
-        device=u_BCHW.device,
-        memory_format=torch.channels_last,
-    )
+    out = empty_map(u_BCHW, (u_BCHW.shape[0], channels + len(bias_G), *size))
     out[:, :channels] = u_BCHW
-    skips = [resize(semantic_BChw, size)]
-    skips += [] if structural_BCHW is None else [structural_BCHW]
+    skips = skips_like(u_BCHW, semantic_BChw, structural_BCHW)
     parts = zip(skips, gates_BGHW.chunk(len(skips), 1), strict=True)
     for i, (skip_BCHW, gate_BCHW) in enumerate(parts, start=1):
         share = out[:, i * channels : (i + 1) * channels]

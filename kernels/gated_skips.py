@@ -88,12 +88,18 @@ def gated_skips_reference(
 ) -> Tensor:
     """What the kernel must give."""
     gate_BGHW = torch.sigmoid(F.conv2d(u_BCHW, weight_GC[:, :, None, None], bias_G))
-    height, width = u_BCHW.shape[-2:]
-    skips = [resize(semantic_BChw, (height, width))]
-    if structural_BCHW is not None:
-        skips.append(structural_BCHW)
+    skips = skips_like(u_BCHW, semantic_BChw, structural_BCHW)
     gates = gate_BGHW.chunk(len(skips), dim=1)
     return torch.cat([torch.addcmul(s, s, g) for s, g in zip(skips, gates, strict=True)], dim=1)
+
+
+def skips_like(
+    u_BCHW: Tensor, semantic_BChw: Tensor, structural_BCHW: Tensor | None
+) -> list[Tensor]:
+    """The skips at a map's size: the semantic one, then the structural one where there is one."""
+    height, width = u_BCHW.shape[-2:]
+    skips = [resize(semantic_BChw, (height, width))]
+    return skips if structural_BCHW is None else [*skips, structural_BCHW]
 
 
 def _empty(u_BCHW: Tensor, bias_G: Tensor) -> Tensor:
@@ -153,8 +159,7 @@ def _backward(ctx: Any, grad_BGHW: Tensor) -> tuple[Tensor | None, ...]:
     size = u_BCHW.shape[-2:]
     u_BHWC, grad_BHWG = u_BCHW.permute(0, 2, 3, 1), grad_BGHW.permute(0, 2, 3, 1)
     gate_BHWG = torch.sigmoid(F.linear(u_BHWC, weight_GC, bias_G))
-    skips = [resize(semantic_BChw, size)]
-    skips += [] if structural_BCHW is None else [structural_BCHW]
+    skips = skips_like(u_BCHW, semantic_BChw, structural_BCHW)
     skip_BHWG = torch.cat(skips, dim=1).permute(0, 2, 3, 1)
     grad_skip_BGHW = ((1 + gate_BHWG) * grad_BHWG).permute(0, 3, 1, 2)
     grad_z_BHWG = skip_BHWG * gate_BHWG * (1 - gate_BHWG) * grad_BHWG

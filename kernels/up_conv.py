@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -72,12 +71,7 @@ def up_conv_reference(
     y_BabOHW = y.unflatten(1, (2, 2, channels))
     edge_abrcO = (bias_PEO - bias_PEO[:, :1]).unflatten(0, (2, 2)).unflatten(2, (2, 2))
     _add_edges(y_BabOHW, edge_abrcO)
-    out_BOHW = torch.empty(
-        (batch, channels, 2 * height, 2 * width),
-        dtype=y.dtype,
-        device=y.device,
-        memory_format=torch.channels_last,
-    )
+    out_BOHW = empty_map(y, (batch, channels, 2 * height, 2 * width))
     for a in range(2):
         for b in range(2):
             # Of a padded 2x2 convolution's h + 1 rows, phase a has the first or the last h.

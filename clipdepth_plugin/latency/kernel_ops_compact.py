@@ -9,7 +9,6 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
@@ -18,13 +17,14 @@ from clipdepth_plugin import ops
 from clipdepth_plugin.compact import (
     CONVEX_FACTOR,
     CompactDecoder,
+    added,
     convex_upsample,
     convex_weights,
+    modulate,
 )
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.fused_compact import FusedCompact
 from clipdepth_plugin.fused_layers import NormAct, Packing
-from clipdepth_plugin.fused_weights import fold
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.latency.kernel_op import Function, Op, inputs_of
 
@@ -75,9 +75,7 @@ def _sum_levels(
 ) -> Tensor:
     """The semantic levels normalised, projected, modulated with given parameters, summed."""
     maps = d.semantic(TowerFeatures(levels, None, grid))
-    parameters = rearrange(film_LBP, "l b (two c) -> two l b c 1 1", two=2)
-    modulated = [(1 + g) * x + b for x, g, b in zip(maps, *parameters.unbind(0), strict=True)]
-    return torch.stack(modulated).sum(0)
+    return added(modulate(maps, film_LBP))
 
 
 def _normed_project(d: CompactDecoder, packing: Packing) -> Function:
@@ -92,8 +90,12 @@ def _convex(d: CompactDecoder, x_BCHW: Tensor, level_B1HW: Tensor) -> Tensor:
 
 
 def _convex_depth(d: CompactDecoder, packing: Packing) -> Function:
-    mask = fold(d.to_mask)
-    weight, bias = packing.pack(mask.weight[:, :, 0, 0]), packing.pack(mask.bias)
+    fused = FusedCompact(d, packing)
     return lambda x_BCHW, level_B1HW: ops.convex_depth(
-        x_BCHW, level_B1HW, weight, bias, metres=d.metres, triton=packing.triton
+        x_BCHW,
+        level_B1HW,
+        fused.mask_weight,
+        fused.mask_bias,
+        metres=d.metres,
+        triton=packing.triton,
     )

@@ -17,7 +17,7 @@ from clipdepth_plugin.blocks import resize
 from clipdepth_plugin.dual_path import DualPathDecoder
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.fused_dual_path import Projections
-from clipdepth_plugin.fused_layers import Conv, Packing, Up
+from clipdepth_plugin.fused_layers import Conv, GatedJoin, Packing, Up
 from clipdepth_plugin.fused_readout import Readout
 from clipdepth_plugin.fused_weights import Upsampling, fold
 from clipdepth_plugin.head import DepthHead
@@ -136,10 +136,9 @@ def _gate(stage: Any, u_BCHW: Tensor, semantic_BChw: Tensor, skip_BCHW: Tensor) 
 
 def _gated_skips(stage: Any, packing: Packing) -> Function:
     gates = [fold(stage.semantic_gate.conv), fold(stage.structural_gate.conv)]
-    weight = packing.pack(torch.cat([gate.weight[:, :, 0, 0] for gate in gates]))
-    bias = packing.pack(torch.cat([gate.bias for gate in gates]))
+    own = GatedJoin(gates, fold(stage.join.conv, stage.join.norm), packing)
     return lambda u, semantic, skip: ops.gated_skips(
-        u, semantic, skip, weight, bias, triton=packing.triton
+        u, semantic, skip, own.gate_weight, own.gate_bias, triton=packing.triton
     )
 
 
