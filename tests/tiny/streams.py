@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from clipdepth_plugin import DepthPlugin, attach
 from clipdepth_plugin.overlap import Streams
 
 Clock = dict[str, int]
@@ -195,3 +196,30 @@ def _aside() -> bool:
 
 def _tensors(values: Any) -> list[Tensor]:
     return [x for x in tree_leaves(values) if isinstance(x, Tensor)]
+
+
+@contextmanager
+def overlapped(
+    host: nn.Module, head: Any, device: FakeDevice, leave_out: str = "", **options: Any
+) -> Iterator[DepthPlugin]:
+    """A plug-in on fake streams; the log says when blocks start, too."""
+    with attach(host, head, overlap=True, **options) as plugin, torch.no_grad():
+        assert plugin.overlap is not None
+        plugin.overlap.streams = FakeStreams(device, leave_out)
+        handles = [
+            block.register_forward_pre_hook(
+                lambda *_, number=number: device.log.append(f"block {number}")
+            )
+            for number, block in enumerate(plugin.tower.blocks, start=1)
+        ]
+        try:
+            yield plugin
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def overlap_of(plugin: DepthPlugin) -> Any:
+    """Its overlap, which it must have."""
+    assert plugin.overlap is not None
+    return plugin.overlap
