@@ -180,14 +180,12 @@ class TowerPass:
     @property
     def kept(self) -> list[Tensor]:
         """Every tensor that is kept now, as tapped."""
-        kept = (*self._levels.values(), self._pooled, self._pixels)
-        return [one.tensor for one in kept if one is not None]
+        return [one.tensor for one in self._arrivals()]
 
     @property
     def unwatched(self) -> bool:
         """Whether writes into a kept tensor would go unnoticed, as in compiled code."""
-        kept = (*self._levels.values(), self._pooled, self._pixels)
-        return any(one is not None and one.version is None and not one.copied for one in kept)
+        return any(one.version is None and not one.copied for one in self._arrivals())
 
     @property
     def hangs_on(self) -> tuple[str, ...]:
@@ -233,6 +231,10 @@ class TowerPass:
             # A copy, as it may be a view that would keep all of the tower's normed tokens.
             self._pooled = _Kept.of(pooled_BD.clone())
             self._arrived()
+
+    def _arrivals(self) -> list[_Kept]:
+        kept = (*self._levels.values(), self._pooled, self._pixels)
+        return [one for one in kept if one is not None]
 
     def _arrived(self) -> None:
         """A level or the pooled vector has arrived: for kinds of pass that do not wait."""
@@ -295,8 +297,7 @@ class TowerPass:
             raise NoDepthError(
                 f"taps that did not fire: {', '.join(missing)}. It may be that {NOT_FIRED}"
             )
-        kept = [*self._levels.values(), self._pooled, self._pixels]
-        if any(one is not None and one.written_since() for one in kept):
+        if any(one.written_since() for one in self._arrivals()):
             raise NoDepthError(
                 "tokens or pixels were written into in place after they were tapped; run the host "
                 "under torch.inference_mode(), where taps keep copies"
