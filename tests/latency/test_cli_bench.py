@@ -50,12 +50,15 @@ def test_all_files_are_written(folder: str, tmp_path: Path) -> None:
     assert report.verdict[0] in run.stdout.replace("\n", " ")
 
 
-def test_json_and_nothing_else_on_stdout(folder: str) -> None:
+def test_json_and_nothing_else_on_stdout(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Else it is pytest's command line, which may have no arguments.
+    monkeypatch.setattr("sys.argv", ["/somewhere/bin/clipdepth", "bench", folder])
     run = bench(folder, *SHORT, "--preset", "fast", "--sweep", "none", "--scope", "tower", "--json")
     assert run.exit_code == 0, run.output
     report = Audit.model_validate(json.loads(run.stdout))
     assert {figure.scope for figure in report.figures} == {"tower", "head"}
     assert report.circumstances.command[1:] != ()
+    assert report.circumstances.command == ("clipdepth", "bench", folder)
     assert "/" not in report.circumstances.command[0]
 
 
