@@ -36,24 +36,24 @@ class ViewChoice:
 PLAIN_VIEW = ViewChoice((PLAIN,), lambda *_: PLAIN)
 
 
-def choose_views(config: TrainConfig, views: str | int) -> ViewChoice:
+def choose_views(config: TrainConfig, views: str | int, samples: SampleViews) -> ViewChoice:
     """The views of training samples, as ``CacheSettings.views`` says.
 
     With ``flip`` a sample is mirrored in the very epochs in which it would be without a cache.
     """
-    seed, augment = config.seed, config.augment
+    seed, augments = config.seed, [config.augment, *(one.augment for one in config.data.train)]
     if isinstance(views, int):
         return ViewChoice(
             tuple(range(views)),
             lambda epoch, index, repeat: mixed_seed("view", seed, epoch, index, repeat) % views,
         )
-    if augment is None or augment.flip == 0:
+    if config.augment is None or not any(one and one.flip > 0 for one in augments):
         return PLAIN_VIEW
     logger.info("cache.views is flip: of augment only the flip is used")
     return ViewChoice(
         (PLAIN, FLIPPED),
         lambda epoch, index, repeat: int(
-            is_flipped(augment, sample_generator(seed, epoch, index, repeat))
+            is_flipped(samples.augment_of(index), sample_generator(seed, epoch, index, repeat))
         ),
     )
 
@@ -88,7 +88,7 @@ class CachePlan:
             for draw in draws:
                 index, content = self._readable(draw.index)
                 view = self._choice.pick(epoch, index, draw.repeat)
-                keys.append(Key(content, self._views.view_key(view)))
+                keys.append(Key(content, self._views.view_key(index, view)))
                 names.append(self._views.name(index))
             yield CachedBatch(keys, names)
 

@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 
     from clipdepth_plugin.head import DepthHead
     from clipdepth_plugin.training.cache_build import Read, Tell
-    from clipdepth_plugin.training.config import CacheSettings, TrainConfig
+    from clipdepth_plugin.training.config import TrainConfig
     from clipdepth_plugin.training.data.stream import StreamMixture
+    from clipdepth_plugin.training.settings import CacheSettings
     from clipdepth_plugin.training.tower import FrozenTower
 
 _VIEWS_SEED = 0
@@ -135,7 +136,7 @@ def make_cached_source(
     tell = tell if accelerator.is_main_process else _untold
     maker = ViewMaker(cache.tower.preprocessing, cache.size, config.augment, _VIEWS_SEED)
     views = SampleViews(data, maker)
-    choice = choose_views(config, cache.settings.views) if training else PLAIN_VIEW
+    choice = choose_views(config, cache.settings.views, views) if training else PLAIN_VIEW
     contents = _contents(cache, views, tell)
     _fill(cache, views, contents, choice, tell)
     make_order = _order_maker(cache, data, training=training)
@@ -200,7 +201,7 @@ def _fill(
 ) -> None:
     """Runs the tower for every view that is not there; each process for its part."""
     wanted = {
-        Key(content, views.view_key(view)): (index, view)
+        Key(content, views.view_key(index, view)): (index, view)
         for index, content in enumerate(contents)
         if content is not None
         for view in choice.views

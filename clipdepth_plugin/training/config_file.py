@@ -12,7 +12,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from clipdepth_plugin.errors import ConfigError
-from clipdepth_plugin.training.config import CacheSettings, TrainConfig
+from clipdepth_plugin.training.config import TrainConfig
+from clipdepth_plugin.training.settings import CacheSettings
 
 
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> TrainConfig:

@@ -83,6 +83,18 @@ def test_a_cached_run_is_the_uncached_run(
     assert sum(passes) == 2 * 7 + 3
 
 
+def test_a_set_varied_in_its_own_way_is_cached_so(tiny: TinyRuns) -> None:
+    data = dict(tiny.tree("any")["data"])
+    data["train"] = [{**data["train"][0], "augment": {**FLIP_ONLY, "flip": 1.0}}]
+    never = {**FLIP_ONLY, "flip": 0.0}
+    train(tiny.config("plain", data=data, augment=never))
+    cache = cache_of(tiny, dtype="float32")
+    train(tiny.config("cached", data=data, augment=never, cache=cache))
+    train(tiny.config("other", augment=never, cache=cache))
+    assert tiny.losses("cached") == pytest.approx(tiny.losses("plain"), abs=1e-4)
+    assert tiny.losses("other") != pytest.approx(tiny.losses("plain"), abs=1e-4)
+
+
 def test_pixels_are_cached_for_heads_that_read_them(tiny: TinyRuns, passes: list[int]) -> None:
     """Plain and mirrored, those that whole patches cover; another head's cache is refused."""
     options = {"channels": [8, 8, 8], "film_hidden": 8, "stem_channels": 4}

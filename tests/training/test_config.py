@@ -84,6 +84,18 @@ def test_overrides_reach_any_field(
         (["--seed", "[1"], r"--seed \[1: the value is not valid YAML"),
         (["--data.train", "[]"], r"data\.train: .*at least 1"),
         (["--augment.zoom", "[1.0, 1.5]"], r"augment\.zoom: changes the focal length"),
+        (
+            ["--data.train.0.augment", "{zoom: [1.0, 2.0]}"],
+            r"data\.train\.0\.augment\.zoom: changes the focal length",
+        ),
+        (
+            ["--data.train.0.augment", "{flip: 0.5}", "--augment", "null"],
+            r"data\.train\.0\.augment: augment is null, so nothing is varied",
+        ),
+        (
+            ["--data.validation.0", "{format: rgbd, root: x, augment: {}}"],
+            r"data\.validation\.0\.augment: what is measured is not varied",
+        ),
         (["--cache.dtype", "float32"], r"cache\.folder: must be given"),
     ],
     ids=lambda given: " ".join(given) if isinstance(given, list) else "",

@@ -5,8 +5,9 @@ order that depends on seed and epoch alone.
 """
 
 from clipdepth_plugin.training.data.augment import is_flipped, sample_generator
+from clipdepth_plugin.training.data.augment_config import AugmentConfig
 from clipdepth_plugin.training.data.batch import Batch
-from clipdepth_plugin.training.data.config import AugmentConfig, DataConfig
+from clipdepth_plugin.training.data.config import DataConfig
 from clipdepth_plugin.training.data.dataset import Mixture, SampleDataset
 from clipdepth_plugin.training.data.items import SampleViews, ViewMaker
 from clipdepth_plugin.training.data.loader import Loader, make_loader

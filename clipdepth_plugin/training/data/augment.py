@@ -22,7 +22,7 @@ from clipdepth_plugin.training.data.views import View
 
 if TYPE_CHECKING:
     from clipdepth_plugin.geometry import Intrinsics
-    from clipdepth_plugin.training.data.config import AugmentConfig
+    from clipdepth_plugin.training.data.augment_config import AugmentConfig
 
 _DRAWS = 15
 

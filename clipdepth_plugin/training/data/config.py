@@ -1,4 +1,4 @@
-"""DataConfig and AugmentConfig: which data, and how it is varied; checked on construction."""
+"""DataConfig: which data; checked on construction."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import re
 from os import path as ospath
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -19,10 +19,10 @@ from pydantic import (
 )
 
 from clipdepth_plugin.errors import DataError
+from clipdepth_plugin.training.data.augment_config import AugmentConfig
 
 Format = Literal["rgbd", "nyu", "nyu_mat", "kitti", "hf", "webdataset"]
 Crop = Literal["kb", "nyu"]
-Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 STREAMS: frozenset[Format] = frozenset({"hf", "webdataset"})
 
@@ -118,6 +118,10 @@ class DataConfig(BaseModel):
     """Times each sample is seen in an epoch of a mixture; of 2.5, half of them a third time, others
     in each epoch; 0.5 takes half. Between streams: how often one is drawn against the others."""
 
+    augment: AugmentConfig | None = None
+    """How this training set is varied, all of it in place of the run's ``augment``: one lens and
+    one room want more variation than many. None: as the run's says."""
+
     subset: str | None = None
     """Configuration name of a Hugging Face data set."""
 
@@ -193,47 +197,6 @@ class DataConfig(BaseModel):
         """
         root = Path(self.location())
         return (root.parent if self.format == "nyu_mat" else root) / expand(relative)
-
-
-class AugmentConfig(BaseModel):
-    """Random variation of training samples; a range of (1, 1) or 0 degrees switches a part off.
-
-    The defaults are the published recipe (SPACE-CLIP, arXiv 2601.17657).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    flip: Probability = 0.5
-    """How often the view is mirrored left to right."""
-
-    rotation_degrees: float = Field(default=1.0, ge=0.0, le=45.0)
-    """Rotations are drawn from minus to plus this."""
-
-    zoom: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
-    """Range of the factor by which a window of the view is magnified to the whole, as a longer
-    lens would see it; for heads with ``canonical_focal``, which are told the focal length."""
-
-    gamma: tuple[PositiveFloat, PositiveFloat] = (0.9, 1.1)
-    """Range of the exponent of RGB in 0..1."""
-
-    brightness: tuple[PositiveFloat, PositiveFloat] = (0.9, 1.1)
-    """Range of the factor on RGB."""
-
-    colour: tuple[PositiveFloat, PositiveFloat] = (0.9, 1.1)
-    """Range of the factors on red, green and blue, drawn one by one."""
-
-    probability: Probability = 0.5
-    """How often each of rotation, zoom, gamma, brightness and colour is applied."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        for name in ("zoom", "gamma", "brightness", "colour"):
-            low, high = getattr(self, name)
-            if not low <= high < math.inf:
-                raise ValueError(f"{name}: needs low <= high, got {low}, {high}")
-        if self.zoom[0] < 1:
-            raise ValueError(f"zoom: {self.zoom[0]} would show what the picture does not have")
-        return self
 
 
 def expand(text: str) -> str:

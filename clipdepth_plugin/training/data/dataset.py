@@ -9,10 +9,14 @@ import bisect
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from torch.utils.data import Dataset
 
 from clipdepth_plugin.training.data.sample import Sample
+
+if TYPE_CHECKING:
+    from clipdepth_plugin.training.data.augment_config import AugmentConfig
 
 
 class SampleDataset(Dataset[Sample], ABC):
@@ -36,6 +40,10 @@ class SampleDataset(Dataset[Sample], ABC):
     @abstractmethod
     def name(self, index: int) -> str:
         """A sample's name, without reading it."""
+
+    def augment_of(self, index: int) -> AugmentConfig | None:  # noqa: ARG002
+        """How the sample is varied in place of the run's way; None: in that way."""
+        return None
 
 
 class Spread(SampleDataset):
@@ -66,13 +74,20 @@ class Mixture(SampleDataset):
     Attributes:
         sets: The parts, in order.
         repeats: Times that each sample of a part is seen in an epoch.
+        augments: How each part is varied in place of the run's way; None: in that way.
     """
 
-    def __init__(self, sets: Sequence[SampleDataset], repeats: Sequence[float]) -> None:
+    def __init__(
+        self,
+        sets: Sequence[SampleDataset],
+        repeats: Sequence[float],
+        augments: Sequence[AugmentConfig | None] | None = None,
+    ) -> None:
         """Joins the sets: the indices of a part follow those of the part before."""
-        assert len(sets) == len(repeats)
         self.sets = tuple(sets)
         self.repeats = tuple(repeats)
+        self.augments = (None,) * len(self.sets) if augments is None else tuple(augments)
+        assert len(self.sets) == len(self.repeats) == len(self.augments)
         self._ends = list(itertools.accumulate(map(len, self.sets)))
 
     def __len__(self) -> int:
@@ -86,6 +101,10 @@ class Mixture(SampleDataset):
         """See ``SampleDataset``."""
         part, inside = self._place(index)
         return self.sets[part].name(inside)
+
+    def augment_of(self, index: int) -> AugmentConfig | None:
+        """See ``SampleDataset``."""
+        return self.augments[self._place(index)[0]]
 
     @property
     def counts(self) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from clipdepth_plugin.training.data.views import View, make_view, normalised
 
 if TYPE_CHECKING:
     from clipdepth_plugin.adapters.preprocessing import Preprocessing
-    from clipdepth_plugin.training.data.config import AugmentConfig
+    from clipdepth_plugin.training.data.augment_config import AugmentConfig
     from clipdepth_plugin.training.data.sample import Sample
 
 PLAIN, FLIPPED = 0, 1
@@ -56,7 +56,7 @@ class ViewMaker:
         Args:
             preprocessing: The host's.
             output_size: (H, W) of the depth maps.
-            augment: Random variation, or None.
+            augment: Random variation, or None; of the sets that don't say their own.
             seed: Of the run.
         """
         self.preprocessing = preprocessing
@@ -64,13 +64,21 @@ class ViewMaker:
         self.augment = augment
         self.seed = seed
 
-    def make(self, sample: Sample, draw: Draw, epoch: int, view: int | None) -> Item:
-        """``random``, or ``fixed`` where there is a view."""
-        if view is None:
-            return self.random(sample, draw, epoch)
-        return self.fixed(sample, draw.index, view)
+    def augment_with(self, own: AugmentConfig | None) -> AugmentConfig | None:
+        """What varies the samples of a set: the set's own, where it has one and anything is."""
+        return self.augment if own is None or self.augment is None else own
 
-    def fixed(self, sample: Sample, index: int, view: int) -> Item:
+    def make(
+        self, sample: Sample, draw: Draw, epoch: int, view: int | None, own: AugmentConfig | None
+    ) -> Item:
+        """``random``, or ``fixed`` where there is a view; ``own`` is the set's augmentation."""
+        if view is None:
+            return self.random(sample, draw, epoch, own)
+        return self.fixed(sample, draw.index, view, own)
+
+    def fixed(
+        self, sample: Sample, index: int, view: int, own: AugmentConfig | None = None
+    ) -> Item:
         """View 0: plain. 1: flipped. Higher: augmented, the same in every epoch.
 
         Raises:
@@ -80,18 +88,22 @@ class ViewMaker:
         if view == FLIPPED:
             made = flipped(made)
         elif view != PLAIN:
-            if self.augment is None:
+            augment = self.augment_with(own)
+            if augment is None:
                 raise DataError(f"view {view} is an augmented one, but there is no augmentation")
             generator = sample_generator(self.seed, -view, index)  # epochs are never negative
-            made, _ = vary(made, self.augment, generator)
+            made, _ = vary(made, augment, generator)
         return self._item(made, sample.name, index, view)
 
-    def random(self, sample: Sample, draw: Draw, epoch: int) -> Item:
+    def random(
+        self, sample: Sample, draw: Draw, epoch: int, own: AugmentConfig | None = None
+    ) -> Item:
         """As augmentation has it in this epoch; plain without augmentation."""
         made, flip = make_view(sample, self.preprocessing, self.output_size), False
-        if self.augment is not None:
+        augment = self.augment_with(own)
+        if augment is not None:
             generator = sample_generator(self.seed, epoch, draw.index, draw.repeat)
-            made, flip = vary(made, self.augment, generator)
+            made, flip = vary(made, augment, generator)
         return self._item(made, sample.name, draw.index, FLIPPED if flip else PLAIN)
 
     def _item(self, made: View, name: str, index: int, view: int) -> Item:
@@ -157,14 +169,19 @@ class SampleViews:
         Raises:
             ClipDepthError: The sample can't be read.
         """
-        item = self._maker.fixed(self._data[index], index, view)
+        own = self._data.augment_of(index)
+        item = self._maker.fixed(self._data[index], index, view, own)
         return item.pixels_3HW, item.depth_1HW, item.intrinsics_4
 
-    def view_key(self, view: int) -> str:
-        """What a view is, in words that change when its pixels would."""
+    def augment_of(self, index: int) -> AugmentConfig | None:
+        """What varies a sample, or None."""
+        return self._maker.augment_with(self._data.augment_of(index))
+
+    def view_key(self, index: int, view: int) -> str:
+        """What a view of a sample is, in words that change when its pixels would."""
         if view in (PLAIN, FLIPPED):
             return ("plain", "flipped")[view]
-        config = self._maker.augment
+        config = self.augment_of(index)
         recipe = "" if config is None else config.model_dump_json()
         return f"augmented {view} seed {self._maker.seed} {recipe}"
 

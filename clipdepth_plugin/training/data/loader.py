@@ -12,8 +12,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from clipdepth_plugin.errors import ClipDepthError, DataError
+from clipdepth_plugin.training.data.augment_config import AugmentConfig
 from clipdepth_plugin.training.data.batch import Batch
-from clipdepth_plugin.training.data.config import AugmentConfig, DataConfig
+from clipdepth_plugin.training.data.config import DataConfig
 from clipdepth_plugin.training.data.dataset import Mixture, SampleDataset
 from clipdepth_plugin.training.data.failures import BadFiles, Failure
 from clipdepth_plugin.training.data.items import Item, Reading, ViewMaker, collate
@@ -91,7 +92,8 @@ class _Items(Dataset[_Read]):
                 failures.append(Failure(self._data.name(index), str(error)))
                 continue
             there = Draw(index, draw.repeat)
-            return self._maker.make(sample, there, self._epoch, self._view), failures
+            own = self._data.augment_of(index)
+            return self._maker.make(sample, there, self._epoch, self._view, own), failures
         return None, failures
 
 
@@ -136,7 +138,7 @@ def make_loader(  # noqa: PLR0913
         batch_size: Of this process.
         seed: Of the run.
         epoch: Number of the epoch, from 0.
-        augment: Random variation, or None.
+        augment: Random variation, of the sets that don't say their own; None varies none.
         workers: Processes that read (for streams: threads that decode); 0 reads as asked.
         rank: This process.
         world_size: Number of processes. Each takes its contiguous part of a global batch, so that

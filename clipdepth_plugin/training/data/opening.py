@@ -64,4 +64,5 @@ def open_mixture(configs: Sequence[DataConfig]) -> Mixture | StreamMixture:
     streams = [one for one in opened if isinstance(one, StreamDataset)]
     if streams:
         return StreamMixture(streams, repeats)
-    return Mixture([one for one in opened if isinstance(one, SampleDataset)], repeats)
+    sets = [one for one in opened if isinstance(one, SampleDataset)]
+    return Mixture(sets, repeats, [config.augment for config in configs])

@@ -107,7 +107,8 @@ class StreamLoader:
         except ClipDepthError as error:
             return Failure(one.record.name, str(error))
         draw = Draw(one.number, 0)
-        return self._maker.make(sample, draw, self._plan.epoch, self._reading.view)
+        own = one.stream.config.augment
+        return self._maker.make(sample, draw, self._plan.epoch, self._reading.view, own)
 
     def _finished(self, part: _Part, coming: list[Future[Item | Failure]]) -> Batch | None:
         return self._batch(part, [future.result() for future in coming])

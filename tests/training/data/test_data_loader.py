@@ -172,7 +172,30 @@ def test_views_for_a_cache(trees: Trees, squash: Preprocessing) -> None:
     )
     assert views.content(2) != before
     assert views.name(2) == "rooms/train/a/002"
-    assert len({views.view_key(view) for view in range(4)}) == 4
+    assert len({views.view_key(0, view) for view in range(4)}) == 4
+    assert views.view_key(0, 3) == views.view_key(5, 3)
+
+
+def test_a_set_may_be_varied_in_its_own_way(trees: Trees, squash: Preprocessing) -> None:
+    lens = AugmentConfig(flip=1.0, probability=0.0)
+    sets = [trees.rgbd(), trees.nyu(augment=lens)]
+    run = AugmentConfig(flip=0.0, probability=0.0)
+    straight, given = (
+        next(iter(loader(sets, squash, augment=augment, shuffle=False, batch_size=10)))
+        for augment in (None, run)
+    )
+    assert straight.views_B.tolist() == [0] * 10  # where nothing is varied, no set is
+    assert given.views_B.tolist() == [0] * 6 + [1] * 4
+    assert torch.equal(given.pixels_B3HW[:6], straight.pixels_B3HW[:6])
+    assert torch.equal(given.pixels_B3HW[6:], straight.pixels_B3HW[6:].flip(3))
+    views = SampleViews(open_mixture(sets), ViewMaker(squash, (12, 20), run, seed=3))  # type: ignore[arg-type]
+    assert [views.augment_of(index) for index in (5, 6)] == [run, lens]
+    assert views.view_key(5, 2) != views.view_key(6, 2)
+    assert views.view_key(5, 1) == views.view_key(6, 1)
+    fixed = next(iter(loader(sets, squash, augment=run, view=2, shuffle=False, batch_size=10)))
+    for index in range(10):
+        assert torch.equal(views.view(index, 2)[0], fixed.pixels_B3HW[index])
+        assert torch.equal(fixed.pixels_B3HW[index], given.pixels_B3HW[index])
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -1,0 +1,143 @@
+"""The parts of a training run's config, each checked on its own; TrainConfig puts them together."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from clipdepth_plugin.config import HeadConfig, Preset
+from clipdepth_plugin.training.data import DataConfig
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+# What the host decides when the head is made, so that options can't.
+_NOT_OPTIONS = ("width", "preset", "provenance")
+
+
+class Settings(BaseModel):
+    """Part of a run's config: frozen, without unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class HeadSettings(Settings):
+    """The head to train: a new one from a preset, or one that was saved."""
+
+    preset: Preset = "spaceclip"
+    """Preset of a new head; its levels are scaled to the tower's number of blocks."""
+
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Fields of ``HeadConfig`` for a new head, in place of the preset's."""
+
+    init: str | None = None
+    """A head's folder or hub id to go on from; then neither preset nor options may be given."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.init is not None:
+            if self.model_fields_set & {"preset", "options"}:
+                raise ValueError("init: a saved head has its own config; leave preset and options")
+            return self
+        fixed = sorted(self.options.keys() & set(_NOT_OPTIONS))
+        if fixed:
+            raise ValueError(f"options.{fixed[0]}: is set by the run, not by an option")
+        try:
+            HeadConfig(**{"width": 1, "preset": self.preset, **self.options})
+        except ValidationError as error:
+            problems = "; ".join(
+                f"options.{'.'.join(map(str, one['loc'])) or '?'}: {one['msg']}"
+                for one in error.errors()
+            )
+            raise ValueError(problems) from error
+        return self
+
+
+class DataSettings(Settings):
+    """What is trained and measured on."""
+
+    train: tuple[DataConfig, ...] = Field(min_length=1)
+    """Training sets; several are one long one."""
+
+    validation: tuple[DataConfig, ...] = ()
+    """Sets that AbsRel is measured on to choose the best weights; empty: the last ones are kept."""
+
+
+class OptimiserSettings(Settings):
+    """AdamW."""
+
+    lr: PositiveFloat = 1e-4
+    """Learning rate after the warm-up."""
+
+    weight_decay: NonNegativeFloat = 0.01
+    """Weight decay."""
+
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    """Decay of the two moments."""
+
+
+class ScheduleSettings(Settings):
+    """The learning rate by step."""
+
+    warmup: Share = 0.05
+    """Share of the run in which it rises linearly."""
+
+    final_lr: NonNegativeFloat = 1e-6
+    """Where the cosine ends."""
+
+
+class CacheSettings(Settings):
+    """The tower's tokens, computed once and kept on disk."""
+
+    folder: str
+    """Where; environment variables are expanded. Several runs may share a folder."""
+
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """How tokens are kept; bfloat16 is half the size."""
+
+    views: Literal["flip"] | PositiveInt = "flip"
+    """The views of each training image. ``flip``: the image and its mirror image, taken in turn as
+    ``augment`` flips. A number K: the image, its mirror image and K - 2 augmented ones, which
+    are the same for every ``seed``."""
+
+    verify: bool = True
+    """Read and hash every image at the start. False trusts that images which were cached under
+    their name have not changed: a faster start."""
+
+    prefetch: PositiveInt = 4
+    """Batches that are read ahead."""
+
+
+class LoggingSettings(Settings):
+    """What is written beside the weights."""
+
+    every: PositiveInt = 10
+    """Steps between two lines of the log."""
+
+    pictures: NonNegativeInt = 4
+    """Validation samples shown as pictures at each validation."""
+
+    tensorboard: bool = True
+    """Write TensorBoard's event files."""
+
+
+class ProvenanceSettings(Settings):
+    """What the saved head says of itself beside the tower."""
+
+    data: tuple[str, ...] = ()
+    """The data sets with their licences; empty: the roots and splits of ``data.train``."""
+
+    license: str | None = None
+    """SPDX identifier of the weights' licence."""
+
+    notes: str = ""
+    """Text for the model card (Markdown)."""
