@@ -9,9 +9,10 @@ time that the published head (middle levels) took for those, by as many steps as
 run where none is named, the published heads once, as their time is the measure.
 
 CLIPDEPTH_DATA is the folder of RGB-D sets. Same tokens (the frozen tower runs once, its output is
-kept), data, order, augmentation, loss and batch for all; the learning rate is each head's own
-(clipdepth_plugin/evaluation/ladder.py). The last weights are measured, on each picture at its own
-size, raw scale, no mirrored average. Then ``python results/ladder_table.py`` makes the table.
+kept), data, order, augmentation and batch for all; the learning rate, and what the loss has beside
+SILog, are each head's own (clipdepth_plugin/evaluation/ladder.py). The last weights are measured,
+on each picture at its own size, raw scale, no mirrored average. Then ``python
+results/ladder_table.py`` makes the table.
 """
 
 from __future__ import annotations
@@ -143,6 +144,7 @@ def _config(path: Path, data: str, name: str, seed: int, steps: int | None) -> T
             f"--head.options={json.dumps(rung.options)}",
             f"--optimiser.lr={rung.lr}",
             f"--loss.auxiliary={list(rung.auxiliary)}",
+            f"--loss.gradient={rung.gradient}",
             f"--seed={seed}",
         ],
     )
