@@ -120,6 +120,19 @@ def test_shards_of_ones_own(trees: Trees, squash: Preprocessing) -> None:
         batches([config], squash, rank=0, world_size=3)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_may_be_varied_in_its_own_way(
+    trees: Trees, squash: Preprocessing, workers: int
+) -> None:
+    never, always = (AugmentConfig(flip=flip, probability=0.0) for flip in (0.0, 1.0))
+    plain, own = (
+        batches([trees.tar(augment=one)], squash, augment=never, shuffle=False, workers=workers)
+        for one in (None, always)
+    )
+    assert torch.equal(own[0].pixels_B3HW, plain[0].pixels_B3HW.flip(3))
+    assert own[0].views_B.tolist() == [1] * len(own[0])
+
+
 def test_streams_interleave(trees: Trees, squash: Preprocessing) -> None:
     few = trees.tar(name="few", limit=2)
     found = names(batches([few, trees.tar(name="many", repeat=3)], squash, shuffle=False))
