@@ -53,7 +53,10 @@ RUNGS: dict[str, Rung] = {
     ),
     "dpt": Rung("DPT neck and head", 1e-3, "fast", _FOUR_LEVELS, gradient=_GRADIENT, kind=DPTHead),
     "probe": Rung(
-        *("linear probe, 4 levels", 4e-3, "fast", _FOUR_LEVELS),
+        "linear probe, 4 levels",
+        4e-3,
+        "fast",
+        _FOUR_LEVELS,
         gradient=_GRADIENT,
         kind=LinearProbeHead,
     ),

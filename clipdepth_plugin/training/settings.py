@@ -20,6 +20,7 @@ from clipdepth_plugin.config import HeadConfig, Preset
 from clipdepth_plugin.training.data import DataConfig
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
 # What the host decides when the head is made, so that options can't.
 _NOT_OPTIONS = ("width", "preset", "provenance")
 

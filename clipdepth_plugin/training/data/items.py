@@ -72,13 +72,12 @@ class ViewMaker:
         self, sample: Sample, draw: Draw, epoch: int, view: int | None, own: AugmentConfig | None
     ) -> Item:
         """``random``, or ``fixed`` where there is a view; ``own`` is the set's augmentation."""
+        augment = self.augment_with(own)
         if view is None:
-            return self.random(sample, draw, epoch, own)
-        return self.fixed(sample, draw.index, view, own)
+            return self.random(sample, draw, epoch, augment)
+        return self.fixed(sample, draw.index, view, augment)
 
-    def fixed(
-        self, sample: Sample, index: int, view: int, own: AugmentConfig | None = None
-    ) -> Item:
+    def fixed(self, sample: Sample, index: int, view: int, augment: AugmentConfig | None) -> Item:
         """View 0: plain. 1: flipped. Higher: augmented, the same in every epoch.
 
         Raises:
@@ -88,19 +87,15 @@ class ViewMaker:
         if view == FLIPPED:
             made = flipped(made)
         elif view != PLAIN:
-            augment = self.augment_with(own)
             if augment is None:
                 raise DataError(f"view {view} is an augmented one, but there is no augmentation")
             generator = sample_generator(self.seed, -view, index)  # epochs are never negative
             made, _ = vary(made, augment, generator)
         return self._item(made, sample.name, index, view)
 
-    def random(
-        self, sample: Sample, draw: Draw, epoch: int, own: AugmentConfig | None = None
-    ) -> Item:
+    def random(self, sample: Sample, draw: Draw, epoch: int, augment: AugmentConfig | None) -> Item:
         """As augmentation has it in this epoch; plain without augmentation."""
         made, flip = make_view(sample, self.preprocessing, self.output_size), False
-        augment = self.augment_with(own)
         if augment is not None:
             generator = sample_generator(self.seed, epoch, draw.index, draw.repeat)
             made, flip = vary(made, augment, generator)
@@ -169,8 +164,7 @@ class SampleViews:
         Raises:
             ClipDepthError: The sample can't be read.
         """
-        own = self._data.augment_of(index)
-        item = self._maker.fixed(self._data[index], index, view, own)
+        item = self._maker.fixed(self._data[index], index, view, self.augment_of(index))
         return item.pixels_3HW, item.depth_1HW, item.intrinsics_4
 
     def augment_of(self, index: int) -> AugmentConfig | None:
