@@ -25,10 +25,10 @@ from clipdepth_plugin.kernels.launch import (
     METRES,
     cdiv,
     channels_last,
-    dot_dtype,
     kernel_op,
     launchable,
     power_of_two,
+    products,
     to_metres,
 )
 from clipdepth_plugin.readout import SCALE_RANGE, Metres, bounded_log_scale
@@ -152,7 +152,7 @@ def convex_depth_triton(
         METRES=METRES[activation],
         SCALED=level_BLHW.shape[1] > 1,
         FACTOR=CONVEX_FACTOR,
-        DOT_DTYPE=dot_dtype(x_BCHW.dtype),
+        **products(x_BCHW.dtype, "convolution"),
         BLOCK_M=block_m,
         BLOCK_K=min(power_of_two(channels), block_k),
         num_warps=4,
@@ -182,6 +182,7 @@ def _convex_depth_fwd_kernel(  # type: ignore[no-untyped-def]
     SCALED: tl.constexpr,
     FACTOR: tl.constexpr,
     DOT_DTYPE: tl.constexpr,
+    PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
@@ -205,7 +206,7 @@ def _convex_depth_fwd_kernel(  # type: ignore[no-untyped-def]
             at = (neighbour * fine + r)[None, :] * channels + k[:, None]
             weight = tl.load(weight_ptr + at, mask=(k < channels)[:, None], other=0)
             mask_logit = tl.dot(
-                tile.to(DOT_DTYPE), weight.to(DOT_DTYPE), mask_logit, input_precision="ieee"
+                tile.to(DOT_DTYPE), weight.to(DOT_DTYPE), mask_logit, input_precision=PRECISION
             )
         mask_logit += tl.load(bias_ptr + neighbour * fine + r).to(tl.float32)[None, :]
         # Beyond the border, the border again.

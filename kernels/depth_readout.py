@@ -19,10 +19,10 @@ from clipdepth_plugin.kernels.launch import (
     cdiv,
     channels_last,
     device_function,
-    dot_dtype,
     kernel_op,
     launchable,
     power_of_two,
+    products,
     sample_axis,
     to_metres,
 )
@@ -145,7 +145,7 @@ def depth_readout_triton(
         log_low,
         log_high,
         METRES=METRES[activation],
-        DOT_DTYPE=dot_dtype(x_BCHW.dtype),
+        **products(x_BCHW.dtype, "convolution"),
         BLOCK_C=min(power_of_two(channels), 32),
         BLOCK_K=power_of_two(hidden),
         SIDE=SIDE,
@@ -179,6 +179,7 @@ def _depth_readout_fwd_kernel(  # type: ignore[no-untyped-def]
     log_high,
     METRES: tl.constexpr,
     DOT_DTYPE: tl.constexpr,
+    PRECISION: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_K: tl.constexpr,
     SIDE: tl.constexpr,
@@ -200,6 +201,7 @@ def _depth_readout_fwd_kernel(  # type: ignore[no-untyped-def]
         channels,
         hidden,
         DOT_DTYPE,
+        PRECISION,
         BLOCK_C,
         BLOCK_K,
         SIDE,
@@ -208,7 +210,7 @@ def _depth_readout_fwd_kernel(  # type: ignore[no-untyped-def]
     k, tap = tl.arange(0, BLOCK_K), tl.arange(0, 16)
     mask = (k < hidden)[:, None] & (tap < 9)[None, :]
     last_KT = tl.load(last_weight_ptr + tap[None, :] * hidden + k[:, None], mask=mask, other=0)
-    taps_MT = tl.dot(hidden_MK.to(DOT_DTYPE), last_KT.to(DOT_DTYPE), input_precision="ieee")
+    taps_MT = tl.dot(hidden_MK.to(DOT_DTYPE), last_KT.to(DOT_DTYPE), input_precision=PRECISION)
     offset_T = tl.where(tap < 9, (tap // 3 - 1) * SIDE + tap % 3 - 1, 0)
     source_MT = tl.minimum(tl.maximum(p[:, None] + offset_T[None, :], 0), SIDE * SIDE - 1)
     gathered_MT = tl.gather(taps_MT, source_MT, 0)
@@ -253,6 +255,7 @@ def hidden_tile(  # type: ignore[no-untyped-def]
     channels,
     hidden,
     DOT_DTYPE: tl.constexpr,
+    PRECISION: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_K: tl.constexpr,
     SIDE: tl.constexpr,
@@ -271,7 +274,7 @@ def hidden_tile(  # type: ignore[no-untyped-def]
         at = (k[None, :] * 9 + tap) * channels + c[:, None]
         mask = (c < channels)[:, None] & (k < hidden)[None, :]
         weight = tl.load(weight_ptr + at, mask=mask, other=0)
-        out = tl.dot(tile.to(DOT_DTYPE), weight.to(DOT_DTYPE), out, input_precision="ieee")
+        out = tl.dot(tile.to(DOT_DTYPE), weight.to(DOT_DTYPE), out, input_precision=PRECISION)
     bias = tl.load(bias_ptr + k, mask=k < hidden, other=0).to(tl.float32)
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
     return tl.where(inside[:, None], tl.maximum(out + bias[None, :], 0.0), 0.0)

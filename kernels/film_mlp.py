@@ -15,10 +15,10 @@ from clipdepth_plugin.kernels.dispatch import check_shapes, forward_only, use_tr
 from clipdepth_plugin.kernels.launch import (
     ACTIVATIONS,
     cdiv,
-    dot_dtype,
     gelu,
     kernel_op,
     launchable,
+    products,
     row_moments,
 )
 
@@ -139,7 +139,7 @@ def film_mlp_triton(
             1.0 / weight.shape[2],
             NORMED=norm,
             ACTIVATION=act,
-            DOT_DTYPE=dot_dtype(context_BD.dtype),
+            **products(context_BD.dtype, "matmul"),
             BLOCK_B=BLOCK_B,
             BLOCK_N=block_n,
             BLOCK_K=64,
@@ -165,6 +165,7 @@ def _linear_act_fwd_kernel(  # type: ignore[no-untyped-def]
     NORMED: tl.constexpr,
     ACTIVATION: tl.constexpr,
     DOT_DTYPE: tl.constexpr,
+    PRECISION: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -185,7 +186,7 @@ def _linear_act_fwd_kernel(  # type: ignore[no-untyped-def]
         x = tl.where(mask, (x - mean[:, None]) * rstd[:, None], 0.0)
         mask = (n < channels)[None, :] & (k < width)[:, None]
         weight = tl.load(weight_rows + k[:, None], mask=mask, other=0)
-        out = tl.dot(x.to(DOT_DTYPE), weight.to(DOT_DTYPE), out, input_precision="ieee")
+        out = tl.dot(x.to(DOT_DTYPE), weight.to(DOT_DTYPE), out, input_precision=PRECISION)
     bias = tl.load(bias_ptr + level * channels + n, mask=n < channels, other=0)
     out += bias.to(tl.float32)[None, :]
     if ACTIVATION == 1:

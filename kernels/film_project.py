@@ -23,10 +23,10 @@ from clipdepth_plugin.kernels.dispatch import Shapes, check_shapes, no_float64, 
 from clipdepth_plugin.kernels.launch import (
     cdiv,
     device_function,
-    dot_dtype,
     kernel_op,
     launchable,
     pick_pointer,
+    products,
 )
 
 MOST_LEVELS = 8
@@ -142,7 +142,7 @@ def film_project_triton(
         tokens,
         width,
         0 if film_MBP is None else film_MBP.shape[0],
-        DOT_DTYPE=dot_dtype(weight_SD.dtype),
+        **products(weight_SD.dtype, "matmul"),
         BLOCK_T=BLOCK_T,
         BLOCK_N=block_n,
         BLOCK_K=32 if weight_SD.dtype == torch.float32 else 64,
@@ -213,6 +213,7 @@ def _film_project_fwd_kernel(  # type: ignore[no-untyped-def]
     width,
     modulated,
     DOT_DTYPE: tl.constexpr,
+    PRECISION: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -239,7 +240,7 @@ def _film_project_fwd_kernel(  # type: ignore[no-untyped-def]
         mask = (n < channels)[None, :] & (k < width)[:, None]
         weight_at = (row + n)[None, :].to(tl.int64) * width + k[:, None]
         weight = tl.load(weight_ptr + weight_at, mask=mask, other=0)
-        out = tl.dot(x.to(DOT_DTYPE), weight.to(DOT_DTYPE), out, input_precision="ieee")
+        out = tl.dot(x.to(DOT_DTYPE), weight.to(DOT_DTYPE), out, input_precision=PRECISION)
     bias = tl.load(bias_ptr + row + n, mask=n < channels, other=0)
     out += bias.to(tl.float32)[None, :]
     before = row.to(tl.int64) * views * tokens

@@ -27,10 +27,10 @@ from clipdepth_plugin.kernels.launch import (
     cdiv,
     channels_last,
     choose_tiles,
-    dot_dtype,
     empty_map,
     kernel_op,
     launchable,
+    products,
     sample,
 )
 
@@ -140,7 +140,7 @@ def gated_skips_triton(
         gates,
         low_height / height,
         low_width / width,
-        DOT_DTYPE=dot_dtype(u_BCHW.dtype),
+        **products(u_BCHW.dtype, "convolution"),
         **tiles.arguments(),
     )
     return out_BGHW
@@ -198,6 +198,7 @@ def _gated_skips_fwd_kernel(  # type: ignore[no-untyped-def]
     row_scale,
     column_scale,
     DOT_DTYPE: tl.constexpr,
+    PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -214,7 +215,7 @@ def _gated_skips_fwd_kernel(  # type: ignore[no-untyped-def]
         u = tl.load(u_ptr + rows + k[None, :], mask=mask, other=0)
         mask = (k < channels)[:, None] & (n < channels)[None, :]
         weight = tl.load(weight_rows + k[:, None], mask=mask, other=0)
-        z = tl.dot(u.to(DOT_DTYPE), weight.to(DOT_DTYPE), z, input_precision="ieee")
+        z = tl.dot(u.to(DOT_DTYPE), weight.to(DOT_DTYPE), z, input_precision=PRECISION)
     bias = tl.load(bias_ptr + which * channels + n, mask=n < channels, other=0)
     z += bias.to(tl.float32)[None, :]
     mask = (m < positions)[:, None] & (n < channels)[None, :]

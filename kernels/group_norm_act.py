@@ -14,6 +14,7 @@ from clipdepth_plugin.kernels.dispatch import Shapes, check_shapes, forward_only
 from clipdepth_plugin.kernels.launch import (
     ACTIVATIONS,
     channels_last,
+    device_function,
     empty_map,
     gelu,
     kernel_op,
@@ -22,6 +23,9 @@ from clipdepth_plugin.kernels.launch import (
 )
 
 NormActivation = Literal["relu", "gelu", "none"]
+
+MOST_IN_REGISTERS = 8192
+"""Elements of a group that a program holds: 16 registers of each of 512 threads."""
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -107,6 +111,9 @@ def group_norm_act_triton(
         return out_BCHW
     batch, channels, height, width = x_BCHW.shape
     block_c = power_of_two(channels // groups, least=1)
+    block_m = power_of_two(height * width, least=1)
+    whole = block_m * block_c <= MOST_IN_REGISTERS
+    block_m = min(block_m, max(MOST_IN_REGISTERS // block_c, 1))
     launchable(_group_norm_act_fwd_kernel)[(groups, batch)](
         channels_last(x_BCHW),
         weight_C.contiguous(),
@@ -120,9 +127,10 @@ def group_norm_act_triton(
         eps,
         RESIDUAL=residual_BCHW is not None,
         ACTIVATION=ACTIVATIONS[activation],
-        BLOCK_M=max(4096 // block_c, 1),
+        WHOLE=whole,
+        BLOCK_M=block_m,
         BLOCK_C=block_c,
-        num_warps=16,
+        num_warps=min(max(block_m * block_c // 512, 4), 32),
     )
     return out_BCHW
 
@@ -143,39 +151,58 @@ def _group_norm_act_fwd_kernel(  # type: ignore[no-untyped-def]
     eps,
     RESIDUAL: tl.constexpr,
     ACTIVATION: tl.constexpr,
+    WHOLE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
     first = tl.program_id(1).to(tl.int64) * positions * channels + tl.program_id(0) * per_group
     c = tl.arange(0, BLOCK_C)
-    total = tl.zeros((BLOCK_M, BLOCK_C), dtype=tl.float32)
-    for start in range(0, positions, BLOCK_M):
-        m = start + tl.arange(0, BLOCK_M)
-        mask = (m < positions)[:, None] & (c < per_group)[None, :]
-        at = first + m[:, None] * channels + c[None, :]
-        total += tl.load(x_ptr + at, mask=mask, other=0).to(tl.float32)
-    mean = tl.sum(total) * inverse_count
-    squares = tl.zeros((BLOCK_M, BLOCK_C), dtype=tl.float32)
-    for start in range(0, positions, BLOCK_M):
-        m = start + tl.arange(0, BLOCK_M)
-        mask = (m < positions)[:, None] & (c < per_group)[None, :]
-        at = first + m[:, None] * channels + c[None, :]
-        x = tl.load(x_ptr + at, mask=mask, other=0).to(tl.float32)
-        squares += tl.where(mask, (x - mean) * (x - mean), 0.0)
-    rstd = tl.rsqrt(tl.sum(squares) * inverse_count + eps)
     channel = tl.program_id(0) * per_group + c
-    weight = tl.load(weight_ptr + channel, mask=c < per_group, other=0).to(tl.float32) * rstd
+    weight = tl.load(weight_ptr + channel, mask=c < per_group, other=0).to(tl.float32)
     bias = tl.load(bias_ptr + channel, mask=c < per_group, other=0).to(tl.float32)
-    for start in range(0, positions, BLOCK_M):
-        m = start + tl.arange(0, BLOCK_M)
-        mask = (m < positions)[:, None] & (c < per_group)[None, :]
-        at = first + m[:, None] * channels + c[None, :]
+    if WHOLE:
+        at, mask = places(0, first, positions, channels, per_group, BLOCK_M, BLOCK_C)
         x = tl.load(x_ptr + at, mask=mask, other=0).to(tl.float32)
-        y = (x - mean) * weight[None, :] + bias[None, :]
-        if RESIDUAL:
-            y += tl.load(residual_ptr + at, mask=mask, other=0).to(tl.float32)
-        if ACTIVATION == 1:
-            y = tl.maximum(y, 0.0)
-        if ACTIVATION == 2:
-            y = gelu(y)
-        tl.store(out_ptr + at, y.to(out_ptr.dtype.element_ty), mask=mask)
+        centred = tl.where(mask, x - tl.sum(x) * inverse_count, 0.0)
+        rstd = tl.rsqrt(tl.sum(centred * centred) * inverse_count + eps)
+        y = centred * (weight * rstd)[None, :] + bias[None, :]
+        finish(y, residual_ptr, out_ptr, at, mask, RESIDUAL, ACTIVATION)
+    else:
+        total = tl.zeros((BLOCK_M, BLOCK_C), dtype=tl.float32)
+        for start in range(0, positions, BLOCK_M):
+            at, mask = places(start, first, positions, channels, per_group, BLOCK_M, BLOCK_C)
+            total += tl.load(x_ptr + at, mask=mask, other=0).to(tl.float32)
+        mean = tl.sum(total) * inverse_count
+        squares = tl.zeros((BLOCK_M, BLOCK_C), dtype=tl.float32)
+        for start in range(0, positions, BLOCK_M):
+            at, mask = places(start, first, positions, channels, per_group, BLOCK_M, BLOCK_C)
+            x = tl.load(x_ptr + at, mask=mask, other=0).to(tl.float32)
+            squares += tl.where(mask, (x - mean) * (x - mean), 0.0)
+        rstd = tl.rsqrt(tl.sum(squares) * inverse_count + eps)
+        for start in range(0, positions, BLOCK_M):
+            at, mask = places(start, first, positions, channels, per_group, BLOCK_M, BLOCK_C)
+            x = tl.load(x_ptr + at, mask=mask, other=0).to(tl.float32)
+            y = (x - mean) * (weight * rstd)[None, :] + bias[None, :]
+            finish(y, residual_ptr, out_ptr, at, mask, RESIDUAL, ACTIVATION)
+
+
+@device_function
+def places(  # type: ignore[no-untyped-def]
+    start, first, positions, channels, per_group, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr
+):
+    """Where a block's elements of the group are, and which of them there are."""
+    m, c = start + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_C)
+    mask = (m < positions)[:, None] & (c < per_group)[None, :]
+    return first + m[:, None] * channels + c[None, :], mask
+
+
+@device_function
+def finish(y, residual_ptr, out_ptr, at, mask, RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Residual, activation, and out."""
+    if RESIDUAL:
+        y += tl.load(residual_ptr + at, mask=mask, other=0).to(tl.float32)
+    if ACTIVATION == 1:
+        y = tl.maximum(y, 0.0)
+    if ACTIVATION == 2:
+        y = gelu(y)
+    tl.store(out_ptr + at, y.to(out_ptr.dtype.element_ty), mask=mask)

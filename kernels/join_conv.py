@@ -23,10 +23,10 @@ from clipdepth_plugin.kernels.launch import (
     channels_last,
     choose_tiles,
     device_function,
-    dot_dtype,
     empty_map,
     kernel_op,
     launchable,
+    products,
     sample,
 )
 
@@ -139,7 +139,7 @@ def join_conv_triton(
         RESIZED=(low_height, low_width) != (height, width),
         RESIDUAL=residual_BOHW is not None,
         RELU=relu,
-        DOT_DTYPE=dot_dtype(x_BIHW.dtype),
+        **products(x_BIHW.dtype, "convolution"),
         **tiles.arguments(),
     )
     return out_BOHW
@@ -169,6 +169,7 @@ def _join_conv_fwd_kernel(  # type: ignore[no-untyped-def]
     RESIDUAL: tl.constexpr,
     RELU: tl.constexpr,
     DOT_DTYPE: tl.constexpr,
+    PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -180,17 +181,17 @@ def _join_conv_fwd_kernel(  # type: ignore[no-untyped-def]
     out = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     out = add_taps(
         out, x_ptr, weight, inside, m, positions, height, width, channels, wide,
-        DOT_DTYPE, BLOCK_K,
+        DOT_DTYPE, PRECISION, BLOCK_K,
     )  # fmt: skip
     if RESIZED:
         out = add_resized_taps(
             out, skip_ptr, weight + channels, inside, m, positions, height, width, skip_channels,
-            wide, low_height, low_width, row_scale, column_scale, DOT_DTYPE, BLOCK_K,
+            wide, low_height, low_width, row_scale, column_scale, DOT_DTYPE, PRECISION, BLOCK_K,
         )  # fmt: skip
     else:
         out = add_taps(
             out, skip_ptr, weight + channels, inside, m, positions, height, width, skip_channels,
-            wide, DOT_DTYPE, BLOCK_K,
+            wide, DOT_DTYPE, PRECISION, BLOCK_K,
         )  # fmt: skip
     out += tl.load(bias_ptr + n, mask=inside, other=0).to(tl.float32)[None, :]
     at = m.to(tl.int64)[:, None] * out_channels + n[None, :]
@@ -205,7 +206,7 @@ def _join_conv_fwd_kernel(  # type: ignore[no-untyped-def]
 @device_function
 def add_taps(  # type: ignore[no-untyped-def]
     out, x_ptr, weight, inside, m, positions, height, width, channels, wide,
-    DOT_DTYPE: tl.constexpr, BLOCK_K: tl.constexpr,
+    DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Adds the share of one map of ``channels``; ``weight`` (1, N) points at its columns."""
     y, x, steps = m // width % height, m % width, tl.cdiv(channels, BLOCK_K)
@@ -216,7 +217,7 @@ def add_taps(  # type: ignore[no-untyped-def]
         tile = tl.load(x_ptr + source[:, None] * channels + k[None, :], mask=mask, other=0)
         mask = (k < channels)[:, None] & inside[None, :]
         taps = tl.load(weight + (tap * wide + k)[:, None], mask=mask, other=0)
-        out = tl.dot(tile.to(DOT_DTYPE), taps.to(DOT_DTYPE), out, input_precision="ieee")
+        out = tl.dot(tile.to(DOT_DTYPE), taps.to(DOT_DTYPE), out, input_precision=PRECISION)
     return out
 
 
@@ -224,7 +225,7 @@ def add_taps(  # type: ignore[no-untyped-def]
 def add_resized_taps(  # type: ignore[no-untyped-def]
     out, x_ptr, weight, inside, m, positions, height, width, channels, wide,
     low_height, low_width, row_scale, column_scale,
-    DOT_DTYPE: tl.constexpr, BLOCK_K: tl.constexpr,
+    DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """As ``add_taps``, of a smaller map that is resized where it is read."""
     y, x, steps = m // width % height, m % width, tl.cdiv(channels, BLOCK_K)
@@ -241,7 +242,7 @@ def add_resized_taps(  # type: ignore[no-untyped-def]
         )  # fmt: skip
         mask = (k < channels)[:, None] & inside[None, :]
         taps = tl.load(weight + (tap * wide + k)[:, None], mask=mask, other=0)
-        out = tl.dot(tile.to(DOT_DTYPE), taps.to(DOT_DTYPE), out, input_precision="ieee")
+        out = tl.dot(tile.to(DOT_DTYPE), taps.to(DOT_DTYPE), out, input_precision=PRECISION)
     return out
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ P = ParamSpec("P")
 METRES = {"relu": 0, "softplus": 1, "log": 2, "bins": 3}
 """Output activations by the number that ``to_metres`` knows them by."""
 
+
+Product = Literal["convolution", "matmul"]
 
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2}
 """Activations between layers by the number that kernels know them by."""
@@ -97,13 +99,35 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def dot_dtype(dtype: torch.dtype) -> Any:
-    """What contractions multiply in. The interpreter's bfloat16 products are wrong: float32."""
+def products(dtype: torch.dtype, like: Product) -> dict[str, Any]:
+    """What contractions multiply in, as a kernel's launch takes it.
+
+    float32 is multiplied as torch multiplies it: in TF32 where its settings allow that (by default
+    for convolutions, not for matrix products), else exactly, without tensor cores. The
+    interpreter's bfloat16 products are wrong: float32 there.
+
+    Args:
+        dtype: Of the inputs.
+        like: Which of torch's products the kernel stands in for.
+    """
     import triton.language
 
     if interpreted() or dtype == torch.float32:
-        return triton.language.float32
-    return triton.language.bfloat16 if dtype == torch.bfloat16 else triton.language.float16
+        number = triton.language.float32
+    else:
+        number = triton.language.bfloat16 if dtype == torch.bfloat16 else triton.language.float16
+    exact = dtype != torch.float32 or not tf32_allowed(like)
+    return {"DOT_DTYPE": number, "PRECISION": "ieee" if exact else "tf32"}
+
+
+def tf32_allowed(product: Product) -> bool:
+    """Whether torch's settings let it multiply float32 in TF32."""
+    backends: Any = torch.backends
+    convolutions = product == "convolution"
+    if hasattr(backends.cudnn, "conv"):  # torch 2.9 and newer, where the older names may raise
+        settings = backends.cudnn.conv if convolutions else backends.cuda.matmul
+        return bool(settings.fp32_precision == "tf32")
+    return bool((backends.cudnn if convolutions else backends.cuda.matmul).allow_tf32)
 
 
 class Tiles(NamedTuple):
@@ -141,19 +165,20 @@ ENOUGH_PROGRAMS = 132
 def choose_tiles(positions: int, channels: int, dtype: torch.dtype, copies: int = 1) -> Tiles:
     """A rule, not a search: the first call is as fast as the next.
 
-    The largest tiles that still give every multiprocessor work. float32 has no tensor cores here:
+    The largest tiles that still give every multiprocessor work. Exact float32 has no tensor cores:
     larger tiles would spill registers. The published head's 28 x 28 maps make 104 programs of the
     smallest; splitting their sums would take a second launch, or atomics, which add in an order
     that changes from run to run.
     """
-    if dtype == torch.float32:
+    if dtype == torch.float32 and not tf32_allowed("convolution"):
         return Tiles(32, 16 if channels <= 16 else 32, 32, warps=4, stages=2)
+    k = 32 if dtype == torch.float32 else 64
     n = next(n for n in (16, 32, 64) if channels <= n or n == 64)
     for m in (128, 64):
         if cdiv(positions, m) * cdiv(channels, n) * copies >= 2 * ENOUGH_PROGRAMS:
-            return Tiles(m, n, 64, warps=4, stages=3)
+            return Tiles(m, n, k, warps=4, stages=3)
     few = cdiv(positions, 64) * cdiv(channels, n) * copies < ENOUGH_PROGRAMS
-    return Tiles(64, min(n, 32) if few else n, 64, warps=4, stages=4)
+    return Tiles(64, min(n, 32) if few else n, k, warps=4, stages=4)
 
 
 def empty_map(like: Tensor, shape: tuple[int, ...]) -> Tensor:

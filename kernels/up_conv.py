@@ -19,10 +19,10 @@ from clipdepth_plugin.kernels.launch import (
     cdiv,
     channels_last,
     choose_tiles,
-    dot_dtype,
     empty_map,
     kernel_op,
     launchable,
+    products,
 )
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def up_conv_triton(x_BIhw: Tensor, weight_PIrc: Tensor, bias_PEO: Tensor, relu: 
         in_channels,
         channels,
         RELU=relu,
-        DOT_DTYPE=dot_dtype(x_BIhw.dtype),
+        **products(x_BIhw.dtype, "convolution"),
         **tiles.arguments(),
     )
     return out_BOHW
@@ -139,6 +139,7 @@ def _up_conv_fwd_kernel(  # type: ignore[no-untyped-def]
     channels,
     RELU: tl.constexpr,
     DOT_DTYPE: tl.constexpr,
+    PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -160,7 +161,7 @@ def _up_conv_fwd_kernel(  # type: ignore[no-untyped-def]
         tile = tl.load(x_ptr + source, mask=mask, other=0)
         weight_mask = (k < in_channels)[:, None] & (n < channels)[None, :]
         weight = tl.load(weight_rows + (tap * in_channels + k)[:, None], mask=weight_mask, other=0)
-        out = tl.dot(tile.to(DOT_DTYPE), weight.to(DOT_DTYPE), out, input_precision="ieee")
+        out = tl.dot(tile.to(DOT_DTYPE), weight.to(DOT_DTYPE), out, input_precision=PRECISION)
     # The map's outermost row is its first in phases with a = 0, its last in the others.
     at_row, at_column = y == a * (height - 1), x == b * (width - 1)
     edge = at_row.to(tl.int32) * 2 + at_column.to(tl.int32)

@@ -37,6 +37,15 @@ SWEEPS = "vit-b-16-sweeps"
 _PLAIN = BenchOptions(
     "", presets=PRESETS, threads=2, rounds=16, warmup=1, sweeps=(), sweep_rounds=8
 )
+_ON_GPU = replace(
+    _PLAIN,
+    device="cuda",
+    dtype="bfloat16",
+    threads=None,
+    rounds=40,
+    warmup=4,
+    forms=("eager", "fused", "graph", "overlap"),
+)
 PLANS: dict[str, BenchOptions] = {
     "vit-b-16": replace(_PLAIN, host="config:vit-b-16"),
     "vit-b-16-again": replace(_PLAIN, host="config:vit-b-16", seed=1),
@@ -45,6 +54,8 @@ PLANS: dict[str, BenchOptions] = {
     "so400m-14": replace(_PLAIN, host="config:so400m-14", rounds=8),
     "llava-small": replace(_PLAIN, host="config:llava-small", rounds=10),
     "paligemma-small": replace(_PLAIN, host="config:paligemma-small", rounds=10),
+    "vit-b-16-cuda": replace(_ON_GPU, host="config:vit-b-16"),
+    "llava-small-cuda": replace(_ON_GPU, host="config:llava-small"),
     SWEEPS: replace(
         _PLAIN,
         host="config:vit-b-16",

@@ -36,10 +36,11 @@ PRESETS: tuple[tuple[Preset, bool], ...] = (
 """With confidence or without; ``guided`` has what ``fast`` has but for that."""
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 LAUNCH_OPTIONS = ("num_warps", "num_stages")
-Launch = tuple[Callable[..., Any], tuple[tuple[str, Any], ...]]
+Launch = tuple[Callable[..., Any], dict[str, str], dict[str, Any]]
+"""A kernel, its arguments' types by name, and its constants."""
 
 
-def describe(value: Any) -> Any:
+def describe(value: Any) -> str:
     """Type and alignment of an argument, as Triton specialises kernels by them."""
     if isinstance(value, Tensor):
         return f"*{NAMES[value.dtype]}"
@@ -51,7 +52,7 @@ def describe(value: Any) -> Any:
 class Noted:
     """Stands in for a kernel; ``launches`` holds the first launch with the same constants."""
 
-    launches: ClassVar[dict[Launch, Launch]] = {}
+    launches: ClassVar[dict[tuple[Any, ...], Launch]] = {}
 
     def __init__(self, kernel: Callable[..., Any]) -> None:
         self.kernel = kernel
@@ -60,10 +61,8 @@ class Noted:
         def note(*args: Any, **constants: Any) -> None:
             names = self.kernel.__code__.co_varnames
             described = {name: describe(x) for name, x in zip(names, args, strict=False)}
-            constant = (self.kernel, tuple(constants.items()))
-            self.launches.setdefault(
-                constant, (self.kernel, tuple({**described, **constants}.items()))
-            )
+            key = (self.kernel, *constants.items())
+            self.launches.setdefault(key, (self.kernel, described, constants))
 
         return note
 
@@ -87,17 +86,17 @@ def note_launches() -> list[Launch]:
 
 def build(noted: Launch, capability: int) -> dict[str, int]:
     """Compiles one launch for one target."""
-    function, described = noted
-    kernel, types = launch.jit(function), dict(described)
-    options = {name: types.pop(name) for name in LAUNCH_OPTIONS if name in types}
+    function, types, given = noted
+    kernel = launch.jit(function)
+    options = {name: given[name] for name in LAUNCH_OPTIONS if name in given}
     signature, constants, aligned = {}, {}, {}
     for index, name in enumerate(kernel.arg_names):
-        said = types[name]
-        constant = not isinstance(said, str)
-        signature[name] = "constexpr" if constant else said.removesuffix(":16")
-        if constant:
-            constants[index,] = said
-        elif said.startswith("*") or said.endswith(":16"):
+        if name in given:
+            signature[name] = "constexpr"
+            constants[index,] = given[name]
+            continue
+        signature[name] = types[name].removesuffix(":16")
+        if types[name].startswith("*") or types[name].endswith(":16"):
             aligned[index,] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constexprs=constants, attrs=aligned)
     built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
@@ -132,7 +131,7 @@ def main() -> None:
     for noted in note_launches():
         for capability in map(int, sys.argv[1:]):
             built = build(noted, capability)
-            told = {name: str(value) for name, value in noted[1]}
+            told = {name: str(value) for name, value in {**noted[1], **noted[2]}.items()}
             line = {"kernel": noted[0].__name__, "sm": capability, "launch": told, **built}
             report.append(line)
             print(json.dumps(line), file=sys.stderr, flush=True)  # noqa: T201

@@ -152,6 +152,7 @@ def group_norm_act() -> Iterator[Case]:
         (1, 24, (13, 17), 8, "gelu", False),
         (3, 20, (37, 37), 4, "relu", True),
         (2, 6, (1, 1), 2, "none", False),
+        (1, 20, (71, 67), 2, "gelu", True),
         (0, 8, (3, 3), 4, "gelu", False),
     ):
         x = a_map(batch, channels, h, w) * 3 + 2
@@ -251,7 +252,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("ops", nargs="*", help="only these")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--tf32", action="store_true", help="as torch multiplies by default")
     asked = parser.parse_args()
+    torch.backends.cudnn.allow_tf32 = asked.tf32
     poison()
     errors = {}
     for make_cases in OPS:
