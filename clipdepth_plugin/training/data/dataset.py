@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 
 class SampleDataset(Dataset[Sample], ABC):
-    """Samples by number."""
+    """Samples by number.
+
+    Attributes:
+        own_augment: How its samples are varied in place of the run's way; None: in that way.
+    """
+
+    own_augment: AugmentConfig | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -43,7 +49,7 @@ class SampleDataset(Dataset[Sample], ABC):
 
     def augment_of(self, index: int) -> AugmentConfig | None:  # noqa: ARG002
         """How the sample is varied in place of the run's way; None: in that way."""
-        return None
+        return self.own_augment
 
 
 class Spread(SampleDataset):
@@ -74,20 +80,13 @@ class Mixture(SampleDataset):
     Attributes:
         sets: The parts, in order.
         repeats: Times that each sample of a part is seen in an epoch.
-        augments: How each part is varied in place of the run's way; None: in that way.
     """
 
-    def __init__(
-        self,
-        sets: Sequence[SampleDataset],
-        repeats: Sequence[float],
-        augments: Sequence[AugmentConfig | None] | None = None,
-    ) -> None:
+    def __init__(self, sets: Sequence[SampleDataset], repeats: Sequence[float]) -> None:
         """Joins the sets: the indices of a part follow those of the part before."""
         self.sets = tuple(sets)
         self.repeats = tuple(repeats)
-        self.augments = (None,) * len(self.sets) if augments is None else tuple(augments)
-        assert len(self.sets) == len(self.repeats) == len(self.augments)
+        assert len(self.sets) == len(self.repeats)
         self._ends = list(itertools.accumulate(map(len, self.sets)))
 
     def __len__(self) -> int:
@@ -104,7 +103,8 @@ class Mixture(SampleDataset):
 
     def augment_of(self, index: int) -> AugmentConfig | None:
         """See ``SampleDataset``."""
-        return self.augments[self._place(index)[0]]
+        part, inside = self._place(index)
+        return self.sets[part].augment_of(inside)
 
     @property
     def counts(self) -> tuple[int, ...]:

@@ -37,7 +37,10 @@ def open_dataset(config: DataConfig) -> SampleDataset | StreamDataset:
         opened = NyuMat(config)
     else:
         opened = ListedSet(config)
-    return opened if config.limit is None else Spread(opened, config.limit)
+    if config.limit is not None:
+        opened = Spread(opened, config.limit)
+    opened.own_augment = config.augment
+    return opened
 
 
 def open_mixture(configs: Sequence[DataConfig]) -> Mixture | StreamMixture:
@@ -65,4 +68,4 @@ def open_mixture(configs: Sequence[DataConfig]) -> Mixture | StreamMixture:
     if streams:
         return StreamMixture(streams, repeats)
     sets = [one for one in opened if isinstance(one, SampleDataset)]
-    return Mixture(sets, repeats, [config.augment for config in configs])
+    return Mixture(sets, repeats)

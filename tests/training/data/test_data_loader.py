@@ -198,6 +198,20 @@ def test_a_set_may_be_varied_in_its_own_way(trees: Trees, squash: Preprocessing)
         assert torch.equal(fixed.pixels_B3HW[index], given.pixels_B3HW[index])
 
 
+@pytest.mark.parametrize("limit", [None, 3])
+def test_so_may_one_that_is_opened_alone(
+    trees: Trees, squash: Preprocessing, limit: int | None
+) -> None:
+    config = trees.nyu(augment=AugmentConfig(flip=1.0, probability=0.0), limit=limit)
+    run = AugmentConfig(flip=0.0, probability=0.0)
+    options: dict[str, Any] = {"augment": run, "shuffle": False, "batch_size": 2}
+    alone, joined = (
+        next(iter(loader(data, squash, **options))) for data in (open_dataset(config), [config])
+    )
+    assert set(alone.views_B.tolist()) == {1}
+    assert torch.equal(alone.pixels_B3HW, joined.pixels_B3HW)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_bad_files_are_replaced_up_to_a_limit(
     trees: Trees, squash: Preprocessing, workers: int, caplog: pytest.LogCaptureFixture
