@@ -25,6 +25,7 @@ from clipdepth_plugin.kernels.launch import (
     METRES,
     cdiv,
     channels_last,
+    dot_add,
     kernel_op,
     launchable,
     power_of_two,
@@ -205,9 +206,7 @@ def _convex_depth_fwd_kernel(  # type: ignore[no-untyped-def]
             tile = tl.load(x_ptr + at, mask=mask, other=0)
             at = (neighbour * fine + r)[None, :] * channels + k[:, None]
             weight = tl.load(weight_ptr + at, mask=(k < channels)[:, None], other=0)
-            mask_logit = tl.dot(
-                tile.to(DOT_DTYPE), weight.to(DOT_DTYPE), mask_logit, input_precision=PRECISION
-            )
+            mask_logit = dot_add(tile, weight, mask_logit, DOT_DTYPE, PRECISION)
         mask_logit += tl.load(bias_ptr + neighbour * fine + r).to(tl.float32)[None, :]
         # Beyond the border, the border again.
         row = tl.minimum(tl.maximum(y + neighbour // 3 - 1, 0), height - 1)

@@ -19,6 +19,7 @@ from clipdepth_plugin.kernels.launch import (
     cdiv,
     channels_last,
     device_function,
+    dot_add,
     kernel_op,
     launchable,
     power_of_two,
@@ -210,7 +211,8 @@ def _depth_readout_fwd_kernel(  # type: ignore[no-untyped-def]
     k, tap = tl.arange(0, BLOCK_K), tl.arange(0, 16)
     mask = (k < hidden)[:, None] & (tap < 9)[None, :]
     last_KT = tl.load(last_weight_ptr + tap[None, :] * hidden + k[:, None], mask=mask, other=0)
-    taps_MT = tl.dot(hidden_MK.to(DOT_DTYPE), last_KT.to(DOT_DTYPE), input_precision=PRECISION)
+    taps_MT = tl.zeros((SIDE * SIDE, 16), dtype=tl.float32)
+    taps_MT = dot_add(hidden_MK, last_KT, taps_MT, DOT_DTYPE, PRECISION)
     offset_T = tl.where(tap < 9, (tap // 3 - 1) * SIDE + tap % 3 - 1, 0)
     source_MT = tl.minimum(tl.maximum(p[:, None] + offset_T[None, :], 0), SIDE * SIDE - 1)
     gathered_MT = tl.gather(taps_MT, source_MT, 0)
@@ -274,7 +276,7 @@ def hidden_tile(  # type: ignore[no-untyped-def]
         at = (k[None, :] * 9 + tap) * channels + c[:, None]
         mask = (c < channels)[:, None] & (k < hidden)[None, :]
         weight = tl.load(weight_ptr + at, mask=mask, other=0)
-        out = tl.dot(tile.to(DOT_DTYPE), weight.to(DOT_DTYPE), out, input_precision=PRECISION)
+        out = dot_add(tile, weight, out, DOT_DTYPE, PRECISION)
     bias = tl.load(bias_ptr + k, mask=k < hidden, other=0).to(tl.float32)
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
     return tl.where(inside[:, None], tl.maximum(out + bias[None, :], 0.0), 0.0)

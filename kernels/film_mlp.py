@@ -15,6 +15,7 @@ from clipdepth_plugin.kernels.dispatch import check_shapes, forward_only, use_tr
 from clipdepth_plugin.kernels.launch import (
     ACTIVATIONS,
     cdiv,
+    dot_add,
     gelu,
     kernel_op,
     launchable,
@@ -186,7 +187,7 @@ def _linear_act_fwd_kernel(  # type: ignore[no-untyped-def]
         x = tl.where(mask, (x - mean[:, None]) * rstd[:, None], 0.0)
         mask = (n < channels)[None, :] & (k < width)[:, None]
         weight = tl.load(weight_rows + k[:, None], mask=mask, other=0)
-        out = tl.dot(x.to(DOT_DTYPE), weight.to(DOT_DTYPE), out, input_precision=PRECISION)
+        out = dot_add(x, weight, out, DOT_DTYPE, PRECISION)
     bias = tl.load(bias_ptr + level * channels + n, mask=n < channels, other=0)
     out += bias.to(tl.float32)[None, :]
     if ACTIVATION == 1:

@@ -23,6 +23,7 @@ from clipdepth_plugin.kernels.dispatch import Shapes, check_shapes, no_float64, 
 from clipdepth_plugin.kernels.launch import (
     cdiv,
     device_function,
+    dot_add,
     kernel_op,
     launchable,
     pick_pointer,
@@ -240,7 +241,7 @@ def _film_project_fwd_kernel(  # type: ignore[no-untyped-def]
         mask = (n < channels)[None, :] & (k < width)[:, None]
         weight_at = (row + n)[None, :].to(tl.int64) * width + k[:, None]
         weight = tl.load(weight_ptr + weight_at, mask=mask, other=0)
-        out = tl.dot(x.to(DOT_DTYPE), weight.to(DOT_DTYPE), out, input_precision=PRECISION)
+        out = dot_add(x, weight, out, DOT_DTYPE, PRECISION)
     bias = tl.load(bias_ptr + row + n, mask=n < channels, other=0)
     out += bias.to(tl.float32)[None, :]
     before = row.to(tl.int64) * views * tokens

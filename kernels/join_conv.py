@@ -23,6 +23,7 @@ from clipdepth_plugin.kernels.launch import (
     channels_last,
     choose_tiles,
     device_function,
+    dot_add,
     empty_map,
     kernel_op,
     launchable,
@@ -217,7 +218,7 @@ def add_taps(  # type: ignore[no-untyped-def]
         tile = tl.load(x_ptr + source[:, None] * channels + k[None, :], mask=mask, other=0)
         mask = (k < channels)[:, None] & inside[None, :]
         taps = tl.load(weight + (tap * wide + k)[:, None], mask=mask, other=0)
-        out = tl.dot(tile.to(DOT_DTYPE), taps.to(DOT_DTYPE), out, input_precision=PRECISION)
+        out = dot_add(tile, taps, out, DOT_DTYPE, PRECISION)
     return out
 
 
@@ -242,7 +243,7 @@ def add_resized_taps(  # type: ignore[no-untyped-def]
         )  # fmt: skip
         mask = (k < channels)[:, None] & inside[None, :]
         taps = tl.load(weight + (tap * wide + k)[:, None], mask=mask, other=0)
-        out = tl.dot(tile.to(DOT_DTYPE), taps.to(DOT_DTYPE), out, input_precision=PRECISION)
+        out = dot_add(tile, taps, out, DOT_DTYPE, PRECISION)
     return out
 
 

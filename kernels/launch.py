@@ -172,13 +172,15 @@ def choose_tiles(positions: int, channels: int, dtype: torch.dtype, copies: int 
     """
     if dtype == torch.float32 and not tf32_allowed("convolution"):
         return Tiles(32, 16 if channels <= 16 else 32, 32, warps=4, stages=2)
-    k = 32 if dtype == torch.float32 else 64
+    k, warps, heights = 64, 4, (128, 64)
+    if dtype == torch.float32:  # rounding to TF32 takes registers, of which none are to be spilled
+        k, warps, heights = 32, 8, (64,)
     n = next(n for n in (16, 32, 64) if channels <= n or n == 64)
-    for m in (128, 64):
+    for m in heights:
         if cdiv(positions, m) * cdiv(channels, n) * copies >= 2 * ENOUGH_PROGRAMS:
-            return Tiles(m, n, k, warps=4, stages=3)
+            return Tiles(m, n, k, warps, stages=3)
     few = cdiv(positions, 64) * cdiv(channels, n) * copies < ENOUGH_PROGRAMS
-    return Tiles(64, min(n, 32) if few else n, k, warps=4, stages=4)
+    return Tiles(64, min(n, 32) if few else n, k, warps, stages=4)
 
 
 def empty_map(like: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -201,6 +203,22 @@ def cdiv(a: int, b: int) -> int:
 def power_of_two(n: int, least: int = 16) -> int:
     """The smallest power of two that is at least ``n`` and ``least``."""
     return max(1 << (n - 1).bit_length(), least)
+
+
+@device_function
+def dot_add(x, weight, total, DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr):  # type: ignore[no-untyped-def]
+    """``total`` + x @ weight, multiplied as ``products`` says."""
+    x, weight = x.to(DOT_DTYPE), weight.to(DOT_DTYPE)
+    if PRECISION == "tf32":
+        x, weight = rounded_to_tf32(x), rounded_to_tf32(weight)
+    return tl.dot(x, weight, total, input_precision=PRECISION)
+
+
+@device_function
+def rounded_to_tf32(x):  # type: ignore[no-untyped-def]
+    """The nearest float32 with ten bits of mantissa: the tensor cores cut the others off."""
+    bits = (x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
+    return tl.where(x == x, bits.to(tl.float32, bitcast=True), x)  # noqa: PLR0124 (NaN stays)
 
 
 @device_function

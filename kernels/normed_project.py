@@ -20,6 +20,7 @@ from clipdepth_plugin.kernels.film_project import BLOCK_T, MOST_LEVELS, with_one
 from clipdepth_plugin.kernels.launch import (
     cdiv,
     device_function,
+    dot_add,
     kernel_op,
     launchable,
     pick_pointer,
@@ -214,7 +215,7 @@ def project_normed(  # type: ignore[no-untyped-def]
         weight_mask = columns[None, :] & (k < width)[:, None]
         weight = tl.load(weight_rows + k[:, None], mask=weight_mask, other=0)
         weight_sum += tl.sum(weight.to(tl.float32), 0)
-        y = tl.dot(x.to(DOT_DTYPE), weight.to(DOT_DTYPE), y, input_precision=PRECISION)
+        y = dot_add(x, weight, y, DOT_DTYPE, PRECISION)
     mean = total * inverse_width
     rstd = tl.rsqrt(tl.maximum(squares * inverse_width - mean * mean, 0.0) + 1e-5)
     return (y - mean[:, None] * weight_sum[None, :]) * rstd[:, None]

@@ -19,6 +19,7 @@ from clipdepth_plugin.kernels.launch import (
     cdiv,
     channels_last,
     choose_tiles,
+    dot_add,
     empty_map,
     kernel_op,
     launchable,
@@ -161,7 +162,7 @@ def _up_conv_fwd_kernel(  # type: ignore[no-untyped-def]
         tile = tl.load(x_ptr + source, mask=mask, other=0)
         weight_mask = (k < in_channels)[:, None] & (n < channels)[None, :]
         weight = tl.load(weight_rows + (tap * in_channels + k)[:, None], mask=weight_mask, other=0)
-        out = tl.dot(tile.to(DOT_DTYPE), weight.to(DOT_DTYPE), out, input_precision=PRECISION)
+        out = dot_add(tile, weight, out, DOT_DTYPE, PRECISION)
     # The map's outermost row is its first in phases with a = 0, its last in the others.
     at_row, at_column = y == a * (height - 1), x == b * (width - 1)
     edge = at_row.to(tl.int32) * 2 + at_column.to(tl.int32)

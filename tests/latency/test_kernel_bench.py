@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -356,6 +357,11 @@ def test_the_committed_runs_are_what_the_results_say() -> None:
         markdown = (results_folder / f"{name}.md").read_text(encoding="utf-8")
         assert markdown == to_markdown(runs[-1])
     assert len({run.circumstances.commit for run in runs}) == 1
+    on_gpu = load_kernel_report(results_folder / "fused_cuda.json")
+    assert (results_folder / "fused_cuda.md").read_text(encoding="utf-8") == to_markdown(on_gpu)
+    for verdict in on_gpu.verdicts:
+        figure = re.search(r"[\d.]+ \[[\d.]+, [\d.]+\]", verdict.measured)
+        assert figure is None or figure[0] in summary, verdict
     for head in ("spaceclip", "fast", "guided"):
         for dtype in ("float32", "bfloat16"):
             row = [f"| `{head}` | {dtype} |"]
