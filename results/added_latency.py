@@ -33,6 +33,7 @@ OPENS, CLOSES = "<!-- made by: python results/added_latency.py table -->", "<!--
 PRESETS = ("spaceclip", "fast", "guided")
 TWICE = ("vit-b-16", "vit-b-16-again")
 SWEEPS = "vit-b-16-sweeps"
+ON_GPU = "vit-b-16-cuda"
 
 _PLAIN = BenchOptions(
     "", presets=PRESETS, threads=2, rounds=16, warmup=1, sweeps=(), sweep_rounds=8
@@ -54,8 +55,7 @@ PLANS: dict[str, BenchOptions] = {
     "so400m-14": replace(_PLAIN, host="config:so400m-14", rounds=8),
     "llava-small": replace(_PLAIN, host="config:llava-small", rounds=10),
     "paligemma-small": replace(_PLAIN, host="config:paligemma-small", rounds=10),
-    "vit-b-16-cuda": replace(_ON_GPU, host="config:vit-b-16"),
-    "llava-small-cuda": replace(_ON_GPU, host="config:llava-small"),
+    ON_GPU: replace(_ON_GPU, host="config:vit-b-16"),
     SWEEPS: replace(
         _PLAIN,
         host="config:vit-b-16",
@@ -128,16 +128,22 @@ def whole_file(audits: dict[str, Audit]) -> Iterator[str]:
     yield "interleaved run with all else on the machine stopped: what others took meanwhile is"
     yield "said; `load ... before` is of the minute before. Nothing is compared across files."
     yield "The language models of the two multimodal hosts are scaled down to 0.2 to 0.3 G"
-    yield "parameters: the share of their prefill is larger than beside a model of 3 or 7 G. No GPU"
-    yield "has been measured."
+    yield "parameters: the share of their prefill is larger than beside a model of 3 or 7 G. On a"
+    yield "GPU one host has been measured, below."
     yield ""
     yield from summary(audits)
     for audit in audits.values():
-        yield from ["", f"## {audit.host.label}", ""]
-        yield from (f"- {line}" for line in audit.verdict)
-        yield from ["", *markdown_table(COLUMNS, rows(audit)), "", describe(audit.circumstances)]
+        yield from section(audit.host.label, audit)
+    yield from section("On a GPU", load_audit(RUNS / f"{ON_GPU}.json"))
     yield from ["", "## Twice the same", "", *twice()]
     yield from ["", "## How it grows", "", *growth()]
+
+
+def section(title: str, audit: Audit) -> Iterator[str]:
+    """All of one run."""
+    yield from ["", f"## {title}", ""]
+    yield from (f"- {line}" for line in audit.verdict)
+    yield from ["", *markdown_table(COLUMNS, rows(audit)), "", describe(audit.circumstances)]
 
 
 def twice() -> Iterator[str]:

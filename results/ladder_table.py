@@ -2,7 +2,8 @@
 
     python results/ladder_table.py
 
-Reads results/ladder/*.json: runs of ``ladder.py`` and costs of ``ladder_cost.py``.
+Reads the runs of ``ladder.py`` in results/ladder/ (the small ladder) and results/ladder_full/ (the
+full one), and the costs of ``ladder_cost.py``.
 """
 
 from __future__ import annotations
@@ -14,13 +15,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ladder_plot import draw
+from ladder_text import ABOUT, ACTIVATIONS, COST, FULL, MADE, ON_GPU, SMALL
+
 from clipdepth_plugin.evaluation.ladder import RUNGS, VARIANTS
 
 HERE = Path(__file__).resolve().parent
-FOLDER = HERE / "ladder"
-PLOT = FOLDER / "ladder.png"
+PLOT = HERE / "ladder" / "ladder.png"
 SETS = ("libero", "kitchen")
-COLUMNS = {"steps": "equal steps", "time": "equal CPU time"}
+COLUMNS = {
+    "full": "224 px, equal steps",
+    "steps": "112 px, equal steps",
+    "time": "112 px, equal CPU time",
+}
+"""The full ladder, and the two columns of the small one."""
 METRICS = {
     "abs_rel": "AbsRel",
     "delta1": "delta1",
@@ -29,65 +37,47 @@ METRICS = {
 }
 PUBLISHED = ("spaceclip", "spaceclip-middle")
 
-ABOUT = """
-The heads on one frozen tower (the `demo` host, ViT-S/14), with the same tokens, data, order and
-augmentation (flips) for each seed; mean ± deviation over the seeds. The loss of all is SILog; the
-published head has its auxiliary losses beside it, the others gradient matching (weight 2), as
-DINOv2 trains its own. DPT is transformers' neck and head, as Depth Anything V2 sizes it; the probe
-is DINOv2's. **This is the small ladder, and nothing in it is trained to convergence**: {pixels} px
-(8 x 8 patches), maps of {output} x {output}, at most {limit} frames of each train split, {steps}
-steps of {batch} images for equal steps; for equal CPU time each head gets what the published one
-(middle levels) took for those, on one thread in bfloat16 autocast. Learning rates are each head's
-own, chosen by one or two seeds of 300 steps on frames held out of kitchen/train and on libero/val
-(the published head's of 3e-4 and 1e-3, on kitchen alone; `fast` and `guided`: of 1e-3, 2e-3 and
-4e-3; DPT: of 3e-4 and 1e-3, on kitchen alone; the probe's 4e-3 against an earlier 1e-3); gradient
-matching's weight is the best of 0, 2 and 10 for `guided` there. Trained on a set's train split,
-measured on its test split, each picture at its own size, raw scale. The full ladder (224 px, all
-frames, five seeds, a GPU) is one command, and has not been run:
-"""
-MADE = """
-This one: `python results/ladder.py train`, `python results/ladder_cost.py`, `python
-results/ladder_table.py`; a run file each in `ladder/`, with command, commit, machine, versions
-and seed. {runs} runs, {minutes} CPU minutes of training, {days}, commits {commits}. Machine:
-{machine} shared with other work. Versions: {versions}.
-"""
-COST = """
-On {host}, batch 1, float32, eager, {threads} threads, {rounds} interleaved rounds ({day},
-load before {load}): the tower took {milliseconds:.0f} ms and {gmac:.1f} GMAC. Added time is the
-median of the paired differences over the tower's own time, with its 95% interval. Others took
-{others_percent:.1f}% of the processors' time meanwhile.
-"""
-ACTIVATIONS = """
-Three seeds of equal steps hardly part them: `log` and `bins` are ahead of `softplus` on libero, and
-all are alike on kitchen. The default is `log`, which was ahead in an earlier trial too (two seeds,
-400 steps of 8, not kept), and needs one output where `bins` needs 64. It is to be looked at again
-on the full ladder.
-"""
-
 Run = dict[str, Any]
 
 
 def main() -> None:
     """Writes both files."""
-    runs = [
-        json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*-*.json"))
-    ]
-    for path, run in zip(sorted(FOLDER.glob("*-*.json")), runs, strict=True):
-        run["column"] = path.stem.split("-")[-2]
-    cost = json.loads((FOLDER / "cost.json").read_text(encoding="utf-8"))
-    text = [*_introduction(runs), *_costs(cost)]
-    for data in SETS:
-        for column, title in COLUMNS.items():
+    runs = [*_read("ladder_full", {"steps": "full"}), *_read("ladder", {})]
+    costs = {
+        device: json.loads((PLOT.parent / name).read_text(encoding="utf-8"))
+        for device, name in (("cpu", "cost.json"), ("cuda", "cost_cuda.json"))
+    }
+    cost = costs["cpu"]
+    text = [*_introduction(runs), *_costs(costs)]
+    for column, title in COLUMNS.items():
+        for data in SETS:
             text += [f"## {data}, {title}", "", *_table(runs, data, column, cost), ""]
     text += ["## The activation of `fast`", "", *_activations(runs), ""]
     text += ["## What had to hold", "", *_verdicts(runs, cost), ""]
     (HERE / "ladder.md").write_text("\n".join(text), encoding="utf-8")
-    _plot(runs, cost)
+    points = {
+        (data, column, name): [run["metrics"] for run in found]
+        for data in SETS
+        for column in COLUMNS
+        for name in RUNGS
+        if (found := _of(runs, data, name, column))
+    }
+    draw(points, cost, PLOT)
+
+
+def _read(folder: str, renamed: dict[str, str]) -> list[Run]:
+    """A ladder's runs, each with the column that its file's name says."""
+    runs = []
+    for path in sorted((HERE / folder).glob("*-*.json")):
+        column = path.stem.split("-")[-2]
+        run = json.loads(path.read_text(encoding="utf-8"))
+        runs.append(run | {"column": renamed.get(column, column)})
+    return runs
 
 
 def _of(runs: Sequence[Run], data: str, name: str, column: str) -> list[Run]:
     """The runs of a head. The published ones' equal steps are the measure of equal time."""
-    column = "steps" if name in PUBLISHED else column
+    column = "steps" if name in PUBLISHED and column == "time" else column
     return [r for r in runs if (r["data"], r["head"], r["column"]) == (data, name, column)]
 
 
@@ -103,31 +93,38 @@ def _spread(values: Sequence[float], digits: int = 3) -> str:
 
 
 def _introduction(runs: Sequence[Run]) -> list[str]:
+    full = [run for run in runs if run["column"] == "full"]
+    small = [run for run in runs if run["column"] != "full"]
+    return [
+        "# The ladder",
+        "",
+        *_filled(ABOUT),
+        *_filled(FULL.format(**_facts(full))),
+        *_filled(SMALL.format(**_facts(small))),
+        "![error against added time](ladder/ladder.png)",
+        "",
+    ]
+
+
+def _facts(runs: Sequence[Run]) -> dict[str, Any]:
+    """What a ladder's runs say of themselves."""
     config, first = runs[0]["config"], runs[0]["circumstances"]
-    versions = ", ".join(f"{k} {v}" for k, v in first["versions"].items())
-    facts = {
-        "pixels": config["input_size"][0],
+    gpu = f", {first['gpu']}" if first["gpu"] else ""
+    made = {
+        "runs": len(runs),
+        "days": " to ".join(sorted({run["circumstances"]["created"][:10] for run in runs})),
+        "commits": ", ".join(sorted({run["circumstances"]["commit"][:7] for run in runs})),
+        "machine": f"{first['platform']}, {first['cpu']}, {first['cores']} cores{gpu}",
+        "versions": ", ".join(f"{k} {v}" for k, v in first["versions"].items()),
+    }
+    return {
+        "pixels": (config["input_size"] or config["output_size"])[0],
         "output": config["output_size"][0],
         "limit": config["data"]["train"][0]["limit"],
         "steps": config["steps"],
         "batch": config["batch_size"],
-        "runs": len(runs),
-        "minutes": round(sum(run["cpu_seconds"] for run in runs) / 60),
-        "days": " to ".join(sorted({run["circumstances"]["created"][:10] for run in runs})),
-        "commits": ", ".join(sorted({run["circumstances"]["commit"][:7] for run in runs})),
-        "machine": f"{first['platform']}, {first['cpu']}, {first['cores']} cores",
-        "versions": versions,
+        "made": MADE.format(**made).strip(),
     }
-    return [
-        "# The ladder",
-        "",
-        *_filled(ABOUT.format(**facts)),
-        "    python results/ladder.py train --config configs/ladder_full.yaml --seeds 5",
-        "",
-        *_filled(MADE.format(**facts)),
-        "![error against added time](ladder/ladder.png)",
-        "",
-    ]
 
 
 def _filled(text: str) -> list[str]:
@@ -135,33 +132,37 @@ def _filled(text: str) -> list[str]:
     return [*textwrap.wrap(text.strip(), 100, break_long_words=False, break_on_hyphens=False), ""]
 
 
-def _costs(cost: dict[str, Any]) -> list[str]:
-    where = cost["circumstances"]
-    facts = {
-        "host": cost["host"],
-        "threads": where["threads"],
-        "rounds": cost["rounds"],
-        "day": where["created"][:10],
-        "load": where["load"],
-        "others_percent": cost["others_percent"],
-        "milliseconds": 1e3 * cost["tower_seconds"]["median"],
-        "gmac": cost["tower_gmac"],
-    }
-    lines = [
-        "## Cost",
-        "",
-        *_filled(COST.format(**facts)),
-        "| head | GMAC | parameters | added time |",
-        "|---|---|---|---|",
-    ]
-    for name, rung in RUNGS.items():
-        one = cost["heads"][name]
-        share = one["added_share"]
-        lines.append(
-            f"| {rung.title} | {one['gmac']:.2f} | {one['parameters'] / 1e6:.2f} M | "
-            f"{share['median']:.1%} ({share['low']:.1%} to {share['high']:.1%}) |"
-        )
-    return [*lines, ""]
+def _costs(costs: dict[str, dict[str, Any]]) -> list[str]:
+    lines = ["## Cost", ""]
+    for device, cost in costs.items():
+        seen = cost["circumstances"]
+        facts = {
+            "host": cost["host"],
+            "where": seen["gpu"] or f"{seen['threads']} threads",
+            "rounds": cost["rounds"],
+            "day": seen["created"][:10],
+            "load": seen["load"],
+            "others_percent": cost["others_percent"],
+            "milliseconds": 1e3 * cost["tower_seconds"]["median"],
+            "gmac": cost["tower_gmac"],
+        }
+        lines += [
+            *_filled(COST.format(**facts)),
+            "| head | GMAC | parameters | added time |",
+            "|---|---|---|---|",
+            *(_cost_row(rung.title, cost["heads"][name]) for name, rung in RUNGS.items()),
+            "",
+            *(_filled(ON_GPU) if device == "cuda" else ()),
+        ]
+    return lines
+
+
+def _cost_row(title: str, one: dict[str, Any]) -> str:
+    share = one["added_share"]
+    return (
+        f"| {title} | {one['gmac']:.2f} | {one['parameters'] / 1e6:.2f} M | "
+        f"{share['median']:.1%} ({share['low']:.1%} to {share['high']:.1%}) |"
+    )
 
 
 def _table(runs: Sequence[Run], data: str, column: str, cost: dict[str, Any]) -> list[str]:
@@ -178,7 +179,7 @@ def _table(runs: Sequence[Run], data: str, column: str, cost: dict[str, Any]) ->
             rung.title,
             str(len(mine)),
             f"{statistics.mean(run['images'] for run in mine):.0f}",
-            f"{statistics.mean(run['cpu_seconds'] for run in mine):.0f}",
+            "-" if column == "full" else f"{statistics.mean(r['cpu_seconds'] for r in mine):.0f}",
             *(_spread(_values(mine, metric)) for metric in METRICS),
             f"{cost['heads'][name]['added_share']['median']:.1%}",
         ]
@@ -244,40 +245,6 @@ def _against_published(runs: Sequence[Run], data: str, column: str, title: str) 
 
 def _said(holds: bool) -> str:
     return "holds" if holds else "missed"
-
-
-def _plot(runs: Sequence[Run], cost: dict[str, Any]) -> None:
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(2, len(SETS), figsize=(10, 7), sharex=True, layout="constrained")
-    for row, metric in enumerate(("abs_rel", "boundary_abs_rel")):
-        for axis, data in zip(axes[row], SETS, strict=True):
-            for index, (name, rung) in enumerate(RUNGS.items()):
-                share = 100 * cost["heads"][name]["added_share"]["median"]
-                for column, filled in (("steps", False), ("time", True)):
-                    values = _values(_of(runs, data, name, column), metric)
-                    if values:
-                        axis.errorbar(
-                            max(share, 0.1),
-                            statistics.mean(values),
-                            statistics.stdev(values) if len(values) > 1 else None,
-                            fmt="o",
-                            color=f"C{index}",
-                            markerfacecolor=f"C{index}" if filled else "white",
-                            label=rung.title.replace("`", "") if filled else None,
-                            capsize=3,
-                        )
-            axis.set_xscale("log")
-            axis.set_title(f"{data}: {METRICS[metric]}")
-            axis.grid(alpha=0.3)
-    for axis in axes[-1]:
-        axis.set_xlabel("added time, % of ViT-B/16's (two CPU cores)")
-    axes[0][0].legend(fontsize=8)
-    figure.suptitle("hollow: equal steps; filled: equal CPU time; bars: deviation over seeds")
-    figure.savefig(PLOT, dpi=110, metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,52 @@
+"""The paragraphs of results/ladder.md, for ladder_table.py to fill in."""
+
+ABOUT = """
+The heads on one frozen tower (the `demo` host, ViT-S/14), with the same tokens, data, order and
+augmentation (flips) for each seed; mean ± deviation over the seeds. The loss of all is SILog; the
+published head has its auxiliary losses beside it, the others gradient matching (weight 2), as
+DINOv2 trains its own. DPT is transformers' neck and head, as Depth Anything V2 sizes it; the probe
+is DINOv2's. Trained on a set's train split, measured on its test split, each picture at its own
+size, raw scale; the last weights. Learning rates are each head's own, chosen by one or two seeds of
+300 steps at 112 px on frames held out of kitchen/train and on libero/val (the published head's of
+3e-4 and 1e-3, on kitchen alone; `fast` and `guided`: of 1e-3, 2e-3 and 4e-3; DPT: of 3e-4 and 1e-3,
+on kitchen alone; the probe's 4e-3 against an earlier 1e-3); gradient matching's weight is the best
+of 0, 2 and 10 for `guided` there. They were not chosen anew at 224 px.
+"""
+FULL = """
+**The full ladder**: {pixels} px (16 x 16 patches), maps of {output} x {output}, all frames of each
+train split, {steps} steps of {batch} images on a GPU in bfloat16 autocast. That is 7 times
+libero/train and 33 times kitchen/train, the learning rate down to nothing at the end. Whether they
+have converged was not shown: no run was longer. The published head's last training loss on libero
+(2.0 to 2.3, auxiliary losses in it) came near that of `fast` (1.6 to 1.8, gradient matching in it);
+its error on new scenes did not. Five seeds were wanted; before the GPU had to be given back the
+published head got three and the other activations three or four. Fourteen runs shared one GPU, so
+that their times say nothing: the command is `python results/ladder.py train --config
+configs/ladder_full.yaml --seeds 5 --column steps`, with `--head` and `--data` for each process.
+{made}
+"""
+SMALL = """
+**The small ladder**: {pixels} px (8 x 8 patches), maps of {output} x {output}, at most {limit}
+frames of each train split, {steps} steps of {batch} images for equal steps; for equal CPU time each
+head gets what the published one (middle levels) took for those, on one thread in bfloat16 autocast.
+**Nothing in it is trained to convergence.** The command is `python results/ladder.py train`. {made}
+"""
+MADE = """
+{runs} runs, {days}, commits {commits}. Machine: {machine}. Versions: {versions}.
+"""
+COST = """
+On {host}, batch 1, float32, eager, {where}, {rounds} interleaved rounds ({day}, load before
+{load}): the tower took {milliseconds:.1f} ms and {gmac:.1f} GMAC. Added time is the median of the
+paired differences over the tower's own time, with its 95% interval. Others took
+{others_percent:.1f}% of the processors' time meanwhile.
+"""
+ON_GPU = """
+In eager mode a GPU waits for the processor that launches, for the tower as for the heads: what
+counts there is the number of launches. In a CUDA graph (`head.fused()`) `fast` and `guided` add
+less: [added_latency.md](added_latency.md#on-a-gpu), [kernels.md](kernels.md).
+"""
+ACTIVATIONS = """
+At 224 px `log` is 5% behind `bins` on libero and 1% on the kitchen, where its seeds spread by 4%
+and 2%; `softplus`, ahead of `log` on libero too, is behind it on the kitchen. At 112 px the three
+are alike but for `softplus` on libero. `log` stays the default: it needs one output where `bins`
+needs 64. The others' runs of equal CPU time were not repeated.
+"""
