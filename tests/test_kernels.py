@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from clipdepth_plugin import ops
 from clipdepth_plugin.errors import KernelError
 from clipdepth_plugin.film import FiLM
 from clipdepth_plugin.fusion import SkipGate
-from clipdepth_plugin.kernels import dispatch
+from clipdepth_plugin.kernels import dispatch, launch
 
 SCRIPTS = Path(__file__).parent / "scripts"
 OPS = [name for name in ops.__all__ if name != "use_triton"]
@@ -96,6 +97,23 @@ def test_tf32_is_as_exact_as_it_can_be() -> None:
     check_errors(errors, tf32=True)
     for op in TF32:  # it was TF32
         assert max(e for case, e in errors.items() if case.split()[0] == op) > 1e-5, op
+
+
+def test_float32_is_multiplied_as_torch_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    assert not launch.tf32_allowed("convolution")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert launch.tf32_allowed("convolution")
+    assert not launch.tf32_allowed("matmul")
+    # torch before 2.9.
+    matmul = SimpleNamespace(allow_tf32=True)
+    older = SimpleNamespace(
+        cudnn=SimpleNamespace(allow_tf32=False), cuda=SimpleNamespace(matmul=matmul)
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "backends", older)
+        allowed = launch.tf32_allowed("convolution"), launch.tf32_allowed("matmul")
+    assert allowed == (False, True)
 
 
 def test_gradients_whole_heads_and_export_in_the_interpreter() -> None:
