@@ -172,11 +172,11 @@ def choose_tiles(positions: int, channels: int, dtype: torch.dtype, copies: int 
     """
     if dtype == torch.float32 and not tf32_allowed("convolution"):
         return Tiles(32, 16 if channels <= 16 else 32, 32, warps=4, stages=2)
-    k, warps, heights = 64, 4, (128, 64)
+    k, warps, highest = 64, 4, 128
     if dtype == torch.float32:  # rounding to TF32 takes registers, of which none are to be spilled
-        k, warps, heights = 32, 8, (64,)
+        k, warps, highest = 32, 8, 64
     n = next(n for n in (16, 32, 64) if channels <= n or n == 64)
-    for m in heights:
+    for m in (highest, 64):
         if cdiv(positions, m) * cdiv(channels, n) * copies >= 2 * ENOUGH_PROGRAMS:
             return Tiles(m, n, k, warps, stages=3)
     few = cdiv(positions, 64) * cdiv(channels, n) * copies < ENOUGH_PROGRAMS
