@@ -201,7 +201,7 @@ class DepthHead(nn.Module, HubMixin):
         """The inference form: the same function in less time, without gradients.
 
         On an NVIDIA GPU it runs as a few Triton kernels in a CUDA graph, elsewhere in PyTorch,
-        folded and composed; ``results/fused_cpu.md`` says what that gives, and where compiling the
+        folded and composed; ``results/kernels.md`` says what that gives, and where compiling the
         plain head gives more. It holds copies of the weights as they are now, where they are now,
         and takes the head's place everywhere: ``attach(host, head.fused())``.
 

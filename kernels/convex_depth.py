@@ -153,7 +153,7 @@ def convex_depth_triton(
         METRES=METRES[activation],
         SCALED=level_BLHW.shape[1] > 1,
         FACTOR=CONVEX_FACTOR,
-        **products(x_BCHW.dtype, "convolution"),
+        **products(x_BCHW, "convolution"),
         BLOCK_M=block_m,
         BLOCK_K=min(power_of_two(channels), block_k),
         num_warps=4,

@@ -146,7 +146,7 @@ def depth_readout_triton(
         log_low,
         log_high,
         METRES=METRES[activation],
-        **products(x_BCHW.dtype, "convolution"),
+        **products(x_BCHW, "convolution"),
         BLOCK_C=min(power_of_two(channels), 32),
         BLOCK_K=power_of_two(hidden),
         SIDE=SIDE,

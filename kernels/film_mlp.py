@@ -140,7 +140,7 @@ def film_mlp_triton(
             1.0 / weight.shape[2],
             NORMED=norm,
             ACTIVATION=act,
-            **products(context_BD.dtype, "matmul"),
+            **products(context_BD, "matmul"),
             BLOCK_B=BLOCK_B,
             BLOCK_N=block_n,
             BLOCK_K=64,

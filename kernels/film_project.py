@@ -143,7 +143,7 @@ def film_project_triton(
         tokens,
         width,
         0 if film_MBP is None else film_MBP.shape[0],
-        **products(weight_SD.dtype, "matmul"),
+        **products(weight_SD, "convolution"),
         BLOCK_T=BLOCK_T,
         BLOCK_N=block_n,
         BLOCK_K=32 if weight_SD.dtype == torch.float32 else 64,

@@ -123,7 +123,7 @@ def gated_skips_triton(
     batch, channels, height, width = u_BCHW.shape
     low_height, low_width = semantic_BChw.shape[-2:]
     positions, gates = batch * height * width, bias_G.shape[0] // channels
-    tiles = choose_tiles(positions, channels, u_BCHW.dtype, copies=gates)
+    tiles = choose_tiles(positions, channels, u_BCHW, copies=gates)
     grid = (cdiv(positions, tiles.m), cdiv(channels, tiles.n), gates)
     launchable(_gated_skips_fwd_kernel)[grid](
         channels_last(u_BCHW),
@@ -141,7 +141,7 @@ def gated_skips_triton(
         gates,
         low_height / height,
         low_width / width,
-        **products(u_BCHW.dtype, "convolution"),
+        **products(u_BCHW, "convolution"),
         **tiles.arguments(),
     )
     return out_BGHW

@@ -28,7 +28,7 @@ MOST_IN_REGISTERS = 8192
 """Elements of a group that a program holds: 16 registers of each of 512 threads."""
 
 IN_ONE_STEP = 4096
-"""Elements of a larger group read at once; twice as many took a fifth longer on an H100."""
+"""Elements of a larger group read at once; twice as many took longer on an H100."""
 
 if TYPE_CHECKING:
     import triton.language as tl

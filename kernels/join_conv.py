@@ -118,7 +118,7 @@ def join_conv_triton(
     skip = x_BIHW if skip_BKhw is None else skip_BKhw
     low_height, low_width = skip.shape[-2:]
     positions, out_channels = batch * height * width, bias_O.shape[0]
-    tiles = choose_tiles(positions, out_channels, x_BIHW.dtype)
+    tiles = choose_tiles(positions, out_channels, x_BIHW)
     grid = (cdiv(positions, tiles.m), cdiv(out_channels, tiles.n))
     launchable(_join_conv_fwd_kernel)[grid](
         channels_last(x_BIHW),
@@ -140,7 +140,7 @@ def join_conv_triton(
         RESIZED=(low_height, low_width) != (height, width),
         RESIDUAL=residual_BOHW is not None,
         RELU=relu,
-        **products(x_BIHW.dtype, "convolution"),
+        **products(x_BIHW, "convolution"),
         **tiles.arguments(),
     )
     return out_BOHW

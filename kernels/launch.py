@@ -99,7 +99,7 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def products(dtype: torch.dtype, like: Product) -> dict[str, Any]:
+def products(x: Tensor, like: Product) -> dict[str, Any]:
     """What contractions multiply in, as a kernel's launch takes it.
 
     float32 is multiplied as torch multiplies it: in TF32 where its settings allow that (by default
@@ -107,17 +107,26 @@ def products(dtype: torch.dtype, like: Product) -> dict[str, Any]:
     interpreter's bfloat16 products are wrong: float32 there.
 
     Args:
-        dtype: Of the inputs.
+        x: An input: its dtype and device.
         like: Which of torch's products the kernel stands in for.
     """
     import triton.language
 
-    if interpreted() or dtype == torch.float32:
+    if interpreted() or x.dtype == torch.float32:
         number = triton.language.float32
     else:
-        number = triton.language.bfloat16 if dtype == torch.bfloat16 else triton.language.float16
-    exact = dtype != torch.float32 or not tf32_allowed(like)
-    return {"DOT_DTYPE": number, "PRECISION": "ieee" if exact else "tf32"}
+        number = triton.language.bfloat16 if x.dtype == torch.bfloat16 else triton.language.float16
+    return {"DOT_DTYPE": number, "PRECISION": "tf32" if in_tf32(x, like) else "ieee"}
+
+
+def in_tf32(x: Tensor, product: Product) -> bool:
+    """Whether a product with ``x`` is TF32's. GPUs before Ampere have none: torch is exact there.
+
+    A tensor on a CPU is the interpreter's, which stands in for a newer GPU.
+    """
+    if x.dtype != torch.float32 or not tf32_allowed(product):
+        return False
+    return x.device.type != "cuda" or torch.cuda.get_device_capability(x.device) >= (8, 0)
 
 
 def tf32_allowed(product: Product) -> bool:
@@ -162,7 +171,7 @@ ENOUGH_PROGRAMS = 132
 """Of an H100's multiprocessors, each should have one."""
 
 
-def choose_tiles(positions: int, channels: int, dtype: torch.dtype, copies: int = 1) -> Tiles:
+def choose_tiles(positions: int, channels: int, x: Tensor, copies: int = 1) -> Tiles:
     """A rule, not a search: the first call is as fast as the next.
 
     The largest tiles that still give every multiprocessor work. Exact float32 has no tensor cores:
@@ -170,10 +179,10 @@ def choose_tiles(positions: int, channels: int, dtype: torch.dtype, copies: int 
     smallest; splitting their sums would take a second launch, or atomics, which add in an order
     that changes from run to run.
     """
-    if dtype == torch.float32 and not tf32_allowed("convolution"):
+    if x.dtype == torch.float32 and not in_tf32(x, "convolution"):
         return Tiles(32, 16 if channels <= 16 else 32, 32, warps=4, stages=2)
     k, warps, highest = 64, 4, 128
-    if dtype == torch.float32:  # rounding to TF32 takes registers, of which none are to be spilled
+    if x.dtype == torch.float32:  # rounding to TF32 takes registers; none are to be spilled
         k, warps, highest = 32, 8, 64
     n = next(n for n in (16, 32, 64) if channels <= n or n == 64)
     for m in (highest, 64):

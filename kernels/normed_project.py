@@ -19,12 +19,12 @@ from clipdepth_plugin.kernels.dispatch import Shapes, check_shapes, forward_only
 from clipdepth_plugin.kernels.film_project import BLOCK_T, MOST_LEVELS, with_one_stride
 from clipdepth_plugin.kernels.launch import (
     cdiv,
-    device_function,
     dot_add,
     kernel_op,
     launchable,
     pick_pointer,
     products,
+    row_moments,
 )
 
 NORM_EPS = 1e-5
@@ -129,7 +129,7 @@ def normed_project_triton(
         channels,
         1.0 / width,
         MODULATED=film_LBP is not None,
-        **products(weight_LCD.dtype, "matmul"),
+        **products(weight_LCD, "matmul"),
         BLOCK_T=BLOCK_T,
         BLOCK_N=block_n,
         BLOCK_K=32 if weight_LCD.dtype == torch.float32 else 64,
@@ -169,11 +169,17 @@ def _normed_project_fwd_kernel(  # type: ignore[no-untyped-def]
     for level in range(levels):
         x_ptr = pick_pointer(level, x0_ptr, x1_ptr, x2_ptr, x3_ptr, x4_ptr, x5_ptr, x6_ptr, x7_ptr)
         x_rows = x_ptr + view * view_stride + t[:, None] * width
+        mean, rstd = row_moments(x_rows, t < tokens, width, inverse_width, BLOCK_T, BLOCK_K)
         weight_rows = weight_ptr + (level * channels + n)[None, :].to(tl.int64) * width
-        y = project_normed(
-            x_rows, weight_rows, t < tokens, n < channels, width, inverse_width,
-            DOT_DTYPE, PRECISION, BLOCK_T, BLOCK_N, BLOCK_K,
-        )  # fmt: skip
+        y = tl.zeros((BLOCK_T, BLOCK_N), dtype=tl.float32)
+        for start in range(0, width, BLOCK_K):
+            k = start + tl.arange(0, BLOCK_K)
+            mask = (t < tokens)[:, None] & (k < width)[None, :]
+            x = tl.load(x_rows + k[None, :], mask=mask, other=0).to(tl.float32)
+            x = tl.where(mask, (x - mean[:, None]) * rstd[:, None], 0.0)
+            mask = (n < channels)[None, :] & (k < width)[:, None]
+            weight = tl.load(weight_rows + k[:, None], mask=mask, other=0)
+            y = dot_add(x, weight, y, DOT_DTYPE, PRECISION)
         bias = tl.load(bias_ptr + level * channels + n, mask=n < channels, other=0)
         y += bias.to(tl.float32)[None, :]
         if MODULATED:
@@ -185,37 +191,3 @@ def _normed_project_fwd_kernel(  # type: ignore[no-untyped-def]
     at = (view * tokens + t)[:, None] * channels + n[None, :]
     mask = (t < tokens)[:, None] & (n < channels)[None, :]
     tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=mask)
-
-
-@device_function
-def project_normed(  # type: ignore[no-untyped-def]
-    x_rows, weight_rows, rows, columns, width, inverse_width,
-    DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    """(T, N) of W norm(x), reading x once: rstd (W (x - p) - (mean - p) W 1), moments on the way.
-
-    p, the mean of a row's first block, keeps the moments from being differences of large numbers.
-    """
-    first = tl.arange(0, BLOCK_K)
-    there = rows[:, None] & (first < width)[None, :]
-    block = tl.load(x_rows + first[None, :], mask=there, other=0).to(tl.float32)
-    pivot = tl.sum(block, 1) / tl.minimum(width, BLOCK_K)
-    total = tl.zeros((BLOCK_T,), dtype=tl.float32)
-    squares = tl.zeros((BLOCK_T,), dtype=tl.float32)
-    weight_sum = tl.zeros((BLOCK_N,), dtype=tl.float32)
-    y = tl.zeros((BLOCK_T, BLOCK_N), dtype=tl.float32)
-    for start in range(0, width, BLOCK_K):
-        k = start + tl.arange(0, BLOCK_K)
-        inside = rows[:, None] & (k < width)[None, :]
-        x = tl.load(x_rows + k[None, :], mask=inside, other=0).to(tl.float32)
-        x = tl.where(inside, x - pivot[:, None], 0.0)
-        total += tl.sum(x, 1)
-        squares += tl.sum(x * x, 1)
-        weight_mask = columns[None, :] & (k < width)[:, None]
-        weight = tl.load(weight_rows + k[:, None], mask=weight_mask, other=0)
-        weight_sum += tl.sum(weight.to(tl.float32), 0)
-        y = dot_add(x, weight, y, DOT_DTYPE, PRECISION)
-    mean = total * inverse_width
-    rstd = tl.rsqrt(tl.maximum(squares * inverse_width - mean * mean, 0.0) + 1e-5)
-    return (y - mean[:, None] * weight_sum[None, :]) * rstd[:, None]

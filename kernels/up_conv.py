@@ -106,7 +106,7 @@ def up_conv_triton(x_BIhw: Tensor, weight_PIrc: Tensor, bias_PEO: Tensor, relu: 
         return out_BOHW
     batch, in_channels, height, width = x_BIhw.shape
     channels, positions = bias_PEO.shape[-1], batch * height * width
-    tiles = choose_tiles(positions, channels, x_BIhw.dtype, copies=4)
+    tiles = choose_tiles(positions, channels, x_BIhw, copies=4)
     grid = (cdiv(positions, tiles.m), cdiv(channels, tiles.n), 4)
     launchable(_up_conv_fwd_kernel)[grid](
         channels_last(x_BIhw),
@@ -119,7 +119,7 @@ def up_conv_triton(x_BIhw: Tensor, weight_PIrc: Tensor, bias_PEO: Tensor, relu: 
         in_channels,
         channels,
         RELU=relu,
-        **products(x_BIhw.dtype, "convolution"),
+        **products(x_BIhw, "convolution"),
         **tiles.arguments(),
     )
     return out_BOHW

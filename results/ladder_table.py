@@ -167,7 +167,7 @@ def _cost_row(title: str, one: dict[str, Any]) -> str:
 
 def _table(runs: Sequence[Run], data: str, column: str, cost: dict[str, Any]) -> list[str]:
     lines = [
-        f"| head | seeds | images seen | CPU s | {' | '.join(METRICS.values())} | added time |",
+        f"| head | seeds | images seen | CPU s | {' | '.join(METRICS.values())} | added CPU time |",
         "|---" * (5 + len(METRICS)) + "|",
     ]
     for name, rung in RUNGS.items():
@@ -206,8 +206,8 @@ def _verdicts(runs: Sequence[Run], cost: dict[str, Any]) -> list[str]:
     for name, limit in (("fast", 0.08), ("guided", 0.12)):
         share = cost["heads"][name]["added_share"]["median"]
         lines.append(
-            f"- `{name}` adds {share:.1%} of the tower's time, at most {limit:.0%}: "
-            f"**{_said(share <= limit)}**."
+            f"- `{name}` adds {share:.1%} of the tower's time on two CPU cores, at most "
+            f"{limit:.0%}: **{_said(share <= limit)}**."
         )
     for data in SETS:
         for column, title in COLUMNS.items():

@@ -41,8 +41,9 @@ paired differences over the tower's own time, with its 95% interval. Others took
 """
 ON_GPU = """
 In eager mode a GPU waits for the processor that launches, for the tower as for the heads: what
-counts there is the number of launches. In a CUDA graph (`head.fused()`) `fast` and `guided` add
-less: [added_latency.md](added_latency.md#on-a-gpu), [kernels.md](kernels.md).
+counts there is the number of launches, and the limits of 8% and 12%, which are of a CPU, are far.
+In a CUDA graph (`head.fused()`) `fast` and `guided` add less:
+[added_latency.md](added_latency.md#on-a-gpu), [kernels.md](kernels.md).
 """
 ACTIVATIONS = """
 At 224 px `log` is 5% behind `bins` on libero and 1% on the kitchen, where its seeds spread by 4%

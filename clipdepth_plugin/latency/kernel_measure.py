@@ -10,6 +10,7 @@ import torch
 
 from clipdepth_plugin.circumstances import Circumstances
 from clipdepth_plugin.config import HeadConfig, Preset
+from clipdepth_plugin.kernels.launch import tf32_allowed
 from clipdepth_plugin.latency.audit import to_range
 from clipdepth_plugin.latency.flops import count_gflops
 from clipdepth_plugin.latency.intervals import median_interval
@@ -225,8 +226,8 @@ def _settings(plan: KernelPlan, device: torch.device) -> KernelSettings:
         compile_mode=compile_mode(device),
         compile_seconds=plan.compile_seconds,
         tf32={
-            "convolutions": torch.backends.cudnn.allow_tf32,
-            "products": torch.backends.cuda.matmul.allow_tf32,
+            "convolutions": tf32_allowed("convolution"),
+            "products": tf32_allowed("matmul"),
         },
         flops=FLOPS,
         bandwidth=BANDWIDTH,

@@ -35,6 +35,8 @@ PRESETS: tuple[tuple[Preset, bool], ...] = (
 )
 """With confidence or without; ``guided`` has what ``fast`` has but for that."""
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+MODES = ((torch.float32, True), (torch.float32, False), (torch.bfloat16, True))
+"""A dtype, and whether float32 is multiplied in TF32."""
 LAUNCH_OPTIONS = ("num_warps", "num_stages")
 Launch = tuple[Callable[..., Any], dict[str, str], dict[str, Any]]
 """A kernel, its arguments' types by name, and its constants."""
@@ -68,14 +70,15 @@ class Noted:
 
 
 def note_launches() -> list[Launch]:
-    """Of all presets at their published sizes, in both dtypes."""
+    """Of all presets at their published sizes, in all modes."""
     real_jit, real_wrap, real_obstacle = launch.jit, torch.library.wrap_triton, dispatch._obstacle
     launch.jit, torch.library.wrap_triton = Noted, lambda kernel: kernel  # type: ignore[assignment]
     dispatch._obstacle = lambda device: None
     for preset, confidence in PRESETS:
         config = HeadConfig(width=768, preset=preset, confidence=confidence)
         head = DepthHead(config).eval()
-        for dtype in NAMES:
+        for dtype, tf32 in MODES:
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
             levels = {k: torch.zeros(1, 196, 768) for k in config.levels}
             pixels = torch.zeros(1, 3, 224, 224) if head.reads_pixels else None
             features = TowerFeatures(levels, torch.zeros(1, 768), (14, 14), pixels)

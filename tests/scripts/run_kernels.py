@@ -94,6 +94,10 @@ def normed_project() -> Iterator[Case]:
         film = random(levels, views, 2 * channels) if modulated else None
         weights = (kernel_of(levels, channels, width), random(levels, channels))
         yield f"{views}x{h}x{w}x{width}+{prefix}", ops.normed_project, (x, film, *weights), {}
+    # One channel a thousand times as large as the others, as towers have them, and not used.
+    outlier, weight = tokens(1, 16, 768, 0), kernel_of(1, 16, 768)
+    outlier[..., 5], weight[..., 5] = 1000, 0
+    yield "1x4x4x768+0", ops.normed_project, ([outlier], None, weight, random(1, 16)), {}
 
 
 def up_conv() -> Iterator[Case]:
