@@ -20,6 +20,7 @@ from clipdepth_plugin.kernels.film_project import BLOCK_T, MOST_LEVELS, with_one
 from clipdepth_plugin.kernels.launch import (
     cdiv,
     dot_add,
+    in_tf32,
     kernel_op,
     launchable,
     pick_pointer,
@@ -133,7 +134,8 @@ def normed_project_triton(
         BLOCK_T=BLOCK_T,
         BLOCK_N=block_n,
         BLOCK_K=32 if weight_LCD.dtype == torch.float32 else 64,
-        num_warps=4,
+        # Rounding to TF32 takes registers.
+        num_warps=8 if in_tf32(weight_LCD, "matmul") else 4,
         num_stages=3,
     )
     return out_BNC
