@@ -14,9 +14,9 @@ from torch import Tensor
 from clipdepth_plugin.kernels.dispatch import check_shapes, forward_only, use_triton
 from clipdepth_plugin.kernels.launch import (
     ACTIVATIONS,
+    activated,
     cdiv,
     dot_add,
-    gelu,
     kernel_op,
     launchable,
     products,
@@ -190,10 +190,7 @@ def _linear_act_fwd_kernel(  # type: ignore[no-untyped-def]
         out = dot_add(x, weight, out, DOT_DTYPE, PRECISION)
     bias = tl.load(bias_ptr + level * channels + n, mask=n < channels, other=0)
     out += bias.to(tl.float32)[None, :]
-    if ACTIVATION == 1:
-        out = tl.maximum(out, 0.0)
-    if ACTIVATION == 2:
-        out = gelu(out)
+    out = activated(out, ACTIVATION)
     at = (level * batch + b)[:, None] * channels + n[None, :]
     mask = (b < batch)[:, None] & (n < channels)[None, :]
     tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=mask)

@@ -13,10 +13,10 @@ from torch import Tensor
 from clipdepth_plugin.kernels.dispatch import Shapes, check_shapes, forward_only, use_triton
 from clipdepth_plugin.kernels.launch import (
     ACTIVATIONS,
+    activated,
     channels_last,
     device_function,
     empty_map,
-    gelu,
     kernel_op,
     launchable,
     power_of_two,
@@ -205,8 +205,5 @@ def finish(y, residual_ptr, out_ptr, at, mask, RESIDUAL: tl.constexpr, ACTIVATIO
     """Residual, activation, and out."""
     if RESIDUAL:
         y += tl.load(residual_ptr + at, mask=mask, other=0).to(tl.float32)
-    if ACTIVATION == 1:
-        y = tl.maximum(y, 0.0)
-    if ACTIVATION == 2:
-        y = gelu(y)
+    y = activated(y, ACTIVATION)
     tl.store(out_ptr + at, y.to(out_ptr.dtype.element_ty), mask=mask)

@@ -272,6 +272,16 @@ def to_metres(level, low, high, METRES: tl.constexpr):  # type: ignore[no-untype
 
 
 @device_function
+def activated(x, ACTIVATION: tl.constexpr):  # type: ignore[no-untyped-def]
+    """One of ``ACTIVATIONS``."""
+    if ACTIVATION == 1:
+        x = tl.maximum(x, 0.0)
+    if ACTIVATION == 2:
+        x = gelu(x)
+    return x
+
+
+@device_function
 def gelu(x):  # type: ignore[no-untyped-def]
     """The exact one, by the error function."""
     return 0.5 * x * (1 + tl.erf(x * 0.7071067811865476))

@@ -38,7 +38,7 @@ ON_GPU = "vit-b-16-cuda"
 _PLAIN = BenchOptions(
     "", presets=PRESETS, threads=2, rounds=16, warmup=1, sweeps=(), sweep_rounds=8
 )
-_ON_GPU = replace(
+_CUDA = replace(
     _PLAIN,
     device="cuda",
     dtype="bfloat16",
@@ -55,7 +55,7 @@ PLANS: dict[str, BenchOptions] = {
     "so400m-14": replace(_PLAIN, host="config:so400m-14", rounds=8),
     "llava-small": replace(_PLAIN, host="config:llava-small", rounds=10),
     "paligemma-small": replace(_PLAIN, host="config:paligemma-small", rounds=10),
-    ON_GPU: replace(_ON_GPU, host="config:vit-b-16"),
+    ON_GPU: replace(_CUDA, host="config:vit-b-16"),
     SWEEPS: replace(
         _PLAIN,
         host="config:vit-b-16",

@@ -2,7 +2,7 @@
 
     python results/ladder.py train                  # every run that has no file yet
     python results/ladder.py train --head fast --data libero --seeds 1
-    python results/ladder.py train --config configs/ladder_full.yaml --seeds 5   # on a GPU
+    python results/ladder.py train --config configs/ladder_full.yaml --seeds 5 --column steps  # GPU
 
 ``--column steps`` trains each head for the config's steps. ``--column time`` gives each the CPU
 time that the published head (middle levels) took for those, by as many steps as fit in it. Both are

@@ -29,6 +29,8 @@ COLUMNS = {
     "time": "112 px, equal CPU time",
 }
 """The full ladder, and the two columns of the small one."""
+FILES = {"full": ("ladder_full", "steps"), "steps": ("ladder", "steps"), "time": ("ladder", "time")}
+"""Of each column: the folder, and what its files' names say before the seed."""
 METRICS = {
     "abs_rel": "AbsRel",
     "delta1": "delta1",
@@ -42,7 +44,7 @@ Run = dict[str, Any]
 
 def main() -> None:
     """Writes both files."""
-    runs = [*_read("ladder_full", {"steps": "full"}), *_read("ladder", {})]
+    runs = _read()
     costs = {
         device: json.loads((PLOT.parent / name).read_text(encoding="utf-8"))
         for device, name in (("cpu", "cost.json"), ("cuda", "cost_cuda.json"))
@@ -65,14 +67,13 @@ def main() -> None:
     draw(points, cost, PLOT)
 
 
-def _read(folder: str, renamed: dict[str, str]) -> list[Run]:
-    """A ladder's runs, each with the column that its file's name says."""
-    runs = []
-    for path in sorted((HERE / folder).glob("*-*.json")):
-        column = path.stem.split("-")[-2]
-        run = json.loads(path.read_text(encoding="utf-8"))
-        runs.append(run | {"column": renamed.get(column, column)})
-    return runs
+def _read() -> list[Run]:
+    """All runs, each with its column."""
+    return [
+        json.loads(path.read_text(encoding="utf-8")) | {"column": column}
+        for column, (folder, kind) in FILES.items()
+        for path in sorted((HERE / folder).glob(f"*-{kind}-seed*.json"))
+    ]
 
 
 def _of(runs: Sequence[Run], data: str, name: str, column: str) -> list[Run]:
