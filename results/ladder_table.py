@@ -2,21 +2,20 @@
 
     python results/ladder_table.py
 
-Reads the runs of ``ladder.py`` in results/ladder/ (the small ladder) and results/ladder_full/ (the
-full one), and the costs of ``ladder_cost.py``.
+Reads the runs of ``ladder.py`` in results/ladder/ (the small ladder), results/ladder_long/ (its
+longer runs) and results/ladder_full/ (the full one), and the costs of ``ladder_cost.py``.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ladder_plot import draw
-from ladder_text import ABOUT, ACTIVATIONS, COST, FULL, MADE, ON_GPU, SMALL
+from ladder_text import ACTIVATIONS, costs_section, filled, introduction
 
 from clipdepth_plugin.evaluation.ladder import RUNGS, VARIANTS
 
@@ -25,11 +24,17 @@ PLOT = HERE / "ladder" / "ladder.png"
 SETS = ("libero", "kitchen")
 COLUMNS = {
     "full": "224 px, equal steps",
+    "long": "112 px, ten times the steps",
     "steps": "112 px, equal steps",
     "time": "112 px, equal CPU time",
 }
-"""The full ladder, and the two columns of the small one."""
-FILES = {"full": ("ladder_full", "steps"), "steps": ("ladder", "steps"), "time": ("ladder", "time")}
+"""The full ladder, and what there is at 112 px."""
+FILES = {
+    "full": ("ladder_full", "steps"),
+    "long": ("ladder_long", "steps"),
+    "steps": ("ladder", "steps"),
+    "time": ("ladder", "time"),
+}
 """Of each column: the folder, and what its files' names say before the seed."""
 METRICS = {
     "abs_rel": "AbsRel",
@@ -44,40 +49,50 @@ Run = dict[str, Any]
 
 def main() -> None:
     """Writes both files."""
-    runs = _read()
-    costs = {
-        device: json.loads((PLOT.parent / name).read_text(encoding="utf-8"))
-        for device, name in (("cpu", "cost.json"), ("cuda", "cost_cuda.json"))
-    }
-    cost = costs["cpu"]
-    text = [*_introduction(runs), *_costs(costs)]
-    for column, title in COLUMNS.items():
-        for data in SETS:
-            text += [f"## {data}, {title}", "", *_table(runs, data, column, cost), ""]
-    text += ["## The activation of `fast`", "", *_activations(runs), ""]
-    text += ["## What had to hold", "", *_verdicts(runs, cost), ""]
-    (HERE / "ladder.md").write_text("\n".join(text), encoding="utf-8")
+    runs, costs = found()
+    (HERE / "ladder.md").write_text("\n".join(whole_file(runs, costs)), encoding="utf-8")
     points = {
-        (data, column, name): [run["metrics"] for run in found]
+        (data, column, name): [run["metrics"] for run in mine]
         for data in SETS
         for column in COLUMNS
         for name in RUNGS
-        if (found := _of(runs, data, name, column))
+        if (mine := of(runs, data, name, column))
     }
-    draw(points, cost, PLOT)
+    draw(points, costs["cpu"], PLOT)
 
 
-def _read() -> list[Run]:
-    """All runs, each with its column."""
-    return [
+def found() -> tuple[list[Run], dict[str, Any]]:
+    """All runs, each with its column; and the content of the cost files by device."""
+    runs = [
         json.loads(path.read_text(encoding="utf-8")) | {"column": column}
         for column, (folder, kind) in FILES.items()
         for path in sorted((HERE / folder).glob(f"*-{kind}-seed*.json"))
     ]
+    costs = {
+        device: json.loads((PLOT.parent / name).read_text(encoding="utf-8"))
+        for device, name in (("cpu", "cost.json"), ("cuda", "cost_cuda.json"))
+    }
+    return runs, costs
 
 
-def _of(runs: Sequence[Run], data: str, name: str, column: str) -> list[Run]:
-    """The runs of a head. The published ones' equal steps are the measure of equal time."""
+def whole_file(runs: Sequence[Run], costs: Mapping[str, Any]) -> list[str]:
+    """The lines of results/ladder.md."""
+    ladders = {column: [run for run in runs if run["column"] == column] for column in COLUMNS}
+    small = [*ladders.pop("steps"), *ladders.pop("time")]
+    cost = costs["cpu"]
+    text = [*introduction(ladders["full"], small, ladders["long"]), *costs_section(costs)]
+    for column, title in COLUMNS.items():
+        for data in SETS:
+            text += [f"## {data}, {title}", "", *_table(runs, data, column, cost), ""]
+    text += ["## The activation of `fast`", "", *_activations(runs), ""]
+    return [*text, "## What had to hold", "", *_verdicts(runs, cost), ""]
+
+
+def of(runs: Sequence[Run], data: str, name: str, column: str) -> list[Run]:
+    """The runs of a head in a column.
+
+    The published heads' runs of equal steps are the measure of equal time.
+    """
     column = "steps" if name in PUBLISHED and column == "time" else column
     return [r for r in runs if (r["data"], r["head"], r["column"]) == (data, name, column)]
 
@@ -93,86 +108,13 @@ def _spread(values: Sequence[float], digits: int = 3) -> str:
     return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
 
 
-def _introduction(runs: Sequence[Run]) -> list[str]:
-    full = [run for run in runs if run["column"] == "full"]
-    small = [run for run in runs if run["column"] != "full"]
-    return [
-        "# The ladder",
-        "",
-        *_filled(ABOUT),
-        *_filled(FULL.format(**_facts(full))),
-        *_filled(SMALL.format(**_facts(small))),
-        "![error against added time](ladder/ladder.png)",
-        "",
-    ]
-
-
-def _facts(runs: Sequence[Run]) -> dict[str, Any]:
-    """What a ladder's runs say of themselves."""
-    config, first = runs[0]["config"], runs[0]["circumstances"]
-    gpu = f", {first['gpu']}" if first["gpu"] else ""
-    made = {
-        "runs": len(runs),
-        "days": " to ".join(sorted({run["circumstances"]["created"][:10] for run in runs})),
-        "commits": ", ".join(sorted({run["circumstances"]["commit"][:7] for run in runs})),
-        "machine": f"{first['platform']}, {first['cpu']}, {first['cores']} cores{gpu}",
-        "versions": ", ".join(f"{k} {v}" for k, v in first["versions"].items()),
-    }
-    return {
-        "pixels": (config["input_size"] or config["output_size"])[0],
-        "output": config["output_size"][0],
-        "limit": config["data"]["train"][0]["limit"],
-        "steps": config["steps"],
-        "batch": config["batch_size"],
-        "made": MADE.format(**made).strip(),
-    }
-
-
-def _filled(text: str) -> list[str]:
-    """A paragraph's lines, and the empty one after it."""
-    return [*textwrap.wrap(text.strip(), 100, break_long_words=False, break_on_hyphens=False), ""]
-
-
-def _costs(costs: dict[str, dict[str, Any]]) -> list[str]:
-    lines = ["## Cost", ""]
-    for device, cost in costs.items():
-        seen = cost["circumstances"]
-        facts = {
-            "host": cost["host"],
-            "where": seen["gpu"] or f"{seen['threads']} threads",
-            "rounds": cost["rounds"],
-            "day": seen["created"][:10],
-            "load": seen["load"],
-            "others_percent": cost["others_percent"],
-            "milliseconds": 1e3 * cost["tower_seconds"]["median"],
-            "gmac": cost["tower_gmac"],
-        }
-        lines += [
-            *_filled(COST.format(**facts)),
-            "| head | GMAC | parameters | added time |",
-            "|---|---|---|---|",
-            *(_cost_row(rung.title, cost["heads"][name]) for name, rung in RUNGS.items()),
-            "",
-            *(_filled(ON_GPU) if device == "cuda" else ()),
-        ]
-    return lines
-
-
-def _cost_row(title: str, one: dict[str, Any]) -> str:
-    share = one["added_share"]
-    return (
-        f"| {title} | {one['gmac']:.2f} | {one['parameters'] / 1e6:.2f} M | "
-        f"{share['median']:.1%} ({share['low']:.1%} to {share['high']:.1%}) |"
-    )
-
-
 def _table(runs: Sequence[Run], data: str, column: str, cost: dict[str, Any]) -> list[str]:
     lines = [
         f"| head | seeds | images seen | CPU s | {' | '.join(METRICS.values())} | added CPU time |",
         "|---" * (5 + len(METRICS)) + "|",
     ]
     for name, rung in RUNGS.items():
-        mine = _of(runs, data, name, column)
+        mine = of(runs, data, name, column)
         if not mine:
             lines.append(f"| {rung.title} | 0 | not run |{' |' * (2 + len(METRICS))}")
             continue
@@ -191,14 +133,13 @@ def _table(runs: Sequence[Run], data: str, column: str, cost: dict[str, Any]) ->
 def _activations(runs: Sequence[Run]) -> list[str]:
     """`fast` with each activation that can't die: mean AbsRel and deviation over the seeds."""
     titles = {"fast": "`log` (the default)", **{n: rung.title for n, rung in VARIANTS.items()}}
-    columns = [(data, column) for data in SETS for column in COLUMNS]
-    heads = [f"{data}, {COLUMNS[column]}" for data, column in columns]
-    lines = [f"| activation | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
-    for name, title in titles.items():
-        found = [_values(_of(runs, data, name, column), "abs_rel") for data, column in columns]
-        cells = [_spread(values) if values else "not run" for values in found]
-        lines.append(f"| {title} | {' | '.join(cells)} |")
-    return [*lines, "", *_filled(ACTIVATIONS)[:-1]]
+    lines = [f"| | {' | '.join(titles.values())} |", "|---" * (1 + len(titles)) + "|"]
+    for data in SETS:
+        for column, title in COLUMNS.items():
+            values = [_values(of(runs, data, name, column), "abs_rel") for name in titles]
+            cells = [f"{_spread(one)} ({len(one)})" if one else "not run" for one in values]
+            lines.append(f"| {data}, {title} | {' | '.join(cells)} |")
+    return [*lines, "", *filled(ACTIVATIONS)[:-1]]
 
 
 def _verdicts(runs: Sequence[Run], cost: dict[str, Any]) -> list[str]:
@@ -217,7 +158,7 @@ def _verdicts(runs: Sequence[Run], cost: dict[str, Any]) -> list[str]:
 
 
 def _against_published(runs: Sequence[Run], data: str, column: str, title: str) -> list[str]:
-    found = {name: _of(runs, data, name, column) for name in (*PUBLISHED, "fast", "guided")}
+    found = {name: of(runs, data, name, column) for name in (*PUBLISHED, "fast", "guided")}
     if not all(found.values()):
         return [f"- {data}, {title}: not all run."]
     best = min(PUBLISHED, key=lambda name: statistics.mean(_values(found[name], "abs_rel")))

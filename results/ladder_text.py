@@ -1,4 +1,14 @@
-"""The paragraphs of results/ladder.md, for ladder_table.py to fill in."""
+"""The paragraphs of results/ladder.md, filled in from the run files; part of ladder_table.py."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from clipdepth_plugin.evaluation.ladder import RUNGS
+
+Run = dict[str, Any]
 
 ABOUT = """
 The heads on one frozen tower (the `demo` host, ViT-S/14), with the same tokens, data, order and
@@ -30,8 +40,12 @@ frames of each train split, {steps} steps of {batch} images for equal steps; for
 head gets what the published one (middle levels) took for those, on one thread in bfloat16 autocast.
 **Nothing in it is trained to convergence.** The command is `python results/ladder.py train`. {made}
 """
+LONG = """
+**Its longer runs**: the same with {steps} steps, {images} images as in the full ladder. The command
+is `python results/ladder.py train --config configs/ladder_long.yaml --column steps`. {made}
+"""
 MADE = """
-{runs} runs, {days}, commits {commits}. Machine: {machine}. Versions: {versions}.
+{runs} runs, {days}; commit {commits}. Machine: {machines}. Versions: {versions}.
 """
 COST = """
 On {host}, batch 1, float32, eager, {where}, {rounds} interleaved rounds ({day}, load before
@@ -51,3 +65,90 @@ and 2%; `softplus`, ahead of `log` on libero too, is behind it on the kitchen. A
 are alike but for `softplus` on libero. `log` stays the default: it needs one output where `bins`
 needs 64. The others' runs of equal CPU time were not repeated.
 """
+
+
+def introduction(full: Sequence[Run], small: Sequence[Run], long: Sequence[Run]) -> list[str]:
+    """What the ladders are, to the plot."""
+    return [
+        "# The ladder",
+        "",
+        *filled(ABOUT),
+        *filled(FULL.format(**_facts(full))),
+        *filled(SMALL.format(**_facts(small))),
+        *filled(LONG.format(**_facts(long))),
+        "![error against added time](ladder/ladder.png)",
+        "",
+    ]
+
+
+def _facts(runs: Sequence[Run]) -> dict[str, Any]:
+    """What a ladder's runs say of themselves."""
+    config = runs[0]["config"]
+    seen = sorted((run["circumstances"] for run in runs), key=lambda one: one["created"])
+    made = {
+        "runs": len(runs),
+        "days": _each(one["created"][:10] for one in seen),
+        "commits": _each(one["commit"][:7] for one in seen),
+        "machines": _each(_machine(one) for one in seen),
+        "versions": _each(
+            ", ".join(f"{k} {v}" for k, v in one["versions"].items()) for one in seen
+        ),
+    }
+    return {
+        "pixels": (config["input_size"] or config["output_size"])[0],
+        "output": config["output_size"][0],
+        "limit": config["data"]["train"][0]["limit"],
+        "steps": config["steps"],
+        "batch": config["batch_size"],
+        "images": runs[0]["images"],
+        "made": MADE.format(**made).strip(),
+    }
+
+
+def _each(values: Iterable[str]) -> str:
+    """Different values, in the order that they came up."""
+    return "; then ".join(dict.fromkeys(values))
+
+
+def _machine(seen: Mapping[str, Any]) -> str:
+    gpu = f", {seen['gpu']}" if seen["gpu"] else ""
+    return f"{seen['platform']}, {seen['cpu']}, {seen['cores']} cores{gpu}"
+
+
+def filled(text: str) -> list[str]:
+    """A paragraph's lines, and the empty one after it."""
+    return [*textwrap.wrap(text.strip(), 100, break_long_words=False, break_on_hyphens=False), ""]
+
+
+def costs_section(costs: Mapping[str, Any]) -> list[str]:
+    """What each head costs, on each device that was measured."""
+    lines = ["## Cost", ""]
+    for device, cost in costs.items():
+        seen = cost["circumstances"]
+        facts = {
+            "host": cost["host"],
+            "where": seen["gpu"] or f"{seen['threads']} threads",
+            "rounds": cost["rounds"],
+            "day": seen["created"][:10],
+            "load": seen["load"],
+            "others_percent": cost["others_percent"],
+            "milliseconds": 1e3 * cost["tower_seconds"]["median"],
+            "gmac": cost["tower_gmac"],
+        }
+        lines += [
+            *filled(COST.format(**facts)),
+            "| head | GMAC | parameters | added time |",
+            "|---|---|---|---|",
+            *(_cost_row(rung.title, cost["heads"][name]) for name, rung in RUNGS.items()),
+            "",
+            *(filled(ON_GPU) if device == "cuda" else ()),
+        ]
+    return lines
+
+
+def _cost_row(title: str, one: dict[str, Any]) -> str:
+    share = one["added_share"]
+    return (
+        f"| {title} | {one['gmac']:.2f} | {one['parameters'] / 1e6:.2f} M | "
+        f"{share['median']:.1%} ({share['low']:.1%} to {share['high']:.1%}) |"
+    )
