@@ -60,7 +60,7 @@ class DPTDecoder(nn.Module):
         *,
         auxiliary: bool = False,  # noqa: ARG002 (decoders are called alike)
     ) -> DepthEstimate:
-        """Metres of ``size``; None gives 16 times the grid."""
+        """Metres of ``size``; None gives 16 times the grid, where that has even sides."""
         normed = [_normed(features.levels[level]) for level in self.levels]
         # A row for the class token, which this readout ignores.
         rows = [F.pad(x_BND, (0, 0, 1, 0)) for x_BND in normed]
