@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
 from clipdepth_plugin.latency.verdict import BUSY_PERCENT
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.results_scripts import ROOT, load_script
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     """results/added_latency.py."""
-    spec = importlib.util.spec_from_file_location("script", ROOT / "results" / "added_latency.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("added_latency")
 
 
 def test_readme_says_what_the_run_files_say(script: ModuleType) -> None:

@@ -128,14 +128,15 @@ def tiny(tmp_path: Path, tiny_host: str, tiny_data: str) -> TinyRuns:
     return TinyRuns(tmp_path, tiny_host, tiny_data, HEAD, exact)
 
 
-def save_tiny_host(folder: Path, seed: int) -> str:
+def save_tiny_host(folder: Path, seed: int, blocks: int = 2) -> str:
+    """Saves a random Dinov2 as transformers saves; its spec."""
     from transformers import Dinov2Config, Dinov2Model
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = Dinov2Config(
             hidden_size=16,
-            num_hidden_layers=2,
+            num_hidden_layers=blocks,
             num_attention_heads=2,
             mlp_ratio=2,
             patch_size=7,
