@@ -121,18 +121,28 @@ class Fit:
 
 @dataclass(frozen=True)
 class SmartResize:
-    """Qwen-VL's: both sides whole multiples of ``factor``, the area within bounds."""
+    """Qwen-VL's: both sides whole multiples of ``factor``, the area within bounds.
+
+    Attributes:
+        factor: What both sides are multiples of.
+        min_pixels: The least area.
+        max_pixels: The largest.
+        least: So many times ``factor`` is a side at least before the bounds are looked at: LFM2-VL
+            has 1, Qwen-VL 0.
+    """
 
     label: ClassVar[str] = "resized to whole patches"
     pads_behind: ClassVar[bool] = False
     factor: int
     min_pixels: int
     max_pixels: int
+    least: int = 0
 
     def views(self, image_size: Size) -> ImageViews:
         """See ``Cut``."""
         height, width = image_size
-        resized = self._whole(round(height / self.factor), round(width / self.factor))
+        rows, columns = (max(self.least, round(side / self.factor)) for side in image_size)
+        resized = self._whole(rows, columns)
         area = resized[0] * resized[1]
         if area > self.max_pixels:
             shrink = math.sqrt(height * width / self.max_pixels)

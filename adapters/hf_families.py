@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from clipdepth_plugin.adapters.cuts import Cut, MaxPatches, PadToSquare, SmartResize, WholePatches
+from clipdepth_plugin.adapters.grids import AspectGrid, CoveringGrid, ScaleGrid, TilesWhereLarge
 from clipdepth_plugin.adapters.preprocessing import ResizeKind, pair
 from clipdepth_plugin.adapters.tiles import (
     AnyRes,
-    AspectGrid,
     LongestSideGrid,
     PaddedTiles,
     PanAndScan,
@@ -77,6 +77,39 @@ def _aspect_grid(given: Mapping[str, Any], _: Any) -> Read:
     size = _sized(given)
     grid = AspectGrid(size, given.get("min_patches", 1), given.get("max_patches", 12))
     return Read(size, "squash", cuts=(grid,))
+
+
+def _covering_grid(given: Mapping[str, Any], _: Any) -> Read:
+    size, most = _sized(given), int(given["max_patches"])
+    if given.get("do_center_crop"):
+        return Read(size, unknown="do_center_crop=True")
+    if given.get("use_covering_area_grid", True):
+        return Read(size, "squash", cuts=(CoveringGrid(size, most),))
+    grid = AspectGrid(size, int(given["min_patches"]), most, overview_first=True)
+    return Read(size, "squash", cuts=(grid,))
+
+
+def _scale_grid(given: Mapping[str, Any], _: Any) -> Read:
+    size = _sized(given)
+    return Read(size, "squash", cuts=(ScaleGrid(size, int(given["max_patches"])),))
+
+
+def _tiles_where_large(given: Mapping[str, Any], _: Any) -> Read:
+    """Splitting is an option of the call, too, so both ways are always tried."""
+    patch, merged = int(given["encoder_patch_size"]), int(given["downsample_factor"])
+    area = (patch * merged) ** 2
+    bounds = [area * int(given[f"{end}_image_tokens"]) for end in ("min", "max")]
+    whole = SmartResize(patch * merged, bounds[0], bounds[1], least=1)
+    tiles = TilesWhereLarge(
+        whole,
+        patch,
+        int(given["tile_size"]),
+        int(given["min_tiles"]),
+        int(given["max_tiles"]),
+        float(given["max_pixels_tolerance"]),
+        bool(given["use_thumbnail"]),
+    )
+    return dataclasses.replace(_largest(whole), cuts=(tiles, whole))
 
 
 _PAN_AND_SCAN: dict[str, Any] = {
@@ -154,11 +187,28 @@ def _largest(cut: Cut) -> Read:
     return Read(cut.views((1 << 14, 1 << 14)).views[0].view_size, cuts=(cut,))
 
 
+_LFM2_SPLIT = (
+    "do_image_splitting min_tiles max_tiles tile_size use_thumbnail max_pixels_tolerance "
+    "max_num_patches"
+)
+
 # By the beginning of the class's name: how it is read, and which settings that reads.
 FAMILIES: dict[str, tuple[Callable[[Mapping[str, Any], Any], Read], str]] = {
     "LlavaNextImageProcessor": (_anyres, "image_grid_pinpoints"),
     "LlavaOnevisionImageProcessor": (_anyres_or_square, "image_grid_pinpoints"),
     "GotOcr2ImageProcessor": (_aspect_grid, "crop_to_patches min_patches max_patches"),
+    "Ovis2ImageProcessor": (
+        _covering_grid,
+        "crop_to_patches min_patches max_patches use_covering_area_grid",
+    ),
+    "Cohere2VisionImageProcessor": (
+        _scale_grid,
+        "crop_to_patches min_patches max_patches patch_size",
+    ),
+    "Lfm2VlImageProcessor": (
+        _tiles_where_large,
+        f"{_LFM2_SPLIT} downsample_factor min_image_tokens max_image_tokens encoder_patch_size",
+    ),
     "Gemma3ImageProcessor": (_pan_and_scan, f"do_pan_and_scan {' '.join(_PAN_AND_SCAN)}"),
     "Idefics2ImageProcessor": (_quarters, "do_image_splitting"),
     "Idefics3ImageProcessor": (_longest_side_grid, "do_image_splitting max_image_size"),

@@ -39,45 +39,7 @@ class AnyRes:
         # The odd pixel of the padding goes behind.
         corner = ((canvas[0] - resized[0]) // 2, (canvas[1] - resized[1]) // 2)
         overview = ViewGeometry.squashed(image_size, self.tile)
-        return ImageViews((overview, *_tiles(image_size, self.tile, resized, canvas, corner)))
-
-
-@dataclass(frozen=True)
-class AspectGrid:
-    """InternVL's and AyaVision's (GotOcr2): a grid near the image's shape, the overview last."""
-
-    label: ClassVar[str] = "a grid of tiles and an overview"
-    pads_behind: ClassVar[bool] = False
-    tile: Size
-    min_tiles: int
-    max_tiles: int
-
-    def views(self, image_size: Size) -> ImageViews:
-        """See ``Cut``."""
-        rows, columns = self._grid(image_size)
-        canvas = (rows * self.tile[0], columns * self.tile[1])
-        overview = ViewGeometry.squashed(image_size, self.tile)
-        if rows * columns == 1:
-            return ImageViews((overview,))
-        tiles = _tiles(image_size, self.tile, canvas, canvas)
-        return ImageViews((*tiles, overview), overview=len(tiles))
-
-    def _grid(self, image_size: Size) -> Size:
-        """(rows, columns): nearest in shape; of equal ones the finer, unless it is far finer."""
-        counts = range(1, self.max_tiles + 1)
-        grids = [
-            (rows, columns)
-            for columns, rows in itertools.product(counts, counts)
-            if self.min_tiles <= rows * columns <= self.max_tiles
-        ]
-        best, best_gap = (1, 1), math.inf
-        for rows, columns in sorted(grids, key=math.prod):
-            gap = abs(image_size[1] / image_size[0] - columns / rows)
-            area = self.tile[0] * self.tile[1] * columns * rows
-            worth = image_size[0] * image_size[1] > 0.5 * area
-            if gap < best_gap or (gap == best_gap and worth):
-                best, best_gap = (rows, columns), gap
-        return best
+        return ImageViews((overview, *tiles_of(image_size, self.tile, resized, canvas, corner)))
 
 
 @dataclass(frozen=True)
@@ -103,11 +65,7 @@ class LongestSideGrid:
             height = self._up(resized[0])
             canvas = (height, self._up(int(height * aspect)))
         tile = (self.tile, self.tile)
-        overview = ViewGeometry.squashed(image_size, tile)
-        if max(canvas) <= self.tile:
-            return ImageViews((overview,))
-        tiles = _tiles(image_size, tile, canvas, canvas)
-        return ImageViews((*tiles, overview), overview=len(tiles))
+        return grid_of(image_size, tile, (canvas[0] // self.tile, canvas[1] // self.tile))
 
     def _up(self, side: int) -> int:
         return math.ceil(side / self.tile) * self.tile
@@ -196,7 +154,7 @@ class PaddedTiles:
             resized = (min(math.floor(height * scale_w) or 1, most_h), most_w)
         else:
             resized = (most_h, min(math.floor(width * scale_h) or 1, most_w))
-        tiles = _tiles(image_size, (self.tile, self.tile), resized, canvas)
+        tiles = tiles_of(image_size, (self.tile, self.tile), resized, canvas)
         return ImageViews(tuple(tiles), None)
 
     def _canvas(self, image_size: Size) -> Size:
@@ -216,7 +174,21 @@ class PaddedTiles:
         return min(canvases, key=cost)
 
 
-def _tiles(
+def grid_of(
+    image_size: Size, tile: Size, grid: Size, *, overview_first: bool = False
+) -> ImageViews:
+    """The image stretched to a grid of (rows, columns) tiles, and an overview; or that alone."""
+    overview = ViewGeometry.squashed(image_size, tile)
+    if grid == (1, 1):
+        return ImageViews((overview,))
+    canvas = (grid[0] * tile[0], grid[1] * tile[1])
+    tiles = tiles_of(image_size, tile, canvas, canvas)
+    if overview_first:
+        return ImageViews((overview, *tiles))
+    return ImageViews((*tiles, overview), overview=len(tiles))
+
+
+def tiles_of(
     image_size: Size, tile: Size, resized: Size, canvas: Size, corner: Size = (0, 0)
 ) -> list[ViewGeometry]:
     """The tiles of a canvas that holds the resized image at ``corner`` (top, left)."""

@@ -59,6 +59,14 @@ def _naflex(out: Any) -> Iterable[Tensor]:
     return [rearrange(patches, "(h w) (ph pw c) -> c (h ph) (w pw)", h=rows, w=columns, ph=8, pw=8)]
 
 
+def _lfm2(out: Any) -> Iterable[Tensor]:
+    """Rows of flattened patches, one for each view."""
+    pack = "(h w) (ph pw c) -> c (h ph) (w pw)"
+    for rows_ND, shape in zip(out["pixel_values"], out["spatial_shapes"], strict=True):
+        h, w = map(int, shape)
+        yield rearrange(torch.as_tensor(rows_ND)[: h * w], pack, h=h, w=w, ph=4, pw=4)
+
+
 @dataclass(frozen=True)
 class Case:
     """One way of one image processor.
@@ -91,6 +99,10 @@ SCAN = {
     "pan_and_scan_max_num_crops": 4,
     "pan_and_scan_min_ratio_to_activate": 1.2,
 }
+LFM2 = {
+    "encoder_patch_size": 4, "tile_size": T, "min_image_tokens": 8, "max_image_tokens": 40,
+    "max_pixels_tolerance": 2.0, "max_tiles": 6,
+}  # fmt: skip
 CASES = [
     Case("clip", "CLIPImageProcessor", SHORT),
     Case("siglip-paligemma", "SiglipImageProcessor", {"size": SQUARE}),
@@ -107,6 +119,23 @@ CASES = [
         call={"crop_to_patches": True},
     ),
     Case("internvl-whole", "GotOcr2ImageProcessor", {"size": SQUARE}, 1),
+    Case(
+        "ovis2", "Ovis2ImageProcessor", {"size": SQUARE, "max_patches": 9},
+        call={"crop_to_patches": True},
+    ),
+    Case(
+        "ovis2-by-shape", "Ovis2ImageProcessor",
+        {"size": SQUARE, "min_patches": 2, "max_patches": 6, "use_covering_area_grid": False},
+        call={"crop_to_patches": True},
+    ),
+    Case("ovis2-whole", "Ovis2ImageProcessor", {"size": SQUARE}, 1),
+    Case("cohere2-vision", "Cohere2VisionImageProcessor", {"size": SQUARE, "max_patches": 8}),
+    Case("cohere2-vision-whole", "Cohere2VisionImageProcessor", {"size": SQUARE}, 1,
+         call={"crop_to_patches": False}),
+    Case("lfm2-vl", "Lfm2VlImageProcessor", LFM2, views=_lfm2),
+    Case("lfm2-vl-no-overview", "Lfm2VlImageProcessor", {**LFM2, "use_thumbnail": False},
+         views=_lfm2),
+    Case("lfm2-vl-whole", "Lfm2VlImageProcessor", {**LFM2, "do_image_splitting": False}, 1, _lfm2),
     Case("gemma3", "Gemma3ImageProcessor", {"size": SQUARE, **SCAN, "do_pan_and_scan": True}),
     Case("gemma3-whole", "Gemma3ImageProcessor", {"size": SQUARE}, 1),
     Case(

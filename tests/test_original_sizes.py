@@ -121,6 +121,10 @@ SCAN = {
 IDEFICS2 = {"size": {"shortest_edge": 16, "longest_edge": 48}}
 IDEFICS3 = {"size": {"longest_edge": 2 * T}, "max_image_size": {"longest_edge": T}}
 QWEN = {"size": {"shortest_edge": 256, "longest_edge": 2048}, "patch_size": 8}
+LFM2 = {
+    "encoder_patch_size": 8, "tile_size": T, "min_image_tokens": 2, "max_image_tokens": 6,
+    "max_pixels_tolerance": 2.0, "max_tiles": 4,
+}  # fmt: skip
 CASES = [
     Case(
         "llava_next", "llava_next", "LlavaNextImageProcessor",
@@ -137,6 +141,8 @@ CASES = [
     Case("aya", "aya_vision", "GotOcr2ImageProcessor", {"size": SQUARE}, call=cut_to_patches),
     Case("internvl", "internvl", "GotOcr2ImageProcessor", {"size": SQUARE}, call=cut_to_patches),
     Case("internvl-whole", "internvl", "GotOcr2ImageProcessor", {"size": SQUARE}),
+    Case("ovis2", "ovis2", "Ovis2ImageProcessor", {"size": SQUARE}, call=cut_to_patches),
+    Case("cohere2_vision", "cohere2_vision", "Cohere2VisionImageProcessor", {"size": SQUARE}),
     Case("gemma3", "gemma3", "Gemma3ImageProcessor", {"size": SQUARE, **SCAN}),
     Case("paligemma", "paligemma", "SiglipImageProcessor", {"size": SQUARE}),
     Case(
@@ -174,6 +180,11 @@ CASES = [
     Case(
         "siglip2", "siglip2", "Siglip2ImageProcessor", {"patch_size": 8, "max_num_patches": 24},
         packed("siglip2"),
+    ),
+    Case("lfm2_vl", "lfm2_vl", "Lfm2VlImageProcessor", LFM2, packed("lfm2_vl")),
+    Case(
+        "lfm2_vl-whole", "lfm2_vl", "Lfm2VlImageProcessor", {**LFM2, "do_image_splitting": False},
+        packed("lfm2_vl"),
     ),
 ]  # fmt: skip
 
