@@ -66,8 +66,9 @@ class Metres(nn.Module):
         if self.activation != "bins":
             return logits_BCHW
         shares_K = torch.linspace(0, 1, BINS, device=logits_BCHW.device, dtype=logits_BCHW.dtype)
-        weights_BHWK = logits_BCHW.softmax(dim=1).movedim(1, -1)
-        return (weights_BHWK @ shares_K)[:, None]
+        # No matrix product: autocast would make it one of half precision.
+        weights_BKHW = logits_BCHW.softmax(dim=1)
+        return (weights_BKHW * shares_K[:, None, None]).sum(dim=1, keepdim=True)
 
     def forward(self, level_B1HW: Tensor) -> Tensor:
         """(B, 1, H, W) levels -> (B, 1, H, W) metres."""

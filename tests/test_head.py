@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from clipdepth_plugin import DepthHead, HeadConfig, TowerFeatures
 from clipdepth_plugin.compact import convex_upsample, convex_weights
-from clipdepth_plugin.config import Preset, scale_levels
+from clipdepth_plugin.config import Activation, Preset, scale_levels
 from clipdepth_plugin.errors import FeaturesError, HeadMismatchError
 from clipdepth_plugin.film import FiLM
 from clipdepth_plugin.guided import PatchAttention
@@ -160,6 +160,15 @@ def test_autocast(decoder: dict[str, Any]) -> None:
         out = head(features, (20, 20))
     assert out.dtype == torch.float32
     torch.testing.assert_close(out, head(features, (20, 20)), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("activation", ["relu", "softplus", "log", "bins"])
+def test_autocast_leaves_the_activation_alone(activation: Activation) -> None:
+    metres = Metres(activation, (0.05, 20.0))
+    logits_BCHW = torch.randn(2, metres.channels, 5, 7, generator=torch.Generator().manual_seed(0))
+    expected_B1HW = metres(metres.to_level(logits_BCHW))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(metres(metres.to_level(logits_BCHW)), expected_B1HW)
 
 
 @pytest.mark.parametrize("factor", [1.0, 1e3, -1e3])

@@ -1,4 +1,4 @@
-"""Other people's depth heads on the same tokens, to compare with: DPT's, and DINOv2's linear probe.
+"""Other people's depth heads on the same tokens, to compare with: DPT's, and a linear probe.
 
 Not for use: they have no presets, and are trained and measured by ``results/ladder.py`` alone.
 
@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import repeat
 from torch import Tensor, nn
 
 from clipdepth_plugin.blocks import resize
@@ -70,10 +70,12 @@ class DPTDecoder(nn.Module):
 
 
 class LinearProbe(nn.Module):
-    """DINOv2's linear probe for depth on four levels (arXiv 2304.07193, section 7.4, "lin. 4").
+    """A linear probe for depth on four levels, after DINOv2's (arXiv 2304.07193, 7.4, "lin. 4").
 
     Levels and context concatenated, batch norm, one linear layer to 256 depths evenly spaced over
-    ``config.depth_range``, bilinearly upsampled 4 times; weights ReLU + 0.1, scaled to sum 1.
+    ``config.depth_range``, bilinearly upsampled 4 times; weights ReLU + 0.1, scaled to sum 1. In
+    DINOv2's own the levels are not normalised and each has its own class token beside it (8 D
+    channels, here 5 D), and the depths are those of its data set, 0.001 to 10 m.
     """
 
     def __init__(self, config: HeadConfig) -> None:
@@ -101,8 +103,10 @@ class LinearProbe(nn.Module):
         logits_BKhw = self.to_bins(self.norm(x_BCHW)).float()
         logits_BKHW = resize(logits_BKhw, (4 * features.grid[0], 4 * features.grid[1]))
         weights_BKHW = F.relu(logits_BKHW) + 0.1
-        shares_BHWK = rearrange(weights_BKHW / weights_BKHW.sum(1, True), "b k h w -> b h w k")
-        metres_B1HW = (shares_BHWK @ self.get_buffer("depths_K"))[:, None]
+        shares_BKHW = weights_BKHW / weights_BKHW.sum(dim=1, keepdim=True)
+        # No matrix product: autocast would make it one of half precision.
+        depths_K11 = self.get_buffer("depths_K")[:, None, None]
+        metres_B1HW = (shares_BKHW * depths_K11).sum(dim=1, keepdim=True)
         return DepthEstimate(metres_B1HW if size is None else resize(metres_B1HW, size))
 
 
@@ -116,7 +120,7 @@ class DPTHead(DepthHead):
 
 
 class LinearProbeHead(DepthHead):
-    """A depth head that is DINOv2's linear probe."""
+    """A depth head that is a linear probe."""
 
     @staticmethod
     def make_decoder(config: HeadConfig) -> nn.Module:

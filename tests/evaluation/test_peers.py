@@ -1,4 +1,4 @@
-"""Other people's heads in the ladder are theirs: the same parameters, the same depth.
+"""Other people's heads in the ladder are what they are said to be.
 
 Axes: B views, N patch tokens, D tower width, C channels, H W a map's size, K bins.
 """
@@ -57,8 +57,8 @@ def test_dpt_has_the_parameters_of_depth_anything_v2_small() -> None:
     assert shapes(ours) == shapes(theirs.neck) + shapes(theirs.head)
 
 
-def test_the_probe_is_dinov2s_formula() -> None:
-    """Resized before batch norm and layer, as DINOv2 has it: ours resizes after them."""
+def test_the_probes_upsampling_commutes() -> None:
+    """DINOv2 resizes before batch norm and layer; ours after them, and it is the same function."""
     torch.manual_seed(0)
     config = config_of("probe")
     head = LinearProbeHead(config).eval()
@@ -96,6 +96,16 @@ def test_a_peer_gives_metres_of_the_size_asked_for(
     low, high = config.depth_range
     assert low <= depth_B1HW.min()
     assert depth_B1HW.max() <= high
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_peers_metres_are_float32_under_autocast(name: str) -> None:
+    torch.manual_seed(0)
+    config = config_of(name)
+    head = RUNGS[name].kind(config).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        depth_B1HW = head(features_for(config))
+    assert depth_B1HW.dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", PEERS)
