@@ -1,4 +1,4 @@
-"""The compact decoder: the dual path at a twentieth of the published one's cost.
+"""The compact decoder: the dual path at a thirtieth of the published one's operations.
 
 Levels are normalised (they differ in scale by an order of magnitude), projected, and fused at the
 patch grid; FiLM works after the projection, where it is narrow, and starts as the identity. Two

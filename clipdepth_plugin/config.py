@@ -68,7 +68,7 @@ class HeadConfig(BaseModel):
     """Configuration of a FiLM dual-path depth head (SPACE-CLIP, arXiv 2601.17657, section 3).
 
     ``preset`` fills what is not given. Level 0 enters the tower's first block, level k leaves
-    block k; levels are listed deepest stage first, one for each decoder stage.
+    block k; levels are listed deepest first.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -79,7 +79,7 @@ class HeadConfig(BaseModel):
     preset: Preset = "spaceclip"
     """``spaceclip``: the published head. ``spaceclip-middle``: the same with the structural
     levels that its authors' study found better (0.1208 against 0.1283 AbsRel on NYU). ``fast``:
-    the compact decoder, both pathways at a twentieth of the cost (ours). ``guided``: ``fast``
+    the compact decoder, both pathways at a thirtieth of the operations (ours). ``guided``: ``fast``
     with an image stem that guides its upsampling to the picture's edges (ours)."""
 
     decoder: DecoderKind = "dual-path"

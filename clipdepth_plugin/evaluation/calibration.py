@@ -19,7 +19,7 @@ from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.readout import CONFIDENT_FACTOR
 
 PIXELS = 1000
-"""Taken of each picture, evenly spaced, so that every picture weighs the same."""
+"""Taken of each picture, evenly spaced; of one that has fewer, all. So pictures weigh alike."""
 
 BINS = 15
 POINTS = 20
@@ -53,7 +53,7 @@ class Calibration:
         area: Area under the risk-coverage curve: mean over all coverages of the AbsRel of the
             surest pixels.
         area_of_the_error: The same for a confidence that knows the errors: the best there can be.
-        abs_rel: AbsRel of all the pixels, which is the area for a confidence that knows nothing.
+        abs_rel: AbsRel of all these pixels, which is the area for a confidence that knows nothing.
         curve: (coverage, AbsRel of that share of the pixels, the surest ones) at 5%, 10% ... 100%.
     """
 

@@ -165,7 +165,14 @@ def evaluate(
 def median_depth(dataset: Any, protocol: Protocol) -> float:
     """Median depth of a data set in metres, every picture weighing the same.
 
-    Of the pixels that count, 1000 are taken of each picture, evenly spaced.
+    Raises:
+        DataError: No picture has valid depth.
+    """
+    return float(sample_depths(dataset, protocol).median())
+
+
+def sample_depths(dataset: Any, protocol: Protocol) -> Tensor:
+    """Depths in metres: of each picture 1000 of the pixels that count, evenly spaced.
 
     Raises:
         DataError: No picture has valid depth.
@@ -179,7 +186,7 @@ def median_depth(dataset: Any, protocol: Protocol) -> float:
             taken.append(depth_N[places.round().long()])
     if not taken:
         raise DataError("no picture of the data set has depth in the protocol's range and crop")
-    return float(torch.cat(taken).median())
+    return torch.cat(taken)
 
 
 def iterate(dataset: Any) -> Iterator[Sample]:

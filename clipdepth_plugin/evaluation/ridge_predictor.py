@@ -8,7 +8,7 @@ Axes: B samples, P patches, L levels, K features of a level, H W a picture's own
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -58,20 +58,27 @@ class RidgePredictor:
         self._reader = PatchReader(tower, preprocessing, patches, 0, levels)
         self._sums = RidgeSums(len(self._reader.tokens.levels), self._reader.features)
 
-    def fit(self, data: Iterable[Any], advance: Callable[[int], object] | None = None) -> None:
+    def fit(
+        self,
+        data: Sequence[Any],
+        advance: Callable[[int], object] | None = None,
+        repeats: Sequence[float] | None = None,
+    ) -> None:
         """Fits on map-style data sets of ``Sample``, all together.
 
         Args:
             data: The sets.
+            repeats: How many times the pictures of each set count, as in ``DataConfig.repeat``;
+                None is once.
             advance: Called with the number of pictures just read.
 
         Raises:
             DataError: No picture has valid depth.
         """
-        for dataset in data:
+        for dataset, weight in zip(data, repeats or [1.0] * len(data), strict=True):
             seen = 0
             for done, x_NLK, y_N in self._reader.read(_Carried(dataset, self._factor)):
-                self._sums.add(x_NLK, y_N)
+                self._sums.add(x_NLK, y_N, weight)
                 if advance is not None:
                     advance(done - seen)
                 seen = done

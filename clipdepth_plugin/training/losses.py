@@ -65,8 +65,9 @@ class LossConfig(BaseModel):
     """Scales of gradient matching: cells of 1, 2, 4, ... pixels."""
 
     confidence: NonNegativeFloat = 0.0
-    """Weight of the predicted scale's Laplace likelihood (``head.options.confidence``). It trains
-    the scale alone: the depth it is the scale of counts as given."""
+    """Weight of the predicted scale's Laplace likelihood (``head.options.confidence``). The depth
+    that it is the scale of counts as given: no gradient goes through that, though the layers that
+    both share learn from both."""
 
     auxiliary: tuple[NonNegativeFloat, ...] = (0.10, 0.05)
     """Weights of SILog on the auxiliary outputs, from stage 0 on; outputs beyond have none."""

@@ -128,6 +128,19 @@ def test_streamed_ridge_is_least_squares(blocks: tuple[int, ...]) -> None:
     torch.testing.assert_close(got, numpy_ridge(columns, y, 0.01, columns[:7]))
 
 
+def test_a_rows_weight_is_how_often_it_counts() -> None:
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(40, 2, 3, generator=g), torch.randn(40, generator=g)
+    weighted, repeated = RidgeSums(2, 3), RidgeSums(2, 3)
+    weighted.add(x[:10], y[:10], weight=3)
+    weighted.add(x[10:], y[10:])
+    for part in (x[:10], x[:10], x):
+        repeated.add(part, y[: len(part)])
+    assert (weighted.count, repeated.count) == (40, 60)
+    fits = [sums.fit((0, 1), 0.01)(x.transpose(0, 1)) for sums in (weighted, repeated)]
+    torch.testing.assert_close(fits[0], fits[1])
+
+
 def test_sequences_are_never_split() -> None:
     fitted, held, split = split_samples(Pictures(), None, 100)
     assert split == "sequence"
