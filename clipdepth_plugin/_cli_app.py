@@ -61,7 +61,7 @@ def inspect(
 
 
 @app.command()
-def predict(
+def predict(  # noqa: PLR0913, PLR0917 (a command's options)
     images: Annotated[
         list[Path],
         typer.Argument(metavar="IMAGE...", help="Pictures, and folders of pictures."),
@@ -78,6 +78,14 @@ def predict(
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures in one tower pass.")] = 1,
     device: DeviceOption = "cpu",
     tower: TowerOption = None,
+    focal_px: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-3,
+            max=1e6,
+            help="Focal length in pixels of the pictures, for heads with a canonical camera.",
+        ),
+    ] = None,
 ) -> None:
     """Write depth maps of pictures.
 
@@ -90,7 +98,7 @@ def predict(
     with errors_as_messages() as console:
         from clipdepth_plugin._cli_predict import PredictOptions, run_predict
 
-        options = PredictOptions(host, head, output, npy, batch_size, device, tower)
+        options = PredictOptions(host, head, output, npy, batch_size, device, tower, focal_px)
         unreadable = run_predict(images, options, console)
     if unreadable:
         raise typer.Exit(1)

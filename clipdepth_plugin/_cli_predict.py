@@ -21,8 +21,9 @@ from torch import Tensor
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.depth_files import write_colour, write_depth_png, write_npy
-from clipdepth_plugin.errors import HostError, ImageError
+from clipdepth_plugin.errors import HeadMismatchError, HostError, ImageError
 from clipdepth_plugin.evaluation.console import find_device, make_folder
+from clipdepth_plugin.evaluation.predictors import camera_factor
 from clipdepth_plugin.images import (
     COLOUR_SUFFIX,
     DEPTH_SUFFIX,
@@ -35,6 +36,7 @@ from clipdepth_plugin.shipped import load_head
 
 if TYPE_CHECKING:
     from clipdepth_plugin.adapters.preprocessing import Preprocessing
+    from clipdepth_plugin.head import DepthHead
     from clipdepth_plugin.plugin import DepthPlugin
 
 
@@ -49,6 +51,7 @@ class PredictOptions:
     batch_size: int = 1
     device: str = "cpu"
     tower: str | None = None
+    focal_px: float | None = None
 
 
 def run_predict(
@@ -66,7 +69,8 @@ def run_predict(
 
     Raises:
         ValueError: Before anything is written: a path is not there, two pictures would get the
-            same output, the host or the head can't be loaded, they don't fit, no such device.
+            same output, the host or the head can't be loaded, they don't fit, no such device, a
+            focal length for a head that knows none.
     """
     images = find_images(paths)
     check_names(images)
@@ -83,6 +87,7 @@ def run_predict(
             "folder that has a preprocessor_config.json (mean, std, size)"
         )
     with attach(host.model, head.to(device), tower=options.tower) as plugin:
+        _say_camera(head, preprocessing, options, console)
         make_folder(options.output)
         unreadable = _predict_all(images, plugin, preprocessing, device, options, console)
     done = len(images) - len(unreadable)
@@ -90,6 +95,31 @@ def run_predict(
     for error in unreadable:
         console.print(f"not done: {error}", style="red", highlight=False, soft_wrap=True)
     return unreadable
+
+
+def _say_camera(
+    head: DepthHead, preprocessing: Preprocessing, options: PredictOptions, console: Console
+) -> None:
+    """Says which camera the metres are of, where a head knows cameras.
+
+    Raises:
+        HeadMismatchError: A focal length for a head that was trained without a canonical camera.
+    """
+    canonical = head.config.canonical_focal
+    if canonical is None:
+        if options.focal_px is not None:
+            raise HeadMismatchError(
+                f"--focal-px: {options.head} was trained without a canonical camera, so its metres "
+                "do not depend on the focal length; leave the option out"
+            )
+    elif options.focal_px is None:
+        height, width = preprocessing.size
+        console.print(
+            f"no --focal-px: the metres are those of a focal length of {canonical:g} pixels at "
+            f"{width} x {height}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def check_names(images: Sequence[Path]) -> None:
@@ -119,6 +149,7 @@ def _predict_all(
     console: Console,
 ) -> list[ImageError]:
     unreadable: list[ImageError] = []
+    canonical = plugin.head.config.canonical_focal
     columns = (TextColumn("depth"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=len(images) == 1) as progress:
         task = progress.add_task("depth", total=len(images))
@@ -134,9 +165,23 @@ def _predict_all(
                 with torch.inference_mode():
                     depth_B1HW = plugin(pixels_BCHW)
                 for (path, image), depth_1HW in zip(read, depth_B1HW, strict=True):
-                    _write(path.stem, image, depth_1HW, options)
+                    factor = _camera_factor(canonical, image, preprocessing, options.focal_px)
+                    _write(path.stem, image, depth_1HW * factor, options)
             progress.advance(task, len(paths))
     return unreadable
+
+
+def _camera_factor(
+    canonical: float | None,
+    image: Image.Image,
+    preprocessing: Preprocessing,
+    focal_px: float | None,
+) -> float:
+    """True over canonical focal length; 1 where one of them is not given."""
+    if canonical is None or focal_px is None:
+        return 1.0
+    camera = (focal_px, focal_px, image.width / 2, image.height / 2)
+    return camera_factor(camera, (image.height, image.width), preprocessing, canonical)
 
 
 def _write(stem: str, image: Image.Image, depth_1HW: Tensor, options: PredictOptions) -> None:

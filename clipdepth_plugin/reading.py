@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import weakref
 from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipdepth_plugin.adapters.layouts import TowerCall, Views
 from clipdepth_plugin.adapters.passes import TowerPass, Wanted
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from clipdepth_plugin.fused import FusedHead  # brings triton in
 
 logger = logging.getLogger(__name__)
+
+_TOLD = weakref.WeakSet[nn.Module]()
+"""Heads whose assumed focal length was said."""
 
 Size = tuple[int, int]
 
@@ -216,10 +220,15 @@ class DepthPass(TowerPass):
             self._beside.go_on(self)
 
     def _say_camera(self) -> None:
-        """Which focal length is assumed where no camera was given."""
+        """Which focal length is assumed where no camera was given; once for each head."""
         canonical = self._head.config.canonical_focal
-        if canonical is not None:
-            logger.info("no camera given: focal length taken as %g px of the view", canonical)
+        if canonical is not None and self._head not in _TOLD:
+            _TOLD.add(self._head)
+            logger.warning(
+                "no camera given: focal length taken as %g px of the view; predict(focal_px=...) "
+                "or intrinsics=... give the metres of another camera",
+                canonical,
+            )
 
     def _views(self, original_sizes: Size | Sequence[Size]) -> list[ImageViews]:
         """The views of each image, in the order of this pass."""

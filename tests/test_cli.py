@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -124,6 +125,34 @@ def test_predict_gives_what_the_plugin_gives(
     with attach(loaded.model, DepthHead.from_pretrained(head)) as plugin, torch.no_grad():
         expected_HW = plugin(pixels_BCHW)[0, 0].numpy()
     np.testing.assert_allclose(np.load(tmp_path / "square.npy"), expected_HW, rtol=1e-5)
+
+
+def test_predict_takes_the_pictures_focal_length(
+    host: Path, head: Path, pictures: Path, tmp_path: Path
+) -> None:
+    canonical = DepthHead.from_pretrained(head)
+    canonical.config = canonical.config.model_copy(update={"canonical_focal": 40.0})
+    canonical.save_pretrained(tmp_path / "canonical")
+    picture = pictures / "a.png"  # 40 x 60: 32 x 32 for the tower
+    maps = {}
+    for name, options in (("plain", ()), ("told", ("--focal-px", "100"))):
+        result = run(
+            *("predict", picture, "--host", host, "--head", tmp_path / "canonical"),
+            *("-o", tmp_path / name, "--npy", *options),
+        )
+        assert result.exit_code == 0, result.output
+        assumed = "metres are those of a focal length of 40 pixels at 32 x 32"
+        assert (assumed in words(result.stderr)) == (name == "plain")
+        maps[name] = np.load(tmp_path / name / "a.npy")
+    focal = 100 * math.sqrt(32 / 40 * 32 / 60)
+    np.testing.assert_allclose(maps["told"], maps["plain"] * focal / 40, rtol=1e-5)
+    refused = run(
+        *("predict", picture, "--host", host, "--head", head, "-o", tmp_path / "no"),
+        *("--focal-px", "100"),
+    )
+    assert refused.exit_code == 2
+    assert "was trained without a canonical camera" in words(refused.stderr)
+    assert not (tmp_path / "no").exists()
 
 
 def test_predict_gives_attach_the_towers_own_name(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from clipdepth_plugin.adapters.preprocessing import Preprocessing
     from clipdepth_plugin.evaluation.protocols import Protocol
     from clipdepth_plugin.features import TowerFeatures
-    from clipdepth_plugin.geometry import Intrinsics
+    from clipdepth_plugin.geometry import Intrinsics, Size
     from clipdepth_plugin.plugin import DepthPlugin
     from clipdepth_plugin.training.data import Sample
 
@@ -117,22 +117,22 @@ class HeadPredictor:
                 )
                 self._told = True
             return 1.0
-        return camera_factor(sample.intrinsics, sample.image_3HW, self._preprocessing, canonical)
+        height, width = sample.image_3HW.shape[-2:]
+        return camera_factor(sample.intrinsics, (height, width), self._preprocessing, canonical)
 
 
 def camera_factor(
-    intrinsics: Intrinsics, image_3HW: Tensor, preprocessing: Preprocessing, canonical: float
+    intrinsics: Intrinsics, image_size: Size, preprocessing: Preprocessing, canonical: float
 ) -> float:
     """True over canonical focal length of a picture that is squashed to the tower's input.
 
     Args:
         intrinsics: (fx, fy, cx, cy) in pixels of the picture.
-        image_3HW: The picture.
+        image_size: (H, W) of the picture.
         preprocessing: Its size is the tower's input.
         canonical: Canonical focal length in pixels of that input.
     """
-    height, width = image_3HW.shape[-2:]
-    view = ViewGeometry.squashed((height, width), preprocessing.size)
+    view = ViewGeometry.squashed(image_size, preprocessing.size)
     fx, fy, _, _ = view.intrinsics(intrinsics)
     return math.sqrt(fx * fy) / canonical
 

@@ -105,8 +105,9 @@ class RidgePredictor:
         """True metres over the fitted ones: 1 where a camera is not known."""
         if self._canonical is None or sample.intrinsics is None:
             return 1.0
+        height, width = sample.image_3HW.shape[-2:]
         return camera_factor(
-            sample.intrinsics, sample.image_3HW, self._preprocessing, self._canonical
+            sample.intrinsics, (height, width), self._preprocessing, self._canonical
         )
 
 
