@@ -16,8 +16,11 @@ class Ema:
     Holds whatever the model holds in this process, so shards of a sharded model too. Integer
     buffers (batch counters) are copied.
 
+    The average warms up: step t keeps (1 + t) / (10 + t) of it, at most ``decay``, or short runs
+    would end as a mixture of their first, random weights.
+
     Attributes:
-        decay: Share of the average that a step keeps.
+        decay: Share of the average that a step keeps, in the long run.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -26,12 +29,13 @@ class Ema:
         self._average = {name: x.detach().clone() for name, x in _tensors(model)}
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Takes the model's weights in, after an optimiser step."""
+    def update(self, step: int) -> None:
+        """Takes the model's weights in, after optimiser step ``step``, counted from 1."""
+        kept = min(self.decay, (1 + step) / (10 + step))
         for name, x in _tensors(self._model):
             average = self._average[name]
             if average.is_floating_point():
-                average.lerp_(x, 1.0 - self.decay)
+                average.lerp_(x, 1.0 - kept)
             else:
                 average.copy_(x)
 

@@ -138,9 +138,9 @@ class _Run:
         )
         where = f"step {self._step + 1} (epoch {self._epoch}, batch {self._batch})"
         result = self._session.stepper(group, rate, where)
-        if self._session.ema is not None:
-            self._session.ema.update()
         self._step += 1
+        if self._session.ema is not None:
+            self._session.ema.update(self._step)
         self._batch += len(group)
         speed = config.batch_size / max(time.perf_counter() - self._clock, 1e-9)
         self._after_step(result, rate, speed)

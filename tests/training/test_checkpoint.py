@@ -192,14 +192,15 @@ def test_the_average_follows_and_is_swapped_in_and_out() -> None:
     model = torch.nn.Sequential(linear, torch.nn.BatchNorm1d(2))
     ema = Ema(model, decay=0.9)
     expected = {name: x.detach().clone() for name, x in model.state_dict().items()}
-    for _ in range(3):
+    for step in (1, 2, 100):
+        kept = min(0.9, (1 + step) / (10 + step))  # it warms up
         with torch.no_grad():
             linear.weight.add_(1.0)
             model(torch.randn(4, 2))
-        ema.update()
+        ema.update(step)
         for name, x in model.state_dict().items():
             if x.is_floating_point():
-                expected[name] = 0.9 * expected[name] + 0.1 * x
+                expected[name] = kept * expected[name] + (1 - kept) * x
     raw = {name: x.clone() for name, x in model.state_dict().items()}
     with ema.applied():
         inside = {name: x.clone() for name, x in model.state_dict().items()}
