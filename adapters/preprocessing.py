@@ -79,6 +79,10 @@ class Preprocessing:
         # The cuts' own sizes do not follow.
         return replace(self, size=size, resize_to=to, cuts=())
 
+    def whole(self) -> Self:
+        """The same, but the whole picture squashed to ``size``, whatever the host does."""
+        return replace(self, resize="squash", resize_to=None, cuts=(), unknown="")
+
 
 def from_timm(config: Mapping[str, Any]) -> Preprocessing | None:
     """Reads a timm ``pretrained_cfg``; None where it does not say mean, std and size."""

@@ -165,7 +165,7 @@ def to_pixels(images: Sequence[Image.Image], preprocessing: Preprocessing) -> Te
     The whole picture is squashed to the tower's input size (with antialiasing), whatever
     ``preprocessing.resize`` says: a centre crop would leave the margins without depth, while a
     map of a squashed picture is stretched back to all of it. Depth heads are trained that way
-    (SPACE-CLIP, arXiv 2601.17657, resizes the tower's input bicubically).
+    (``TrainConfig.resize``; SPACE-CLIP, arXiv 2601.17657, resizes the input bicubically).
 
     Args:
         images: B RGB pictures of any sizes.

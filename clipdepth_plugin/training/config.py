@@ -48,6 +48,12 @@ class TrainConfig(Settings):
     """(H, W) of the tower's input in place of the host's own, for towers that take any size; the
     head is then made for that size."""
 
+    resize: Literal["whole", "host"] = "whole"
+    """``whole``: pictures are squashed to the tower's input, as the published recipe, ``clipdepth
+    eval`` and ``clipdepth predict`` do. ``host``: as the host's own preprocessing does, with its
+    centre crop or padding, for a head that will be attached to such a host; what is cropped is
+    never trained on, and ``eval`` still shows whole pictures."""
+
     head: HeadSettings = HeadSettings()
     data: DataSettings
 
@@ -74,7 +80,7 @@ class TrainConfig(Settings):
     """Largest norm of the gradient; null for no clipping."""
 
     ema: Annotated[float, Field(ge=0.0, lt=1.0)] | None = 0.996
-    """Decay of the weights' moving average; null for none."""
+    """Decay of the weights' moving average, which warms up to it; null for none."""
 
     precision: Precision = "no"
     """Mixed precision: ``no`` (float32), ``bf16`` or ``fp16`` (GPU only)."""

@@ -95,6 +95,8 @@ def load_tower(config: TrainConfig) -> FrozenTower:
     tower = FrozenTower(config.host, loaded.model, config.tower, loaded.preprocessing)
     if config.input_size is not None:
         tower.preprocessing = tower.preprocessing.at_size(config.input_size)
+    if config.resize == "whole":
+        tower.preprocessing = tower.preprocessing.whole()
     return tower
 
 

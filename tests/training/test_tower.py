@@ -1,0 +1,46 @@
+"""What the tower is shown in training is what it is shown in evaluation."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from clipdepth_plugin.images import to_pixels
+from clipdepth_plugin.training.data import DataConfig, open_dataset
+from clipdepth_plugin.training.data.views import make_view, normalised
+from clipdepth_plugin.training.tower import load_tower
+from tests.training.conftest import PROCESSOR, TinyRuns
+
+CROPS = {
+    "image_processor_type": "CLIPImageProcessor",
+    "size": {"shortest_edge": 28},
+    "crop_size": {"height": 28, "width": 28},
+    "do_center_crop": True,
+}
+
+
+@pytest.mark.parametrize(("settings", "kind"), [({}, "squash"), (CROPS, "shortest")])
+def test_training_shows_the_picture_that_evaluation_shows(
+    tiny: TinyRuns, tmp_path: Path, settings: dict[str, Any], kind: str
+) -> None:
+    """Whatever the host's own preprocessing crops."""
+    host = tmp_path / "host"
+    shutil.copytree(tiny.host, host)
+    (host / "preprocessor_config.json").write_text(json.dumps({**PROCESSOR, **settings}))
+    sample = open_dataset(DataConfig(format="rgbd", root=tiny.data, split="test"))[0]
+    image = Image.fromarray(sample.image_3HW.permute(1, 2, 0).numpy())
+    seen = {}
+    for resize in ("whole", "host"):
+        tower = load_tower(tiny.config("run", host=str(host), resize=resize))
+        view = make_view(sample, tower.preprocessing, (16, 16))
+        seen[resize] = normalised(view.rgb_3HW, tower.preprocessing)
+    shown = to_pixels([image], tower.preprocessing)[0]
+    assert tower.preprocessing.resize == kind
+    torch.testing.assert_close(seen["whole"], shown, rtol=0, atol=1e-6)
+    assert torch.equal(seen["host"], seen["whole"]) == (kind == "squash")
