@@ -20,6 +20,11 @@ from tests.tiny.case import HostCase
 from tests.tiny.table import BY_NAME, PRESENT
 
 MakeHead = Callable[..., DepthHead]
+PRESETS: dict[str, dict[str, Any]] = {
+    "spaceclip": {},
+    "fast": {"preset": "fast", "channels": (8, 8, 8)},
+    "guided": {"preset": "guided", "channels": (8, 8, 8), "stem_channels": 4},
+}
 # Towers of transformers before 5.6 have an inner vision_model.
 NEWEST = not isinstance(getattr(BY_NAME["hf_clip_vision"].host(), "vision_model", None), nn.Module)
 
@@ -96,11 +101,14 @@ def test_each_token_comes_from_its_place(case: HostCase, make_head: MakeHead) ->
     assert before.grid == (4, 4)
 
 
+@pytest.mark.parametrize("head", PRESETS.values(), ids=PRESETS)
 @torch.no_grad()
-def test_outputs_are_bit_identical(case: HostCase, make_head: MakeHead) -> None:
+def test_outputs_are_bit_identical(
+    case: HostCase, make_head: MakeHead, head: dict[str, Any]
+) -> None:
     host, x = case.host(), case.pixels()
     alone = case.run(host, x)
-    with attached(case, host, make_head) as plugin:
+    with attached(case, host, make_head, **head) as plugin:
         beside = case.run(host, x)
         assert plugin.depth.shape == (case.views // case.passes, 1, 32, 32)
         again = case.run(host, x)

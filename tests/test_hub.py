@@ -11,8 +11,8 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-from clipdepth_plugin import DepthHead, HeadConfig
-from clipdepth_plugin.config import Provenance
+from clipdepth_plugin import DepthHead, HeadConfig, TowerFeatures
+from clipdepth_plugin.config import Activation, Preset, Provenance
 from clipdepth_plugin.errors import HeadFileError
 
 
@@ -54,6 +54,33 @@ def test_round_trip(head: DepthHead, tmp_path: Path) -> None:
     assert not loaded.training
     assert loaded.state_dict().keys() == head.state_dict().keys()
     assert all(torch.equal(x, head.state_dict()[k]) for k, x in loaded.state_dict().items())
+
+
+@pytest.mark.parametrize("activation", ["softplus", "log", "bins"])
+@pytest.mark.parametrize("preset", ["spaceclip", "spaceclip-middle", "fast", "guided"])
+def test_every_preset_gives_the_same_depth_again(
+    preset: Preset, activation: Activation, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"channels": (8,) * (4 if preset.startswith("space") else 3)}
+    if preset == "guided":
+        options["stem_channels"] = 4
+    torch.manual_seed(0)
+    config = HeadConfig(
+        width=16, preset=preset, activation=activation, confidence=True, film_hidden=4, **options
+    )
+    head = DepthHead(config).eval()
+    features = TowerFeatures(
+        {level: torch.randn(1, 6, 16) for level in config.levels},
+        torch.randn(1, 16),
+        (2, 3),
+        torch.rand(1, 3, 16, 24) if head.reads_pixels else None,
+    )
+    head.save_pretrained(tmp_path)
+    loaded = DepthHead.from_pretrained(tmp_path)
+    assert loaded.config == config
+    with torch.no_grad():
+        maps = [one.forward_with_confidence(features, (20, 30)) for one in (head, loaded)]
+    assert all(map(torch.equal, *maps))
 
 
 def test_half_precision_file_loads_as_float32(head: DepthHead, tmp_path: Path) -> None:
