@@ -21,7 +21,7 @@ import torch
 from clipdepth_plugin import DepthHead, DepthPlugin, TowerFeatures
 from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.circumstances import describe_circumstances
-from clipdepth_plugin.evaluation.ladder import RUNGS
+from clipdepth_plugin.evaluation.ladder import RUNGS, VARIANTS
 from clipdepth_plugin.features import one_size
 from clipdepth_plugin.latency.bases import make_pixels, tower_base
 from clipdepth_plugin.latency.flops import count_gflops
@@ -56,7 +56,7 @@ def main() -> None:
     variants = [Variant("tower", base.call), Variant(CONTROL, base.call)]
     heads: dict[str, DepthHead] = {}
     features: dict[str, TowerFeatures] = {}
-    for name, rung in RUNGS.items():
+    for name, rung in (RUNGS | VARIANTS).items():
         heads[name] = rung.make(host).to(options.device).eval()
         plugin = attach(host, heads[name])
         switch = Switch(plugin)

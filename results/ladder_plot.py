@@ -15,11 +15,11 @@ Points = Mapping[tuple[str, str, str], Sequence[Mapping[str, float]]]
 """(set, column, head) -> the metrics of its runs."""
 
 METRICS = {"abs_rel": "AbsRel", "boundary_abs_rel": "boundary AbsRel"}
-MARKERS = {"full": "D", "time": "o", "steps": "o"}
+MARKERS = {"full": "D", "long": "s", "time": "o", "steps": "o"}
 TICKS = (5, 10, 20, 40, 80)
 SAID = (
-    "diamonds: 224 px, equal steps; at 112 px filled: equal CPU time, hollow: equal steps; bars: "
-    "deviation over seeds"
+    "diamonds: 224 px, equal steps; at 112 px, squares: ten times the steps, filled circles: equal "
+    "CPU time, hollow: equal steps; bars: deviation over seeds"
 )
 
 

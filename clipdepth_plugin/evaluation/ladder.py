@@ -70,4 +70,4 @@ VARIANTS: dict[str, Rung] = {
     )
     for activation in ("softplus", "bins")
 }
-"""What `fast` might be instead: the other activations that can't die; its own is ``log``."""
+"""What `fast` might be instead: with other activations; its own is ``log``."""
