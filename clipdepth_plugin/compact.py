@@ -186,7 +186,7 @@ class CompactDecoder(nn.Module):
         logits_BCHW = self.to_logit(x_BCHW).float()
         weights_BKRHW = convex_weights(self.to_mask(x_BCHW).float(), CONVEX_FACTOR)
         channels = self.metres.channels
-        # Mixed before the activation: in log depth, an edge stays an edge.
+        # Mixed before the activation, which bounds what comes out: an edge stays an edge.
         level_B1HW = convex_upsample(
             self.metres.to_level(logits_BCHW[:, :channels]), weights_BKRHW, CONVEX_FACTOR
         )

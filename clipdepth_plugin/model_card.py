@@ -18,8 +18,9 @@ pipeline_tag: depth-estimation
 
 # Depth head for {tower}
 
-A FiLM dual-path depth head (preset `{preset}`, after SPACE-CLIP, arXiv 2601.17657) that reads the
-intermediate layers of a frozen vision tower and gives metric depth beside the host's own outputs.
+A {film}dual-path depth head (preset `{preset}`, after SPACE-CLIP, arXiv 2601.17657) that reads the
+intermediate layers of a frozen vision tower{pixels} and gives metric depth beside the host's own
+outputs.
 
 | | |
 |---|---|
@@ -60,6 +61,8 @@ def model_card_text(config: HeadConfig) -> str:
         license_line=f"license: {origin.license.lower()}\n" if origin.license else "",
         tower=origin.tower or "a tower that was not recorded",
         preset=config.preset,
+        film="FiLM " if config.film else "",
+        pixels=" and its input pixels" if config.reads_pixels else "",
         width=config.width,
         semantic=list(config.semantic_levels),
         structural=list(config.structural_levels) if config.structural else "off",

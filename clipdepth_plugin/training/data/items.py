@@ -172,7 +172,7 @@ class SampleViews:
         return self._maker.augment_with(self._data.augment_of(index))
 
     def view_key(self, index: int, view: int) -> str:
-        """What a view of a sample is, in words that change when its pixels would."""
+        """What a view of a sample is, in words: its recipe, seed included, but not its place."""
         if view in (PLAIN, FLIPPED):
             return ("plain", "flipped")[view]
         config = self.augment_of(index)
