@@ -9,6 +9,7 @@ Axes: B views, N tokens, (h, w) patch grid, H W pixels.
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,10 @@ from clipdepth_plugin.errors import NoDepthError
 
 # Pretraining's masks: their patches are replaced or weighed, none is padding.
 _NOT_PADDING = ("bool_masked_pos", "head_mask")
+# True, or 1, is a real patch.
+_MARKS_REAL = ("patch_attention_mask", "pixel_attention_mask", "pixel_mask", "attention_mask")
+# In part of a name: torch's convention, where True is to be ignored.
+_MARKS_PADDING = "padding_mask"
 # Arguments that say how tokens are packed; a tower that takes one needs a rule of its own.
 _PACKING = (
     *("grid_thw", "image_grid_thw", "video_grid_thw", "grid_hws", "image_grid_hws"),
@@ -93,20 +98,21 @@ class PlainRule(LayoutRule):
                     f"the tower was given {name}, which says how its tokens are packed; its "
                     "adapter does not know that packing"
                 )
-            mask = torch.as_tensor(value)
-            if bool(mask.all()):
+            if isinstance(value, bool):
+                continue  # a switch, which marks no patches
+            real = _real(torch.as_tensor(value), name)
+            if bool(real.all()):
                 continue
-            whole = not mask.is_floating_point() and not self.sequence_first
             if (
-                not whole
-                or mask.shape[:1] != shape[:1]
-                or mask.numel() != torch.Size(shape).numel()
+                self.sequence_first
+                or real.shape[:1] != shape[:1]
+                or real.numel() != math.prod(shape)
             ):
                 raise NoDepthError(
-                    f"the tower was given {name} of shape {tuple(mask.shape)}, which leaves parts "
+                    f"the tower was given {name} of shape {tuple(real.shape)}, which leaves parts "
                     f"out; its adapter understands masks of {shape} = (views, *patch grid)"
                 )
-            return mask.reshape(shape).cpu() != 0
+            return real.reshape(shape).cpu()
         return None
 
     def _place(
@@ -127,6 +133,30 @@ class PlainRule(LayoutRule):
             functools.partial(_crop, index=index, area=area),
             offset,
         )
+
+
+def _real(mask: Tensor, name: str) -> Tensor:
+    """Where a mask of the tower's says that patches are real, in the mask's own shape.
+
+    Raises:
+        NoDepthError: It leaves parts out, and its name or its numbers do not say which.
+    """
+    padding = _MARKS_PADDING in name
+    if not padding and name not in _MARKS_REAL:
+        if not bool((mask == 1).all()):
+            raise NoDepthError(
+                f"the tower was given {name} of shape {tuple(mask.shape)}: it is not known which "
+                f"patches that marks. Known are {', '.join(_MARKS_REAL)} (True: real) and "
+                f"*{_MARKS_PADDING} (True: ignored)"
+            )
+        return torch.ones_like(mask, dtype=torch.bool)
+    real = mask == 0 if padding else mask != 0
+    if mask.is_floating_point() and not bool(real.all()):
+        raise NoDepthError(
+            f"the tower was given {name} of {mask.dtype}, which leaves parts out: what is added to "
+            "attention scores marks no patches; give it as bool"
+        )
+    return real
 
 
 def _crop(pixels_B3HW: Tensor, index: int, area: tuple[slice, slice]) -> Tensor:

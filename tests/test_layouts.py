@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, attach, find_towers
 from clipdepth_plugin.adapters.hf_mllama import MllamaRule
 from clipdepth_plugin.adapters.hf_pixtral import PixtralRule
 from clipdepth_plugin.adapters.hf_qwen import QwenRule
-from clipdepth_plugin.adapters.layouts import LayoutRule, TowerCall
+from clipdepth_plugin.adapters.layouts import LayoutRule, Size, TowerCall
 from clipdepth_plugin.adapters.naflex import NaflexRule
 from clipdepth_plugin.adapters.plain import PlainRule
 from clipdepth_plugin.adapters.towers import choose_tower
@@ -141,3 +141,68 @@ def test_unfinished_patches_belong_to_the_picture(make_head: MakeHead) -> None:
     with torch.no_grad(), attach(host, head) as plugin:
         depths = plugin(torch.randn(2, 3, 35, 33), patch_attention_mask=mask_Bhw)
     assert [tuple(x.shape) for x in depths] == [(1, 35, 33), (1, 35, 16)]
+
+
+# --- masks whose sense their names tell, or do not ----------------------------------------------
+
+
+class _PaddedTower(nn.Module):
+    """A tower of torch's own layers, told of padding in torch's convention: True is ignored."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(32, 2, 64, batch_first=True, norm_first=True)
+        self.patch = nn.Conv2d(3, 32, 8, 8)
+        self.encoder = nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+
+    def forward(self, x: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
+        mask_BN = None if key_padding_mask is None else key_padding_mask.flatten(1)
+        tokens_BND = self.patch(x).flatten(2).transpose(1, 2)
+        return cast("Tensor", self.encoder(tokens_BND, src_key_padding_mask=mask_BN))
+
+
+@pytest.mark.parametrize(("padded_rows", "height"), [(2, 48), (0, 64)])
+def test_torchs_padding_masks_say_what_to_leave_out(
+    padded_rows: int, height: int, make_head: MakeHead
+) -> None:
+    torch.manual_seed(0)
+    host = _PaddedTower().eval()
+    mask_Bhw = torch.zeros(2, 8, 8, dtype=torch.bool)
+    mask_Bhw[:, 8 - padded_rows :] = True
+    with torch.no_grad(), attach(host, make_head(host, context="mean")) as plugin:
+        host(torch.randn(2, 3, 64, 64), key_padding_mask=mask_Bhw)
+        assert plugin.depth.shape == (2, 1, height, 64)
+
+
+_FIRST = torch.tensor([[True, False], [True, False]])[None]  # of a grid of 2 x 2, the left column
+_CUT, _WHOLE = (16, 8), (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "mask", "expected"),
+    [
+        *((name, _FIRST, _CUT) for name in ("patch_attention_mask", "pixel_attention_mask")),
+        *((name, _FIRST.long(), _CUT) for name in ("pixel_mask", "attention_mask")),
+        *((name, ~_FIRST, _CUT) for name in ("src_key_padding_mask", "padding_mask")),
+        ("key_padding_mask", torch.zeros(1, 4), _WHOLE),
+        ("key_padding_mask", torch.full((1, 4), -torch.inf), "which leaves parts out: what is"),
+        ("attention_mask", torch.zeros(1, 1, 4, 4), "which leaves parts out: what is added"),
+        ("key_padding_mask", torch.ones(1, 2, 2, dtype=torch.bool), "padding alone"),
+        ("attention_mask", torch.ones(1, 5).long(), _WHOLE),
+        ("attention_mask", torch.tensor([[1, 1, 1, 1, 0]]), r"understands masks of \(1, 2, 2\)"),
+        ("masks", _FIRST, "given masks of shape .* not known which patches that marks"),
+        ("attn_mask", torch.zeros(4, 4), "given attn_mask .* not known which patches"),
+        ("masks", torch.ones(1, 2, 2, dtype=torch.bool), _WHOLE),
+        ("return_masks", False, _WHOLE),
+    ],
+)
+def test_only_masks_of_a_known_sense_are_read(
+    name: str, mask: Tensor | bool, expected: Size | str
+) -> None:
+    rule = PlainRule(0, False, (8, 8), ("pixel_values", name))
+    call = TowerCall({name: mask}, (1, 3, 16, 16), (1, 32, 2, 2))
+    if isinstance(expected, str):
+        with pytest.raises(NoDepthError, match=expected):
+            rule.resolve(call)
+    else:
+        assert [views.pixel_size for views in rule.resolve(call).views] == [expected]
