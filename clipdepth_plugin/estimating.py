@@ -55,18 +55,21 @@ def estimate(
     return DepthEstimate(head(features, **given))
 
 
-def check_finite(estimates: Sequence[DepthEstimate]) -> None:
+def check_finite(maps: Sequence[Tensor]) -> None:
     """Whether the depth of every view is finite; waits for the device.
+
+    Args:
+        maps: (B, 1, H, W) metres, one for each batch of views.
 
     Raises:
         NoDepthError: Names the views where it is not.
     """
-    finite_B = torch.cat([one.metres.isfinite().flatten(1).all(dim=1) for one in estimates])
+    finite_B = torch.cat([one_B1HW.isfinite().flatten(1).all(dim=1) for one_B1HW in maps])
     if not bool(finite_B.all()):
         odd = (~finite_B).nonzero().flatten().tolist()
         raise NoDepthError(
-            f"the depth of views {odd} is not finite: NaN or infinite pixels, or a tower "
-            "that overflows in half precision (run it in bfloat16 or float32)"
+            f"the depth of views {odd} is not finite: NaN or infinite pixels or weights, or a "
+            "tower that overflows in half precision (run it in bfloat16 or float32)"
         )
 
 

@@ -26,7 +26,7 @@ from clipdepth_plugin.adapters.towers import Tower, choose_tower
 from clipdepth_plugin.adapters.trimming import Trim
 from clipdepth_plugin.checks import check_fit, check_pixels
 from clipdepth_plugin.errors import HeadMismatchError, NoDepthError
-from clipdepth_plugin.estimating import on_heads_device
+from clipdepth_plugin.estimating import check_finite, on_heads_device
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.geometry import Intrinsics
 from clipdepth_plugin.head import DepthHead
@@ -269,17 +269,20 @@ class DepthPlugin(nn.Module):
 
         Raises:
             ImageError: Not of the tower's shape, or not finite; names the images.
-            NoDepthError: A tap did not fire.
+            NoDepthError: A tap did not fire; or the head is in evaluation mode, no gradient is
+                wanted, and its depth is not finite (not looked at in compiled code).
         """
         check_pixels(pixel_values, self.tower)
         if pixel_values.ndim == 4 and len(pixel_values) == 0:  # hosts' own towers break on it
             device = next(self.head.parameters()).device
             return torch.zeros((0, 1, *pixel_values.shape[-2:]), device=device)
         run = self._run_tower(pixel_values, tower_kwargs)
-        batches = [on_heads_device(one, self.head) for one in run.batches]
+        natives = [self.head(on_heads_device(one, self.head)) for one in run.batches]
+        trains = self.head.training or any(native.requires_grad for native in natives)
+        if not trains and not torch.compiler.is_compiling():
+            check_finite(natives)
         maps = [
-            run.at_pixels(self.head(one), views)
-            for one, views in zip(batches, run.views, strict=True)
+            run.at_pixels(native, views) for native, views in zip(natives, run.views, strict=True)
         ]
         return maps[0] if len(maps) == 1 else [map_1HW for one in maps for map_1HW in one]
 

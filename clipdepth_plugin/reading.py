@@ -212,7 +212,7 @@ class DepthPass(TowerPass):
                 batches = [on_heads_device(one, self._head) for one in self.batches]
                 with without_autocast(next(self._head.parameters()).device):
                     natives = [estimate(self._head, one) for one in batches]
-        check_finite(natives)
+        check_finite([one.metres for one in natives])
         return natives
 
     def _arrived(self) -> None:
