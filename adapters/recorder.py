@@ -27,6 +27,12 @@ STALE = (
     "collect passes with plugin.capture()"
 )
 
+NOT_BEGUN = (
+    "the tower's last forward gave nothing at its patch embedding, and the pass before is not its: "
+    "an error ended it, it was given no picture, or it was compiled, graphed or replayed before "
+    "attach"
+)
+
 
 @dataclass
 class Slot:
@@ -111,6 +117,13 @@ class Recorder:
         except RuntimeError:  # no event loop runs in this thread
             task = None
         return per_thread.slot if task is None else per_thread.of_task.setdefault(task, Slot())
+
+    def tower_starts(self) -> None:
+        """A forward of the tower starts: whatever becomes of it, the pass before is over."""
+        slot = self.slot
+        slot.running = None
+        if not _PRIVATE.stack and self.attached:
+            slot.last, slot.why_none = None, NOT_BEGUN
 
     def begin(self, call: TowerCall) -> None:
         """A tower pass starts; the one before it is dropped."""

@@ -2,8 +2,8 @@
 
 Only outputs are looked at: of the blocks, of what makes the pooled vector and, for the size of
 the picture (and its pixels, where a head asks), of the patch embedding; the input of the first
-block; and, where a tower is told how its tokens are laid out, its arguments. Two on the host and
-each module around its tower notice prompts without a picture.
+block; that the tower starts and, where it is told how its tokens are laid out, its arguments. Two
+on the host and each module around its tower notice prompts without a picture.
 """
 
 from __future__ import annotations
@@ -94,9 +94,8 @@ class Taps:
         tower, wanted = self._tower, self._recorder.wanted
         try:
             self._watch_host()
-            if wanted.rule.reads:
-                start = tower.module.register_forward_pre_hook
-                self._add(start, self._on_tower_starts, with_kwargs=True)
+            start = tower.module.register_forward_pre_hook
+            self._add(start, self._on_tower_starts, with_kwargs=True)
             self._add(tower.patch_embed.register_forward_hook, self._on_patch_embed)
             if wanted.rule.proves:
                 first = tower.blocks[0].register_forward_pre_hook
@@ -155,7 +154,8 @@ class Taps:
         self._recorder.wrapper_ends()
 
     def _on_tower_starts(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        """Keeps references to what says how the tokens are laid out."""
+        """Keeps references to what says how the tokens are laid out; the pass before is over."""
+        self._recorder.tower_starts()
         given = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
         names = self._recorder.wanted.rule.reads
         self._recorder.slot.arguments = {

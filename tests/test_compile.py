@@ -62,7 +62,7 @@ def test_a_replayed_tower_is_an_error_and_never_an_old_map(
         host.vision_model.forward = lambda *_, **__: host.vision_model.config  # no block runs
         with contextlib.suppress(AttributeError):
             host(pixel_values=make_pixels(seed=2), input_ids=ids)
-        with pytest.raises(NoDepthError, match="without its vision tower"):
+        with pytest.raises(NoDepthError, match="nothing at its patch embedding"):
             _ = plugin.depth
 
 

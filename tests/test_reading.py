@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clipdepth_plugin import DepthHead, HeadConfig, attach, find_towers
+from clipdepth_plugin import DepthHead, DepthPlugin, HeadConfig, attach, find_towers
 from clipdepth_plugin.errors import (
     HeadMismatchError,
     ImageError,
@@ -94,6 +94,44 @@ def test_non_finite_depth_names_the_views(
             _ = plugin.depth
         with pytest.raises(ImageError, match=r"images \[1\] are not finite"):
             plugin(odd)
+
+
+def test_a_module_checks_its_depth_too(
+    host: nn.Module, head: DepthHead, make_pixels: MakePixels
+) -> None:
+    """Weights that overflow, in evaluation mode; who trains sees it in the loss."""
+    with torch.no_grad():
+        next(head.parameters()).fill_(torch.inf)
+    plugin = DepthPlugin(host, head)
+    with torch.no_grad(), pytest.raises(NoDepthError, match=r"views \[0, 1\] is not finite"):
+        plugin(make_pixels())
+    assert not plugin(make_pixels()).isfinite().any()
+    with torch.no_grad():
+        assert not plugin.train()(make_pixels()).isfinite().any()
+
+
+@pytest.mark.parametrize("path", ["", "trunk"])
+@pytest.mark.parametrize("wrong", [(2, 3, 10), (2, 1, 32, 32)], ids=["before", "in the embedding"])
+def test_a_pass_that_never_began_leaves_no_old_map(
+    path: str,
+    wrong: tuple[int, ...],
+    make_host: MakeHost,
+    make_head: MakeHead,
+    make_pixels: MakePixels,
+) -> None:
+    tower = make_host("timm")
+    host = nn.ModuleDict({"trunk": tower}) if path else tower
+    with torch.no_grad(), attach(host, make_head(host)) as plugin:
+        tower(make_pixels())
+        expected = plugin.depth
+        plugin(make_pixels(seed=5))  # a caller's own run is no pass of the host's
+        assert torch.equal(plugin.depth, expected)
+        with pytest.raises((RuntimeError, ValueError, AssertionError)):
+            tower(torch.zeros(wrong))
+        with pytest.raises(NoDepthError, match="an error ended it"):
+            _ = plugin.depth
+        tower(make_pixels())
+        assert torch.equal(plugin.depth, expected)
 
 
 def test_confidence_beside_depth(host: nn.Module, head: DepthHead, make_pixels: MakePixels) -> None:
