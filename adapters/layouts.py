@@ -32,7 +32,8 @@ class TowerCall:
     Attributes:
         arguments: The arguments of the tower that its layout rule reads, by name; with them, for
             rules that prove their layouts, the ``POSITIONS`` that its first block was given.
-        pixels_shape: Shape of the patch embedding's input.
+        pixels_shape: Shape of the patch embedding's input; where its own module pads pictures to
+            whole patches, right and below, their shape before.
         patches_shape: Shape of its output.
     """
 

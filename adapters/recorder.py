@@ -44,6 +44,7 @@ class Slot:
         running: The pass that taps write into now.
         arguments: Of the tower's forward that has begun, those that its layout rule reads; taken
             over by the pass that its patch embedding begins.
+        picture: Shape of the pictures before the patch embedding's own module pads them, or None.
         captures: Lists that collect every pass.
         leave: Whether to leave the tower once the pass is complete.
         in_host: Which forwards of the host run now: of the modules around the tower by their
@@ -60,6 +61,7 @@ class Slot:
     why_none: str = NO_PASS
     running: TowerPass | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
+    picture: tuple[int, ...] | None = None
     captures: list[list[TowerPass]] = field(default_factory=list)
     leave: bool = False
     in_host: tuple[int, ...] = ()

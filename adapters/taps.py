@@ -96,6 +96,8 @@ class Taps:
             self._watch_host()
             start = tower.module.register_forward_pre_hook
             self._add(start, self._on_tower_starts, with_kwargs=True)
+            for module in _padders(tower):
+                self._add(module.register_forward_pre_hook, self._on_picture)
             self._add(tower.patch_embed.register_forward_hook, self._on_patch_embed)
             if wanted.rule.proves:
                 first = tower.blocks[0].register_forward_pre_hook
@@ -162,10 +164,14 @@ class Taps:
             name: given[name] for name in names if given.get(name) is not None
         }
 
+    def _on_picture(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self._recorder.slot.picture = tuple(args[0].shape)
+
     def _on_patch_embed(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         pixels, slot = args[0], self._recorder.slot
-        call = TowerCall(slot.arguments, tuple(pixels.shape), tuple(output.shape))
-        slot.arguments = {}
+        shape = tuple(pixels.shape) if slot.picture is None else slot.picture
+        call = TowerCall(slot.arguments, shape, tuple(output.shape))
+        slot.arguments, slot.picture = {}, None
         self._recorder.begin(call)
         if self._recorder.wanted.pixels and slot.running is not None:
             slot.running.take_pixels(pixels)
@@ -248,6 +254,15 @@ def _around(host: nn.Module, tower: Tower) -> list[nn.Module]:
     """The host and the modules between it and its tower; none where the host is the tower."""
     parts = tower.path.split(".") if tower.path else []
     return [host.get_submodule(".".join(parts[:i])) for i in range(len(parts))]
+
+
+def _padders(tower: Tower) -> list[nn.Module]:
+    """The module of timm's around the patch embedding, which may pad pictures to whole patches."""
+    return [
+        module
+        for module in tower.module.modules()
+        if hasattr(module, "dynamic_img_pad") and tower.patch_embed in module.children()
+    ]
 
 
 def _takes_prompts(module: nn.Module, tower: Tower, outermost: bool) -> bool:

@@ -183,13 +183,17 @@ class DepthPass(TowerPass):
         return views.grid[0] * patch_h, views.grid[1] * patch_w
 
     def at_pixels(self, native_B1HW: Tensor, views: Views) -> Tensor:
-        """Native maps at their views' size; pixels beyond the last patch repeat the last."""
+        """Native maps at their views' size, cut where patches reach beyond the picture.
+
+        Pixels beyond the last patch repeat the last.
+        """
         height, width = views.pixel_size
         seen_h, seen_w = self._seen_size(views)
         seen_B1HW = resize(native_B1HW, (seen_h, seen_w))
         if (seen_h, seen_w) == views.pixel_size:
             return seen_B1HW
-        return F.pad(seen_B1HW, (0, width - seen_w, 0, height - seen_h), mode="replicate")
+        beyond = (0, max(width - seen_w, 0), 0, max(height - seen_h, 0))
+        return F.pad(seen_B1HW[..., :height, :width], beyond, mode="replicate")
 
     def _read(self) -> list[DepthEstimate]:
         """The maps (B, 1, h, w) of each of ``views`` at the head's native size, computed once."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, DepthPlugin, HeadConfig, attach, find_towers
@@ -18,6 +19,7 @@ from clipdepth_plugin.errors import (
     NoDepthError,
 )
 from clipdepth_plugin.features import one_size
+from tests.tiny.open_clip_timm import timm_vit
 
 MakeHost = Callable[[str], nn.Module]
 MakeHead = Callable[..., DepthHead]
@@ -221,6 +223,28 @@ def test_pixels_beyond_the_last_patch_repeat_and_do_not_stretch(
         torch.testing.assert_close(plugin.depth[..., :64], whole)
         torch.testing.assert_close(plugin.depth[..., 64:], whole[..., -1:].expand(-1, -1, -1, 7))
         torch.testing.assert_close(plugin(x), plugin.depth)
+
+
+@pytest.mark.parametrize("size", [(40, 35), (32, 33), (37, 32)])
+@pytest.mark.parametrize("guided", [False, True])
+def test_what_a_patch_embedding_pads_is_no_part_of_the_map(
+    size: tuple[int, int], guided: bool, make_head: MakeHead, make_pixels: MakePixels
+) -> None:
+    """With timm's ``dynamic_img_pad`` maps are those of the padded picture, cut to the picture."""
+    host = timm_vit(dynamic_img_size=True, dynamic_img_pad=True)().eval()
+    small = {"preset": "guided", "channels": (8, 8, 8), "stem_channels": 4, "film_hidden": 16}
+    head = make_head(host, **small) if guided else make_head(host)
+    x = make_pixels(size=size)
+    height, width = size
+    padded = F.pad(x, (0, -width % 8, 0, -height % 8))
+    with torch.no_grad(), attach(host, head) as plugin:
+        host(padded)
+        assert plugin.depth.shape[-2:] == padded.shape[-2:]
+        expected = plugin.depth[..., :height, :width]
+        host(x)
+        assert torch.equal(plugin.depth, expected)
+        assert torch.equal(plugin.predict(size=size), expected)
+        torch.testing.assert_close(plugin(x), expected)
 
 
 def test_head_on_another_device(host: nn.Module, head: DepthHead, make_pixels: MakePixels) -> None:
