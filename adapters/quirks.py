@@ -74,7 +74,9 @@ def mean_after_first(x: Tensor) -> Tensor:
 
 
 _CLASS_TOKENS = ("cls_token", "class_token", "class_embedding", "cls_embedding")
-_OTHER_PREFIX_TOKENS = ("dist_token", "reg_token", "register_tokens", "storage_tokens")
+_OTHER_PREFIX_TOKENS = (
+    *("dist_token", "distillation_token", "reg_token", "register_tokens", "storage_tokens"),
+)
 
 
 def count_prefix_tokens(tower: nn.Module, width: int) -> tuple[int, bool]:
@@ -88,7 +90,8 @@ def count_prefix_tokens(tower: nn.Module, width: int) -> tuple[int, bool]:
         if parameter.shape[-1:] != (width,):
             continue
         if leaf in _CLASS_TOKENS:
-            total, has_class = total + 1, True
+            # Pixio's holds several, of which the first is read.
+            total, has_class = total + parameter.numel() // width, True
         elif leaf in _OTHER_PREFIX_TOKENS:
             total += parameter.numel() // width
     return total, has_class
