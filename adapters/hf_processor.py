@@ -85,6 +85,11 @@ def _frames(processor: Any, images: Preprocessing) -> Iterator[Cut]:
 
 def _fields(processor: Any) -> dict[str, Any]:
     """A processor's settings as plain dicts and numbers; newer releases have classes for sizes."""
+    if not isinstance(processor, Mapping) and not hasattr(processor, "to_dict"):
+        raise HostError(
+            f"the processor is {type(processor).__name__}, expected the host's image processor "
+            "itself (AutoImageProcessor.from_pretrained(...)), its dict or a Preprocessing"
+        )
     given = processor if isinstance(processor, Mapping) else processor.to_dict()
     return {key: _plain(value) for key, value in given.items()}
 

@@ -14,7 +14,7 @@ from clipdepth_plugin.adapters.quirks import PooledTap, parameters_of
 from clipdepth_plugin.adapters.refusals import nothing_found
 from clipdepth_plugin.adapters.structure import Misfit, Skeleton, find_skeletons
 from clipdepth_plugin.config import ContextKind
-from clipdepth_plugin.errors import TowerNotFoundError
+from clipdepth_plugin.errors import HostError, TowerNotFoundError
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,9 @@ def find_towers(model: nn.Module) -> list[Tower]:
 
     Returns:
         The candidates; empty where there is none.
+
+    Raises:
+        HostError: It is no torch module.
     """
     return _find(model)[0]
 
@@ -108,6 +111,7 @@ def choose_tower(model: nn.Module, path: str | None = None) -> Tower:
     Raises:
         TowerNotFoundError: None was found, none is at that path, or several are and the choice
             is open. Says what was found instead.
+        HostError: The host is no torch module.
     """
     towers, misfits = _find(model)
     name = type(model).__name__
@@ -129,6 +133,11 @@ def choose_tower(model: nn.Module, path: str | None = None) -> Tower:
 
 def _find(model: nn.Module) -> tuple[list[Tower], list[Misfit]]:
     """The towers of a model, and what looks like one and can't be tapped."""
+    if not isinstance(model, nn.Module):
+        raise HostError(
+            f"the host is {type(model).__name__}, expected the model itself, a torch.nn.Module "
+            "(of a pipeline or a loaded host: its .model)"
+        )
     skeletons, misfits = find_skeletons(model)
     described = [_describe(model, skeleton) for skeleton in skeletons]
     towers = [one for one in described if isinstance(one, Tower)]

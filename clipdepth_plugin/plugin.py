@@ -24,7 +24,7 @@ from clipdepth_plugin.adapters.running import run_tower
 from clipdepth_plugin.adapters.taps import Taps, owners
 from clipdepth_plugin.adapters.towers import Tower, choose_tower
 from clipdepth_plugin.adapters.trimming import Trim
-from clipdepth_plugin.checks import check_fit, check_pixels
+from clipdepth_plugin.checks import check_fit, check_laid_out, check_pixels
 from clipdepth_plugin.errors import HeadMismatchError, NoDepthError
 from clipdepth_plugin.estimating import check_finite, on_heads_device
 from clipdepth_plugin.features import TowerFeatures
@@ -72,8 +72,9 @@ def attach(
 
     Raises:
         TowerNotFoundError: No tower, or several and no choice.
-        HeadMismatchError: Width, levels, context or recorded weights do not fit, or the head is
-            attached to that tower already.
+        HeadMismatchError: No head, or its width, levels, context or recorded weights do not fit,
+            or it is attached to that tower already.
+        HostError: The host is no torch module, or the processor can't be read.
     """
     plugin = DepthPlugin(host, head, tower=tower, processor=processor, trim=trim, overlap=overlap)
     plugin.attach()
@@ -268,7 +269,8 @@ class DepthPlugin(nn.Module):
             (B, 1, H, W) float32 metres; for views of several sizes a list of (1, H, W).
 
         Raises:
-            ImageError: Not of the tower's shape, or not finite; names the images.
+            ImageError: No floats, not of the tower's shape, smaller than a patch, or not finite;
+                names the images.
             NoDepthError: A tap did not fire; or the head is in evaluation mode, no gradient is
                 wanted, and its depth is not finite (not looked at in compiled code).
         """
@@ -300,8 +302,10 @@ class DepthPlugin(nn.Module):
             of it the neighbours of one size.
 
         Raises:
+            ImageError: As ``forward``, but that pixels are not looked at for being finite.
             NoDepthError: A tap did not fire.
         """
+        check_laid_out(pixel_values, self.tower)
         return self._run_tower(pixel_values, tower_kwargs).features
 
     def _run_tower(self, pixels_B3HW: Tensor, tower_kwargs: dict[str, Any]) -> DepthPass:

@@ -14,6 +14,7 @@ from clipdepth_plugin.adapters.identity import tower_hashes
 from clipdepth_plugin.config import Provenance
 from clipdepth_plugin.errors import (
     HeadMismatchError,
+    HostError,
     TowerNotFoundError,
 )
 from tests.tiny.heads import with_config
@@ -36,6 +37,29 @@ def test_head_that_does_not_fit(
 ) -> None:
     with pytest.raises(HeadMismatchError, match=message):
         attach(host, with_config(head, **changes))
+    assert not any(module._forward_hooks for module in host.modules())
+
+
+@pytest.mark.parametrize(
+    "odd", ["demo", None, 3, nn.Linear(2, 2)], ids=["name", "none", "int", "module"]
+)
+def test_what_is_no_head(odd: Any, host: nn.Module) -> None:
+    with pytest.raises(HeadMismatchError, match=r"the head is .* load_head\('demo'\)"):
+        attach(host, odd)
+
+
+@pytest.mark.parametrize(
+    "odd", [None, "openai/clip-vit-base-patch16", nn.Linear], ids=["none", "name", "class"]
+)
+def test_what_is_no_host(odd: Any, head: DepthHead) -> None:
+    with pytest.raises(HostError, match=r"the host is .*expected the model itself"):
+        attach(odd, head)
+
+
+@pytest.mark.parametrize("odd", ["x", 3, lambda image: image], ids=["str", "int", "function"])
+def test_what_is_no_processor(odd: Any, host: nn.Module, head: DepthHead) -> None:
+    with pytest.raises(HostError, match=r"the processor is .*expected the host's image processor"):
+        attach(host, head, processor=odd)
     assert not any(module._forward_hooks for module in host.modules())
 
 

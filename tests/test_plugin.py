@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,28 @@ def test_plugins_parameters_are_the_heads(host: nn.Module, head: DepthHead) -> N
 def test_pixels_of_a_wrong_shape(shape: tuple[int, ...], host: nn.Module, head: DepthHead) -> None:
     with pytest.raises(ImageError, match=r"expected \(images, 3, H, W\)"):
         attach(host, head)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "of torch.uint8, expected floats"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.int64), "of torch.int64, expected floats"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.bool), "of torch.bool, expected floats"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.complex64), "of torch.complex64, expected floats"),
+        (np.zeros((1, 3, 32, 32), dtype=np.float32), "is ndarray, expected a tensor"),
+        ([[0.0]], "is list, expected a tensor"),
+        (None, "is NoneType, expected a tensor"),
+        (torch.zeros(1, 3, 7, 32), "smaller than the tower's patches of 8 x 8"),
+        (torch.zeros(1, 3, 32, 5), "smaller than the tower's patches of 8 x 8"),
+    ],
+    ids=lambda value: str(getattr(value, "dtype", ""))[-10:],
+)
+def test_what_is_no_pixels(pixels: Any, message: str, host: nn.Module, head: DepthHead) -> None:
+    plugin = DepthPlugin(host, head)
+    for call in (plugin, plugin.features):
+        with pytest.raises(ImageError, match=message):
+            call(pixels)
 
 
 @pytest.mark.parametrize("batch", [0, 1, 5])
