@@ -71,7 +71,9 @@ class HeadConfig(BaseModel):
     block k; levels are listed deepest first.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     width: PositiveInt
     """D, the tower's width."""

@@ -62,6 +62,14 @@ class HubMixin(
             ) from error
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise HeadFileError(f"{source}: {CONFIG_FILE} is not valid JSON: {error}") from error
+        except AttributeError as error:
+            if error.name != "items" or isinstance(error.obj, dict):
+                raise
+            # The hub client takes whatever JSON it finds for an object.
+            raise HeadFileError(
+                f"{source}: {CONFIG_FILE} holds {json.dumps(error.obj)[:80]}, not a JSON object: "
+                "it is not the config of a depth head"
+            ) from error
         except (OSError, HfHubHTTPError) as error:
             raise HeadFileError(
                 f"{source}: the head could not be read or downloaded: {error}"
@@ -196,10 +204,11 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(head: nn.Module, state: dict[str, Tensor], source: Path | str) -> None:
-    """Loads a state dict into a head, every key and shape checked before any is copied.
+    """Loads a state dict into a head, every tensor checked before any is copied.
 
     Raises:
-        HeadFileError: A key is missing, odd, or of another shape.
+        HeadFileError: A key is missing or odd, or its tensor is of another shape, no floats where
+            the head has floats, or not finite; names them.
     """
     own = head.state_dict()
     missing, odd = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
@@ -208,7 +217,17 @@ def load_weights(head: nn.Module, state: dict[str, Tensor], source: Path | str) 
         for name in own.keys() & state.keys()
         if own[name].shape != state[name].shape
     ]
-    for what, names in (("missing", missing), ("odd", odd), ("of another shape", sorted(shapes))):
+    both = sorted(name for name in own.keys() & state.keys() if own[name].is_floating_point())
+    whole = [f"{name} {state[name].dtype}" for name in both if not state[name].is_floating_point()]
+    wild = [] if whole else [name for name in both if not bool(state[name].isfinite().all())]
+    problems = {
+        "missing": missing,
+        "odd": odd,
+        "of another shape": sorted(shapes),
+        "not of floats": whole,
+        "not finite (NaN or infinite)": wild,
+    }
+    for what, names in problems.items():
         if names:
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
             raise HeadFileError(f"{source}: {what}: {shown}")

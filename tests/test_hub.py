@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from clipdepth_plugin import DepthHead, HeadConfig, TowerFeatures
 from clipdepth_plugin.config import Activation, Preset, Provenance
@@ -204,6 +207,12 @@ def _edit(folder: Path, **changes: Any) -> None:
     (folder / "config.json").write_text(json.dumps({**config, **changes}))
 
 
+def _change_weight(folder: Path, change: Callable[[Tensor], Tensor]) -> None:
+    state = load_file(folder / "model.safetensors")
+    name = min(name for name, value in state.items() if value.is_floating_point())
+    save_file({**state, name: change(state[name])}, folder / "model.safetensors")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -234,6 +243,33 @@ def test_damaged_folder(
 ) -> None:
     head.save_pretrained(tmp_path)
     damage(tmp_path)
+    with pytest.raises(HeadFileError, match=message):
+        DepthHead.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", '"x"', "3", "true"])
+def test_a_config_that_is_no_object(text: str, head: DepthHead, tmp_path: Path) -> None:
+    head.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(HeadFileError, match=f"config.json holds {re.escape(text)}, not a JSON"):
+        DepthHead.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x.to(torch.int64), r"not of floats: decoder\..* torch\.int64"),
+        (lambda x: x.to(torch.bool), r"not of floats: decoder\..* torch\.bool"),
+        (lambda x: x.fill_(torch.nan), r"not finite \(NaN or infinite\): decoder\."),
+        (lambda x: x.fill_(torch.inf).half(), r"not finite \(NaN or infinite\): decoder\."),
+    ],
+    ids=["int", "bool", "nan", "inf"],
+)
+def test_weights_that_are_no_numbers(
+    change: Callable[[Tensor], Tensor], message: str, head: DepthHead, tmp_path: Path
+) -> None:
+    head.save_pretrained(tmp_path)
+    _change_weight(tmp_path, change)
     with pytest.raises(HeadFileError, match=message):
         DepthHead.from_pretrained(tmp_path)
 
