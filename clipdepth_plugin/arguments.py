@@ -1,4 +1,4 @@
-"""What callers give ``DepthPass.predict``, as plain numbers or a HostError that names it.
+"""What callers give ``predict`` and ``depth_to_points``, as plain numbers or a HostError naming it.
 
 Lists, tuples, NumPy arrays and tensors are all taken.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 from numbers import Real
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from clipdepth_plugin.errors import HostError
-from clipdepth_plugin.geometry import Intrinsics
+
+if TYPE_CHECKING:
+    from clipdepth_plugin.geometry import Intrinsics  # whose functions take arguments, too
 
 _SIZE = "(height, width) in whole pixels, both positive"
 _CAMERA = "(fx, fy, cx, cy) or a 3x3 matrix K, finite, with fx and fy positive"
@@ -52,6 +54,19 @@ def parse_sizes(value: Any, name: str) -> tuple[int, int] | list[tuple[int, int]
     if not isinstance(plain, list):
         _refuse(name, value, f"{_SIZE}, or one such pair for each image")
     return [parse_size(pair, f"{name}[{i}]") for i, pair in enumerate(plain)]
+
+
+def parse_camera(value: Any, name: str) -> Intrinsics:
+    """(fx, fy, cx, cy) of one camera.
+
+    Args:
+        value: (fx, fy, cx, cy) or a 3x3 matrix K.
+        name: The argument, for the message.
+
+    Raises:
+        HostError: It is neither, or not a camera.
+    """
+    return _camera(_plain(value), name)
 
 
 def parse_intrinsics(value: Any, count: int) -> list[Intrinsics]:

@@ -8,6 +8,7 @@ Axes: C channels, H W a map's size.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from clipdepth_plugin.arguments import parse_camera
 from clipdepth_plugin.blocks import resize
 from clipdepth_plugin.errors import HostError
 
@@ -124,7 +126,9 @@ class ImageViews:
         return len(self.views)
 
 
-def depth_to_points(depth_1HW: Tensor, intrinsics: Intrinsics) -> Tensor:
+def depth_to_points(
+    depth_1HW: Tensor, intrinsics: Intrinsics | Sequence[Sequence[float]] | Tensor
+) -> Tensor:
     """A depth map as a point cloud, by kornia.
 
     A map of ``predict(original_sizes=...)`` goes with the intrinsics of the user's own image: the
@@ -132,20 +136,20 @@ def depth_to_points(depth_1HW: Tensor, intrinsics: Intrinsics) -> Tensor:
 
     Args:
         depth_1HW: (1, H, W) metres along the optical axis; NaN stays NaN.
-        intrinsics: (fx, fy, cx, cy) in pixels of the map.
+        intrinsics: (fx, fy, cx, cy) or a 3x3 matrix K, in pixels of the map.
 
     Returns:
         (H, W, 3) metres in the camera's frame: x right, y down, z forward.
 
     Raises:
-        HostError: The map is not (1, H, W).
+        HostError: The map is not (1, H, W), or the intrinsics are no camera's.
     """
     if depth_1HW.ndim != 3 or depth_1HW.shape[0] != 1:
         raise HostError(f"depth of shape {tuple(depth_1HW.shape)}: expected one map, (1, H, W)")
     # Takes a while to import, and a plug-in that only reads depth never needs it.
     from kornia.geometry.depth import depth_to_3d
 
-    fx, fy, cx, cy = intrinsics
+    fx, fy, cx, cy = parse_camera(intrinsics, "intrinsics")
     camera_133 = depth_1HW.new_tensor([[[fx, 0, cx], [0, fy, cy], [0, 0, 1]]])
     points_13HW: Tensor = depth_to_3d(depth_1HW[None], camera_133, normalize_points=False)
     return rearrange(points_13HW, "1 xyz h w -> h w xyz")

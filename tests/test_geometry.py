@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -119,6 +120,33 @@ def test_points_are_seen_where_their_pixels_are() -> None:
     torch.testing.assert_close((fy * y_HW / z_HW + cy)[seen], rows_HW[seen])
     with pytest.raises(HostError, match=r"\(2, 5, 7\): expected one map"):
         depth_to_points(torch.ones(2, 5, 7), camera)
+
+
+@pytest.mark.parametrize(
+    "camera",
+    [
+        (0.0, 30.0, 3.2, 1.9),
+        (20.0, -1.0, 3.2, 1.9),
+        (math.nan, 30.0, 3.2, 1.9),
+        (20.0, 30.0, math.inf, 1.9),
+        (20.0, 30.0, 3.2),
+        "f",
+        None,
+        [[20.0, 1.0, 3.2], [0.0, 30.0, 1.9], [0.0, 0.0, 1.0]],
+    ],
+    ids=str,
+)
+def test_points_of_no_camera(camera: Any) -> None:
+    with pytest.raises(HostError, match=r"intrinsics.*expected"):
+        depth_to_points(torch.ones(1, 5, 7), camera)
+
+
+def test_points_by_a_matrix() -> None:
+    matrix_33 = torch.tensor([[20.0, 0.0, 3.25], [0.0, 30.0, 1.5], [0.0, 0.0, 1.0]])
+    depth_1HW = torch.ones(1, 5, 7)
+    expected = depth_to_points(depth_1HW, (20.0, 30.0, 3.25, 1.5))
+    assert torch.equal(depth_to_points(depth_1HW, matrix_33), expected)
+    assert torch.equal(depth_to_points(depth_1HW, matrix_33.tolist()), expected)
 
 
 def test_a_resize_does_not_bend_a_wall() -> None:
