@@ -18,3 +18,7 @@ def main() -> None:
         )
         raise SystemExit(2) from error
     app()
+
+
+if __name__ == "__main__":
+    main()
