@@ -209,7 +209,7 @@ def _against_published(runs: Sequence[Run], data: str, column: str, title: str) 
         - 1
     )
     said += (
-        f". `guided` boundary AbsRel {change:+.0%} against the published head's better one "
+        f". `guided` boundary AbsRel {change:+.1%} against the published head's better one "
         f"(-15% wanted): **{_said(change <= -0.15)}**; {fast:+.0%} against `fast`."
     )
     return [said]
