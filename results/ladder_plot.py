@@ -58,7 +58,7 @@ def _scatter(axis: Any, points: Points, cost: Mapping[str, Any], data: str, metr
             fmt=MARKERS[column],
             color=colour,
             markerfacecolor="white" if column == "steps" else colour,
-            label=RUNGS[name].title.replace("`", "") if column == "full" else None,
+            label=RUNGS[name].title.replace("`", "") if column == "time" else None,
             capsize=3,
         )
     axis.set_xscale("log")
