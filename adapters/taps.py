@@ -158,8 +158,10 @@ class Taps:
     def _on_tower_starts(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         """Keeps references to what says how the tokens are laid out; the pass before is over."""
         self._recorder.tower_starts()
-        given = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
         names = self._recorder.wanted.rule.reads
+        if not names:
+            return
+        given = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
         self._recorder.slot.arguments = {
             name: given[name] for name in names if given.get(name) is not None
         }

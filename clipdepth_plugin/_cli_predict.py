@@ -149,7 +149,8 @@ def _predict_all(
     console: Console,
 ) -> list[ImageError]:
     unreadable: list[ImageError] = []
-    canonical = plugin.head.config.canonical_focal
+    canonical, focal = plugin.head.config.canonical_focal, options.focal_px
+    camera = None if focal is None else (focal, focal, 0.0, 0.0)  # its centre does not matter
     columns = (TextColumn("depth"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=len(images) == 1) as progress:
         task = progress.add_task("depth", total=len(images))
@@ -165,23 +166,11 @@ def _predict_all(
                 with torch.inference_mode():
                     depth_B1HW = plugin(pixels_BCHW)
                 for (path, image), depth_1HW in zip(read, depth_B1HW, strict=True):
-                    factor = _camera_factor(canonical, image, preprocessing, options.focal_px)
+                    size = (image.height, image.width)
+                    factor = camera_factor(camera, size, preprocessing, canonical)
                     _write(path.stem, image, depth_1HW * factor, options)
             progress.advance(task, len(paths))
     return unreadable
-
-
-def _camera_factor(
-    canonical: float | None,
-    image: Image.Image,
-    preprocessing: Preprocessing,
-    focal_px: float | None,
-) -> float:
-    """True over canonical focal length; 1 where one of them is not given."""
-    if canonical is None or focal_px is None:
-        return 1.0
-    camera = (focal_px, focal_px, image.width / 2, image.height / 2)
-    return camera_factor(camera, (image.height, image.width), preprocessing, canonical)
 
 
 def _write(stem: str, image: Image.Image, depth_1HW: Tensor, options: PredictOptions) -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from spread import spread
 from torch import Tensor
 
 from clipdepth_plugin import DepthHead, DepthPlugin
@@ -129,13 +130,6 @@ def weighted_median(parts: Sequence[Tensor], weights: Sequence[float]) -> float:
     return float(value_N[int(torch.searchsorted(so_far_N, float(so_far_N[-1]) / 2))])
 
 
-def spread(values: list[float]) -> str:
-    """Mean and deviation over the seeds."""
-    if len(values) == 1:
-        return f"{values[0]:.3f}"
-    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
-
-
 def found() -> dict[str, Any]:
     """The content of the run files by name."""
     return {
@@ -206,15 +200,18 @@ def calibration_table(seeds: dict[str, Any]) -> list[str]:
         "|---" * (1 + len(CONFIDENCE_COLUMNS)) + "|",
     ]
     for data in TEST_SETS:
-        found = [run[data]["calibration"] for run in seeds.values()]
-        for one in found:
-            curve = {round(100 * coverage): risk for coverage, risk in one["curve"]}
-            one |= {f"surest {percent}": curve[percent] for percent in (25, 50, 75)}
+        found = [_with_risks(run[data]["calibration"]) for run in seeds.values()]
         cells = " | ".join(
             spread([one[column] for one in found]) for column in CONFIDENCE_COLUMNS.values()
         )
         lines.append(f"| {data} | {cells} |")
     return lines
+
+
+def _with_risks(calibration: dict[str, Any]) -> dict[str, Any]:
+    """The figures, and AbsRel of the surest shares by name."""
+    curve = {round(100 * coverage): risk for coverage, risk in calibration["curve"]}
+    return calibration | {f"surest {percent}": curve[percent] for percent in (25, 50, 75)}
 
 
 def ship(folder: str) -> None:

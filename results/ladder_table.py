@@ -16,6 +16,7 @@ from typing import Any
 
 from ladder_plot import draw
 from ladder_text import ACTIVATIONS, costs_section, filled, introduction
+from spread import share, spread
 
 from clipdepth_plugin.evaluation.ladder import RUNGS, VARIANTS
 
@@ -96,21 +97,22 @@ def of(runs: Sequence[Run], data: str, name: str, column: str) -> list[Run]:
     The published heads' runs of equal steps are the measure of equal time; of those that are not
     to be compared there are none.
     """
-    if name in PUBLISHED and column == RESIZED:
+    if _not_comparable(name, column):
         return []
     column = "steps" if name in PUBLISHED and column == "time" else column
     return [r for r in runs if (r["data"], r["head"], r["column"]) == (data, name, column)]
+
+
+def _not_comparable(name: str, column: str) -> bool:
+    return name in PUBLISHED and column == RESIZED
 
 
 def _values(runs: Sequence[Run], metric: str) -> list[float]:
     return [run["metrics"][metric] for run in runs]
 
 
-def _spread(values: Sequence[float], digits: int = 3) -> str:
-    """Mean and deviation over the seeds."""
-    if len(values) == 1:
-        return f"{values[0]:.{digits}f}"
-    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+def _mean(runs: Sequence[Run], metric: str) -> float:
+    return statistics.mean(_values(runs, metric))
 
 
 def _table(runs: Sequence[Run], data: str, column: str, cost: dict[str, Any]) -> list[str]:
@@ -121,7 +123,7 @@ def _table(runs: Sequence[Run], data: str, column: str, cost: dict[str, Any]) ->
     for name, rung in RUNGS.items():
         mine = of(runs, data, name, column)
         if not mine:
-            why = "not comparable" if (name in PUBLISHED and column == RESIZED) else "not run"
+            why = "not comparable" if _not_comparable(name, column) else "not run"
             lines.append(f"| {rung.title} | 0 | {why} |{' |' * (2 + len(METRICS))}")
             continue
         cells = [
@@ -129,7 +131,7 @@ def _table(runs: Sequence[Run], data: str, column: str, cost: dict[str, Any]) ->
             str(len(mine)),
             f"{statistics.mean(run['images'] for run in mine):.0f}",
             "-" if column == "full" else f"{statistics.mean(r['cpu_seconds'] for r in mine):.0f}",
-            *(_spread(_values(mine, metric)) for metric in METRICS),
+            *(spread(_values(mine, metric)) for metric in METRICS),
             f"{cost['heads'][name]['added_share']['median']:.1%}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -143,7 +145,7 @@ def _activations(runs: Sequence[Run], cost: Mapping[str, Any]) -> list[str]:
     for data in SETS:
         for column, title in COLUMNS.items():
             values = [_values(of(runs, data, name, column), "abs_rel") for name in titles]
-            cells = [f"{_spread(one)} ({len(one)})" if one else "not run" for one in values]
+            cells = [f"{spread(one)} ({len(one)})" if one else "not run" for one in values]
             lines.append(f"| {data}, {title} | {' | '.join(cells)} |")
     logs, bins = (
         [_values(of(runs, data, name, "full"), "abs_rel") for data in SETS]
@@ -154,15 +156,10 @@ def _activations(runs: Sequence[Run], cost: Mapping[str, Any]) -> list[str]:
     said = {
         "gaps": " and ".join(f"{gap:.0%} ({data})" for gap, data in zip(gaps, SETS, strict=True)),
         "spreads": " and ".join(f"{spread:.0%}" for spread in spreads),
-        "log": _share(cost, "fast"),
-        "bins": _share(cost, "fast-bins"),
+        "log": share(cost["heads"]["fast"]["added_share"]),
+        "bins": share(cost["heads"]["fast-bins"]["added_share"]),
     }
     return [*lines, "", *filled(ACTIVATIONS.format(**said))[:-1]]
-
-
-def _share(cost: Mapping[str, Any], name: str) -> str:
-    share = cost["heads"][name]["added_share"]
-    return f"{share['median']:.1%} ({share['low']:.1%} to {share['high']:.1%})"
 
 
 def _verdicts(runs: Sequence[Run], cost: dict[str, Any]) -> list[str]:
@@ -170,11 +167,11 @@ def _verdicts(runs: Sequence[Run], cost: dict[str, Any]) -> list[str]:
     lines = []
     for name, limit, gmac in (("fast", 0.08, 0.9), ("guided", 0.12, 1.6)):
         one = cost["heads"][name]
-        share = one["added_share"]
-        sure = not share["low"] < limit < share["high"]
+        added = one["added_share"]
+        sure = not added["low"] < limit < added["high"]
         lines.append(
-            f"- `{name}` adds {_share(cost, name)} of the tower's time on two CPU cores, at most "
-            f"{limit:.0%}: **{_said(share['median'] <= limit)}**"
+            f"- `{name}` adds {share(added)} of the tower's time on two CPU cores, at most "
+            f"{limit:.0%}: **{_said(added['median'] <= limit)}**"
             f"{'' if sure else ', the limit inside its interval'}. "
             f"It has {one['gmac']:.2f} GMAC, at most {gmac}, and "
             f"{one['parameters'] / 1e6:.2f} M parameters, at most 2.5 M: "
@@ -191,23 +188,19 @@ def _against_published(runs: Sequence[Run], data: str, column: str, title: str) 
     published = [name for name in PUBLISHED if found[name]]
     if not published or not found["fast"] or not found["guided"]:
         return [f"- {data}, {title}: no run of the published head to compare with."]
-    best = min(published, key=lambda name: statistics.mean(_values(found[name], "abs_rel")))
+    best = min(published, key=lambda name: _mean(found[name], "abs_rel"))
     theirs, ours = _values(found[best], "abs_rel"), _values(found["fast"], "abs_rel")
     said = (
-        f"- {data}, {title}: `fast` AbsRel {_spread(ours)} against {_spread(theirs)} of `{best}`: "
+        f"- {data}, {title}: `fast` AbsRel {spread(ours)} against {spread(theirs)} of `{best}`: "
         f"mean no worse **{_said(statistics.mean(ours) <= statistics.mean(theirs))}**"
     )
     if len(ours) > 1 and len(theirs) > 1:
         smaller = statistics.stdev(ours) <= statistics.stdev(theirs)
         said += f", deviation no larger **{_said(smaller)}**"
     edge = "boundary_abs_rel"
-    sharper = min(statistics.mean(_values(found[name], edge)) for name in published)
-    change = statistics.mean(_values(found["guided"], edge)) / sharper - 1
-    fast = (
-        statistics.mean(_values(found["guided"], edge))
-        / statistics.mean(_values(found["fast"], edge))
-        - 1
-    )
+    sharper = min(_mean(found[name], edge) for name in published)
+    guided = _mean(found["guided"], edge)
+    change, fast = guided / sharper - 1, guided / _mean(found["fast"], edge) - 1
     said += (
         f". `guided` boundary AbsRel {change:+.1%} against the published head's better one "
         f"(-15% wanted): **{_said(change <= -0.15)}**; {fast:+.0%} against `fast`."

@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from spread import share
+
 from clipdepth_plugin.evaluation.ladder import RUNGS
 
 Run = dict[str, Any]
@@ -170,8 +172,5 @@ def costs_section(costs: Mapping[str, Any]) -> list[str]:
 
 
 def _cost_row(title: str, one: dict[str, Any]) -> str:
-    share = one["added_share"]
-    return (
-        f"| {title} | {one['gmac']:.2f} | {one['parameters'] / 1e6:.2f} M | "
-        f"{share['median']:.1%} ({share['low']:.1%} to {share['high']:.1%}) |"
-    )
+    parameters = f"{one['parameters'] / 1e6:.2f} M"
+    return f"| {title} | {one['gmac']:.2f} | {parameters} | {share(one['added_share'])} |"

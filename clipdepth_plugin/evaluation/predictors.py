@@ -105,26 +105,27 @@ class HeadPredictor:
     def _camera_factor(self, sample: Sample) -> float:
         """True over canonical focal length, for heads that were trained with one."""
         canonical = self._plugin.head.config.canonical_focal
-        if canonical is None:
-            return 1.0
-        if sample.intrinsics is None:
-            if not self._told:
-                logger.warning(
-                    "%s (and maybe others): its camera is not known; its metres are those of the "
-                    "head's canonical focal length, %g pixels",
-                    sample.name,
-                    canonical,
-                )
-                self._told = True
-            return 1.0
+        if canonical is not None and sample.intrinsics is None and not self._told:
+            logger.warning(
+                "%s (and maybe others): its camera is not known; its metres are those of the "
+                "head's canonical focal length, %g pixels",
+                sample.name,
+                canonical,
+            )
+            self._told = True
         height, width = sample.image_3HW.shape[-2:]
         return camera_factor(sample.intrinsics, (height, width), self._preprocessing, canonical)
 
 
 def camera_factor(
-    intrinsics: Intrinsics, image_size: Size, preprocessing: Preprocessing, canonical: float
+    intrinsics: Intrinsics | None,
+    image_size: Size,
+    preprocessing: Preprocessing,
+    canonical: float | None,
 ) -> float:
     """True over canonical focal length of a picture that is squashed to the tower's input.
+
+    1 where one of them is not known.
 
     Args:
         intrinsics: (fx, fy, cx, cy) in pixels of the picture.
@@ -132,6 +133,8 @@ def camera_factor(
         preprocessing: Its size is the tower's input.
         canonical: Canonical focal length in pixels of that input.
     """
+    if intrinsics is None or canonical is None:
+        return 1.0
     view = ViewGeometry.squashed(image_size, preprocessing.size)
     fx, fy, _, _ = view.intrinsics(intrinsics)
     return math.sqrt(fx * fy) / canonical

@@ -103,8 +103,6 @@ class RidgePredictor:
 
     def _factor(self, sample: Sample) -> float:
         """True metres over the fitted ones: 1 where a camera is not known."""
-        if self._canonical is None or sample.intrinsics is None:
-            return 1.0
         height, width = sample.image_3HW.shape[-2:]
         return camera_factor(
             sample.intrinsics, (height, width), self._preprocessing, self._canonical
