@@ -1,8 +1,7 @@
-"""DepthHead: shapes, dtypes, autocast, options, errors, compile and export."""
+"""DepthHead: shapes, dtypes, autocast, options, compile and export."""
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import math
 from typing import Any
@@ -11,50 +10,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from clipdepth_plugin import DepthHead, HeadConfig, TowerFeatures
-from clipdepth_plugin.compact import convex_upsample, convex_weights
-from clipdepth_plugin.config import Activation, Preset, scale_levels
-from clipdepth_plugin.errors import FeaturesError, HeadMismatchError
-from clipdepth_plugin.film import FiLM
-from clipdepth_plugin.guided import PatchAttention
-from clipdepth_plugin.readout import Metres
-
-WIDTH = 16
-SMALL: dict[str, Any] = {"width": WIDTH, "channels": (16, 8, 8, 8), "film_hidden": 8}
-FAST: dict[str, Any] = {"preset": "fast", "channels": (16, 8, 8)}
-GUIDED: dict[str, Any] = {**FAST, "preset": "guided", "stem_channels": 4}
-EACH_DECODER = pytest.mark.parametrize(
-    "decoder", [{"activation": "softplus"}, FAST, GUIDED], ids=["dual-path", "compact", "guided"]
+from clipdepth_plugin.config import Preset
+from clipdepth_plugin.errors import HeadMismatchError
+from tests.tiny.depth_heads import (
+    EACH_DECODER,
+    FAST,
+    GUIDED,
+    make_features,
+    make_head,
 )
-
-
-def make_features(
-    config: HeadConfig,
-    grid: tuple[int, int] = (3, 3),
-    batch: int = 2,
-    dtype: torch.dtype = torch.float32,
-    patch: int = 16,
-) -> TowerFeatures:
-    generator = torch.Generator().manual_seed(0)
-
-    def random(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator).to(dtype)
-
-    levels = {k: random(batch, grid[0] * grid[1], config.width) for k in config.levels}
-    context = random(batch, config.width) if config.film else None
-    size = (patch * grid[0], patch * grid[1])
-    return TowerFeatures(
-        levels, context, grid, random(batch, 3, *size) if config.reads_pixels else None
-    )
-
-
-def make_head(**options: Any) -> DepthHead:
-    torch.manual_seed(0)
-    return DepthHead(HeadConfig(**{**SMALL, **options})).eval()
 
 
 def test_published_size() -> None:
@@ -162,15 +129,6 @@ def test_autocast(decoder: dict[str, Any]) -> None:
     torch.testing.assert_close(out, head(features, (20, 20)), rtol=0.05, atol=0.05)
 
 
-@pytest.mark.parametrize("activation", ["relu", "softplus", "log", "bins"])
-def test_autocast_leaves_the_activation_alone(activation: Activation) -> None:
-    metres = Metres(activation, (0.05, 20.0))
-    logits_BCHW = torch.randn(2, metres.channels, 5, 7, generator=torch.Generator().manual_seed(0))
-    expected_B1HW = metres(metres.to_level(logits_BCHW))
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(metres(metres.to_level(logits_BCHW)), expected_B1HW)
-
-
 @pytest.mark.parametrize("factor", [1.0, 1e3, -1e3])
 @pytest.mark.parametrize("activation", ["log", "bins"])
 @pytest.mark.parametrize(
@@ -200,62 +158,6 @@ def test_presets_keep_their_budgets(preset: Preset, parameters: float, macs: flo
     assert counter.get_total_flops() / 2 <= macs
 
 
-def test_the_stem_sees_single_pixels() -> None:
-    """A pixel changes the depth of the patches around its own, and none far away."""
-    head = make_head(**GUIDED, norm="batch")
-    features = make_features(head.config, (3, 9), batch=1)
-    assert features.pixels is not None
-    pixels = features.pixels.clone()
-    pixels[:, :, 20, 72] += 5.0
-    changed = dataclasses.replace(features, pixels=pixels)
-    with torch.no_grad():
-        torch.testing.assert_close(head(changed), head(features), rtol=0, atol=0)  # at first
-        torch.nn.init.ones_(head.get_parameter("decoder.guidance.smooth.norm.weight"))
-        moved = (head(changed) - head(features)).abs()[0, 0] > 1e-6
-    columns = moved.nonzero()[:, 1]
-    assert bool(moved[20, 72])
-    # The stem sees 8 pixels to either side, so it reaches 3 patches and, around them, 5 (pixels 32
-    # to 111); then come convolutions and the mixing.
-    assert 32 - 20 <= int(columns.min()) < 64
-    assert 80 < int(columns.max()) <= 111 + 20
-
-
-def test_patches_that_look_alike_are_mixed() -> None:
-    """Left of an edge inside a patch come the left patch's values, right of it the right one's."""
-    torch.manual_seed(0)
-    attention = PatchAttention(1, 1, 4)
-    image = torch.randn(1, 4, 1, 1).expand(1, 4, 4, 12).clone()
-    image[..., 6:] = torch.randn(4, 1, 1)
-    with torch.no_grad():
-        attention.log_sharpness.fill_(6.0)
-        torch.nn.init.ones_(attention.to_value.weight)
-        assert attention.to_value.bias is not None
-        torch.nn.init.zeros_(attention.to_value.bias)
-        out = attention(torch.tensor([[[[1.0, 5.0, 2.0]]]]), image)
-    assert out.shape == (1, 1, 4, 12)
-    torch.testing.assert_close(out[0, 0, 0, 4:8], torch.tensor([1.0, 1.0, 2.0, 2.0]))
-
-
-def test_convex_upsampling_mixes_neighbours_only() -> None:
-    """Flat stays flat to the border; outputs stay between their neighbours' extremes."""
-    torch.manual_seed(0)
-    mask = convex_weights(torch.randn(1, 9 * 16, 3, 5), 4)
-    flat = convex_upsample(torch.full((1, 1, 3, 5), 2.5), mask, 4)
-    torch.testing.assert_close(flat, torch.full((1, 1, 12, 20), 2.5))
-    coarse = torch.randn(1, 1, 3, 5)
-    fine = convex_upsample(coarse, mask, 4)
-    highest = torch.nn.functional.max_pool2d(coarse, 3, stride=1, padding=1)
-    assert bool((fine <= highest.repeat_interleave(4, 2).repeat_interleave(4, 3) + 1e-6).all())
-
-
-def test_bins_give_the_expected_log_depth() -> None:
-    metres = Metres("bins", (0.5, 8.0))
-    logits_BCHW = torch.full((1, metres.channels, 1, 1), -1e4)
-    logits_BCHW[0, [0, -1]] = 0.0  # half of it at either end
-    level = metres.to_level(logits_BCHW)
-    torch.testing.assert_close(metres(level), torch.full((1, 1, 1, 1), 2.0))
-
-
 @EACH_DECODER
 def test_confidence(decoder: dict[str, Any]) -> None:
     """A probability beside the very depth that ``forward`` gives; refused where there is none."""
@@ -271,14 +173,6 @@ def test_confidence(decoder: dict[str, Any]) -> None:
     torch.testing.assert_close(confidence, 1 - (-math.log(1.25) / scale.exp()).exp())
     with pytest.raises(HeadMismatchError, match="predicts no confidence"):
         make_head(**decoder).forward_with_confidence(features)
-
-
-def test_film_is_the_plain_factor() -> None:
-    """Gamma multiplies as it is (not 1 + gamma): with a zero MLP nothing passes."""
-    film = FiLM(4, 3)
-    for parameter in film.parameters():
-        torch.nn.init.zeros_(parameter)
-    assert torch.equal(film(torch.randn(2, 5, 4), torch.randn(2, 4)), torch.zeros(2, 5, 4))
 
 
 def test_auxiliary_heads_run_in_training_only() -> None:
@@ -299,86 +193,6 @@ def test_gradients_reach_every_parameter(decoder: dict[str, Any]) -> None:
     torch.stack([x.mean() for x in (metres, *auxiliary)]).sum().backward()
     # A convolution's bias before a batch norm has a gradient of zero, but it has one.
     assert [name for name, p in head.named_parameters() if p.grad is None] == []
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"levels": {}}, "at least one level"),
-        ({"drop": 9}, r"levels \[9\] are missing"),
-        ({"context": None}, "needs the 'pooled' context"),
-        ({"width": 8}, "has width 8; the head was made for 16"),
-        ({"tokens": 8}, r"needs \(B, 9, D\)"),
-        ({"batch": 3}, "holds 3 views"),
-        ({"options": GUIDED}, "the head's image stem reads the tower's input pixels"),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
-)
-def test_bad_features(change: dict[str, Any], message: str) -> None:
-    head = make_head(**change.get("options", {}))
-    good = make_features(head.config)
-    levels = dict(good.levels)
-    if "drop" in change:
-        del levels[change["drop"]]
-    if "width" in change:
-        levels[3] = levels[3][..., : change["width"]]
-    if "tokens" in change:
-        levels[3] = levels[3][:, : change["tokens"]]
-    if "batch" in change:
-        levels[12] = torch.zeros(change["batch"], 9, WIDTH)
-    with pytest.raises(FeaturesError, match=message):
-        head(
-            TowerFeatures(
-                change.get("levels", levels), change.get("context", good.context), good.grid
-            )
-        )
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"width": 0}, "width"),
-        ({"semantic_levels": (1, 2)}, "2 levels for 4 stages"),
-        ({"structural_levels": (1, 2)}, "give 3, one for each stage but the last"),
-        ({"depth_range": (2.0, 1.0)}, "low < high"),
-        ({"depth_range": (0.0, 1.0)}, "low < high"),
-        ({"canonical_focal": math.inf}, "canonical_focal"),
-        ({"canonical_focal": math.nan}, "canonical_focal"),
-        ({"depth_range": (0.1, math.inf)}, "depth_range"),
-        ({"activation": "tanh"}, "activation"),
-        ({"preset": "nosuch"}, "preset"),
-        ({"levels": (1,)}, "Extra inputs"),
-        ({"channels": ()}, "at least one decoder stage"),
-        ({"channels": (8,), "semantic_levels": (1,), "structural_levels": ()}, "two stages"),
-        ({"auxiliary": 9}, "9 outputs for 4 stages"),
-        ({"preset": "fast"}, "the compact decoder takes three numbers"),
-        ({**FAST, "channels": (5, 4, 4)}, "the first of them even"),
-        ({**FAST, "auxiliary": 1}, "no auxiliary outputs"),
-        ({"stem_channels": 8}, "the dual-path decoder has no image stem"),
-        ({**FAST, "semantic_levels": ()}, "at least one level"),
-        ({**FAST, "structural_levels": ()}, "give at least one, or set structural=False"),
-    ],
-    ids=lambda value: str(value)[:30],
-)
-def test_bad_config(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
-        HeadConfig(**{**SMALL, **options})
-
-
-def test_presets() -> None:
-    assert HeadConfig(width=8).structural_levels == (2, 1, 0)
-    middle = HeadConfig(width=8, preset="spaceclip-middle")
-    assert middle.structural_levels == (7, 5, 4)
-    assert middle.levels == (3, 4, 5, 6, 7, 9, 12)
-    given_wins = HeadConfig(width=8, preset="spaceclip-middle", structural_levels=(6, 5, 4))
-    assert given_wins.structural_levels == (6, 5, 4)
-    assert HeadConfig.model_validate_json(middle.model_dump_json()) == middle
-
-
-def test_scaled_levels() -> None:
-    assert scale_levels((12, 9, 6, 3), 24) == (24, 18, 12, 6)
-    assert scale_levels((12, 9, 6, 3), 27) == (27, 20, 14, 7)
-    assert scale_levels((7, 5, 4), 12) == (7, 5, 4)
 
 
 @EACH_DECODER

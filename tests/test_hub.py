@@ -14,9 +14,10 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from clipdepth_plugin import DepthHead, HeadConfig, TowerFeatures
+from clipdepth_plugin import DepthHead, HeadConfig
 from clipdepth_plugin.config import Activation, Preset, Provenance
 from clipdepth_plugin.errors import HeadFileError
+from tests.tiny.depth_heads import make_features
 
 
 @pytest.fixture
@@ -72,12 +73,7 @@ def test_every_preset_gives_the_same_depth_again(
         width=16, preset=preset, activation=activation, confidence=True, film_hidden=4, **options
     )
     head = DepthHead(config).eval()
-    features = TowerFeatures(
-        {level: torch.randn(1, 6, 16) for level in config.levels},
-        torch.randn(1, 16),
-        (2, 3),
-        torch.rand(1, 3, 16, 24) if head.reads_pixels else None,
-    )
+    features = make_features(config, (2, 3), batch=1)
     head.save_pretrained(tmp_path)
     loaded = DepthHead.from_pretrained(tmp_path)
     assert loaded.config == config

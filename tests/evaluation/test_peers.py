@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation
 
-from clipdepth_plugin import HeadConfig, TowerFeatures
+from clipdepth_plugin import HeadConfig
 from clipdepth_plugin.evaluation.ladder import RUNGS
 from clipdepth_plugin.evaluation.peers import PROBE_BINS, DPTHead, LinearProbeHead
+from tests.tiny.depth_heads import make_features
 
 WIDTH, GRID = 48, (2, 4)
 PEERS = ("dpt", "probe")
@@ -23,16 +24,6 @@ PEERS = ("dpt", "probe")
 
 def config_of(name: str, width: int = WIDTH) -> HeadConfig:
     return HeadConfig(width=width, preset=RUNGS[name].preset, **RUNGS[name].options)
-
-
-def features_for(config: HeadConfig, views: int = 2) -> TowerFeatures:
-    g = torch.Generator().manual_seed(0)
-    tokens = (views, GRID[0] * GRID[1], config.width)
-    return TowerFeatures(
-        levels={level: torch.randn(tokens, generator=g) for level in config.levels},
-        context=torch.randn(views, config.width, generator=g),
-        grid=GRID,
-    )
 
 
 def shapes(module: nn.Module) -> Counter[tuple[int, ...]]:
@@ -68,7 +59,7 @@ def test_the_probes_upsampling_commutes() -> None:
     nn.init.uniform_(norm.running_mean, -1, 1)
     nn.init.uniform_(norm.running_var, 0.5, 2)
     linear = next(m for m in head.modules() if isinstance(m, nn.Conv2d))
-    features = features_for(config)
+    features = make_features(config, GRID)
     maps = [
         F.layer_norm(features.levels[level], (WIDTH,)).mT.unflatten(-1, GRID)
         for level in config.semantic_levels
@@ -90,7 +81,7 @@ def test_a_peer_gives_metres_of_the_size_asked_for(
     name: str, size: tuple[int, int] | None, given: tuple[int, int] | None
 ) -> None:
     config = config_of(name)
-    depth_B1HW: Tensor = RUNGS[name].kind(config).eval()(features_for(config), size)
+    depth_B1HW: Tensor = RUNGS[name].kind(config).eval()(make_features(config, GRID), size)
     own = 16 if name == "dpt" else 4
     assert depth_B1HW.shape == (2, 1, *(given or (own * GRID[0], own * GRID[1])))
     low, high = config.depth_range
@@ -104,7 +95,7 @@ def test_a_peers_metres_are_float32_under_autocast(name: str) -> None:
     config = config_of(name)
     head = RUNGS[name].kind(config).eval()
     with torch.autocast("cpu", torch.bfloat16):
-        depth_B1HW = head(features_for(config))
+        depth_B1HW = head(make_features(config, GRID))
     assert depth_B1HW.dtype == torch.float32
 
 
@@ -113,6 +104,6 @@ def test_all_that_a_peer_counts_as_trained_is_trained(name: str) -> None:
     torch.manual_seed(0)
     config = config_of(name)
     head = RUNGS[name].kind(config).train()
-    head(features_for(config)).log().square().sum().backward()
+    head(make_features(config, GRID)).log().square().sum().backward()
     idle = [key for key, p in head.named_parameters() if p.requires_grad and p.grad is None]
     assert not idle

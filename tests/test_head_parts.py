@@ -1,0 +1,92 @@
+"""The parts of the heads, one by one: stem, attention, convex upsampling, bins, FiLM."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from clipdepth_plugin.compact import convex_upsample, convex_weights
+from clipdepth_plugin.config import Activation
+from clipdepth_plugin.film import FiLM
+from clipdepth_plugin.guided import PatchAttention
+from clipdepth_plugin.readout import Metres
+from tests.tiny.depth_heads import (
+    GUIDED,
+    make_features,
+    make_head,
+)
+
+
+@pytest.mark.parametrize("activation", ["relu", "softplus", "log", "bins"])
+def test_autocast_leaves_the_activation_alone(activation: Activation) -> None:
+    metres = Metres(activation, (0.05, 20.0))
+    logits_BCHW = torch.randn(2, metres.channels, 5, 7, generator=torch.Generator().manual_seed(0))
+    expected_B1HW = metres(metres.to_level(logits_BCHW))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(metres(metres.to_level(logits_BCHW)), expected_B1HW)
+
+
+def test_the_stem_sees_single_pixels() -> None:
+    """A pixel changes the depth of the patches around its own, and none far away."""
+    head = make_head(**GUIDED, norm="batch")
+    features = make_features(head.config, (3, 9), batch=1)
+    assert features.pixels is not None
+    pixels = features.pixels.clone()
+    pixels[:, :, 20, 72] += 5.0
+    changed = dataclasses.replace(features, pixels=pixels)
+    with torch.no_grad():
+        torch.testing.assert_close(head(changed), head(features), rtol=0, atol=0)  # at first
+        torch.nn.init.ones_(head.get_parameter("decoder.guidance.smooth.norm.weight"))
+        moved = (head(changed) - head(features)).abs()[0, 0] > 1e-6
+    columns = moved.nonzero()[:, 1]
+    assert bool(moved[20, 72])
+    # The stem sees 8 pixels to either side, so it reaches 3 patches and, around them, 5 (pixels 32
+    # to 111); then come convolutions and the mixing.
+    assert 32 - 20 <= int(columns.min()) < 64
+    assert 80 < int(columns.max()) <= 111 + 20
+
+
+def test_patches_that_look_alike_are_mixed() -> None:
+    """Left of an edge inside a patch come the left patch's values, right of it the right one's."""
+    torch.manual_seed(0)
+    attention = PatchAttention(1, 1, 4)
+    image = torch.randn(1, 4, 1, 1).expand(1, 4, 4, 12).clone()
+    image[..., 6:] = torch.randn(4, 1, 1)
+    with torch.no_grad():
+        attention.log_sharpness.fill_(6.0)
+        torch.nn.init.ones_(attention.to_value.weight)
+        assert attention.to_value.bias is not None
+        torch.nn.init.zeros_(attention.to_value.bias)
+        out = attention(torch.tensor([[[[1.0, 5.0, 2.0]]]]), image)
+    assert out.shape == (1, 1, 4, 12)
+    torch.testing.assert_close(out[0, 0, 0, 4:8], torch.tensor([1.0, 1.0, 2.0, 2.0]))
+
+
+def test_convex_upsampling_mixes_neighbours_only() -> None:
+    """Flat stays flat to the border; outputs stay between their neighbours' extremes."""
+    torch.manual_seed(0)
+    mask = convex_weights(torch.randn(1, 9 * 16, 3, 5), 4)
+    flat = convex_upsample(torch.full((1, 1, 3, 5), 2.5), mask, 4)
+    torch.testing.assert_close(flat, torch.full((1, 1, 12, 20), 2.5))
+    coarse = torch.randn(1, 1, 3, 5)
+    fine = convex_upsample(coarse, mask, 4)
+    highest = torch.nn.functional.max_pool2d(coarse, 3, stride=1, padding=1)
+    assert bool((fine <= highest.repeat_interleave(4, 2).repeat_interleave(4, 3) + 1e-6).all())
+
+
+def test_bins_give_the_expected_log_depth() -> None:
+    metres = Metres("bins", (0.5, 8.0))
+    logits_BCHW = torch.full((1, metres.channels, 1, 1), -1e4)
+    logits_BCHW[0, [0, -1]] = 0.0  # half of it at either end
+    level = metres.to_level(logits_BCHW)
+    torch.testing.assert_close(metres(level), torch.full((1, 1, 1, 1), 2.0))
+
+
+def test_film_is_the_plain_factor() -> None:
+    """Gamma multiplies as it is (not 1 + gamma): with a zero MLP nothing passes."""
+    film = FiLM(4, 3)
+    for parameter in film.parameters():
+        torch.nn.init.zeros_(parameter)
+    assert torch.equal(film(torch.randn(2, 5, 4), torch.randn(2, 4)), torch.zeros(2, 5, 4))
