@@ -27,7 +27,6 @@ _FAST: dict[str, Any] = {
     "channels": (160, 96, 64),
     "film_hidden": 128,
     "activation": "log",
-    "norm": "group",
     "auxiliary": 0,
     "dropout": 0.0,
 }
@@ -134,8 +133,9 @@ class HeadConfig(BaseModel):
     None: trained on depths as they are, so that the camera can't be taken into account."""
 
     norm: NormKind = "batch"
-    """``batch``: as published. ``group``: group norm, the same in training and inference and
-    whatever the batch is split over."""
+    """``batch``: as published; folds into the convolutions in inference. ``group``: group norm, the
+    same in training and inference and whatever the batch is split over; it takes each picture's
+    own scale out of every map, and how far away things are shows in that (results/ladder.md)."""
 
     dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Dropout inside the fusion stages' residual blocks (``compact``: after the fusion, whole

@@ -30,10 +30,11 @@ HEADS: dict[str, dict[str, Any]] = {
     "log-confidence": {**DUAL, "activation": "log", "confidence": True},
     "group-norm": {**DUAL, "norm": "group", "activation": "log"},
     "fast": {**COMPACT, "preset": "fast"},
-    "fast-batch-norm": {**COMPACT, "preset": "fast", "norm": "batch"},
+    "fast-group-norm": {**COMPACT, "preset": "fast", "norm": "group"},
     "fast-bins-confidence": {**COMPACT, "preset": "fast", "activation": "bins", "confidence": True},
     "fast-neither": {**COMPACT, "preset": "fast", "film": False, "structural": False},
     "guided": {**COMPACT, "preset": "guided", "stem_channels": 8},
+    "guided-group-norm": {**COMPACT, "preset": "guided", "stem_channels": 8, "norm": "group"},
     "guided-confidence": {**COMPACT, "preset": "guided", "stem_channels": 8, "confidence": True},
 }
 CONFIDENT = [name for name, options in HEADS.items() if options.get("confidence")]

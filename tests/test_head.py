@@ -46,7 +46,8 @@ def test_published_size() -> None:
         pytest.param({"norm": "group", "dropout": 0.0}, id="group-norm"),
         pytest.param(FAST, id="fast"),
         pytest.param({**FAST, "film": False}, id="fast-no-film"),
-        pytest.param({**FAST, "structural": False, "norm": "batch"}, id="fast-no-structural"),
+        pytest.param({**FAST, "norm": "group"}, id="fast-group-norm"),
+        pytest.param({**FAST, "structural": False}, id="fast-no-structural"),
         pytest.param(
             {**FAST, "semantic_levels": (12,), "structural_levels": (1, 0)}, id="fast-levels"
         ),
@@ -54,7 +55,7 @@ def test_published_size() -> None:
         pytest.param({"confidence": True}, id="confidence"),
         pytest.param({**FAST, "activation": "bins", "confidence": True}, id="fast-bins"),
         pytest.param(GUIDED, id="guided"),
-        pytest.param({**GUIDED, "norm": "batch", "structural": False}, id="guided-plain"),
+        pytest.param({**GUIDED, "norm": "group", "structural": False}, id="guided-plain"),
         pytest.param(
             {"channels": (12, 5), "semantic_levels": (4, 2), "structural_levels": (1,)},
             id="2-stages",

@@ -30,7 +30,7 @@ def test_autocast_leaves_the_activation_alone(activation: Activation) -> None:
 
 def test_the_stem_sees_single_pixels() -> None:
     """A pixel changes the depth of the patches around its own, and none far away."""
-    head = make_head(**GUIDED, norm="batch")
+    head = make_head(**GUIDED)
     features = make_features(head.config, (3, 9), batch=1)
     assert features.pixels is not None
     pixels = features.pixels.clone()
