@@ -3,7 +3,8 @@
     python results/ladder_table.py
 
 Reads the runs of ``ladder.py`` in results/ladder/ (the small ladder), results/ladder_long/ (its
-longer runs) and results/ladder_full/ (the full one), and the costs of ``ladder_cost.py``.
+longer runs), results/ladder_full/ (the full one) and the folders ``*_group_norm`` (what our heads
+were before), and the costs of ``ladder_cost.py``.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from ladder_plot import draw
-from ladder_text import ACTIVATIONS, costs_section, filled, introduction
+from ladder_text import ACTIVATIONS, NORMS, costs_section, facts, filled, introduction
 from spread import share, spread
 
+from clipdepth_plugin import DepthHead
 from clipdepth_plugin.evaluation.ladder import RUNGS, VARIANTS
 
 HERE = Path(__file__).resolve().parent
@@ -30,13 +32,16 @@ COLUMNS = {
     "time": "112 px, equal CPU time",
 }
 """The full ladder, and what there is at 112 px."""
-FILES = {
-    "full": ("ladder_full", "steps"),
-    "long": ("ladder_long", "steps"),
-    "steps": ("ladder", "steps"),
-    "time": ("ladder", "time"),
-}
-"""Of each column: the folder, and what its files' names say before the seed."""
+FILES = (
+    ("full", "ladder_full", "steps"),
+    ("long", "ladder_long", "steps"),
+    ("steps", "ladder", "steps"),
+    ("time", "ladder", "time"),
+    ("long", "ladder_long_group_norm", "steps"),
+    ("steps", "ladder_group_norm", "steps"),
+    ("time", "ladder_group_norm", "time"),
+)
+"""A column, a folder of runs of it, and what its files' names say before the seed."""
 METRICS = {
     "abs_rel": "AbsRel",
     "delta1": "delta1",
@@ -44,6 +49,7 @@ METRICS = {
     "boundary_abs_rel": "boundary AbsRel",
 }
 PUBLISHED = ("spaceclip", "spaceclip-middle")
+HEADS = RUNGS | VARIANTS
 RESIZED = "full"
 """The column in which the published head's maps were resized for the loss (``LATTICE``)."""
 
@@ -59,7 +65,7 @@ def main() -> None:
         for data in SETS
         for column in COLUMNS
         for name in RUNGS
-        if (mine := of(runs, data, name, column))
+        if (mine := newest(runs, data, name, column))
     }
     draw(points, costs["cpu"], PLOT)
 
@@ -68,7 +74,7 @@ def found() -> tuple[list[Run], dict[str, Any]]:
     """All runs, each with its column; and the content of the cost files by device."""
     runs = [
         json.loads(path.read_text(encoding="utf-8")) | {"column": column}
-        for column, (folder, kind) in FILES.items()
+        for column, folder, kind in FILES
         for path in sorted((HERE / folder).glob(f"*-{kind}-seed*.json"))
     ]
     costs = {
@@ -81,26 +87,51 @@ def found() -> tuple[list[Run], dict[str, Any]]:
 def whole_file(runs: Sequence[Run], costs: Mapping[str, Any]) -> list[str]:
     """The lines of results/ladder.md."""
     ladders = {column: [run for run in runs if run["column"] == column] for column in COLUMNS}
-    small = [*ladders.pop("steps"), *ladders.pop("time")]
+    former = [run for run in runs if run["column"] != "full" and had_group_norm(run)]
+    small, long = (
+        [run for column in columns for run in ladders[column] if not had_group_norm(run)]
+        for columns in (("steps", "time"), ("long",))
+    )
     cost = costs["cpu"]
-    text = [*introduction(ladders["full"], small, ladders["long"]), *costs_section(costs)]
+    text = [*introduction(ladders["full"], small, long), *costs_section(costs)]
     for column, title in COLUMNS.items():
         for data in SETS:
             text += [f"## {data}, {title}", "", *_table(runs, data, column, cost), ""]
-    text += ["## The activation of `fast`", "", *_activations(runs, cost), ""]
+    text += ["## The norm of `fast` and `guided`", "", *filled(NORMS.format(**facts(former)))]
+    text += [*_norms(runs), "", "## The activation of `fast`", "", *_activations(runs, cost), ""]
     return [*text, "## What had to hold", "", *_verdicts(runs, cost), ""]
 
 
-def of(runs: Sequence[Run], data: str, name: str, column: str) -> list[Run]:
+def of(
+    runs: Sequence[Run], data: str, name: str, column: str, *, former: bool = False
+) -> list[Run]:
     """The runs of a head in a column.
 
     The published heads' runs of equal steps are the measure of equal time; of those that are not
     to be compared there are none.
+
+    Args:
+        runs: All.
+        data: The set.
+        name: Of the head.
+        column: See ``COLUMNS``.
+        former: Take those of the head as it was with group norm, rather than as it is now.
     """
     if _not_comparable(name, column):
         return []
     column = "steps" if name in PUBLISHED and column == "time" else column
-    return [r for r in runs if (r["data"], r["head"], r["column"]) == (data, name, column)]
+    wanted = (data, name, column, former)
+    return [r for r in runs if (r["data"], r["head"], r["column"], had_group_norm(r)) == wanted]
+
+
+def had_group_norm(run: Run) -> bool:
+    """Whether it was made when group norm was the default of our heads."""
+    return HEADS[run["head"]].kind is DepthHead and run["head_config"]["norm"] == "group"
+
+
+def newest(runs: Sequence[Run], data: str, name: str, column: str) -> list[Run]:
+    """Those of the head as it is now, if there are any."""
+    return of(runs, data, name, column) or of(runs, data, name, column, former=True)
 
 
 def _not_comparable(name: str, column: str) -> bool:
@@ -121,13 +152,13 @@ def _table(runs: Sequence[Run], data: str, column: str, cost: dict[str, Any]) ->
         "|---" * (5 + len(METRICS)) + "|",
     ]
     for name, rung in RUNGS.items():
-        mine = of(runs, data, name, column)
+        mine = newest(runs, data, name, column)
         if not mine:
             why = "not comparable" if _not_comparable(name, column) else "not run"
             lines.append(f"| {rung.title} | 0 | {why} |{' |' * (2 + len(METRICS))}")
             continue
         cells = [
-            rung.title,
+            rung.title + (", with group norm" if had_group_norm(mine[0]) else ""),
             str(len(mine)),
             f"{statistics.mean(run['images'] for run in mine):.0f}",
             "-" if column == "full" else f"{statistics.mean(r['cpu_seconds'] for r in mine):.0f}",
@@ -138,17 +169,38 @@ def _table(runs: Sequence[Run], data: str, column: str, cost: dict[str, Any]) ->
     return lines
 
 
+def _norms(runs: Sequence[Run]) -> list[str]:
+    """Our two heads with batch norm and with group norm, in the columns that have both."""
+    lines = [
+        "| | metric | `fast`, batch norm | group norm | `guided`, batch norm | group norm |",
+        "|---|---|---|---|---|---|",
+    ]
+    for data in SETS:
+        for column, title in COLUMNS.items():
+            both = [
+                of(runs, data, name, column, former=former)
+                for name in ("fast", "guided")
+                for former in (False, True)
+            ]
+            for metric in ("abs_rel", "boundary_abs_rel") if all(both) else ():
+                cells = [f"{spread(_values(mine, metric))} ({len(mine)})" for mine in both]
+                lines.append(f"| {data}, {title} | {METRICS[metric]} | {' | '.join(cells)} |")
+    return lines
+
+
 def _activations(runs: Sequence[Run], cost: Mapping[str, Any]) -> list[str]:
-    """`fast` with each activation: mean AbsRel and deviation over the seeds."""
+    """`fast`, with group norm, with each activation: mean AbsRel and deviation over the seeds."""
     titles = {"fast": "`log` (the default)", **{n: rung.title for n, rung in VARIANTS.items()}}
     lines = [f"| | {' | '.join(titles.values())} |", "|---" * (1 + len(titles)) + "|"]
     for data in SETS:
         for column, title in COLUMNS.items():
-            values = [_values(of(runs, data, name, column), "abs_rel") for name in titles]
+            values = [
+                _values(of(runs, data, name, column, former=True), "abs_rel") for name in titles
+            ]
             cells = [f"{spread(one)} ({len(one)})" if one else "not run" for one in values]
             lines.append(f"| {data}, {title} | {' | '.join(cells)} |")
     logs, bins = (
-        [_values(of(runs, data, name, "full"), "abs_rel") for data in SETS]
+        [_values(of(runs, data, name, "full", former=True), "abs_rel") for data in SETS]
         for name in ("fast", "fast-bins")
     )
     gaps = [1 - statistics.mean(b) / statistics.mean(a) for a, b in zip(logs, bins, strict=True)]
