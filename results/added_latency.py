@@ -34,6 +34,8 @@ PRESETS = ("spaceclip", "fast", "guided")
 TWICE = ("vit-b-16", "vit-b-16-again")
 SWEEPS = "vit-b-16-sweeps"
 ON_GPU = "vit-b-16-cuda"
+BATCH_NORM_SINCE = "2026-11-26T18"
+"""When `fast` and `guided` got batch norm by default; until then they had group norm."""
 
 _PLAIN = BenchOptions(
     "", presets=PRESETS, threads=2, rounds=16, warmup=1, sweeps=(), sweep_rounds=8
@@ -115,8 +117,17 @@ def readme_section(audits: dict[str, Audit]) -> str:
         f"{seen.versions['torch']}; {' and '.join(dates)}. Each row comes from one interleaved "
         "run: medians of paired differences in % of the time named in the row, 95% interval in "
         "brackets; a separate network's is all of its time."
-    )
+    ) + former_norm(*audits.values())
     return "\n".join([OPENS, *summary(audits), "", note, CLOSES])
+
+
+def former_norm(*audits: Audit) -> str:
+    """What to say where our heads were others when they were measured."""
+    old = [a.host.label for a in audits if a.circumstances.created < BATCH_NORM_SINCE]
+    if not old:
+        return ""
+    which = "" if len(old) == len(audits) else f", on {', '.join(old)}"
+    return f" `fast` and `guided` had group norm then{which}."
 
 
 def whole_file(audits: dict[str, Audit]) -> Iterator[str]:
@@ -143,7 +154,7 @@ def section(title: str, audit: Audit) -> Iterator[str]:
     """All of one run."""
     yield from ["", f"## {title}", ""]
     yield from (f"- {line}" for line in audit.verdict)
-    yield from ["", *markdown_table(COLUMNS, rows(audit)), "", describe(audit.circumstances)]
+    yield from ["", *markdown_table(COLUMNS, rows(audit)), "", _made(audit)]
 
 
 def twice() -> Iterator[str]:
@@ -171,7 +182,11 @@ def growth() -> Iterator[str]:
     yield "An exponent of 1 is cost in proportion. Each sweep is one interleaved run."
     for sweep in audit.sweeps:
         yield from ["", f"### Over the {sweep.over}", "", *sweep_markdown(sweep)]
-    yield from ["", describe(audit.circumstances)]
+    yield from ["", _made(audit)]
+
+
+def _made(audit: Audit) -> str:
+    return describe(audit.circumstances) + former_norm(audit)
 
 
 def table() -> None:

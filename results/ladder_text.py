@@ -55,10 +55,10 @@ at 224 px on maps of 256 x 256; it has not run, for want of a GPU: `python resul
 --config configs/ladder_256.yaml --seeds 5 --column steps`.
 """
 LONG = """
-**Its longer runs**: the same with {steps} steps, {images} images as in the full ladder. One seed;
-of the published head the form that is better at 112 px, as it takes 24 minutes of a core, and
-of the peers none. The command is `python results/ladder.py train --config configs/ladder_long.yaml
---column steps --seeds 1`, with `--head` for each. {made}
+**Its longer runs**: the same with {steps} steps, {images} images as in the full ladder. Up to three
+seeds; of the published head the form that is better at 112 px, as it takes 24 minutes of a core,
+and of the peers none. The command is `python results/ladder.py train --config
+configs/ladder_long.yaml --column steps --seeds 3`, with `--head` for each. {made}
 """
 MADE = """
 {runs} runs, {days}; commit {commits}. Machine: {machines}. Versions: {versions}.
