@@ -6,6 +6,7 @@ Axes: B views, H W pixels.
 from __future__ import annotations
 
 import importlib.util
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from clipdepth_plugin.training.sources import Sources
 
 Size = tuple[int, int]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,8 @@ def open_session(
     head_config = head.config
     check_outputs(config, head_config)
     size = config.output_size or tower.preprocessing.size
+    if accelerator.is_main_process:
+        tell_of_resize(head_config, tower, size)
     sources = make_sources(config, accelerator, tower, head, size, reporter)
     model: nn.Module = TrainedHead(head, config.loss)
     optimiser = torch.optim.AdamW(
@@ -169,6 +174,19 @@ def check_outputs(config: TrainConfig, head: HeadConfig) -> None:
         raise TrainingError(
             f"loss.auxiliary weighs {len(config.loss.auxiliary)} auxiliary outputs, this head has "
             f"{head.auxiliary}: shorten loss.auxiliary ([] for none) or set head.options.auxiliary"
+        )
+
+
+def tell_of_resize(head: HeadConfig, tower: FrozenTower, size: Size) -> None:
+    """Warns where the loss would hide dead outputs: a ReLU's map that is resized for it."""
+    pixels, patch = tower.preprocessing.size, tower.tower.patch_size
+    height, width = (head.upsampling * (side // of) for side, of in zip(pixels, patch, strict=True))
+    if head.activation == "relu" and size != (height, width):
+        logger.warning(
+            "output_size: the head's own maps are %d x %d, and the loss sees them resized to %d x "
+            "%d. A ReLU that dies at some of their pixels is hidden by that: set output_size: "
+            "[%d, %d], or head.options.activation: log",
+            *(height, width, *size, height, width),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from PIL import Image
 from clipdepth_plugin.images import to_pixels
 from clipdepth_plugin.training.data import DataConfig, open_dataset
 from clipdepth_plugin.training.data.views import make_view, normalised
+from clipdepth_plugin.training.progress import Silent
+from clipdepth_plugin.training.session import open_session
 from clipdepth_plugin.training.tower import load_tower
 from tests.training.conftest import PROCESSOR, TinyRuns
 
@@ -44,3 +47,23 @@ def test_training_shows_the_picture_that_evaluation_shows(
     assert tower.preprocessing.resize == kind
     torch.testing.assert_close(seen["whole"], shown, rtol=0, atol=1e-6)
     assert torch.equal(seen["host"], seen["whole"]) == (kind == "squash")
+
+
+@pytest.mark.parametrize(
+    ("activation", "size", "told"),
+    [("relu", [28, 28], True), ("relu", [16, 16], False), ("log", [28, 28], False)],
+)
+def test_a_resize_that_may_hide_a_dead_relu_is_told(
+    tiny: TinyRuns,
+    caplog: pytest.LogCaptureFixture,
+    activation: str,
+    size: list[int],
+    *,
+    told: bool,
+) -> None:
+    """Patches of 7 in 28 pixels, doubled twice: the head's own maps are 16 x 16."""
+    head = {"options": {**tiny.head, "activation": activation}}
+    with caplog.at_level(logging.WARNING):
+        open_session(tiny.config("run", head=head, output_size=size), Silent())
+    assert ("the head's own maps are 16 x 16" in caplog.text) == told
+    assert ("set output_size: [16, 16]" in caplog.text) == told
