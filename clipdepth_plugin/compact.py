@@ -7,7 +7,7 @@ as in RAFT (arXiv 2003.12039, section 3.3), how to mix it from its neighbours at
 
 Axes: B views, N = h * w patch tokens, D tower width, C channels, H W a map's size, h w the grid,
 K the 9 neighbours of a position, L levels, P = 2 C FiLM parameters, R the fine positions in one
-of the last step.
+of the last step, S = K * R.
 """
 
 from __future__ import annotations
@@ -148,11 +148,7 @@ class CompactDecoder(nn.Module):
         self.up = nn.Sequential(
             DepthToSpace(at_grid, at_double, config), DepthToSpace(at_double, at_quadruple, config)
         )
-        self.guidance = (
-            Guidance(at_grid, at_quadruple, config.stem_channels, config.norm)
-            if config.stem_channels
-            else None
-        )
+        self.guidance = Guidance(at_grid, at_quadruple, config) if config.stem_channels else None
         self.metres = Metres(config.activation, config.depth_range)
         outputs = self.metres.channels + config.confidence
         self.to_logit = nn.Conv2d(at_quadruple, outputs, 3, padding=1)
@@ -184,7 +180,10 @@ class CompactDecoder(nn.Module):
         if self.guidance is not None:
             x_BCHW = self.guidance(x_BCHW, fused_BChw, features.pixels)
         logits_BCHW = self.to_logit(x_BCHW).float()
-        weights_BKRHW = convex_weights(self.to_mask(x_BCHW).float(), CONVEX_FACTOR)
+        mask_BSHW = self.to_mask(x_BCHW).float()
+        if self.guidance is not None and self.guidance.likeness is not None:
+            mask_BSHW = mask_BSHW + self.guidance.likeness(features.pixels, features.grid).float()
+        weights_BKRHW = convex_weights(mask_BSHW, CONVEX_FACTOR)
         channels = self.metres.channels
         # Mixed before the activation, which bounds what comes out: an edge stays an edge.
         level_B1HW = convex_upsample(

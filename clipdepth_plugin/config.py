@@ -36,7 +36,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
     "spaceclip": {"structural_levels": (2, 1, 0)},
     "spaceclip-middle": {"structural_levels": (7, 5, 4)},
     "fast": _FAST,
-    "guided": {**_FAST, "stem_channels": 48},
+    "guided": {**_FAST, "stem_channels": 32, "likeness_channels": 8},
 }
 PRESET_TOWER_DEPTH = 12
 
@@ -109,6 +109,10 @@ class HeadConfig(BaseModel):
     stem_channels: NonNegativeInt = 0
     """C of the image stem on the tower's own input pixels (``compact`` only; ``guided.py``). 0: no
     stem, the pixels are not read."""
+
+    likeness_channels: NonNegativeInt = 0
+    """E of the embedding in which the stem's pixels are compared, so that each takes its depth from
+    the positions around it that look like it (``guided.py``). 0: they are not."""
 
     context: ContextKind = "pooled"
     """``pooled``: the tower's own pooled vector before any projection; ``cls``: the raw class
@@ -188,8 +192,11 @@ class HeadConfig(BaseModel):
 
 def _check_dual_path(config: HeadConfig) -> None:
     stages = len(config.channels)
-    if config.stem_channels:
-        raise ValueError("stem_channels: the dual-path decoder has no image stem; leave it at 0")
+    if config.stem_channels or config.likeness_channels:
+        raise ValueError(
+            "stem_channels, likeness_channels: the dual-path decoder has no image stem; leave both "
+            "at 0"
+        )
     if stages == 0:
         raise ValueError("channels: needs at least one decoder stage")
     if len(config.semantic_levels) != stages:
@@ -218,6 +225,11 @@ def _check_compact(config: HeadConfig) -> None:
         raise ValueError("semantic_levels: needs at least one level")
     if config.structural and not config.structural_levels:
         raise ValueError("structural_levels: give at least one, or set structural=False")
+    if config.likeness_channels and not config.stem_channels:
+        raise ValueError(
+            "likeness_channels: pixels are compared beside an image stem only: give "
+            "stem_channels, or set likeness_channels=0"
+        )
     if config.auxiliary:
         raise ValueError("auxiliary: the compact decoder has no auxiliary outputs; leave it at 0")
 

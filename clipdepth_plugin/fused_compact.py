@@ -1,6 +1,7 @@
 """The compact decoder in its inference form: `compact.py`, folded and composed.
 
-Axes: L levels, B views, N patch tokens, D tower width, C channels, H W a map's size, h w the grid.
+Axes: L levels, B views, N patch tokens, D tower width, C channels, H W a map's size, h w the grid,
+S = 9 * 16 logits of the mask.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ class FusedCompact(nn.Module):
             self._levels(self.to_logit(x_BCHW).float()),
             self.mask_weight,
             self.mask_bias,
+            self._likeness(features),
             metres=self.metres,
             triton=self.triton,
         )
@@ -90,6 +92,13 @@ class FusedCompact(nn.Module):
             maps_BLHW = resize(maps_BLHW, size)
         log_scale_B1HW = maps_BLHW[:, 1:] if self.confidence else None
         return DepthEstimate(maps_BLHW[:, :1], log_scale_B1HW)
+
+    def _likeness(self, features: TowerFeatures) -> Tensor | None:
+        """(B, S, H, W) of pixels, for the mask's logits."""
+        if self.guidance is None or self.guidance.likeness is None:
+            return None
+        likeness_BSHW: Tensor = self.guidance.likeness(features.pixels, features.grid)
+        return likeness_BSHW
 
     def _levels(self, logits_BCHW: Tensor) -> Tensor:
         """What is mixed: the depth's level, and the logit of the scale where there is one."""
@@ -118,6 +127,9 @@ class _Guidance(nn.Module):
             _conv(guidance.stem.first, packing), _conv(guidance.stem.second, packing)
         )
         self.attention = copy.deepcopy(guidance.attention).requires_grad_(False).to(packing.dtype)
+        self.likeness = copy.deepcopy(guidance.likeness)
+        if self.likeness is not None:
+            self.likeness.requires_grad_(False).to(packing.dtype)
         self.join = _conv(guidance.join, packing)
         self.smooth = _conv(guidance.smooth, packing)
 

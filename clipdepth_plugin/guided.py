@@ -5,10 +5,11 @@ blocks of 4 x 4 (a block is a position at 4 times the grid, 16 of them make a pa
 costs no pass at full size. Each block then takes, of the 3 x 3 patches around it, what lies in
 those that look like it (joint bilateral upsampling, with learnt features: FeatUp, arXiv
 2403.10516); and the stem's map joins the compact decoder where that predicts depth and, as in
-RAFT, how each of a block's 16 sub-positions mixes its neighbours' depths.
+RAFT, how each of a block's 16 pixels mixes the depths of the blocks around it. The pixels' own
+likeness is added to that: a pixel leans to those blocks that look like it.
 
-Axes: B views, C channels, E embedding, H W pixels, h w the patch grid, K the 9 patches around one,
-P the 16 blocks of a patch, N = h * w, M = N * K.
+Axes: B views, C channels, E embedding, H W a map's size, h w the patch grid, K the 9 positions
+around one, P the 16 blocks of a patch, R the 16 pixels of a block, S = K * R, N = h * w, M = N * K.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from clipdepth_plugin.blocks import ConvNormGELU, resize
-from clipdepth_plugin.config import NormKind
+from clipdepth_plugin.config import HeadConfig, NormKind
 
 BLOCK = 4
 """Pixels of a block's side, where a patch has 16."""
@@ -42,12 +43,14 @@ class ImageStem(nn.Module):
         return x_BCHW
 
 
-def pixel_blocks(pixels_B3HW: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(B, 3, H, W) pixels -> (B, 48, 4h, 4w), a block's pixels in its channels.
+def even_pixels(pixels_B3HW: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Those of other patch sizes than 16 resized to 16 for each patch."""
+    return resize(pixels_B3HW, (16 * grid[0], 16 * grid[1]))
 
-    Pixels of other patch sizes than 16 are first resized to 16 for each patch.
-    """
-    even_B3HW = resize(pixels_B3HW, (16 * grid[0], 16 * grid[1]))
+
+def pixel_blocks(pixels_B3HW: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, 3, H, W) pixels -> (B, 48, 4h, 4w), a block's pixels in its channels."""
+    even_B3HW = even_pixels(pixels_B3HW, grid)
     # Not pixel_unshuffle, which does nothing to an empty batch.
     blocks_BHWC = rearrange(even_B3HW, "b c (h y) (w x) -> b h w (c y x)", y=BLOCK, x=BLOCK)
     return rearrange(blocks_BHWC, "b h w c -> b c h w")
@@ -75,16 +78,56 @@ class PatchAttention(nn.Module):
         return rearrange(mixed_BHWC, "b h w c -> b c h w")
 
 
-class Guidance(nn.Module):
-    """Joins the stem's map with the decoder's: Conv - norm - GELU twice, added; 0 at first."""
+class PixelLikeness(nn.Module):
+    """How much each pixel looks like each of the 3 x 3 blocks around it: logits of its mix.
 
-    def __init__(self, in_channels: int, channels: int, stem_channels: int, norm: NormKind) -> None:
+    Minus the squared distance of their embeddings; a block's is the mean of its pixels'. What all
+    blocks of a pixel share, its own square, is left out: a softmax does not see it.
+    """
+
+    def __init__(self, channels: int) -> None:
         super().__init__()
+        self.embed = nn.Conv2d(3, channels, 3, padding=1)
+
+    def forward(self, pixels_B3HW: Tensor, grid: tuple[int, int]) -> Tensor:
+        """(B, 3, ...) as the tower takes them -> (B, S, 4h, 4w) float32, K before R."""
+        even_B3HW = even_pixels(pixels_B3HW, grid).contiguous(memory_format=torch.channels_last)
+        # In float32, as distances are differences of squares.
+        pixel_BHWRE = rearrange(
+            self.embed(even_B3HW).float(), "b e (h y) (w x) -> b h w (y x) e", y=BLOCK, x=BLOCK
+        ).contiguous()
+        block_BEHW = rearrange(pixel_BHWRE.mean(dim=-2), "b h w e -> b e h w")
+        block_BHWKE = _around(block_BEHW)
+        square_NK1 = block_BHWKE.square().sum(dim=-1, keepdim=True).flatten(0, 2)
+        alike_NKR = torch.baddbmm(
+            square_NK1,
+            block_BHWKE.flatten(0, 2),
+            rearrange(pixel_BHWRE, "b h w r e -> (b h w) e r"),
+            beta=-1,
+            alpha=2,
+        )
+        height, width = block_BEHW.shape[-2:]
+        return rearrange(alike_NKR, "(b h w) k r -> b (k r) h w", h=height, w=width)
+
+
+class Guidance(nn.Module):
+    """Joins the stem's map with the decoder's: Conv - norm - GELU twice, added; 0 at first.
+
+    Attributes:
+        likeness: That of pixels, which the decoder adds to its mask's logits, or None.
+    """
+
+    def __init__(self, in_channels: int, channels: int, config: HeadConfig) -> None:
+        super().__init__()
+        stem_channels, norm = config.stem_channels, config.norm
         self.stem = ImageStem(stem_channels, norm)
         self.attention = PatchAttention(in_channels, channels, stem_channels)
         self.join = ConvNormGELU(2 * channels + stem_channels, channels, norm)
         self.smooth = ConvNormGELU(channels, channels, norm)
         nn.init.zeros_(self.smooth.get_parameter("norm.weight"))
+        self.likeness = (
+            PixelLikeness(config.likeness_channels) if config.likeness_channels else None
+        )
 
     def forward(self, x_BCHW: Tensor, fused_BChw: Tensor, pixels_B3HW: Tensor) -> Tensor:
         """Guides a map.

@@ -46,6 +46,7 @@ def convex_depth(
     level_BLHW: Tensor,
     weight_MC: Tensor,
     bias_M: Tensor,
+    added_BMHW: Tensor | None = None,
     *,
     metres: Metres,
     triton: bool | None = None,
@@ -58,6 +59,7 @@ def convex_depth(
             scale behind it.
         weight_MC: (9 * R^2, C) of the mask's convolution; neighbours before sub-positions.
         bias_M: (9 * R^2,).
+        added_BMHW: (B, 9 * R^2, H, W), added to the mask's logits; channels last.
         metres: The activation; it has no weights.
         triton: None chooses, False is the reference, True must work or fail.
 
@@ -74,8 +76,10 @@ def convex_depth(
         "weight": (weight_MC, (masks, channels)),
         "bias": (bias_M, (masks,)),
     }
+    if added_BMHW is not None:
+        expected["added"] = (added_BMHW, (batch, masks, height, width))
     check_shapes("convex_depth", expected)
-    tensors = (x_BCHW, level_BLHW, weight_MC, bias_M)
+    tensors = (x_BCHW, level_BLHW, weight_MC, bias_M, added_BMHW)
     if use_triton("convex_depth", x_BCHW.device, triton, obstacle=forward_only(tensors)):
         activation, low, high = metres.activation, metres.log_low, metres.log_high
         return convex_depth_triton(*tensors, activation, low, high)
@@ -83,10 +87,18 @@ def convex_depth(
 
 
 def convex_depth_reference(
-    x_BCHW: Tensor, level_BLHW: Tensor, weight_MC: Tensor, bias_M: Tensor, *, metres: Metres
+    x_BCHW: Tensor,
+    level_BLHW: Tensor,
+    weight_MC: Tensor,
+    bias_M: Tensor,
+    added_BMHW: Tensor | None,
+    *,
+    metres: Metres,
 ) -> Tensor:
     """What the kernel must give."""
     mask_BHWM = F.linear(x_BCHW.permute(0, 2, 3, 1), weight_MC, bias_M)
+    if added_BMHW is not None:
+        mask_BHWM = mask_BHWM + added_BMHW.permute(0, 2, 3, 1)
     weights = _unscaled_softmax(mask_BHWM.unflatten(-1, (9, -1)).unbind(-2))
     mixed = [_mix(weights, level_B1HW) for level_B1HW in level_BLHW.split(1, dim=1)]
     scales = [bounded_log_scale(logits_B1HW) for logits_B1HW in mixed[1:]]
@@ -125,6 +137,7 @@ def convex_depth_triton(
     level_BLHW: Tensor,
     weight_MC: Tensor,
     bias_M: Tensor,
+    added_BMHW: Tensor | None,
     activation: str,
     log_low: float,
     log_high: float,
@@ -142,6 +155,7 @@ def convex_depth_triton(
         level_BLHW.contiguous(),
         weight_MC.contiguous(),
         bias_M.contiguous(),
+        x_BCHW if added_BMHW is None else channels_last(added_BMHW),
         out_BLHW,
         positions,
         height,
@@ -152,6 +166,7 @@ def convex_depth_triton(
         *map(math.log, SCALE_RANGE),
         METRES=METRES[activation],
         SCALED=level_BLHW.shape[1] > 1,
+        ADDED=added_BMHW is not None,
         FACTOR=CONVEX_FACTOR,
         **products(x_BCHW, "convolution"),
         BLOCK_M=block_m,
@@ -170,6 +185,7 @@ def _convex_depth_fwd_kernel(  # type: ignore[no-untyped-def]
     level_ptr,
     weight_ptr,
     bias_ptr,
+    added_ptr,
     out_ptr,
     positions,
     height,
@@ -181,6 +197,7 @@ def _convex_depth_fwd_kernel(  # type: ignore[no-untyped-def]
     scale_high,
     METRES: tl.constexpr,
     SCALED: tl.constexpr,
+    ADDED: tl.constexpr,
     FACTOR: tl.constexpr,
     DOT_DTYPE: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -195,19 +212,28 @@ def _convex_depth_fwd_kernel(  # type: ignore[no-untyped-def]
     total = tl.zeros((BLOCK_M, fine), dtype=tl.float32)
     mixed = tl.zeros((BLOCK_M, fine), dtype=tl.float32)
     mixed_scale = tl.zeros((BLOCK_M, fine), dtype=tl.float32)
-    view = (m // (height * width)).to(tl.int64)
+    long_m = m.to(tl.int64)[:, None]
     plane, maps = height * width, 2 if SCALED else 1
+    view = (m // plane).to(tl.int64)
     for neighbour in range(9):
         mask_logit = tl.zeros((BLOCK_M, fine), dtype=tl.float32)
         for start in range(0, channels, BLOCK_K):
             k = start + tl.arange(0, BLOCK_K)
             mask = (m < positions)[:, None] & (k < channels)[None, :]
-            at = m.to(tl.int64)[:, None] * channels + k[None, :]
-            tile = tl.load(x_ptr + at, mask=mask, other=0)
-            at = (neighbour * fine + r)[None, :] * channels + k[:, None]
-            weight = tl.load(weight_ptr + at, mask=(k < channels)[:, None], other=0)
+            tile = tl.load(x_ptr + long_m * channels + k[None, :], mask=mask, other=0)
+            weight = tl.load(
+                weight_ptr + (neighbour * fine + r)[None, :] * channels + k[:, None],
+                mask=(k < channels)[:, None],
+                other=0,
+            )
             mask_logit = dot_add(tile, weight, mask_logit, DOT_DTYPE, PRECISION)
         mask_logit += tl.load(bias_ptr + neighbour * fine + r).to(tl.float32)[None, :]
+        if ADDED:
+            mask_logit += tl.load(
+                added_ptr + (long_m * 9 + neighbour) * fine + r[None, :],
+                mask=(m < positions)[:, None],
+                other=0,
+            )
         # Beyond the border, the border again.
         row = tl.minimum(tl.maximum(y + neighbour // 3 - 1, 0), height - 1)
         column = tl.minimum(tl.maximum(x + neighbour % 3 - 1, 0), width - 1)

@@ -76,6 +76,8 @@ def test_bad_features(change: dict[str, Any], message: str) -> None:
         ({**FAST, "channels": (5, 4, 4)}, "the first of them even"),
         ({**FAST, "auxiliary": 1}, "no auxiliary outputs"),
         ({"stem_channels": 8}, "the dual-path decoder has no image stem"),
+        ({"likeness_channels": 8}, "the dual-path decoder has no image stem"),
+        ({**FAST, "likeness_channels": 8}, "beside an image stem only"),
         ({**FAST, "semantic_levels": ()}, "at least one level"),
         ({**FAST, "structural_levels": ()}, "give at least one, or set structural=False"),
     ],

@@ -6,11 +6,12 @@ import dataclasses
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from clipdepth_plugin.compact import convex_upsample, convex_weights
 from clipdepth_plugin.config import Activation
 from clipdepth_plugin.film import FiLM
-from clipdepth_plugin.guided import PatchAttention
+from clipdepth_plugin.guided import PatchAttention, PixelLikeness
 from clipdepth_plugin.readout import Metres
 from tests.tiny.depth_heads import (
     GUIDED,
@@ -30,7 +31,7 @@ def test_autocast_leaves_the_activation_alone(activation: Activation) -> None:
 
 def test_the_stem_sees_single_pixels() -> None:
     """A pixel changes the depth of the patches around its own, and none far away."""
-    head = make_head(**GUIDED)
+    head = make_head(**GUIDED, likeness_channels=0)
     features = make_features(head.config, (3, 9), batch=1)
     assert features.pixels is not None
     pixels = features.pixels.clone()
@@ -46,6 +47,30 @@ def test_the_stem_sees_single_pixels() -> None:
     # to 111); then come convolutions and the mixing.
     assert 32 - 20 <= int(columns.min()) < 64
     assert 80 < int(columns.max()) <= 111 + 20
+
+
+def test_a_pixel_leans_to_the_blocks_that_look_like_it() -> None:
+    """Left of an edge inside a block to the left one, right of it to the right one.
+
+    Logits are minus squared distances, but for what a pixel's blocks share.
+    """
+    torch.manual_seed(0)
+    likeness = PixelLikeness(5)
+    pixels = torch.zeros(1, 3, 16, 32)
+    pixels[..., 18:] = 1.0  # the edge is in the middle of the fifth block of a row
+    with torch.no_grad():
+        logits = likeness(pixels, (1, 2)).unflatten(1, (9, 16))  # B K R H W
+        embedded = likeness.embed(pixels)
+    left, right = logits[0, 3, :, 1, 4], logits[0, 5, :, 1, 4]
+    column = torch.arange(16) % 4
+    assert bool((left > right)[column == 0].all())
+    assert bool((left < right)[column == 3].all())
+    blocks = F.avg_pool2d(embedded, 4)
+    near = torch.stack([blocks[0, :, y, x] for y in (0, 1, 2) for x in (3, 4, 5)])  # K E
+    own = embedded[0, :, 4:8, 16:20].flatten(1).T  # R E
+    distance = (near[:, None] - own[None]).square().sum(-1)
+    expected = own.square().sum(-1) - distance
+    torch.testing.assert_close(logits[0, :, :, 1, 4], expected, rtol=0, atol=1e-4)
 
 
 def test_patches_that_look_alike_are_mixed() -> None:

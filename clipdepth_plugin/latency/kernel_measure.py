@@ -101,9 +101,12 @@ def make_cases(plan: KernelPlan, device: torch.device) -> list[Case]:
         return [head_case(name, head, plan.grid, batch, device) for name, head in heads.items()]
 
     cases = at(plan.batches[0])
+    grouped = plan.heads["fast"].model_copy(update={"norm": "group"})  # has all compact ops
     with torch.no_grad():
-        for name, ops in (("spaceclip", dual_path_ops), ("fast", compact_ops)):
-            head = heads[name]
+        for head, ops in (
+            (heads["spaceclip"], dual_path_ops),
+            (random_head(grouped, plan.grid).to(device), compact_ops),
+        ):
             features = cast(random_features(head.config, plan.grid, 1), torch.float32, device)
             cases += [op_case(op, head.decoder, device) for op in ops(head, features)]
     return cases + [case for batch in plan.batches[1:] for case in at(batch)]

@@ -24,16 +24,16 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from clipdepth_plugin import DepthHead, HeadConfig, TowerFeatures
-from clipdepth_plugin.config import Preset
 from clipdepth_plugin.kernels import dispatch, launch
 
-PRESETS: tuple[tuple[Preset, bool], ...] = (
-    ("spaceclip", False),
-    ("spaceclip", True),
-    ("fast", True),
-    ("guided", False),
+HEADS: tuple[dict[str, Any], ...] = (
+    {"preset": "spaceclip"},
+    {"preset": "spaceclip", "confidence": True},
+    {"preset": "fast", "confidence": True, "norm": "group"},
+    {"preset": "guided"},
+    {"preset": "guided", "confidence": True},
 )
-"""With confidence or without; ``guided`` has what ``fast`` has but for that."""
+"""``fast`` has what ``guided`` has."""
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 MODES = ((torch.float32, True), (torch.float32, False), (torch.bfloat16, True))
 """A dtype, and whether float32 is multiplied in TF32."""
@@ -74,8 +74,8 @@ def note_launches() -> list[Launch]:
     real_jit, real_wrap, real_obstacle = launch.jit, torch.library.wrap_triton, dispatch._obstacle
     launch.jit, torch.library.wrap_triton = Noted, lambda kernel: kernel  # type: ignore[assignment]
     dispatch._obstacle = lambda device: None
-    for preset, confidence in PRESETS:
-        config = HeadConfig(width=768, preset=preset, confidence=confidence)
+    for options in HEADS:
+        config = HeadConfig(width=768, **options)
         head = DepthHead(config).eval()
         for dtype, tf32 in MODES:
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32

@@ -191,18 +191,19 @@ def depth_readout() -> Iterator[Case]:
 
 def convex_depth() -> Iterator[Case]:
     activation: Activation
-    for batch, channels, (h, w), activation, maps in (
-        (1, 64, (13, 17), "log", 1),
-        (3, 20, (5, 3), "relu", 2),
-        (2, 70, (1, 1), "softplus", 1),
-        (1, 16, (37, 37), "log", 2),
-        (0, 8, (3, 3), "log", 2),
+    for batch, channels, (h, w), activation, maps, added in (
+        (1, 64, (13, 17), "log", 1, True),
+        (3, 20, (5, 3), "relu", 2, False),
+        (2, 70, (1, 1), "softplus", 1, False),
+        (1, 16, (37, 37), "log", 2, True),
+        (0, 8, (3, 3), "log", 2, True),
     ):
-        yield f"{batch}x{channels}x{h}x{w} {maps}", ops.convex_depth, (
+        yield f"{batch}x{channels}x{h}x{w} {maps} {added}", ops.convex_depth, (
             a_map(batch, channels, h, w),
             random(batch, maps, h, w),
             kernel_of(144, channels) * 3,
             random(144),
+            a_map(batch, 144, h, w) if added else None,
         ), {"metres": Metres(activation, (0.05, 20.0))}  # fmt: skip
 
 
