@@ -34,8 +34,8 @@ PRESETS = ("spaceclip", "fast", "guided")
 TWICE = ("vit-b-16", "vit-b-16-again")
 SWEEPS = "vit-b-16-sweeps"
 ON_GPU = "vit-b-16-cuda"
-BATCH_NORM_SINCE = "2026-11-26T18"
-"""When `fast` and `guided` got batch norm by default; until then they had group norm."""
+FORMER_UNTIL = "2026-11-26T19"
+"""When `fast` and `guided` became what they are: results/ladder.md says what changed."""
 
 _PLAIN = BenchOptions(
     "", presets=PRESETS, threads=2, rounds=16, warmup=1, sweeps=(), sweep_rounds=8
@@ -117,17 +117,17 @@ def readme_section(audits: dict[str, Audit]) -> str:
         f"{seen.versions['torch']}; {' and '.join(dates)}. Each row comes from one interleaved "
         "run: medians of paired differences in % of the time named in the row, 95% interval in "
         "brackets; a separate network's is all of its time."
-    ) + former_norm(*audits.values())
+    ) + former_heads(*audits.values())
     return "\n".join([OPENS, *summary(audits), "", note, CLOSES])
 
 
-def former_norm(*audits: Audit) -> str:
+def former_heads(*audits: Audit) -> str:
     """What to say where our heads were others when they were measured."""
-    old = [a.host.label for a in audits if a.circumstances.created < BATCH_NORM_SINCE]
+    old = [a.host.label for a in audits if a.circumstances.created < FORMER_UNTIL]
     if not old:
         return ""
     which = "" if len(old) == len(audits) else f", on {', '.join(old)}"
-    return f" `fast` and `guided` had group norm then{which}."
+    return f" `fast` and `guided` were the former ones then{which} (see the ladder)."
 
 
 def whole_file(audits: dict[str, Audit]) -> Iterator[str]:
@@ -186,7 +186,7 @@ def growth() -> Iterator[str]:
 
 
 def _made(audit: Audit) -> str:
-    return describe(audit.circumstances) + former_norm(audit)
+    return describe(audit.circumstances) + former_heads(audit)
 
 
 def table() -> None:

@@ -3,7 +3,7 @@
     python results/ladder_table.py
 
 Reads the runs of ``ladder.py`` in results/ladder/ (the small ladder), results/ladder_long/ (its
-longer runs), results/ladder_full/ (the full one) and the folders ``*_group_norm`` (what our heads
+longer runs), results/ladder_full/ (the full one) and the folders ``*_former`` (what our heads
 were before), and the costs of ``ladder_cost.py``.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ladder_plot import draw
-from ladder_text import ACTIVATIONS, NORMS, costs_section, facts, filled, introduction
+from ladder_text import ACTIVATIONS, FORMER, costs_section, facts, filled, introduction
 from spread import share, spread
 
 from clipdepth_plugin import DepthHead
@@ -37,9 +37,9 @@ FILES = (
     ("long", "ladder_long", "steps"),
     ("steps", "ladder", "steps"),
     ("time", "ladder", "time"),
-    ("long", "ladder_long_group_norm", "steps"),
-    ("steps", "ladder_group_norm", "steps"),
-    ("time", "ladder_group_norm", "time"),
+    ("long", "ladder_long_former", "steps"),
+    ("steps", "ladder_former", "steps"),
+    ("time", "ladder_former", "time"),
 )
 """A column, a folder of runs of it, and what its files' names say before the seed."""
 METRICS = {
@@ -87,9 +87,9 @@ def found() -> tuple[list[Run], dict[str, Any]]:
 def whole_file(runs: Sequence[Run], costs: Mapping[str, Any]) -> list[str]:
     """The lines of results/ladder.md."""
     ladders = {column: [run for run in runs if run["column"] == column] for column in COLUMNS}
-    former = [run for run in runs if run["column"] != "full" and had_group_norm(run)]
+    former = [run for run in runs if run["column"] != "full" and is_former(run)]
     small, long = (
-        [run for column in columns for run in ladders[column] if not had_group_norm(run)]
+        [run for column in columns for run in ladders[column] if not is_former(run)]
         for columns in (("steps", "time"), ("long",))
     )
     cost = costs["cpu"]
@@ -97,8 +97,15 @@ def whole_file(runs: Sequence[Run], costs: Mapping[str, Any]) -> list[str]:
     for column, title in COLUMNS.items():
         for data in SETS:
             text += [f"## {data}, {title}", "", *_table(runs, data, column, cost), ""]
-    text += ["## The norm of `fast` and `guided`", "", *filled(NORMS.format(**facts(former)))]
-    text += [*_norms(runs), "", "## The activation of `fast`", "", *_activations(runs, cost), ""]
+    text += ["## The former heads", "", *filled(FORMER.format(**facts(former)))]
+    text += [
+        *_against_former(runs),
+        "",
+        "## The activation of `fast`",
+        "",
+        *_activations(runs, cost),
+        "",
+    ]
     return [*text, "## What had to hold", "", *_verdicts(runs, cost), ""]
 
 
@@ -115,17 +122,17 @@ def of(
         data: The set.
         name: Of the head.
         column: See ``COLUMNS``.
-        former: Take those of the head as it was with group norm, rather than as it is now.
+        former: Take those of the head as it was before, rather than as it is now (``FORMER``).
     """
     if _not_comparable(name, column):
         return []
     column = "steps" if name in PUBLISHED and column == "time" else column
     wanted = (data, name, column, former)
-    return [r for r in runs if (r["data"], r["head"], r["column"], had_group_norm(r)) == wanted]
+    return [r for r in runs if (r["data"], r["head"], r["column"], is_former(r)) == wanted]
 
 
-def had_group_norm(run: Run) -> bool:
-    """Whether it was made when group norm was the default of our heads."""
+def is_former(run: Run) -> bool:
+    """Whether it is of a head of ours as it was before: with group norm."""
     return HEADS[run["head"]].kind is DepthHead and run["head_config"]["norm"] == "group"
 
 
@@ -158,7 +165,7 @@ def _table(runs: Sequence[Run], data: str, column: str, cost: dict[str, Any]) ->
             lines.append(f"| {rung.title} | 0 | {why} |{' |' * (2 + len(METRICS))}")
             continue
         cells = [
-            rung.title + (", with group norm" if had_group_norm(mine[0]) else ""),
+            rung.title + (", former" if is_former(mine[0]) else ""),
             str(len(mine)),
             f"{statistics.mean(run['images'] for run in mine):.0f}",
             "-" if column == "full" else f"{statistics.mean(r['cpu_seconds'] for r in mine):.0f}",
@@ -169,10 +176,10 @@ def _table(runs: Sequence[Run], data: str, column: str, cost: dict[str, Any]) ->
     return lines
 
 
-def _norms(runs: Sequence[Run]) -> list[str]:
-    """Our two heads with batch norm and with group norm, in the columns that have both."""
+def _against_former(runs: Sequence[Run]) -> list[str]:
+    """Our two heads as they are and as they were, in the columns that have both."""
     lines = [
-        "| | metric | `fast`, batch norm | group norm | `guided`, batch norm | group norm |",
+        "| | metric | `fast` | former | `guided` | former |",
         "|---|---|---|---|---|---|",
     ]
     for data in SETS:
@@ -189,7 +196,7 @@ def _norms(runs: Sequence[Run]) -> list[str]:
 
 
 def _activations(runs: Sequence[Run], cost: Mapping[str, Any]) -> list[str]:
-    """`fast`, with group norm, with each activation: mean AbsRel and deviation over the seeds."""
+    """The former `fast` with each activation: mean AbsRel and deviation over the seeds."""
     titles = {"fast": "`log` (the default)", **{n: rung.title for n, rung in VARIANTS.items()}}
     lines = [f"| | {' | '.join(titles.values())} |", "|---" * (1 + len(titles)) + "|"]
     for data in SETS:

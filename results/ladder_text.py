@@ -75,15 +75,16 @@ counts there is the number of launches, and the limits of 8% and 12%, which are 
 In a CUDA graph (`head.fused()`) `fast` and `guided` add less:
 [added_latency.md](added_latency.md#on-a-gpu), [kernels.md](kernels.md).
 """
-NORMS = """
-Until 2026-11-26 `fast` and `guided` had group norm, and their runs at 224 px still have. It takes
-each picture's own scale out of every map, and how far away things are shows in that scale. Batch
-norm was chosen on frames held out of kitchen/train and on libero/val, one seed. Below are means
-and deviations on the test frames, the number of seeds in brackets. The runs with group norm, those
-with other activations among them: {made}
+FORMER = """
+Until 2026-11-26 `fast` and `guided` had group norm, and their runs at 224 px are still those. Group
+norm takes each picture's own scale out of every map, and how far away things are shows in that
+scale. `guided` also had a stem of 48 channels and did not compare pixels (`likeness_channels`).
+Both changes were chosen on frames held out of kitchen/train and on libero/val, one seed. Below are
+means and deviations on the test frames, the number of seeds in brackets. The former heads' runs,
+those with other activations among them: {made}
 """
 ACTIVATIONS = """
-All of these have group norm, as `fast` had when they were made. At 224 px `bins` has {gaps} less
+All of these are of the former `fast`. At 224 px `bins` has {gaps} less
 error than `log`, whose own seeds deviate by {spreads}. For another default a gain on both sets
 beyond the seeds' deviation would have been wanted. On the CPU `bins` adds {bins}, `log` {log} of
 the tower's time. `softplus` can still die: below the loss's least depth it has no gradient. Until

@@ -16,6 +16,10 @@ from tests.results_scripts import ROOT, load_script
 OWN = ("lr", "auxiliary", "gradient")
 """What a head may have of its own in the config of its runs, beside its head and its folders."""
 
+FORMER = {"norm": "group"}
+FORMER_STEM = {"stem_channels": 48, "likeness_channels": 0}
+"""What our heads were before, and what else `guided` was."""
+
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
@@ -49,7 +53,7 @@ def test_every_run_says_where_it_comes_from(runs: list[dict[str, Any]]) -> None:
 
 def test_no_seed_counts_twice(script: ModuleType, runs: list[dict[str, Any]]) -> None:
     names = [
-        (run["column"], run["data"], run["head"], run["seed"], script.had_group_norm(run))
+        (run["column"], run["data"], run["head"], run["seed"], script.is_former(run))
         for run in runs
     ]
     assert len(names) == len(set(names))
@@ -76,14 +80,17 @@ def test_all_heads_of_a_column_are_trained_alike(runs: list[dict[str, Any]]) -> 
 def test_each_head_has_the_options_that_it_has_now(
     script: ModuleType, runs: list[dict[str, Any]]
 ) -> None:
-    """Or it is said to be the one with group norm, and is that in nothing else."""
+    """Or it is said to be a former one, and differs in nothing else."""
     for run in runs:
         rung = script.HEADS[run["head"]]
-        norm = {"norm": "group"} if script.had_group_norm(run) else {}
+        then: dict[str, Any] = {}
+        if script.is_former(run):
+            then = FORMER | (FORMER_STEM if rung.preset == "guided" else {})
         if rung.kind is not DepthHead:  # a peer, which has none of these norms
-            norm = {"norm": run["head_config"]["norm"]}
-        now = HeadConfig(width=384, preset=rung.preset, **rung.options | norm)
-        assert run["head_config"] == now.model_dump(mode="json")
+            then = {"norm": run["head_config"]["norm"]}
+        now = HeadConfig(width=384, preset=rung.preset, **rung.options | then)
+        ran = {"likeness_channels": 0} | run["head_config"]
+        assert ran == now.model_dump(mode="json")
         assert run["config"]["optimiser"]["lr"] == rung.lr
         assert run["config"]["head"]["preset"] == rung.preset
         assert run["config"]["head"]["options"] == rung.options
