@@ -148,8 +148,10 @@ def convex_depth_triton(
         return out_BLHW
     batch, channels, height, width = x_BCHW.shape
     positions = batch * height * width
-    # Products in float32 take the registers that a larger tile would need.
-    block_m, block_k = (16, 32) if x_BCHW.dtype == torch.float32 else (BLOCK_T, 64)
+    # Products in float32, and added logits, take the registers that a larger tile would need.
+    exact = x_BCHW.dtype == torch.float32
+    block_m = 16 if exact or added_BMHW is not None else BLOCK_T
+    block_k = 32 if exact else 64
     launchable(_convex_depth_fwd_kernel)[(cdiv(positions, block_m),)](
         channels_last(x_BCHW),
         level_BLHW.contiguous(),
