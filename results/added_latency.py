@@ -17,6 +17,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure as Picture
 from rich.console import Console
+from spread import FORMER_UNTIL
 
 from clipdepth_plugin.latency.agreement import compare_audits
 from clipdepth_plugin.latency.plot import draw_sweep, save
@@ -34,8 +35,6 @@ PRESETS = ("spaceclip", "fast", "guided")
 TWICE = ("vit-b-16", "vit-b-16-again")
 SWEEPS = "vit-b-16-sweeps"
 ON_GPU = "vit-b-16-cuda"
-FORMER_UNTIL = "2026-11-26T19"
-"""When `fast` and `guided` became what they are: results/ladder.md says what changed."""
 
 _PLAIN = BenchOptions(
     "", presets=PRESETS, threads=2, rounds=16, warmup=1, sweeps=(), sweep_rounds=8

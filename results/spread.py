@@ -1,9 +1,12 @@
-"""How the tables of results/ write what was measured several times."""
+"""What the tables of results/ share: how they write what was measured several times."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+
+FORMER_UNTIL = "2026-11-26T19"
+"""When `fast` and `guided` became what they are: ladder.md says what changed."""
 
 
 def spread(values: Sequence[float]) -> str:
