@@ -33,7 +33,7 @@ HEADS: tuple[dict[str, Any], ...] = (
     {"preset": "guided"},
     {"preset": "guided", "confidence": True},
 )
-"""``fast`` has what ``guided`` has."""
+"""``guided`` has all that ``fast`` has but for the group norm."""
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 MODES = ((torch.float32, True), (torch.float32, False), (torch.bfloat16, True))
 """A dtype, and whether float32 is multiplied in TF32."""
