@@ -24,16 +24,17 @@ importlib.machinery.PathFinder.find_spec = staticmethod(find_no_triton)  # type:
 import torch
 
 from clipdepth_plugin import DepthHead, HeadConfig, TowerFeatures
-from clipdepth_plugin.config import Preset
+from clipdepth_plugin.config import NormKind, Preset
 from clipdepth_plugin.errors import KernelError
 from clipdepth_plugin.ops import use_triton
 
 
-def error_of(preset: Preset) -> float:
+def error_of(preset: Preset, norm: NormKind) -> float:
     """The largest difference between a fused head and the plain one, in metres."""
     torch.manual_seed(0)
     channels = (8, 8, 8, 8) if preset == "spaceclip" else (8, 8, 8)
-    config = HeadConfig(width=16, preset=preset, channels=channels, film_hidden=8, activation="log")
+    sizes: dict[str, Any] = {"width": 16, "channels": channels, "film_hidden": 8}
+    config = HeadConfig(preset=preset, norm=norm, activation="log", **sizes)
     head = DepthHead(config).eval()
     levels = {k: torch.randn(1, 6, 16) for k in config.levels}
     features = TowerFeatures(levels, torch.randn(1, 16), (2, 3), torch.randn(1, 3, 32, 48))
@@ -66,9 +67,13 @@ def main() -> None:
     logger = logging.getLogger("clipdepth_plugin")
     logger.addHandler(said)
     logger.setLevel(logging.INFO)
-    presets: tuple[Preset, ...] = ("spaceclip", "fast", "guided")
+    heads: tuple[tuple[Preset, NormKind], ...] = (
+        ("spaceclip", "batch"),
+        ("fast", "group"),
+        ("guided", "batch"),
+    )
     seen = {
-        "errors": {preset: error_of(preset) for preset in presets},
+        "errors": {preset: error_of(preset, norm) for preset, norm in heads},
         "chosen on cuda": use_triton("up_conv", torch.device("cuda"), None),
         "refusals": {device: refusal(device) for device in ("cpu", "cuda")},
         "said": said.lines,
