@@ -177,12 +177,13 @@ class CompactDecoder(nn.Module):
         """Maps of ``size``; None gives 16 times the grid. There are no auxiliary ones."""
         fused_BChw = self._fuse(features, early)
         x_BCHW = self.up(fused_BChw)
+        likeness_BSHW = None
         if self.guidance is not None:
-            x_BCHW = self.guidance(x_BCHW, fused_BChw, features.pixels)
+            x_BCHW, likeness_BSHW = self.guidance(x_BCHW, fused_BChw, features.pixels)
         logits_BCHW = self.to_logit(x_BCHW).float()
         mask_BSHW = self.to_mask(x_BCHW).float()
-        if self.guidance is not None and self.guidance.likeness is not None:
-            mask_BSHW = mask_BSHW + self.guidance.likeness(features.pixels, features.grid).float()
+        if likeness_BSHW is not None:
+            mask_BSHW = mask_BSHW + likeness_BSHW.float()
         weights_BKRHW = convex_weights(mask_BSHW, CONVEX_FACTOR)
         channels = self.metres.channels
         # Mixed before the activation, which bounds what comes out: an edge stays an edge.

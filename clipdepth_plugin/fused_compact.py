@@ -23,7 +23,7 @@ from clipdepth_plugin.compact import (
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.fused_layers import Conv, Packing, Up
 from clipdepth_plugin.fused_weights import Upsampling, fold
-from clipdepth_plugin.guided import Guidance, pixel_blocks
+from clipdepth_plugin.guided import Guidance, even_pixels, pixel_blocks
 from clipdepth_plugin.pathways import tokens_to_map
 from clipdepth_plugin.readout import DepthEstimate
 
@@ -77,14 +77,15 @@ class FusedCompact(nn.Module):
         """(B, 1, *size) float32 maps; ``size`` None gives 16 times the grid."""
         fused_BChw = self._fuse(features, early)
         x_BCHW = self.up(fused_BChw)
+        likeness_BSHW = None
         if self.guidance is not None:
-            x_BCHW = self.guidance(x_BCHW, fused_BChw, features.pixels)
+            x_BCHW, likeness_BSHW = self.guidance(x_BCHW, fused_BChw, features.pixels)
         maps_BLHW = ops.convex_depth(
             x_BCHW,
             self._levels(self.to_logit(x_BCHW).float()),
             self.mask_weight,
             self.mask_bias,
-            self._likeness(features),
+            likeness_BSHW,
             metres=self.metres,
             triton=self.triton,
         )
@@ -92,13 +93,6 @@ class FusedCompact(nn.Module):
             maps_BLHW = resize(maps_BLHW, size)
         log_scale_B1HW = maps_BLHW[:, 1:] if self.confidence else None
         return DepthEstimate(maps_BLHW[:, :1], log_scale_B1HW)
-
-    def _likeness(self, features: TowerFeatures) -> Tensor | None:
-        """(B, S, H, W) of pixels, for the mask's logits."""
-        if self.guidance is None or self.guidance.likeness is None:
-            return None
-        likeness_BSHW: Tensor = self.guidance.likeness(features.pixels, features.grid)
-        return likeness_BSHW
 
     def _levels(self, logits_BCHW: Tensor) -> Tensor:
         """What is mixed: the depth's level, and the logit of the scale where there is one."""
@@ -133,13 +127,17 @@ class _Guidance(nn.Module):
         self.join = _conv(guidance.join, packing)
         self.smooth = _conv(guidance.smooth, packing)
 
-    def forward(self, x_BCHW: Tensor, fused_BChw: Tensor, pixels_B3HW: Tensor) -> Tensor:
-        """(B, C, 4h, 4w) -> the same, knowing where the edges run."""
+    def forward(
+        self, x_BCHW: Tensor, fused_BChw: Tensor, pixels_B3HW: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """(B, C, 4h, 4w) -> the same, knowing where the edges run, and the pixels' likeness."""
         height, width = fused_BChw.shape[-2:]
-        image_BCHW = self.stem(pixel_blocks(pixels_B3HW, (height, width)))
+        even_B3HW = even_pixels(pixels_B3HW, (height, width))
+        image_BCHW = self.stem(pixel_blocks(even_B3HW, (height, width)))
         seen_BCHW = torch.cat((image_BCHW, self.attention(fused_BChw, image_BCHW)), dim=1)
-        guided: Tensor = x_BCHW + self.smooth(self.join(x_BCHW, seen_BCHW))
-        return guided
+        guided_BCHW: Tensor = x_BCHW + self.smooth(self.join(x_BCHW, seen_BCHW))
+        likeness = self.likeness
+        return guided_BCHW, None if likeness is None else likeness(even_B3HW, (height, width))
 
 
 class _Levels(nn.Module):

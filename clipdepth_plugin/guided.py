@@ -129,7 +129,9 @@ class Guidance(nn.Module):
             PixelLikeness(config.likeness_channels) if config.likeness_channels else None
         )
 
-    def forward(self, x_BCHW: Tensor, fused_BChw: Tensor, pixels_B3HW: Tensor) -> Tensor:
+    def forward(
+        self, x_BCHW: Tensor, fused_BChw: Tensor, pixels_B3HW: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
         """Guides a map.
 
         Args:
@@ -138,13 +140,15 @@ class Guidance(nn.Module):
             pixels_B3HW: As the tower takes them.
 
         Returns:
-            (B, C, 4h, 4w).
+            (B, C, 4h, 4w), and the likeness (B, S, 4h, 4w) where pixels are compared.
         """
         height, width = fused_BChw.shape[-2:]
-        image_BCHW = self.stem(pixels_B3HW, (height, width))
+        even_B3HW = even_pixels(pixels_B3HW, (height, width))
+        image_BCHW = self.stem(even_B3HW, (height, width))
         parts = (x_BCHW, image_BCHW, self.attention(fused_BChw, image_BCHW))
-        guided: Tensor = x_BCHW + self.smooth(self.join(torch.cat(parts, dim=1)))
-        return guided
+        guided_BCHW: Tensor = x_BCHW + self.smooth(self.join(torch.cat(parts, dim=1)))
+        likeness = self.likeness
+        return guided_BCHW, None if likeness is None else likeness(even_B3HW, (height, width))
 
 
 def _around(x_BChw: Tensor) -> Tensor:
