@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,16 +15,6 @@ from clipdepth_plugin.readout import DepthEstimate
 if TYPE_CHECKING:
     from clipdepth_plugin.fused import FusedHead  # brings triton in
     from clipdepth_plugin.head import DepthHead
-
-
-@contextmanager
-def without_autocast(device: torch.device) -> Iterator[None]:
-    """In the dtypes of the weights: whoever calls may be under an autocast of the host's own."""
-    if device.type != "meta" and torch.is_autocast_enabled(device.type):
-        with torch.autocast(device.type, enabled=False):
-            yield
-    else:
-        yield
 
 
 def check_mode(head: DepthHead | FusedHead) -> None:

@@ -16,7 +16,6 @@ from clipdepth_plugin.compact import CompactDecoder
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.dual_path import DualPathDecoder
 from clipdepth_plugin.errors import KernelError
-from clipdepth_plugin.estimating import without_autocast
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.fused_compact import FusedCompact
 from clipdepth_plugin.fused_dual_path import FusedDualPath
@@ -29,6 +28,7 @@ from clipdepth_plugin.head import (
     early_features,
     with_confidence,
 )
+from clipdepth_plugin.precision import without_autocast
 from clipdepth_plugin.readout import DepthEstimate
 
 

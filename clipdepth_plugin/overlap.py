@@ -19,7 +19,8 @@ from torch import Tensor
 
 from clipdepth_plugin.adapters.passes import TowerPass
 from clipdepth_plugin.errors import NoDepthError
-from clipdepth_plugin.estimating import estimate, without_autocast
+from clipdepth_plugin.estimating import estimate
+from clipdepth_plugin.precision import without_autocast
 from clipdepth_plugin.readout import DepthEstimate
 
 if TYPE_CHECKING:

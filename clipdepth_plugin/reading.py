@@ -23,16 +23,11 @@ from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.arguments import parse_focal, parse_intrinsics, parse_size, parse_sizes
 from clipdepth_plugin.blocks import resize
 from clipdepth_plugin.errors import HeadMismatchError, HostError, NoDepthError
-from clipdepth_plugin.estimating import (
-    check_finite,
-    check_mode,
-    estimate,
-    on_heads_device,
-    without_autocast,
-)
+from clipdepth_plugin.estimating import check_finite, check_mode, estimate, on_heads_device
 from clipdepth_plugin.geometry import ImageViews, Intrinsics
 from clipdepth_plugin.head import NO_CONFIDENCE, DepthHead
 from clipdepth_plugin.overlap import HeadBeside, Overlap
+from clipdepth_plugin.precision import without_autocast
 from clipdepth_plugin.readout import DepthEstimate, confidence_of
 from clipdepth_plugin.stitching import stitch
 from clipdepth_plugin.tiling import arrange
