@@ -85,31 +85,33 @@ class DepthToSpace(nn.Module):
         return smoothed
 
 
-def convex_weights(mask_logits_BCHW: Tensor, factor: int) -> Tensor:
-    """(B, 9 * factor^2, H, W) logits -> (B, K, R, H, W): of each fine position, sum 1 over K."""
-    return rearrange(mask_logits_BCHW, "b (k r) h w -> b k r h w", k=9, r=factor * factor).softmax(
-        dim=1
-    )
+def convex_weights(mask_logits_BSHW: Tensor, factor: int) -> Tensor:
+    """(B, 9 * factor^2, H, W) logits -> (B, H, W, K, R): of each fine position, sum 1 over K.
+
+    Channels last, as convolutions leave them here: a view of theirs, which nothing has to copy.
+    """
+    logits_BHWKR = rearrange(mask_logits_BSHW, "b (k r) h w -> b h w k r", k=9, r=factor * factor)
+    return logits_BHWKR.softmax(dim=-2)
 
 
-def convex_upsample(x_B1HW: Tensor, weights_BKRHW: Tensor, factor: int) -> Tensor:
+def convex_upsample(x_B1HW: Tensor, weights_BHWKR: Tensor, factor: int) -> Tensor:
     """Every fine position is a convex mix of its coarse position's 3 x 3 neighbours.
 
     Args:
         x_B1HW: (B, 1, H, W).
-        weights_BKRHW: From ``convex_weights``.
+        weights_BHWKR: From ``convex_weights``.
         factor: Of the size; R is its square.
 
     Returns:
         (B, 1, factor * H, factor * W).
     """
-    padded = F.pad(x_B1HW, (1, 1, 1, 1), mode="replicate")
+    padded_BHW = F.pad(x_B1HW, (1, 1, 1, 1), mode="replicate")[:, 0]
     height, width = x_B1HW.shape[-2:]
-    neighbours_BKHW = torch.cat(
-        [padded[..., i : i + height, j : j + width] for i in range(3) for j in range(3)], dim=1
+    around_BHWK = torch.stack(
+        [padded_BHW[:, i : i + height, j : j + width] for i in range(3) for j in range(3)], dim=-1
     )
-    mixed_BRHW = (rearrange(neighbours_BKHW, "b k h w -> b k 1 h w") * weights_BKRHW).sum(dim=1)
-    return F.pixel_shuffle(mixed_BRHW, factor)
+    mixed_BHWR = (around_BHWK[..., None] * weights_BHWKR).sum(dim=-2)
+    return rearrange(mixed_BHWR, "b h w (y x) -> b 1 (h y) (w x)", y=factor)
 
 
 class CompactDecoder(nn.Module):
@@ -184,14 +186,14 @@ class CompactDecoder(nn.Module):
         mask_BSHW = self.to_mask(x_BCHW).float()
         if likeness_BSHW is not None:
             mask_BSHW = mask_BSHW + likeness_BSHW.float()
-        weights_BKRHW = convex_weights(mask_BSHW, CONVEX_FACTOR)
+        weights_BHWKR = convex_weights(mask_BSHW, CONVEX_FACTOR)
         channels = self.metres.channels
         # Mixed before the activation, which bounds what comes out: an edge stays an edge.
         level_B1HW = convex_upsample(
-            self.metres.to_level(logits_BCHW[:, :channels]), weights_BKRHW, CONVEX_FACTOR
+            self.metres.to_level(logits_BCHW[:, :channels]), weights_BHWKR, CONVEX_FACTOR
         )
         scale_B1HW = (
-            convex_upsample(logits_BCHW[:, channels:], weights_BKRHW, CONVEX_FACTOR)
+            convex_upsample(logits_BCHW[:, channels:], weights_BHWKR, CONVEX_FACTOR)
             if self.confidence
             else None
         )

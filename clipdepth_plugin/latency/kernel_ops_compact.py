@@ -84,8 +84,8 @@ def _normed_project(d: CompactDecoder, packing: Packing) -> Function:
 
 
 def _convex(d: CompactDecoder, x_BCHW: Tensor, level_B1HW: Tensor) -> Tensor:
-    weights_BKRHW = convex_weights(d.to_mask(x_BCHW).float(), CONVEX_FACTOR)
-    metres: Tensor = d.metres(convex_upsample(level_B1HW.float(), weights_BKRHW, CONVEX_FACTOR))
+    weights_BHWKR = convex_weights(d.to_mask(x_BCHW).float(), CONVEX_FACTOR)
+    metres: Tensor = d.metres(convex_upsample(level_B1HW.float(), weights_BHWKR, CONVEX_FACTOR))
     return metres
 
 
