@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from clipdepth_plugin.blocks import ConvNormGELU, resize
 from clipdepth_plugin.config import HeadConfig, NormKind
+from clipdepth_plugin.precision import without_autocast
 
 BLOCK = 4
 """Pixels of a block's side, where a patch has 16."""
@@ -92,22 +93,29 @@ class PixelLikeness(nn.Module):
     def forward(self, pixels_B3HW: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, 3, ...) as the tower takes them -> (B, S, 4h, 4w) float32, K before R."""
         even_B3HW = even_pixels(pixels_B3HW, grid).contiguous(memory_format=torch.channels_last)
-        # In float32, as distances are differences of squares.
         pixel_BHWRE = rearrange(
-            self.embed(even_B3HW).float(), "b e (h y) (w x) -> b h w (y x) e", y=BLOCK, x=BLOCK
-        ).contiguous()
-        block_BEHW = rearrange(pixel_BHWRE.mean(dim=-2), "b h w e -> b e h w")
-        block_BHWKE = _around(block_BEHW)
-        square_NK1 = block_BHWKE.square().sum(dim=-1, keepdim=True).flatten(0, 2)
-        alike_NKR = torch.baddbmm(
-            square_NK1,
-            block_BHWKE.flatten(0, 2),
-            rearrange(pixel_BHWRE, "b h w r e -> (b h w) e r"),
-            beta=-1,
-            alpha=2,
+            self.embed(even_B3HW), "b e (h y) (w x) -> b h w (y x) e", y=BLOCK, x=BLOCK
         )
-        height, width = block_BEHW.shape[-2:]
-        return rearrange(alike_NKR, "(b h w) k r -> b (k r) h w", h=height, w=width)
+        # In float32 to the end, as distances are differences of squares: autocast, under which
+        # heads are trained, would make a product of half precision of it.
+        with without_autocast(pixels_B3HW.device):
+            alike_BSHW: Tensor = _likeness(pixel_BHWRE.float().contiguous())
+        return alike_BSHW
+
+
+def _likeness(pixel_BHWRE: Tensor) -> Tensor:
+    """(B, H, W, R, E) embedded pixels of blocks -> (B, S, H, W)."""
+    block_BEHW = rearrange(pixel_BHWRE.mean(dim=-2), "b h w e -> b e h w")
+    block_BHWKE = _around(block_BEHW)
+    alike_NKR = torch.baddbmm(
+        block_BHWKE.square().sum(dim=-1, keepdim=True).flatten(0, 2),
+        block_BHWKE.flatten(0, 2),
+        rearrange(pixel_BHWRE, "b h w r e -> (b h w) e r"),
+        beta=-1,
+        alpha=2,
+    )
+    height, width = block_BEHW.shape[-2:]
+    return rearrange(alike_NKR, "(b h w) k r -> b (k r) h w", h=height, w=width)
 
 
 class Guidance(nn.Module):

@@ -49,18 +49,21 @@ def test_the_stem_sees_single_pixels() -> None:
     assert 80 < int(columns.max()) <= 111 + 20
 
 
-def test_a_pixel_leans_to_the_blocks_that_look_like_it() -> None:
+@pytest.mark.parametrize("autocast", [False, True], ids=["plain", "autocast"])
+def test_a_pixel_leans_to_the_blocks_that_look_like_it(autocast: bool) -> None:
     """Left of an edge inside a block to the left one, right of it to the right one.
 
-    Logits are minus squared distances, but for what a pixel's blocks share.
+    Logits are minus squared distances, but for what a pixel's blocks share; under autocast, where
+    the embedding is of half precision, they are still those of float32.
     """
     torch.manual_seed(0)
     likeness = PixelLikeness(5)
     pixels = torch.zeros(1, 3, 16, 32)
     pixels[..., 18:] = 1.0  # the edge is in the middle of the fifth block of a row
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         logits = likeness(pixels, (1, 2)).unflatten(1, (9, 16))  # B K R H W
-        embedded = likeness.embed(pixels)
+        embedded = likeness.embed(pixels).float()
+    assert logits.dtype == torch.float32
     left, right = logits[0, 3, :, 1, 4], logits[0, 5, :, 1, 4]
     column = torch.arange(16) % 4
     assert bool((left > right)[column == 0].all())
@@ -70,7 +73,7 @@ def test_a_pixel_leans_to_the_blocks_that_look_like_it() -> None:
     own = embedded[0, :, 4:8, 16:20].flatten(1).T  # R E
     distance = (near[:, None] - own[None]).square().sum(-1)
     expected = own.square().sum(-1) - distance
-    torch.testing.assert_close(logits[0, :, :, 1, 4], expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(logits[0, :, :, 1, 4], expected, rtol=0, atol=1e-5)
 
 
 def test_patches_that_look_alike_are_mixed() -> None:
