@@ -17,7 +17,7 @@ from typing import Any
 
 from ladder_plot import draw
 from ladder_text import ACTIVATIONS, FORMER, costs_section, facts, filled, introduction
-from spread import share, spread
+from spread import change_of_mean, share, spread
 
 from clipdepth_plugin import DepthHead
 from clipdepth_plugin.evaluation.ladder import RUNGS, VARIANTS
@@ -256,13 +256,14 @@ def _against_published(runs: Sequence[Run], data: str, column: str, title: str) 
     if len(ours) > 1 and len(theirs) > 1:
         smaller = statistics.stdev(ours) <= statistics.stdev(theirs)
         said += f", deviation no larger **{_said(smaller)}**"
-    edge = "boundary_abs_rel"
-    sharper = min(_mean(found[name], edge) for name in published)
-    guided = _mean(found["guided"], edge)
-    change, fast = guided / sharper - 1, guided / _mean(found["fast"], edge) - 1
+    edge = {name: _values(mine, "boundary_abs_rel") for name, mine in found.items() if mine}
+    sharper = min(published, key=lambda name: statistics.mean(edge[name]))
+    change, fast = (change_of_mean(edge["guided"], edge[name]) for name in (sharper, "fast"))
+    error = "" if change.error is None else f" (standard error {change.error:.1%})"
     said += (
-        f". `guided` boundary AbsRel {change:+.1%} against the published head's better one "
-        f"(-15% wanted): **{_said(change <= -0.15)}**; {fast:+.0%} against `fast`."
+        f". `guided` boundary AbsRel {change.share:+.1%}{error} against the published head's "
+        f"better one (-15% wanted): **{_said(change.share <= -0.15)}**; {fast.share:+.0%} against "
+        "`fast`."
     )
     return [said]
 

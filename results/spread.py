@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 FORMER_UNTIL = "2026-11-26T19"
 """When `fast` and `guided` became what they are: ladder.md says what changed."""
@@ -19,3 +21,25 @@ def spread(values: Sequence[float]) -> str:
 def share(interval: Mapping[str, float]) -> str:
     """A median share and its 95% interval."""
     return f"{interval['median']:.1%} ({interval['low']:.1%} to {interval['high']:.1%})"
+
+
+class Change(NamedTuple):
+    """How far one mean is above another, as a share of that; and the standard error of it.
+
+    The error is that of the seeds (by the delta method), None where one of the two has one seed.
+    """
+
+    share: float
+    error: float | None
+
+
+def change_of_mean(ours: Sequence[float], theirs: Sequence[float]) -> Change:
+    """The change from the mean of theirs to the mean of ours."""
+    ratio = statistics.mean(ours) / statistics.mean(theirs)
+    if min(len(ours), len(theirs)) < 2:
+        return Change(ratio - 1, None)
+    parts = (
+        statistics.stdev(values) / math.sqrt(len(values)) / statistics.mean(values)
+        for values in (ours, theirs)
+    )
+    return Change(ratio - 1, ratio * math.hypot(*parts))

@@ -34,6 +34,12 @@ def runs(script: ModuleType) -> list[dict[str, Any]]:
     return found
 
 
+def test_a_change_of_means_says_how_sure_it_is() -> None:
+    change_of_mean = load_script("spread").change_of_mean
+    assert change_of_mean([1.0, 3.0], [4.0, 4.0]) == (-0.5, 0.25)
+    assert change_of_mean([1.0], [4.0, 4.0]) == (-0.75, None)
+
+
 def test_the_page_is_made_from_the_run_files(script: ModuleType) -> None:
     text = "\n".join(script.whole_file(*script.found()))
     assert text == (ROOT / "results" / "ladder.md").read_text(encoding="utf-8")
