@@ -185,7 +185,7 @@ class CompactDecoder(nn.Module):
         logits_BCHW = self.to_logit(x_BCHW).float()
         mask_BSHW = self.to_mask(x_BCHW).float()
         if likeness_BSHW is not None:
-            mask_BSHW = mask_BSHW + likeness_BSHW.float()
+            mask_BSHW = mask_BSHW + likeness_BSHW
         weights_BHWKR = convex_weights(mask_BSHW, CONVEX_FACTOR)
         channels = self.metres.channels
         # Mixed before the activation, which bounds what comes out: an edge stays an edge.

@@ -210,7 +210,7 @@ def _activations(runs: Sequence[Run], cost: Mapping[str, Any]) -> list[str]:
         [_values(of(runs, data, name, "full", former=True), "abs_rel") for data in SETS]
         for name in ("fast", "fast-bins")
     )
-    gaps = [1 - statistics.mean(b) / statistics.mean(a) for a, b in zip(logs, bins, strict=True)]
+    gaps = [-change_of_mean(b, a).share for a, b in zip(logs, bins, strict=True)]
     spreads = [statistics.stdev(a) / statistics.mean(a) for a in logs]
     said = {
         "gaps": " and ".join(f"{gap:.0%} ({data})" for gap, data in zip(gaps, SETS, strict=True)),
