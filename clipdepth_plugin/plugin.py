@@ -28,10 +28,10 @@ from clipdepth_plugin.checks import check_fit, check_laid_out, check_pixels
 from clipdepth_plugin.errors import HeadMismatchError, NoDepthError
 from clipdepth_plugin.estimating import check_finite, on_heads_device
 from clipdepth_plugin.features import TowerFeatures
-from clipdepth_plugin.geometry import Intrinsics
+from clipdepth_plugin.geometry import Intrinsics, Size
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.overlap import Overlap
-from clipdepth_plugin.reading import DepthPass, Size
+from clipdepth_plugin.reading import DepthPass
 
 if TYPE_CHECKING:
     from clipdepth_plugin.fused import FusedHead  # brings triton in
