@@ -191,6 +191,8 @@ class DepthPlugin(nn.Module):
     def confidence(self) -> Tensor:
         """How sure each pixel of ``depth`` is, of the last tower pass.
 
+        ``predict_confidence`` gives it at other sizes and in the user's own images.
+
         Returns:
             (B, 1, H, W) float32: the probability, 0 to 1, that the true depth is within a factor
             of 1.25 of the predicted one.
@@ -238,6 +240,28 @@ class DepthPlugin(nn.Module):
         return self._last().predict(
             size, original_sizes=original_sizes, intrinsics=intrinsics, focal_px=focal_px
         )
+
+    def predict_confidence(
+        self, size: Size | None = None, *, original_sizes: Size | Sequence[Size] | None = None
+    ) -> Tensor | list[Tensor]:
+        """How sure each pixel is of what ``predict`` gives with the same arguments.
+
+        Where an image was cut into tiles, theirs fade into the overview's as their depths do; a
+        camera makes no difference.
+
+        Args:
+            size: As ``predict``.
+            original_sizes: As ``predict``.
+
+        Returns:
+            As ``predict``, of ``confidence``: float32, 0 to 1, NaN where there is no depth.
+
+        Raises:
+            NoDepthError: As ``depth``.
+            HostError: As ``predict``.
+            HeadMismatchError: The head was made without ``config.confidence``.
+        """
+        return self._last().predict_confidence(size, original_sizes=original_sizes)
 
     @contextmanager
     def capture(self) -> Iterator[list[DepthPass]]:

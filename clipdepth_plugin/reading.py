@@ -22,14 +22,17 @@ from clipdepth_plugin.estimating import check_finite, check_mode, estimate, on_h
 from clipdepth_plugin.geometry import ImageViews, Intrinsics, Size
 from clipdepth_plugin.head import NO_CONFIDENCE, DepthHead
 from clipdepth_plugin.overlap import HeadBeside, Overlap
-from clipdepth_plugin.placing import at_pixels, at_size, in_images
+from clipdepth_plugin.placing import Join, at_pixels, at_size, in_images
 from clipdepth_plugin.precision import without_autocast
 from clipdepth_plugin.readout import DepthEstimate, confidence_of
-from clipdepth_plugin.stitching import stitch
+from clipdepth_plugin.stitching import paste, stitch
 from clipdepth_plugin.tiling import arrange
 
 if TYPE_CHECKING:
     from clipdepth_plugin.fused import FusedHead  # brings triton in
+
+_Place = Size | list[ImageViews] | None
+"""Where maps go: one size, the images that the views were cut from, or the tower's input."""
 
 
 class DepthPass(TowerPass):
@@ -95,44 +98,52 @@ class DepthPass(TowerPass):
         focal_px: float | Sequence[float | None] | None = None,
     ) -> Tensor | list[Tensor]:
         """The maps of this pass, with more said about the pictures; see ``DepthPlugin.predict``."""
+        with torch.inference_mode(False):
+            place = self._place(size, original_sizes)
+            return self._placed(self._metres_of(place, intrinsics, focal_px), place, stitch)
+
+    def predict_confidence(
+        self, size: Size | None = None, *, original_sizes: Size | Sequence[Size] | None = None
+    ) -> Tensor | list[Tensor]:
+        """``confidence``, pixel by pixel beside ``predict``; see ``DepthPlugin``."""
+        with torch.inference_mode(False):
+            maps = self._placed(self._log_scales(), self._place(size, original_sizes), paste)
+        if isinstance(maps, Tensor):
+            return confidence_of(maps)
+        return [confidence_of(log_scale_1HW) for log_scale_1HW in maps]
+
+    def _place(self, size: Size | None, original_sizes: Size | Sequence[Size] | None) -> _Place:
         if size is not None and original_sizes is not None:
             raise HostError("size and original_sizes both say how large the maps are: give one")
-        with torch.inference_mode(False):
-            return self._predict(size, original_sizes, intrinsics, focal_px)
+        if original_sizes is not None:
+            return self._images(original_sizes)
+        return None if size is None else parse_size(size, "size")
 
-    def _predict(
+    def _metres_of(
         self,
-        size: Size | None,
-        original_sizes: Size | Sequence[Size] | None,
+        place: _Place,
         intrinsics: Intrinsics | Sequence[Intrinsics] | None,
         focal_px: float | Sequence[float | None] | None,
-    ) -> Tensor | list[Tensor]:
-        images = None if original_sizes is None else self._images(original_sizes)
-        size = None if size is None else parse_size(size, "size")
-        scales = None
+    ) -> list[Tensor]:
+        """The native maps, in the metres of the cameras."""
         if intrinsics is None and focal_px is None:
             self._say_camera()
-        else:
-            seen = self.count if images is None else images
-            canonical = self._head.config.canonical_focal
-            scales = camera_scales(canonical, seen, intrinsics, focal_px)
+            return self._metres()
+        seen = place if isinstance(place, list) else self.count
+        scales = camera_scales(self._head.config.canonical_focal, seen, intrinsics, focal_px)
         natives = self._metres()
-        if scales is not None:
-            factors = natives[0].new_tensor(scales).split([len(native) for native in natives])
-            natives = [
-                native_B1HW * factors_B[:, None, None, None]
-                for native_B1HW, factors_B in zip(natives, factors, strict=True)
-            ]
-        return self._placed(natives, size, images)
+        factors = natives[0].new_tensor(scales).split([len(native) for native in natives])
+        return [
+            native_B1HW * factors_B[:, None, None, None]
+            for native_B1HW, factors_B in zip(natives, factors, strict=True)
+        ]
 
-    def _placed(
-        self, natives: list[Tensor], size: Size | None, images: list[ImageViews] | None
-    ) -> Tensor | list[Tensor]:
-        pairs = list(zip(natives, self.views, strict=True))
-        if images is not None:
-            return in_images(pairs, self._wanted.patch_size, images, stitch)
-        if size is not None:
-            return at_size(pairs, self._wanted.patch_size, size)
+    def _placed(self, natives: list[Tensor], place: _Place, join: Join) -> Tensor | list[Tensor]:
+        pairs = zip(natives, self.views, strict=True)
+        if isinstance(place, list):
+            return in_images(pairs, self._wanted.patch_size, place, join)
+        if place is not None:
+            return at_size(pairs, self._wanted.patch_size, place)
         maps_B1HW = self._at_pixels(natives)
         if len(maps_B1HW) == 1:
             return maps_B1HW[0]
@@ -158,12 +169,13 @@ class DepthPass(TowerPass):
     def _metres(self) -> list[Tensor]:
         return [estimate.metres for estimate in self._read()]
 
-    def _confidences(self) -> list[Tensor]:
+    def _log_scales(self) -> list[Tensor]:
         if not self._head.config.confidence:
             raise HeadMismatchError(NO_CONFIDENCE)
-        scales = [one.log_scale for one in self._read() if one.log_scale is not None]
-        with torch.inference_mode(False):
-            return [confidence_of(log_scale) for log_scale in self._at_pixels(scales)]
+        return [one.log_scale for one in self._read() if one.log_scale is not None]
+
+    def _confidences(self) -> list[Tensor]:
+        return [confidence_of(log_scale) for log_scale in self._at_pixels(self._log_scales())]
 
     def at_pixels(self, native_B1HW: Tensor, views: Views) -> Tensor:
         """Native maps at their views' size; see ``placing.at_pixels``."""

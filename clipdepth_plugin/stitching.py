@@ -1,11 +1,11 @@
-"""One depth map of an image from the maps of the views a host cut it into.
+"""One map of an image from those of the views a host cut it into: depth, or what goes with it.
 
 Axes: H W the image's size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -18,12 +18,10 @@ _FADE = 0.25
 
 
 def stitch(tiles: Sequence[Tensor], overview_1HW: Tensor | None = None) -> Tensor:
-    """Pastes tiles into one map.
+    """Pastes tiles of metres into one map.
 
     A tile is a zoomed view, so its own scale is not to be trusted: each is first multiplied by
-    the median ratio of the overview to it, over the area both see, and then fades into the
-    overview, in log depth, towards those of its sides where the image goes on: no seams. Without
-    an overview tiles are pasted as they are. Where tiles overlap the later one is seen.
+    the median ratio of the overview to it, over the area both see, and then pasted in log depth.
 
     Args:
         tiles: (1, H, W) positive metres at the image's size each, NaN where the tile sees nothing
@@ -36,27 +34,71 @@ def stitch(tiles: Sequence[Tensor], overview_1HW: Tensor | None = None) -> Tenso
     Raises:
         HostError: There are no views, their sizes differ, or a tile and the overview share no area.
     """
+    _check_sizes(tiles, overview_1HW)
+    if overview_1HW is not None:
+        tiles = [_rescaled(tile_1HW, overview_1HW, i) for i, tile_1HW in enumerate(tiles)]
+    return _paste(tiles, overview_1HW, _between_logs)
+
+
+def paste(tiles: Sequence[Tensor], overview_1HW: Tensor | None = None) -> Tensor:
+    """Pastes tiles into one map, as they are.
+
+    Each fades into the overview towards those of its sides where the image goes on: no seams.
+    Where tiles overlap the later one is seen.
+
+    Args:
+        tiles: As ``stitch``, of any unit.
+        overview_1HW: As ``stitch``.
+
+    Returns:
+        (1, H, W); NaN where no view sees the image.
+
+    Raises:
+        HostError: There are no views, or their sizes differ.
+    """
+    _check_sizes(tiles, overview_1HW)
+    return _paste(tiles, overview_1HW, torch.lerp)
+
+
+def _check_sizes(tiles: Sequence[Tensor], overview_1HW: Tensor | None) -> None:
     views = [*tiles] if overview_1HW is None else [overview_1HW, *tiles]
     sizes = {tuple(view.shape) for view in views}
     if len(sizes) != 1:
         raise HostError(
             f"one image's views have maps of sizes {sorted(sizes)}: expected one size, the image's"
         )
-    whole_1HW = torch.full_like(views[0], torch.nan) if overview_1HW is None else views[0].clone()
-    for index, tile_1HW in enumerate(tiles):
+
+
+def _rescaled(tile_1HW: Tensor, overview_1HW: Tensor, index: int) -> Tensor:
+    seen_1HW = tile_1HW.isfinite()
+    if not bool(seen_1HW.any()):
+        return tile_1HW  # A tile of padding alone.
+    both_1HW = seen_1HW & overview_1HW.isfinite()
+    if not bool(both_1HW.any()):
+        raise HostError(f"tile {index} and the overview share no area of the image")
+    ratio = (overview_1HW[both_1HW].log() - tile_1HW[both_1HW].log()).median().exp()
+    return tile_1HW * ratio
+
+
+def _between_logs(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
+    return torch.lerp(first.log(), second.log(), weight).exp()
+
+
+def _paste(
+    tiles: Sequence[Tensor],
+    overview_1HW: Tensor | None,
+    between: Callable[[Tensor, Tensor, Tensor], Tensor],
+) -> Tensor:
+    first_1HW = tiles[0] if overview_1HW is None else overview_1HW
+    whole_1HW = torch.full_like(first_1HW, torch.nan) if overview_1HW is None else first_1HW.clone()
+    for tile_1HW in tiles:
         seen_1HW = tile_1HW.isfinite()
         if not bool(seen_1HW.any()):
             continue  # A tile of padding alone.
+        pasted_1HW = tile_1HW
         if overview_1HW is not None:
-            both_1HW = seen_1HW & overview_1HW.isfinite()
-            if not bool(both_1HW.any()):
-                raise HostError(f"tile {index} and the overview share no area of the image")
-            ratio = (overview_1HW[both_1HW].log() - tile_1HW[both_1HW].log()).median().exp()
-            scaled_1HW = tile_1HW * ratio
-            faded_1HW = torch.lerp(overview_1HW.log(), scaled_1HW.log(), _weight(seen_1HW)).exp()
-            pasted_1HW = torch.where(overview_1HW.isfinite(), faded_1HW, scaled_1HW)
-        else:
-            pasted_1HW = tile_1HW
+            faded_1HW = between(overview_1HW, tile_1HW, _weight(seen_1HW))
+            pasted_1HW = torch.where(overview_1HW.isfinite(), faded_1HW, tile_1HW)
         whole_1HW = torch.where(seen_1HW, pasted_1HW, whole_1HW)
     return whole_1HW
 

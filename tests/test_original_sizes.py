@@ -21,7 +21,7 @@ from clipdepth_plugin import DepthHead, TowerFeatures, attach, find_towers
 from clipdepth_plugin.adapters.hf_processor import from_processor
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.geometry import Size
-from clipdepth_plugin.readout import DepthEstimate
+from clipdepth_plugin.readout import DepthEstimate, confidence_of
 from tests.tiny.packed import EVERY_PACKED
 from tests.tiny.table import HOSTS
 
@@ -32,7 +32,7 @@ SIZES = [(40, 90), (77, 50), (64, 64)]
 
 
 class RedHead(DepthHead):
-    """Gives 1 m and the pixels' red."""
+    """Gives 1 m and the pixels' red; its log scale is the red, less 2."""
 
     @property
     def reads_pixels(self) -> bool:
@@ -42,11 +42,12 @@ class RedHead(DepthHead):
         self, features: TowerFeatures, size: Size | None = None, **_: Any
     ) -> DepthEstimate:
         assert features.pixels is not None
-        return DepthEstimate(1 + features.pixels[:, :1].float())
+        red_B1HW = features.pixels[:, :1].float()
+        return DepthEstimate(1 + red_B1HW, red_B1HW - 2)
 
 
 def red_head(host: nn.Module) -> RedHead:
-    config = DepthHead.for_host(host, film=False).config
+    config = DepthHead.for_host(host, film=False, confidence=True).config
     return RedHead(HeadConfig.model_validate(config.model_dump())).eval()
 
 
@@ -208,9 +209,12 @@ def test_maps_come_back_in_the_users_images(case: Case) -> None:
     with torch.no_grad(), attach(host, red_head(host), processor=processor) as plugin:
         case.run(host, inputs)
         maps = plugin.predict(original_sizes=SIZES)
+        sure = plugin.predict_confidence(original_sizes=SIZES)
     assert [tuple(one.shape) for one in maps] == [(1, *size) for size in SIZES]
-    for one_1HW, shown in zip(maps, pictures, strict=True):
+    for one_1HW, sure_1HW, shown in zip(maps, sure, pictures, strict=True):
         error_HW = one_1HW[0] - (1 + shown[0] / 255)
+        beside_1HW = confidence_of(one_1HW - 3)  # but tiles fade in log depth
+        torch.testing.assert_close(sure_1HW, beside_1HW, rtol=0, atol=1e-3, equal_nan=True)
         height, width = error_HW.shape
         error_HW = error_HW[: height - case.unseen, : width - case.unseen]
         if case.blurred:

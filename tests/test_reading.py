@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from clipdepth_plugin import DepthHead, DepthPlugin, HeadConfig, attach, find_towers
 from clipdepth_plugin.errors import (
     HeadMismatchError,
+    HostError,
     ImageError,
     NoDepthError,
 )
@@ -147,10 +148,16 @@ def test_confidence_beside_depth(host: nn.Module, head: DepthHead, make_pixels: 
         assert [tuple(one.shape) for one in plugin.confidences] == [(1, 32, 32)] * 2
         confidence.zero_()  # the caller's own
         assert plugin.confidence.min() > 0
+        torch.testing.assert_close(plugin.predict_confidence(), plugin.confidence, rtol=0, atol=0)
+        larger = plugin.predict_confidence((48, 80))
+        torch.testing.assert_close(larger, sure.forward_with_confidence(features, (48, 80))[1])
+        with pytest.raises(HostError, match="give one"):
+            plugin.predict_confidence((48, 80), original_sizes=(48, 80))
     with attach(host, head) as plugin:
         host(make_pixels())
-        with pytest.raises(HeadMismatchError, match="predicts no confidence"):
-            _ = plugin.confidence
+        for read in (lambda: plugin.confidence, plugin.predict_confidence):
+            with pytest.raises(HeadMismatchError, match="predicts no confidence"):
+                read()
 
 
 def test_pixels_are_tapped_for_heads_that_ask(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from clipdepth_plugin.errors import HostError
-from clipdepth_plugin.stitching import stitch
+from clipdepth_plugin.stitching import paste, stitch
 
 NAN = torch.nan
 
@@ -48,6 +48,18 @@ def test_tiles_leave_no_seam_and_keep_their_middle() -> None:
     middle_HW = log_HW[:, 6:10] - log_HW[:, 6:7]
     truth_HW = (slope_W.log() - slope_W[6].log())[6:10].expand(16, 4)
     torch.testing.assert_close(middle_HW, truth_HW)
+
+
+def test_pastes_without_a_scale() -> None:
+    overview_1HW, tile_1HW = torch.full((1, 16, 32), -2.0), torch.full((1, 16, 32), NAN)
+    tile_1HW[..., :16] = -3.0
+    whole_HW = paste([tile_1HW], overview_1HW)[0]
+    assert bool((whole_HW[:, :12] == -3).all())
+    assert bool((whole_HW[:, 16:] == -2).all())
+    torch.testing.assert_close(whole_HW[0, 12:16], torch.tensor([-2.875, -2.625, -2.375, -2.125]))
+    assert torch.equal(paste([tile_1HW]).isnan(), tile_1HW.isnan())
+    with pytest.raises(HostError, match="expected one size"):
+        paste([])
 
 
 def test_leaves_the_given_maps_alone() -> None:
