@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,13 @@ from torch import Tensor
 
 from clipdepth_plugin.adapters.layouts import Views
 from clipdepth_plugin.blocks import resize
+from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.geometry import ImageViews, Size
+from clipdepth_plugin.readout import DepthEstimate
+
+if TYPE_CHECKING:
+    from clipdepth_plugin.fused import FusedHead  # brings triton in
+    from clipdepth_plugin.head import DepthHead
 
 MapsOfViews = tuple[Tensor, Views]
 """A head's native maps (B, 1, H, W), and the views of one size that they show."""
@@ -41,6 +48,44 @@ def at_size(passes: Iterable[MapsOfViews], patch_size: Size, size: Size) -> Tens
     """The maps of all views at one size: (B, 1, *size), a tensor of its own."""
     resized = [resize(_whole_views(*maps, patch_size), size) for maps in passes]
     return torch.cat(resized) if len(resized) > 1 else resized[0].clone()
+
+
+def estimate_whole(
+    head: DepthHead | FusedHead,
+    features: TowerFeatures,
+    size: Size,
+    *,
+    patch_size: Size,
+    pixel_size: Size,
+    auxiliary: bool = False,
+) -> DepthEstimate:
+    """A head's maps of the whole of the tower's input, as training and evaluation take them.
+
+    ``head.estimate(features, size)``, but where patches leave a rim of the input unseen: there the
+    maps are put where ``plugin.predict(size=...)`` puts them.
+
+    Args:
+        head: Of these features.
+        features: Views of one size.
+        size: (H, W) of the maps.
+        patch_size: The tower's.
+        pixel_size: (H, W) of the tower's input.
+        auxiliary: Whether to give the auxiliary maps; not of a fused head.
+    """
+    given: dict[str, Any] = {"auxiliary": True} if auxiliary else {}
+    views = Views(features.batch, features.grid, pixel_size)
+    if _seen_size(views, patch_size) == pixel_size:
+        return head.estimate(features, size, **given)
+    native = head.estimate(features, **given)
+
+    def placed(map_B1HW: Tensor) -> Tensor:
+        return at_size([(map_B1HW, views)], patch_size, size)
+
+    return DepthEstimate(
+        placed(native.metres),
+        None if native.log_scale is None else placed(native.log_scale),
+        tuple(map(placed, native.auxiliary)),
+    )
 
 
 def in_images(

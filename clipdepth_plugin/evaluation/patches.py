@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from clipdepth_plugin.adapters.preprocessing import Preprocessing
     from clipdepth_plugin.adapters.towers import Tower
     from clipdepth_plugin.features import TowerFeatures
+    from clipdepth_plugin.geometry import Size
     from clipdepth_plugin.training.data import Sample
 
 MAX_FEATURES = 6000
@@ -83,6 +84,7 @@ class PatchReader:
         self.tokens = TowerTokens(tower, levels)
         self.features = min(tower.width, MAX_FEATURES // len(self.tokens.levels))
         self._preprocessing = preprocessing
+        self._patch_size = tower.patch_size
         self._patches = patches
         self._random = torch.Generator().manual_seed(seed)
         self.projection_DK: Tensor | None = None
@@ -105,7 +107,12 @@ class PatchReader:
     def _patches_of(
         self, features: TowerFeatures, index: int, depth_HW: Tensor
     ) -> tuple[Tensor, Tensor]:
-        log_P = patch_log_depth(depth_HW, features.grid)
+        log_P = patch_log_depth(
+            depth_HW,
+            features.grid,
+            patch_size=self._patch_size,
+            pixel_size=self._preprocessing.size,
+        )
         places_N = self._chosen(log_P)
         tokens_PD = (features.levels[level][index].cpu() for level in self.tokens.levels)
         x_NLD = torch.stack([one_PD[places_N].float() for one_PD in tokens_PD], dim=1)
@@ -120,21 +127,24 @@ class PatchReader:
         return valid_N[torch.randperm(len(valid_N), generator=self._random)[: self._patches]]
 
 
-def patch_log_depth(depth_HW: Tensor, grid: tuple[int, int]) -> Tensor:
+def patch_log_depth(depth_HW: Tensor, grid: Size, *, patch_size: Size, pixel_size: Size) -> Tensor:
     """Mean log depth of the valid pixels (above 0) of each patch, NaN where there is none.
 
     Args:
-        depth_HW: Metres, of the whole picture that the grid covers.
-        grid: (h, w).
+        depth_HW: Metres, of the whole picture.
+        grid: (h, w); the picture may go on beyond it, right and below.
+        patch_size: (H, W) of a patch, in pixels of the tower's input.
+        pixel_size: (H, W) of that input, which shows the whole picture.
 
     Returns:
         (h * w,) float64, row-major.
     """
     height, width = depth_HW.shape
-    row_H = torch.arange(height) * grid[0] // height
-    column_W = torch.arange(width) * grid[1] // width
+    row_H = torch.arange(height) * pixel_size[0] // (height * patch_size[0])
+    column_W = torch.arange(width) * pixel_size[1] // (width * patch_size[1])
     place_HW = row_H[:, None] * grid[1] + column_W
-    valid_HW = torch.isfinite(depth_HW) & (depth_HW > 0)
+    in_grid_HW = (row_H < grid[0])[:, None] & (column_W < grid[1])
+    valid_HW = torch.isfinite(depth_HW) & (depth_HW > 0) & in_grid_HW
     size = grid[0] * grid[1]
     log_N = depth_HW[valid_HW].double().log()
     sums_P = torch.zeros(size, dtype=torch.float64).index_add_(0, place_HW[valid_HW], log_N)

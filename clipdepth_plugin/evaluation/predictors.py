@@ -19,6 +19,8 @@ from clipdepth_plugin.errors import DataError, HostError
 from clipdepth_plugin.features import one_size
 from clipdepth_plugin.geometry import ViewGeometry
 from clipdepth_plugin.images import to_pixels
+from clipdepth_plugin.placing import estimate_whole
+from clipdepth_plugin.readout import confidence_of
 
 if TYPE_CHECKING:
     from clipdepth_plugin.adapters.preprocessing import Preprocessing
@@ -96,11 +98,16 @@ class HeadPredictor:
 
     def _maps(self, features: TowerFeatures, size: tuple[int, int]) -> Tensor:
         """(B, 1 or 2, H, W) metres, and confidence where there is one."""
-        head = self._plugin.head
-        if head.config.confidence:
-            return torch.cat(head.forward_with_confidence(features, size), dim=1)
-        metres_B1HW: Tensor = head(features, size)
-        return metres_B1HW
+        estimate = estimate_whole(
+            self._plugin.head,
+            features,
+            size,
+            patch_size=self._plugin.tower.patch_size,
+            pixel_size=self._preprocessing.size,
+        )
+        if estimate.log_scale is None:
+            return estimate.metres
+        return torch.cat([estimate.metres, confidence_of(estimate.log_scale)], dim=1)
 
     def _camera_factor(self, sample: Sample) -> float:
         """True over canonical focal length, for heads that were trained with one."""

@@ -16,11 +16,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from clipdepth_plugin.blocks import resize
+from clipdepth_plugin.adapters.layouts import Views
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.evaluation.patches import PatchReader
 from clipdepth_plugin.evaluation.predictors import camera_factor, sample_pixels
 from clipdepth_plugin.evaluation.ridge import RidgeSums
+from clipdepth_plugin.placing import at_size
 
 if TYPE_CHECKING:
     from clipdepth_plugin.adapters.preprocessing import Preprocessing
@@ -53,6 +54,7 @@ class RidgePredictor:
                 input, as heads with ``HeadConfig.canonical_focal`` do; None fits them as they are.
         """
         self._preprocessing = preprocessing
+        self._patch_size = tower.patch_size
         self._canonical = canonical_focal
         self._ridge = ridge
         self._reader = PatchReader(tower, preprocessing, patches, 0, levels)
@@ -95,11 +97,13 @@ class RidgePredictor:
         log_M = self._fit(rearrange(x_LBPK, "l b p k -> l (b p) k"))
         h, w = features.grid
         log_B1hw = rearrange(log_M.float(), "(b h w) -> b 1 h w", h=h, w=w)
-        return [
-            resize(log_1hw[None], (sample.image_3HW.shape[-2], sample.image_3HW.shape[-1]))[0].exp()
-            * self._factor(sample)
-            for log_1hw, sample in zip(log_B1hw, samples, strict=True)
-        ]
+        views = Views(1, features.grid, self._preprocessing.size)
+        predicted = []
+        for log_1hw, sample in zip(log_B1hw, samples, strict=True):
+            height, width = sample.image_3HW.shape[-2:]
+            log_B1HW = at_size([(log_1hw[None], views)], self._patch_size, (height, width))
+            predicted.append(log_B1HW[0].exp() * self._factor(sample))
+        return predicted
 
     def _factor(self, sample: Sample) -> float:
         """True metres over the fitted ones: 1 where a camera is not known."""

@@ -133,7 +133,12 @@ def open_session(
     if accelerator.is_main_process:
         tell_of_resize(head_config, tower, size)
     sources = make_sources(config, accelerator, tower, head, size, reporter)
-    model: nn.Module = TrainedHead(head, config.loss)
+    model: nn.Module = TrainedHead(
+        head,
+        config.loss,
+        patch_size=tower.tower.patch_size,
+        pixel_size=tower.preprocessing.size,
+    )
     optimiser = torch.optim.AdamW(
         [x for x in model.parameters() if x.requires_grad],
         lr=config.optimiser.lr,

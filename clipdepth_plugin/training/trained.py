@@ -20,6 +20,8 @@ from torch.distributed.checkpoint.state_dict import (
 
 from clipdepth_plugin.dual_path import DualPathDecoder
 from clipdepth_plugin.features import TowerFeatures
+from clipdepth_plugin.geometry import Size
+from clipdepth_plugin.placing import estimate_whole
 from clipdepth_plugin.readout import DepthEstimate
 
 if TYPE_CHECKING:
@@ -37,9 +39,20 @@ class TrainedHead(nn.Module):
     and DDP would wait for it.
     """
 
-    def __init__(self, head: DepthHead, loss: LossConfig) -> None:
+    def __init__(
+        self, head: DepthHead, loss: LossConfig, *, patch_size: Size, pixel_size: Size
+    ) -> None:
+        """Takes the head.
+
+        Args:
+            head: With a decoder of any kind.
+            loss: Says which auxiliary outputs are trained.
+            patch_size: The tower's.
+            pixel_size: (H, W) of its input, which all maps show.
+        """
         super().__init__()
         self.head = head
+        self._patch_size, self._pixel_size = patch_size, pixel_size
         if isinstance(head.decoder, DualPathDecoder):
             for index, readout in enumerate(head.decoder.auxiliary):
                 readout.requires_grad_(any(loss.auxiliary[index : index + 1]))
@@ -65,7 +78,14 @@ class TrainedHead(nn.Module):
             Maps of ``size``; auxiliary ones in training alone.
         """
         features = TowerFeatures(levels, context_BD, grid, pixels_B3HW)
-        return self.head.estimate(features, size, auxiliary=self.training)
+        return estimate_whole(
+            self.head,
+            features,
+            size,
+            patch_size=self._patch_size,
+            pixel_size=self._pixel_size,
+            auxiliary=self.training,
+        )
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -21,10 +21,15 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from clipdepth_plugin import DepthHead, attach
 from clipdepth_plugin.adapters.preprocessing import HALF_NORMALISATION, Preprocessing
+from clipdepth_plugin.config import Preset
 from clipdepth_plugin.errors import DataError, HostError
 from clipdepth_plugin.evaluation.evaluate import Baseline, evaluate, median_depth
 from clipdepth_plugin.evaluation.metrics import METRICS
-from clipdepth_plugin.evaluation.predictors import HeadPredictor, predict_samples
+from clipdepth_plugin.evaluation.predictors import (
+    HeadPredictor,
+    predict_samples,
+    sample_pixels,
+)
 from clipdepth_plugin.evaluation.protocols import get_protocol
 from clipdepth_plugin.evaluation.report import (
     Report,
@@ -34,8 +39,11 @@ from clipdepth_plugin.evaluation.report import (
     write_json,
 )
 from clipdepth_plugin.evaluation.sheet import choose_rows, write_sheet
+from clipdepth_plugin.features import one_size
 from clipdepth_plugin.images import to_pixels
 from clipdepth_plugin.training.data import Sample
+from clipdepth_plugin.training.losses import LossConfig
+from clipdepth_plugin.training.trained import TrainedHead
 
 RGBD = get_protocol("rgbd", depth_range=(1e-3, 10.0))
 PREPROCESSING = Preprocessing(*HALF_NORMALISATION, size=(32, 32), resize="squash")
@@ -162,14 +170,14 @@ def test_bad_predictions_are_named() -> None:
         evaluate(lambda shown: [torch.ones(1, 3, 3)] * len(shown), samples, RGBD)
 
 
-def tiny_host() -> CLIPVisionModel:
+def tiny_host(image_size: int = 32) -> CLIPVisionModel:
     torch.manual_seed(0)
     config = CLIPVisionConfig(
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=4,
         num_attention_heads=4,
-        image_size=32,
+        image_size=image_size,
         patch_size=8,
     )
     host: CLIPVisionModel = CLIPVisionModel(config).eval()
@@ -179,7 +187,7 @@ def tiny_host() -> CLIPVisionModel:
 def tiny_head(host: CLIPVisionModel, **options: Any) -> DepthHead:
     torch.manual_seed(0)
     small: dict[str, Any] = {"channels": (8, 8, 8, 8), "film_hidden": 8, "activation": "log"}
-    return DepthHead.for_host(host, preset="spaceclip", **{**small, **options}).eval()
+    return DepthHead.for_host(host, **{"preset": "spaceclip", **small, **options}).eval()
 
 
 def test_a_head_is_evaluated_as_it_predicts() -> None:
@@ -193,6 +201,31 @@ def test_a_head_is_evaluated_as_it_predicts() -> None:
         with torch.no_grad():
             expected = plugin(to_pixels([picture], PREPROCESSING))
         torch.testing.assert_close(maps[0], expected[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("preset", ["spaceclip", "guided"])
+def test_maps_lie_where_the_plugin_puts_them_beside_an_unseen_rim(preset: Preset) -> None:
+    """An input of 36 pixels in patches of 8: the last 4 are in no patch."""
+    host, seen = tiny_host(36), replace(PREPROCESSING, size=(36, 36))
+    options = {"channels": (8, 8, 8), "stem_channels": 4} if preset == "guided" else {}
+    head = tiny_head(host, preset=preset, confidence=True, **options)
+    samples = [sample(0, (36, 36)), sample(1, (72, 48))]
+    with attach(host, head) as plugin, torch.no_grad():
+        maps = HeadPredictor(plugin, seen)(samples)
+        host(sample_pixels(samples, seen))
+        for size, one_2HW, row in (((36, 36), maps[0], 0), ((72, 48), maps[1], 1)):
+            metres, sure = plugin.predict(size), plugin.predict_confidence(size)
+            torch.testing.assert_close(one_2HW, torch.cat([metres[row], sure[row]]))
+        features = one_size(plugin.features(sample_pixels(samples, seen)))
+        trained = TrainedHead(head, LossConfig(), patch_size=(8, 8), pixel_size=(36, 36))
+        fields = features.levels, features.context, features.pixels, features.grid
+        torch.testing.assert_close(trained(*fields, (36, 36)).metres, plugin.depth)
+        assert bool((plugin.depth[..., 32:] == plugin.depth[..., 31:32]).all())
+        trained.train()
+        estimate = trained(*fields, (24, 20))
+        assert {tuple(one.shape) for one in (*estimate.auxiliary, estimate.log_scale)} == {
+            (2, 1, 24, 20)
+        }
 
 
 def test_a_confidence_is_evaluated_with_its_depth(tmp_path: Path) -> None:

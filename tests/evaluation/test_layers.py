@@ -93,7 +93,7 @@ def test_patch_depth_is_the_mean_log_of_valid_pixels() -> None:
     depth = torch.rand(7, 10, generator=torch.Generator().manual_seed(0)) + 0.5
     depth[:, 3] = 0
     depth[:4, 5:] = torch.nan
-    got = patch_log_depth(depth, (2, 2)).view(2, 2)
+    got = patch_log_depth(depth, (2, 2), patch_size=(8, 8), pixel_size=(16, 16)).view(2, 2)
     for i, rows in enumerate((slice(0, 4), slice(4, 7))):
         for j, columns in enumerate((slice(0, 5), slice(5, 10))):
             inside = depth[rows, columns].double()
@@ -101,6 +101,14 @@ def test_patch_depth_is_the_mean_log_of_valid_pixels() -> None:
             expected = inside.log().mean()
             torch.testing.assert_close(got[i, j], expected, equal_nan=True)
     assert got[0, 1].isnan()
+
+
+def test_depth_beyond_the_last_patch_is_of_none() -> None:
+    """An input of 20 x 20 whose last 4 rows and columns no patch of 8 covers."""
+    depth = torch.full((40, 60), 9.0)
+    depth[:32, :48] = 2.0
+    got = patch_log_depth(depth, (2, 2), patch_size=(8, 8), pixel_size=(20, 20))
+    torch.testing.assert_close(got.exp(), torch.full((4,), 2.0).double())
 
 
 def numpy_ridge(x: Tensor, y: Tensor, ridge: float, at: Tensor) -> Tensor:
