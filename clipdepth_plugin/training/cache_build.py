@@ -77,8 +77,8 @@ def sample_contents(
         files: The cache.
         views: The samples.
         indices: Which of them.
-        verify: Read and hash every one. False: a sample that was cached under its name is taken
-            to be unchanged.
+        verify: Read and hash every one. False: a sample that was cached under its name, and read
+            in the same way then, is taken to be unchanged.
         bad: Counts those that can't be read.
         workers: Processes that read.
         tell: Hears of the progress.
@@ -86,7 +86,7 @@ def sample_contents(
     Raises:
         DataError: Too many can't be read.
     """
-    known = {i: None if verify else files.content_of(views.name(i)) for i in indices}
+    known = {i: None if verify else files.content_of(views.stored_name(i)) for i in indices}
     unknown = [index for index, content in known.items() if content is None]
     loader = DataLoader(_Contents(views, unknown), None, num_workers=workers, generator=_own())
     for done, (index, (content, problem)) in enumerate(zip(unknown, loader, strict=True), 1):
@@ -130,7 +130,7 @@ def build_cache(
             features = read(pixels_B3HW)
             rows = missing[done : done + pixels_B3HW.shape[0]]
             record_BK = files.layout.pack(features, depth_B1HW, intrinsics_B4)
-            names = [views.name(index) for _, index, _ in rows]
+            names = [views.stored_name(index) for _, index, _ in rows]
             writer.add([key for key, _, _ in rows], names, record_BK)
             done += len(rows)
             tell("running the tower", done, len(missing))

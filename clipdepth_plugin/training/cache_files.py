@@ -2,7 +2,8 @@
 
     cache.json             what made the tokens: tower weights, preprocessing, levels, ...
     shard-<id>.bin         records, one after another
-    shard-<id>.json        for each record its sample's content hash, view and name
+    shard-<id>.json        for each record its sample's content hash, view and name, with a hash
+                           of how its set was read
 
 A record is tokens (L, N, D), pixels (3, H, W) for heads that read them, context (D), depth (H, W),
 intrinsics (4), padded to 64 bytes. A shard's JSON appears after its records are on the disk, so a
@@ -112,7 +113,11 @@ class CacheFiles:
         return len(self._places)
 
     def content_of(self, name: str) -> str | None:
-        """Content hash that a sample had when it was last stored; None where it never was."""
+        """Content hash that a sample had when it was last stored; None where it never was.
+
+        Args:
+            name: ``SampleViews.stored_name``.
+        """
         return self._contents.get(name)
 
     def read(self, keys: Sequence[Key], *, pinned: bool = False) -> Tensor:

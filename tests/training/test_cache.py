@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +120,28 @@ def test_the_tower_is_not_run_again(tiny: TinyRuns, passes: list[int]) -> None:
     train(tiny.config("trusting", cache=cache_of(tiny, verify=False)))
     assert passes == []
     assert tiny.losses("second") == tiny.losses("trusting") == first
+
+
+def test_a_set_read_in_another_way_is_not_trusted(tiny: TinyRuns, passes: list[int]) -> None:
+    """Names are the same; the truth that was stored under them is not."""
+    trusting = cache_of(tiny, verify=False)
+    plain = tiny.tree("plain")["data"]["train"][0]
+    nearer = {"train": [{**plain, "depth_scale": 500.0}]}
+    elsewhere = tiny.folder / "elsewhere" / Path(tiny.data).name
+    shutil.copytree(tiny.data, elsewhere)
+    (picture,) = elsewhere.glob("train/*/002.jpg")
+    Image.fromarray(np.zeros((32, 40, 3), np.uint8)).save(picture)
+    both = {"train": [plain, {**plain, "root": str(elsewhere)}]}
+    for name, data in (("nearer", nearer), ("both", both)):
+        train(tiny.config(f"{name}-uncached", data=data, augment=None))
+        train(tiny.config(f"{name}-before", augment=None, cache=trusting))
+        train(tiny.config(name, data=data, augment=None, cache=trusting))
+        passes.clear()
+        train(tiny.config(f"{name}-again", data=data, augment=None, cache=trusting))
+        assert passes == []
+        expected = pytest.approx(list(tiny.losses(f"{name}-uncached").values()), abs=1e-4)
+        assert list(tiny.losses(name).values()) == expected
+        assert tiny.losses(f"{name}-again") == tiny.losses(name)
 
 
 def test_a_cached_run_resumes_bit_for_bit(tiny: TinyRuns) -> None:

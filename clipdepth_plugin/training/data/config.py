@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from os import path as ospath
@@ -188,6 +189,16 @@ class DataConfig(BaseModel):
             DataError: One is not set.
         """
         return expand(self.root)
+
+    def reading(self) -> str:
+        """Hash of all that a sample's content depends on beside its files: place, units, crops.
+
+        Raises:
+            DataError: An environment variable is not set.
+        """
+        about_the_set = {"root", "name", "limit", "repeat", "augment"}
+        fields = self.model_dump_json(exclude=about_the_set)
+        return hashlib.blake2b(f"{self.location()} {fields}".encode(), digest_size=8).hexdigest()
 
     def path(self, relative: str) -> Path:
         """A path of the config, environment variables expanded, taken from the root.

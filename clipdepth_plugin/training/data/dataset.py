@@ -24,9 +24,11 @@ class SampleDataset(Dataset[Sample], ABC):
 
     Attributes:
         own_augment: How its samples are varied in place of the run's way; None: in that way.
+        reading: ``DataConfig.reading`` of the config that it was opened with.
     """
 
     own_augment: AugmentConfig | None = None
+    reading: str = ""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -50,6 +52,10 @@ class SampleDataset(Dataset[Sample], ABC):
     def augment_of(self, index: int) -> AugmentConfig | None:  # noqa: ARG002
         """How the sample is varied in place of the run's way; None: in that way."""
         return self.own_augment
+
+    def reading_of(self, index: int) -> str:  # noqa: ARG002
+        """Hash of how the sample is read, beside its files."""
+        return self.reading
 
 
 class Spread(SampleDataset):
@@ -105,6 +111,11 @@ class Mixture(SampleDataset):
         """See ``SampleDataset``."""
         part, inside = self._place(index)
         return self.sets[part].augment_of(inside)
+
+    def reading_of(self, index: int) -> str:
+        """See ``SampleDataset``."""
+        part, inside = self._place(index)
+        return self.sets[part].reading_of(inside)
 
     @property
     def counts(self) -> tuple[int, ...]:

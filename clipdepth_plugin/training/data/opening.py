@@ -40,6 +40,7 @@ def open_dataset(config: DataConfig) -> SampleDataset | StreamDataset:
     if config.limit is not None:
         opened = Spread(opened, config.limit)
     opened.own_augment = config.augment
+    opened.reading = config.reading()
     return opened
 
 
