@@ -38,9 +38,11 @@ def parse_data(text: str, default_split: str = "test") -> DataConfig:
             f"{', '.join(formats)}, or a YAML or JSON file that exists"
         )
     root, split = place, default_split
+    before, _, after = place.rpartition(":")
+    in_address = "://" in place and "/" in after  # its scheme's colon, or its port's
     # A folder whose name has a colon is taken as it is.
-    if ":" in place and not Path(place).exists():
-        root, _, split = place.rpartition(":")
+    if before and not in_address and not Path(place).exists():
+        root, split = before, after
     return DataConfig.model_validate({"format": kind, "root": root, "split": split})
 
 

@@ -67,8 +67,8 @@ class RunFolder:
                 f"{self.path} holds a run already: go on with it (--resume), or choose another "
                 "folder (--run)"
             )
-        before = load_config(stored).model_dump(exclude=set(_FREE))
-        now = self._config.model_dump(exclude=set(_FREE))
+        before = load_config(stored).model_dump(mode="json", exclude=set(_FREE))
+        now = self._config.model_dump(mode="json", exclude=set(_FREE))
         other = sorted(name for name in now if now[name] != before[name])
         if other:
             raise TrainingError(

@@ -164,10 +164,10 @@ def open_session(
 
 
 def check_outputs(config: TrainConfig, head: HeadConfig) -> None:
-    """Whether the head gives every output that the loss weighs, and the loss trains confidence.
+    """Whether the head gives every output that the loss weighs, and knows what is varied.
 
     Raises:
-        TrainingError: One without the other.
+        TrainingError: One without the other; or pictures are zoomed for a head without a camera.
     """
     if head.confidence != (config.loss.confidence > 0):
         raise TrainingError(
@@ -179,6 +179,14 @@ def check_outputs(config: TrainConfig, head: HeadConfig) -> None:
         raise TrainingError(
             f"loss.auxiliary weighs {len(config.loss.auxiliary)} auxiliary outputs, this head has "
             f"{head.auxiliary}: shorten loss.auxiliary ([] for none) or set head.options.auxiliary"
+        )
+    varied = [one for one in (config.augment, *(d.augment for d in config.data.train)) if one]
+    zooms = any(one.zoom != (1.0, 1.0) for one in varied)
+    if zooms and head.canonical_focal is None:
+        raise TrainingError(
+            "augment.zoom changes the focal length, which this head is not told "
+            "(head.init: its canonical_focal is null): leave zoom out, or train a head with "
+            "head.options.canonical_focal"
         )
 
 

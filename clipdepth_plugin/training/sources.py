@@ -13,17 +13,17 @@ import torch.nn.functional as F
 
 from clipdepth_plugin.training.batches import FeatureSource, TowerSource
 from clipdepth_plugin.training.cached import make_cached_source, open_cache
-from clipdepth_plugin.training.data import Loader, Mixture, make_loader, open_mixture
+from clipdepth_plugin.training.data import Loader, Mixture, StreamMixture, make_loader, open_mixture
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from accelerate import Accelerator
     from torch import Tensor
 
     from clipdepth_plugin.head import DepthHead
     from clipdepth_plugin.training.config import TrainConfig
-    from clipdepth_plugin.training.data import StreamLoader, StreamMixture
+    from clipdepth_plugin.training.data import Batch, StreamLoader
     from clipdepth_plugin.training.progress import Reporter
     from clipdepth_plugin.training.tower import FrozenTower
 
@@ -87,6 +87,18 @@ def make_sources(
     return Sources(maker.source(train, training=True), measured, maker.pictures(validation))
 
 
+def while_all_have_one(accelerator: Accelerator, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Batches until one process has no more, so that all are in the same epoch and batch."""
+    coming = iter(batches)
+    while True:
+        batch = next(coming, None)
+        have = torch.tensor(float(batch is not None), device=accelerator.device)
+        if int(accelerator.reduce(have, reduction="sum")) < accelerator.num_processes:
+            return
+        assert batch is not None
+        yield batch
+
+
 class _Maker:
     """Makes loaders with what a run has in common."""
 
@@ -105,7 +117,7 @@ class _Maker:
     def source(self, data: Data, *, training: bool) -> TowerSource:
         config, processes = self._config, self._accelerator.num_processes
 
-        def load(epoch: int, start: int) -> Loader | StreamLoader:
+        def load(epoch: int, start: int) -> Iterable[Batch]:
             return self._loader(
                 data,
                 epoch=epoch,
@@ -119,10 +131,15 @@ class _Maker:
                 world_size=processes,
             )
 
+        def load_together(epoch: int, start: int) -> Iterable[Batch]:
+            return while_all_have_one(self._accelerator, load(epoch, start))
+
         whole = load(0, 0)
         length = len(whole) if isinstance(whole, Loader) else None
         device = self._accelerator.device
-        return TowerSource(load, self._read, device, self._canonical_focal, length)
+        uneven = training and isinstance(data, StreamMixture) and data.is_split and processes > 1
+        loader = load_together if uneven else load
+        return TowerSource(loader, self._read, device, self._canonical_focal, length)
 
     def pictures(self, data: Data | None) -> Callable[[int], Tensor]:
         preprocessing = self._tower.preprocessing

@@ -120,6 +120,8 @@ def test_a_saved_head_is_trained_on(tiny: TinyRuns) -> None:
     first = train(tiny.config("first", steps=30))
     train(tiny.config("second", head={"init": str(first.head)}, optimiser={"lr": 1e-4}))
     assert tiny.losses("second")[1] < 0.8 * tiny.losses("first")[1]
+    with pytest.raises(TrainingError, match=r"augment.zoom changes the focal length.*head.init"):
+        train(tiny.config("third", head={"init": str(first.head)}, augment={"zoom": [1.0, 1.5]}))
 
 
 def test_a_canonical_camera_scales_the_target_and_not_the_metric(tiny: TinyRuns) -> None:

@@ -168,6 +168,15 @@ def test_what_changes_no_number_may_change_on_resume(
     assert [path.name for path in kept] == ["step-00000006"]
 
 
+def test_a_config_made_in_python_is_the_one_that_was_stored(
+    tiny: TinyRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tuples come back from YAML as lists."""
+    config = tiny.config("run", head={"options": {**tiny.head, "channels": (8, 4)}})
+    train_until(3, config, monkeypatch)
+    assert train(config, resume=True).steps == 6
+
+
 def test_half_a_line_in_the_log_is_dropped(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     log.write_bytes(b'{"step": 1}\n{"step": 2, "lo')

@@ -113,7 +113,8 @@ class DataConfig(BaseModel):
     """Only frames whose intrinsics are known, as a head with a canonical camera needs."""
 
     limit: PositiveInt | None = None
-    """At most this many samples, evenly spread over the set (of a stream: its first ones)."""
+    """At most this many samples, evenly spread over the set (of a stream: its first ones, in every
+    epoch the same; with ``shard_split`` each process has its share of them)."""
 
     repeat: PositiveFloat = 1.0
     """Times each sample is seen in an epoch of a mixture; of 2.5, half of them a third time, others
@@ -144,7 +145,8 @@ class DataConfig(BaseModel):
 
     shard_split: bool = False
     """Each process reads its own shards only: less traffic, but batches then depend on the number
-    of processes. Off: each reads the whole stream and decodes its part of each batch."""
+    of processes, and an epoch ends with the process that has no more first. Off: each reads the
+    whole stream and decodes its part of each batch."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -82,7 +82,7 @@ class StreamDataset(IterableDataset[Sample], ABC):
 
         Args:
             seed: Of the order of shards, and of records through the buffer; None leaves them as
-                they are.
+                they are. With ``limit`` the shards are in order, as it takes the first records.
             rank: This process. It matters with ``shard_split``: each then has shards of its own.
             world_size: Number of processes.
 
@@ -90,7 +90,8 @@ class StreamDataset(IterableDataset[Sample], ABC):
             DataError: There are fewer shards than processes that split them.
         """
         chance, shards = random.Random(seed), list(range(self.shard_count))
-        if seed is not None:
+        limit = self.config.limit
+        if seed is not None and limit is None:  # else other samples in each epoch
             chance.shuffle(shards)
         if self.config.shard_split:
             if len(shards) < world_size:
@@ -99,8 +100,9 @@ class StreamDataset(IterableDataset[Sample], ABC):
                     "shard_split needs at least one for each"
                 )
             shards = shards[rank::world_size]
+            limit = None if limit is None else (limit + world_size - 1 - rank) // world_size
         everything = (record for shard in shards for record in self.read_shard(shard))
-        records = islice(everything, self.config.limit)
+        records = islice(everything, limit)
         return records if seed is None else shuffled(records, self.config.shuffle_buffer, chance)
 
     def __iter__(self) -> Iterator[Sample]:

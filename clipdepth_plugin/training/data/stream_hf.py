@@ -45,12 +45,13 @@ class HubStream(StreamDataset):
         rows = self._rows.shard(num_shards=self.shard_count, index=shard)
         name = f"{self.config.title}/{self.config.split}/{shard:05d}"
         for number, row in enumerate(_reporting(rows, name)):
-            yield Record(
-                f"{name}/{number:06d}",
-                _bytes(row[image]),
-                _bytes(row[depth]),
-                row[camera[0]] if camera else None,
-            )
+            named = f"{name}/{number:06d}"
+            try:
+                pictures = _bytes(row[image]), _bytes(row[depth])
+            except DataError as error:
+                yield Record(named, error=f"{named}: {error}")
+                continue
+            yield Record(named, *pictures, row[camera[0]] if camera else None)
 
     def _opened(self) -> Any:
         config, place = self.config, self.config.location()
@@ -96,8 +97,19 @@ def _reporting(rows: Any, name: str) -> Iterator[dict[str, Any]]:
 
 def _bytes(value: Any) -> Any:
     """An encoded picture's bytes; anything else as it is."""
-    if isinstance(value, dict) and "bytes" in value:
-        if value["bytes"] is None and value.get("path"):
-            return Path(value["path"]).read_bytes()
-        return value["bytes"]
-    return value
+    if not isinstance(value, dict) or "bytes" not in value:
+        return value
+    if value["bytes"] is None and value.get("path"):
+        return _read(value["path"])
+    return value["bytes"]
+
+
+def _read(path: str) -> bytes:
+    """A file that a row names: on the hub, in an archive, or here."""
+    fsspec = require("fsspec", "stream", "format hf")
+    try:
+        with fsspec.open(path, "rb") as file:
+            content: bytes = file.read()
+    except Exception as error:  # whatever the file system of the path raises
+        raise DataError(f"{path} can't be read ({type(error).__name__}: {error})") from error
+    return content

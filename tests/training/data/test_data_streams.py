@@ -81,6 +81,24 @@ def test_shuffling_is_seeded_and_complete(trees: Trees, squash: Preprocessing) -
     assert names(batches([config], squash, shuffle=False)) == sorted(first)
 
 
+@pytest.mark.parametrize("split", [False, True])
+def test_a_limit_takes_the_first_ones_in_every_epoch(
+    trees: Trees, squash: Preprocessing, split: bool
+) -> None:
+    config = trees.tar(shards=4, each=2, limit=3, shard_split=split)
+    options: dict[str, Any] = {"batch_size": 1, "world_size": 2 if split else 1}
+    for epoch in range(4):
+        ranks = [
+            names(batches([config], squash, epoch=epoch, rank=rank, **options))
+            for rank in range(options["world_size"])
+        ]
+        shards = (("train-00/000", "train-00/001"), ("train-01/002",))
+        if split:
+            assert [sorted(rank) for rank in ranks] == [sorted(shard) for shard in shards]
+        else:
+            assert sorted(ranks[0]) == sorted(sum(shards, ()))
+
+
 def test_threads_processes_and_resuming_change_nothing(trees: Trees, squash: Preprocessing) -> None:
     config = trees.tar(shuffle_buffer=3)
     whole = batches([config], squash, batch_size=4)
