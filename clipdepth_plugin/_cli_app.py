@@ -93,7 +93,8 @@ def predict(  # noqa: PLR0913, PLR0917 (a command's options)
     (colours with a scale in metres), both for the whole picture.
 
     Exit code: 0, all pictures are done. 1, some could not be read; they are named at the end, the
-    others are done. 2, nothing was written because the host, the head or the input is wrong.
+    others are done. 2, the host, the head or the input is wrong, and nothing was written; or a
+    map can't be written, and those before are done. The message says which.
     """
     with errors_as_messages() as console:
         from clipdepth_plugin._cli_predict import PredictOptions, run_predict

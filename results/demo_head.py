@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from spread import spread
+from spread import each, spread
 from torch import Tensor
 
 from clipdepth_plugin import DepthHead, DepthPlugin
@@ -141,9 +141,12 @@ def found() -> dict[str, Any]:
 def whole_file(runs: dict[str, Any]) -> str:
     """results/demo_head.md."""
     seeds = {name: run for name, run in runs.items() if name.startswith("seed")}
-    first = next(iter(seeds.values()))["libero"]
-    versions = ", ".join(f"{k} {v}" for k, v in first["versions"].items())
-    times = sorted(run[data]["created"][:16] for run in runs.values() for data in run)
+    reports = sorted(
+        (run[data] for run in runs.values() for data in run), key=lambda one: one["created"]
+    )
+    machines = each(one["machine"] for one in reports)
+    versions = each(", ".join(f"{k} {v}" for k, v in one["versions"].items()) for one in reports)
+    times = [one["created"][:16] for one in reports]
     lines = [
         "# The demo's head",
         "",
@@ -151,7 +154,7 @@ def whole_file(runs: dict[str, Any]) -> str:
         "Made by `python results/demo_head.py table` from the files in `demo_head/`, each by",
         "`... measure NAME HEAD` or `... measure ridge`.",
         "",
-        f"Machine: {first['machine']}, CPU. Versions: {versions}.",
+        f"Machine: {machines}, CPU. Versions: {versions}.",
         f"Measured: {times[0]} to {times[-1]} UTC.",
         "",
         "| test set | pictures | predictor | AbsRel | delta1 | RMSE (m) | AbsRel, median-aligned |",

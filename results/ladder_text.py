@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from spread import FORMER_UNTIL, share
+from spread import FORMER_UNTIL, each, share
 
 from clipdepth_plugin.evaluation.ladder import RUNGS
 
@@ -129,12 +129,10 @@ def facts(runs: Sequence[Run]) -> dict[str, Any]:
     seen = sorted((run["circumstances"] for run in runs), key=lambda one: one["created"])
     made = {
         "runs": len(runs),
-        "days": _each(one["created"][:10] for one in seen),
-        "commits": _each(one["commit"][:7] for one in seen),
-        "machines": _each(_machine(one) for one in seen),
-        "versions": _each(
-            ", ".join(f"{k} {v}" for k, v in one["versions"].items()) for one in seen
-        ),
+        "days": each(one["created"][:10] for one in seen),
+        "commits": each(one["commit"][:7] for one in seen),
+        "machines": each(_machine(one) for one in seen),
+        "versions": each(", ".join(f"{k} {v}" for k, v in one["versions"].items()) for one in seen),
     }
     return {
         "pixels": (config["input_size"] or config["output_size"])[0],
@@ -145,11 +143,6 @@ def facts(runs: Sequence[Run]) -> dict[str, Any]:
         "images": runs[0]["images"],
         "made": MADE.format(**made).strip(),
     }
-
-
-def _each(values: Iterable[str]) -> str:
-    """Different values, in the order that they came up."""
-    return "; then ".join(dict.fromkeys(values))
 
 
 def _machine(seen: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 FORMER_UNTIL = "2026-11-26T19"
@@ -21,6 +21,11 @@ def spread(values: Sequence[float]) -> str:
 def share(interval: Mapping[str, float]) -> str:
     """A median share and its 95% interval."""
     return f"{interval['median']:.1%} ({interval['low']:.1%} to {interval['high']:.1%})"
+
+
+def each(values: Iterable[str]) -> str:
+    """Different values, in the order that they came up."""
+    return "; then ".join(dict.fromkeys(values))
 
 
 class Change(NamedTuple):

@@ -224,7 +224,7 @@ class Recorder:
         provenance = self._session.provenance(self.best, metrics)
         head = DepthHead(self._session.head_config.model_copy(update={"provenance": provenance}))
         load_weights(head, state, "the trained weights")
-        # A card that is there is kept by save_pretrained, but this one is of earlier weights.
+        # An edited card is kept by save_pretrained, but this one is of earlier weights.
         (self.folder.head / CARD_FILE).unlink(missing_ok=True)
         head.eval().save_pretrained(self.folder.head)
 
