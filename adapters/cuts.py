@@ -96,13 +96,14 @@ class Fit:
 
     Attributes:
         place: Where the image lies: ``start`` pads below and at the right (transformers' PI0),
-            ``middle`` around it, the odd pixel behind (open_clip's ``longest``).
+            ``middle`` around it, the odd pixel behind (open_clip's ``longest``), ``end`` above
+            and at the left (LeRobot's ``resize_with_pad``).
     """
 
     label: ClassVar[str] = "fitted and padded"
     pads_behind: ClassVar[bool] = False
     size: Size
-    place: Literal["start", "middle"]
+    place: Literal["start", "middle", "end"]
 
     def views(self, image_size: Size) -> ImageViews:
         """See ``Cut``."""
@@ -111,6 +112,10 @@ class Fit:
             factor = min(view_h / height, view_w / width)
             resized = (int(height * factor), int(width * factor))
             offset = (0, 0)
+        elif self.place == "end":
+            ratio = max(height / view_h, width / view_w)
+            resized = (int(height / ratio), int(width / ratio))
+            offset = (view_h - resized[0], view_w - resized[1])
         else:
             ratio = max(height / view_h, width / view_w)
             resized = (round(height / ratio), round(width / ratio))

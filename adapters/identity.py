@@ -22,7 +22,8 @@ def tower_hashes(tower: Tower) -> dict[str, str]:
     """Hash of a tower's weights as they are in each dtype that a host may load them in.
 
     Of the first 4096 numbers of every tensor of the patch embedding and the blocks; neither
-    names nor order count, as these change between releases of the host's library.
+    names nor order count, as these change between releases of the host's library. What PEFT put
+    beside them (LoRA) is left out.
     """
     return {_name(dtype): _hash(tower, dtype) for dtype in _DTYPES}
 
@@ -38,6 +39,13 @@ def check_same_tower(tower: Tower, recorded: Mapping[str, str], name: str | None
     """
     if not recorded:
         return
+    modules = (tower.patch_embed, *tower.blocks)
+    if any(_is_adapters(name) for one in modules for name, _ in one.named_parameters()):
+        logger.warning(
+            "%s has LoRA weights beside its own: what the head reads is no longer quite what it "
+            "was trained on",
+            tower,
+        )
     dtypes = {x.dtype for x in _tensors(tower)}
     on_meta = any(x.is_meta for x in _tensors(tower))
     dtype = dtypes.pop() if len(dtypes) == 1 else None
@@ -57,7 +65,14 @@ def check_same_tower(tower: Tower, recorded: Mapping[str, str], name: str | None
 
 def _tensors(tower: Tower) -> Iterator[Tensor]:
     for module in (tower.patch_embed, *tower.blocks):
-        yield from module.parameters()
+        for name, x in module.named_parameters():
+            if not _is_adapters(name):
+                yield x
+
+
+def _is_adapters(name: str) -> bool:
+    """Whether a parameter is PEFT's beside the tower's own: ``q_proj.lora_A.default.weight``."""
+    return any(part.startswith("lora_") for part in name.split("."))
 
 
 def _hash(tower: Tower, dtype: torch.dtype) -> str:

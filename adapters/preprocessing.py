@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 from clipdepth_plugin.adapters.cuts import Cut, Fit, Half, PadToSquare, ShortestSide, Squash
 
-ResizeKind = Literal["squash", "shortest", "pad", "fit"]
+ResizeKind = Literal["squash", "shortest", "pad", "fit", "fit_end"]
 Interpolation = Literal["bicubic", "bilinear", "lanczos"]
 Triple = tuple[float, float, float]
 
@@ -32,7 +32,8 @@ class Preprocessing:
         size: (H, W) of the tower's input.
         resize: How the host makes one view of size ``size`` of a whole image: ``squash``;
             ``shortest``: the short side to ``resize_to``, then a centre crop; ``pad``: padded to a
-            square, then squashed; ``fit``: resized with its shape kept, then padded around.
+            square, then squashed; ``fit``: resized with its shape kept, then padded around;
+            ``fit_end``: padded at the left and above.
             None: not known, or it does not.
         resize_to: The short side's length before the crop; None is the crop's own short side.
         interpolation: Filter of the resize.
@@ -68,6 +69,8 @@ class Preprocessing:
                 return *self.cuts, PadToSquare(self.size)
             case "fit":
                 return *self.cuts, Fit(self.size, "middle")
+            case "fit_end":
+                return *self.cuts, Fit(self.size, "end")
             case None:
                 return self.cuts
 

@@ -8,6 +8,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from clipdepth_plugin.adapters.graphs import in_cuda_graph
+
 # transformers says "cache" from 5.24 on; before, it said the others.
 _CACHES = ("cache", "past_key_values", "past_key_value", "cache_params")
 
@@ -30,9 +32,14 @@ def continues(prompt: Tensor | None, kwargs: dict[str, Any]) -> bool:
         one_token = prompt is not None and prompt.shape[1:2] == (1,)
         if torch.compiler.is_compiling():  # the cache's length may not be traceable
             return one_token
-        length = count() if count is not None else len(cast("Sized", cache))
+        try:
+            length = count() if count is not None else len(cast("Sized", cache))
+        except (LookupError, NotImplementedError, RuntimeError, TypeError, ValueError):
+            return one_token  # a cache of states, which has no length
+        if isinstance(length, int):
+            return length > 0
         # A count on the device is not waited for where one new token tells as much.
-        return length > 0 if isinstance(length, int) else one_token or int(length) > 0
+        return one_token or (not in_cuda_graph() and int(length) > 0)
     return False
 
 

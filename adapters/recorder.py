@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipdepth_plugin.adapters.graphs import in_cuda_graph
 from clipdepth_plugin.adapters.layouts import TowerCall
 from clipdepth_plugin.adapters.passes import NOT_FIRED, TowerPass, Wanted
 
@@ -31,6 +32,11 @@ NOT_BEGUN = (
     "the tower's last forward gave nothing at its patch embedding, and the pass before is not its: "
     "an error ended it, it was given no picture, or it was compiled, graphed or replayed before "
     "attach"
+)
+
+CAPTURED = (
+    "the tower's last forward was recorded as a CUDA graph, and its replays run no hook: record a "
+    "graph of what lies beside the tower, or record plugin(pixels), whose output a replay renews"
 )
 
 
@@ -136,6 +142,8 @@ class Recorder:
             if recorder is self:
                 slot.running = self._make_pass(self.wanted, call, False)
                 seen.append(slot.running)
+        elif self.attached and not torch.compiler.is_compiling() and in_cuda_graph():
+            slot.last, slot.why_none = None, CAPTURED
         elif self.attached:
             slot.running = self._make_pass(self.wanted, call, True)
             slot.last, slot.claimed = slot.running, slot.in_host != ()

@@ -31,7 +31,11 @@ def nothing_found(model: nn.Module, misfits: Sequence[Misfit]) -> str:
         found.append(f"attention blocks at {'; '.join(map(_of_list, lists))}")
     if stem is None:
         attends = any(map(has_attention, model.modules()))
-        known = "a language model, or a Q-Former alone" if attends else "no vision model"
+        known = (
+            "a language model, a Q-Former alone, or a tower whose patch embedding is not known"
+            if attends
+            else "no vision model"
+        )
         found.append(f"no convolution that a picture could enter by: {known}")
     name = type(model).__name__
     return (

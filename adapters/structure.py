@@ -18,6 +18,10 @@ from torch import Tensor, nn
 FEEDS_NOTHING = "feeds no list of attention blocks"
 
 
+_WRAPPED = {"_orig_mod", "_checkpoint_wrapped_module"}
+"""Where torch.compile(block) and torch's checkpoint_wrapper(block) keep the block."""
+
+
 @dataclass(frozen=True)
 class PatchEmbedding:
     """What cuts RGB pictures into patches, or maps patches that a host has cut.
@@ -140,7 +144,8 @@ def _pair(
 
 def _runs_on_maps(block_list: BlockList) -> bool:
     """Whether tokens stay maps (B, h, w, D): blocks that cut windows say their size."""
-    return any(isinstance(getattr(block, "window_size", None), int) for block in block_list.blocks)
+    blocks = map(unwrapped, block_list.blocks)
+    return any(isinstance(getattr(block, "window_size", None), int) for block in blocks)
 
 
 def _patch_embeddings(model: nn.Module) -> Iterator[PatchEmbedding]:
@@ -172,11 +177,21 @@ def block_lists(model: nn.Module) -> Iterator[BlockList]:
         if not isinstance(module, nn.ModuleList | nn.Sequential):
             continue
         blocks = tuple(module)
-        if not blocks or len({type(block) for block in blocks}) != 1:
+        if not blocks or len({type(unwrapped(block)) for block in blocks}) != 1:
             continue
-        width = _width(blocks[0])
-        if has_attention(blocks[0]) and width is not None:
+        first = unwrapped(blocks[0])
+        width = _width(first)
+        if has_attention(first) and width is not None:
             yield BlockList(path, blocks, width)
+
+
+def unwrapped(block: nn.Module) -> nn.Module:
+    """The block inside what torch.compile or a checkpointing wrapper put around it."""
+    while inside := block._modules.keys() & _WRAPPED:
+        wrapped = block._modules[inside.pop()]
+        assert wrapped is not None
+        block = wrapped
+    return block
 
 
 def has_attention(block: nn.Module) -> bool:

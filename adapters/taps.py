@@ -247,6 +247,7 @@ def may_leave_early(tower: Tower, tower_kwargs: dict[str, Any]) -> bool:
     return not any(
         hasattr(module, "_hf_hook")
         or getattr(module, "_compiled_call_impl", None) is not None
+        or "_orig_mod" in module._modules  # torch.compile(module)
         or type(module).__name__.startswith(("FSDP", "FullySharded"))
         for module in tower.module.modules()
     )

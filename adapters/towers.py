@@ -12,7 +12,7 @@ from clipdepth_plugin.adapters.plain import PlainRule
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.adapters.quirks import PooledTap, parameters_of
 from clipdepth_plugin.adapters.refusals import nothing_found
-from clipdepth_plugin.adapters.structure import Misfit, Skeleton, find_skeletons
+from clipdepth_plugin.adapters.structure import Misfit, Skeleton, find_skeletons, unwrapped
 from clipdepth_plugin.config import ContextKind
 from clipdepth_plugin.errors import HostError, TowerNotFoundError
 
@@ -185,7 +185,8 @@ def _runs_sequence_first(block: nn.Module) -> bool:
     """Torch's own attention says whether it takes (N, B, D); all others take (B, N, D)."""
     return any(
         isinstance(module, nn.MultiheadAttention) and not module.batch_first
-        for module in block.children()
+        # PEFT keeps what it adapts under base_layer.
+        for module in (getattr(one, "base_layer", one) for one in unwrapped(block).children())
     )
 
 

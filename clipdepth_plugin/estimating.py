@@ -75,7 +75,8 @@ def on_heads_device(features: TowerFeatures, head: DepthHead | FusedHead) -> Tow
         raise HeadMismatchError(
             f"the head is on {device}, the tower on {elsewhere}: head.to({elsewhere!r})"
         )
-    if len(devices) == 1 and (features.context is None or features.context.device == device):
+    others = [x for x in (features.context, features.pixels) if x is not None]
+    if len(devices) == 1 and all(x.device == device for x in others):
         return features
     return TowerFeatures(
         {level: x_BND.to(device) for level, x_BND in features.levels.items()},

@@ -142,8 +142,13 @@ def depth_to_points(
         (H, W, 3) metres in the camera's frame: x right, y down, z forward.
 
     Raises:
-        HostError: The map is not (1, H, W), or the intrinsics are no camera's.
+        HostError: The map is no tensor (1, H, W), or the intrinsics are no camera's.
     """
+    if not isinstance(depth_1HW, Tensor):
+        raise HostError(
+            f"depth is a {type(depth_1HW).__name__}: expected one map, a tensor (1, H, W); of what "
+            "predict(original_sizes=...) gives, one at a time"
+        )
     if depth_1HW.ndim != 3 or depth_1HW.shape[0] != 1:
         raise HostError(f"depth of shape {tuple(depth_1HW.shape)}: expected one map, (1, H, W)")
     # Takes a while to import, and a plug-in that only reads depth never needs it.

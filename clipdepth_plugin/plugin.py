@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin.adapters.hf_processor import from_processor
+from clipdepth_plugin.adapters.lerobot import from_policy
 from clipdepth_plugin.adapters.passes import TowerPass, Wanted
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.adapters.recorder import Recorder
@@ -25,7 +26,7 @@ from clipdepth_plugin.adapters.taps import Taps, owners
 from clipdepth_plugin.adapters.towers import Tower, choose_tower
 from clipdepth_plugin.adapters.trimming import Trim
 from clipdepth_plugin.checks import check_fit, check_laid_out, check_pixels
-from clipdepth_plugin.errors import HeadMismatchError, NoDepthError
+from clipdepth_plugin.errors import HeadMismatchError, HostError, NoDepthError
 from clipdepth_plugin.estimating import check_finite, on_heads_device
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.geometry import Intrinsics, Size
@@ -57,6 +58,7 @@ def attach(
         tower: Module path of the tower, where the host has several.
         processor: The host's Hugging Face image processor (or a ``Preprocessing``), for
             ``predict(original_sizes=...)``; only needed where the host does not carry it.
+            Whoever prepares pictures otherwise says how in a ``Preprocessing``.
         trim: Leave out blocks that neither the host nor the head needs (LLaVA reads hidden state
             -2: its last block runs for nothing), where the host's outputs stay bit for bit the
             same. ``plugin.trim.plan`` says which, or why none.
@@ -74,7 +76,8 @@ def attach(
         TowerNotFoundError: No tower, or several and no choice.
         HeadMismatchError: No head, or its width, levels, context or recorded weights do not fit,
             or it is attached to that tower already.
-        HostError: The host is no torch module, or the processor can't be read.
+        HostError: The host is no torch module, the processor can't be read, or the host says that
+            it prepares its pictures otherwise.
     """
     plugin = DepthPlugin(host, head, tower=tower, processor=processor, trim=trim, overlap=overlap)
     plugin.attach()
@@ -109,10 +112,7 @@ class DepthPlugin(nn.Module):
         self.tower: Tower = choose_tower(host, tower)
         check_fit(head, self.tower)
         self.head = head
-        preprocessing = self.tower.preprocessing
-        if processor is not None:
-            given = isinstance(processor, Preprocessing)
-            preprocessing = processor if given else from_processor(processor)
+        preprocessing = _preprocessing(host, self.tower, processor)
         config = head.config
         context = config.context if config.film else None
         wanted = Wanted.of(self.tower, config.levels, context, pixels=head.reads_pixels)
@@ -358,3 +358,18 @@ class DepthPlugin(nn.Module):
             "a plug-in holds hooks on its host and cannot be copied or pickled: save or copy "
             "plugin.head and attach that"
         )
+
+
+def _preprocessing(host: nn.Module, tower: Tower, processor: Any) -> Preprocessing | None:
+    own = from_policy(host)
+    if isinstance(processor, Preprocessing):
+        return processor
+    if processor is None:
+        return own or tower.preprocessing
+    if own is not None:
+        raise HostError(
+            "processor: this host resizes and pads its own pictures, as its config says "
+            "(resize_imgs_with_padding), not as its language model's processor would: leave "
+            "processor out, or give a Preprocessing"
+        )
+    return from_processor(processor)

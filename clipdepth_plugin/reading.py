@@ -218,7 +218,8 @@ class DepthPass(TowerPass):
         if known is None:
             raise HostError(
                 "original_sizes needs the host's preprocessing, which this host does not carry: "
-                "give attach(..., processor=...) its image processor"
+                "give attach(..., processor=...) the image processor that prepares its pixels, or "
+                "a Preprocessing that says how they are made"
             )
         seen = [views.pixel_size for views in self.views for _ in range(views.count)]
         sizes = parse_sizes(original_sizes, "original_sizes")

@@ -21,11 +21,12 @@ def stitch(tiles: Sequence[Tensor], overview_1HW: Tensor | None = None) -> Tenso
     """Pastes tiles of metres into one map.
 
     A tile is a zoomed view, so its own scale is not to be trusted: each is first multiplied by
-    the median ratio of the overview to it, over the area both see, and then pasted in log depth.
+    the median ratio of the overview to it, over the area both see, and then pasted in log depth
+    (beside 0 m, which the ``relu`` activation can give, in depth).
 
     Args:
-        tiles: (1, H, W) positive metres at the image's size each, NaN where the tile sees nothing
-            (``ViewGeometry.to_image``).
+        tiles: (1, H, W) metres, none below 0, at the image's size each; NaN where the tile sees
+            nothing (``ViewGeometry.to_image``).
         overview_1HW: The same of the view that shows the whole image.
 
     Returns:
@@ -76,12 +77,16 @@ def _rescaled(tile_1HW: Tensor, overview_1HW: Tensor, index: int) -> Tensor:
     both_1HW = seen_1HW & overview_1HW.isfinite()
     if not bool(both_1HW.any()):
         raise HostError(f"tile {index} and the overview share no area of the image")
+    both_1HW &= (tile_1HW > 0) & (overview_1HW > 0)  # 0 m, of a ReLU, has no logarithm
+    if not bool(both_1HW.any()):
+        return tile_1HW
     ratio = (overview_1HW[both_1HW].log() - tile_1HW[both_1HW].log()).median().exp()
     return tile_1HW * ratio
 
 
 def _between_logs(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
-    return torch.lerp(first.log(), second.log(), weight).exp()
+    logs = torch.lerp(first.log(), second.log(), weight).exp()
+    return torch.where((first > 0) & (second > 0), logs, torch.lerp(first, second, weight))
 
 
 def _paste(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -85,6 +85,37 @@ def test_recorded_tower_weights(
         attach(host, recorded)
     attach(host.to("meta"), recorded).detach()
     assert "cannot check" in caplog.text
+
+
+class _Adapted(nn.Linear):
+    """As PEFT's LoRA: the layer of before and two small ones."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__(1, 1)
+        del self.weight, self.bias
+        self.base_layer = base
+        self.lora_A = nn.ModuleDict({"default": nn.Linear(base.in_features, 2, bias=False)})
+        self.lora_B = nn.ModuleDict({"default": nn.Linear(2, base.out_features, bias=False)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        update: Tensor = self.lora_B["default"](self.lora_A["default"](x))
+        return cast("Tensor", self.base_layer(x)) + update
+
+
+def test_lora_is_not_the_towers_weights(
+    make_host: MakeHost, make_head: MakeHead, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = make_host("hf_siglip_vision")
+    (tower,) = find_towers(host)
+    recorded = with_config(make_head(host), provenance=Provenance(tower_hashes=tower_hashes(tower)))
+    attention: Any = tower.blocks[0].get_submodule("self_attn")
+    attention.q_proj = _Adapted(attention.q_proj)
+    attach(host, recorded).detach()
+    assert "has LoRA weights beside its own" in caplog.text
+    with torch.no_grad():
+        attention.q_proj.base_layer.weight += 1
+    with pytest.raises(HeadMismatchError, match="the weights of"):
+        attach(host, recorded)
 
 
 def test_hash_does_not_depend_on_names_or_order(host: nn.Module) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clipdepth_plugin import DepthHead, attach
+from clipdepth_plugin import DepthHead, DepthPlugin, attach
 from clipdepth_plugin.errors import (
     NoDepthError,
 )
@@ -64,6 +64,40 @@ def test_a_replayed_tower_is_an_error_and_never_an_old_map(
             host(pixel_values=make_pixels(seed=2), input_ids=ids)
         with pytest.raises(NoDepthError, match="nothing at its patch embedding"):
             _ = plugin.depth
+
+
+def test_a_tower_recorded_as_a_cuda_graph_is_an_error_and_never_an_old_map(
+    make_host: MakeHost,
+    make_head: MakeHead,
+    make_pixels: MakePixels,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its replays run no hook; recording is pretended, for want of a GPU."""
+    host: Any = make_host("timm")
+    with torch.no_grad(), attach(host, make_head(host)) as plugin, plugin.capture() as seen:
+        host(make_pixels())
+        expected = plugin.depth
+        monkeypatch.setattr("clipdepth_plugin.adapters.recorder.in_cuda_graph", lambda: True)
+        host(make_pixels(seed=2))
+        with pytest.raises(NoDepthError, match="recorded as a CUDA graph, and its replays run no"):
+            _ = plugin.depth
+        torch.testing.assert_close(plugin(make_pixels()), expected)
+        monkeypatch.undo()
+        host(make_pixels())
+        assert torch.equal(plugin.depth, expected)
+    assert len(seen) == 2
+
+
+def test_a_part_compiled_whole_is_not_left_early(
+    make_host: MakeHost, make_head: MakeHead, make_pixels: MakePixels
+) -> None:
+    host: Any = make_host("hf_clip")
+    head = make_head(host)
+    expected = DepthPlugin(host, head)(make_pixels())
+    encoder = host.vision_model.encoder
+    host.vision_model.encoder = torch.compile(encoder, backend="eager", fullgraph=True)
+    torch.testing.assert_close(DepthPlugin(host, head)(make_pixels()), expected)
+    torch._dynamo.reset()
 
 
 def test_compiling_breaks_the_graph_no_more_often(

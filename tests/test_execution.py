@@ -13,8 +13,10 @@ from typing import Any, cast
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.utils._pytree import tree_leaves
 
-from clipdepth_plugin import DepthHead, attach
+from clipdepth_plugin import DepthHead, attach, find_towers
 
 MakeHost = Callable[[str], nn.Module]
 MakeHead = Callable[..., DepthHead]
@@ -58,6 +60,32 @@ def _wrapped(how: str, host: nn.Module, folder: Path) -> Iterator[nn.Module]:
         yield cast("nn.Module", torch.compile(host, backend="eager"))
     else:
         yield _Adapted(host)
+
+
+@pytest.mark.parametrize("wrap", ["compiled", "checkpointed"])
+@pytest.mark.parametrize("name", ["llava", "open_clip"])
+def test_wrapped_blocks_are_seen_through(
+    name: str, wrap: str, make_host: MakeHost, make_head: MakeHead, make_pixels: MakePixels
+) -> None:
+    host: Any = make_host(name)
+    head, x = make_head(host), make_pixels()
+    (tower,) = find_towers(host)
+    with attach(host, head) as plugin, torch.no_grad():
+        tower.module(x)
+        bare = plugin.depth
+    blocks: Any = host.get_submodule(tower.blocks_path)
+    for place, block in enumerate(blocks):
+        compiled = wrap == "compiled"
+        wrapped = torch.compile(block, backend="eager") if compiled else checkpoint_wrapper(block)
+        blocks[place] = wrapped
+    with torch.no_grad():
+        alone = tree_leaves(tower.module(x))
+    with attach(host, head) as plugin, torch.no_grad():
+        beside = tree_leaves(tower.module(x))
+        torch.testing.assert_close(plugin.depth, bare, rtol=0, atol=1e-6)
+        torch.testing.assert_close(plugin(x), bare, rtol=0, atol=1e-6)
+    torch.testing.assert_close(beside, alone, rtol=0, atol=0)
+    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("how", ["ddp", "data_parallel", "optimized_module", "peft"])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, attach
+from clipdepth_plugin.adapters.prompts import continues
 from clipdepth_plugin.errors import NoDepthError
 from tests.tiny.policies import pi0_inputs
 from tests.tiny.table import BY_NAME
@@ -92,6 +93,24 @@ def test_going_on_with_a_conversation_keeps_its_picture(
         cache = cache_name(host)
         host(input_ids=torch.tensor([[5, 6]]), **{cache: first[cache]})
         assert torch.equal(plugin.depth, depth)
+
+
+class _States:
+    """A cache of states, as a Mamba's, or one that wants to know the layer."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        self.error = error
+
+    def get_seq_length(self) -> int:
+        raise self.error("get_seq_length: layer_idx")
+
+
+@pytest.mark.parametrize("error", [ValueError, TypeError, NotImplementedError])
+def test_a_cache_that_does_not_tell_its_length(error: type[Exception]) -> None:
+    """The host must not see our question: one new token goes on, a prompt is a new one."""
+    cache = {"past_key_values": _States(error)}
+    assert continues(torch.ones(2, 1), cache)
+    assert not continues(torch.ones(2, 5), cache)
 
 
 def test_a_part_of_the_host_run_alone_is_noticed(

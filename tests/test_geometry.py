@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -32,7 +33,7 @@ def positions_in_view(g: ViewGeometry) -> Tensor:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    kind=st.sampled_from(("squash", "shortest", "pad")),
+    kind=st.sampled_from(("squash", "shortest", "pad", "fit", "fit_end")),
     size=st.tuples(st.integers(8, 300), st.integers(8, 300)),
     to=st.none() | st.integers(96, 130),
 )
@@ -47,7 +48,7 @@ def test_maps_come_back_where_they_were(
     )
     # At the view's rim the nearest sample is held, half a view pixel at most; next to padding the
     # nearest one that shows none of it.
-    rim = (1.5 if kind == "pad" else 0.5) / min(g.scale) + 1e-2
+    rim = (1.5 if kind in ("pad", "fit", "fit_end") else 0.5) / min(g.scale) + 1e-2
     seen = ~torch.isnan(image_2HW)
     assert (image_2HW - truth)[seen].abs().max() <= rim
     if kind != "shortest":
@@ -139,6 +140,12 @@ def test_points_are_seen_where_their_pixels_are() -> None:
 def test_points_of_no_camera(camera: Any) -> None:
     with pytest.raises(HostError, match=r"intrinsics.*expected"):
         depth_to_points(torch.ones(1, 5, 7), camera)
+
+
+@pytest.mark.parametrize("odd", [[torch.ones(1, 5, 7)], np.ones((1, 5, 7)), torch.ones(5, 7)])
+def test_points_of_no_map(odd: Any) -> None:
+    with pytest.raises(HostError, match=r"expected one map, .*\(1, H, W\)"):
+        depth_to_points(odd, (20.0, 30.0, 3.2, 1.9))
 
 
 def test_points_by_a_matrix() -> None:

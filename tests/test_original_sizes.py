@@ -10,16 +10,19 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, TowerFeatures, attach, find_towers
 from clipdepth_plugin.adapters.hf_processor import from_processor
 from clipdepth_plugin.config import HeadConfig
+from clipdepth_plugin.errors import HostError
 from clipdepth_plugin.geometry import Size
 from clipdepth_plugin.readout import DepthEstimate, confidence_of
 from tests.tiny.packed import EVERY_PACKED
@@ -242,6 +245,27 @@ def test_each_view_has_a_camera_of_its_own() -> None:
         scale = way.views(size).views[-1].scale
         factor = 1.0 if focal is None else focal * math.sqrt(scale[0] * scale[1]) / 50.0
         torch.testing.assert_close(one, before * factor)
+
+
+def test_a_policy_that_pads_its_own_pictures() -> None:
+    """As LeRobot's do: at the left and above, which no processor of transformers says."""
+    host: Any = build("lerobot_smolvla")
+    host.config = SimpleNamespace(resize_imgs_with_padding=(T, T))
+    sizes = SIZES[:2]
+    cameras, pictures = [], [picture(size, index) for index, size in enumerate(sizes)]
+    for (height, width), shown in zip(sizes, pictures, strict=True):
+        ratio = max(width, height) / T
+        small = F.interpolate(shown[None] / 255, (int(height / ratio), int(width / ratio)))
+        cameras.append(F.pad(small, (T - small.shape[3], 0, T - small.shape[2], 0)))
+    with torch.no_grad(), attach(host, red_head(host)) as plugin, plugin.capture() as seen:
+        host.select_action(cameras, torch.zeros(1, 4))
+        maps = [one.predict(original_sizes=size)[0] for one, size in zip(seen, sizes, strict=True)]
+    for one_1HW, shown in zip(maps, pictures, strict=True):
+        assert (one_1HW[0] - (1 + shown[0] / 255)).abs().max() < 0.03
+    processor = transformers.SiglipImageProcessor(size=SQUARE)
+    with pytest.raises(HostError, match="resizes and pads its own pictures"):
+        attach(host, red_head(host), processor=processor)
+    attach(host, red_head(host), processor=from_processor(processor)).detach()
 
 
 def test_the_table_names_hosts_of_other_tables() -> None:

@@ -110,7 +110,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
     ),
     "qformer": (
         lambda: make("Blip2QFormerModel", **_QFORMER),
-        ("no convolution that a picture could enter by: a language model, or a Q-Former alone",),
+        ("no convolution that a picture could enter by: a language model, a Q-Former",),
     ),
     "language_model": (
         lambda: make("LlamaForCausalLM", **TEXT),

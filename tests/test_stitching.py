@@ -37,6 +37,22 @@ def test_stitches(
     torch.testing.assert_close(whole_1HW, _row(*expected), equal_nan=True)
 
 
+@pytest.mark.parametrize(
+    ("tile", "overview", "expected"),
+    [
+        ((0.0, 1.0, 2.0, NAN), (0.0, 4.0, 8.0, 5.0), (0.0, 4.0, 8.0, 5.0)),
+        ((0.0, 0.0, NAN, NAN), (2.0, 3.0, 4.0, 5.0), (0.0, 0.0, 4.0, 5.0)),
+    ],
+    ids=["both", "one"],
+)
+def test_zero_metres_lose_no_tile(
+    tile: tuple[float, ...], overview: tuple[float, ...], expected: tuple[float, ...]
+) -> None:
+    """As a ReLU gives them."""
+    stitched = stitch([_row(*tile)], _row(*overview))
+    torch.testing.assert_close(stitched, _row(*expected))
+
+
 def test_tiles_leave_no_seam_and_keep_their_middle() -> None:
     """Two tiles that are wrong in scale and slope; only their middles are theirs."""
     overview_1HW = torch.full((1, 16, 32), 2.0)

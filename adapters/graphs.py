@@ -1,0 +1,10 @@
+"""Whether a host is being recorded as a CUDA graph, whose replays run no hook."""
+
+from __future__ import annotations
+
+import torch
+
+
+def in_cuda_graph() -> bool:
+    """Whether the current stream is being captured; False where CUDA was never used."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
