@@ -146,7 +146,10 @@ def check_positions(call: TowerCall, places: Sequence[Place]) -> None:
     """Whether the rotary positions (cos, sin) that the blocks get are those of the places.
 
     Each channel must turn by the same angle from row to row, or from column to column, and there
-    must be one that turns fast enough to tell rows apart, and one for columns.
+    must be one that turns fast enough to tell rows apart, and one for columns. In half precision
+    (a host cast as a whole, where its positions were, too) far rows' angles are rounded by more
+    than a turn from row to row; there each channel must be the same all along the rows, or the
+    columns, and slow ones must grow from row to row.
 
     Raises:
         NoDepthError: They are others, or the blocks get none.
@@ -157,13 +160,14 @@ def check_positions(call: TowerCall, places: Sequence[Place]) -> None:
             f"the tower's blocks get no {POSITIONS}, so the order of its tokens cannot be proven"
         )
     turns_2RC = torch.stack([x.float().flatten(0, -2) for x in cos_sin])
+    turns = _turns if cos_sin[0].dtype in (torch.float32, torch.float64) else _grows
     if sum(len(place.rows_N) for place in places) != turns_2RC.shape[1]:
         raise NoDepthError(f"grid_thw does not account for {turns_2RC.shape[1]} tokens")
     for index, place in enumerate(places):
         turns_2NC = turns_2RC[:, place.rows_N.to(turns_2RC.device)]
         turns_2hwC = rearrange(turns_2NC, "xy (h w) c -> xy h w c", h=place.grid[0])
-        by_row_C, tells_rows = _turns(turns_2hwC)
-        by_column_C, tells_columns = _turns(turns_2hwC.transpose(1, 2))
+        by_row_C, tells_rows = turns(turns_2hwC)
+        by_column_C, tells_columns = turns(turns_2hwC.transpose(1, 2))
         if not bool((by_row_C | by_column_C).all() & tells_rows & tells_columns):
             raise NoDepthError(
                 f"view {index}: the positions that the tower's blocks get are not those of a grid "
@@ -181,6 +185,15 @@ def _turns(turns_2hwC: Tensor) -> tuple[Tensor, Tensor]:
     even_C = ((turns_2hwC - expected_2hC[:, :, None]).abs() < 0.02).all(dim=0).all(dim=0).all(dim=0)
     tells = (even_C & (angle_C.abs() > 0.1)).any() if rows > 1 else torch.ones_like(even_C).any()
     return even_C, tells
+
+
+def _grows(turns_2hwC: Tensor) -> tuple[Tensor, Tensor]:
+    """As ``_turns``, by what rounding leaves: (constant in each row, whether sines tell rows)."""
+    constant_C = (turns_2hwC == turns_2hwC[:, :, :1]).all(dim=0).all(dim=0).all(dim=0)
+    sines_hC = turns_2hwC[1, :, 0, constant_C]
+    slow_C = (sines_hC[:1] == 0).all(dim=0) & (sines_hC.diff(dim=0) >= 0).all(dim=0)
+    apart_h = (sines_hC[:, slow_C].diff(dim=0) > 0).any(dim=1)
+    return constant_C, apart_h.all() & constant_C.any()
 
 
 def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> q.Quirks | None:

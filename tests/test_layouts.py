@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
 import torch
 import transformers
+from einops import rearrange
 from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, attach, find_towers
 from clipdepth_plugin.adapters.hf_mllama import MllamaRule
 from clipdepth_plugin.adapters.hf_pixtral import PixtralRule
-from clipdepth_plugin.adapters.hf_qwen import QwenRule
-from clipdepth_plugin.adapters.layouts import LayoutRule, Size, TowerCall
+from clipdepth_plugin.adapters.hf_qwen import QwenRule, check_positions
+from clipdepth_plugin.adapters.layouts import POSITIONS, LayoutRule, Place, Size, TowerCall
 from clipdepth_plugin.adapters.naflex import NaflexRule
 from clipdepth_plugin.adapters.plain import PlainRule
 from clipdepth_plugin.adapters.towers import choose_tower
@@ -130,6 +132,28 @@ def test_masks_that_make_no_map(
             pytest.skip("transformers 4 itself takes no mask that is no rectangle")
         with pytest.raises(NoDepthError, match=message):
             _ = plugin.depth
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("grid", [(4, 6), (1, 8), (26, 36), (140, 200)], ids=str)
+def test_positions_prove_an_order_in_every_precision(dtype: torch.dtype, grid: Size) -> None:
+    """As Qwen-VL's blocks get them, where older releases compute them in the host's own dtype."""
+    h, w = grid
+    speed_C = (1e4 ** -(torch.arange(0, 40, 2) / 40)).to(dtype)
+    angles_SC = torch.outer(torch.arange(max(grid)).to(dtype), speed_C)
+    y_hw, x_hw = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    angles_NC = torch.cat([angles_SC[y_hw.flatten()], angles_SC[x_hw.flatten()]], dim=1)
+    call = TowerCall({POSITIONS: (angles_NC.cos(), angles_NC.sin())}, (), ())
+    in_order_N = torch.arange(h * w)
+    exchanged_N = in_order_N.clone()
+    exchanged_N[[1, -2]] = in_order_N[[-2, 1]]
+    wrong = [in_order_N.flip(0), exchanged_N]
+    if h > 1:
+        wrong += [in_order_N.roll(w), rearrange(in_order_N, "(h w) -> (w h)", h=h)]
+    for rows_N, right in ((in_order_N, True), *((one, False) for one in wrong)):
+        place = Place(grid, grid, rows_N, lambda pixels: pixels)
+        with contextlib.nullcontext() if right else pytest.raises(NoDepthError, match="not those"):
+            check_positions(call, [place])
 
 
 def test_unfinished_patches_belong_to_the_picture(make_head: MakeHead) -> None:
