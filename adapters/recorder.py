@@ -35,8 +35,8 @@ NOT_BEGUN = (
 )
 
 CAPTURED = (
-    "the tower's last forward was recorded as a CUDA graph, and its replays run no hook: record a "
-    "graph of what lies beside the tower, or record plugin(pixels), whose output a replay renews"
+    "the tower's last forward was recorded as a CUDA graph, and its replays run no hook: keep the "
+    "tower out of the graph"
 )
 
 
