@@ -60,8 +60,9 @@ class FusedHead(nn.Module):
         super().__init__()
         self.config: HeadConfig = head.config
         self.reads_pixels = head.reads_pixels
-        own = next((x.dtype for x in head.parameters()), torch.float32)
-        self.decoder = _fuse(head.decoder, Packing(own if dtype is None else dtype, triton))
+        own = next(head.parameters(), torch.empty(0))
+        packing = Packing(own.dtype if dtype is None else dtype, triton)
+        self.decoder = _fuse(head.decoder, packing).to(own.device)
         self._graphs = GraphCache(functools.partial(_decode, self.decoder), graphs)
         self._early_graphs = GraphCache(functools.partial(_early, self.decoder), graphs)
         self.eval()

@@ -22,7 +22,7 @@ from clipdepth_plugin.compact import (
 )
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.fused_layers import Conv, Packing, Up
-from clipdepth_plugin.fused_weights import Upsampling, fold
+from clipdepth_plugin.fused_weights import Upsampling, exact, fold
 from clipdepth_plugin.guided import Guidance, even_pixels, pixel_blocks
 from clipdepth_plugin.pathways import tokens_to_map
 from clipdepth_plugin.readout import DepthEstimate
@@ -197,8 +197,8 @@ def _fold_layer_norm(norm: nn.Module, linear: nn.Module) -> tuple[Tensor, Tensor
     """A linear layer with the scale and shift of the layer norm before it; float64."""
     assert isinstance(norm, nn.LayerNorm)
     assert isinstance(linear, nn.Linear)
-    weight, bias = linear.weight.detach().double(), linear.bias.detach().double()
-    return weight * norm.weight.double(), bias + weight @ norm.bias.detach().double()
+    weight, bias = exact(linear.weight), exact(linear.bias)
+    return weight * exact(norm.weight), bias + weight @ exact(norm.bias)
 
 
 def _conv(block: ConvNormGELU, packing: Packing) -> Conv:

@@ -84,9 +84,16 @@ class Recording:
 Record = Callable[[Callable[[], list[Tensor]], list[Tensor]], Recording]
 
 
+MET = 256
+"""Shapes that are remembered, whether they have a recording or not."""
+
+_RECORDING = threading.Lock()
+"""CUDA takes one recording at a time in a process."""
+
+
 def record_cuda(call: Callable[[], list[Tensor]], inputs: list[Tensor]) -> Recording:
     """Records a call that reads ``inputs`` as a CUDA graph, on their device."""
-    with torch.cuda.device(inputs[0].device), torch.no_grad():
+    with _RECORDING, torch.cuda.device(inputs[0].device), torch.no_grad():
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -95,13 +102,14 @@ def record_cuda(call: Callable[[], list[Tensor]], inputs: list[Tensor]) -> Recor
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         # Other threads may go on to use the GPU (and to allocate) meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        # On a stream of this device: torch's own for recordings is the first device's for ever.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             outputs = call()
     return Recording(inputs, outputs, graph.replay)
 
 
 class GraphCache:
-    """Runs a decoder from recordings; the shapes used longest ago are dropped.
+    """Runs a decoder from recordings, made when a shape is met again; old ones are dropped.
 
     Safe to call from several threads and streams: replays of one cache wait for each other.
     """
@@ -118,6 +126,7 @@ class GraphCache:
         self._limit = limit
         self._record = record
         self._recordings: OrderedDict[Any, Recording] = OrderedDict()
+        self._met: OrderedDict[Any, None] = OrderedDict()
         self._lock = threading.Lock()
         self._done: torch.cuda.Event | None = None
 
@@ -126,7 +135,13 @@ class GraphCache:
 
     def run(self, inputs: Inputs) -> list[Tensor]:
         """From a recording where that can be, else as it is; the outputs are the caller's."""
-        return self(inputs) if self.applies(inputs) else self._decode(inputs)
+        if self.applies(inputs) and self._is_met_again(inputs.kind):
+            return self(inputs)
+        device = inputs.tensors[0].device
+        if device.type != "cuda" or torch.compiler.is_compiling():
+            return self._decode(inputs)
+        with torch.cuda.device(device):  # kernels are launched on the current one
+            return self._decode(inputs)
 
     def applies(self, inputs: Inputs) -> bool:
         """Whether this call is to be run from a recording."""
@@ -156,6 +171,19 @@ class GraphCache:
                 self._done = torch.cuda.current_stream(outputs[0].device).record_event()
             return outputs
 
+    def _is_met_again(self, kind: Any) -> bool:
+        """Whether a shape is worth a recording, which takes as long as many calls.
+
+        Not at first sight: a host that takes pictures as they are may never show that shape again.
+        """
+        with self._lock:
+            again = kind in self._met
+            self._met[kind] = None
+            self._met.move_to_end(kind)
+            if len(self._met) > MET:
+                self._met.popitem(last=False)
+            return again
+
     def clear(self) -> None:
         """Drops all recordings, once none runs any more."""
         with self._lock:
@@ -164,9 +192,11 @@ class GraphCache:
             self._recordings.clear()
 
     def _make(self, inputs: Inputs) -> Recording:
-        own = [_own(x) for x in inputs.tensors]
-        kept = inputs.of(own)
-        return self._record(lambda: self._decode(kept), own)
+        # What is made in inference mode could not be written to outside of it.
+        with torch.inference_mode(False), torch.no_grad():
+            own = [_own(x) for x in inputs.tensors]
+            kept = inputs.of(own)
+            return self._record(lambda: self._decode(kept), own)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy of the head, and a pickled one, begins without recordings.

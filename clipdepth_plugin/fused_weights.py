@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipdepth_plugin.errors import KernelError
+
 
 @dataclass(frozen=True)
 class Folded:
@@ -29,22 +31,35 @@ class Folded:
     norm: nn.GroupNorm | None = None
 
 
+def exact(x: Tensor) -> Tensor:
+    """A weight in float64: where it is, or on the CPU where its device has none (MPS)."""
+    device = torch.device("cpu") if x.device.type == "mps" else x.device
+    return x.detach().to(device, torch.float64)
+
+
 def fold(conv: nn.Conv2d, norm: nn.Module | None = None) -> Folded:
-    """A convolution and the norm after it as one convolution."""
-    weight = conv.weight.detach().double()
-    bias = weight.new_zeros(conv.out_channels)
-    if conv.bias is not None:
-        bias = conv.bias.detach().double()
-    if not isinstance(norm, nn.BatchNorm2d):
+    """A convolution and the norm after it as one convolution.
+
+    Raises:
+        KernelError: A norm that is neither batch nor group norm.
+    """
+    weight = exact(conv.weight)
+    bias = weight.new_zeros(conv.out_channels) if conv.bias is None else exact(conv.bias)
+    if norm is None or isinstance(norm, nn.Identity | nn.GroupNorm):
         return Folded(weight, bias, norm if isinstance(norm, nn.GroupNorm) else None)
+    if not isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm):
+        raise KernelError(
+            f"head.fused() folds batch norms and keeps group norms; this head has a "
+            f"{type(norm).__name__}: run the plain head"
+        )
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    scale = (exact(norm.running_var) + norm.eps).rsqrt()
     if norm.affine:
-        scale = scale * norm.weight.detach().double()
-    bias = (bias - norm.running_mean.double()) * scale
+        scale = scale * exact(norm.weight)
+    bias = (bias - exact(norm.running_mean)) * scale
     if norm.affine:
-        bias = bias + norm.bias.detach().double()
+        bias = bias + exact(norm.bias)
     return Folded(weight * scale[:, None, None, None], bias)
 
 
@@ -64,8 +79,8 @@ class Upsampling:
     def of_transposed(cls, conv: nn.ConvTranspose2d) -> Upsampling:
         """A transposed 2x2 convolution of stride 2."""
         assert conv.bias is not None
-        weight_ICab = conv.weight.detach().double()
-        bias_C = conv.bias.detach().double()
+        weight_ICab = exact(conv.weight)
+        bias_C = exact(conv.bias)
         return cls(weight_ICab.transpose(0, 1), bias_C[:, None, None].expand(-1, 2, 2))
 
     @classmethod
@@ -122,7 +137,8 @@ def compose_up(up: Upsampling, smooth: Folded) -> ComposedUp:
 
 def resize_matrix(low: int, high: int, *, like: Tensor) -> Tensor:
     """(high, low): bilinear resize (``align_corners=False``) along one axis, as a matrix."""
-    unit = torch.eye(low, dtype=torch.float64, device=like.device)[:, None, :, None]
+    dtype = torch.float32 if like.device.type == "mps" else torch.float64
+    unit = torch.eye(low, dtype=dtype, device=like.device)[:, None, :, None]
     rows = F.interpolate(unit, size=(high, 1), mode="bilinear", align_corners=False)
     return rows[:, 0, :, 0].T
 

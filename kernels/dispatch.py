@@ -86,6 +86,8 @@ def _obstacle(device: torch.device) -> str | None:
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if device.type != "cuda" and not interpreted:
         return f"its tensors are on {device.type}, and Triton runs on cuda only"
+    if torch.version.hip is not None and not interpreted:
+        return "torch is built for ROCm, where these kernels are not known to be right"
     return None
 
 

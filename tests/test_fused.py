@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, HeadConfig, TowerFeatures
+from clipdepth_plugin.blocks import ConvNormGELU
 from clipdepth_plugin.errors import FeaturesError, KernelError
 from clipdepth_plugin.fused import FusedHead
 from clipdepth_plugin.fused_graphs import GraphCache, Inputs, Recording
@@ -308,7 +309,7 @@ def test_early_maps_change_no_bit(name: str, form: str, monkeypatch: pytest.Monk
             return
         known = {level: features.levels[level] for level in head.early_levels}
         early = head.early(TowerFeatures(known, None, features.grid))
-        for _ in range(2):
+        for _ in range(3):  # as it is, recorded, replayed
             again = head.estimate(features, (50, 70), early=early)
             assert torch.equal(again.metres, expected.metres)
             if expected.log_scale is not None and again.log_scale is not None:
@@ -324,11 +325,29 @@ def test_graphs_are_for_gpus_and_go_with_the_weights(monkeypatch: pytest.MonkeyP
     fused._graphs = GraphCache(fused._graphs._decode, 2, tape)
     monkeypatch.setattr(fused._graphs, "applies", lambda inputs: True)
     with torch.no_grad():
-        fused(features)
-        assert len(fused._graphs) == 1
+        expected = fused(features)
+        assert len(fused._graphs) == 0, "no shape is recorded at first sight"
+        with torch.inference_mode():
+            torch.testing.assert_close(fused(features), expected)
+        assert (len(fused._graphs), tape.recorded) == (1, 1)
+        torch.testing.assert_close(fused(features), expected)
+        assert (tape.recorded, tape.replayed) == (1, 2)
         fused.to(torch.float64)
         assert len(fused._graphs) == 0
     assert isinstance(fused, FusedHead)
+
+
+def test_a_head_trained_with_synchronised_norms() -> None:
+    """As ``sync_batch_norm: true`` leaves it; another norm is refused, not left out."""
+    head: DepthHead = nn.SyncBatchNorm.convert_sync_batchnorm(make_head("fast"))
+    features = make_features(head)
+    with torch.no_grad():
+        torch.testing.assert_close(head.fused()(features), head(features), rtol=1e-4, atol=1e-4)
+    blocks = [one for one in head.modules() if isinstance(one, ConvNormGELU)]
+    assert all(isinstance(block.norm, nn.SyncBatchNorm) for block in blocks)
+    blocks[0].norm = nn.InstanceNorm2d(8)
+    with pytest.raises(KernelError, match="has a InstanceNorm2d: run the plain head"):
+        head.fused()
 
 
 @EACH_HEAD

@@ -117,6 +117,15 @@ def test_float32_is_multiplied_as_torch_says(monkeypatch: pytest.MonkeyPatch) ->
     assert allowed == (False, True)
 
 
+def test_rocm_runs_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its devices are called cuda, too."""
+    assert dispatch.triton_runs_on(torch.device("cuda"))
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert not dispatch.triton_runs_on(torch.device("cuda"))
+    with pytest.raises(KernelError, match="asked for, but torch is built for ROCm"):
+        dispatch.use_triton("up_conv", torch.device("cuda"), True)
+
+
 def test_gradients_whole_heads_and_export_in_the_interpreter() -> None:
     for case, error in run_script("run_kernel_gradients.py", interpret=True).items():
         allowed = {"gradient": 1e-5, "float32": 1e-4, "bfloat16": 1e-2}[case.split()[-1]]
