@@ -139,7 +139,8 @@ def whole_file(audits: dict[str, Audit]) -> Iterator[str]:
     yield "said; `load ... before` is of the minute before. Nothing is compared across files."
     yield "The language models of the two multimodal hosts are scaled down to 0.2 to 0.3 G"
     yield "parameters: the share of their prefill is larger than beside a model of 3 or 7 G. On a"
-    yield "GPU one host has been measured, below."
+    yield "GPU one host has been measured, below. `adds MiB` is what a call takes above what is"
+    yield "held before it: not what a recording (graph, overlap) keeps for good."
     yield ""
     yield from summary(audits)
     for audit in audits.values():

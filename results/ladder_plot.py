@@ -19,7 +19,8 @@ MARKERS = {"full": "D", "long": "s", "time": "o", "steps": "o"}
 TICKS = (5, 10, 20, 40, 80)
 SAID = (
     "diamonds: 224 px, equal steps; at 112 px, squares: ten times the steps, filled circles: equal "
-    "CPU time, hollow: equal steps; bars: deviation over seeds"
+    "CPU time, hollow: equal steps;\nbars: deviation over seeds; no former heads, whose added time "
+    "was another"
 )
 
 

@@ -65,7 +65,7 @@ def main() -> None:
         for data in SETS
         for column in COLUMNS
         for name in RUNGS
-        if (mine := newest(runs, data, name, column))
+        if (mine := of(runs, data, name, column))
     }
     draw(points, costs["cpu"], PLOT)
 
@@ -97,7 +97,7 @@ def whole_file(runs: Sequence[Run], costs: Mapping[str, Any]) -> list[str]:
     for column, title in COLUMNS.items():
         for data in SETS:
             text += [f"## {data}, {title}", "", *_table(runs, data, column, cost), ""]
-    text += ["## The former heads", "", *filled(FORMER.format(**facts(former)))]
+    text += ["## The former heads", "", *filled(FORMER.format(**facts(former), **_lost(runs)))]
     text += [
         *_against_former(runs),
         "",
@@ -170,7 +170,7 @@ def _table(runs: Sequence[Run], data: str, column: str, cost: dict[str, Any]) ->
             f"{statistics.mean(run['images'] for run in mine):.0f}",
             "-" if column == "full" else f"{statistics.mean(r['cpu_seconds'] for r in mine):.0f}",
             *(spread(_values(mine, metric)) for metric in METRICS),
-            f"{cost['heads'][name]['added_share']['median']:.1%}",
+            "-" if is_former(mine[0]) else f"{cost['heads'][name]['added_share']['median']:.1%}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
@@ -193,6 +193,21 @@ def _against_former(runs: Sequence[Run]) -> list[str]:
                 cells = [f"{spread(_values(mine, metric))} ({len(mine)})" for mine in both]
                 lines.append(f"| {data}, {title} | {METRICS[metric]} | {' | '.join(cells)} |")
     return lines
+
+
+def _lost(runs: Sequence[Run]) -> dict[str, str]:
+    """What each head lost on libero by the change, in equal steps and in equal time."""
+    lost = {}
+    for column in ("steps", "time"):
+        changes = []
+        for name in ("fast", "guided"):
+            now, before = (
+                _values(of(runs, "libero", name, column, former=former), "abs_rel")
+                for former in (False, True)
+            )
+            changes.append(f"{change_of_mean(now, before).share:+.0%} (`{name}`)")
+        lost[f"lost_{column}"] = " and ".join(changes)
+    return lost
 
 
 def _activations(runs: Sequence[Run], cost: Mapping[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,7 +58,9 @@ def run_kernel_bench(
     circumstances = describe_circumstances(
         command, place, ",".join(dtype_name(dtype) for dtype in plan.dtypes)
     )
-    with bar(Console(stderr=True), "cases", count_cases(plan)) as advance:
+    # Kernels are launched on the current device.
+    current = torch.cuda.device(place) if place.type == "cuda" else contextlib.nullcontext()
+    with current, bar(Console(stderr=True), "cases", count_cases(plan)) as advance:
         report = measure_kernels(plan, place, circumstances, advance=lambda: advance(1))
     text = report.model_dump_json(indent=1) + "\n"
     if output is not None:

@@ -56,7 +56,8 @@ class Added(Strict):
     the median, which is larger than all that the base's difference from itself (its control)
     admits. If not, only the interval's upper end means something."""
     memory_mib: float | None
-    """Peak above the base's, without the head's own parameters; null where it can't be read."""
+    """Peak of a call above the base's, without the head's own parameters, and without what a CUDA
+    graph keeps for good (its inputs and activations); null where it can't be read."""
 
 
 class Figure(Strict):
