@@ -34,7 +34,7 @@ _MARKS_REAL = ("patch_attention_mask", "pixel_attention_mask", "pixel_mask", "at
 # In part of a name: torch's convention, where True is to be ignored.
 _MARKS_PADDING = "padding_mask"
 # Arguments that say how tokens are packed; a tower that takes one needs a rule of its own.
-_PACKING = (
+PACKING = (
     *("grid_thw", "image_grid_thw", "video_grid_thw", "grid_hws", "image_grid_hws"),
     *("spatial_shapes", "image_sizes", "target_sizes", "tgt_sizes", "merge_sizes"),
     *("pixel_position_ids", "cu_seqlens", "aspect_ratio_ids"),
@@ -68,7 +68,7 @@ class PlainRule(LayoutRule):
     def reads(self) -> tuple[str, ...]:
         """See ``LayoutRule``."""
         masks = (name for name in self.parameters if "mask" in name and name not in _NOT_PADDING)
-        return (*masks, *(name for name in self.parameters if name in _PACKING))
+        return (*masks, *(name for name in self.parameters if name in PACKING))
 
     def resolve(self, call: TowerCall) -> Layout:
         """See ``LayoutRule``."""
@@ -93,7 +93,7 @@ class PlainRule(LayoutRule):
     def _mask(self, call: TowerCall, shape: tuple[int, ...]) -> Tensor | None:
         """The mask of real patches (B, h, w) that the tower was given; None where all are real."""
         for name, value in call.arguments.items():
-            if name in _PACKING:
+            if name in PACKING:
                 raise NoDepthError(
                     f"the tower was given {name}, which says how its tokens are packed; its "
                     "adapter does not know that packing"

@@ -58,6 +58,15 @@ def parameters_of(tower: nn.Module) -> tuple[str, ...]:
         return ()
 
 
+def required_by(tower: nn.Module) -> tuple[str, ...]:
+    """Those of them that it cannot do without."""
+    try:
+        known = inspect.signature(tower.forward).parameters
+    except (TypeError, ValueError):
+        return ()
+    return tuple(name for name, one in known.items() if one.default is inspect.Parameter.empty)
+
+
 def as_is(pooled_BD: Tensor) -> Tensor:
     """The tapped output is (B, D) already."""
     return pooled_BD

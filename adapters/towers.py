@@ -8,9 +8,9 @@ from torch import nn
 
 from clipdepth_plugin.adapters.families import read_quirks
 from clipdepth_plugin.adapters.layouts import LayoutRule
-from clipdepth_plugin.adapters.plain import PlainRule
+from clipdepth_plugin.adapters.plain import PACKING, PlainRule
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
-from clipdepth_plugin.adapters.quirks import PooledTap, parameters_of
+from clipdepth_plugin.adapters.quirks import PooledTap, parameters_of, required_by
 from clipdepth_plugin.adapters.refusals import nothing_found
 from clipdepth_plugin.adapters.structure import Misfit, Skeleton, find_skeletons, unwrapped
 from clipdepth_plugin.config import ContextKind
@@ -158,6 +158,12 @@ def _describe(model: nn.Module, skeleton: Skeleton) -> Tower | Misfit:
         )
     if any(hasattr(part, "random_masking") for part in module.modules()):
         return Misfit(embedding.path, "feeds a masked autoencoder, which shuffles its patches")
+    if rule is None and (needed := [name for name in required_by(module) if name in PACKING]):
+        return Misfit(
+            embedding.path,
+            f"feeds a tower that needs {needed[0]}, which says how its tokens are packed, in an "
+            "order that no adapter knows",
+        )
     if rule is None:
         rule = PlainRule(
             quirks.num_prefix_tokens, sequence_first, embedding.patch_size, parameters_of(module)

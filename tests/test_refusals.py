@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
-from torch import nn
+from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, attach
 from clipdepth_plugin.errors import TowerNotFoundError
@@ -62,6 +62,18 @@ class _FastVlm(nn.Module):
         self.model.language_model = make("LlamaModel", **TEXT)
 
 
+class _Packs(nn.Module):
+    """As MiniCPM-V's: a convolution, and pictures of all sizes in one row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        tower = make("SiglipVisionModel", **VISION)
+        self.stem, self.blocks = nn.Conv2d(3, 32, 8, 8), cast("Any", tower).encoder.layers
+
+    def forward(self, pixels: Tensor, tgt_sizes: Tensor) -> Tensor:
+        raise NotImplementedError(tgt_sizes)
+
+
 _SAM = {"output_channels": 8, "global_attn_indexes": [1], "window_size": 2}
 _QFORMER = {**TEXT, "encoder_hidden_size": 32}
 _FOUR = {"depths": (1, 1, 1, 1)}
@@ -95,6 +107,10 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
             "model.vision_tower is a hierarchical tower",
             r"model\.language_model\.encoder\.layers \(depth 1, width 16\)",
         ),
+    ),
+    "packed": (
+        lambda: nn.ModuleDict({"vpm": _Packs()}),
+        (r"vpm\.stem feeds a tower that needs tgt_sizes, which says how its tokens are packed",),
     ),
     "fastvit": (_timm("fastvit_t8"), (r"a convolutional tower \(FastVit",)),
     "fastvlm": (
