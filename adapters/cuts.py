@@ -98,12 +98,14 @@ class Fit:
         place: Where the image lies: ``start`` pads below and at the right (transformers' PI0),
             ``middle`` around it, the odd pixel behind (open_clip's ``longest``), ``end`` above
             and at the left (LeRobot's ``resize_with_pad``).
+        round_down: Whether ``middle`` rounds its sides down, and not to the nearest.
     """
 
     label: ClassVar[str] = "fitted and padded"
     pads_behind: ClassVar[bool] = False
     size: Size
     place: Literal["start", "middle", "end"]
+    round_down: bool = False
 
     def views(self, image_size: Size) -> ImageViews:
         """See ``Cut``."""
@@ -118,7 +120,8 @@ class Fit:
             offset = (view_h - resized[0], view_w - resized[1])
         else:
             ratio = max(height / view_h, width / view_w)
-            resized = (round(height / ratio), round(width / ratio))
+            whole = int if self.round_down else round
+            resized = (whole(height / ratio), whole(width / ratio))
             offset = ((view_h - resized[0]) // 2, (view_w - resized[1]) // 2)
         scale = (resized[0] / height, resized[1] / width)
         return ImageViews((ViewGeometry(image_size, self.size, scale, offset),))

@@ -1,7 +1,8 @@
 """LeRobot's policies prepare their own pictures; their config says how.
 
-pi0 and SmolVLA: each camera is resized with its shape kept and padded at the left and above
-(``resize_with_pad``), whatever the processor of the language model inside would do.
+SmolVLA, and pi0 up to 2025: each camera is resized with its shape kept and padded at the left and
+above (``resize_with_pad``). pi0 and pi0.5 since, after OpenPI: padded around
+(``resize_with_pad_torch``). Whatever the processor of the language model inside would do.
 """
 
 from __future__ import annotations
@@ -14,6 +15,16 @@ from clipdepth_plugin.adapters.preprocessing import HALF_NORMALISATION, Preproce
 def from_policy(host: nn.Module) -> Preprocessing | None:
     """How a policy prepares pictures; None where its config does not say."""
     config = getattr(host, "config", None)
-    said = getattr(config, "resize_imgs_with_padding", None)
-    size = pair(said) if isinstance(said, list | tuple) else None
-    return None if size is None else Preprocessing(*HALF_NORMALISATION, size, "fit_end")
+    width_height = _pair_of(config, "resize_imgs_with_padding")
+    if width_height is not None:
+        return Preprocessing(*HALF_NORMALISATION, (width_height[1], width_height[0]), "fit_end")
+    # A name that others may give to something else.
+    if type(config).__module__.partition(".")[0] != "lerobot":
+        return None
+    size = _pair_of(config, "image_resolution")
+    return None if size is None else Preprocessing(*HALF_NORMALISATION, size, "fit_middle")
+
+
+def _pair_of(config: object, name: str) -> tuple[int, int] | None:
+    said = getattr(config, name, None)
+    return pair(said) if isinstance(said, list | tuple) else None

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 from clipdepth_plugin.adapters.cuts import Cut, Fit, Half, PadToSquare, ShortestSide, Squash
 
-ResizeKind = Literal["squash", "shortest", "pad", "fit", "fit_end"]
+ResizeKind = Literal["squash", "shortest", "pad", "fit", "fit_middle", "fit_end"]
 Interpolation = Literal["bicubic", "bilinear", "lanczos"]
 Triple = tuple[float, float, float]
 
@@ -32,8 +32,9 @@ class Preprocessing:
         size: (H, W) of the tower's input.
         resize: How the host makes one view of size ``size`` of a whole image: ``squash``;
             ``shortest``: the short side to ``resize_to``, then a centre crop; ``pad``: padded to a
-            square, then squashed; ``fit``: resized with its shape kept, then padded around;
-            ``fit_end``: padded at the left and above.
+            square, then squashed; ``fit``: resized with its shape kept, then padded around (as
+            open_clip does; ``fit_middle``, as OpenPI does, rounds down); ``fit_end``: padded at
+            the left and above.
             None: not known, or it does not.
         resize_to: The short side's length before the crop; None is the crop's own short side.
         interpolation: Filter of the resize.
@@ -58,21 +59,22 @@ class Preprocessing:
     @property
     def ways(self) -> tuple[Cut, ...]:
         """All ways in which the host makes views of an image; empty where none is known."""
-        match self.resize:
+        return self.cuts if self.resize is None else (*self.cuts, self._way(self.resize))
+
+    def _way(self, kind: ResizeKind) -> Cut:
+        match kind:
             case "squash":
-                return *self.cuts, Squash(self.size)
+                return Squash(self.size)
             case "shortest":
-                return *self.cuts, ShortestSide(
-                    self.size, self.resize_to or min(self.size), self.crop_half
-                )
+                return ShortestSide(self.size, self.resize_to or min(self.size), self.crop_half)
             case "pad":
-                return *self.cuts, PadToSquare(self.size)
+                return PadToSquare(self.size)
             case "fit":
-                return *self.cuts, Fit(self.size, "middle")
+                return Fit(self.size, "middle")
+            case "fit_middle":
+                return Fit(self.size, "middle", round_down=True)
             case "fit_end":
-                return *self.cuts, Fit(self.size, "end")
-            case None:
-                return self.cuts
+                return Fit(self.size, "end")
 
     def at_size(self, size: tuple[int, int]) -> Self:
         """The same for a tower that is given pictures of another (H, W)."""

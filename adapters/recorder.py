@@ -142,14 +142,20 @@ class Recorder:
             if recorder is self:
                 slot.running = self._make_pass(self.wanted, call, False)
                 seen.append(slot.running)
-        elif self.attached and not torch.compiler.is_compiling() and in_cuda_graph():
-            slot.last, slot.why_none = None, CAPTURED
+        elif self.attached and in_cuda_graph():
+            self.drop_captured()
         elif self.attached:
             slot.running = self._make_pass(self.wanted, call, True)
             slot.last, slot.claimed = slot.running, slot.in_host != ()
             slot.made_inside = slot.in_wrapper
             for capture in slot.captures:
                 capture.append(slot.running)
+
+    def drop_captured(self) -> None:
+        """What runs now is only recorded, and not computed before a replay: there is no pass."""
+        slot = self.slot
+        if not _PRIVATE.stack:
+            slot.running, slot.last, slot.why_none = None, None, CAPTURED
 
     @contextmanager
     def privately(self) -> Iterator[list[TowerPass]]:

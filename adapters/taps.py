@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from clipdepth_plugin.adapters.graphs import in_cuda_graph
 from clipdepth_plugin.adapters.layouts import POSITIONS, TowerCall
 from clipdepth_plugin.adapters.passes import TowerPass
 from clipdepth_plugin.adapters.prompts import continues, grows, prompt_of
@@ -201,6 +202,9 @@ class Taps:
     def _take(self, level: int, output: Any) -> None:
         running = self._recorder.slot.running
         if running is None:
+            return
+        if running.hosts_own and in_cuda_graph():
+            self._recorder.drop_captured()
             return
         x = output[0] if isinstance(output, list | tuple) else output
         if isinstance(x, Tensor):

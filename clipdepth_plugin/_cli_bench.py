@@ -84,7 +84,12 @@ def bench(  # noqa: PLR0913, PLR0917 (a command's options)
     rounds: Annotated[
         int, typer.Option(min=8, help="Interleaved rounds; each runs everything once.")
     ] = 20,
-    warmup: Annotated[int, typer.Option(min=0, help="Untimed calls of each before.")] = 2,
+    warmup: Annotated[
+        int,
+        typer.Option(
+            min=2, help="Untimed calls of each before; graphs are recorded in the second."
+        ),
+    ] = 2,
     seed: Annotated[int, typer.Option(help="Of the order in each round.")] = 0,
     separate: Annotated[
         str,

@@ -39,8 +39,9 @@ class FusedHead(nn.Module):
     goes wherever a head goes: ``attach(host, head.fused())``. It holds copies of the weights, so
     that training the head further does not change it.
 
-    On a GPU a call is recorded as a CUDA graph for each shape of its inputs, and replayed; inside
-    torch.compile, torch.export and other graphs it is not. A caller's autocast changes nothing.
+    On a GPU a call is recorded as a CUDA graph for each shape of its inputs, when that is met for
+    the second time, and replayed; inside torch.compile, torch.export and other graphs it is not. A
+    caller's autocast changes nothing.
 
     Attributes:
         config: The head's.

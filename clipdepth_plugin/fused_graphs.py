@@ -87,6 +87,10 @@ Record = Callable[[Callable[[], list[Tensor]], list[Tensor]], Recording]
 MET = 256
 """Shapes that are remembered, whether they have a recording or not."""
 
+PAUSE = 64
+"""Calls between two recordings once old ones have to go: shapes that take turns would evict each
+other at every call."""
+
 _RECORDING = threading.Lock()
 """CUDA takes one recording at a time in a process."""
 
@@ -127,6 +131,7 @@ class GraphCache:
         self._record = record
         self._recordings: OrderedDict[Any, Recording] = OrderedDict()
         self._met: OrderedDict[Any, None] = OrderedDict()
+        self._calls = 0  # since the last recording
         self._lock = threading.Lock()
         self._done: torch.cuda.Event | None = None
 
@@ -135,7 +140,7 @@ class GraphCache:
 
     def run(self, inputs: Inputs) -> list[Tensor]:
         """From a recording where that can be, else as it is; the outputs are the caller's."""
-        if self.applies(inputs) and self._is_met_again(inputs.kind):
+        if self.applies(inputs) and self._is_worth_it(inputs.kind):
             return self(inputs)
         device = inputs.tensors[0].device
         if device.type != "cuda" or torch.compiler.is_compiling():
@@ -171,10 +176,11 @@ class GraphCache:
                 self._done = torch.cuda.current_stream(outputs[0].device).record_event()
             return outputs
 
-    def _is_met_again(self, kind: Any) -> bool:
-        """Whether a shape is worth a recording, which takes as long as many calls.
+    def _is_worth_it(self, kind: Any) -> bool:
+        """Whether a shape has a recording, or is to have one, which takes as long as many calls.
 
         Not at first sight: a host that takes pictures as they are may never show that shape again.
+        Nor at once where an old one has to go for it.
         """
         with self._lock:
             again = kind in self._met
@@ -182,7 +188,14 @@ class GraphCache:
             self._met.move_to_end(kind)
             if len(self._met) > MET:
                 self._met.popitem(last=False)
-            return again
+            self._calls += 1
+            if kind in self._recordings:
+                return True
+            full = len(self._recordings) >= self._limit
+            if not again or (full and self._calls < PAUSE):
+                return False
+            self._calls = 0
+            return True
 
     def clear(self) -> None:
         """Drops all recordings, once none runs any more."""

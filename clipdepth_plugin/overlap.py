@@ -45,10 +45,6 @@ class Streams:
         """Whether it has streams."""
         return device.type == "cuda"
 
-    def recording(self) -> bool:
-        """Whether the caller's stream is being recorded as a graph."""
-        return torch.cuda.is_current_stream_capturing()
-
     def current(self, device: torch.device) -> Any:
         """The caller's stream."""
         return torch.cuda.current_stream(device)
@@ -110,7 +106,6 @@ class Overlap:
             ),
             "the host runs with gradients, not under torch.no_grad()": torch.is_grad_enabled(),
             "tokens came out of compiled code, where writes can't be noticed": seen.unwatched,
-            "the host is being recorded as a CUDA graph": serves and self.streams.recording(),
             f"how its tokens lie has to be read from {layout}, which would make the host wait for "
             "its device": bool(layout),
         }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from clipdepth_plugin.adapters.layouts import Views
 from clipdepth_plugin.blocks import resize
+from clipdepth_plugin.estimating import estimate
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.geometry import ImageViews, Size
 from clipdepth_plugin.readout import DepthEstimate
@@ -61,8 +62,8 @@ def estimate_whole(
 ) -> DepthEstimate:
     """A head's maps of the whole of the tower's input, as training and evaluation take them.
 
-    ``head.estimate(features, size)``, but where patches leave a rim of the input unseen: there the
-    maps are put where ``plugin.predict(size=...)`` puts them.
+    ``estimate(head, features, size=size)``, but where patches leave a rim of the input unseen:
+    there the maps are put where ``plugin.predict(size=...)`` puts them.
 
     Args:
         head: Of these features.
@@ -72,11 +73,15 @@ def estimate_whole(
         pixel_size: (H, W) of the tower's input.
         auxiliary: Whether to give the auxiliary maps; not of a fused head.
     """
-    given: dict[str, Any] = {"auxiliary": True} if auxiliary else {}
     views = Views(features.batch, features.grid, pixel_size)
-    if _seen_size(views, patch_size) == pixel_size:
-        return head.estimate(features, size, **given)
-    native = head.estimate(features, **given)
+    all_seen = _seen_size(views, patch_size) == pixel_size
+    at_once = size if all_seen else None
+    if auxiliary:
+        native: DepthEstimate = cast("DepthHead", head).estimate(features, at_once, auxiliary=True)
+    else:
+        native = estimate(head, features, size=at_once)
+    if all_seen:
+        return native
 
     def placed(map_B1HW: Tensor) -> Tensor:
         return at_size([(map_B1HW, views)], patch_size, size)

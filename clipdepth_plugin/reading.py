@@ -108,9 +108,9 @@ class DepthPass(TowerPass):
         """``confidence``, pixel by pixel beside ``predict``; see ``DepthPlugin``."""
         with torch.inference_mode(False):
             maps = self._placed(self._log_scales(), self._place(size, original_sizes), paste)
-        if isinstance(maps, Tensor):
-            return confidence_of(maps)
-        return [confidence_of(log_scale_1HW) for log_scale_1HW in maps]
+            if isinstance(maps, Tensor):
+                return confidence_of(maps)
+            return [confidence_of(log_scale_1HW) for log_scale_1HW in maps]
 
     def _place(self, size: Size | None, original_sizes: Size | Sequence[Size] | None) -> _Place:
         if size is not None and original_sizes is not None:
@@ -175,7 +175,8 @@ class DepthPass(TowerPass):
         return [one.log_scale for one in self._read() if one.log_scale is not None]
 
     def _confidences(self) -> list[Tensor]:
-        return [confidence_of(log_scale) for log_scale in self._at_pixels(self._log_scales())]
+        with torch.inference_mode(False):
+            return [confidence_of(log_scale) for log_scale in self._at_pixels(self._log_scales())]
 
     def at_pixels(self, native_B1HW: Tensor, views: Views) -> Tensor:
         """Native maps at their views' size; see ``placing.at_pixels``."""

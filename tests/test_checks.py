@@ -111,9 +111,19 @@ def test_lora_is_not_the_towers_weights(
     attention: Any = tower.blocks[0].get_submodule("self_attn")
     attention.q_proj = _Adapted(attention.q_proj)
     attach(host, recorded).detach()
-    assert "has LoRA weights beside its own" in caplog.text
+    assert "has LoRA weights that it had not when the head was trained" in caplog.text
+    caplog.clear()
+    (adapted,) = find_towers(host)
+    trained_so = with_config(recorded, provenance=Provenance(tower_hashes=tower_hashes(adapted)))
+    attach(host, trained_so).detach()
+    assert not caplog.records
+    base = attention.q_proj.base_layer
+    attention.q_proj = base
+    with pytest.raises(HeadMismatchError, match="the weights of"):
+        attach(host, trained_so)  # its LoRA is gone
+    attention.q_proj = _Adapted(base)
     with torch.no_grad():
-        attention.q_proj.base_layer.weight += 1
+        base.weight += 1
     with pytest.raises(HeadMismatchError, match="the weights of"):
         attach(host, recorded)
 

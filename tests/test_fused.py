@@ -16,7 +16,7 @@ from clipdepth_plugin import DepthHead, HeadConfig, TowerFeatures
 from clipdepth_plugin.blocks import ConvNormGELU
 from clipdepth_plugin.errors import FeaturesError, KernelError
 from clipdepth_plugin.fused import FusedHead
-from clipdepth_plugin.fused_graphs import GraphCache, Inputs, Recording
+from clipdepth_plugin.fused_graphs import PAUSE, GraphCache, Inputs, Recording
 from clipdepth_plugin.fused_weights import shifted_resize_matrix
 
 COMPACT: dict[str, Any] = {"channels": (16, 12, 8), "film_hidden": 8}
@@ -150,13 +150,12 @@ def test_a_callers_autocast_changes_no_bit(
     head, features = plain.fused(torch.bfloat16), make_features(plain)
     with torch.no_grad():
         expected, early = head(features), head.early(features)
-        if graphs:
-            monkeypatch.setattr(GraphCache, "applies", lambda cache, inputs: True)
-            for cache in (head._graphs, head._early_graphs):
-                cache._record = Tape()
+        tapes = in_graphs(head, monkeypatch) if graphs else []
         with torch.autocast("cpu", torch.float16):
-            assert torch.equal(head(features), expected)
-            assert all(map(torch.equal, head.early(features), early))
+            for _ in range(2):  # the second time recorded
+                assert torch.equal(head(features), expected)
+                assert all(map(torch.equal, head.early(features), early))
+        assert [tape.recorded for tape in tapes] == [1] * len(tapes)
         assert torch.equal(head(features), expected)
 
 
@@ -254,6 +253,28 @@ class Tape:
         return Recording(inputs, outputs, replay)
 
 
+def in_graphs(head: FusedHead, monkeypatch: pytest.MonkeyPatch) -> list[Tape]:
+    """Has a head record on the CPU; the tapes of its whole call and of its early part."""
+    monkeypatch.setattr(GraphCache, "applies", lambda cache, inputs: True)
+    tapes = [Tape(), Tape()]
+    head._graphs._record, head._early_graphs._record = tapes
+    return tapes
+
+
+def test_shapes_that_take_turns_do_not_evict_each_other_at_every_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    head = make_head("fast")
+    fused = head.fused(graphs=2)
+    (tape, _), features = in_graphs(fused, monkeypatch), make_features(head)
+    with torch.no_grad():
+        for _ in range(PAUSE):
+            for size in ((9, 9), (8, 8), (7, 7)):
+                fused(features, size)
+    assert len(fused._graphs) == 2
+    assert 2 < tape.recorded <= 2 + 3, "one in so many calls"
+
+
 def test_graphs_by_shape_with_a_bound() -> None:
     head, tape = make_head("spaceclip"), Tape()
     fused = head.fused()
@@ -299,21 +320,20 @@ def test_early_maps_change_no_bit(name: str, form: str, monkeypatch: pytest.Monk
     head = plain if form == "plain" else plain.fused(dtype)
     features = make_features(plain, (4, 3))
     assert head.early_levels == (plain.config.structural_levels if plain.config.structural else ())
-    if isinstance(head, FusedHead) and "graphs" in form:
-        monkeypatch.setattr(GraphCache, "applies", lambda cache, inputs: True)
-        for cache in (head._graphs, head._early_graphs):
-            cache._record = Tape()
+    graphed = isinstance(head, FusedHead) and "graphs" in form
+    tapes = in_graphs(head, monkeypatch) if isinstance(head, FusedHead) and graphed else []
     with torch.no_grad():
         expected = head.estimate(features, (50, 70))
         if not head.early_levels:
             return
         known = {level: features.levels[level] for level in head.early_levels}
-        early = head.early(TowerFeatures(known, None, features.grid))
         for _ in range(3):  # as it is, recorded, replayed
+            early = head.early(TowerFeatures(known, None, features.grid))
             again = head.estimate(features, (50, 70), early=early)
             assert torch.equal(again.metres, expected.metres)
             if expected.log_scale is not None and again.log_scale is not None:
                 assert torch.equal(again.log_scale, expected.log_scale)
+        assert [tape.recorded for tape in tapes] == [1] * len(tapes)
         doubled = [2 * x_BCHW for x_BCHW in early]
         assert not torch.equal(head(features, (50, 70), early=doubled), expected.metres)
 

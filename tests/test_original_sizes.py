@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, TowerFeatures, attach, find_towers
 from clipdepth_plugin.adapters.hf_processor import from_processor
+from clipdepth_plugin.adapters.lerobot import from_policy
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.errors import HostError
 from clipdepth_plugin.geometry import Size
@@ -247,16 +248,31 @@ def test_each_view_has_a_camera_of_its_own() -> None:
         torch.testing.assert_close(one, before * factor)
 
 
-def test_a_policy_that_pads_its_own_pictures() -> None:
-    """As LeRobot's do: at the left and above, which no processor of transformers says."""
+class _Pi0Config:
+    __module__ = "lerobot.policies.pi0.configuration_pi0"
+    image_resolution = (T, T)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [SimpleNamespace(resize_imgs_with_padding=(T, T)), _Pi0Config()],
+    ids=["end", "middle"],
+)
+def test_a_policy_that_pads_its_own_pictures(config: Any) -> None:
+    """As LeRobot's do: at the left and above, or around, which no processor says."""
     host: Any = build("lerobot_smolvla")
-    host.config = SimpleNamespace(resize_imgs_with_padding=(T, T))
+    host.config = config
     sizes = SIZES[:2]
     cameras, pictures = [], [picture(size, index) for index, size in enumerate(sizes)]
     for (height, width), shown in zip(sizes, pictures, strict=True):
         ratio = max(width, height) / T
         small = F.interpolate(shown[None] / 255, (int(height / ratio), int(width / ratio)))
-        cameras.append(F.pad(small, (T - small.shape[3], 0, T - small.shape[2], 0)))
+        right, below = T - small.shape[3], T - small.shape[2]
+        if isinstance(config, _Pi0Config):
+            pads = (right // 2, right - right // 2, below // 2, below - below // 2)
+        else:
+            pads = (right, 0, below, 0)
+        cameras.append(F.pad(small, pads))
     with torch.no_grad(), attach(host, red_head(host)) as plugin, plugin.capture() as seen:
         host.select_action(cameras, torch.zeros(1, 4))
         maps = [one.predict(original_sizes=size)[0] for one, size in zip(seen, sizes, strict=True)]
@@ -266,6 +282,16 @@ def test_a_policy_that_pads_its_own_pictures() -> None:
     with pytest.raises(HostError, match="resizes and pads its own pictures"):
         attach(host, red_head(host), processor=processor)
     attach(host, red_head(host), processor=from_processor(processor)).detach()
+
+
+def test_a_policy_says_width_before_height() -> None:
+    host: Any = nn.Module()
+    host.config = SimpleNamespace(resize_imgs_with_padding=(64, T))
+    preprocessing = from_policy(host)
+    assert preprocessing is not None
+    assert preprocessing.size == (T, 64)
+    host.config = SimpleNamespace(resize_imgs_with_padding=None, image_resolution=(T, T))
+    assert from_policy(host) is None
 
 
 def test_the_table_names_hosts_of_other_tables() -> None:

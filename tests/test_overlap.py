@@ -78,7 +78,7 @@ def test_an_autocast_of_the_readers_changes_no_bit(
     """The tower runs under it in each case: the tokens are the same."""
     x, depths = make_pixels(), []
     with overlapped(host, head, device) as plugin:
-        overlap_of(plugin).streams.captured = not beside
+        overlap_of(plugin).streams.serving = beside
         for outside in (False, True):
             with torch.autocast("cpu", torch.bfloat16):
                 host(x)

@@ -29,7 +29,6 @@ def device() -> FakeDevice:
 WHY_NOT: dict[str, str] = {
     "cpu": "streams run beside each other on CUDA, and the head is on cpu",
     "gradients": "the host runs with gradients",
-    "captured": "being recorded as a CUDA graph",
     "compiled": "came out of compiled code, which shows them at its end only",
     "compiled block": "came out of compiled code, where writes can't be noticed",
     "head elsewhere": "the head is on meta, tokens on cpu",
@@ -57,8 +56,6 @@ def test_where_it_cannot_be(
         overlap = overlap_of(plugin)
         if case == "cpu":
             overlap.streams = Streams()
-        if case == "captured":
-            overlap.streams.captured = True
         run: Any = host
         if case == "compiled":
             run = torch.compile(host, fullgraph=True, backend="aot_eager")

@@ -151,13 +151,17 @@ def test_confidence_beside_depth(host: nn.Module, head: DepthHead, make_pixels: 
         torch.testing.assert_close(plugin.predict_confidence(), plugin.confidence, rtol=0, atol=0)
         larger = plugin.predict_confidence((48, 80))
         torch.testing.assert_close(larger, sure.forward_with_confidence(features, (48, 80))[1])
+        with torch.inference_mode():
+            host(make_pixels())
+            read = (plugin.confidence, plugin.predict_confidence((48, 80)), plugin.depth)
+        assert not any(isinstance(one, Tensor) and one.is_inference() for one in read)
         with pytest.raises(HostError, match="give one"):
             plugin.predict_confidence((48, 80), original_sizes=(48, 80))
     with attach(host, head) as plugin:
         host(make_pixels())
-        for read in (lambda: plugin.confidence, plugin.predict_confidence):
+        for ask in (lambda: plugin.confidence, plugin.predict_confidence):
             with pytest.raises(HeadMismatchError, match="predicts no confidence"):
-                read()
+                ask()
 
 
 def test_pixels_are_tapped_for_heads_that_ask(

@@ -93,6 +93,8 @@ def sample_contents(
         known[index] = content
         bad.add([] if problem is None else [Failure(views.name(index), problem)])
         tell("reading the data", done, len(unknown))
+    found = {views.stored_name(i): known[i] for i in unknown}
+    files.remember({name: one for name, one in found.items() if one is not None})
     return list(known.values())
 
 

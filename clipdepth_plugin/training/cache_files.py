@@ -2,8 +2,10 @@
 
     cache.json             what made the tokens: tower weights, preprocessing, levels, ...
     shard-<id>.bin         records, one after another
-    shard-<id>.json        for each record its sample's content hash, view and name, with a hash
-                           of how its set was read
+    shard-<id>.json        for each record its sample's content hash, view and name
+    names-<id>.json        what samples were found to be: names and content hashes; the last counts
+
+A name here goes with a hash of how its set was read (``SampleViews.stored_name``).
 
 A record is tokens (L, N, D), pixels (3, H, W) for heads that read them, context (D), depth (H, W),
 intrinsics (4), padded to 64 bytes. A shard's JSON appears after its records are on the disk, so a
@@ -91,7 +93,7 @@ class CacheFiles:
         self._places, self._contents, self._shards = {}, {}, []
         size = self.layout.record_bytes
         indices = self.folder.glob("shard-*.json")
-        for index in sorted(indices, key=lambda path: (path.stat().st_mtime_ns, path.name)):
+        for index in sorted(indices, key=_age):
             binary = index.with_suffix(".bin")
             try:
                 entries = json.loads(index.read_text(encoding="utf-8"))
@@ -105,6 +107,23 @@ class CacheFiles:
             for row, (content, view, name) in enumerate(entries):
                 self._places[Key(content, view)] = (len(self._shards) - 1, row)
                 self._contents[name] = content
+        for path in sorted(self.folder.glob("names-*.json"), key=_age):
+            try:
+                self._contents.update(json.loads(path.read_text(encoding="utf-8")))
+            except (OSError, ValueError) as error:
+                raise TrainingError(f"cache {path}: damaged ({error}); remove it") from error
+
+    def remember(self, contents: Mapping[str, str]) -> None:
+        """Keeps content hashes that samples were found to have, for ``content_of``.
+
+        Raises:
+            TrainingError: They can't be written.
+        """
+        new = {name: one for name, one in contents.items() if self._contents.get(name) != one}
+        if new:
+            path = self.folder / f"names-{secrets.token_hex(8)}.json"
+            write_file(path, json.dumps(new).encode())
+            self._contents.update(new)
 
     def __contains__(self, key: Key) -> bool:
         return key in self._places
@@ -205,6 +224,10 @@ class ShardWriter:
     def _begin(self) -> None:
         self._name = f"shard-{secrets.token_hex(8)}"
         self._descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+
+
+def _age(path: Path) -> tuple[int, str]:
+    return path.stat().st_mtime_ns, path.name
 
 
 def check_identity(path: Path, identity: Mapping[str, Any]) -> None:

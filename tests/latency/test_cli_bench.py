@@ -15,7 +15,7 @@ from clipdepth_plugin._cli_app import app
 from clipdepth_plugin.latency.hosts import BUILT_IN
 from clipdepth_plugin.latency.schema import Audit, load_audit
 
-SHORT = ("--random-weights", "--rounds", "8", "--warmup", "1", "--separate", "none")
+SHORT = ("--random-weights", "--rounds", "8", "--warmup", "2", "--separate", "none")
 
 
 @pytest.fixture

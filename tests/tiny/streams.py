@@ -144,20 +144,17 @@ class FakeStreams(Streams):
     """``Streams`` on a fake device; ``leave_out`` names waits that it forgets, to see them missed.
 
     Attributes:
-        captured: Whether the host's stream is being recorded.
+        serving: Whether the device has streams.
     """
 
     def __init__(self, device: FakeDevice, leave_out: str = "") -> None:
         super().__init__()
         self.device = device
-        self.captured = False
+        self.serving = True
         self._leave_out = leave_out
 
     def serves(self, device: torch.device) -> bool:
-        return True
-
-    def recording(self) -> bool:
-        return self.captured
+        return self.serving
 
     def current(self, device: torch.device) -> FakeStream:
         current = self.device.current

@@ -20,6 +20,7 @@ from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.training import cache_build, cache_files
 from clipdepth_plugin.training.cache_files import CacheFiles, Key, ShardWriter
 from clipdepth_plugin.training.cache_layout import Layout
+from clipdepth_plugin.training.data.items import SampleViews
 from clipdepth_plugin.training.engine import train
 from clipdepth_plugin.training.tower import FrozenTower
 
@@ -122,7 +123,9 @@ def test_the_tower_is_not_run_again(tiny: TinyRuns, passes: list[int]) -> None:
     assert tiny.losses("second") == tiny.losses("trusting") == first
 
 
-def test_a_set_read_in_another_way_is_not_trusted(tiny: TinyRuns, passes: list[int]) -> None:
+def test_a_set_read_in_another_way_is_not_trusted(
+    tiny: TinyRuns, passes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Names are the same; the truth that was stored under them is not."""
     trusting = cache_of(tiny, verify=False)
     plain = tiny.tree("plain")["data"]["train"][0]
@@ -137,7 +140,9 @@ def test_a_set_read_in_another_way_is_not_trusted(tiny: TinyRuns, passes: list[i
         train(tiny.config(f"{name}-before", augment=None, cache=trusting))
         train(tiny.config(name, data=data, augment=None, cache=trusting))
         passes.clear()
-        train(tiny.config(f"{name}-again", data=data, augment=None, cache=trusting))
+        with monkeypatch.context() as patch:
+            patch.setattr(SampleViews, "content", lambda *_: pytest.fail("read all the same"))
+            train(tiny.config(f"{name}-again", data=data, augment=None, cache=trusting))
         assert passes == []
         expected = pytest.approx(list(tiny.losses(f"{name}-uncached").values()), abs=1e-4)
         assert list(tiny.losses(name).values()) == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 from os import path as ospath
@@ -198,9 +199,12 @@ class DataConfig(BaseModel):
         Raises:
             DataError: An environment variable is not set.
         """
-        about_the_set = {"root", "name", "limit", "repeat", "augment"}
-        fields = self.model_dump_json(exclude=about_the_set)
-        return hashlib.blake2b(f"{self.location()} {fields}".encode(), digest_size=8).hexdigest()
+        places = ("root", "files", "image_root", "depth_root")
+        chosen = ("name", "limit", "repeat", "augment", "redistributable", "with_camera")
+        fields = self.model_dump(mode="json", exclude={*chosen})
+        for place in places:
+            fields[place] = expand(fields[place] or "")
+        return hashlib.blake2b(json.dumps(fields).encode(), digest_size=8).hexdigest()
 
     def path(self, relative: str) -> Path:
         """A path of the config, environment variables expanded, taken from the root.

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.training.data.config import DataConfig
 from clipdepth_plugin.training.data.files import require
 from clipdepth_plugin.training.data.stream import Record, StreamDataset
+
+if TYPE_CHECKING:
+    from clipdepth_plugin.training.data.sample import Sample
 
 
 class HubStream(StreamDataset):
@@ -45,13 +48,20 @@ class HubStream(StreamDataset):
         rows = self._rows.shard(num_shards=self.shard_count, index=shard)
         name = f"{self.config.title}/{self.config.split}/{shard:05d}"
         for number, row in enumerate(_reporting(rows, name)):
-            named = f"{name}/{number:06d}"
-            try:
-                pictures = _bytes(row[image]), _bytes(row[depth])
-            except DataError as error:
-                yield Record(named, error=f"{named}: {error}")
-                continue
-            yield Record(named, *pictures, row[camera[0]] if camera else None)
+            yield Record(
+                f"{name}/{number:06d}",
+                _encoded(row[image]),
+                _encoded(row[depth]),
+                row[camera[0]] if camera else None,
+            )
+
+    def decode(self, record: Record) -> Sample:
+        """See ``StreamDataset``; reads what a row only names, too."""
+        image, depth = (
+            _read(value, record.name) if isinstance(value, _Elsewhere) else value
+            for value in (record.image, record.depth)
+        )
+        return super().decode(record._replace(image=image, depth=depth))
 
     def _opened(self) -> Any:
         config, place = self.config, self.config.location()
@@ -95,21 +105,29 @@ def _reporting(rows: Any, name: str) -> Iterator[dict[str, Any]]:
         ) from error
 
 
-def _bytes(value: Any) -> Any:
-    """An encoded picture's bytes; anything else as it is."""
+class _Elsewhere(NamedTuple):
+    """A picture that a row only names."""
+
+    path: str
+
+
+def _encoded(value: Any) -> Any:
+    """An encoded picture's bytes, or where they are; anything else as it is."""
     if not isinstance(value, dict) or "bytes" not in value:
         return value
     if value["bytes"] is None and value.get("path"):
-        return _read(value["path"])
+        return _Elsewhere(value["path"])
     return value["bytes"]
 
 
-def _read(path: str) -> bytes:
-    """A file that a row names: on the hub, in an archive, or here."""
+def _read(file: _Elsewhere, name: str) -> bytes:
+    """A file on the hub, in an archive, or here."""
     fsspec = require("fsspec", "stream", "format hf")
     try:
-        with fsspec.open(path, "rb") as file:
-            content: bytes = file.read()
+        with fsspec.open(file.path, "rb") as opened:
+            content: bytes = opened.read()
     except Exception as error:  # whatever the file system of the path raises
-        raise DataError(f"{path} can't be read ({type(error).__name__}: {error})") from error
+        raise DataError(
+            f"{name}: {file.path} can't be read ({type(error).__name__}: {error})"
+        ) from error
     return content

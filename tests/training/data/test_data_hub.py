@@ -121,7 +121,8 @@ def test_pictures_that_rows_only_name(hub: DataConfig, tmp_path: Path, truth: An
     data = opened(hub.model_copy(update=changes))
     good, bad, *_ = data.records()
     torch.testing.assert_close(data.decode(good).depth_1HW[0], torch.from_numpy(truth(0)))
-    assert "1.depth.png can't be read (FileNotFoundError" in str(bad.error)
+    with pytest.raises(DataError, match=r"000001: memory:.*depth.png can't be read \(FileNotFou"):
+        data.decode(bad)
     memory.rm("/pictures", recursive=True)
 
 
