@@ -98,7 +98,7 @@ class Fit:
         place: Where the image lies: ``start`` pads below and at the right (transformers' PI0),
             ``middle`` around it, the odd pixel behind (open_clip's ``longest``), ``end`` above
             and at the left (LeRobot's ``resize_with_pad``).
-        round_down: Whether ``middle`` rounds its sides down, and not to the nearest.
+        round_down: Whether sides are rounded down, and not to the nearest; ``start`` always does.
     """
 
     label: ClassVar[str] = "fitted and padded"
@@ -114,15 +114,12 @@ class Fit:
             factor = min(view_h / height, view_w / width)
             resized = (int(height * factor), int(width * factor))
             offset = (0, 0)
-        elif self.place == "end":
-            ratio = max(height / view_h, width / view_w)
-            resized = (int(height / ratio), int(width / ratio))
-            offset = (view_h - resized[0], view_w - resized[1])
         else:
             ratio = max(height / view_h, width / view_w)
             whole = int if self.round_down else round
             resized = (whole(height / ratio), whole(width / ratio))
-            offset = ((view_h - resized[0]) // 2, (view_w - resized[1]) // 2)
+            share = 1 if self.place == "end" else 2  # of the padding, what lies in front: 1 / share
+            offset = ((view_h - resized[0]) // share, (view_w - resized[1]) // share)
         scale = (resized[0] / height, resized[1] / width)
         return ImageViews((ViewGeometry(image_size, self.size, scale, offset),))
 

@@ -74,7 +74,7 @@ class Preprocessing:
             case "fit_middle":
                 return Fit(self.size, "middle", round_down=True)
             case "fit_end":
-                return Fit(self.size, "end")
+                return Fit(self.size, "end", round_down=True)
 
     def at_size(self, size: tuple[int, int]) -> Self:
         """The same for a tower that is given pictures of another (H, W)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -52,19 +52,20 @@ class Quirks:
 
 def parameters_of(tower: nn.Module) -> tuple[str, ...]:
     """Names of the parameters of a tower's forward in their order, as far as it shows them."""
-    try:
-        return tuple(inspect.signature(tower.forward).parameters)
-    except (TypeError, ValueError):
-        return ()
+    return tuple(_signature(tower))
 
 
 def required_by(tower: nn.Module) -> tuple[str, ...]:
     """Those of them that it cannot do without."""
-    try:
-        known = inspect.signature(tower.forward).parameters
-    except (TypeError, ValueError):
-        return ()
+    known = _signature(tower)
     return tuple(name for name, one in known.items() if one.default is inspect.Parameter.empty)
+
+
+def _signature(tower: nn.Module) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(tower.forward).parameters
+    except (TypeError, ValueError):
+        return {}
 
 
 def as_is(pooled_BD: Tensor) -> Tensor:

@@ -368,8 +368,7 @@ def _preprocessing(host: nn.Module, tower: Tower, processor: Any) -> Preprocessi
         return own or tower.preprocessing
     if own is not None:
         raise HostError(
-            "processor: this host resizes and pads its own pictures, as its config says "
-            "(resize_imgs_with_padding), not as its language model's processor would: leave "
-            "processor out, or give a Preprocessing"
+            "processor: this host resizes and pads its own pictures, as its config says, not as "
+            "its language model's processor would: leave processor out, or give a Preprocessing"
         )
     return from_processor(processor)
