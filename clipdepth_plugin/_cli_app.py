@@ -86,6 +86,12 @@ def predict(  # noqa: PLR0913, PLR0917 (a command's options)
             help="Focal length in pixels of the pictures, for heads with a canonical camera.",
         ),
     ] = None,
+    confidence: Annotated[
+        bool,
+        typer.Option(
+            "--confidence", help="Also write NAME.confidence.png: 8-bit, 255 is sure; as .npy, too."
+        ),
+    ] = False,
 ) -> None:
     """Write depth maps of pictures.
 
@@ -99,7 +105,9 @@ def predict(  # noqa: PLR0913, PLR0917 (a command's options)
     with errors_as_messages() as console:
         from clipdepth_plugin._cli_predict import PredictOptions, run_predict
 
-        options = PredictOptions(host, head, output, npy, batch_size, device, tower, focal_px)
+        options = PredictOptions(
+            host, head, output, npy, batch_size, device, tower, focal_px, confidence
+        )
         unreadable = run_predict(images, options, console)
     if unreadable:
         raise typer.Exit(1)

@@ -1,6 +1,6 @@
 """``clipdepth predict``: pictures in, depth maps out.
 
-Axes: B pictures of a batch, H W pixels.
+Axes: B pictures of a batch, C metres and confidence (of pixels: colours), H W pixels.
 """
 
 from __future__ import annotations
@@ -20,12 +20,20 @@ from torch import Tensor
 
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.towers import choose_tower
-from clipdepth_plugin.depth_files import write_colour, write_depth_png, write_npy
+from clipdepth_plugin.depth_files import (
+    write_colour,
+    write_confidence_png,
+    write_depth_png,
+    write_npy,
+)
 from clipdepth_plugin.errors import HeadMismatchError, HostError, ImageError
+from clipdepth_plugin.estimating import check_finite
 from clipdepth_plugin.evaluation.console import find_device, make_folder
-from clipdepth_plugin.evaluation.predictors import camera_factor
+from clipdepth_plugin.evaluation.predictors import camera_factor, predicted_maps
+from clipdepth_plugin.features import one_size
 from clipdepth_plugin.images import (
     COLOUR_SUFFIX,
+    CONFIDENCE_SUFFIX,
     DEPTH_SUFFIX,
     find_images,
     load_image,
@@ -52,6 +60,7 @@ class PredictOptions:
     device: str = "cpu"
     tower: str | None = None
     focal_px: float | None = None
+    confidence: bool = False
 
 
 def run_predict(
@@ -70,7 +79,7 @@ def run_predict(
     Raises:
         ValueError: Before anything is written: a path is not there, two pictures would get the
             same output, the host or the head can't be loaded, they don't fit, no such device, a
-            focal length for a head that knows none.
+            focal length or a confidence asked of a head that knows none.
     """
     images = find_images(paths)
     check_names(images)
@@ -78,6 +87,7 @@ def run_predict(
     with console.status(f"loading {options.host} and {options.head}"):
         host = load_host(options.host)
         head = load_head(options.head)
+        _check_confidence(head, options)
         host.model.to(device)
         tower = choose_tower(host.model, options.tower)
     preprocessing = host.preprocessing or tower.preprocessing
@@ -95,6 +105,14 @@ def run_predict(
     for error in unreadable:
         console.print(f"not done: {error}", style="red", highlight=False, soft_wrap=True)
     return unreadable
+
+
+def _check_confidence(head: DepthHead, options: PredictOptions) -> None:
+    if options.confidence and not head.config.confidence:
+        raise HeadMismatchError(
+            f"--confidence: {options.head} was made without one (head.options.confidence: true in "
+            "training); leave the option out"
+        )
 
 
 def _say_camera(
@@ -164,23 +182,45 @@ def _predict_all(
             pixels_BCHW = to_pixels([image for _, image in read], preprocessing).to(device)
             if read:
                 with torch.inference_mode():
-                    depth_B1HW = plugin(pixels_BCHW)
-                for (path, image), depth_1HW in zip(read, depth_B1HW, strict=True):
+                    maps_BCHW = _maps(plugin, pixels_BCHW)
+                for (path, image), map_CHW in zip(read, maps_BCHW, strict=True):
                     size = (image.height, image.width)
                     factor = camera_factor(camera, size, preprocessing, canonical)
-                    _write(path.stem, image, depth_1HW * factor, options)
+                    _write_depth(path.stem, image, map_CHW[:1] * factor, options)
+                    if options.confidence:
+                        _write_confidence(path.stem, size, map_CHW[1:], options)
             progress.advance(task, len(paths))
     return unreadable
 
 
-def _write(stem: str, image: Image.Image, depth_1HW: Tensor, options: PredictOptions) -> None:
-    """Stretches a map back over its whole picture and writes its files."""
-    size = (image.height, image.width)
-    depth_HW = F.interpolate(depth_1HW[None], size, mode="bilinear", antialias=True)[0, 0].cpu()
+def _maps(plugin: DepthPlugin, pixels_BCHW: Tensor) -> Tensor:
+    """(B, 1 or 2, H, W) of the tower's input, as ``plugin(pixels)``, and the confidence."""
+    size = (pixels_BCHW.shape[-2], pixels_BCHW.shape[-1])
+    maps_BCHW = predicted_maps(plugin, one_size(plugin.features(pixels_BCHW)), size, size)
+    check_finite([maps_BCHW])
+    return maps_BCHW
+
+
+def _write_depth(stem: str, image: Image.Image, depth_1HW: Tensor, options: PredictOptions) -> None:
+    depth_HW = _stretched(depth_1HW, (image.height, image.width))
     write_depth_png(options.output / f"{stem}{DEPTH_SUFFIX}", depth_HW)
     write_colour(options.output / f"{stem}{COLOUR_SUFFIX}", depth_HW, image=image)
     if options.npy:
         write_npy(options.output / f"{stem}.npy", depth_HW)
+
+
+def _write_confidence(
+    stem: str, size: tuple[int, int], sure_1HW: Tensor, options: PredictOptions
+) -> None:
+    sure_HW = _stretched(sure_1HW, size)
+    write_confidence_png(options.output / f"{stem}{CONFIDENCE_SUFFIX}", sure_HW)
+    if options.npy:
+        write_npy(options.output / f"{stem}.confidence.npy", sure_HW)
+
+
+def _stretched(map_1HW: Tensor, size: tuple[int, int]) -> Tensor:
+    """A map over its whole picture: (H, W) on the CPU."""
+    return F.interpolate(map_1HW[None], size, mode="bilinear", antialias=True)[0, 0].cpu()
 
 
 def _batches(images: Sequence[Path], size: int) -> Iterator[list[Path]]:

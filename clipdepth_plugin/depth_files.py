@@ -95,12 +95,29 @@ def read_depth_png(path: StrPath) -> NDArray[np.float32]:
     return np.where(millimetres_HW > 0, metres_HW, np.float32(np.nan))
 
 
+def write_confidence_png(path: StrPath, confidence_HW: DepthMap) -> None:
+    """Writes a confidence map as an 8-bit grey PNG: 255 is sure, 0 is not, or no depth (NaN).
+
+    Args:
+        path: The file to write or to replace.
+        confidence_HW: (H, W) probabilities, 0 to 1.
+
+    Raises:
+        DepthFileError: Not an (H, W) map, or the file can't be written.
+    """
+    sure_HW = np.nan_to_num(_as_map(confidence_HW, path).astype(np.float64)).clip(0.0, 1.0)
+    note = PngImagePlugin.PngInfo()
+    note.add_text("Description", "probability of depth within a factor of 1.25; 255 is 1")
+    image = Image.fromarray(np.rint(sure_HW * 255.0).astype(np.uint8))
+    write_atomically(path, lambda file: image.save(file, format="PNG", pnginfo=note))
+
+
 def write_npy(path: StrPath, depth_HW: DepthMap) -> None:
-    """Writes a map as a NumPy file: (H, W) float32 metres, every value as it is.
+    """Writes a map as a NumPy file: (H, W) float32, every value as it is.
 
     Args:
         path: The file to write or to replace; nothing is added to its name.
-        depth_HW: (H, W) metres.
+        depth_HW: (H, W) metres, or a confidence map.
 
     Raises:
         DepthFileError: Not an (H, W) map, or the file can't be written.

@@ -36,6 +36,11 @@ DEPTH_SUFFIX = ".depth.png"
 COLOUR_SUFFIX = ".colour.png"
 """Ending of the colour pictures that ``clipdepth predict`` writes."""
 
+CONFIDENCE_SUFFIX = ".confidence.png"
+"""Ending of the confidence maps that ``clipdepth predict`` writes: 8-bit, 255 is sure."""
+
+OUR_SUFFIXES = (DEPTH_SUFFIX, COLOUR_SUFFIX, CONFIDENCE_SUFFIX)
+
 _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
@@ -47,9 +52,9 @@ def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
     """Lists the picture files that ``paths`` name.
 
     A folder gives the pictures that lie directly in it (not in folders below), sorted by name.
-    Files with an unknown suffix, hidden files and our own ``*.depth.png`` and ``*.colour.png``
-    are skipped there, so a second run does not take the first one's output for input. A file is
-    taken as it is named. A picture that is named twice is listed once, at its first place.
+    Files with an unknown suffix, hidden files and what ``clipdepth predict`` writes are skipped
+    there, so a second run does not take the first one's output for input. A file is taken as it
+    is named. A picture that is named twice is listed once, at its first place.
 
     Args:
         paths: Files and folders.
@@ -88,7 +93,7 @@ def _images_in(folder: Path) -> list[Path]:
 
 
 def _is_picture(path: Path) -> bool:
-    ours = path.name.endswith((DEPTH_SUFFIX, COLOUR_SUFFIX))
+    ours = path.name.endswith(OUR_SUFFIXES)
     known = path.suffix.lower() in SUFFIXES
     return known and not ours and not path.name.startswith(".") and path.is_file()
 

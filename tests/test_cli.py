@@ -127,6 +127,35 @@ def test_predict_gives_what_the_plugin_gives(
     np.testing.assert_allclose(np.load(tmp_path / "square.npy"), expected_HW, rtol=1e-5)
 
 
+def test_predict_writes_the_confidence_where_the_head_has_one(
+    host: Path, head: Path, pictures: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    loaded = load_host(str(host))
+    assert loaded.preprocessing is not None
+    sure = DepthHead.for_host(loaded.model, preset="fast", confidence=True).eval()
+    sure.save_pretrained(tmp_path / "sure")
+    load_image(pictures / "a.png").resize((32, 32)).save(pictures / "square.png")
+    given = ("predict", pictures, "--host", host, "-o", pictures, "--npy", "--confidence")
+    refused = run(*given, "--head", head)
+    assert refused.exit_code == 2
+    assert "was made without one" in words(refused.stderr)
+    assert len(list(pictures.iterdir())) == 4
+    for _ in range(2):  # nothing that it wrote is a picture to read
+        result = run(*given, "--head", tmp_path / "sure", "--batch-size", "3")
+        assert result.exit_code == 0, result.output
+        assert len(list(pictures.iterdir())) == 4 * 6
+    with attach(loaded.model, sure) as plugin, torch.no_grad():
+        loaded.model(to_pixels([load_image(pictures / "square.png")], loaded.preprocessing))
+        depth_HW, expected_HW = plugin.depth[0, 0], plugin.confidence[0, 0]
+    written_HW = np.load(pictures / "square.confidence.npy")
+    np.testing.assert_allclose(np.load(pictures / "square.npy"), depth_HW, rtol=1e-5)
+    np.testing.assert_allclose(written_HW, expected_HW, rtol=1e-5)
+    with Image.open(pictures / "square.confidence.png") as image:
+        assert image.mode == "L"
+        np.testing.assert_allclose(np.asarray(image), written_HW * 255, atol=0.501)
+
+
 def test_predict_takes_the_pictures_focal_length(
     host: Path, head: Path, pictures: Path, tmp_path: Path
 ) -> None:

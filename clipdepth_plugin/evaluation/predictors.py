@@ -89,25 +89,14 @@ class HeadPredictor:
         maps: dict[tuple[int, ...], Tensor] = {}
         with torch.no_grad():
             for height, width in set(sizes):
-                maps[height, width] = self._maps(features, (height, width))
+                maps[height, width] = predicted_maps(
+                    self._plugin, features, (height, width), self._preprocessing.size
+                )
         predicted = []
         for index, (size, sample) in enumerate(zip(sizes, samples, strict=True)):
             metres_1HW, *rest = maps[size][index].split(1)
             predicted.append(torch.cat([metres_1HW * self._camera_factor(sample), *rest]))
         return predicted
-
-    def _maps(self, features: TowerFeatures, size: tuple[int, int]) -> Tensor:
-        """(B, 1 or 2, H, W) metres, and confidence where there is one."""
-        estimate = estimate_whole(
-            self._plugin.head,
-            features,
-            size,
-            patch_size=self._plugin.tower.patch_size,
-            pixel_size=self._preprocessing.size,
-        )
-        if estimate.log_scale is None:
-            return estimate.metres
-        return torch.cat([estimate.metres, confidence_of(estimate.log_scale)], dim=1)
 
     def _camera_factor(self, sample: Sample) -> float:
         """True over canonical focal length, for heads that were trained with one."""
@@ -122,6 +111,28 @@ class HeadPredictor:
             self._told = True
         height, width = sample.image_3HW.shape[-2:]
         return camera_factor(sample.intrinsics, (height, width), self._preprocessing, canonical)
+
+
+def predicted_maps(
+    plugin: DepthPlugin, features: TowerFeatures, size: Size, pixel_size: Size
+) -> Tensor:
+    """The maps of whole pictures, resized once.
+
+    Args:
+        plugin: Head and tower.
+        features: Of the pictures, squashed to the tower's input.
+        size: (H, W) of the maps.
+        pixel_size: Size of that input.
+
+    Returns:
+        (B, 1 or 2, H, W) metres, and confidence where the head predicts it.
+    """
+    estimate = estimate_whole(
+        plugin.head, features, size, patch_size=plugin.tower.patch_size, pixel_size=pixel_size
+    )
+    if estimate.log_scale is None:
+        return estimate.metres
+    return torch.cat([estimate.metres, confidence_of(estimate.log_scale)], dim=1)
 
 
 def camera_factor(

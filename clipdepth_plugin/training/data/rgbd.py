@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, TypeAdapter, V
 
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.geometry import Intrinsics
-from clipdepth_plugin.images import COLOUR_SUFFIX, DEPTH_SUFFIX, SUFFIXES
+from clipdepth_plugin.images import DEPTH_SUFFIX, OUR_SUFFIXES, SUFFIXES
 from clipdepth_plugin.training.data.camera import cropped
 from clipdepth_plugin.training.data.config import DataConfig
 from clipdepth_plugin.training.data.dataset import SampleDataset, checked
@@ -172,7 +172,7 @@ def _frames(folder: Path, camera: Intrinsics | None) -> list[_Frame]:
         stem, suffix = name.rpartition(".")[0], "." + name.rpartition(".")[2]
         if name.endswith(DEPTH_SUFFIX):
             suffixes.setdefault(name.removesuffix(DEPTH_SUFFIX), ".jpg")
-        elif suffix.lower() in SUFFIXES and not name.endswith(COLOUR_SUFFIX):
+        elif suffix.lower() in SUFFIXES and not name.endswith(OUR_SUFFIXES):
             suffixes[stem] = suffix
     cameras = _cameras(folder / "intrinsics.json") if "intrinsics.json" in names else None
     if cameras is not None and suffixes.keys() - cameras.keys():
