@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +21,10 @@ TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
 group norms of random heads amplify rounding, which falls differently in the two. The tests hold
 the forms to less; here a kernel that computes something else is kept out of the table."""
 SLACK = 2.0
+
+CALLS: dict[Form, int] = {"graph": 3}
+"""Calls until a form runs as it is timed, where not the first does: a head's CUDA graph is recorded
+at the second, and replayed from the third on."""
 
 
 @dataclass
@@ -55,7 +58,7 @@ class Made:
         why_not: The reason, then.
         failed: Whether it should have run here.
         error: Relative, against float64; None where it did not run.
-        first_call: Seconds.
+        first_call: Seconds until it ran as it is timed.
     """
 
     form: Form
@@ -86,11 +89,11 @@ def make_forms(
     exact = flatten(case.plain(torch.float64)())
     found = []
     for dtype in dtypes:
-        allowed = math.inf
+        allowed = TOLERANCES[dtype]
         for form in FORMS:
             made = _make(case, form, dtype, device, compiling, exact, allowed)
             if form == "plain" and made.error is not None:
-                allowed = max(TOLERANCES[dtype], SLACK * made.error)
+                allowed = max(allowed, SLACK * made.error)
             found.append(made)
     return found
 
@@ -112,7 +115,9 @@ def _make(
     start = time.perf_counter()
     try:
         call = _call_of(case, form, dtype, device)
-        error = relative_error(flatten(call()), exact)
+        for _ in range(CALLS.get(form, 1)):
+            out = call()
+        error = relative_error(flatten(out), exact)
     except Exception as problem:  # noqa: BLE001 (compilers and drivers raise anything; it is told)
         why = f"failed: {type(problem).__name__}: {first_line(problem)}"
         return Made(form, dtype, why_not=why, failed=True)

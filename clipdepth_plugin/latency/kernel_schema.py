@@ -38,7 +38,7 @@ class KernelFigure(Strict):
     """Norm of the difference from the plain float64 module's output, over that of its deviation
     from its mean."""
     first_call_seconds: float | None = None
-    """The first call, with all that is compiled, tuned or recorded in it."""
+    """Until it ran as it is timed, with all that is compiled, tuned or recorded before."""
     seconds: tuple[float, ...] = ()
     """One for each round, in the order of the rounds."""
 

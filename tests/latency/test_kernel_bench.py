@@ -19,7 +19,9 @@ from clipdepth_plugin import HeadConfig, ops
 from clipdepth_plugin._cli_app import app
 from clipdepth_plugin.circumstances import describe_circumstances
 from clipdepth_plugin.errors import BenchError, KernelError
+from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.fused import FusedHead
+from clipdepth_plugin.fused_graphs import GraphCache, Record, Recording
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.latency import kernel_bench, kernel_forms
 from clipdepth_plugin.latency.kernel_bench import run_kernel_bench
@@ -130,12 +132,24 @@ def test_random_heads_are_alive() -> None:
         assert metres_B1HW.std() > 0.01 * metres_B1HW.mean()
 
 
+def recording_with(record: Record) -> Callable[..., None]:
+    """``FusedHead.__init__`` whose graphs are recorded so."""
+    make = FusedHead.__init__
+
+    def init(self: FusedHead, *args: Any, **options: Any) -> None:
+        make(self, *args, **options)
+        self._graphs._record = record
+
+    return init
+
+
 def a_case(name: str = "fast") -> Any:
     return head_case(name, random_head(HEADS[name], (2, 2)), (2, 2), 1, CPU)
 
 
 def forms_of(case: Any, seconds: float = 0.0) -> dict[str, Made]:
-    made = make_forms(case, (torch.float32,), CPU, Stopwatch(seconds))
+    with torch.no_grad():
+        made = make_forms(case, (torch.float32,), CPU, Stopwatch(seconds))
     return {one.form: one for one in made}
 
 
@@ -181,6 +195,39 @@ def test_a_form_that_gives_other_numbers_is_told_and_not_timed(
     assert fused.call is None
     assert fused.failed
     assert "gives other numbers" in str(fused.why_not)
+
+
+@pytest.mark.parametrize(("wrong", "failed"), [(1.0, False), (1.001, True)])
+def test_a_graph_whose_replay_gives_other_numbers_is_told_and_not_timed(
+    wrong: float, failed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pretended recording: what it was recorded from is right."""
+
+    def record(call: Callable[[], list[Tensor]], inputs: list[Tensor]) -> Recording:
+        outputs = call()
+        return Recording(inputs, outputs, lambda: [x.mul_(wrong) for x in outputs])
+
+    monkeypatch.setattr(GraphCache, "applies", lambda cache, _: cache._limit > 0)
+    monkeypatch.setattr(kernel_forms, "obstacle", lambda *_: None)
+    monkeypatch.setattr(FusedHead, "__init__", recording_with(record))
+    graph = forms_of(a_case())["graph"]
+    assert (graph.failed, graph.call is None) == (failed, failed)
+    assert ("gives other numbers" in str(graph.why_not)) == failed
+
+
+def test_a_form_is_checked_where_the_plain_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    case, right, fused_right = a_case(), DepthHead.forward, FusedHead.forward
+
+    def fails(self: DepthHead, features: TowerFeatures, *args: Any, **given: Any) -> Tensor:
+        if next(iter(features.levels.values())).dtype == torch.float32:
+            raise KernelError("no memory")
+        return right(self, features, *args, **given)
+
+    monkeypatch.setattr(DepthHead, "forward", fails)
+    monkeypatch.setattr(FusedHead, "forward", lambda self, *args: fused_right(self, *args) * 1.001)
+    found = forms_of(case)
+    assert found["plain"].failed
+    assert "gives other numbers" in str(found["fused"].why_not)
 
 
 def test_a_processor_without_bfloat16_is_not_measured_in_it(
