@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from clipdepth_plugin.errors import ClipDepthError
+from clipdepth_plugin.errors import ClipDepthError, TrainingError
 from clipdepth_plugin.training.cache_files import CacheFiles, Key, ShardWriter
 from clipdepth_plugin.training.cache_layout import Layout
 from clipdepth_plugin.training.data.failures import BadFiles, Failure
@@ -67,6 +67,7 @@ def sample_contents(
     indices: Sequence[int],
     *,
     verify: bool,
+    chosen: Sequence[int],
     bad: BadFiles,
     workers: int,
     tell: Tell,
@@ -77,8 +78,9 @@ def sample_contents(
         files: The cache.
         views: The samples.
         indices: Which of them.
-        verify: Read and hash every one. False: a sample that was cached under its name, and read
-            in the same way then, is taken to be unchanged.
+        verify: Read and hash every one. False: a sample of which every chosen view was cached
+            under its name, and read in the same way then, is taken to be unchanged.
+        chosen: Views that will be wanted of each.
         bad: Counts those that can't be read.
         workers: Processes that read.
         tell: Hears of the progress.
@@ -86,7 +88,7 @@ def sample_contents(
     Raises:
         DataError: Too many can't be read.
     """
-    known = {i: None if verify else files.content_of(views.stored_name(i)) for i in indices}
+    known = {i: None if verify else _trusted(files, views, i, chosen) for i in indices}
     unknown = [index for index, content in known.items() if content is None]
     loader = DataLoader(_Contents(views, unknown), None, num_workers=workers, generator=_own())
     for done, (index, (content, problem)) in enumerate(zip(unknown, loader, strict=True), 1):
@@ -94,8 +96,21 @@ def sample_contents(
         bad.add([] if problem is None else [Failure(views.name(index), problem)])
         tell("reading the data", done, len(unknown))
     found = {views.stored_name(i): known[i] for i in unknown}
-    files.remember({name: one for name, one in found.items() if one is not None})
+    try:
+        files.remember({name: one for name, one in found.items() if one is not None})
+    except TrainingError as error:  # what is there can be used all the same
+        logger.warning("%s; with verify: false these samples are read again next time", error)
     return list(known.values())
+
+
+def _trusted(
+    files: CacheFiles, views: SampleViews, index: int, chosen: Sequence[int]
+) -> str | None:
+    content = files.content_of(views.stored_name(index))
+    if content is None:
+        return None
+    there = all(Key(content, views.view_key(index, view)) in files for view in chosen)
+    return content if there else None
 
 
 def build_cache(
@@ -121,6 +136,7 @@ def build_cache(
 
     Raises:
         TrainingError: No room on the disk; what was finished is kept.
+        DataError: A sample is another one by now than was found.
     """
     logger.info("cache %s: %d views to compute", files.folder, len(missing))
     writer, done = ShardWriter(files), 0
@@ -163,8 +179,8 @@ class _Pending(Dataset[tuple[Tensor, Tensor, Tensor]]):
         return len(self._missing)
 
     def __getitem__(self, row: int) -> tuple[Tensor, Tensor, Tensor]:
-        _, index, view = self._missing[row]
-        return self._views.view(index, view)
+        key, index, view = self._missing[row]
+        return self._views.view(index, view, key.content)
 
 
 def _own() -> torch.Generator:

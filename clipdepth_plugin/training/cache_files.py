@@ -132,7 +132,7 @@ class CacheFiles:
         return len(self._places)
 
     def content_of(self, name: str) -> str | None:
-        """Content hash that a sample had when it was last stored; None where it never was.
+        """Content hash that a sample had when it was last read; None where it never was.
 
         Args:
             name: ``SampleViews.stored_name``.

@@ -137,7 +137,7 @@ def make_cached_source(
     maker = ViewMaker(cache.tower.preprocessing, cache.size, config.augment, _VIEWS_SEED)
     views = SampleViews(data, maker)
     choice = choose_views(config, cache.settings.views, views) if training else PLAIN_VIEW
-    contents = _contents(cache, views, tell)
+    contents = _contents(cache, views, choice, tell)
     _fill(cache, views, contents, choice, tell)
     make_order = _order_maker(cache, data, training=training)
     return CachedSource(
@@ -171,7 +171,9 @@ def _order_maker(
     return make_order
 
 
-def _contents(cache: OpenCache, views: SampleViews, tell: Tell) -> list[str | None]:
+def _contents(
+    cache: OpenCache, views: SampleViews, choice: ViewChoice, tell: Tell
+) -> list[str | None]:
     """Content hash of every sample, None for bad ones; each process reads its part."""
     rank, processes = cache.accelerator.process_index, cache.accelerator.num_processes
     mine = range(rank, len(views), processes)
@@ -180,6 +182,7 @@ def _contents(cache: OpenCache, views: SampleViews, tell: Tell) -> list[str | No
         views,
         mine,
         verify=cache.settings.verify,
+        chosen=choice.views,
         bad=BadFiles(cache.config.bad_file_limit),
         workers=cache.config.workers,
         tell=tell,

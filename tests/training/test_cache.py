@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
-from clipdepth_plugin.errors import TrainingError
+from clipdepth_plugin.errors import DataError, TrainingError
 from clipdepth_plugin.features import TowerFeatures
-from clipdepth_plugin.training import cache_build, cache_files
+from clipdepth_plugin.training import cache_build, cache_files, cached
 from clipdepth_plugin.training.cache_files import CacheFiles, Key, ShardWriter
 from clipdepth_plugin.training.cache_layout import Layout
 from clipdepth_plugin.training.data.items import SampleViews
@@ -58,6 +60,18 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def cache_of(tiny: TinyRuns, **options: Any) -> dict[str, Any]:
     return {"folder": str(tiny.folder / "cache"), "dtype": "float32", **options}
+
+
+@contextlib.contextmanager
+def black_picture(tiny: TinyRuns) -> Iterator[None]:
+    """One training picture is another one meanwhile."""
+    (picture,) = Path(tiny.data).glob("train/*/002.jpg")
+    before = picture.read_bytes()
+    Image.fromarray(np.zeros((32, 40, 3), np.uint8)).save(picture)
+    try:
+        yield
+    finally:
+        picture.write_bytes(before)
 
 
 def records(count: int, seed: int = 0) -> tuple[TowerFeatures, torch.Tensor, torch.Tensor]:
@@ -149,6 +163,82 @@ def test_a_set_read_in_another_way_is_not_trusted(
         assert tiny.losses(f"{name}-again") == tiny.losses(name)
 
 
+def test_what_was_hashed_but_not_stored_is_not_trusted(
+    tiny: TinyRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped between the two, then run on another picture: its tokens must not keep the hash."""
+    train(tiny.config("uncached", augment=None))
+
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cached, "build_cache", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny.config("stopped", augment=None, cache=cache_of(tiny)))
+    with black_picture(tiny):
+        train(tiny.config("black", augment=None, cache=cache_of(tiny, verify=False)))
+    train(tiny.config("after", augment=None, cache=cache_of(tiny)))
+    expected = pytest.approx(list(tiny.losses("uncached").values()), abs=1e-4)
+    assert list(tiny.losses("black").values()) != expected
+    assert list(tiny.losses("after").values()) == expected
+
+
+def test_a_picture_that_changes_while_the_cache_is_filled_is_refused(
+    tiny: TinyRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill = cache_build.build_cache
+
+    def late(*arguments: Any, **options: Any) -> None:
+        with black_picture(tiny):
+            fill(*arguments, **options)
+
+    monkeypatch.setattr(cached, "build_cache", late)
+    with pytest.raises(DataError, match="002: its files have changed since they were read"):
+        train(tiny.config("run", cache=cache_of(tiny)))
+    monkeypatch.undo()
+    train(tiny.config("plain", augment=None))
+    train(tiny.config("again", augment=None, cache=cache_of(tiny)))
+    expected = pytest.approx(list(tiny.losses("plain").values()), abs=1e-4)
+    assert list(tiny.losses("again").values()) == expected
+
+
+def test_another_meta_json_is_not_trusted(tiny: TinyRuns) -> None:
+    trusting = cache_of(tiny, verify=False)
+    train(tiny.config("before", augment=None, cache=trusting))
+    meta = Path(tiny.data) / "meta.json"
+    before = meta.read_text(encoding="utf-8")
+    other = {**json.loads(before), "depth_scale": json.loads(before)["depth_scale"] / 2}
+    try:
+        meta.write_text(json.dumps(other), encoding="utf-8")
+        train(tiny.config("plain", augment=None))
+        train(tiny.config("trusting", augment=None, cache=trusting))
+    finally:
+        meta.write_text(before, encoding="utf-8")
+    expected = pytest.approx(list(tiny.losses("plain").values()), abs=1e-4)
+    assert list(tiny.losses("trusting").values()) == expected
+    assert list(tiny.losses("before").values()) != expected
+
+
+def test_a_whole_cache_that_cannot_be_written_to_is_used(
+    tiny: TinyRuns, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Names are new where the set has moved; its records are there."""
+    train(tiny.config("first", cache=cache_of(tiny)))
+    moved = tiny.folder / "moved" / Path(tiny.data).name
+    shutil.copytree(tiny.data, moved)
+
+    def full(path: Path, _: bytes) -> None:
+        raise TrainingError(f"{path}: can't be written (No space left on device)")
+
+    monkeypatch.setattr(cache_files, "write_file", full)
+    data = {**tiny.tree("any")["data"]}
+    data = {part: [{**data[part][0], "root": str(moved)}] for part in data}
+    train(tiny.config("second", data=data, cache=cache_of(tiny)))
+    assert tiny.losses("second") == tiny.losses("first")
+    assert "with verify: false these samples are read again" in caplog.text
+
+
 def test_a_cached_run_resumes_bit_for_bit(tiny: TinyRuns) -> None:
     train(tiny.config("run", steps=7, checkpoint_every=2, cache=cache_of(tiny)))
     losses = tiny.losses("run")
@@ -174,13 +264,8 @@ def test_only_changed_pictures_are_computed_again(
 ) -> None:
     train(tiny.config("first", cache=cache_of(tiny)))
     passes.clear()
-    changed = next(Path(tiny.data, "train").rglob("002.jpg"))
-    before = changed.read_bytes()
-    try:
-        Image.fromarray(np.zeros((32, 40, 3), np.uint8)).save(changed)
+    with black_picture(tiny):
         train(tiny.config("second", cache=cache_of(tiny)))
-    finally:
-        changed.write_bytes(before)
     assert sum(passes) == 2
     assert tiny.losses("second") != tiny.losses("first")
 

@@ -194,7 +194,7 @@ class DataConfig(BaseModel):
         return expand(self.root)
 
     def reading(self) -> str:
-        """Hash of all that a sample's content depends on beside its files: place, units, crops.
+        """Hash of what a sample's content depends on here: place, units, crops.
 
         Raises:
             DataError: An environment variable is not set.

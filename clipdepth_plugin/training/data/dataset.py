@@ -6,6 +6,7 @@ Axes: H W pixels.
 from __future__ import annotations
 
 import bisect
+import hashlib
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -53,9 +54,17 @@ class SampleDataset(Dataset[Sample], ABC):
         """How the sample is varied in place of the run's way; None: in that way."""
         return self.own_augment
 
-    def reading_of(self, index: int) -> str:  # noqa: ARG002
-        """Hash of how the sample is read, beside its files."""
-        return self.reading
+    def read_with(self, index: int) -> object:  # noqa: ARG002
+        """What the set's lists and other files say of the sample: units, its depth, its camera.
+
+        Its ``repr`` counts. None: nothing, or all of it comes from the config.
+        """
+        return None
+
+    def reading_of(self, index: int) -> str:
+        """Hash of how the sample is read, beside its own files."""
+        known = f"{self.reading} {self.read_with(index)!r}"
+        return hashlib.blake2b(known.encode(), digest_size=8).hexdigest()
 
 
 class Spread(SampleDataset):
@@ -75,6 +84,10 @@ class Spread(SampleDataset):
     def name(self, index: int) -> str:
         """See ``SampleDataset``."""
         return self._whole.name(self._there(index))
+
+    def read_with(self, index: int) -> object:
+        """See ``SampleDataset``."""
+        return self._whole.read_with(self._there(index))
 
     def _there(self, index: int) -> int:
         return checked(index, self._count) * len(self._whole) // self._count

@@ -154,21 +154,26 @@ class SampleViews:
         Raises:
             ClipDepthError: It can't be read.
         """
-        sample = self._data[index]
-        digest = hashlib.blake2b(digest_size=16)
-        for tensor in (sample.image_3HW, sample.depth_1HW):
-            digest.update(str(tuple(tensor.shape)).encode())
-            digest.update(tensor.contiguous().numpy().tobytes())
-        digest.update(repr(sample.intrinsics).encode())
-        return digest.hexdigest()
+        return _content(self._data[index])
 
-    def view(self, index: int, view: int) -> tuple[Tensor, Tensor, Tensor]:
+    def view(self, index: int, view: int, content: str) -> tuple[Tensor, Tensor, Tensor]:
         """Pixels (3, H, W) as the tower takes them, depth (1, H, W) in metres, intrinsics (4,).
 
+        Args:
+            index: Of the sample.
+            view: Which view of it.
+            content: What it was found to be.
+
         Raises:
-            ClipDepthError: The sample can't be read.
+            ClipDepthError: The sample can't be read, or is another one by now.
         """
-        item = self._maker.fixed(self._data[index], index, view, self.augment_of(index))
+        sample = self._data[index]
+        if _content(sample) != content:
+            raise DataError(
+                f"{self.name(index)}: its files have changed since they were read a moment ago; "
+                "run again, once nothing writes there"
+            )
+        item = self._maker.fixed(sample, index, view, self.augment_of(index))
         return item.pixels_3HW, item.depth_1HW, item.intrinsics_4
 
     def augment_of(self, index: int) -> AugmentConfig | None:
@@ -182,6 +187,15 @@ class SampleViews:
         config = self.augment_of(index)
         recipe = "" if config is None else config.model_dump_json()
         return f"augmented {view} seed {self._maker.seed} {recipe}"
+
+
+def _content(sample: Sample) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in (sample.image_3HW, sample.depth_1HW):
+        digest.update(str(tuple(tensor.shape)).encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    digest.update(repr(sample.intrinsics).encode())
+    return digest.hexdigest()
 
 
 def collate(items: Sequence[Item]) -> Batch:

@@ -39,9 +39,7 @@ class KittiCameras:
             DataError: The calibration file is there and damaged.
         """
         date = image.partition("/")[0]
-        if date not in self._dates:
-            self._dates[date] = self._read(date)
-        calibration, camera = self._dates[date], _CAMERA.search(image)
+        calibration, camera = self.calibration(image), _CAMERA.search(image)
         if calibration is None or camera is None:
             return None if focal is None else (focal, focal, (size[1] - 1) / 2, (size[0] - 1) / 2)
         try:
@@ -53,6 +51,17 @@ class KittiCameras:
                 f"calibration of {date} again"
             ) from error
         return rescaled((fx, fy, cx, cy), (int(height), int(width)), size)
+
+    def calibration(self, image: str) -> dict[str, list[float]] | None:
+        """What the calibration file of a picture's date says of all cameras; None without one.
+
+        Raises:
+            DataError: It is damaged.
+        """
+        date = image.partition("/")[0]
+        if date not in self._dates:
+            self._dates[date] = self._read(date)
+        return self._dates[date]
 
     def _path(self, date: str) -> Path:
         return self._root / date / "calib_cam_to_cam.txt"

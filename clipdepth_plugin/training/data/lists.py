@@ -68,6 +68,12 @@ class ListedSet(SampleDataset):
         image = self._lines[checked(index, len(self))].image
         return f"{self._config.title}/{self._config.split}/{image.rpartition('.')[0] or image}"
 
+    def read_with(self, index: int) -> object:
+        """See ``SampleDataset``."""
+        line = self._lines[checked(index, len(self))]
+        calibrated = self._config.format == "kitti" and not self._config.intrinsics
+        return line, self._kitti.calibration(line.image) if calibrated else None
+
     def __getitem__(self, index: int) -> Sample:
         """See ``SampleDataset``."""
         line = self._lines[checked(index, len(self))]

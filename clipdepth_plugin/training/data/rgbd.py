@@ -119,6 +119,10 @@ class RgbdFolder(SampleDataset):
         inside = frame.folder.relative_to(self._root / self._config.split).as_posix()
         return f"{self._config.title}/{self._config.split}/{inside}/{frame.stem}"
 
+    def read_with(self, index: int) -> object:
+        """See ``SampleDataset``."""
+        return self._unit, self._frames[checked(index, len(self))].camera
+
     def __getitem__(self, index: int) -> Sample:
         """See ``SampleDataset``."""
         frame = self._frames[checked(index, len(self))]

@@ -161,7 +161,7 @@ def test_views_for_a_cache(trees: Trees, squash: Preprocessing) -> None:
     assert isinstance(data, SampleDataset)
     views = SampleViews(data, ViewMaker(squash, (12, 20), AugmentConfig(), seed=3))
     batch = next(iter(loader([config], squash, view=1, shuffle=False)))
-    pixels_3HW, depth_1HW, camera_4 = views.view(1, 1)
+    pixels_3HW, depth_1HW, camera_4 = views.view(1, 1, views.content(1))
     assert torch.equal(pixels_3HW, batch.pixels_B3HW[1])
     assert torch.equal(depth_1HW, batch.depth_B1HW[1])
     assert torch.equal(camera_4, batch.intrinsics_B4[1])
@@ -194,7 +194,7 @@ def test_a_set_may_be_varied_in_its_own_way(trees: Trees, squash: Preprocessing)
     assert views.view_key(5, 1) == views.view_key(6, 1)
     fixed = next(iter(loader(sets, squash, augment=run, view=2, shuffle=False, batch_size=10)))
     for index in range(10):
-        assert torch.equal(views.view(index, 2)[0], fixed.pixels_B3HW[index])
+        assert torch.equal(views.view(index, 2, views.content(index))[0], fixed.pixels_B3HW[index])
         assert torch.equal(fixed.pixels_B3HW[index], given.pixels_B3HW[index])
 
 
