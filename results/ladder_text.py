@@ -62,8 +62,8 @@ at 224 px on maps of 256 x 256; it has not run, for want of a GPU: `python resul
 """
 LONG = """
 **Its longer runs**: the same with {steps} steps, {images} images as in the full ladder. Up to three
-seeds; of the published head the form that is better at 112 px, as it takes 24 minutes of a core,
-and of the peers none. The command is `python results/ladder.py train --config
+seeds; of the published head the form that is better at 112 px, as it takes {minutes} minutes of a
+core, and of the peers none. The command is `python results/ladder.py train --config
 configs/ladder_long.yaml --column steps --seeds 3`, with `--head` for each. {made}
 """
 MADE = """
@@ -114,10 +114,16 @@ def introduction(full: Sequence[Run], small: Sequence[Run], long: Sequence[Run])
         *filled(FULL.format(**facts(full))),
         *filled(LATTICE.format(worst=_worst(full, "spaceclip"), ours=_worst(full, "fast"))),
         *filled(SMALL.format(**facts(small))),
-        *filled(LONG.format(**facts(long))),
+        *filled(LONG.format(**facts(long), minutes=_minutes(long, "spaceclip"))),
         "![error against added time](ladder/ladder.png)",
         "",
     ]
+
+
+def _minutes(runs: Sequence[Run], head: str) -> str:
+    """CPU time of a head's runs, from the shortest to the longest."""
+    seconds = [float(run["cpu_seconds"]) for run in runs if run["head"].startswith(head)]
+    return f"{min(seconds) / 60:.0f} to {max(seconds) / 60:.0f}"
 
 
 def _worst(runs: Sequence[Run], head: str) -> float:
