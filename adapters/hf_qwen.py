@@ -169,10 +169,20 @@ def check_positions(call: TowerCall, places: Sequence[Place]) -> None:
         by_row_C, tells_rows = turns(turns_2hwC)
         by_column_C, tells_columns = turns(turns_2hwC.transpose(1, 2))
         if not bool((by_row_C | by_column_C).all() & tells_rows & tells_columns):
+            if cos_sin[0].dtype == torch.bfloat16 and max(place.grid) > BFLOAT16_ROWS:
+                raise NoDepthError(
+                    f"view {index}: its grid of {place.grid[0]} x {place.grid[1]} can't be proven, "
+                    f"as bfloat16 positions do not tell more than {BFLOAT16_ROWS} rows or columns "
+                    "apart: compute the tower's positions in float32, or show a smaller picture"
+                )
             raise NoDepthError(
                 f"view {index}: the positions that the tower's blocks get are not those of a grid "
                 f"of {place.grid[0]} x {place.grid[1]} in the order that its adapter knows"
             )
+
+
+BFLOAT16_ROWS = 257
+"""From 0 to 256; 257 is rounded to 256."""
 
 
 def _turns(turns_2hwC: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,9 +12,20 @@ from torch import nn
 from clipdepth_plugin.adapters.preprocessing import HALF_NORMALISATION, Preprocessing, pair
 
 
-def from_policy(host: nn.Module) -> Preprocessing | None:
-    """How a policy prepares pictures; None where its config does not say."""
-    config = getattr(host, "config", None)
+def from_policy(host: nn.Module, path: str = "") -> Preprocessing | None:
+    """How a policy prepares pictures; None where no config says.
+
+    Args:
+        host: The policy, or a module around it.
+        path: Of the tower in it; the policy lies on the way.
+    """
+    names = path.split(".") if path else []
+    on_the_way = [host.get_submodule(".".join(names[:count])) for count in range(len(names) + 1)]
+    said = (_said_by(getattr(module, "config", None)) for module in on_the_way)
+    return next((one for one in said if one is not None), None)
+
+
+def _said_by(config: object) -> Preprocessing | None:
     width_height = _pair_of(config, "resize_imgs_with_padding")
     if width_height is not None:
         return Preprocessing(*HALF_NORMALISATION, (width_height[1], width_height[0]), "fit_end")

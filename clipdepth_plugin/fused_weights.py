@@ -41,7 +41,7 @@ def fold(conv: nn.Conv2d, norm: nn.Module | None = None) -> Folded:
     """A convolution and the norm after it as one convolution.
 
     Raises:
-        KernelError: A norm that is neither batch nor group norm.
+        KernelError: A norm that is neither batch nor group norm, or that keeps no statistics.
     """
     weight = exact(conv.weight)
     bias = weight.new_zeros(conv.out_channels) if conv.bias is None else exact(conv.bias)
@@ -52,8 +52,11 @@ def fold(conv: nn.Conv2d, norm: nn.Module | None = None) -> Folded:
             f"head.fused() folds batch norms and keeps group norms; this head has a "
             f"{type(norm).__name__}: run the plain head"
         )
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
+    if norm.running_mean is None or norm.running_var is None:
+        raise KernelError(
+            "head.fused() folds batch norms by their running statistics; this head has one without "
+            "(track_running_stats=False): run the plain head"
+        )
     scale = (exact(norm.running_var) + norm.eps).rsqrt()
     if norm.affine:
         scale = scale * exact(norm.weight)

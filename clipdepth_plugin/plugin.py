@@ -361,7 +361,7 @@ class DepthPlugin(nn.Module):
 
 
 def _preprocessing(host: nn.Module, tower: Tower, processor: Any) -> Preprocessing | None:
-    own = from_policy(host)
+    own = from_policy(host, tower.path)
     if isinstance(processor, Preprocessing):
         return processor
     if processor is None:

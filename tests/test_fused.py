@@ -368,6 +368,9 @@ def test_a_head_trained_with_synchronised_norms() -> None:
     blocks[0].norm = nn.InstanceNorm2d(8)
     with pytest.raises(KernelError, match="has a InstanceNorm2d: run the plain head"):
         head.fused()
+    blocks[0].norm = nn.BatchNorm2d(8, track_running_stats=False)
+    with pytest.raises(KernelError, match=r"one without .*: run the plain head"):
+        head.fused()
 
 
 @EACH_HEAD

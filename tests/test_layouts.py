@@ -134,16 +134,21 @@ def test_masks_that_make_no_map(
             _ = plugin.depth
 
 
+def qwen_positions(grid: Size, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of a grid's rows and columns, all computed in one dtype."""
+    speed_C = (1e4 ** -(torch.arange(0, 40, 2) / 40)).to(dtype)
+    angles_SC = torch.outer(torch.arange(max(grid)).to(dtype), speed_C)
+    y_hw, x_hw = torch.meshgrid(*map(torch.arange, grid), indexing="ij")
+    angles_NC = torch.cat([angles_SC[y_hw.flatten()], angles_SC[x_hw.flatten()]], dim=1)
+    return angles_NC.cos(), angles_NC.sin()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("grid", [(4, 6), (1, 8), (26, 36), (140, 200)], ids=str)
 def test_positions_prove_an_order_in_every_precision(dtype: torch.dtype, grid: Size) -> None:
     """As Qwen-VL's blocks get them, where older releases compute them in the host's own dtype."""
     h, w = grid
-    speed_C = (1e4 ** -(torch.arange(0, 40, 2) / 40)).to(dtype)
-    angles_SC = torch.outer(torch.arange(max(grid)).to(dtype), speed_C)
-    y_hw, x_hw = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-    angles_NC = torch.cat([angles_SC[y_hw.flatten()], angles_SC[x_hw.flatten()]], dim=1)
-    call = TowerCall({POSITIONS: (angles_NC.cos(), angles_NC.sin())}, (), ())
+    call = TowerCall({POSITIONS: qwen_positions(grid, dtype)}, (), ())
     in_order_N = torch.arange(h * w)
     exchanged_N = in_order_N.clone()
     exchanged_N[[1, -2]] = in_order_N[[-2, 1]]
@@ -154,6 +159,16 @@ def test_positions_prove_an_order_in_every_precision(dtype: torch.dtype, grid: S
         place = Place(grid, grid, rows_N, lambda pixels: pixels)
         with contextlib.nullcontext() if right else pytest.raises(NoDepthError, match="not those"):
             check_positions(call, [place])
+
+
+@pytest.mark.parametrize(("grid", "proven"), [((257, 2), True), ((258, 2), False)], ids=str)
+def test_bfloat16_positions_tell_so_many_rows(grid: Size, *, proven: bool) -> None:
+    """The order is right in both: the second is refused for what it is."""
+    call = TowerCall({POSITIONS: qwen_positions(grid, torch.bfloat16)}, (), ())
+    place = Place(grid, grid, torch.arange(grid[0] * grid[1]), lambda pixels: pixels)
+    message = "bfloat16 positions do not tell more than 257 rows or columns apart"
+    with contextlib.nullcontext() if proven else pytest.raises(NoDepthError, match=message):
+        check_positions(call, [place])
 
 
 def test_unfinished_patches_belong_to_the_picture(make_head: MakeHead) -> None:

@@ -253,15 +253,25 @@ class _Pi0Config:
     image_resolution = (T, T)
 
 
+class _Agent(nn.Module):
+    """What has a policy inside."""
+
+    def __init__(self, policy: Any) -> None:
+        super().__init__()
+        self.policy = policy
+
+
+@pytest.mark.parametrize("around", [lambda policy: policy, _Agent, nn.DataParallel])
 @pytest.mark.parametrize(
     "config",
     [SimpleNamespace(resize_imgs_with_padding=(T, T)), _Pi0Config()],
     ids=["end", "middle"],
 )
-def test_a_policy_that_pads_its_own_pictures(config: Any) -> None:
+def test_a_policy_that_pads_its_own_pictures(config: Any, around: Callable[[Any], Any]) -> None:
     """As LeRobot's do: at the left and above, or around, which no processor says."""
-    host: Any = build("lerobot_smolvla")
-    host.config = config
+    policy: Any = build("lerobot_smolvla")
+    policy.config = config
+    host = around(policy)
     sizes = SIZES[:2]
     cameras, pictures = [], [picture(size, index) for index, size in enumerate(sizes)]
     for (height, width), shown in zip(sizes, pictures, strict=True):
@@ -274,7 +284,7 @@ def test_a_policy_that_pads_its_own_pictures(config: Any) -> None:
             pads = (right, 0, below, 0)
         cameras.append(F.pad(small, pads))
     with torch.no_grad(), attach(host, red_head(host)) as plugin, plugin.capture() as seen:
-        host.select_action(cameras, torch.zeros(1, 4))
+        policy.select_action(cameras, torch.zeros(1, 4))
         maps = [one.predict(original_sizes=size)[0] for one, size in zip(seen, sizes, strict=True)]
     for one_1HW, shown in zip(maps, pictures, strict=True):
         assert (one_1HW[0] - (1 + shown[0] / 255)).abs().max() < 0.03

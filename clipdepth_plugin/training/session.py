@@ -194,12 +194,15 @@ def tell_of_resize(head: HeadConfig, tower: FrozenTower, size: Size) -> None:
     """Warns where the loss would hide dead outputs: a ReLU's map that is resized for it."""
     pixels, patch = tower.preprocessing.size, tower.tower.patch_size
     height, width = (head.upsampling * (side // of) for side, of in zip(pixels, patch, strict=True))
-    if head.activation == "relu" and size != (height, width):
+    all_seen = all(side % of == 0 for side, of in zip(pixels, patch, strict=True))
+    if head.activation == "relu" and (size != (height, width) or not all_seen):
+        # Beside a rim that no patch covers, maps are resized whatever their size is to be.
+        advice = f"output_size: [{height}, {width}], or " if all_seen else ""
         logger.warning(
             "output_size: the head's own maps are %d x %d, and the loss sees them resized to %d x "
-            "%d. A ReLU that dies at some of their pixels is hidden by that: set output_size: "
-            "[%d, %d], or head.options.activation: log",
-            *(height, width, *size, height, width),
+            "%d. A ReLU that dies at some of their pixels is hidden by that: set "
+            "%shead.options.activation: log",
+            *(height, width, *size, advice),
         )
 
 

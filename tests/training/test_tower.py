@@ -50,20 +50,32 @@ def test_training_shows_the_picture_that_evaluation_shows(
 
 
 @pytest.mark.parametrize(
-    ("activation", "size", "told"),
-    [("relu", [28, 28], True), ("relu", [16, 16], False), ("log", [28, 28], False)],
+    ("activation", "size", "pixels", "told", "advised"),
+    [
+        ("relu", [28, 28], 28, True, True),
+        ("relu", [16, 16], 28, False, False),
+        ("log", [28, 28], 28, False, False),
+        ("relu", [16, 16], 30, True, False),
+        ("relu", [30, 30], 30, True, False),
+    ],
 )
 def test_a_resize_that_may_hide_a_dead_relu_is_told(
     tiny: TinyRuns,
     caplog: pytest.LogCaptureFixture,
     activation: str,
     size: list[int],
+    pixels: int,
     *,
     told: bool,
+    advised: bool,
 ) -> None:
-    """Patches of 7 in 28 pixels, doubled twice: the head's own maps are 16 x 16."""
+    """Patches of 7 in 28 pixels, doubled twice: the head's own maps are 16 x 16.
+
+    In 30 pixels no patch covers the last two, and maps are resized to make room for them.
+    """
     head = {"options": {**tiny.head, "activation": activation}}
     with caplog.at_level(logging.WARNING):
-        open_session(tiny.config("run", head=head, output_size=size), Silent())
+        sizes = {"input_size": [pixels, pixels], "output_size": size}
+        open_session(tiny.config("run", head=head, **sizes), Silent())
     assert ("the head's own maps are 16 x 16" in caplog.text) == told
-    assert ("set output_size: [16, 16]" in caplog.text) == told
+    assert ("set output_size: [16, 16]" in caplog.text) == advised
