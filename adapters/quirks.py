@@ -96,8 +96,9 @@ def count_prefix_tokens(tower: nn.Module, width: int) -> tuple[int, bool]:
     """
     total, has_class = 0, False
     for name, parameter in tower.named_parameters():
-        leaf = name.rpartition(".")[2]
-        if parameter.shape[-1:] != (width,):
+        *around, leaf = name.split(".")
+        # A head's own (AIMv2's attention pooling has one) joins after the blocks.
+        if parameter.shape[-1:] != (width,) or "head" in around:
             continue
         if leaf in _CLASS_TOKENS:
             # Pixio's holds several, of which the first is read.

@@ -33,6 +33,7 @@ class PatchEmbedding:
         patch_size: (height, width) of a patch in pixels.
         packed: Whether it maps patches that are cut already, so that it says nothing of their
             order.
+        padding: (above and below, left and right) pixels that it puts around a picture.
     """
 
     path: str
@@ -40,6 +41,7 @@ class PatchEmbedding:
     width: int
     patch_size: tuple[int, int]
     packed: bool = False
+    padding: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -134,12 +136,26 @@ def _pair(
             # Several lists behind one embedding (Mllama's) follow each other: the first is its.
             fed.update((e.path, b) for e, b in zip(alike, fitting, strict=False))
     for path, fit in fed.items():
-        if isinstance(fit, BlockList) and _runs_on_maps(fit):
-            fed[path] = (
-                f"feeds blocks that attend within windows of maps ({fit.path}, as SAM's), not "
-                "on rows of tokens"
-            )
+        if isinstance(fit, BlockList) and (why := _unreadable(fit, near)):
+            fed[path] = why
     return fed
+
+
+def _unreadable(fit: BlockList, near: list[BlockList]) -> str | None:
+    """Why a list's blocks are not a tower's levels one after the other; None where they are."""
+    if _runs_on_maps(fit):
+        return (
+            f"feeds blocks that attend within windows of maps ({fit.path}, as SAM's), not on rows "
+            "of tokens"
+        )
+    around, _, number = fit.path.rpartition(".")
+    beside = [one.path for one in near if one.path.rpartition(".")[0] == around]
+    if number.isdigit() and len(beside) > 1:
+        return (
+            f"feeds one of the lists {', '.join(beside)}: whether these follow each other or run "
+            "side by side is not known"
+        )
+    return None
 
 
 def _runs_on_maps(block_list: BlockList) -> bool:
@@ -156,7 +172,8 @@ def _patch_embeddings(model: nn.Module) -> Iterator[PatchEmbedding]:
             like_patches = module.stride == module.kernel_size and kernel_h * kernel_w > 1
             if module.in_channels == 3 and like_patches:
                 packed = isinstance(module, nn.Conv3d)
-                yield PatchEmbedding(path, module, module.out_channels, size, packed)
+                around = _padding(module)
+                yield PatchEmbedding(path, module, module.out_channels, size, packed, around)
         elif isinstance(patch := getattr(module, "patch_size", None), int):
             # Only the module that holds it tells such a map from any other.
             for name, child in module.named_children():
@@ -171,18 +188,48 @@ def _patch_embeddings(model: nn.Module) -> Iterator[PatchEmbedding]:
                     )
 
 
-def block_lists(model: nn.Module) -> Iterator[BlockList]:
-    """The lists of like attention blocks in a model, whatever feeds them."""
+def _padding(convolution: nn.Conv2d | nn.Conv3d) -> tuple[int, int]:
+    said = convolution.padding
+    if isinstance(said, str):  # torch takes no stride with "same"; "valid" is none
+        return (0, 0)
+    return int(said[-2]), int(said[-1])
+
+
+def block_lists(model: nn.Module) -> list[BlockList]:
+    """The lists of like attention blocks in a model, whatever feeds them.
+
+    A list inside another one's blocks is none: its members are parts of a block.
+    """
+    found: list[BlockList] = []
     for path, module in model.named_modules():
-        if not isinstance(module, nn.ModuleList | nn.Sequential):
+        inside = any(path.startswith(f"{one.path}." if one.path else "") for one in found)
+        if not isinstance(module, nn.ModuleList | nn.Sequential) or inside:
             continue
-        blocks = tuple(module)
+        blocks = _in_a_row(module)
         if not blocks or len({type(unwrapped(block)) for block in blocks}) != 1:
             continue
         first = unwrapped(blocks[0])
         width = _width(first)
         if has_attention(first) and width is not None:
-            yield BlockList(path, blocks, width)
+            found.append(BlockList(path, blocks, width))
+    return found
+
+
+def _in_a_row(blocks: nn.ModuleList | nn.Sequential) -> tuple[nn.Module, ...]:
+    """A list's blocks; those of chunks that run theirs themselves (DINOv2's) one after the other.
+
+    Chunks are filled up with identities, so that blocks keep their numbers.
+    """
+    chunks = [one for one in blocks if isinstance(one, nn.ModuleList | nn.Sequential)]
+    runs_itself = type(blocks).forward is not nn.Module.forward
+    if len(chunks) != len(blocks) or not all(
+        type(one).forward is not nn.Module.forward for one in chunks
+    ):
+        return tuple(blocks)
+    # Sequentials in a list that runs nothing may be branches (CrossViT's).
+    if not runs_itself and any(type(one) is nn.Sequential for one in chunks):
+        return tuple(blocks)
+    return tuple(block for chunk in chunks for block in chunk if not isinstance(block, nn.Identity))
 
 
 def unwrapped(block: nn.Module) -> nn.Module:
@@ -204,8 +251,14 @@ def has_attention(block: nn.Module) -> bool:
 
 
 def _width(block: nn.Module) -> int | None:
-    """The width that a block's own norm works on: the only vector weights it has."""
-    for child in block.children():
+    """The width that a block's own norm works on: the only vector weights it has.
+
+    Of blocks that hold nothing but lists of branches (timm's parallel ones): a branch's norm.
+    """
+    children = list(block.children())
+    if all(isinstance(child, nn.ModuleList) for child in children):
+        children = list(block.modules())
+    for child in children:
         weight = getattr(child, "weight", None)
         if isinstance(weight, Tensor) and weight.ndim == 1:
             return weight.shape[0]

@@ -82,7 +82,9 @@ class Tower:
 
     def __str__(self) -> str:
         where = self.path or "(the host itself)"
-        return f"{where}: {self.family}, {self.depth} blocks, width {self.width}"
+        return (
+            f"{where}: {self.family}, {self.depth} blocks ({self.blocks_path}), width {self.width}"
+        )
 
 
 def find_towers(model: nn.Module) -> list[Tower]:
@@ -155,6 +157,12 @@ def _describe(model: nn.Module, skeleton: Skeleton) -> Tower | Misfit:
     if rule is None and embedding.packed:
         return Misfit(
             embedding.path, "maps patches of pictures or videos in an order that no adapter knows"
+        )
+    if embedding.padding != (0, 0):
+        return Misfit(
+            embedding.path,
+            f"pads its pictures by {embedding.padding} (rows, columns), so that a patch is not "
+            "where its number says",
         )
     if any(hasattr(part, "random_masking") for part in module.modules()):
         return Misfit(embedding.path, "feeds a masked autoencoder, which shuffles its patches")

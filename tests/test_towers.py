@@ -13,6 +13,7 @@ from clipdepth_plugin import DepthHead, attach, find_towers
 from clipdepth_plugin.adapters.structure import find_skeletons
 from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.errors import TowerNotFoundError
+from clipdepth_plugin.features import one_size
 
 WIDTH, SIDE = 32, 8
 
@@ -126,6 +127,71 @@ def test_a_tower_at_the_path_comes_before_those_inside() -> None:
     assert choose_tower(outer, "model").blocks_path == "model.blocks"
     with pytest.raises(TowerNotFoundError, match="2 vision towers at ''"):
         choose_tower(outer, "")
+
+
+class Chunk(nn.ModuleList):
+    """As in DINOv2's own code: filled up with identities, so that blocks keep their numbers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self:
+            x = block(x)
+        return x
+
+
+class Chunked(nn.Module):
+    """A ViT whose blocks lie in chunks."""
+
+    def __init__(self, chunks: nn.Module) -> None:
+        super().__init__()
+        self.embed, self.blocks = embed(), chunks
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x).flatten(2).mT
+        for chunk in cast("nn.ModuleList", self.blocks):
+            x = chunk(x)
+        return x
+
+
+def chunk(start: int) -> nn.Module:
+    return Chunk([*(nn.Identity() for _ in range(start)), Block(WIDTH), Block(WIDTH)])
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        nn.ModuleList([chunk(0), chunk(2)]),
+        nn.ModuleList([chunk(0), chunk(0)]),
+        nn.Sequential(nn.Sequential(Block(WIDTH), Block(WIDTH)), chunk(0)),
+    ],
+    ids=["identities", "chunks", "sequential"],
+)
+def test_chunks_of_blocks_are_one_list(chunks: nn.Module, make_head: Make) -> None:
+    model = Chunked(chunks).eval()
+    (tower,) = find_towers(model)
+    assert (tower.blocks_path, tower.depth) == ("blocks", 4)
+    pixels = torch.randn(2, 3, 4 * SIDE, 4 * SIDE)
+    with torch.no_grad(), attach(model, make_head(model)) as plugin, plugin.capture() as seen:
+        last = model(pixels)
+    features = one_size(seen[0].features)
+    torch.testing.assert_close(features.levels[4], last, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("width", [WIDTH, 64])
+def test_lists_that_may_run_side_by_side_are_refused(width: int) -> None:
+    """CrossViT's branches, of one width or two; no order of theirs is a tower's."""
+    branches = nn.ModuleList(nn.Sequential(Block(one), Block(one)) for one in (WIDTH, width))
+    parts = {"embed": embed()} if width == WIDTH else {"a": embed(), "b": embed(width)}
+    with pytest.raises(TowerNotFoundError, match=r"one of the lists blocks\.0, blocks\.1: whe"):
+        choose_tower(holder(**parts, blocks=branches))
+
+
+def test_a_patch_embedding_that_pads_is_refused() -> None:
+    """As VitPose's: all maps would lie two pixels off."""
+    padded = nn.Conv2d(3, WIDTH, SIDE, stride=SIDE, padding=2)
+    with pytest.raises(TowerNotFoundError, match=r"embed pads its pictures by \(2, 2\)"):
+        choose_tower(holder(embed=padded, blocks=blocks()))
+    same = nn.Conv2d(3, WIDTH, SIDE, stride=SIDE, padding="valid")
+    assert choose_tower(holder(embed=same, blocks=blocks())).blocks_path == "blocks"
 
 
 def test_blocks_on_maps_are_refused_with_the_reason() -> None:

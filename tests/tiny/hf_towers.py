@@ -75,7 +75,7 @@ _WITH_CLASS, _WITHOUT = ("pooled", "cls", "mean"), ("pooled", "mean")
 _CLIP = "HF CLIPVisionModel, CLIPModel"
 _SIGLIP = "HF SiglipVisionModel, SiglipModel"
 _DINOV2 = "HF Dinov2, Dinov2WithRegisters"
-_VIT = "HF ViT, DeiT, Pixio, Dinov3"
+_VIT = "HF ViT, DeiT, Pixio, Dinov3, AIMv2"
 
 _clip = _bare("hf_clip_vision", "CLIPVisionModel", _CLIP, ("hf_clip", 1, _WITH_CLASS))
 _siglip = _bare("hf_siglip_vision", "SiglipVisionModel", _SIGLIP, ("hf_siglip", 0, _WITHOUT))
@@ -103,6 +103,7 @@ HF_TOWERS: tuple[HostCase, ...] = (
     _bare("hf_vit", "ViTModel", _VIT, ("unknown", 1, ("cls", "mean"))),
     _bare("hf_deit", "DeiTModel", _VIT, ("unknown", 2, ("cls", "mean"))),
     _bare("hf_pixio", "PixioModel", _VIT, ("unknown", 3, ("cls", "mean")), n_cls_tokens=3),
+    _bare("hf_aimv2", "Aimv2VisionModel", _VIT, ("unknown", 0, ("mean",))),
     _bare(
         *("dinov3", "DINOv3ViTModel", _VIT, ("unknown", 5, ("cls", "mean"))),
         num_register_tokens=4,

@@ -61,6 +61,13 @@ def timm_vit(**options: Any) -> Callable[[], nn.Module]:
     return build
 
 
+def timm_parallel() -> nn.Module:
+    """timm's, whose blocks hold nothing but lists of branches that run side by side."""
+    from timm.models.vision_transformer import ParallelThingsBlock
+
+    return timm_vit(block_fn=ParallelThingsBlock)()
+
+
 class _OpenAiBlock(nn.Module):
     """A block as in OpenAI's clip package: (N, B, D), attention without ``batch_first``."""
 
@@ -230,6 +237,10 @@ OPEN_CLIP_AND_TIMM: tuple[HostCase, ...] = (
         name="timm_registers", title=_TIMM, build=timm_vit(reg_tokens=4, global_pool="avg"),
         tower="", family="timm", prefix=5, contexts=_ALL, run=_call, levels=timm_levels,
         pooled=_timm_pooled,
+    ),
+    HostCase(
+        name="timm_parallel", title=_TIMM, build=timm_parallel, tower="", family="timm", prefix=1,
+        contexts=_ALL, run=_call, levels=timm_levels, pooled=_timm_pooled,
     ),
     HostCase(
         name="timm_siglip", title=_TIMM, build=timm_vit(class_token=False, global_pool="map"),
