@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+import contextlib
+import weakref
+from collections.abc import Callable, Sized
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -41,6 +44,93 @@ def continues(prompt: Tensor | None, kwargs: dict[str, Any]) -> bool:
         # A count on the device is not waited for where one new token tells as much.
         return one_token or (not in_cuda_graph() and int(length) > 0)
     return False
+
+
+def _nothing() -> None:
+    """As a weak reference to what is gone."""
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """What a cache held before a prompt, and at least after it."""
+
+    cache: Callable[[], object] = _nothing
+    before: int = 0
+    after: int = 0
+
+
+class Conversation:
+    """Which caches the last picture is in, as far as forwards without it do not tell.
+
+    A prompt after a cache that is not empty is a new one all the same where the picture is not in
+    that cache: a system prompt's, kept and copied for each request, or another conversation's.
+    """
+
+    def __init__(self) -> None:
+        self._prompt = self._now = _Prompt()
+        self._without: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def goes_on(self, prompt: Tensor | None, kwargs: dict[str, Any]) -> bool:
+        """Whether a forward goes on with the last prompt that was a new one or had a picture."""
+        if not continues(prompt, kwargs):
+            return False
+        cache = _cache_of(kwargs)
+        length = None if torch.compiler.is_compiling() else _tokens_in(cache)
+        if length is None:  # not known without waiting for a device, or without a length
+            return True
+        if any(cache is one for one in self._without):
+            return False
+        last = self._prompt
+        # Its own cache may lose tokens of it again: guesses that an assistant made.
+        return length > last.before if cache is last.cache() else length >= last.after
+
+    def forward(
+        self, prompt: Tensor | None, kwargs: dict[str, Any], *, afresh: bool, picture: bool
+    ) -> None:
+        """A forward starts.
+
+        Args:
+            prompt: Of it.
+            kwargs: Of it.
+            afresh: Whether it is a new prompt.
+            picture: Whether the tower has run for it already.
+        """
+        if torch.compiler.is_compiling():
+            return
+        cache = _cache_of(kwargs)
+        before = _tokens_in(cache) or 0
+        tokens = prompt is not None and prompt.ndim in (2, 3)  # ids, or their embeddings
+        after = before + (prompt.shape[1] if prompt is not None and tokens else 1)
+        self._now = _Prompt(before=before, after=after)
+        with contextlib.suppress(TypeError):  # tuples of older releases, new at each token
+            self._now = _Prompt(weakref.ref(cache), before, after)
+            if afresh:
+                self._without.add(cache)
+        if picture:
+            self.has_picture()
+        elif afresh:
+            self._prompt = self._now
+
+    def has_picture(self) -> None:
+        """The tower runs for the forward at hand."""
+        if torch.compiler.is_compiling():
+            return
+        self._prompt, cache = self._now, self._now.cache()
+        if cache is not None:
+            self._without.discard(cache)
+
+
+def _cache_of(kwargs: dict[str, Any]) -> Any:
+    return next((kwargs[name] for name in _CACHES if kwargs.get(name) is not None), None)
+
+
+def _tokens_in(cache: Any) -> int | None:
+    """How many tokens a cache holds, where it says so without a device being waited for."""
+    try:
+        length = cache.get_seq_length()
+    except (AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        return None
+    return length if isinstance(length, int) else None
 
 
 def grows(prompt: Tensor | None, before: Tensor | None) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor
 from clipdepth_plugin.adapters.graphs import in_cuda_graph
 from clipdepth_plugin.adapters.layouts import TowerCall
 from clipdepth_plugin.adapters.passes import NOT_FIRED, TowerPass, Wanted
+from clipdepth_plugin.adapters.prompts import Conversation
 
 NO_PASS = (
     "no tower pass in this thread (and asyncio task) since attach: run the host on a picture "
@@ -56,6 +57,7 @@ class Slot:
         in_host: Which forwards of the host run now: of the modules around the tower by their
             number, outermost first.
         prompt: Token ids of the host's last forward, where it has such.
+        conversation: Which caches the last picture is in.
         claimed: Whether a forward of the host has taken ``last`` for its own. Some hosts run
             their tower inside that forward, others (``generate`` of late) just before it.
         in_wrapper: Whether a module runs that holds the tower and takes no prompt.
@@ -72,6 +74,7 @@ class Slot:
     leave: bool = False
     in_host: tuple[int, ...] = ()
     prompt: Tensor | None = None
+    conversation: Conversation = field(default_factory=Conversation)
     claimed: bool = False
     in_wrapper: bool = False
     before: TowerPass | None = None
@@ -148,6 +151,8 @@ class Recorder:
             slot.running = self._make_pass(self.wanted, call, True)
             slot.last, slot.claimed = slot.running, slot.in_host != ()
             slot.made_inside = slot.in_wrapper
+            if slot.claimed:
+                slot.conversation.has_picture()
             for capture in slot.captures:
                 capture.append(slot.running)
 

@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from clipdepth_plugin.adapters.graphs import in_cuda_graph
 from clipdepth_plugin.adapters.layouts import POSITIONS, TowerCall
 from clipdepth_plugin.adapters.passes import TowerPass
-from clipdepth_plugin.adapters.prompts import continues, grows, prompt_of
+from clipdepth_plugin.adapters.prompts import grows, prompt_of
 from clipdepth_plugin.adapters.quirks import parameters_of
 from clipdepth_plugin.adapters.recorder import Recorder
 from clipdepth_plugin.adapters.structure import block_lists
@@ -140,10 +140,12 @@ class Taps:
         def on_start(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
             if self._recorder.host_starts(place):
                 slot, prompt = self._recorder.slot, prompt_of(args, kwargs)
-                goes_on = continues(prompt, kwargs) or grows(prompt, slot.prompt)
+                goes_on = slot.conversation.goes_on(prompt, kwargs) or grows(prompt, slot.prompt)
                 # Token ids only: embeddings or pixels would be large to keep.
                 slot.prompt = prompt if prompt is not None and prompt.ndim == 2 else None
+                picture = slot.last is not None and not slot.claimed
                 self._recorder.host_claims(afresh=not goes_on)
+                slot.conversation.forward(prompt, kwargs, afresh=not goes_on, picture=picture)
 
         return on_start
 

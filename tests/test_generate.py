@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, attach
@@ -93,6 +95,60 @@ def test_going_on_with_a_conversation_keeps_its_picture(
         cache = cache_name(host)
         host(input_ids=torch.tensor([[5, 6]]), **{cache: first[cache]})
         assert torch.equal(plugin.depth, depth)
+
+
+def test_a_kept_prefix_is_no_picture(
+    make_host: MakeHost, make_head: MakeHead, make_pixels: MakePixels, make_prompt: MakePrompt
+) -> None:
+    """A system prompt's cache is copied for each request: one with a picture, one without."""
+    host: Any = make_host("llava")
+    name, system = cache_name(host), torch.tensor([[7, 8, 9]])
+    text = torch.cat([system, make_prompt(1, pictures=False)["input_ids"]], dim=1)
+    asked = torch.cat([system, make_prompt(1)["input_ids"]], dim=1)
+    with torch.no_grad(), attach(host, make_head(host)) as plugin:
+        kept = host(input_ids=system, use_cache=True)[name]
+
+        def ask(ids: Tensor, **more: Any) -> Any:
+            prefix = copy.deepcopy(kept)
+            return host.generate(input_ids=ids, **{name: prefix}, **more, **OPTIONS), prefix
+
+        for _ in range(2):
+            ask(asked, pixel_values=make_pixels(batch=1))
+            assert plugin.depth.shape == (1, 1, 32, 32)
+            ask(text)
+            with pytest.raises(NoDepthError, match="another forward"):
+                _ = plugin.depth
+            _, picture = ask(asked, pixel_values=make_pixels(batch=1))
+            rest = text[:, 3:]
+            host(input_ids=rest, **{name: copy.deepcopy(picture)})  # asked again, of a copy
+            assert plugin.depth.shape == (1, 1, 32, 32)
+            host(input_ids=rest, **{name: copy.deepcopy(kept)})
+            with pytest.raises(NoDepthError, match="another forward"):
+                _ = plugin.depth
+
+
+def test_conversations_that_take_turns(
+    make_host: MakeHost, make_head: MakeHead, make_pixels: MakePixels, make_prompt: MakePrompt
+) -> None:
+    """One has a long cache and no picture; the picture that came after is not its."""
+    host: Any = make_host("llava")
+    name, text = cache_name(host), make_prompt(1, pictures=False)
+    talk, shown = transformers.DynamicCache(), transformers.DynamicCache()
+    given = {"pixel_values": make_pixels(batch=1), **make_prompt(1)}
+    token = {"input_ids": torch.tensor([[5]])}
+    with torch.no_grad(), attach(host, make_head(host)) as plugin:
+        host(**text, **{name: talk})
+        for _ in range(20):
+            host(input_ids=text["input_ids"], **{name: talk})
+        host(**given, **{name: shown})
+        host(**token, **{name: shown})
+        assert plugin.depth.shape == (1, 1, 32, 32)
+        host(**token, **{name: talk})
+        with pytest.raises(NoDepthError, match="another forward"):
+            _ = plugin.depth
+        host(**given, **{name: talk})  # now it has one, too
+        host(**token, **{name: talk})
+        assert plugin.depth.shape == (1, 1, 32, 32)
 
 
 class _States:
