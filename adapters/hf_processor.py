@@ -9,16 +9,30 @@ Sizes are (H, W).
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from clipdepth_plugin.adapters.cuts import Cut, Fit
 from clipdepth_plugin.adapters.hf_families import FAMILIES, Read
-from clipdepth_plugin.adapters.preprocessing import Interpolation, Preprocessing, pair, triple
+from clipdepth_plugin.adapters.preprocessing import (
+    Interpolation,
+    Preprocessing,
+    Triple,
+    pair,
+    triple,
+)
 from clipdepth_plugin.errors import HostError
 from clipdepth_plugin.geometry import Size
 
-_PIL_FILTERS: dict[int, Interpolation] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
+_PIL_FILTERS: dict[int, Interpolation] = {
+    0: "nearest",
+    1: "lanczos",
+    2: "bilinear",
+    3: "bicubic",
+    4: "box",
+    5: "hamming",
+}
 
 # What is read, or does not move pixels.
 _KNOWN = frozenset(
@@ -52,14 +66,12 @@ def from_processor(processor: Any) -> Preprocessing:
     if missing or isinstance(read, str):
         missing += [read] if isinstance(read, str) else []
         raise HostError(f"{name}: cannot read {', '.join(missing)} from this image processor")
-    if given.get("do_normalize") is False:
-        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    else:
-        mean, std = triple(given["image_mean"]), triple(given["image_std"])
-    interpolation = _PIL_FILTERS.get(int(given.get("resample", 3) or 3), "bicubic")
+    resample = given.get("resample")
+    interpolation = _PIL_FILTERS.get(3 if resample is None else int(resample))
+    if interpolation is None:
+        raise HostError(f"{name}: resample={resample!r} is none of Pillow's filters")
     found = Preprocessing(
-        mean,
-        std,
+        *_normalisation(name, given),
         read.size,
         read.resize,
         read.resize_to,
@@ -69,6 +81,22 @@ def from_processor(processor: Any) -> Preprocessing:
         read.unknown,
     )
     return dataclasses.replace(found, cuts=(*found.cuts, *_frames(processor, found)))
+
+
+def _normalisation(name: str, given: Mapping[str, Any]) -> tuple[Triple, Triple]:
+    """(mean, std) for pictures of 0..1, whatever the processor itself brings them to."""
+    mean, std = triple(given["image_mean"]), triple(given["image_std"])
+    if given.get("do_normalize") is False:
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    factor = given.get("rescale_factor")
+    white = 255.0 * (1 / 255 if factor is None else float(factor))
+    if given.get("do_rescale") is False:
+        white = 255.0
+    if not white > 0:
+        raise HostError(f"{name}: rescale_factor={factor!r} leaves no picture")
+    if math.isclose(white, 1.0, rel_tol=1e-6):  # 1 / 255, as it was written down
+        return mean, std
+    return triple([x / white for x in mean]), triple([x / white for x in std])
 
 
 def _frames(processor: Any, images: Preprocessing) -> Iterator[Cut]:

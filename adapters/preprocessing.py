@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from clipdepth_plugin.adapters.cuts import Cut, Fit, Half, PadToSquare, ShortestSide, Squash
 
 ResizeKind = Literal["squash", "shortest", "pad", "fit", "fit_middle", "fit_end"]
-Interpolation = Literal["bicubic", "bilinear", "lanczos"]
+Interpolation = Literal["bicubic", "bilinear", "box", "hamming", "lanczos", "nearest"]
 Triple = tuple[float, float, float]
 
 # (mean, std) of the models' published preprocessing.

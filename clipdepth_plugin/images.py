@@ -44,7 +44,10 @@ OUR_SUFFIXES = (DEPTH_SUFFIX, COLOUR_SUFFIX, CONFIDENCE_SUFFIX)
 _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
     "lanczos": Image.Resampling.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
 }
 
 
@@ -167,7 +170,7 @@ def _grey_to_8_bit(grey_HW: NDArray[Any], path: Path) -> NDArray[np.uint8]:
 def to_pixels(images: Sequence[Image.Image], preprocessing: Preprocessing) -> Tensor:
     """Turns pictures into the normalised pixels of a tower.
 
-    The whole picture is squashed to the tower's input size (with antialiasing), whatever
+    The whole picture is squashed to the tower's input size (by the host's own filter), whatever
     ``preprocessing.resize`` says: a centre crop would leave the margins without depth, while a
     map of a squashed picture is stretched back to all of it. Depth heads are trained that way
     (``TrainConfig.resize``; SPACE-CLIP, arXiv 2601.17657, resizes the input bicubically).

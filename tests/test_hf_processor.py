@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+from transformers import SiglipImageProcessor
 
 from clipdepth_plugin.adapters.hf_processor import from_processor
 from clipdepth_plugin.adapters.preprocessing import (
@@ -13,6 +17,7 @@ from clipdepth_plugin.adapters.preprocessing import (
     Preprocessing,
 )
 from clipdepth_plugin.errors import HostError
+from clipdepth_plugin.images import to_pixels
 
 
 def test_clip_processor() -> None:
@@ -23,8 +28,6 @@ def test_clip_processor() -> None:
 
 
 def test_siglip_processor_inside_another() -> None:
-    from transformers import SiglipImageProcessor
-
     outer = type("Processor", (), {"image_processor": SiglipImageProcessor(resample=2)})()
     assert from_processor(outer) == Preprocessing(
         *HALF_NORMALISATION, (224, 224), "squash", None, "bilinear", "down"
@@ -83,6 +86,46 @@ def test_only_llavas_own_processor_pads_to_a_square(pads: bool, kind: str) -> No
 def test_without_normalisation() -> None:
     read = from_processor({"do_normalize": False, "image_mean": 0.5, "image_std": 0.5, "size": 8})
     assert (read.mean, read.std) == ((0.0,) * 3, (1.0,) * 3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3, "image_std": [1.0] * 3},
+        {"do_rescale": False, "image_mean": [127.5] * 3, "image_std": [127.5] * 3},
+        {"rescale_factor": 1 / 127.5, "do_normalize": False},
+        {"do_rescale": False, "do_normalize": False},
+        {"resample": 0},
+        {"resample": 2},
+    ],
+    ids=str,
+)
+def test_pictures_become_what_the_processor_makes_of_them(options: dict[str, Any]) -> None:
+    size = {"height": 32, "width": 32}
+    processor = SiglipImageProcessor(size=size, **{"resample": 3, **options})
+    pixels_HWC = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels_HWC)
+    expected = processor(image, return_tensors="pt")["pixel_values"].float()
+    found = to_pixels([image], from_processor(processor))
+    # It resizes tensors, we pictures: some round otherwise, by one of 256 steps.
+    step = 1.01 * float((expected.max() - expected.min()) / 255)
+    torch.testing.assert_close(found, expected, rtol=0, atol=step)
+
+
+@pytest.mark.parametrize("filter_", [(4, "box"), (5, "hamming"), (1, "lanczos"), (None, "bicubic")])
+def test_the_filter(filter_: tuple[int | None, str]) -> None:
+    given = {"image_mean": 0.5, "image_std": 0.5, "size": 8, "resample": filter_[0]}
+    assert from_processor(given).interpolation == filter_[1]
+
+
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [({"resample": 9}, "resample=9 is none of Pillow's"), ({"rescale_factor": 0}, "no picture")],
+)
+def test_what_no_processor_does_is_refused(odd: dict[str, Any], message: str) -> None:
+    with pytest.raises(HostError, match=message):
+        from_processor({"image_mean": 0.5, "image_std": 0.5, "size": 8, **odd})
 
 
 def test_missing_values_are_named() -> None:
