@@ -22,6 +22,13 @@ NOT_FIRED = (
     "leaves those blocks out"
 )
 
+NOT_POOLED = (
+    "the tower's pooled vector, which is the head's context, was not made: the host takes tokens "
+    "and never pools them (timm's forward_features), or an error ended its forward before. Such a "
+    "host needs a head with another context, 'mean' or, where the tower has a class token, 'cls': "
+    "DepthHead.for_host(host, context='mean'), in training head.options.context"
+)
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -292,8 +299,8 @@ class TowerPass:
             raise NoDepthError(self._problem)
         if not self.complete:
             missing = [f"level {k}" for k in self._wanted.levels if k not in self._levels]
-            if self._pooled is None and self._wanted.context == "pooled":
-                missing.append("the pooled context")
+            if not missing:
+                raise NoDepthError(NOT_POOLED)
             raise NoDepthError(
                 f"taps that did not fire: {', '.join(missing)}. It may be that {NOT_FIRED}"
             )

@@ -74,7 +74,9 @@ class PlainRule(LayoutRule):
         """See ``LayoutRule``."""
         (batch, *_, height, width) = call.pixels_shape
         grid_h, grid_w = grid = (call.patches_shape[-2], call.patches_shape[-1])
-        if grid_h == 1:
+        # A tower that is told neither of patches nor of a packing cuts pictures by itself.
+        told = any(name in PACKING or "patch" in name for name in self.reads)
+        if grid_h == 1 and told:
             raise NoDepthError(
                 f"the patch embedding was given {call.pixels_shape}: pictures one patch high are "
                 "patches that were cut before, in an order that its adapter does not know"

@@ -76,7 +76,7 @@ CALLS: dict[str, tuple[LayoutRule, TowerCall, str]] = {
         "padding alone: there is no view",
     ),
     "patches as pictures": (
-        PlainRule(0, False, (8, 8)),
+        PlainRule(0, False, (8, 8), ("pixel_values", "patch_attention_mask")),
         TowerCall({}, (1, 3, 8, 400), (1, 32, 1, 50)),
         "were cut before",
     ),

@@ -20,6 +20,8 @@ from clipdepth_plugin.errors import (
     ImageError,
     NoDepthError,
 )
+from clipdepth_plugin.features import TowerFeatures
+from tests.tiny.open_clip_timm import timm_vit
 
 MakeHost = Callable[[str], nn.Module]
 MakeHead = Callable[..., DepthHead]
@@ -82,6 +84,60 @@ def test_other_input_sizes(host: nn.Module, head: DepthHead, make_pixels: MakePi
         host(make_pixels(size=(40, 67)))
         assert seen[0].views == (Views(2, (5, 8), (40, 67)),)
         assert plugin.depth.shape == (2, 1, 40, 67)
+
+
+def test_a_picture_one_patch_high(
+    head: DepthHead, host: nn.Module, make_pixels: MakePixels
+) -> None:
+    """A tower that takes neither mask nor packing cuts it by itself, whatever its shape."""
+    strip = make_pixels(size=(8, 32))
+    with attach(host, head) as plugin, torch.no_grad():
+        host(strip)
+        assert plugin.depth.shape == (2, 1, 8, 32)
+        torch.testing.assert_close(plugin.depth, plugin(strip))
+
+
+def test_features_of_no_picture(
+    make_host: MakeHost, make_head: MakeHead, make_pixels: MakePixels
+) -> None:
+    """As those of some, but for their number."""
+    host = make_host("hf_clip_vision")
+    head = make_head(host, preset="guided", channels=(8, 8, 8), film_hidden=8)
+    with attach(host, head) as plugin:
+        some, none = (plugin.features(make_pixels(batch=count)) for count in (2, 0))
+        assert isinstance(some, TowerFeatures)
+        assert isinstance(none, TowerFeatures)
+        assert none.grid == some.grid
+        assert none.levels.keys() == some.levels.keys()
+        pairs: list[Any] = [(none.levels[k], x) for k, x in some.levels.items()]
+        pairs += [(none.context, some.context), (none.pixels, some.pixels)]
+        for empty, full in pairs:
+            assert empty is not None
+            assert full is not None
+            assert empty.shape == (0, *full.shape[1:])
+        assert head(none).shape == (0, *head(some).shape[1:])
+
+
+def test_a_host_that_never_pools(make_head: MakeHead, make_pixels: MakePixels) -> None:
+    class Reader(nn.Module):
+        """Reads timm's tokens, as many a VLM does."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.vision: Any = timm_vit()()
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens: Tensor = self.vision.forward_features(x)
+            return tokens
+
+    host = Reader().eval()
+    with torch.no_grad(), attach(host, make_head(host)) as plugin:
+        host(make_pixels())
+        with pytest.raises(NoDepthError, match=r"never pools .* context='mean'"):
+            _ = plugin.depth
+    with torch.no_grad(), attach(host, make_head(host, context="mean")) as plugin:
+        host(make_pixels())
+        assert plugin.depth.shape == (2, 1, 32, 32)
 
 
 def test_tower_leaves_no_later_than_needed(
