@@ -68,14 +68,15 @@ class Conversation:
 
     def __init__(self) -> None:
         self._prompt = self._now = _Prompt()
+        self._length: int | None = None
         self._without: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def goes_on(self, prompt: Tensor | None, kwargs: dict[str, Any]) -> bool:
         """Whether a forward goes on with the last prompt that was a new one or had a picture."""
-        if not continues(prompt, kwargs):
-            return False
         cache = _cache_of(kwargs)
-        length = None if torch.compiler.is_compiling() else _tokens_in(cache)
+        length = self._length = None if torch.compiler.is_compiling() else _tokens_in(cache)
+        if length == 0 or not continues(prompt, kwargs):
+            return False
         if length is None:  # not known without waiting for a device, or without a length
             return True
         if any(cache is one for one in self._without):
@@ -87,7 +88,7 @@ class Conversation:
     def forward(
         self, prompt: Tensor | None, kwargs: dict[str, Any], *, afresh: bool, picture: bool
     ) -> None:
-        """A forward starts.
+        """A forward starts, of which ``goes_on`` has been asked.
 
         Args:
             prompt: Of it.
@@ -97,8 +98,7 @@ class Conversation:
         """
         if torch.compiler.is_compiling():
             return
-        cache = _cache_of(kwargs)
-        before = _tokens_in(cache) or 0
+        cache, before = _cache_of(kwargs), self._length or 0
         tokens = prompt is not None and prompt.ndim in (2, 3)  # ids, or their embeddings
         after = before + (prompt.shape[1] if prompt is not None and tokens else 1)
         self._now = _Prompt(before=before, after=after)

@@ -198,7 +198,8 @@ def _padding(convolution: nn.Conv2d | nn.Conv3d) -> tuple[int, int]:
 def block_lists(model: nn.Module) -> list[BlockList]:
     """The lists of like attention blocks in a model, whatever feeds them.
 
-    A list inside another one's blocks is none: its members are parts of a block.
+    A list inside another one's blocks is none: its members are parts of a block. Nor is one of
+    whole towers, some of which pool by attention.
     """
     found: list[BlockList] = []
     for path, module in model.named_modules():
@@ -210,7 +211,8 @@ def block_lists(model: nn.Module) -> list[BlockList]:
             continue
         first = unwrapped(blocks[0])
         width = _width(first)
-        if has_attention(first) and width is not None:
+        towers = next(_patch_embeddings(first), None) is not None
+        if has_attention(first) and width is not None and not towers:
             found.append(BlockList(path, blocks, width))
     return found
 

@@ -14,6 +14,7 @@ from clipdepth_plugin.adapters.structure import find_skeletons
 from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.errors import TowerNotFoundError
 from clipdepth_plugin.features import one_size
+from tests.tiny.open_clip_timm import timm_vit
 
 WIDTH, SIDE = 32, 8
 
@@ -183,6 +184,14 @@ def test_lists_that_may_run_side_by_side_are_refused(width: int) -> None:
     parts = {"embed": embed()} if width == WIDTH else {"a": embed(), "b": embed(width)}
     with pytest.raises(TowerNotFoundError, match=r"one of the lists blocks\.0, blocks\.1: whe"):
         choose_tower(holder(**parts, blocks=branches))
+
+
+def test_a_list_of_towers_is_no_list_of_blocks() -> None:
+    """Two of timm's that pool by attention: each looks like a block with attention and a norm."""
+    make = timm_vit(class_token=False, global_pool="map")
+    model = nn.ModuleList([make(), make()])
+    towers = find_towers(model)
+    assert [(t.path, t.blocks_path) for t in towers] == [("0", "0.blocks"), ("1", "1.blocks")]
 
 
 def test_a_patch_embedding_that_pads_is_refused() -> None:
