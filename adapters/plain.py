@@ -50,12 +50,14 @@ class PlainRule(LayoutRule):
         sequence_first: Whether blocks run (N, B, D).
         patch_size: (height, width) of a patch in pixels.
         parameters: Names of the tower's parameters.
+        needs_more: Whether it can't do without others than the pictures.
     """
 
     num_prefix_tokens: int
     sequence_first: bool
     patch_size: Size
     parameters: tuple[str, ...] = ()
+    needs_more: bool = False
 
     @property
     def order(self) -> str:
@@ -74,8 +76,8 @@ class PlainRule(LayoutRule):
         """See ``LayoutRule``."""
         (batch, *_, height, width) = call.pixels_shape
         grid_h, grid_w = grid = (call.patches_shape[-2], call.patches_shape[-1])
-        # A tower that is told neither of patches nor of a packing cuts pictures by itself.
-        told = any(name in PACKING or "patch" in name for name in self.reads)
+        # A tower that is told of nothing but pictures cuts them by itself.
+        told = self.needs_more or any(name in PACKING or "patch" in name for name in self.reads)
         if grid_h == 1 and told:
             raise NoDepthError(
                 f"the patch embedding was given {call.pixels_shape}: pictures one patch high are "

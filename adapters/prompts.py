@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable, Sized
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -50,26 +49,22 @@ def _nothing() -> None:
     """As a weak reference to what is gone."""
 
 
-@dataclass(frozen=True)
-class _Prompt:
-    """What a cache held before a prompt, and at least after it."""
-
-    cache: Callable[[], object] = _nothing
-    before: int = 0
-    after: int = 0
-
-
 class Conversation:
-    """Which caches the last picture is in, as far as forwards without it do not tell.
+    """Which caches do not hold the last picture, as far as that can be told.
 
     A prompt after a cache that is not empty is a new one all the same where the picture is not in
-    that cache: a system prompt's, kept and copied for each request, or another conversation's.
+    that cache: a prefix that was kept, as long as what the picture's own prompt went on from; one
+    that prompts without a picture have filled; one of another picture. Not told apart: a copy of
+    such a cache that is longer than what the picture's prompt went on from.
     """
 
     def __init__(self) -> None:
-        self._prompt = self._now = _Prompt()
-        self._length: int | None = None
+        self._cache: Callable[[], object] = _nothing  # of the last prompt that was a new one,
+        self._before = 0  # and how long it was before that
+        self._now: tuple[Callable[[], object], int] = (_nothing, 0)
         self._without: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._length: int | None = None
+        self._passes = 0
 
     def goes_on(self, prompt: Tensor | None, kwargs: dict[str, Any]) -> bool:
         """Whether a forward goes on with the last prompt that was a new one or had a picture."""
@@ -79,19 +74,13 @@ class Conversation:
             return False
         if length is None:  # not known without waiting for a device, or without a length
             return True
-        if any(cache is one for one in self._without):
-            return False
-        last = self._prompt
-        # Its own cache may lose tokens of it again: guesses that an assistant made.
-        return length > last.before if cache is last.cache() else length >= last.after
+        # Its own cache may be shorter than it left it: guesses of an assistant are taken back.
+        return length > self._before and not any(cache is one for one in self._without)
 
-    def forward(
-        self, prompt: Tensor | None, kwargs: dict[str, Any], *, afresh: bool, picture: bool
-    ) -> None:
+    def forward(self, kwargs: dict[str, Any], *, afresh: bool, picture: bool) -> None:
         """A forward starts, of which ``goes_on`` has been asked.
 
         Args:
-            prompt: Of it.
             kwargs: Of it.
             afresh: Whether it is a new prompt.
             picture: Whether the tower has run for it already.
@@ -99,25 +88,37 @@ class Conversation:
         if torch.compiler.is_compiling():
             return
         cache, before = _cache_of(kwargs), self._length or 0
-        tokens = prompt is not None and prompt.ndim in (2, 3)  # ids, or their embeddings
-        after = before + (prompt.shape[1] if prompt is not None and tokens else 1)
-        self._now = _Prompt(before=before, after=after)
+        self._now = _nothing, before
         with contextlib.suppress(TypeError):  # tuples of older releases, new at each token
-            self._now = _Prompt(weakref.ref(cache), before, after)
+            self._now = weakref.ref(cache), before
             if afresh:
                 self._without.add(cache)
         if picture:
-            self.has_picture()
+            self._has_picture()
         elif afresh:
-            self._prompt = self._now
+            self._turn()
 
-    def has_picture(self) -> None:
-        """The tower runs for the forward at hand."""
-        if torch.compiler.is_compiling():
-            return
-        self._prompt, cache = self._now, self._now.cache()
+    def last_forward_ran_tower(self, passes: int) -> None:
+        """Tells how many passes of the tower forwards have begun inside so far.
+
+        Looked at before a forward, as code that is compiled around the tower can't say it then.
+        """
+        if passes != self._passes and not torch.compiler.is_compiling():
+            self._passes = passes
+            self._has_picture()
+
+    def _has_picture(self) -> None:
+        cache = self._now[0]()
         if cache is not None:
             self._without.discard(cache)
+        self._turn()
+
+    def _turn(self) -> None:
+        """To the forward at hand: the cache of the one before does not hold what it is given."""
+        former = self._cache()
+        self._cache, self._before = self._now
+        if former is not None and former is not self._cache():
+            self._without.add(former)
 
 
 def _cache_of(kwargs: dict[str, Any]) -> Any:

@@ -57,7 +57,8 @@ class Slot:
         in_host: Which forwards of the host run now: of the modules around the tower by their
             number, outermost first.
         prompt: Token ids of the host's last forward, where it has such.
-        conversation: Which caches the last picture is in.
+        conversation: Which caches do not hold the last picture.
+        passes_inside: Passes that have begun inside a forward of the host.
         claimed: Whether a forward of the host has taken ``last`` for its own. Some hosts run
             their tower inside that forward, others (``generate`` of late) just before it.
         in_wrapper: Whether a module runs that holds the tower and takes no prompt.
@@ -75,6 +76,7 @@ class Slot:
     in_host: tuple[int, ...] = ()
     prompt: Tensor | None = None
     conversation: Conversation = field(default_factory=Conversation)
+    passes_inside: int = 0
     claimed: bool = False
     in_wrapper: bool = False
     before: TowerPass | None = None
@@ -151,8 +153,7 @@ class Recorder:
             slot.running = self._make_pass(self.wanted, call, True)
             slot.last, slot.claimed = slot.running, slot.in_host != ()
             slot.made_inside = slot.in_wrapper
-            if slot.claimed:
-                slot.conversation.has_picture()
+            slot.passes_inside += slot.claimed
             for capture in slot.captures:
                 capture.append(slot.running)
 

@@ -152,8 +152,8 @@ def _unreadable(fit: BlockList, near: list[BlockList]) -> str | None:
     beside = [one.path for one in near if one.path.rpartition(".")[0] == around]
     if number.isdigit() and len(beside) > 1:
         return (
-            f"feeds one of the lists {', '.join(beside)}: whether these follow each other or run "
-            "side by side is not known"
+            f"feeds one of the lists {', '.join(beside)}: whether these make one tower, and in "
+            "which order, is not known"
         )
     return None
 
@@ -231,7 +231,9 @@ def _in_a_row(blocks: nn.ModuleList | nn.Sequential) -> tuple[nn.Module, ...]:
     # Sequentials in a list that runs nothing may be branches (CrossViT's).
     if not runs_itself and any(type(one) is nn.Sequential for one in chunks):
         return tuple(blocks)
-    return tuple(block for chunk in chunks for block in chunk if not isinstance(block, nn.Identity))
+    row = tuple(block for chunk in chunks for block in chunk if not isinstance(block, nn.Identity))
+    # Stages of several widths are no tower's one row of blocks.
+    return row if len({_width(unwrapped(block)) for block in row}) == 1 else tuple(blocks)
 
 
 def unwrapped(block: nn.Module) -> nn.Module:

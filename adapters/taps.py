@@ -140,12 +140,14 @@ class Taps:
         def on_start(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
             if self._recorder.host_starts(place):
                 slot, prompt = self._recorder.slot, prompt_of(args, kwargs)
-                goes_on = slot.conversation.goes_on(prompt, kwargs) or grows(prompt, slot.prompt)
+                talk = slot.conversation
+                talk.last_forward_ran_tower(slot.passes_inside)
+                goes_on = talk.goes_on(prompt, kwargs) or grows(prompt, slot.prompt)
                 # Token ids only: embeddings or pixels would be large to keep.
                 slot.prompt = prompt if prompt is not None and prompt.ndim == 2 else None
                 picture = slot.last is not None and not slot.claimed
                 self._recorder.host_claims(afresh=not goes_on)
-                slot.conversation.forward(prompt, kwargs, afresh=not goes_on, picture=picture)
+                talk.forward(kwargs, afresh=not goes_on, picture=picture)
 
         return on_start
 

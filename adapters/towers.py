@@ -174,7 +174,11 @@ def _describe(model: nn.Module, skeleton: Skeleton) -> Tower | Misfit:
         )
     if rule is None:
         rule = PlainRule(
-            quirks.num_prefix_tokens, sequence_first, embedding.patch_size, parameters_of(module)
+            quirks.num_prefix_tokens,
+            sequence_first,
+            embedding.patch_size,
+            parameters_of(module),
+            needs_more=len(required_by(module)) > 1,
         )
     return Tower(
         path=skeleton.path,

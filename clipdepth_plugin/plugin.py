@@ -331,20 +331,18 @@ class DepthPlugin(nn.Module):
         """
         check_laid_out(pixel_values, self.tower)
         if pixel_values.ndim == 4 and len(pixel_values) == 0:
-            return self._none_of(pixel_values)
+            return self._none_of(pixel_values, tower_kwargs)
         return self._run_tower(pixel_values, tower_kwargs).features
 
-    def _none_of(self, pixels_B3HW: Tensor) -> TowerFeatures:
-        """Of an empty batch, on which hosts' own towers break."""
-        config, (patch_h, patch_w) = self.head.config, self.tower.patch_size
-        grid = (pixels_B3HW.shape[-2] // patch_h, pixels_B3HW.shape[-1] // patch_w)
-        like = next(self.tower.module.parameters())
-        seen_B3HW = pixels_B3HW[..., : grid[0] * patch_h, : grid[1] * patch_w]
+    def _none_of(self, pixels_B3HW: Tensor, tower_kwargs: dict[str, Any]) -> TowerFeatures:
+        """Of an empty batch, on which hosts' own towers break: one picture's, without it."""
+        one_B3HW = pixels_B3HW.new_zeros(1, *pixels_B3HW.shape[1:])
+        (one,) = self._run_tower(one_B3HW, tower_kwargs).batches
         return TowerFeatures(
-            {level: like.new_zeros(0, grid[0] * grid[1], config.width) for level in config.levels},
-            like.new_zeros(0, config.width) if config.film else None,
-            grid,
-            seen_B3HW if self.head.reads_pixels else None,
+            {level: x_BND[:0] for level, x_BND in one.levels.items()},
+            None if one.context is None else one.context[:0],
+            one.grid,
+            None if one.pixels is None else one.pixels[:0],
         )
 
     def _run_tower(self, pixels_B3HW: Tensor, tower_kwargs: dict[str, Any]) -> DepthPass:

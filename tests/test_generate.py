@@ -151,6 +151,82 @@ def test_conversations_that_take_turns(
         assert plugin.depth.shape == (1, 1, 32, 32)
 
 
+def test_two_pictures_take_turns(
+    make_host: MakeHost, make_head: MakeHead, make_pixels: MakePixels, make_prompt: MakePrompt
+) -> None:
+    """Going on with the first one's conversation never reads the second one's map."""
+    host: Any = make_host("llava")
+    name, token = cache_name(host), {"input_ids": torch.tensor([[5]])}
+    first, second = transformers.DynamicCache(), transformers.DynamicCache()
+    with torch.no_grad(), attach(host, make_head(host)) as plugin:
+        for cache in (first, second):
+            host(pixel_values=make_pixels(batch=1), **make_prompt(1), **{name: cache})
+            host(**token, **{name: cache})
+            assert plugin.depth.shape == (1, 1, 32, 32)
+        for _ in range(2):
+            host(**token, **{name: first})
+            with pytest.raises(NoDepthError, match="another forward"):
+                _ = plugin.depth
+
+
+def test_a_cache_that_loses_its_last_token(
+    make_host: MakeHost, make_head: MakeHead, make_pixels: MakePixels, make_prompt: MakePrompt
+) -> None:
+    """Asked again from the last token on: of its own cache, a copy, one that the host made."""
+    host: Any = make_host("llava")
+    name, own = cache_name(host), transformers.DynamicCache()
+    given = {"pixel_values": make_pixels(batch=1), **make_prompt(1)}
+    token = {"input_ids": given["input_ids"][:, -1:]}
+    with torch.no_grad(), attach(host, make_head(host)) as plugin:
+        made = host(**given, use_cache=True)[name]
+        made.crop(-1)
+        host(**token, **{name: made})
+        assert plugin.depth.shape == (1, 1, 32, 32)
+        host(**given, **{name: own})
+        for cache in (copy.deepcopy(own), own):
+            cache.crop(-1)
+            host(**token, **{name: cache})
+            assert plugin.depth.shape == (1, 1, 32, 32)
+
+
+def test_a_cache_may_be_shorter_than_its_prompt(
+    make_host: MakeHost, make_head: MakeHead, make_pixels: MakePixels, make_prompt: MakePrompt
+) -> None:
+    """A decoder's beside an encoder, whose prompt is the encoder's; one that drops tokens."""
+    host: Any = make_host("llava")
+    given = {"pixel_values": make_pixels(batch=1), **make_prompt(1)}
+    with torch.no_grad(), attach(host, make_head(host)) as plugin:
+        host(**given, use_cache=True)
+        short = transformers.DynamicCache()
+        for layer in range(2):
+            short.update(torch.zeros(1, 4, 1, 8), torch.zeros(1, 4, 1, 8), layer)
+        host(input_ids=torch.tensor([[5]]), **{cache_name(host): short})
+        assert plugin.depth.shape == (1, 1, 32, 32)
+
+
+@pytest.mark.parametrize("part", ["tower", "forward"])
+def test_a_compiled_part_keeps_its_conversation(
+    part: str,
+    make_host: MakeHost,
+    make_head: MakeHead,
+    make_pixels: MakePixels,
+    make_prompt: MakePrompt,
+) -> None:
+    """What a hook sees in compiled code is told at the next forward."""
+    host: Any = make_host("llava")
+    name, cache = cache_name(host), transformers.DynamicCache()
+    with torch.no_grad(), attach(host, make_head(host)) as plugin:
+        if part == "tower":
+            host.model.vision_tower.compile(backend="eager")
+        else:
+            host.forward = torch.compile(host.forward, backend="eager")
+        host(pixel_values=make_pixels(batch=1), **make_prompt(1), **{name: cache})
+        depth = plugin.depth
+        for _ in range(2):
+            host(input_ids=torch.tensor([[5]]), **{name: cache})
+            assert torch.equal(plugin.depth, depth)
+
+
 class _States:
     """A cache of states, as a Mamba's, or one that wants to know the layer."""
 

@@ -80,6 +80,11 @@ CALLS: dict[str, tuple[LayoutRule, TowerCall, str]] = {
         TowerCall({}, (1, 3, 8, 400), (1, 32, 1, 50)),
         "were cut before",
     ),
+    "patches as pictures, and something beside them": (
+        PlainRule(0, False, (8, 8), ("pixels", "image_shapes"), needs_more=True),
+        TowerCall({}, (1, 3, 8, 128), (1, 32, 1, 16)),
+        "were cut before",
+    ),
     "a packing that is not known": (
         PlainRule(0, False, (8, 8), ("pixel_values", "target_sizes")),
         TowerCall({"target_sizes": torch.tensor([[2, 2]])}, (1, 3, 16, 16), (1, 32, 2, 2)),

@@ -194,6 +194,12 @@ def test_a_list_of_towers_is_no_list_of_blocks() -> None:
     assert [(t.path, t.blocks_path) for t in towers] == [("0", "0.blocks"), ("1", "1.blocks")]
 
 
+def test_stages_of_several_widths_are_no_row_of_blocks() -> None:
+    stages = nn.Sequential(*(nn.Sequential(Block(w), Block(w)) for w in (WIDTH, 64)))
+    with pytest.raises(TowerNotFoundError, match="hierarchical tower"):
+        choose_tower(holder(embed=embed(), stages=stages))
+
+
 def test_a_patch_embedding_that_pads_is_refused() -> None:
     """As VitPose's: all maps would lie two pixels off."""
     padded = nn.Conv2d(3, WIDTH, SIDE, stride=SIDE, padding=2)
