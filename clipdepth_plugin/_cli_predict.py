@@ -82,7 +82,7 @@ def run_predict(
             focal length or a confidence asked of a head that knows none.
     """
     images = find_images(paths)
-    check_names(images)
+    check_names(images, confidence=options.confidence)
     device = find_device(options.device)
     with console.status(f"loading {options.host} and {options.head}"):
         host = load_host(options.host)
@@ -140,7 +140,7 @@ def _say_camera(
         )
 
 
-def check_names(images: Sequence[Path]) -> None:
+def check_names(images: Sequence[Path], *, confidence: bool = False) -> None:
     """Refuses pictures whose output files would overwrite each other.
 
     Names are compared without regard to case, as some file systems do.
@@ -150,12 +150,14 @@ def check_names(images: Sequence[Path]) -> None:
     """
     seen: dict[str, Path] = {}
     for image in images:
-        other = seen.setdefault(image.stem.casefold(), image)
-        if other is not image:
-            raise ImageError(
-                f"{other} and {image} would both be written to {image.stem}{DEPTH_SUFFIX}; "
-                "rename one, or write them to different folders"
-            )
+        stems = [image.stem, *([f"{image.stem}.confidence"] if confidence else [])]
+        for stem in stems:
+            other = seen.setdefault(stem.casefold(), image)
+            if other is not image:
+                raise ImageError(
+                    f"{other} and {image} would both be written to {stem}.npy or {stem}"
+                    f"{DEPTH_SUFFIX}; rename one, or write them to different folders"
+                )
 
 
 def _predict_all(

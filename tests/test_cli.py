@@ -220,10 +220,16 @@ def test_predict_goes_on_after_an_unreadable_picture(
     ]
 
 
-def test_predict_refuses_colliding_names_before_any_work(pictures: Path, tmp_path: Path) -> None:
-    load_image(pictures / "a.png").save(pictures / "A.bmp")
+@pytest.mark.parametrize(
+    ("name", "options"), [("A.bmp", ()), ("a.confidence.jpg", ("--confidence", "--npy"))]
+)
+def test_predict_refuses_colliding_names_before_any_work(
+    name: str, options: tuple[str, ...], pictures: Path, tmp_path: Path
+) -> None:
+    load_image(pictures / "a.png").save(pictures / name)
     output = tmp_path / "output"
-    result = run("predict", pictures, "--host", "nonsense", "--head", "none", "-o", output)
+    given = ("predict", pictures, "--host", "nonsense", "--head", "none", "-o", output)
+    result = run(*given, *options)
     assert result.exit_code == 2
     assert "would both be written to" in words(result.stderr)
     assert not output.exists()

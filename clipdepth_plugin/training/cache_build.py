@@ -95,9 +95,9 @@ def sample_contents(
         known[index] = content
         bad.add([] if problem is None else [Failure(views.name(index), problem)])
         tell("reading the data", done, len(unknown))
-    found = {views.stored_name(i): known[i] for i in unknown}
+    found = {i: content for i in unknown if (content := known[i]) is not None}
     try:
-        files.remember({name: one for name, one in found.items() if one is not None})
+        files.remember({views.stored_name(i): content for i, content in found.items()})
     except TrainingError as error:  # what is there can be used all the same
         logger.warning("%s; with verify: false these samples are read again next time", error)
     return list(known.values())
@@ -106,7 +106,10 @@ def sample_contents(
 def _trusted(
     files: CacheFiles, views: SampleViews, index: int, chosen: Sequence[int]
 ) -> str | None:
-    content = files.content_of(views.stored_name(index))
+    try:
+        content = files.content_of(views.stored_name(index))
+    except ClipDepthError:  # told when the sample is read
+        return None
     if content is None:
         return None
     there = all(Key(content, views.view_key(index, view)) in files for view in chosen)

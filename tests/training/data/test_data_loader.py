@@ -12,6 +12,9 @@ import torch
 
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.errors import DataError
+from clipdepth_plugin.training.cache_build import sample_contents
+from clipdepth_plugin.training.cache_files import CacheFiles
+from clipdepth_plugin.training.cache_layout import Layout
 from clipdepth_plugin.training.data import (
     AugmentConfig,
     Batch,
@@ -25,6 +28,7 @@ from clipdepth_plugin.training.data import (
     sample_generator,
 )
 from clipdepth_plugin.training.data.augment import augment
+from clipdepth_plugin.training.data.failures import BadFiles
 from clipdepth_plugin.training.data.views import make_view, normalised
 
 if TYPE_CHECKING:
@@ -174,6 +178,25 @@ def test_views_for_a_cache(trees: Trees, squash: Preprocessing) -> None:
     assert views.name(2) == "rooms/train/a/002"
     assert len({views.view_key(0, view) for view in range(4)}) == 4
     assert views.view_key(0, 3) == views.view_key(5, 3)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_damaged_calibration_is_a_bad_sample_of_a_cache(
+    trees: Trees, squash: Preprocessing, tmp_path: Path, *, verify: bool
+) -> None:
+    """What a sample is read with is asked for its name, too, and must not end the run there."""
+    config = trees.kitti(count=2)
+    (calibration,) = Path(config.root).rglob("calib_cam_to_cam.txt")
+    calibration.write_text("P_rect_02: none\n")
+    views = SampleViews(open_mixture([config]), ViewMaker(squash, (12, 20)))  # type: ignore[arg-type]
+    layout = Layout((1,), (2, 3), 5, False, (12, 20), torch.float32)
+    files = CacheFiles.open(tmp_path / "cache", {}, layout)
+    bad = BadFiles(2)
+    found = sample_contents(
+        files, views, (0, 1), verify=verify, chosen=(0,), bad=bad, workers=0, tell=lambda *_: None
+    )
+    assert found == [None, None]
+    assert len(bad.reasons) == 2
 
 
 def test_a_set_may_be_varied_in_its_own_way(trees: Trees, squash: Preprocessing) -> None:
