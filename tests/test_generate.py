@@ -97,10 +97,17 @@ def test_going_on_with_a_conversation_keeps_its_picture(
         assert torch.equal(plugin.depth, depth)
 
 
+@pytest.mark.parametrize("way", ["generate", "forward"])
 def test_a_kept_prefix_is_no_picture(
-    make_host: MakeHost, make_head: MakeHead, make_pixels: MakePixels, make_prompt: MakePrompt
+    way: str,
+    make_host: MakeHost,
+    make_head: MakeHead,
+    make_pixels: MakePixels,
+    make_prompt: MakePrompt,
 ) -> None:
     """A system prompt's cache is copied for each request: one with a picture, one without."""
+    if way == "generate" and transformers.__version__.startswith("4."):
+        pytest.skip("transformers 4 itself drops the picture of a prompt after a cache")
     host: Any = make_host("llava")
     name, system = cache_name(host), torch.tensor([[7, 8, 9]])
     text = torch.cat([system, make_prompt(1, pictures=False)["input_ids"]], dim=1)
@@ -110,7 +117,11 @@ def test_a_kept_prefix_is_no_picture(
 
         def ask(ids: Tensor, **more: Any) -> Any:
             prefix = copy.deepcopy(kept)
-            return host.generate(input_ids=ids, **{name: prefix}, **more, **OPTIONS), prefix
+            if way == "generate":
+                host.generate(input_ids=ids, **{name: prefix}, **more, **OPTIONS)
+            else:
+                host(input_ids=ids[:, 3:], **{name: prefix}, **more)
+            return prefix
 
         for _ in range(2):
             ask(asked, pixel_values=make_pixels(batch=1))
@@ -118,7 +129,7 @@ def test_a_kept_prefix_is_no_picture(
             ask(text)
             with pytest.raises(NoDepthError, match="another forward"):
                 _ = plugin.depth
-            _, picture = ask(asked, pixel_values=make_pixels(batch=1))
+            picture = ask(asked, pixel_values=make_pixels(batch=1))
             rest = text[:, 3:]
             host(input_ids=rest, **{name: copy.deepcopy(picture)})  # asked again, of a copy
             assert plugin.depth.shape == (1, 1, 32, 32)
