@@ -99,7 +99,7 @@ ACTIVATIONS = """
 All of these are of the former `fast`. At 224 px `bins` has {gaps} less error than `log`, whose own
 seeds deviate by {spreads}. For another default a gain on both sets beyond the seeds' deviation
 would have been wanted. On the CPU today's `fast` adds {bins} of the tower's time with `bins`,
-{log} with `log`: no difference that can be told. `softplus` can still die: below the loss's least
+{log} with `log`. `softplus` can still die: below the loss's least
 depth it has no gradient. Until commit 0713b7a, in all runs but the longer ones, the bins'
 expectation (and the probe's) was taken in bfloat16 in training.
 """
