@@ -142,6 +142,10 @@ class QwenRule(LayoutRule):
         return rearrange(patches_NP, pattern, h=h, w=w, c=3, ph=ph, pw=pw)[0]
 
 
+BFLOAT16_ROWS = 257
+"""From 0 to 256; 257 is rounded to 256."""
+
+
 def check_positions(call: TowerCall, places: Sequence[Place]) -> None:
     """Whether the rotary positions (cos, sin) that the blocks get are those of the places.
 
@@ -179,10 +183,6 @@ def check_positions(call: TowerCall, places: Sequence[Place]) -> None:
                 f"view {index}: the positions that the tower's blocks get are not those of a grid "
                 f"of {place.grid[0]} x {place.grid[1]} in the order that its adapter knows"
             )
-
-
-BFLOAT16_ROWS = 257
-"""From 0 to 256; 257 is rounded to 256."""
 
 
 def _turns(turns_2hwC: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch import nn
 
 from clipdepth_plugin.adapters.preprocessing import HALF_NORMALISATION, Preprocessing, pair
+from clipdepth_plugin.adapters.structure import modules_around
 
 
 def from_policy(host: nn.Module, path: str = "") -> Preprocessing | None:
@@ -19,8 +20,7 @@ def from_policy(host: nn.Module, path: str = "") -> Preprocessing | None:
         host: The policy, or a module around it.
         path: Of the tower in it; the policy lies on the way.
     """
-    names = path.split(".") if path else []
-    on_the_way = [host.get_submodule(".".join(names[:count])) for count in range(len(names) + 1)]
+    on_the_way = (*modules_around(host, path), host.get_submodule(path))
     said = (_said_by(getattr(module, "config", None)) for module in on_the_way)
     return next((one for one in said if one is not None), None)
 

@@ -287,3 +287,9 @@ def _common_parts(first: str, second: str) -> list[str]:
 
 def _common_path(first: str, second: str) -> str:
     return ".".join(_common_parts(first, second))
+
+
+def modules_around(model: nn.Module, path: str) -> list[nn.Module]:
+    """The model and the modules between it and the one at ``path``; none where that is itself."""
+    parts = path.split(".") if path else []
+    return [model.get_submodule(".".join(parts[:count])) for count in range(len(parts))]

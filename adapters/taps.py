@@ -22,7 +22,7 @@ from clipdepth_plugin.adapters.passes import TowerPass
 from clipdepth_plugin.adapters.prompts import grows, prompt_of
 from clipdepth_plugin.adapters.quirks import parameters_of
 from clipdepth_plugin.adapters.recorder import Recorder
-from clipdepth_plugin.adapters.structure import block_lists
+from clipdepth_plugin.adapters.structure import block_lists, modules_around
 from clipdepth_plugin.adapters.towers import Tower
 
 
@@ -116,7 +116,7 @@ class Taps:
             raise
 
     def _watch_host(self) -> None:
-        around = _around(self._host, self._tower)
+        around = modules_around(self._host, self._tower.path)
         hosts = [m for place, m in enumerate(around) if _takes_prompts(m, self._tower, place == 0)]
         for place, module in enumerate(hosts):
             starts, ends = self._on_host_starts(place), self._on_host_ends(place)
@@ -259,12 +259,6 @@ def may_leave_early(tower: Tower, tower_kwargs: dict[str, Any]) -> bool:
         or type(module).__name__.startswith(("FSDP", "FullySharded"))
         for module in tower.module.modules()
     )
-
-
-def _around(host: nn.Module, tower: Tower) -> list[nn.Module]:
-    """The host and the modules between it and its tower; none where the host is the tower."""
-    parts = tower.path.split(".") if tower.path else []
-    return [host.get_submodule(".".join(parts[:i])) for i in range(len(parts))]
 
 
 def _padders(tower: Tower) -> list[nn.Module]:

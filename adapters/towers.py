@@ -12,7 +12,13 @@ from clipdepth_plugin.adapters.plain import PACKING, PlainRule
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.adapters.quirks import PooledTap, parameters_of, required_by
 from clipdepth_plugin.adapters.refusals import nothing_found
-from clipdepth_plugin.adapters.structure import Misfit, Skeleton, find_skeletons, unwrapped
+from clipdepth_plugin.adapters.structure import (
+    Misfit,
+    Skeleton,
+    find_skeletons,
+    modules_around,
+    unwrapped,
+)
 from clipdepth_plugin.config import ContextKind
 from clipdepth_plugin.errors import HostError, TowerNotFoundError
 
@@ -149,9 +155,7 @@ def _find(model: nn.Module) -> tuple[list[Tower], list[Misfit]]:
 def _describe(model: nn.Module, skeleton: Skeleton) -> Tower | Misfit:
     embedding, block_list = skeleton.patch_embedding, skeleton.block_list
     module = model.get_submodule(skeleton.path)
-    parts = skeleton.path.split(".") if skeleton.path else []
-    ancestors = [model.get_submodule(".".join(parts[:i])) for i in range(len(parts))]
-    quirks = read_quirks(module, block_list.width, ancestors)
+    quirks = read_quirks(module, block_list.width, modules_around(model, skeleton.path))
     sequence_first = _runs_sequence_first(block_list.blocks[0])
     rule = quirks.rule
     if rule is None and embedding.packed:

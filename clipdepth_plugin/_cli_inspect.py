@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clipdepth_plugin.adapters.loading import load_host
+from clipdepth_plugin.adapters.structure import modules_around
 from clipdepth_plugin.adapters.towers import choose_tower, find_towers
 from clipdepth_plugin.adapters.trim_plan import plan_trim
 
@@ -73,14 +74,12 @@ def describe_tower(
         processor: What the host's own image processor says; it goes before the tower's.
     """
     preprocessing = processor or tower.preprocessing
-    parts = tower.path.split(".") if tower.path else []
-    around = [host.get_submodule(".".join(parts[:count])) for count in range(len(parts))]
     plan = plan_trim(host, tower)
     return {
         **{name: getattr(tower, name) for name in _ROWS.values()},
         "has_class_token": tower.has_class_token,
         "normalisation": None if preprocessing is None else dataclasses.asdict(preprocessing),
-        "inside": [type(module).__name__ for module in around],
+        "inside": [type(one).__name__ for one in modules_around(host, tower.path)],
         "token_order": tower.rule.order,
         "takes": tower.rule.takes,
         "views": [] if preprocessing is None else [str(way) for way in preprocessing.ways],
