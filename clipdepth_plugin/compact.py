@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from clipdepth_plugin.blocks import ConvNormGELU
+from clipdepth_plugin.blocks import ConvNormGELU, neighbours
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.features import TowerFeatures
-from clipdepth_plugin.guided import Guidance
+from clipdepth_plugin.guided import Guidance, even_pixels
 from clipdepth_plugin.pathways import tokens_to_map
 from clipdepth_plugin.readout import DepthEstimate, Metres, resized_estimate
 
@@ -105,12 +105,7 @@ def convex_upsample(x_B1HW: Tensor, weights_BHWKR: Tensor, factor: int) -> Tenso
     Returns:
         (B, 1, factor * H, factor * W).
     """
-    padded_BHW = F.pad(x_B1HW, (1, 1, 1, 1), mode="replicate")[:, 0]
-    height, width = x_B1HW.shape[-2:]
-    around_BHWK = torch.stack(
-        [padded_BHW[:, i : i + height, j : j + width] for i in range(3) for j in range(3)], dim=-1
-    )
-    mixed_BHWR = (around_BHWK[..., None] * weights_BHWKR).sum(dim=-2)
+    mixed_BHWR = (neighbours(x_B1HW) * weights_BHWKR).sum(dim=-2)
     return rearrange(mixed_BHWR, "b h w (y x) -> b 1 (h y) (w x)", y=factor)
 
 
@@ -179,13 +174,16 @@ class CompactDecoder(nn.Module):
         """Maps of ``size``; None gives 16 times the grid. There are no auxiliary ones."""
         fused_BChw = self._fuse(features, early)
         x_BCHW = self.up(fused_BChw)
-        likeness_BSHW = None
+        likeness = None
         if self.guidance is not None:
-            x_BCHW, likeness_BSHW = self.guidance(x_BCHW, fused_BChw, features.pixels)
+            assert features.pixels is not None
+            even_B3HW = even_pixels(features.pixels, features.grid)
+            x_BCHW = self.guidance(x_BCHW, fused_BChw, even_B3HW)
+            likeness = self.guidance.likeness
         logits_BCHW = self.to_logit(x_BCHW).float()
         mask_BSHW = self.to_mask(x_BCHW).float()
-        if likeness_BSHW is not None:
-            mask_BSHW = mask_BSHW + likeness_BSHW
+        if likeness is not None:
+            mask_BSHW = likeness(even_B3HW, mask_BSHW)
         weights_BHWKR = convex_weights(mask_BSHW, CONVEX_FACTOR)
         channels = self.metres.channels
         # Mixed before the activation, which bounds what comes out: an edge stays an edge.

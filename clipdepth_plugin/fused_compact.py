@@ -79,7 +79,11 @@ class FusedCompact(nn.Module):
         x_BCHW = self.up(fused_BChw)
         likeness_BSHW = None
         if self.guidance is not None:
-            x_BCHW, likeness_BSHW = self.guidance(x_BCHW, fused_BChw, features.pixels)
+            assert features.pixels is not None
+            even_B3HW = even_pixels(features.pixels, features.grid)
+            x_BCHW = self.guidance(x_BCHW, fused_BChw, even_B3HW)
+            likeness = self.guidance.likeness
+            likeness_BSHW = None if likeness is None else likeness(even_B3HW)
         maps_BLHW = ops.convex_depth(
             x_BCHW,
             self._levels(self.to_logit(x_BCHW).float()),
@@ -127,17 +131,12 @@ class _Guidance(nn.Module):
         self.join = _conv(guidance.join, packing)
         self.smooth = _conv(guidance.smooth, packing)
 
-    def forward(
-        self, x_BCHW: Tensor, fused_BChw: Tensor, pixels_B3HW: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """(B, C, 4h, 4w) -> the same, knowing where the edges run, and the pixels' likeness."""
-        height, width = fused_BChw.shape[-2:]
-        even_B3HW = even_pixels(pixels_B3HW, (height, width))
-        image_BCHW = self.stem(pixel_blocks(even_B3HW, (height, width)))
+    def forward(self, x_BCHW: Tensor, fused_BChw: Tensor, even_B3HW: Tensor) -> Tensor:
+        """(B, C, 4h, 4w) -> the same, knowing where the edges run."""
+        image_BCHW = self.stem(pixel_blocks(even_B3HW))
         seen_BCHW = torch.cat((image_BCHW, self.attention(fused_BChw, image_BCHW)), dim=1)
         guided_BCHW: Tensor = x_BCHW + self.smooth(self.join(x_BCHW, seen_BCHW))
-        likeness = self.likeness
-        return guided_BCHW, None if likeness is None else likeness(even_B3HW, (height, width))
+        return guided_BCHW
 
 
 class _Levels(nn.Module):

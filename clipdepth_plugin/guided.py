@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from clipdepth_plugin.blocks import ConvNormGELU, resize
+from clipdepth_plugin.blocks import ConvNormGELU, neighbours, resize
 from clipdepth_plugin.config import HeadConfig, NormKind
 from clipdepth_plugin.precision import without_autocast
 
@@ -38,20 +38,27 @@ class ImageStem(nn.Module):
         self.first = ConvNormGELU(3 * BLOCK**2, channels, norm)
         self.second = ConvNormGELU(channels, channels, norm)
 
-    def forward(self, pixels_B3HW: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(B, 3, H, W) as the tower takes them -> (B, C, 4h, 4w)."""
-        x_BCHW: Tensor = self.second(self.first(pixel_blocks(pixels_B3HW, grid)))
+    def forward(self, even_B3HW: Tensor) -> Tensor:
+        """``even_pixels`` -> (B, C, 4h, 4w)."""
+        first = self.first
+        # Its 3 x 3 blocks of 4 x 4 pixels are 12 x 12 pixels: a convolution of these with a stride
+        # of a block is the same, and the blocks are not written out.
+        weight_C3YX = rearrange(
+            first.conv.weight, "o (c y x) i j -> o c (i y) (j x)", y=BLOCK, x=BLOCK
+        )
+        blocks_BCHW = F.conv2d(even_B3HW, weight_C3YX, stride=BLOCK, padding=BLOCK)
+        x_BCHW: Tensor = self.second(F.gelu(first.norm(blocks_BCHW)))
         return x_BCHW
 
 
 def even_pixels(pixels_B3HW: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Those of other patch sizes than 16 resized to 16 for each patch."""
-    return resize(pixels_B3HW, (16 * grid[0], 16 * grid[1]))
+    """Those of other patch sizes than 16 resized to 16 for each patch; channels last."""
+    even_B3HW = resize(pixels_B3HW, (16 * grid[0], 16 * grid[1]))
+    return even_B3HW.contiguous(memory_format=torch.channels_last)
 
 
-def pixel_blocks(pixels_B3HW: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(B, 3, H, W) pixels -> (B, 48, 4h, 4w), a block's pixels in its channels."""
-    even_B3HW = even_pixels(pixels_B3HW, grid)
+def pixel_blocks(even_B3HW: Tensor) -> Tensor:
+    """``even_pixels`` -> (B, 48, 4h, 4w), a block's pixels in its channels."""
     # Not pixel_unshuffle, which does nothing to an empty batch.
     blocks_BHWC = rearrange(even_B3HW, "b c (h y) (w x) -> b h w (c y x)", y=BLOCK, x=BLOCK)
     return rearrange(blocks_BHWC, "b h w c -> b c h w")
@@ -72,9 +79,11 @@ class PatchAttention(nn.Module):
         query_BhwPE = F.normalize(
             rearrange(blocks_BEHW, "b e (h y) (w x) -> b h w (y x) e", y=BLOCK, x=BLOCK), dim=-1
         )
-        key_BhwKE = _around(F.normalize(F.avg_pool2d(blocks_BEHW, BLOCK), dim=1))
-        alike_BhwPK = self.log_sharpness.exp() * query_BhwPE @ key_BhwKE.transpose(-1, -2)
-        mixed_BhwPC = alike_BhwPK.softmax(dim=-1) @ _around(self.to_value(fused_BChw))
+        key_BhwKE = neighbours(F.normalize(F.avg_pool2d(blocks_BEHW, BLOCK), dim=1))
+        alike_BhwKP = self.log_sharpness.exp() * key_BhwKE @ query_BhwPE.transpose(-1, -2)
+        # Over K before P: over a short last axis a softmax takes a CPU six times as long.
+        weights_BhwPK = alike_BhwKP.softmax(dim=-2).transpose(-1, -2)
+        mixed_BhwPC = weights_BhwPK @ neighbours(self.to_value(fused_BChw))
         mixed_BHWC = rearrange(mixed_BhwPC, "b h w (y x) c -> b (h y) (w x) c", y=BLOCK, x=BLOCK)
         return rearrange(mixed_BHWC, "b h w c -> b c h w")
 
@@ -90,30 +99,37 @@ class PixelLikeness(nn.Module):
         super().__init__()
         self.embed = nn.Conv2d(3, channels, 3, padding=1)
 
-    def forward(self, pixels_B3HW: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(B, 3, ...) as the tower takes them -> (B, S, 4h, 4w) float32, K before R."""
-        even_B3HW = even_pixels(pixels_B3HW, grid).contiguous(memory_format=torch.channels_last)
+    def forward(self, even_B3HW: Tensor, onto_BSHW: Tensor | None = None) -> Tensor:
+        """Compares the pixels.
+
+        Args:
+            even_B3HW: ``even_pixels``.
+            onto_BSHW: (B, S, 4h, 4w) float32 that it is added to, K before R; None: nothing.
+
+        Returns:
+            (B, S, 4h, 4w) float32.
+        """
         pixel_BHWRE = rearrange(
             self.embed(even_B3HW), "b e (h y) (w x) -> b h w (y x) e", y=BLOCK, x=BLOCK
         )
         # In float32 to the end, as distances are differences of squares: autocast, under which
         # heads are trained, would make a product of half precision of it.
-        with without_autocast(pixels_B3HW.device):
-            alike_BSHW: Tensor = _likeness(pixel_BHWRE.float().contiguous())
+        with without_autocast(even_B3HW.device):
+            alike_BSHW: Tensor = _likeness(pixel_BHWRE.float().contiguous(), onto_BSHW)
         return alike_BSHW
 
 
-def _likeness(pixel_BHWRE: Tensor) -> Tensor:
-    """(B, H, W, R, E) embedded pixels of blocks -> (B, S, H, W)."""
+def _likeness(pixel_BHWRE: Tensor, onto_BSHW: Tensor | None) -> Tensor:
+    """(B, H, W, R, E) embedded pixels of blocks -> (B, S, H, W), added to what is given."""
     block_BEHW = rearrange(pixel_BHWRE.mean(dim=-2), "b h w e -> b e h w")
-    block_BHWKE = _around(block_BEHW)
-    alike_NKR = torch.baddbmm(
-        block_BHWKE.square().sum(dim=-1, keepdim=True).flatten(0, 2),
-        block_BHWKE.flatten(0, 2),
-        rearrange(pixel_BHWRE, "b h w r e -> (b h w) e r"),
-        beta=-1,
-        alpha=2,
-    )
+    block_NKE = neighbours(block_BEHW).flatten(0, 2)
+    square_NK1 = block_NKE.square().sum(dim=-1, keepdim=True)
+    pixel_NER = rearrange(pixel_BHWRE, "b h w r e -> (b h w) e r")
+    if onto_BSHW is None:
+        alike_NKR = torch.baddbmm(square_NK1, block_NKE, pixel_NER, beta=-1, alpha=2)
+    else:
+        onto_NKR = rearrange(onto_BSHW, "b (k r) h w -> (b h w) k r", k=9)
+        alike_NKR = (onto_NKR - square_NK1).baddbmm_(block_NKE, pixel_NER, alpha=2)
     height, width = block_BEHW.shape[-2:]
     return rearrange(alike_NKR, "(b h w) k r -> b (k r) h w", h=height, w=width)
 
@@ -122,7 +138,7 @@ class Guidance(nn.Module):
     """Joins the stem's map with the decoder's: Conv - norm - GELU twice, added; 0 at first.
 
     Attributes:
-        likeness: That of pixels, which the decoder adds to its mask's logits, or None.
+        likeness: That of pixels, which is added to the decoder's mask's logits, or None.
     """
 
     def __init__(self, in_channels: int, channels: int, config: HeadConfig) -> None:
@@ -137,38 +153,18 @@ class Guidance(nn.Module):
             PixelLikeness(config.likeness_channels) if config.likeness_channels else None
         )
 
-    def forward(
-        self, x_BCHW: Tensor, fused_BChw: Tensor, pixels_B3HW: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x_BCHW: Tensor, fused_BChw: Tensor, even_B3HW: Tensor) -> Tensor:
         """Guides a map.
 
         Args:
             x_BCHW: (B, C, 4h, 4w), the decoder's.
             fused_BChw: (B, in, h, w), both pathways at the patch grid.
-            pixels_B3HW: As the tower takes them.
+            even_B3HW: ``even_pixels``.
 
         Returns:
-            (B, C, 4h, 4w), and the likeness (B, S, 4h, 4w) where pixels are compared.
+            (B, C, 4h, 4w).
         """
-        height, width = fused_BChw.shape[-2:]
-        even_B3HW = even_pixels(pixels_B3HW, (height, width))
-        image_BCHW = self.stem(even_B3HW, (height, width))
+        image_BCHW = self.stem(even_B3HW)
         parts = (x_BCHW, image_BCHW, self.attention(fused_BChw, image_BCHW))
         guided_BCHW: Tensor = x_BCHW + self.smooth(self.join(torch.cat(parts, dim=1)))
-        likeness = self.likeness
-        return guided_BCHW, None if likeness is None else likeness(even_B3HW, (height, width))
-
-
-def _around(x_BChw: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B, h, w, K, C): each position's 3 x 3 neighbours, the border repeated.
-
-    One gather, so that the products after it take contiguous rows: on a CPU their cost is a third.
-    """
-    height, width = x_BChw.shape[-2:]
-    near = torch.arange(-1, 2, device=x_BChw.device)
-    rows_h3 = (torch.arange(height, device=near.device)[:, None] + near).clamp(0, height - 1)
-    columns_w3 = (torch.arange(width, device=near.device)[:, None] + near).clamp(0, width - 1)
-    at_hwK = rearrange(rows_h3, "h i -> h 1 i 1") * width + rearrange(columns_w3, "w j -> 1 w 1 j")
-    tokens_BNC = rearrange(x_BChw, "b c h w -> b (h w) c")
-    around_BMC = tokens_BNC.index_select(1, at_hwK.flatten())
-    return rearrange(around_BMC, "b (h w k) c -> b h w k c", h=height, w=width)
+        return guided_BCHW

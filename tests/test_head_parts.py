@@ -61,7 +61,7 @@ def test_a_pixel_leans_to_the_blocks_that_look_like_it(autocast: bool) -> None:
     pixels = torch.zeros(1, 3, 16, 32)
     pixels[..., 18:] = 1.0  # the edge is in the middle of the fifth block of a row
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        logits = likeness(pixels, (1, 2)).unflatten(1, (9, 16))  # B K R H W
+        logits = likeness(pixels).unflatten(1, (9, 16))  # B K R H W
         embedded = likeness.embed(pixels).float()
     assert logits.dtype == torch.float32
     left, right = logits[0, 3, :, 1, 4], logits[0, 5, :, 1, 4]
