@@ -6,6 +6,7 @@ Axes: B views, C channels, H W and h w a map's size, K the 9 positions around on
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch.nn.functional as F
 from einops import rearrange
@@ -54,11 +55,13 @@ class ConvNormReLU(nn.Module):
 
 
 class ConvNormGELU(nn.Module):
-    """Conv 3x3 without bias - norm - GELU."""
+    """Convolution, 3x3 or 1x1, without bias - norm - GELU."""
 
-    def __init__(self, in_channels: int, out_channels: int, norm: NormKind) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, norm: NormKind, kernel: Literal[1, 3] = 3
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
         self.norm = make_norm(norm, out_channels)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
     "spaceclip": {"structural_levels": (2, 1, 0)},
     "spaceclip-middle": {"structural_levels": (7, 5, 4)},
     "fast": _FAST,
-    "guided": {**_FAST, "stem_channels": 32, "likeness_channels": 8},
+    "guided": {**_FAST, "stem_channels": 32, "likeness_channels": 8, "join_kernel": 1},
 }
 PRESET_TOWER_DEPTH = 12
 
@@ -113,6 +113,10 @@ class HeadConfig(BaseModel):
     likeness_channels: NonNegativeInt = 0
     """E of the embedding in which the stem's pixels are compared, so that each takes its depth from
     the positions around it that look like it (``guided.py``). 0: they are not."""
+
+    join_kernel: Literal[1, 3] = 3
+    """Kernel of the convolution that joins the stem's map with the decoder's (``guided.py``). 1
+    costs a tenth of 3 and is as good (results/ladder.md)."""
 
     context: ContextKind = "pooled"
     """``pooled``: the tower's own pooled vector before any projection; ``cls``: the raw class

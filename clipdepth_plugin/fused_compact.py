@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ from clipdepth_plugin.compact import (
     NormedLevels,
 )
 from clipdepth_plugin.features import TowerFeatures
-from clipdepth_plugin.fused_layers import Conv, Packing, Up
+from clipdepth_plugin.fused_layers import Conv, NormAct, Packing, Up
 from clipdepth_plugin.fused_weights import Upsampling, exact, fold
 from clipdepth_plugin.guided import Guidance, even_pixels, pixel_blocks
 from clipdepth_plugin.pathways import tokens_to_map
@@ -128,7 +129,8 @@ class _Guidance(nn.Module):
         self.likeness = copy.deepcopy(guidance.likeness)
         if self.likeness is not None:
             self.likeness.requires_grad_(False).to(packing.dtype)
-        self.join = _conv(guidance.join, packing)
+        join = _conv if guidance.join.conv.kernel_size == (3, 3) else _Pointwise
+        self.join = join(guidance.join, packing)
         self.smooth = _conv(guidance.smooth, packing)
 
     def forward(self, x_BCHW: Tensor, fused_BChw: Tensor, even_B3HW: Tensor) -> Tensor:
@@ -137,6 +139,23 @@ class _Guidance(nn.Module):
         seen_BCHW = torch.cat((image_BCHW, self.attention(fused_BChw, image_BCHW)), dim=1)
         guided_BCHW: Tensor = x_BCHW + self.smooth(self.join(x_BCHW, seen_BCHW))
         return guided_BCHW
+
+
+class _Pointwise(nn.Module):
+    """A `ConvNormGELU` of 1x1 on two maps of one size, as a product."""
+
+    def __init__(self, block: ConvNormGELU, packing: Packing) -> None:
+        super().__init__()
+        folded = fold(block.conv, block.norm)
+        self.weight = packing.pack(folded.weight[:, :, 0, 0])
+        self.bias = packing.pack(folded.bias)
+        self.norm = None if folded.norm is None else NormAct(folded.norm, "gelu", packing)
+
+    def forward(self, x_BCHW: Tensor, other_BCHW: Tensor) -> Tensor:
+        """(B, O, H, W)."""
+        both_BHWC = rearrange(torch.cat((x_BCHW, other_BCHW), dim=1), "b c h w -> b h w c")
+        y_BCHW = rearrange(F.linear(both_BHWC, self.weight, self.bias), "b h w c -> b c h w")
+        return F.gelu(y_BCHW) if self.norm is None else self.norm(y_BCHW)
 
 
 class _Levels(nn.Module):

@@ -137,6 +137,9 @@ def _likeness(pixel_BHWRE: Tensor, onto_BSHW: Tensor | None) -> Tensor:
 class Guidance(nn.Module):
     """Joins the stem's map with the decoder's: Conv - norm - GELU twice, added; 0 at first.
 
+    The first is as a rule a 1x1 convolution: it has all the channels, and the second sees what is
+    around.
+
     Attributes:
         likeness: That of pixels, which is added to the decoder's mask's logits, or None.
     """
@@ -146,7 +149,7 @@ class Guidance(nn.Module):
         stem_channels, norm = config.stem_channels, config.norm
         self.stem = ImageStem(stem_channels, norm)
         self.attention = PatchAttention(in_channels, channels, stem_channels)
-        self.join = ConvNormGELU(2 * channels + stem_channels, channels, norm)
+        self.join = ConvNormGELU(2 * channels + stem_channels, channels, norm, config.join_kernel)
         self.smooth = ConvNormGELU(channels, channels, norm)
         nn.init.zeros_(self.smooth.get_parameter("norm.weight"))
         self.likeness = (

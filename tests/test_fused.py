@@ -36,6 +36,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "fast-neither": {**COMPACT, "preset": "fast", "film": False, "structural": False},
     "guided": {**COMPACT, "preset": "guided", "stem_channels": 8},
     "guided-group-norm": {**COMPACT, "preset": "guided", "stem_channels": 8, "norm": "group"},
+    "guided-wide-join": {**COMPACT, "preset": "guided", "stem_channels": 8, "join_kernel": 3},
     "guided-confidence": {**COMPACT, "preset": "guided", "stem_channels": 8, "confidence": True},
 }
 CONFIDENT = [name for name, options in HEADS.items() if options.get("confidence")]

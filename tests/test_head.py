@@ -55,6 +55,7 @@ def test_published_size() -> None:
         pytest.param({"confidence": True}, id="confidence"),
         pytest.param({**FAST, "activation": "bins", "confidence": True}, id="fast-bins"),
         pytest.param(GUIDED, id="guided"),
+        pytest.param({**GUIDED, "join_kernel": 3}, id="guided-wide-join"),
         pytest.param({**GUIDED, "norm": "group", "structural": False}, id="guided-plain"),
         pytest.param(
             {"channels": (12, 5), "semantic_levels": (4, 2), "structural_levels": (1,)},

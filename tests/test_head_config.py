@@ -78,6 +78,7 @@ def test_bad_features(change: dict[str, Any], message: str) -> None:
         ({"stem_channels": 8}, "the dual-path decoder has no image stem"),
         ({"likeness_channels": 8}, "the dual-path decoder has no image stem"),
         ({**FAST, "likeness_channels": 8}, "beside an image stem only"),
+        ({**FAST, "join_kernel": 2}, "join_kernel"),
         ({**FAST, "semantic_levels": ()}, "at least one level"),
         ({**FAST, "structural_levels": ()}, "give at least one, or set structural=False"),
     ],

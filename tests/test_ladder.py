@@ -17,7 +17,7 @@ OWN = ("lr", "auxiliary", "gradient")
 """What a head may have of its own in the config of its runs, beside its head and its folders."""
 
 FORMER = {"norm": "group"}
-FORMER_STEM = {"stem_channels": 48, "likeness_channels": 0}
+FORMER_STEM = {"stem_channels": 48, "likeness_channels": 0, "join_kernel": 3}
 """What our heads were before, and what else `guided` was."""
 
 
@@ -96,7 +96,7 @@ def test_each_head_has_the_options_that_it_has_now(
         if rung.kind is not DepthHead:  # a peer, which has none of these norms
             then = {"norm": run["head_config"]["norm"]}
         now = HeadConfig(width=384, preset=rung.preset, **rung.options | then)
-        ran = {"likeness_channels": 0} | run["head_config"]
+        ran = {"likeness_channels": 0, "join_kernel": 3} | run["head_config"]
         assert ran == now.model_dump(mode="json")
         assert run["config"]["optimiser"]["lr"] == rung.lr
         assert run["config"]["head"]["preset"] == rung.preset
