@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,15 +35,11 @@ from clipdepth_plugin.latency.kernel_measure import (
 )
 from clipdepth_plugin.latency.kernel_report import note_lines, to_markdown, verdict_lines
 from clipdepth_plugin.latency.kernel_schema import (
-    Form,
-    KernelCase,
-    KernelFigure,
     KernelReport,
-    KernelSettings,
     load_kernel_report,
 )
-from clipdepth_plugin.latency.kernel_verdict import best_form, judge
 from clipdepth_plugin.latency.schema import Range
+from tests.tiny.kernel_reports import a_gpu_report, no_figure
 
 CPU = torch.device("cpu")
 TINY: dict[str, Any] = {"width": 24, "film_hidden": 8}
@@ -299,93 +294,6 @@ def test_json_on_stdout_and_exit_codes(
     assert "a: not measured: a reason" in run.stdout
 
 
-def a_figure(form: Form, milliseconds: float, over: float = 1.0) -> KernelFigure:
-    ms = Range(median=milliseconds, low=0.99 * milliseconds, high=1.01 * milliseconds)
-    speedup = Range(median=over, low=0.99 * over, high=1.01 * over)
-    return KernelFigure(
-        dtype="bfloat16",
-        form=form,
-        milliseconds=ms,
-        speedup=speedup,
-        speedup_over_float32=speedup,
-        seconds=(1e-3 * milliseconds,) * 8,
-    )
-
-
-def no_figure(form: Form, *, failed: bool) -> KernelFigure:
-    return KernelFigure(dtype="bfloat16", form=form, why_not="a reason", failed=failed)
-
-
-def a_gpu_report(*others: KernelFigure, gpu: str = "NVIDIA H100 80GB HBM3") -> KernelReport:
-    """One that meets every target of a GPU, but for the published head's figures given."""
-    usual = (
-        a_figure("plain", 1.83), a_figure("compiled", 0.4, 4.6), a_figure("graph", 0.19, 9.6)
-    )  # fmt: skip
-
-    def complete(*given: KernelFigure) -> tuple[KernelFigure, ...]:
-        forms = {form: no_figure(form, failed=False) for form in kernel_forms.FORMS}
-        return tuple({**forms, **{figure.form: figure for figure in given}}.values())
-
-    common: dict[str, Any] = {
-        "kind": "head", "place": "", "gflops": 32.5, "other_work_percent": None
-    }  # fmt: skip
-    cpu = describe_circumstances(())
-    return KernelReport(
-        circumstances=cpu.model_copy(update={"gpu": gpu, "device": "cuda:0", "cuda": "13.0"}),
-        settings=KernelSettings(
-            grid=(14, 14), rounds=8, warmup=0, seed=0, compile_mode="max-autotune",
-            compile_seconds=1.0, tf32={"convolutions": True, "products": False}, flops=800e12,
-            bandwidth=3e12,
-        ),
-        cases=(
-            KernelCase(name="spaceclip", batch=1, floor_milliseconds=0.041,
-                       figures=complete(*usual, *others), **common),
-            KernelCase(name="spaceclip", batch=16, floor_milliseconds=0.65,
-                       figures=complete(a_figure("graph", 1.9)), **common),
-            KernelCase(name="fast", batch=1, floor_milliseconds=0.002,
-                       figures=complete(a_figure("graph", 0.05)), **common),
-        ),
-    )  # fmt: skip
-
-
-def results(report: KernelReport) -> list[str]:
-    return [verdict.result for verdict in judge(report)]
-
-
-ON_CPU = ["not judged"] * 2
-
-
-def test_a_gpu_that_meets_every_target() -> None:
-    assert results(a_gpu_report()) == ["pass"] * 5 + ON_CPU
-
-
-@pytest.mark.parametrize(
-    ("figure", "expected"),
-    [
-        # 0.199 +- 1%: the worse end of the interval decides.
-        (a_figure("graph", 0.199, 9.6), ["miss", "pass", "pass"]),
-        (a_figure("graph", 0.19, 7.9), ["pass", "miss", "pass"]),
-        (a_figure("compiled", 0.18), ["pass", "pass", "miss"]),
-        (no_figure("compiled", failed=False), ["pass", "pass", "not judged"]),
-        (no_figure("graph", failed=True), ["miss", "miss", "miss"]),
-    ],
-)
-def test_a_gpu_that_does_not(figure: KernelFigure, expected: list[str]) -> None:
-    assert results(a_gpu_report(figure)) == [*expected, "pass", "pass", *ON_CPU]
-
-
-def test_another_gpu_is_judged_and_named() -> None:
-    first = judge(a_gpu_report(gpu="NVIDIA A100-SXM4-80GB"))[0]
-    assert first.result == "pass"
-    assert "the target is of an H100" in first.measured
-
-
-def test_a_gpu_report_says_what_its_times_are() -> None:
-    markdown = to_markdown(a_gpu_report())
-    assert "# Plain and fused heads on NVIDIA H100" in markdown
-    assert "from an idle GPU to an idle GPU" in markdown
-
-
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_on_a_gpu_every_form_runs() -> None:
@@ -393,31 +301,3 @@ def test_on_a_gpu_every_form_runs() -> None:
     cuda = torch.device("cuda")
     found = measure_kernels(plan, cuda, describe_circumstances((), cuda))
     assert [f for case in found.cases for f in case.figures if f.why_not is not None] == []
-
-
-def test_the_committed_runs_are_what_the_results_say() -> None:
-    results_folder = Path(__file__).parents[2] / "results"
-    summary = (results_folder / "kernels.md").read_text(encoding="utf-8")
-    runs = []
-    for name in ("fused_cpu", "fused_cpu_again"):
-        runs.append(load_kernel_report(results_folder / f"{name}.json"))
-        markdown = (results_folder / f"{name}.md").read_text(encoding="utf-8")
-        assert markdown == to_markdown(runs[-1])
-    assert len({run.circumstances.commit for run in runs}) == 1
-    on_gpu = load_kernel_report(results_folder / "fused_cuda.json")
-    assert (results_folder / "fused_cuda.md").read_text(encoding="utf-8") == to_markdown(on_gpu)
-    for verdict in on_gpu.verdicts:
-        figure = re.search(r"[\d.]+ \[[\d.]+, [\d.]+\]", verdict.measured)
-        assert figure is None or figure[0] in summary, verdict
-    for head in ("spaceclip", "fast", "guided"):
-        for dtype in ("float32", "bfloat16"):
-            row = [f"| `{head}` | {dtype} |"]
-            for run in runs:
-                best = best_form(run.case(head), dtype)
-                assert best is not None
-                over = best.speedup_over_float32
-                assert over is not None
-                row.append(f"{best.form}")
-                row.append(f"{over.median:.2f} [{over.low:.2f}, {over.high:.2f}]")
-            assert row[1] == row[3]
-            assert f"{row[0]} {row[1]} | {row[2]} | {row[4]} |" in summary
