@@ -58,10 +58,17 @@ class ConvNormGELU(nn.Module):
     """Convolution, 3x3 or 1x1, without bias - norm - GELU."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, norm: NormKind, kernel: Literal[1, 3] = 3
+        self,
+        in_channels: int,
+        out_channels: int,
+        norm: NormKind,
+        *,
+        kernel: Literal[1, 3] = 3,
+        conv: type[nn.Conv2d] = nn.Conv2d,
     ) -> None:
+        """``conv``: What makes the convolution, where it is not the plain one."""
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
+        self.conv = conv(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
         self.norm = make_norm(norm, out_channels)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:

@@ -30,24 +30,30 @@ EMBEDDING = 32
 """E, in which blocks and patches are compared."""
 
 
+class BlockConv(nn.Conv2d):
+    """A 3x3 convolution of blocks of pixels (``pixel_blocks``), given the pixels themselves.
+
+    3 x 3 blocks of 4 x 4 pixels are 12 x 12 pixels: a convolution of these with a stride of a block
+    is the same, and the blocks are not written out.
+    """
+
+    def forward(self, even_B3HW: Tensor) -> Tensor:
+        """``even_pixels`` -> (B, C, 4h, 4w)."""
+        weight_C3YX = rearrange(self.weight, "o (c y x) i j -> o c (i y) (j x)", y=BLOCK, x=BLOCK)
+        return F.conv2d(even_B3HW, weight_C3YX, self.bias, stride=BLOCK, padding=BLOCK)
+
+
 class ImageStem(nn.Module):
     """Pixels to C channels at 4 times the patch grid."""
 
     def __init__(self, channels: int, norm: NormKind) -> None:
         super().__init__()
-        self.first = ConvNormGELU(3 * BLOCK**2, channels, norm)
+        self.first = ConvNormGELU(3 * BLOCK**2, channels, norm, conv=BlockConv)
         self.second = ConvNormGELU(channels, channels, norm)
 
     def forward(self, even_B3HW: Tensor) -> Tensor:
         """``even_pixels`` -> (B, C, 4h, 4w)."""
-        first = self.first
-        # Its 3 x 3 blocks of 4 x 4 pixels are 12 x 12 pixels: a convolution of these with a stride
-        # of a block is the same, and the blocks are not written out.
-        weight_C3YX = rearrange(
-            first.conv.weight, "o (c y x) i j -> o c (i y) (j x)", y=BLOCK, x=BLOCK
-        )
-        blocks_BCHW = F.conv2d(even_B3HW, weight_C3YX, stride=BLOCK, padding=BLOCK)
-        x_BCHW: Tensor = self.second(F.gelu(first.norm(blocks_BCHW)))
+        x_BCHW: Tensor = self.second(self.first(even_B3HW))
         return x_BCHW
 
 
@@ -71,21 +77,27 @@ class PatchAttention(nn.Module):
         super().__init__()
         self.embed = nn.Conv2d(stem_channels, EMBEDDING, 1)
         self.to_value = nn.Conv2d(in_channels, channels, 1)
-        self.log_sharpness = nn.Parameter(torch.tensor(2.0))
+        # Not a scalar, which FSDP can't shard.
+        self.log_sharpness = nn.Parameter(torch.tensor([2.0]))
 
     def forward(self, fused_BChw: Tensor, image_BCHW: Tensor) -> Tensor:
         """(B, in, h, w) of the patches, (B, stem, 4h, 4w) of the blocks -> (B, C, 4h, 4w)."""
         blocks_BEHW = self.embed(image_BCHW)
-        query_BhwPE = F.normalize(
+        query_BhwPE = _unit(
             rearrange(blocks_BEHW, "b e (h y) (w x) -> b h w (y x) e", y=BLOCK, x=BLOCK), dim=-1
         )
-        key_BhwKE = neighbours(F.normalize(F.avg_pool2d(blocks_BEHW, BLOCK), dim=1))
+        key_BhwKE = neighbours(_unit(F.avg_pool2d(blocks_BEHW, BLOCK), dim=1))
         alike_BhwKP = self.log_sharpness.exp() * key_BhwKE @ query_BhwPE.transpose(-1, -2)
         # Over K before P: over a short last axis a softmax takes a CPU six times as long.
         weights_BhwPK = alike_BhwKP.softmax(dim=-2).transpose(-1, -2)
         mixed_BhwPC = weights_BhwPK @ neighbours(self.to_value(fused_BChw))
         mixed_BHWC = rearrange(mixed_BhwPC, "b h w (y x) c -> b (h y) (w x) c", y=BLOCK, x=BLOCK)
         return rearrange(mixed_BHWC, "b h w c -> b c h w")
+
+
+def _unit(x: Tensor, dim: int) -> Tensor:
+    """Of length 1; zeros stay zeros in half precision, too, where the default's eps is 0."""
+    return F.normalize(x, dim=dim, eps=1e-6)
 
 
 class PixelLikeness(nn.Module):
@@ -149,7 +161,9 @@ class Guidance(nn.Module):
         stem_channels, norm = config.stem_channels, config.norm
         self.stem = ImageStem(stem_channels, norm)
         self.attention = PatchAttention(in_channels, channels, stem_channels)
-        self.join = ConvNormGELU(2 * channels + stem_channels, channels, norm, config.join_kernel)
+        self.join = ConvNormGELU(
+            2 * channels + stem_channels, channels, norm, kernel=config.join_kernel
+        )
         self.smooth = ConvNormGELU(channels, channels, norm)
         nn.init.zeros_(self.smooth.get_parameter("norm.weight"))
         self.likeness = (

@@ -11,7 +11,13 @@ import torch.nn.functional as F
 from clipdepth_plugin.compact import convex_upsample, convex_weights
 from clipdepth_plugin.config import Activation
 from clipdepth_plugin.film import FiLM
-from clipdepth_plugin.guided import PatchAttention, PixelLikeness
+from clipdepth_plugin.guided import (
+    ImageStem,
+    PatchAttention,
+    PixelLikeness,
+    even_pixels,
+    pixel_blocks,
+)
 from clipdepth_plugin.readout import Metres
 from tests.tiny.depth_heads import (
     GUIDED,
@@ -47,6 +53,26 @@ def test_the_stem_sees_single_pixels() -> None:
     # to 111); then come convolutions and the mixing.
     assert 32 - 20 <= int(columns.min()) < 64
     assert 80 < int(columns.max()) <= 111 + 20
+
+
+def test_the_stems_first_convolution_is_one_of_blocks() -> None:
+    """And a module that is called as such, so that hooks and reparametrisations see it."""
+    torch.manual_seed(0)
+    stem = ImageStem(5, "batch").eval()
+    even = even_pixels(torch.randn(2, 3, 28, 42), (2, 3))
+    seen: list[torch.Tensor] = []
+    stem.first.conv.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    stem(even)
+    expected = F.conv2d(pixel_blocks(even), stem.first.conv.weight, padding=1)
+    torch.testing.assert_close(seen[0], expected)
+
+
+def test_nothing_looks_like_an_embedding_of_zeros_in_half_precision() -> None:
+    attention = PatchAttention(1, 1, 4).half()
+    for parameter in attention.embed.parameters():
+        torch.nn.init.zeros_(parameter)
+    out = attention(torch.ones(1, 1, 1, 2).half(), torch.ones(1, 4, 4, 8).half())
+    assert bool(out.isfinite().all())
 
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["plain", "autocast"])

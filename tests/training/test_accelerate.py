@@ -132,6 +132,15 @@ def test_sharded_over_two_processes_it_has_the_loss_curve_and_the_weights_of_one
     shutil.copytree(tiny.folder / "one", resumed)
     shutil.rmtree(resumed / "checkpoints" / "step-00000006")
     runs = [(tiny.tree("two", **common), False), (tiny.tree("resumed", **common), True)]
+    guided: dict[str, Any] = {
+        "head": {
+            "preset": "guided",
+            "options": {"channels": [8, 8, 8], "film_hidden": 8, "stem_channels": 4},
+        },
+        "loss": {"auxiliary": []},
+        "steps": 2,
+    }
+    runs.append((tiny.tree("guided", **common | guided), False))
     said = launch(runs, tiny.folder / "runs.json", fsdp_version=2)
     assert not said.startswith("exit status"), said
     for name in ("two", "resumed"):
