@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import (
     BaseModel,
@@ -161,7 +161,9 @@ class HeadConfig(BaseModel):
     def _fill_from_preset(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        filled = {**PRESETS.get(data.get("preset", "spaceclip"), {}), **data}
+        preset = data.get("preset", "spaceclip")
+        known = isinstance(preset, str) and preset in PRESETS
+        filled = {**(PRESETS[cast("Preset", preset)] if known else {}), **data}
         if "auxiliary" not in filled and isinstance(filled.get("channels"), tuple | list):
             filled["auxiliary"] = max(len(filled["channels"]) - 1, 0)
         return filled
@@ -196,10 +198,10 @@ class HeadConfig(BaseModel):
 
 def _check_dual_path(config: HeadConfig) -> None:
     stages = len(config.channels)
-    if config.stem_channels or config.likeness_channels:
+    if config.stem_channels or config.likeness_channels or config.join_kernel != 3:
         raise ValueError(
-            "stem_channels, likeness_channels: the dual-path decoder has no image stem; leave both "
-            "at 0"
+            "stem_channels, likeness_channels, join_kernel: the dual-path decoder has no image "
+            "stem; leave them at 0, 0 and 3"
         )
     if stages == 0:
         raise ValueError("channels: needs at least one decoder stage")
@@ -233,6 +235,10 @@ def _check_compact(config: HeadConfig) -> None:
         raise ValueError(
             "likeness_channels: pixels are compared beside an image stem only: give "
             "stem_channels, or set likeness_channels=0"
+        )
+    if config.join_kernel != 3 and not config.stem_channels:
+        raise ValueError(
+            "join_kernel: there is no image stem to join: give stem_channels, or leave it at 3"
         )
     if config.auxiliary:
         raise ValueError("auxiliary: the compact decoder has no auxiliary outputs; leave it at 0")

@@ -61,6 +61,13 @@ class TowerFeatures:
                 raise FeaturesError(
                     f"{name} has shape {tuple(value.shape)}; expected {ndim} axes and {batch} views"
                 )
+        if self.pixels is not None and (
+            self.pixels.shape[2] % grid_h or self.pixels.shape[3] % grid_w
+        ):
+            raise FeaturesError(
+                f"pixels have shape {tuple(self.pixels.shape)}, which {grid_h} x {grid_w} patches "
+                "do not divide: give those that whole patches cover, (B, 3, H, W)"
+            )
 
     @property
     def batch(self) -> int:

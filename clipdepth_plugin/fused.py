@@ -25,6 +25,7 @@ from clipdepth_plugin.head import (
     DepthHead,
     checked_early,
     checked_features,
+    checked_size,
     early_features,
     with_confidence,
 )
@@ -122,6 +123,7 @@ class FusedHead(nn.Module):
         if early is not None:
             early = checked_early(early, features, self.early_levels)
         weight = next(self.parameters())
+        size = checked_size(size)
         checked = checked_features(features, self.config, weight.dtype)
         with without_autocast(weight.device):
             metres_B1HW, *scales = self._graphs.run(Inputs(checked, size, early))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin.adapters.towers import choose_tower
+from clipdepth_plugin.arguments import parse_size
 from clipdepth_plugin.compact import CompactDecoder
 from clipdepth_plugin.config import HeadConfig, Preset, scale_levels
 from clipdepth_plugin.dual_path import DualPathDecoder
@@ -139,6 +140,7 @@ class DepthHead(nn.Module, HubMixin):
         Raises:
             FeaturesError: A level, the context or the pixels are missing, or of another width;
                 or ``early`` is of other views, or for a head without early levels.
+            HostError: ``size`` is no size.
         """
         return self.estimate(features, size, early=early).metres
 
@@ -185,6 +187,7 @@ class DepthHead(nn.Module, HubMixin):
             early: See ``forward``.
         """
         given: dict[str, Any] = {}
+        size = checked_size(size)
         if early is not None:
             given["early"] = checked_early(early, features, self.early_levels)
         checked = checked_features(features, self.config, next(self.parameters()).dtype)
@@ -247,6 +250,17 @@ def early_features(
     return TowerFeatures(read, None, features.grid)
 
 
+def checked_size(size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """The output's size as a head is given it; a traced one is taken as it is.
+
+    Raises:
+        HostError: It is no (height, width) in whole pixels.
+    """
+    if size is None or torch.compiler.is_compiling():
+        return size
+    return parse_size(size, "size")
+
+
 def checked_early(
     early: list[Tensor], features: TowerFeatures, levels: tuple[int, ...]
 ) -> list[Tensor]:
@@ -289,6 +303,11 @@ def checked_features(
     if context is not None:
         _check_width("context", context, config.width)
     pixels = features.pixels if config.reads_pixels else None
+    if pixels is not None and (pixels.shape[1] != 3 or not pixels.is_floating_point()):
+        raise FeaturesError(
+            f"pixels are {tuple(pixels.shape)} of {pixels.dtype}; the head's image stem reads "
+            "(B, 3, H, W) floats, normalised as the tower takes them"
+        )
     return TowerFeatures(read, context, features.grid, None if pixels is None else pixels.to(dtype))
 
 

@@ -94,7 +94,7 @@ class HubMixin(
         if config is None:
             raise HeadFileError(f"{model_id}: no {CONFIG_FILE} there; is this a head's folder?")
         try:
-            head_config = HeadConfig.model_validate(config)
+            head_config = HeadConfig.model_validate(_as_it_was(config))
         except ValidationError as error:
             raise HeadFileError(
                 f"{model_id}: {CONFIG_FILE} is not the config of a depth head: {error}"
@@ -185,6 +185,22 @@ class HubMixin(
     def generate_model_card(self, *_args: Any, **_kwargs: Any) -> ModelCard:
         """The model card: tower, levels, context, units, range, data."""
         return ModelCard(model_card_text(cast("DepthHead", self).config))
+
+
+def _as_it_was(config: dict[str, Any]) -> dict[str, Any]:
+    """A saved config, with what it lacks as it was when it was saved.
+
+    A head is saved with every field that there is, ``provenance`` among them: a field that such a
+    config lacks is newer, and its default, not what a preset gives today, is what there was before.
+    """
+    if "provenance" not in config:  # written by hand
+        return config
+    newer = {
+        name: field.get_default(call_default_factory=True)
+        for name, field in HeadConfig.model_fields.items()
+        if not field.is_required()
+    }
+    return {**newer, **config}
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

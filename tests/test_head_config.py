@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 
 from clipdepth_plugin import HeadConfig, TowerFeatures
 from clipdepth_plugin.config import scale_levels
-from clipdepth_plugin.errors import FeaturesError
+from clipdepth_plugin.errors import FeaturesError, HostError
 from tests.tiny.depth_heads import (
     FAST,
     GUIDED,
@@ -56,6 +57,30 @@ def test_bad_features(change: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (torch.zeros(2, 4, 48, 48), r"reads \(B, 3, H, W\) floats"),
+        (torch.zeros(2, 3, 48, 48, dtype=torch.uint8), r"reads \(B, 3, H, W\) floats"),
+        (torch.zeros(2, 3, 48, 50), "3 x 3 patches do not divide"),
+        (torch.zeros(2, 48, 48), "expected 4 axes and 2 views"),
+    ],
+    ids=["channels", "whole-numbers", "rim", "axes"],
+)
+def test_pixels_that_are_not_the_towers(pixels: torch.Tensor, message: str) -> None:
+    head = make_head(**GUIDED)
+    with pytest.raises(FeaturesError, match=message):
+        head(dataclasses.replace(make_features(head.config), pixels=pixels))
+
+
+@pytest.mark.parametrize("size", [(0, 5), (-1, 4), (7.5, 3), 48])
+@pytest.mark.parametrize("form", ["plain", "fused"])
+def test_a_size_that_is_none(form: str, size: Any) -> None:
+    head = make_head(**FAST)
+    with pytest.raises(HostError, match="size: got"):
+        (head if form == "plain" else head.fused())(make_features(head.config), size)
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"width": 0}, "width"),
@@ -68,6 +93,9 @@ def test_bad_features(change: dict[str, Any], message: str) -> None:
         ({"depth_range": (0.1, math.inf)}, "depth_range"),
         ({"activation": "tanh"}, "activation"),
         ({"preset": "nosuch"}, "preset"),
+        ({"preset": ["fast"]}, "preset"),
+        ({"join_kernel": 1}, "the dual-path decoder has no image stem"),
+        ({**FAST, "join_kernel": 1}, "there is no image stem to join"),
         ({"levels": (1,)}, "Extra inputs"),
         ({"channels": ()}, "at least one decoder stage"),
         ({"channels": (8,), "semantic_levels": (1,), "structural_levels": ()}, "two stages"),

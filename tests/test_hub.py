@@ -218,6 +218,7 @@ def _change_weight(folder: Path, change: Callable[[Tensor], Tensor]) -> None:
         (_no_config, "no config.json there"),
         (_cut_config, "config.json is not valid JSON"),
         (lambda f: _edit(f, nosuch=1), "not the config of a depth head"),
+        (lambda f: _edit(f, preset=["fast"]), "not the config of a depth head"),
         (lambda f: _edit(f, width=32), r"of another shape: .*\(expected"),
         (lambda f: _edit(f, film=False), "odd: decoder.semantic.film.0"),
         (lambda f: _edit(f, auxiliary=0), "odd: decoder.auxiliary.0"),
@@ -229,6 +230,7 @@ def _change_weight(folder: Path, change: Callable[[Tensor], Tensor]) -> None:
         "no-config",
         "cut-config",
         "field",
+        "preset",
         "width",
         "film",
         "aux",
@@ -240,6 +242,20 @@ def test_damaged_folder(
     head.save_pretrained(tmp_path)
     damage(tmp_path)
     with pytest.raises(HeadFileError, match=message):
+        DepthHead.from_pretrained(tmp_path)
+
+
+def test_a_head_saved_before_a_field_was_there_is_what_it_was(tmp_path: Path) -> None:
+    """Not what its preset gives now; a config that a user wrote takes the preset's."""
+    options: dict[str, Any] = {"width": 16, "channels": (8, 6, 4), "preset": "guided"}
+    head = DepthHead(HeadConfig(**options, join_kernel=3)).eval()
+    head.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["join_kernel"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert DepthHead.from_pretrained(tmp_path).config == head.config
+    (tmp_path / "config.json").write_text(json.dumps(options))
+    with pytest.raises(HeadFileError, match=r"guidance.join.conv.weight .*\(expected"):
         DepthHead.from_pretrained(tmp_path)
 
 
