@@ -127,7 +127,7 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
             if getattr(opened, "n_frames", 1) > 1:
                 logger.info("%s holds several frames; the first is used", path)
             opened.load()
-            return _to_rgb(ImageOps.exif_transpose(opened), path)
+            return upright_rgb(opened, path)
     except (ImageError, MemoryError):
         raise
     except FileNotFoundError as error:
@@ -147,21 +147,31 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
         ) from error
 
 
-def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+def upright_rgb(image: Image.Image, what: str | Path) -> Image.Image:
+    """An opened picture as ``load_image`` gives it.
+
+    Args:
+        image: In any mode.
+        what: Its name in errors.
+
+    Raises:
+        ImageError: Its values have no defined white.
+    """
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
-        image = Image.fromarray(_grey_to_8_bit(np.asarray(image), path))
+        image = Image.fromarray(_grey_to_8_bit(np.asarray(image), what))
     elif image.mode in ("P", "PA", "La", "RGBa"):
         image = image.convert("RGBA")
     return image.convert("RGB")
 
 
-def _grey_to_8_bit(grey_HW: NDArray[Any], path: Path) -> NDArray[np.uint8]:
+def _grey_to_8_bit(grey_HW: NDArray[Any], what: str | Path) -> NDArray[np.uint8]:
     """Scales 16-bit integers (also in 32-bit storage) or floats in 0..1 to 0..255."""
     low, high = float(grey_HW.min()), float(grey_HW.max())
     white = 1.0 if grey_HW.dtype.kind == "f" else 65535.0
     if not (low >= 0.0 and high <= white):  # also true of NaN
         raise ImageError(
-            f"{path}: {grey_HW.dtype} grey values from {low:g} to {high:g}, expected 0 to "
+            f"{what}: {grey_HW.dtype} grey values from {low:g} to {high:g}, expected 0 to "
             f"{white:g}, so it is unknown which value is white; save it as 8- or 16-bit"
         )
     return np.rint(grey_HW * (255.0 / white)).astype(np.uint8)

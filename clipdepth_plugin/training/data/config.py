@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from os import path as ospath
 from pathlib import Path
@@ -22,6 +21,7 @@ from pydantic import (
 
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.training.data.augment_config import AugmentConfig
+from clipdepth_plugin.training.data.sample import GivenCamera
 
 Format = Literal["rgbd", "nyu", "nyu_mat", "kitti", "hf", "webdataset"]
 Crop = Literal["kb", "nyu"]
@@ -99,7 +99,7 @@ class DataConfig(BaseModel):
     """Farthest depth in metres; more is invalid. None: meta.json's (``rgbd``), 10 (NYU), 80
     (KITTI), no bound elsewhere."""
 
-    intrinsics: tuple[float, float, float, float] | None = None
+    intrinsics: GivenCamera | None = None
     """(fx, fy, cx, cy) of every stored picture, before ``crop``, in place of the set's own."""
 
     crop: Crop | None = None
@@ -160,8 +160,6 @@ class DataConfig(BaseModel):
             raise ValueError(f"files: format {self.format} needs the list of its files")
         if self.max_depth is not None and self.max_depth <= self.min_depth:
             raise ValueError(f"max_depth: {self.max_depth} m is not over {self.min_depth} m")
-        if not all(map(math.isfinite, self.intrinsics or ())):
-            raise ValueError(f"intrinsics: {self.intrinsics} are not all finite")
         if self.format == "nyu_mat":
             self._check_mat()
         return self

@@ -14,11 +14,11 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from clipdepth_plugin.errors import DataError, ImageError
-from clipdepth_plugin.images import load_image
+from clipdepth_plugin.images import load_image, upright_rgb
 
 _DEPTH_MODES = ("I;16", "I;16B", "I;16L", "I", "F")
 _NPY = b"\x93NUMPY"
@@ -63,7 +63,9 @@ def read_image(source: Path | bytes, what: str) -> Tensor:
     else:
         try:
             with Image.open(io.BytesIO(source)) as opened:
-                image = ImageOps.exif_transpose(opened).convert("RGB")
+                image = upright_rgb(opened, what)
+        except ImageError:
+            raise
         except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
             raise ImageError(
                 f"{what}: not a picture that can be read ({type(error).__name__}: {error})"

@@ -25,16 +25,16 @@ from clipdepth_plugin.training.data.camera import cropped
 from clipdepth_plugin.training.data.config import DataConfig
 from clipdepth_plugin.training.data.dataset import SampleDataset, checked
 from clipdepth_plugin.training.data.files import DepthUnit, check_sizes, read_depth, read_image
-from clipdepth_plugin.training.data.sample import Sample
+from clipdepth_plugin.training.data.sample import GivenCamera, Sample
 
-_CAMERA: TypeAdapter[Intrinsics] = TypeAdapter(Intrinsics)
-_CAMERAS: TypeAdapter[dict[str, Intrinsics | None]] = TypeAdapter(dict[str, Intrinsics | None])
+_CAMERA: TypeAdapter[Intrinsics] = TypeAdapter(GivenCamera)
+_CAMERAS: TypeAdapter[dict[str, Intrinsics | None]] = TypeAdapter(dict[str, GivenCamera | None])
 
 
 class _Sequence(BaseModel):
     model_config = ConfigDict(frozen=True)  # meta.json may say more
     source: str | None = None
-    intrinsics: Intrinsics | None = None
+    intrinsics: GivenCamera | None = None
 
 
 class _Source(BaseModel):

@@ -6,12 +6,18 @@ Axes: H W pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from pydantic import AfterValidator
 from torch import Tensor
 
+from clipdepth_plugin.arguments import parse_camera
 from clipdepth_plugin.geometry import Intrinsics
 
-__all__ = ["Intrinsics", "Sample"]
+__all__ = ["GivenCamera", "Intrinsics", "Sample"]
+
+GivenCamera = Annotated[Intrinsics, AfterValidator(lambda x: parse_camera(x, "intrinsics"))]
+"""(fx, fy, cx, cy) as a config or a set's file gives it: finite, focal lengths above 0."""
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from clipdepth_plugin.errors import DataError
+from clipdepth_plugin.arguments import parse_camera
+from clipdepth_plugin.errors import DataError, HostError
 from clipdepth_plugin.geometry import Intrinsics
+from clipdepth_plugin.images import upright_rgb
 from clipdepth_plugin.training.data.augment import mixed_seed
 from clipdepth_plugin.training.data.config import DataConfig
 from clipdepth_plugin.training.data.files import (
@@ -37,7 +38,6 @@ from clipdepth_plugin.training.data.order import EpochPlan
 from clipdepth_plugin.training.data.sample import Sample
 
 _T = TypeVar("_T")
-_INTRINSICS: TypeAdapter[Intrinsics] = TypeAdapter(Intrinsics)
 
 
 class Record(NamedTuple):
@@ -217,7 +217,7 @@ def _image(record: Record) -> Tensor:
     if isinstance(value, bytes):
         return read_image(value, record.name)
     if isinstance(value, Image.Image):
-        return image_tensor(value.convert("RGB"))
+        return image_tensor(upright_rgb(value, record.name))
     pixels_HWC: NDArray[Any] = np.asarray(value)
     if pixels_HWC.ndim != 3 or pixels_HWC.shape[2] != 3 or pixels_HWC.dtype != np.uint8:
         raise DataError(
@@ -236,11 +236,11 @@ def _camera(record: Record) -> Intrinsics | None:
             value = json.loads(value)
         if isinstance(value, Mapping):
             value = value["intrinsics"]
-        numbers = np.asarray(value, dtype=np.float64)
-        if numbers.shape == (3, 3):
-            numbers = numbers[[0, 1, 0, 1], [0, 1, 2, 2]]
-        return _INTRINSICS.validate_python(tuple(numbers.tolist()))
-    except (KeyError, ValueError, TypeError, ValidationError) as error:
+    except (KeyError, ValueError) as error:
         raise DataError(
             f"{record.name}: intrinsics are {value!r}, expected [fx, fy, cx, cy] or a 3 x 3 matrix"
         ) from error
+    try:
+        return parse_camera(value, f"{record.name}: intrinsics")
+    except HostError as error:
+        raise DataError(str(error)) from error

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from clipdepth_plugin.errors import ClipDepthError, DataError, ImageError
+from clipdepth_plugin.images import upright_rgb
 from clipdepth_plugin.training.data import (
     DataConfig,
     SampleDataset,
@@ -20,6 +21,7 @@ from clipdepth_plugin.training.data import (
     open_dataset,
     open_mixture,
 )
+from clipdepth_plugin.training.data.files import image_tensor, read_image
 
 if TYPE_CHECKING:
     from tests.training.data.conftest import Trees
@@ -280,3 +282,17 @@ def test_mixtures_count_on(trees: Trees) -> None:
         open_mixture([])
     with pytest.raises(DataError, match="can't be mixed"):
         open_mixture([trees.rgbd(), trees.tar()])
+
+
+def test_a_grey_picture_is_the_same_from_a_file_its_bytes_and_memory(tmp_path: Path) -> None:
+    """16 bits are scaled, never clipped."""
+    path = tmp_path / "grey.png"
+    grey = Image.fromarray((np.arange(64).reshape(8, 8) * 1000).astype(np.uint16))
+    grey.save(path)
+    expected = read_image(path, "")
+    assert int(expected.max()) == round(63000 / 257)
+    assert torch.equal(read_image(path.read_bytes(), "grey"), expected)
+    assert torch.equal(image_tensor(upright_rgb(grey, "grey")), expected)
+    Image.fromarray(np.full((2, 2), 2.5, np.float32)).save(tmp_path / "bright.tif")
+    with pytest.raises(ImageError, match=r"memory: float32 grey values from 2\.5"):
+        read_image((tmp_path / "bright.tif").read_bytes(), "memory")

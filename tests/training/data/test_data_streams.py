@@ -209,7 +209,9 @@ def test_units_and_columns(trees: Trees) -> None:
         ([[1, 0, 3], [0, 2, 4], [0, 0, 1]], (1.0, 2.0, 3.0, 4.0)),
         (None, None),
         (b"[1, 2", "intrinsics are"),
-        ([1, 2, 3], "intrinsics are"),
+        ([1, 2, 3], "intrinsics: got"),
+        ([-1, 2, 3, 4], "fx and fy positive"),
+        ([[1, 0.1, 3], [0, 2, 4], [0, 0, 1]], r"expected K as \[\[fx, 0, cx\]"),
         ({"K": 1}, "intrinsics are"),
     ],
 )
