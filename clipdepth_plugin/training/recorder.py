@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
 
+from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.hub import CARD_FILE, load_weights
 from clipdepth_plugin.training.checkpoint import Checkpoint, read_checkpoint
@@ -40,7 +41,7 @@ class Best:
     """The best weights so far.
 
     Attributes:
-        abs_rel: On the validation data; None before the first validation.
+        abs_rel: On the validation data; None before the first finite one.
         weights: ``raw`` or ``ema``.
         step: When.
     """
@@ -115,7 +116,13 @@ class Recorder:
                 record = {"step": step, "kind": f"validation_{name}", "images": one.images}
                 self.folder.write({**record, **_finite(one.metrics)})
             self._draw(step, measured[weights])
-        if self.best.abs_rel is None or _order(abs_rel) < _order(self.best.abs_rel):
+        if not math.isfinite(abs_rel):
+            logger.warning(
+                "step %d: AbsRel on the validation data is not finite: the weights have diverged, "
+                "and no head is kept of them; lower optimiser.lr",
+                step,
+            )
+        elif self.best.abs_rel is None or abs_rel < self.best.abs_rel:
             self.best = Best(abs_rel, weights, step)
             self._save_head(measured[weights].metrics)
 
@@ -152,10 +159,18 @@ class Recorder:
 
         Returns:
             The best weights.
+
+        Raises:
+            TrainingError: No validation of the run gave a finite error.
         """
         if self._session.sources.validation is None:
             self.best = Best(None, "raw" if self._session.ema is None else "ema", step)
             self._save_head({})
+        elif self.best.abs_rel is None:
+            raise TrainingError(
+                f"{self.folder.path}: no validation gave a finite AbsRel, so there is no head to "
+                "keep: the weights have diverged; lower optimiser.lr and train again"
+            )
         self._accelerator.wait_for_everyone()
         return self.best
 

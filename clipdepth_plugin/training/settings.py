@@ -20,6 +20,7 @@ from clipdepth_plugin.config import HeadConfig, Preset
 from clipdepth_plugin.training.data import DataConfig
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 # What the host decides when the head is made, so that options can't.
 _NOT_OPTIONS = ("width", "preset", "provenance")
@@ -82,7 +83,7 @@ class OptimiserSettings(Settings):
     weight_decay: NonNegativeFloat = 0.01
     """Weight decay."""
 
-    betas: tuple[Share, Share] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Decay of the two moments."""
 
 

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from clipdepth_plugin.training.config import TrainConfig
 
 
+OVERFLOWS = 32
+"""Steps in a row that fp16 may skip: its loss scale is halved each time, from 2^16 to nothing."""
+
+
 @dataclass(frozen=True)
 class StepResult:
     """What one step did.
@@ -61,6 +65,7 @@ class Stepper:
         self._optimiser = optimiser
         self._clip = math.inf if config.clip is None else config.clip
         self._may_overflow = config.precision == "fp16"
+        self._skipped = 0
         self._loss = DepthLoss(config.loss, reduce=sum_over_processes)
         self._size = size
         seeded = torch.Generator().manual_seed(config.seed + 1000003 * accelerator.process_index)
@@ -121,7 +126,8 @@ class Stepper:
     def _update(self, batches: Sequence[FeatureBatch], where: str) -> float:
         total = self._accelerator.clip_grad_norm_(self._model.parameters(), self._clip)
         norm = float("nan") if total is None else float(torch.as_tensor(total).detach())
-        if not math.isfinite(norm) and not self._may_overflow:
+        self._skipped = 0 if math.isfinite(norm) else self._skipped + 1
+        if self._skipped > (OVERFLOWS if self._may_overflow else 0):
             self._stop(f"{where}: the gradient's norm is {norm}", batches)
         self._optimiser.step()
         return norm

@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from clipdepth_plugin.dual_path import DualPathDecoder
+from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.geometry import Size
 from clipdepth_plugin.placing import estimate_whole
@@ -104,8 +105,18 @@ def head_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_model_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Puts back what ``model_tensors`` gave, in every process."""
-    set_model_state_dict(model, dict(tensors), options=_WHOLE)
+    """Puts back what ``model_tensors`` gave, in every process.
+
+    Raises:
+        TrainingError: It is of another head.
+    """
+    try:
+        set_model_state_dict(model, dict(tensors), options=_WHOLE)
+    except RuntimeError as error:
+        raise TrainingError(
+            f"the checkpoint is of another head than the config makes now: {error}; train with "
+            "the version that began the run, or start anew"
+        ) from error
 
 
 def optimiser_tensors(

@@ -203,6 +203,39 @@ def test_a_gradient_that_is_not_finite_stops_it_too(
         train(tiny.config("run"))
 
 
+def test_an_overflow_that_does_not_end_stops_it(
+    tiny: TinyRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fp16 skips steps that overflow, a few in a row: its loss scale is halved each time."""
+    monkeypatch.setattr(step, "OVERFLOWS", 3)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_, **__: torch.tensor(torch.inf))
+    init = step.Stepper.__init__
+
+    def as_in_fp16(self: step.Stepper, *arguments: Any) -> None:
+        init(self, *arguments)
+        self._may_overflow = True
+
+    monkeypatch.setattr(step.Stepper, "__init__", as_in_fp16)
+    with pytest.raises(TrainingError, match=r"step 4 .*gradient's norm is inf"):
+        train(tiny.config("run"))
+
+
+def test_weights_that_diverge_are_no_head_and_leave_checkpoints(
+    tiny: TinyRuns, caplog: pytest.LogCaptureFixture
+) -> None:
+    diverging: dict[str, Any] = {
+        "optimiser": {"lr": 1e10, "weight_decay": 0.0},
+        "schedule": {"warmup": 0.0},
+        "clip": None,
+        "ema": None,
+    }
+    with pytest.raises(TrainingError, match="no validation gave a finite AbsRel"):
+        train(tiny.config("run", validate_every=1, checkpoint_every=1, steps=1, **diverging))
+    assert "the weights have diverged" in caplog.text
+    assert not (tiny.folder / "run" / "head").exists()
+    assert list((tiny.folder / "run" / "checkpoints").iterdir())
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
