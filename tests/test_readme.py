@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,18 @@ def test_the_table_of_hosts_is_what_the_tests_run_on() -> None:
     assert written == host_table.build_table(), f"renew it: {host_table.COMMAND}"
 
 
-def test_every_preset_is_listed() -> None:
+def test_every_preset_is_listed_with_what_it_costs() -> None:
+    from clipdepth_plugin import HeadConfig
     from clipdepth_plugin.config import PRESETS
+    from clipdepth_plugin.latency.flops import count_gflops
+    from clipdepth_plugin.latency.kernel_cases import random_features, random_head
 
     for preset in PRESETS:
-        assert f"`{preset}`" in README, preset
+        config = HeadConfig(width=768, preset=preset)
+        head, features = random_head(config, (14, 14)), random_features(config, (14, 14), 1)
+        kept = (x for name, x in head.named_parameters() if "auxiliary" not in name)
+        millions = sum(x.numel() for x in kept) / 1e6
+        gmac = count_gflops(partial(head, features)) / 2
+        row = next(line for line in README.splitlines() if line.startswith(f"| `{preset}` |"))
+        cells = [cell.strip() for cell in row.split("|")[2:4]]
+        assert cells == [f"{millions:.2f} M", f"{gmac:.2f}" if gmac < 10 else f"{gmac:.1f}"], preset
