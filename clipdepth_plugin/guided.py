@@ -9,7 +9,8 @@ RAFT, how each of a block's 16 pixels mixes the depths of the blocks around it. 
 likeness is added to that: a pixel leans to those blocks that look like it.
 
 Axes: B views, C channels, E embedding, H W a map's size, h w the patch grid, K the 9 positions
-around one, P the 16 blocks of a patch, R the 16 pixels of a block, S = K * R, N = h * w, M = N * K.
+around one, N = B * H * W blocks, P the 16 blocks of a patch, R the 16 pixels of a block, S = K * R,
+Y X a kernel's size in pixels.
 """
 
 from __future__ import annotations
