@@ -92,11 +92,16 @@ def predict(  # noqa: PLR0913, PLR0917 (a command's options)
             "--confidence", help="Also write NAME.confidence.png: 8-bit, 255 is sure; as .npy, too."
         ),
     ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that predict did not write, too.")
+    ] = False,
 ) -> None:
     """Write depth maps of pictures.
 
     For each picture: NAME.depth.png (16-bit, millimetres, 0 is no depth) and NAME.colour.png
-    (colours with a scale in metres), both for the whole picture.
+    (colours with a scale in metres), both for the whole picture. Those of an earlier
+    run are replaced; other files of these names (the truth of an RGB-D folder has them) only with
+    --overwrite.
 
     Exit code: 0, all pictures are done. 1, some could not be read; they are named at the end, the
     others are done. 2, the host, the head or the input is wrong, and nothing was written; or a
@@ -106,7 +111,7 @@ def predict(  # noqa: PLR0913, PLR0917 (a command's options)
         from clipdepth_plugin._cli_predict import PredictOptions, run_predict
 
         options = PredictOptions(
-            host, head, output, npy, batch_size, device, tower, focal_px, confidence
+            host, head, output, npy, batch_size, device, tower, focal_px, confidence, overwrite
         )
         unreadable = run_predict(images, options, console)
     if unreadable:

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from clipdepth_plugin._cli_outputs import check_names, check_replaced
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.depth_files import (
@@ -61,6 +62,7 @@ class PredictOptions:
     tower: str | None = None
     focal_px: float | None = None
     confidence: bool = False
+    overwrite: bool = False
 
 
 def run_predict(
@@ -78,11 +80,14 @@ def run_predict(
 
     Raises:
         ValueError: Before anything is written: a path is not there, two pictures would get the
-            same output, the host or the head can't be loaded, they don't fit, no such device, a
-            focal length or a confidence asked of a head that knows none.
+            same output, a file that predict did not write would be replaced, the host or the head
+            can't be loaded, they don't fit, no such device, a focal length or a confidence asked
+            of a head that knows none.
     """
     images = find_images(paths)
     check_names(images, confidence=options.confidence)
+    if not options.overwrite:
+        check_replaced(images, options.output, npy=options.npy, confidence=options.confidence)
     device = find_device(options.device)
     with console.status(f"loading {options.host} and {options.head}"):
         host = load_host(options.host)
@@ -138,26 +143,6 @@ def _say_camera(
             highlight=False,
             soft_wrap=True,
         )
-
-
-def check_names(images: Sequence[Path], *, confidence: bool = False) -> None:
-    """Refuses pictures whose output files would overwrite each other.
-
-    Names are compared without regard to case, as some file systems do.
-
-    Raises:
-        ImageError: Two pictures have the same stem.
-    """
-    seen: dict[str, Path] = {}
-    for image in images:
-        stems = [image.stem, *([f"{image.stem}.confidence"] if confidence else [])]
-        for stem in stems:
-            other = seen.setdefault(stem.casefold(), image)
-            if other is not image:
-                raise ImageError(
-                    f"{other} and {image} would both be written to {stem}.npy or {stem}"
-                    f"{DEPTH_SUFFIX}; rename one, or write them to different folders"
-                )
 
 
 def _predict_all(

@@ -31,6 +31,15 @@ StrPath = str | os.PathLike[str]
 DepthMap = Tensor | NDArray[Any]
 
 MAX_MILLIMETRES = 65535
+
+NOTE_KEY = "Description"
+"""The PNG text chunk that says what a file of ours shows, and by which it is known as ours."""
+
+DEPTH_NOTE = "depth along the optical axis in millimetres; 0 is no depth"
+CONFIDENCE_NOTE = "probability of depth within a factor of 1.25; 255 is 1"
+COLOUR_NOTE = "depth along the optical axis in colours, near red and far blue"
+
+_FARTHEST = (MAX_MILLIMETRES + 0.5) / 1000
 _COLOUR_MAP = "turbo_r"
 _LONG_SIDE_PIXELS = 800
 _DPI = 100
@@ -51,9 +60,7 @@ def write_depth_png(path: StrPath, depth_HW: DepthMap) -> None:
         DepthFileError: Not an (H, W) map, or the file can't be written.
     """
     metres_HW = _as_map(depth_HW, path).astype(np.float64)
-    valid_HW = np.isfinite(metres_HW) & (metres_HW > 0)
-    millimetres_HW = np.rint(np.where(valid_HW, metres_HW, 0.0) * 1000.0)
-    beyond = int(np.count_nonzero(millimetres_HW > MAX_MILLIMETRES))
+    beyond = int(np.count_nonzero(np.isfinite(metres_HW) & (metres_HW > _FARTHEST)))
     if beyond:
         logger.warning(
             "%s: %d of %d pixels lie beyond %.3f m, the most that a 16-bit PNG in millimetres "
@@ -63,11 +70,15 @@ def write_depth_png(path: StrPath, depth_HW: DepthMap) -> None:
             metres_HW.size,
             MAX_MILLIMETRES / 1000,
         )
-    stored_HW = np.where(valid_HW, np.clip(millimetres_HW, 1, MAX_MILLIMETRES), 0)
-    note = PngImagePlugin.PngInfo()
-    note.add_text("Description", "depth along the optical axis in millimetres; 0 is no depth")
-    image = Image.fromarray(stored_HW.astype(np.uint16))
-    write_atomically(path, lambda file: image.save(file, format="PNG", pnginfo=note))
+    _write_png(path, to_millimetres(metres_HW), DEPTH_NOTE)
+
+
+def to_millimetres(metres_HW: NDArray[Any]) -> NDArray[np.uint16]:
+    """What ``write_depth_png`` stores of a map in metres."""
+    metres_HW = metres_HW.astype(np.float64)
+    valid_HW = np.isfinite(metres_HW) & (metres_HW > 0)
+    millimetres_HW = np.rint(np.where(valid_HW, metres_HW, 0.0) * 1000.0)
+    return np.where(valid_HW, millimetres_HW.clip(1, MAX_MILLIMETRES), 0).astype(np.uint16)
 
 
 def read_depth_png(path: StrPath) -> NDArray[np.float32]:
@@ -105,11 +116,20 @@ def write_confidence_png(path: StrPath, confidence_HW: DepthMap) -> None:
     Raises:
         DepthFileError: Not an (H, W) map, or the file can't be written.
     """
-    sure_HW = np.nan_to_num(_as_map(confidence_HW, path).astype(np.float64)).clip(0.0, 1.0)
-    note = PngImagePlugin.PngInfo()
-    note.add_text("Description", "probability of depth within a factor of 1.25; 255 is 1")
-    image = Image.fromarray(np.rint(sure_HW * 255.0).astype(np.uint8))
-    write_atomically(path, lambda file: image.save(file, format="PNG", pnginfo=note))
+    _write_png(path, to_grey(_as_map(confidence_HW, path)), CONFIDENCE_NOTE)
+
+
+def to_grey(confidence_HW: NDArray[Any]) -> NDArray[np.uint8]:
+    """What ``write_confidence_png`` stores of a map of probabilities."""
+    sure_HW = np.nan_to_num(confidence_HW.astype(np.float64)).clip(0.0, 1.0)
+    return np.rint(sure_HW * 255.0).astype(np.uint8)
+
+
+def _write_png(path: StrPath, grey_HW: NDArray[Any], note: str) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text(NOTE_KEY, note)
+    image = Image.fromarray(grey_HW)
+    write_atomically(path, lambda file: image.save(file, format="PNG", pnginfo=info))
 
 
 def write_npy(path: StrPath, depth_HW: DepthMap) -> None:
@@ -143,7 +163,10 @@ def write_colour(
         DepthFileError: Not an (H, W) map, matplotlib is missing, or the file can't be written.
     """
     figure = _draw(_as_map(depth_HW, path).astype(np.float64), image)
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=_DPI))
+    noted = {NOTE_KEY: COLOUR_NOTE}
+    write_atomically(
+        path, lambda file: figure.savefig(file, format="png", dpi=_DPI, metadata=noted)
+    )
 
 
 def _draw(metres_HW: NDArray[np.float64], image: Image.Image | NDArray[np.uint8] | None) -> Figure:
