@@ -130,7 +130,14 @@ def layers(  # noqa: PLR0913, PLR0917 (a command's options)
         int, typer.Option(min=0, help="Patches of each picture, at random; 0 takes all.")
     ] = 128,
     ridge: Annotated[float, typer.Option(min=1e-9, help="Penalty on standardised tokens.")] = 1e-2,
-    stages: Annotated[int, typer.Option(min=1, help="Stages of the head to propose for.")] = 4,
+    stages: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Semantic levels to propose, one for each stage; the spaceclip presets take 4, "
+            "fast and guided any number.",
+        ),
+    ] = 4,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
     device: DeviceOption = "cpu",
     tower: TowerOption = None,

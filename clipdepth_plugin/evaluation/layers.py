@@ -9,15 +9,17 @@ patches. Depths in metres.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
-from clipdepth_plugin.config import PRESETS, HeadConfig, scale_levels
+from clipdepth_plugin.config import PRESETS, HeadConfig, Preset, scale_levels
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.evaluation.patches import PatchReader, split_samples
 from clipdepth_plugin.evaluation.ridge import RidgeSums
@@ -35,7 +37,8 @@ class ProbeOptions:
         max_images: Pictures to read of each data set, evenly spread.
         patches: Patches taken of each picture, at random; None takes all.
         ridge: Penalty on standardised tokens.
-        stages: Decoder stages of the head to propose levels for.
+        stages: Semantic levels to propose, and one structural level less; the dual-path presets
+            take 4, the compact ones any number.
         seed: Of the patches and of the projection.
     """
 
@@ -73,7 +76,9 @@ class LayerRanking:
         steps: Greedy selection, one level more in each.
         presets: Preset name -> its levels together, scaled to the tower.
         semantic: Proposed semantic levels, deepest first: the first chosen.
-        structural: Proposed structural levels, deepest first: those chosen after them.
+        structural: Proposed structural levels, deepest first: those chosen after them. None left:
+            the head needs ``structural=False``.
+        accepting: Presets that take these levels as they are.
         images: (training, validation) pictures.
         patches: (training, validation) patches.
         features: K, features of a level; less than the tower's width where projected.
@@ -86,6 +91,7 @@ class LayerRanking:
     presets: dict[str, LevelScore]
     semantic: tuple[int, ...]
     structural: tuple[int, ...]
+    accepting: tuple[Preset, ...]
     images: tuple[int, int]
     patches: tuple[int, int]
     features: int
@@ -113,9 +119,10 @@ def rank_levels(
         advance: Called with (pictures done, of how many).
 
     Raises:
-        DataError: Too few pictures, or none with valid depth.
+        DataError: Too few pictures, or none with valid depth; fewer levels than ``stages``.
     """
     options = options or ProbeOptions()
+    _check_stages(options.stages, tower.depth + 1)
     fitted, held, split = split_samples(train, validation, options.max_images)
     reader = PatchReader(tower, preprocessing, options.patches, options.seed)
     total = len(fitted) + len(held)
@@ -140,18 +147,43 @@ def rank_levels(
         )
     probe = _Probe(sums, pieces, reader.tokens.levels, options.ridge)
     steps, chosen = probe.greedy(2 * options.stages - 1)
+    semantic = tuple(sorted(chosen[: options.stages], reverse=True))
+    structural = tuple(sorted(chosen[options.stages :], reverse=True))
     return LayerRanking(
         constant=probe.constant(),
         singles=probe.singles(),
         steps=steps,
         presets=probe.presets(),
-        semantic=tuple(sorted(chosen[: options.stages], reverse=True)),
-        structural=tuple(sorted(chosen[options.stages :], reverse=True)),
+        semantic=semantic,
+        structural=structural,
+        accepting=accepting_presets(tower.width, semantic, structural),
         images=(len(fitted), len(held)),
         patches=(sums.count, count),
         features=reader.features,
         split=split,
     )
+
+
+def accepting_presets(
+    width: int, semantic: tuple[int, ...], structural: tuple[int, ...]
+) -> tuple[Preset, ...]:
+    """The presets that take these levels, and no structural pathway where it has none."""
+    given: dict[str, Any] = {"semantic_levels": semantic}
+    given |= {"structural_levels": structural} if structural else {"structural": False}
+    accepting: list[Preset] = []
+    for preset in PRESETS:
+        with contextlib.suppress(ValidationError):
+            HeadConfig(width=width, preset=preset, **given)
+            accepting.append(preset)
+    return tuple(accepting)
+
+
+def _check_stages(stages: int, levels: int) -> None:
+    if stages > levels:
+        raise DataError(
+            f"--stages {stages}: the tower has {levels} levels, 0 to {levels - 1}, and each stage "
+            f"needs one of its own; give {levels} at the most"
+        )
 
 
 class _Probe:

@@ -95,9 +95,11 @@ def _print_ranking(ranking: LayerRanking, out: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    levels = list(ranking.structural)
+    structural = f"structural_levels: {levels}" if levels else "structural: false"
     out.print(
-        f"proposed:\n  semantic_levels: {list(ranking.semantic)}\n"
-        f"  structural_levels: {list(ranking.structural)}",
+        f"proposed, for the presets {', '.join(ranking.accepting)}:\n"
+        f"  semantic_levels: {list(ranking.semantic)}\n  {structural}",
         highlight=False,
         markup=False,
     )

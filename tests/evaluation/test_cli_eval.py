@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+import yaml
 from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModel
 from typer.testing import CliRunner, Result
@@ -18,6 +19,7 @@ from typer.testing import CliRunner, Result
 from clipdepth_plugin import DepthHead
 from clipdepth_plugin._cli_eval import AlignName, ProtocolName, register
 from clipdepth_plugin.adapters.loading import load_host
+from clipdepth_plugin.config import PRESETS, HeadConfig
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.evaluation.data_spec import parse_data
 from clipdepth_plugin.evaluation.metrics import ALIGNMENTS
@@ -136,6 +138,34 @@ def test_layers_prints_tables(host: Path, data: Path) -> None:
     assert "each level alone" in result.stdout
     assert re.search(r"semantic_levels: \[\d, \d\]\n +structural_levels: \[\d\]", result.stdout)
     assert "15 pictures fitted, 3 scored (held out: sequence)" in words(result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("stages", "presets"),
+    [(1, "fast, guided"), (4, "fast, guided"), (5, "fast, guided")],
+)
+def test_layers_proposes_what_the_presets_take(
+    stages: int, presets: str, host: Path, data: Path
+) -> None:
+    places = ("--host", host, "--data", f"rgbd:{data}")
+    result = run("layers", *places, "--stages", str(stages), "--max-images", "4")
+    assert result.exit_code == 0, result.output
+    assert f"proposed, for the presets {presets}:" in words(result.stdout)
+    proposed = yaml.safe_load(result.stdout.partition("proposed")[2].partition("\n")[2])
+    assert ("structural_levels" in proposed) == (stages == 4)
+    for preset in PRESETS:
+        if preset in presets.split(", "):
+            head = DepthHead.for_host(load_host(str(host)).model, preset=preset, **proposed)
+            assert len(head.config.semantic_levels) == stages
+        else:
+            with pytest.raises(ValueError, match="levels"):
+                HeadConfig(width=16, preset=preset, **proposed)
+
+
+def test_layers_refuses_more_stages_than_levels(host: Path, data: Path) -> None:
+    result = run("layers", "--host", host, "--data", f"rgbd:{data}", "--stages", "9")
+    assert result.exit_code == 2
+    assert "--stages 9: the tower has 5 levels, 0 to 4" in words(result.stderr)
 
 
 def test_layers_prints_json_alone(host: Path, data: Path) -> None:

@@ -13,9 +13,10 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from clipdepth_plugin.adapters.preprocessing import HALF_NORMALISATION, Preprocessing
 from clipdepth_plugin.adapters.taps import owners
 from clipdepth_plugin.adapters.towers import Tower, choose_tower
+from clipdepth_plugin.config import PRESETS
 from clipdepth_plugin.errors import DataError, FeaturesError
 from clipdepth_plugin.evaluation import patches as patches_module
-from clipdepth_plugin.evaluation.layers import ProbeOptions, rank_levels
+from clipdepth_plugin.evaluation.layers import ProbeOptions, accepting_presets, rank_levels
 from clipdepth_plugin.evaluation.patches import PatchReader, patch_log_depth, split_samples
 from clipdepth_plugin.evaluation.predictors import sample_pixels
 from clipdepth_plugin.evaluation.ridge import RidgeSums
@@ -204,6 +205,13 @@ def test_the_level_that_holds_the_depth_is_found(tower: Tower) -> None:
     assert ranking.patches == (48 * 16, 12 * 16)
     assert (ranking.features, ranking.split) == (WIDTH, "sequence")
     assert done[-1] == (60, 60)
+
+
+def test_presets_take_as_many_levels_as_they_have_stages() -> None:
+    assert accepting_presets(16, (12, 9, 6, 3), (2, 1, 0)) == tuple(PRESETS)
+    assert accepting_presets(16, (12, 9, 6, 3), ()) == tuple(PRESETS)
+    assert accepting_presets(16, (12, 9, 6, 3), (2,)) == ("fast", "guided")
+    assert accepting_presets(16, tuple(range(9)), (9,)) == ("fast", "guided")
 
 
 def test_wide_towers_are_projected(tower: Tower, monkeypatch: pytest.MonkeyPatch) -> None:
