@@ -15,6 +15,7 @@ from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.structure import modules_around
 from clipdepth_plugin.adapters.towers import choose_tower, find_towers
 from clipdepth_plugin.adapters.trim_plan import plan_trim
+from clipdepth_plugin.consoles import loading, plain_console
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +53,7 @@ def run_inspect(host: str, *, as_json: bool, random_weights: bool, progress: Con
         TowerNotFoundError: It has no tower that a head can be attached to.
     """
     # Libraries that print while they load must not get into the JSON.
-    with progress.status(f"loading {host}"), contextlib.redirect_stdout(sys.stderr):
+    with progress.status(loading(host)), contextlib.redirect_stdout(sys.stderr):
         loaded = load_host(host, random_weights=random_weights)
     # Where there is none, choosing raises the error that says what was looked for and found.
     towers = find_towers(loaded.model) or [choose_tower(loaded.model)]
@@ -60,7 +61,7 @@ def run_inspect(host: str, *, as_json: bool, random_weights: bool, progress: Con
     if as_json:
         sys.stdout.write(json.dumps({"host": host, "towers": described}, indent=2) + "\n")
     else:
-        Console().print(_table(host, described))
+        plain_console().print(_table(host, described))
 
 
 def describe_tower(

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
 
+from clipdepth_plugin.consoles import plain_console
+
 HOST_HELP = (
     "The host: demo, open_clip:MODEL/TAG (open_clip:ViT-B-16/openai), hf:ORG/NAME "
     "(hf:google/siglip-base-patch16-224), timm:NAME, or a folder saved by one of them."
@@ -36,7 +38,7 @@ TowerOption = Annotated[
 @contextlib.contextmanager
 def errors_as_messages() -> Iterator[Console]:
     """A console on stderr; users' mistakes (ValueErrors) become one message and exit code 2."""
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     handler = RichHandler(console=console, show_time=False, show_path=False)
     root = logging.getLogger()
     root.addHandler(handler)

@@ -21,6 +21,7 @@ from torch import Tensor
 from clipdepth_plugin._cli_outputs import check_names, check_replaced
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.towers import choose_tower
+from clipdepth_plugin.consoles import loading
 from clipdepth_plugin.depth_files import (
     write_colour,
     write_confidence_png,
@@ -89,7 +90,7 @@ def run_predict(
     if not options.overwrite:
         check_replaced(images, options.output, npy=options.npy, confidence=options.confidence)
     device = find_device(options.device)
-    with console.status(f"loading {options.host} and {options.head}"):
+    with console.status(loading(options.host, options.head)):
         host = load_host(options.host)
         head = load_head(options.head)
         _check_confidence(head, options)

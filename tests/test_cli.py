@@ -184,6 +184,21 @@ def test_predict_goes_on_after_an_unreadable_picture(
     ]
 
 
+def test_predict_shows_names_as_they_are(
+    host: Path, head: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """Brackets are no markup in a name, colons no emoji."""
+    (tmp_path / "host[").mkdir()
+    (tmp_path / "host[" / "b]").symlink_to(host)  # the path has a closing tag: [/b]
+    (pictures / "IMG[bold]:car:.jpg").touch()
+    output = tmp_path / "out[final]"
+    given = ("predict", pictures, "--host", tmp_path / "host[" / "b]", "--head", head)
+    result = run(*given, "-o", output)
+    assert result.exit_code == 1, result.output
+    assert "out[final]" in words(result.stderr)
+    assert "IMG[bold]:car:.jpg: the file is empty" in words(result.stderr)
+
+
 @pytest.mark.parametrize(
     ("name", "options"), [("A.bmp", ()), ("a.confidence.jpg", ("--confidence", "--npy"))]
 )

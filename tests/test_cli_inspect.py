@@ -45,6 +45,14 @@ def test_inspect_table(host: Path) -> None:
         assert shown in words(result.stdout)
 
 
+def test_inspect_shows_names_as_they_are(host: Path, tmp_path: Path) -> None:
+    (tmp_path / "[").mkdir()
+    (tmp_path / "[" / "b]").symlink_to(host)  # the path has a closing tag: [/b]
+    result = run("inspect", tmp_path / "[" / "b]")
+    assert result.exit_code == 0, result.output
+    assert "[/b]" in result.stdout
+
+
 def test_inspect_shows_all_of_a_multimodal_host(tmp_path: Path) -> None:
     """Where the tower is, how its tokens lie, how pictures are cut, what trimming may leave out."""
     BY_NAME["llava_next"].host().save_pretrained(tmp_path)  # type: ignore[operator]

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from clipdepth_plugin.adapters.identity import tower_hashes
 from clipdepth_plugin.adapters.loading import load_host
+from clipdepth_plugin.consoles import loading, plain_console
 from clipdepth_plugin.evaluation.console import bar, find_device, make_folder
 from clipdepth_plugin.evaluation.data_spec import parse_data
 from clipdepth_plugin.evaluation.evaluate import Baseline, evaluate, median_depth
@@ -66,7 +67,7 @@ def run_eval(options: EvalOptions, command: Sequence[str], console: Console) -> 
     baseline = _train_baseline(options, protocol)
     device = find_device(options.device)
     make_folder(options.output)
-    with console.status(f"loading {options.host} and {options.head}"):
+    with console.status(loading(options.host, options.head)):
         loaded = load_host(options.host)
         head = load_head(options.head).to(device)
         plugin = DepthPlugin(loaded.model.to(device), head, tower=options.tower)
@@ -98,7 +99,7 @@ def run_eval(options: EvalOptions, command: Sequence[str], console: Console) -> 
     if options.pictures:
         sheet, count = options.output / SHEET_FILE, options.pictures
         write_sheet(sheet, result, predict, dataset, alignment=options.align, count=count)
-    Console().print(make_table(result, options.align))
+    plain_console().print(make_table(result, options.align))
     skipped = f"; {len(result.skipped)} without valid depth" if result.skipped else ""
     console.print(f"report in {options.output}{skipped}", highlight=False, soft_wrap=True)
 

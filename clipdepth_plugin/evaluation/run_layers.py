@@ -16,6 +16,7 @@ from clipdepth_plugin.adapters.identity import tower_hashes
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.circumstances import package_versions
+from clipdepth_plugin.consoles import loading, plain_console
 from clipdepth_plugin.errors import HostError
 from clipdepth_plugin.evaluation.console import bar, find_device
 from clipdepth_plugin.evaluation.data_spec import parse_data
@@ -46,7 +47,7 @@ def run_layers(options: LayersOptions, command: Sequence[str], console: Console)
     held = options.validation_data
     validation = None if held is None else open_dataset(parse_data(held, "val"))
     device = find_device(options.device)
-    with console.status(f"loading {options.host}"), contextlib.redirect_stdout(sys.stderr):
+    with console.status(loading(options.host)), contextlib.redirect_stdout(sys.stderr):
         loaded = load_host(options.host)
         tower = choose_tower(loaded.model.to(device), options.tower)
     preprocessing = loaded.preprocessing or tower.preprocessing
@@ -80,7 +81,7 @@ def run_layers(options: LayersOptions, command: Sequence[str], console: Console)
         }
         sys.stdout.write(json.dumps(said, indent=2) + "\n")
     else:
-        _print_ranking(ranking, Console())
+        _print_ranking(ranking, plain_console())
 
 
 def _print_ranking(ranking: LayerRanking, out: Console) -> None:
@@ -101,7 +102,6 @@ def _print_ranking(ranking: LayerRanking, out: Console) -> None:
         f"proposed, for the presets {', '.join(ranking.accepting)}:\n"
         f"  semantic_levels: {list(ranking.semantic)}\n  {structural}",
         highlight=False,
-        markup=False,
     )
 
 

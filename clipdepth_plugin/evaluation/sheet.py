@@ -145,7 +145,8 @@ def _draw_line(axes: NDArray[Any], line: _Line) -> None:
     # A constant depth still needs a scale with two ends.
     ends = (float(low), float(max(high, low * 1.01)))
     axes[0].imshow(line.image_HWC)
-    axes[0].set_title(line.label, fontsize=7, loc="left")
+    # A name may have dollar signs in it, which are no formula.
+    axes[0].set_title(line.label, fontsize=7, loc="left", parse_math=False)
     _show(axes[1], line.depth_HW, "turbo_r", ends, "")
     _show(axes[2], line.pred_HW, "turbo_r", ends, "m")
     _show(axes[3], line.error_HW, "magma", (0.0, _ERROR_END), "of truth")

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from clipdepth_plugin.circumstances import describe_circumstances
+from clipdepth_plugin.consoles import plain_console
 from clipdepth_plugin.depth_files import write_atomically
 from clipdepth_plugin.evaluation.console import bar, find_device, make_folder
 from clipdepth_plugin.latency.kernel_forms import dtype_name
@@ -60,7 +60,7 @@ def run_kernel_bench(
     )
     # Kernels are launched on the current device.
     current = torch.cuda.device(place) if place.type == "cuda" else contextlib.nullcontext()
-    with current, bar(Console(stderr=True), "cases", count_cases(plan)) as advance:
+    with current, bar(plain_console(stderr=True), "cases", count_cases(plan)) as advance:
         report = measure_kernels(plan, place, circumstances, advance=lambda: advance(1))
     text = report.model_dump_json(indent=1) + "\n"
     if output is not None:
@@ -74,10 +74,10 @@ def run_kernel_bench(
 
 
 def _show(report: KernelReport) -> None:
-    shown = Console()
+    shown = plain_console()
     shown.print(make_table(report))
     for line in verdict_lines(report):
-        shown.print(line, highlight=False, soft_wrap=True, markup=False)
+        shown.print(line, highlight=False, soft_wrap=True)
 
 
 def _write(path: Path, text: str) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 from clipdepth_plugin.adapters.towers import Tower, choose_tower
 from clipdepth_plugin.circumstances import describe_circumstances
 from clipdepth_plugin.config import PRESETS
+from clipdepth_plugin.consoles import loading, plain_console
 from clipdepth_plugin.depth_files import write_atomically
 from clipdepth_plugin.errors import BenchError
 from clipdepth_plugin.evaluation.console import bar, find_device, make_folder
@@ -101,7 +102,7 @@ def measure(options: BenchOptions, command: Sequence[str], console: Console) -> 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     keep_freed_memory()
-    with console.status(f"loading {options.host}"):
+    with console.status(loading(options.host)):
         subject = load_subject(options, device)
         heads = load_heads(options, subject)
         separate = _separate(options, subject)
@@ -212,7 +213,7 @@ def _show(report: Audit, options: BenchOptions) -> None:
     if options.as_json:
         sys.stdout.write(text)
         return
-    shown = Console()
+    shown = plain_console()
     shown.print(make_table(report))
     for line in report.verdict:
         shown.print(line, highlight=False, soft_wrap=True)

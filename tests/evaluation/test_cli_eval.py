@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,23 @@ def test_eval_writes_the_report(host: Path, head: Path, data: Path, tmp_path: Pa
     assert report.means["median"]["abs_rel"] == pytest.approx(mean, rel=1e-5)
     with Image.open(output / "pictures.png") as picture:
         picture.verify()
+
+
+def test_eval_shows_names_as_they_are(host: Path, head: Path, data: Path, tmp_path: Path) -> None:
+    """Brackets are no markup in a name, dollar signs no formula."""
+    rooms = tmp_path / "rooms"
+    shutil.copytree(data / "test" / "seq0", rooms / "test" / "$seq_{0$")
+    shutil.copy(data / "meta.json", rooms)
+    (tmp_path / "host[").mkdir()
+    (tmp_path / "host[" / "b]").symlink_to(host)
+    output = tmp_path / "out[final]" / "[" / "b]"
+    given = ("--host", tmp_path / "host[" / "b]", "--head", head, "--data", f"rgbd:{rooms}:test")
+    result = run("eval", *given, "-o", output)
+    assert result.exit_code == 0, result.output
+    assert "out[final]/[/b]" in words(result.stderr)
+    assert (output / "pictures.png").exists()
+    result = run("layers", *given[:2], "--data", f"rgbd:{data}", "--max-images", "2")
+    assert result.exit_code == 0, result.output
 
 
 def test_eval_of_what_does_not_fit(host: Path, head: Path, data: Path, tmp_path: Path) -> None:
