@@ -79,7 +79,10 @@ def evaluate(  # noqa: PLR0913, PLR0917 (a command's options)
     ] = False,
     input_size: Annotated[
         tuple[int, int] | None,
-        typer.Option(metavar="H W", help="The tower's input in place of the host's own size."),
+        typer.Option(
+            metavar="H W",
+            help="The tower's input in place of the host's own size: the one trained at.",
+        ),
     ] = None,
     pictures: Annotated[
         int, typer.Option(min=0, help="Best, median and worst pictures of each on the sheet.")

@@ -33,6 +33,7 @@ from clipdepth_plugin.shipped import load_head
 from clipdepth_plugin.training.data import open_dataset
 
 if TYPE_CHECKING:
+    from clipdepth_plugin.head import DepthHead
     from clipdepth_plugin.training.data import DataConfig
 
 
@@ -73,7 +74,9 @@ def run_eval(options: EvalOptions, command: Sequence[str], console: Console) -> 
         plugin = DepthPlugin(loaded.model.to(device), head, tower=options.tower)
     preprocessing = loaded.preprocessing or plugin.tower.preprocessing
     if preprocessing is not None and options.input_size is not None:
+        own_size = preprocessing.size
         preprocessing = preprocessing.at_size(options.input_size)
+        _say_size(head, own_size, options, console)
     predict = HeadPredictor(plugin, preprocessing)
     with bar(console, "evaluating", _length(dataset)) as advance:
         result = evaluate(
@@ -102,6 +105,29 @@ def run_eval(options: EvalOptions, command: Sequence[str], console: Console) -> 
     plain_console().print(make_table(result, options.align))
     skipped = f"; {len(result.skipped)} without valid depth" if result.skipped else ""
     console.print(f"report in {options.output}{skipped}", highlight=False, soft_wrap=True)
+
+
+def _say_size(
+    head: DepthHead, own_size: tuple[int, int], options: EvalOptions, console: Console
+) -> None:
+    """Says what another input size does to the metres of a head that knows cameras.
+
+    Its focal lengths are in pixels of the tower's input, here as in training and in ``predict``.
+    A head that was trained at one size does not see that pictures of another have shorter ones.
+    """
+    canonical = head.config.canonical_focal
+    if canonical is None or options.input_size in (None, own_size):
+        return
+    (height, width), (own_height, own_width) = options.input_size, own_size
+    console.print(
+        f"--input-size {height} {width}: the metres are right only if {options.head} was trained "
+        f"at this size: its canonical focal length, {canonical:g}, is in pixels of the tower's "
+        f"input. Where it was trained at the host's own {own_height} {own_width}, leave the option "
+        "out",
+        style="yellow",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def protocol_and_data(options: EvalOptions) -> tuple[Protocol, DataConfig]:

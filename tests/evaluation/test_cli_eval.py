@@ -122,6 +122,27 @@ def test_eval_writes_the_report(host: Path, head: Path, data: Path, tmp_path: Pa
         picture.verify()
 
 
+def test_eval_says_what_another_size_does_to_the_metres(
+    host: Path, head: Path, data: Path, tmp_path: Path
+) -> None:
+    canonical = DepthHead.from_pretrained(head)
+    canonical.config = canonical.config.model_copy(update={"canonical_focal": 40.0})
+    canonical.save_pretrained(tmp_path / "canonical")
+    shutil.copytree(host, tmp_path / "host")
+    smaller = {**PROCESSOR, "size": {"height": 16, "width": 16}}
+    (tmp_path / "host" / "preprocessor_config.json").write_text(json.dumps(smaller))
+    given = ("--data", f"rgbd:{data}:test", "-o", tmp_path / "out", "--pictures", "0")
+    # (host: of 16 or of 32 pixels, head, whether it is told)
+    cases = (("host", "canonical", True), (host, "canonical", False), ("host", head, False))
+    for which, knowing, told in cases:
+        options = ("--host", tmp_path / which, "--head", tmp_path / knowing)
+        result = run("eval", *options, "--input-size", "32", "32", *given)
+        assert result.exit_code == 0, result.output
+        said = words(result.stderr)
+        assert ("--input-size 32 32: the metres are right only if" in said) == told
+        assert ("its canonical focal length, 40," in said) == told
+
+
 def test_eval_shows_names_as_they_are(host: Path, head: Path, data: Path, tmp_path: Path) -> None:
     """Brackets are no markup in a name, dollar signs no formula."""
     rooms = tmp_path / "rooms"
