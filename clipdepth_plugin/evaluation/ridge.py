@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from clipdepth_plugin.errors import DataError
+
 _SMALLEST_VARIANCE = 1e-12
 
 
@@ -80,6 +82,9 @@ class RidgeSums:
 
         Returns:
             The fit; features that never vary get weight 0.
+
+        Raises:
+            DataError: The penalty is too small for features that depend on each other.
         """
         columns_F = torch.cat([torch.arange(b * self.width, (b + 1) * self.width) for b in blocks])
         mean_F = self._sum_F[columns_F] / self._weight
@@ -91,8 +96,20 @@ class RidgeSums:
         correlation_FF = covariance_FF * inverse_F * inverse_F[:, None]
         correlation_FF.diagonal().add_(ridge)
         target_F = (self._cross_F[columns_F] / self._weight - mean_F * self.mean_y) * inverse_F
-        factor_FF = torch.linalg.cholesky(correlation_FF)
+        factor_FF = _cholesky(correlation_FF, ridge)
         standardised_F = torch.cholesky_solve(target_F[:, None], factor_FF)[:, 0]
         weights_F = standardised_F * inverse_F
         bias = self.mean_y - float(weights_F @ mean_F)
         return RidgeFit(tuple(blocks), weights_F.view(len(blocks), self.width), bias)
+
+
+def _cholesky(matrix_FF: Tensor, ridge: float) -> Tensor:
+    factor_FF: Tensor
+    factor_FF, failed = torch.linalg.cholesky_ex(matrix_FF)
+    if int(failed):
+        raise DataError(
+            f"--ridge {ridge:g} is too small for these tokens: some are linear functions of others "
+            "(few patches, or like ones), and the regression has no unique solution; give a larger "
+            "one (the default is 0.01), or more pictures"
+        )
+    return factor_FF

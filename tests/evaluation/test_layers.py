@@ -150,6 +150,16 @@ def test_a_rows_weight_is_how_often_it_counts() -> None:
     torch.testing.assert_close(fits[0], fits[1])
 
 
+def test_a_penalty_too_small_for_dependent_features_is_named() -> None:
+    g = torch.Generator().manual_seed(0)
+    x = 1e3 + torch.randn(3, 1, 40, generator=g)  # of 40 features only two can vary on their own
+    sums = RidgeSums(1, 40)
+    sums.add(x, torch.randn(3, generator=g))
+    with pytest.raises(DataError, match="--ridge 1e-09 is too small"):
+        sums.fit((0,), 1e-9)
+    assert torch.isfinite(sums.fit((0,), 1e-2)(x.double().transpose(0, 1))).all()
+
+
 def test_sequences_are_never_split() -> None:
     fitted, held, split = split_samples(Pictures(), None, 100)
     assert split == "sequence"
