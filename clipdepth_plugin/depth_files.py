@@ -100,8 +100,13 @@ def read_depth_png(path: StrPath) -> NDArray[np.float32]:
                     f"{path}: {image.format} in mode {image.mode}, expected a 16-bit grey PNG"
                 )
             millimetres_HW = np.asarray(image)
-    except (OSError, SyntaxError) as error:
-        raise ImageError(f"{path}: the depth map can't be read ({error})") from error
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
+        raise ImageError(
+            f"{path}: the depth map is damaged or can't be read ({error}); copy or download it "
+            "again, or write it anew"
+        ) from error
     metres_HW = millimetres_HW.astype(np.float32) / np.float32(1000)
     return np.where(millimetres_HW > 0, metres_HW, np.float32(np.nan))
 

@@ -134,6 +134,17 @@ def test_written_files_have_the_usual_permissions(tmp_path: Path) -> None:
     assert (tmp_path / "map.npy").stat().st_mode == reference.stat().st_mode
 
 
+def test_reading_a_damaged_header_is_an_error_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "map.depth.png"
+    write_depth_png(path, DEPTH_HW)
+    content = bytearray(path.read_bytes())
+    assert content[8:16] == b"\x00\x00\x00\x0dIHDR"
+    content[11] = 10  # the header's length, 13 by the format
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=r"map\.depth\.png: the depth map is damaged"):
+        read_depth_png(path)
+
+
 def test_reading_another_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "rgb.png"
     Image.new("RGB", (4, 4)).save(path)
