@@ -19,7 +19,8 @@ from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.readout import CONFIDENT_FACTOR
 
 PIXELS = 1000
-"""Taken of each picture, evenly spaced; of one that has fewer, all. So pictures weigh alike."""
+"""Taken of each picture, evenly spaced; of one that has fewer, all. Pictures weigh alike all the
+same: a pixel's weight is one over the number taken of its picture."""
 
 BINS = 15
 POINTS = 20
@@ -42,7 +43,7 @@ class PixelSample:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The figures of a data set.
+    """The figures of a data set, every picture weighing the same.
 
     Attributes:
         pixels: How many pixels they are of.
@@ -101,35 +102,58 @@ def calibrate(samples: Sequence[PixelSample]) -> Calibration:
     error_N = torch.cat([one.error_N for one in samples])
     if not bool(((confidence_N >= 0) & (confidence_N <= 1)).all()):
         raise DataError("a predicted confidence is not a probability between 0 and 1")
-    risks_N = _risks(error_N, confidence_N)
-    count = len(error_N)
-    ends = [max(1, round(count * (i + 1) / POINTS)) for i in range(POINTS)]
+    weight_N = torch.cat(
+        [one.error_N.new_full(one.error_N.shape, 1 / len(one.error_N)) for one in samples]
+    )
+    weight_N = weight_N / weight_N.sum()
+    curve = _risk_curve(error_N, confidence_N, weight_N)
     return Calibration(
-        pixels=count,
-        mean_confidence=float(confidence_N.mean()),
-        share_right=float(right_N.mean()),
-        calibration_error=_calibration_error(confidence_N, right_N),
-        area=float(risks_N.mean()),
-        area_of_the_error=float(_risks(error_N, -error_N).mean()),
-        abs_rel=float(error_N.mean()),
-        curve=tuple((end / count, float(risks_N[end - 1])) for end in ends),
+        pixels=len(error_N),
+        mean_confidence=float(weight_N @ confidence_N),
+        share_right=float(weight_N @ right_N),
+        calibration_error=_calibration_error(confidence_N, right_N, weight_N),
+        area=curve.area,
+        area_of_the_error=_risk_curve(error_N, -error_N, weight_N).area,
+        abs_rel=float(weight_N @ error_N),
+        curve=tuple(curve.at((i + 1) / POINTS) for i in range(POINTS)),
     )
 
 
-def _calibration_error(confidence_N: Tensor, right_N: Tensor) -> float:
+def _calibration_error(confidence_N: Tensor, right_N: Tensor, weight_N: Tensor) -> float:
     bins_N = (confidence_N * BINS).long().clamp_max(BINS - 1)
-    gaps = torch.zeros(BINS, dtype=torch.float64).index_add_(0, bins_N, confidence_N - right_N)
-    return float(gaps.abs().sum() / len(confidence_N))
+    gaps_N = weight_N * (confidence_N - right_N)
+    return float(torch.zeros(BINS, dtype=torch.float64).index_add_(0, bins_N, gaps_N).abs().sum())
 
 
-def _risks(error_N: Tensor, sureness_N: Tensor) -> Tensor:
-    """(N,) mean error of the surest 1, 2, ... N pixels; equally sure ones share theirs."""
+@dataclass(frozen=True, slots=True)
+class _RiskCurve:
+    """Mean error of the surest 1, 2, ... N pixels.
+
+    Attributes:
+        coverage_N: Their share of all weight.
+        risk_N: Their mean error; equally sure pixels share theirs.
+        area: Mean risk over all coverages.
+    """
+
+    coverage_N: Tensor
+    risk_N: Tensor
+    area: float
+
+    def at(self, coverage: float) -> tuple[float, float]:
+        """(coverage, risk) at the pixel that is nearest to a coverage."""
+        place = int((self.coverage_N - coverage).abs().argmin())
+        return float(self.coverage_N[place]), float(self.risk_N[place])
+
+
+def _risk_curve(error_N: Tensor, sureness_N: Tensor, weight_N: Tensor) -> _RiskCurve:
     order_N = sureness_N.argsort(descending=True)
-    sorted_N, error_N = sureness_N[order_N], error_N[order_N]
+    sorted_N, error_N, weight_N = (x_N[order_N] for x_N in (sureness_N, error_N, weight_N))
     # Within a run of equals the order means nothing: each gets the run's mean error.
-    _, runs_N, counts = sorted_N.unique_consecutive(return_inverse=True, return_counts=True)
-    sums = torch.zeros(len(counts), dtype=torch.float64).index_add_(0, runs_N, error_N)
-    even_N = (sums / counts)[runs_N]
-    counts_N = torch.arange(1, len(error_N) + 1, dtype=torch.float64)
-    risks_N: Tensor = even_N.cumsum(0) / counts_N
-    return risks_N
+    _, runs_N = sorted_N.unique_consecutive(return_inverse=True)
+    sums, weights = torch.zeros(2, int(runs_N[-1]) + 1, dtype=torch.float64)
+    sums.index_add_(0, runs_N, weight_N * error_N)
+    weights.index_add_(0, runs_N, weight_N)
+    even_N = (sums / weights)[runs_N]
+    until_N = weight_N.cumsum(0)
+    risk_N = (weight_N * even_N).cumsum(0) / until_N
+    return _RiskCurve(until_N / until_N[-1], risk_N, float(weight_N @ risk_N))

@@ -51,6 +51,29 @@ def test_figures_by_hand() -> None:
     assert calibration.curve[-1] == pytest.approx((1.0, 1.1 / 4))
 
 
+def test_pictures_weigh_alike_whatever_their_pixels() -> None:
+    """A picture of few pixels counts as the same picture would with each of them five times."""
+    generator = torch.Generator().manual_seed(0)
+
+    def picture(error: float, count: int) -> PixelSample:
+        error_N = error * torch.rand(count, generator=generator, dtype=torch.float64)
+        noise_N = torch.rand(count, generator=generator, dtype=torch.float64)
+        return PixelSample(0.7 * (1 - error_N) + 0.3 * noise_N, error_N < 0.25, error_N)
+
+    large, few = picture(0.3, 1000), picture(0.9, 200)
+    many = PixelSample(few.confidence_N.repeat(5), few.right_N.repeat(5), few.error_N.repeat(5))
+    got, expected = calibrate([large, few]), calibrate([large, many])
+    assert (got.pixels, expected.pixels) == (1200, 2000)
+    for name in ("mean_confidence", "share_right", "calibration_error", "abs_rel"):
+        assert getattr(got, name) == pytest.approx(getattr(expected, name))
+    for name in ("area", "area_of_the_error"):  # whose steps are coarser
+        assert getattr(got, name) == pytest.approx(getattr(expected, name), rel=0.01)
+    for point, same in zip(got.curve, expected.curve, strict=True):
+        assert point == pytest.approx(same, rel=0.05)
+    right, wrong = pixels([0.5] * 500, [True] * 500, [0.0] * 500), pixels([0.5], [False], [0.5])
+    assert calibrate([right, wrong]).share_right == pytest.approx(0.5)
+
+
 def test_a_confidence_that_says_nothing_gains_nothing() -> None:
     calibration = calibrate([pixels([0.7] * 4, [True] * 4, [0.1, 0.2, 0.3, 0.0])])
     assert calibration.area == pytest.approx(calibration.abs_rel)
