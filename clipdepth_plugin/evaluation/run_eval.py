@@ -27,7 +27,7 @@ from clipdepth_plugin.evaluation.report import (
     write_csv,
     write_json,
 )
-from clipdepth_plugin.evaluation.sheet import SHEET_FILE, write_sheet
+from clipdepth_plugin.evaluation.sheet import SHEET_FILE, check_count, write_sheet
 from clipdepth_plugin.plugin import DepthPlugin
 from clipdepth_plugin.shipped import load_head
 from clipdepth_plugin.training.data import open_dataset
@@ -61,8 +61,10 @@ def run_eval(options: EvalOptions, command: Sequence[str], console: Console) -> 
     """Evaluates, prints the table on stdout and writes the files.
 
     Raises:
-        ValueError: The host, head, data or protocol is wrong, or a file can't be written.
+        ValueError: The host, head, data or protocol is wrong, more pictures are asked for than a
+            sheet holds, or a file can't be written.
     """
+    check_count(options.pictures)
     protocol, config = protocol_and_data(options)
     dataset = open_dataset(config)
     baseline = _train_baseline(options, protocol)

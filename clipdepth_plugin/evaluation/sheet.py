@@ -27,6 +27,15 @@ if TYPE_CHECKING:
 SHEET_FILE = "pictures.png"
 
 _DPI = 100
+_PANEL_INCHES = 3.2
+_LABEL_INCHES = 0.45
+_TALLEST = 2.0
+"""Height over width of a panel, at the most; taller pictures are drawn smaller."""
+
+_LARGEST_PIXELS = 65_535  # of the canvas of matplotlib before 3.11
+MAX_PICTURES = int(_LARGEST_PIXELS / _DPI / (_PANEL_INCHES * _TALLEST + _LABEL_INCHES)) // 3
+"""Of each kind: so many fit on a sheet whatever their shape."""
+
 _ERROR_END = 0.5
 _SPARSE = 0.2
 
@@ -62,6 +71,19 @@ def choose_rows(result: EvaluationResult, alignment: Alignment, count: int) -> l
     return [chosen[0], chosen[2], chosen[1]]
 
 
+def check_count(count: int) -> None:
+    """Refuses more pictures than a sheet can show.
+
+    Raises:
+        DepthFileError: There are.
+    """
+    if count > MAX_PICTURES:
+        raise DepthFileError(
+            f"--pictures {count}: a sheet has room for {MAX_PICTURES} of each kind; give that or "
+            "less (images.csv has the figures of every picture)"
+        )
+
+
 def write_sheet(
     path: Path,
     result: EvaluationResult,
@@ -78,8 +100,10 @@ def write_sheet(
     truth are drawn 5 x 5 pixels large.
 
     Raises:
-        DepthFileError: matplotlib is missing, or the file can't be written.
+        DepthFileError: matplotlib is missing, ``count`` is too large for a picture, or the file
+            can't be written.
     """
+    check_count(count)
     groups = choose_rows(result, alignment, count)
     rows = {row.index: row for group in groups for row in group}
     samples = _fetch(dataset, set(rows))
@@ -129,7 +153,8 @@ def _draw(path: Path, lines: list[_Line]) -> None:
             'the picture sheet needs matplotlib: pip install "clipdepth-plugin[cli]"'
         ) from error
     height, width = lines[0].depth_HW.shape
-    panel = (3.2, 3.2 * min(max(height / width, 0.25), 2.0) + 0.45)
+    ratio = min(max(height / width, 0.25), _TALLEST)
+    panel = (_PANEL_INCHES, _PANEL_INCHES * ratio + _LABEL_INCHES)
     figure = Figure((panel[0] * 4 + 1.2, panel[1] * len(lines)), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(lines), 4, squeeze=False)

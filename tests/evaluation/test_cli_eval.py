@@ -26,6 +26,7 @@ from clipdepth_plugin.evaluation.data_spec import parse_data
 from clipdepth_plugin.evaluation.metrics import ALIGNMENTS
 from clipdepth_plugin.evaluation.protocols import PROTOCOLS
 from clipdepth_plugin.evaluation.report import Report
+from clipdepth_plugin.evaluation.sheet import MAX_PICTURES
 
 PROCESSOR = {
     "image_processor_type": "CLIPImageProcessor",
@@ -169,6 +170,16 @@ def test_eval_of_what_does_not_fit(host: Path, head: Path, data: Path, tmp_path:
     assert result.exit_code == 2
     assert "with a format of rgbd, nyu" in words(result.stderr)
     assert not (tmp_path / "out" / "report.json").exists()
+
+
+def test_eval_refuses_a_sheet_that_is_too_large_before_any_work(tmp_path: Path) -> None:
+    options = ("--host", "nonsense", "--head", "none", "--data", "rgbd:nowhere")
+    result = run("eval", *options, "-o", tmp_path / "out", "--pictures", str(MAX_PICTURES + 1))
+    assert result.exit_code == 2
+    assert f"--pictures {MAX_PICTURES + 1}: a sheet has room for {MAX_PICTURES}" in words(
+        result.stderr
+    )
+    assert not (tmp_path / "out").exists()
 
 
 def test_layers_prints_tables(host: Path, data: Path) -> None:

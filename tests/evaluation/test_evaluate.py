@@ -22,7 +22,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from clipdepth_plugin import DepthHead, attach
 from clipdepth_plugin.adapters.preprocessing import HALF_NORMALISATION, Preprocessing
 from clipdepth_plugin.config import Preset
-from clipdepth_plugin.errors import DataError, HostError
+from clipdepth_plugin.errors import DataError, DepthFileError, HostError
+from clipdepth_plugin.evaluation import sheet
 from clipdepth_plugin.evaluation.evaluate import Baseline, evaluate, median_depth
 from clipdepth_plugin.evaluation.metrics import METRICS
 from clipdepth_plugin.evaluation.predictors import (
@@ -339,6 +340,15 @@ def test_a_sheet_of_few_pictures_shows_each_once(count: int, tmp_path: Path) -> 
     shown = [row.index for group in choose_rows(result, "none", 3) for row in group]
     assert sorted(shown) == list(range(count))
     write_sheet(tmp_path / "pictures.png", result, predict, samples)
+
+
+def test_the_largest_sheet_fits_its_canvas() -> None:
+    tallest = sheet._PANEL_INCHES * sheet._TALLEST + sheet._LABEL_INCHES
+    lines = 3 * sheet.MAX_PICTURES
+    assert lines * tallest * sheet._DPI < 2**16 <= (lines + 3) * tallest * sheet._DPI
+    sheet.check_count(sheet.MAX_PICTURES)
+    with pytest.raises(DepthFileError, match="has room for"):
+        sheet.check_count(sheet.MAX_PICTURES + 1)
 
 
 def test_no_bound_is_null_in_json() -> None:
