@@ -25,7 +25,7 @@ from clipdepth_plugin.latency.report import HEADER as COLUMNS
 from clipdepth_plugin.latency.report import describe, markdown_table, rows, sweep_markdown
 from clipdepth_plugin.latency.run_bench import BenchOptions, measure
 from clipdepth_plugin.latency.schema import Added, Audit, load_audit
-from clipdepth_plugin.latency.verdict import percent, said
+from clipdepth_plugin.latency.verdict import make_verdict, percent, said
 
 HERE = Path(__file__).resolve().parent
 RUNS = HERE / "added_latency"
@@ -153,7 +153,7 @@ def whole_file(audits: dict[str, Audit]) -> Iterator[str]:
 def section(title: str, audit: Audit) -> Iterator[str]:
     """All of one run."""
     yield from ["", f"## {title}", ""]
-    yield from (f"- {line}" for line in audit.verdict)
+    yield from (f"- {line}" for line in make_verdict(audit))
     yield from ["", *markdown_table(COLUMNS, rows(audit)), "", _made(audit)]
 
 

@@ -107,6 +107,36 @@ def median_interval(values: Values, *, seed: int = 0) -> Interval:
     return Interval(float(np.median(values)), float(low), float(high))
 
 
+def median_ratio(above: Values, below: Values, *, seed: int = 0) -> Interval:
+    """The median of one over the median of another and its bootstrap 95% interval.
+
+    Rounds are resampled together. Unlike the median of the rounds' ratios it holds where some
+    values of ``below`` are negative or zero, as differences of times can be: what is divided by no
+    positive median counts as infinite, so that only the lower end may be a number.
+
+    Args:
+        above: (rounds,) positive.
+        below: (rounds,), of the same rounds.
+        seed: Of the resampling.
+
+    Raises:
+        BenchError: As ``median_interval``.
+    """
+    median_interval(below)  # refuses what is no sample
+    count = len(below)
+    draws = np.random.default_rng(seed).integers(0, count, (_DRAWS, count))
+    over_D, under_D = np.median(above[draws], axis=1), np.median(below[draws], axis=1)
+    ratios_D = np.full(_DRAWS, np.inf)
+    np.divide(over_D, under_D, out=ratios_D, where=under_D > 0)
+    ratios_D.sort()
+    # No quantile between two draws, which would be a difference of infinities.
+    outside = tail(count) * (_DRAWS - 1)
+    low, high = ratios_D[math.floor(outside)], ratios_D[math.ceil(_DRAWS - 1 - outside)]
+    middle = float(np.median(below))
+    median = float(np.median(above)) / middle if middle > 0 else math.inf
+    return Interval(median, float(low), float(high))
+
+
 def compare(variant: Values, base: Values, control: Values | None = None) -> Comparison:
     """A variant against its base.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from clipdepth_plugin.latency.intervals import median_interval
+from clipdepth_plugin.latency.intervals import median_ratio
 from clipdepth_plugin.latency.schema import Added, Audit, Figure, Range
 
 BUSY_PERCENT = 2.0
@@ -76,20 +78,16 @@ def _separate_line(audit: Audit, separate: Figure) -> str:
     """A separate network beside the cheapest head: all its time, over what reading depth adds."""
     shares = ", ".join(f"{said(a)} of {_NOUNS[a.base]}" for a in separate.added)
     line = f"A separate {separate.name} takes {shares}"
-    if not separate.added[0].told:
+    depth = [f for f in audit.figures if (f.scope, f.what) == ("tower", "depth") and f.added]
+    if not depth or not separate.added[0].told:
         return f"{line}."
-    told = [
-        f
-        for f in audit.figures
-        if f.scope == "tower" and f.what == "depth" and f.added and f.added[0].told
-    ]
-    if not told:
-        return f"{line}."
-    cheapest = min(told, key=lambda f: f.added[0].milliseconds.median)
+    # Of all, told from noise or not: what is lost in noise is cheaper than what is told.
+    cheapest = min(depth, key=lambda f: f.added[0].milliseconds.median)
     alone = np.array(audit.figure("tower alone").seconds)
-    times = np.array(separate.seconds) / (np.array(cheapest.seconds) - alone)
-    ratio = median_interval(times)
-    return (
-        f"{line}: {ratio.median:.1f} times [{ratio.low:.1f}, {ratio.high:.1f}] what depth by "
-        f"{cheapest.head} ({cheapest.form}) adds to the tower."
-    )
+    ratio = median_ratio(np.array(separate.seconds), np.array(cheapest.seconds) - alone)
+    adds = f"depth by {cheapest.head} ({cheapest.form}) adds to the tower"
+    if cheapest.added[0].told and math.isfinite(ratio.high):
+        return f"{line}: {ratio.median:.1f} times [{ratio.low:.1f}, {ratio.high:.1f}] what {adds}."
+    if math.isfinite(ratio.low):
+        return f"{line}: at least {ratio.low:.1f} times what {adds}, which is lost in noise."
+    return f"{line}; what {adds} is lost in noise."

@@ -18,6 +18,7 @@ from clipdepth_plugin.latency.intervals import (
     Values,
     compare,
     median_interval,
+    median_ratio,
 )
 from clipdepth_plugin.latency.rounds import Samples, Variant, run_rounds
 from clipdepth_plugin.latency.timers import WallTimer
@@ -107,6 +108,19 @@ def test_the_differences_interval_covers_the_truth_at_its_rate(
         return times["head"] - times["host"]
 
     assert LOWEST <= coverage(HEAD, differences) <= HIGHEST
+
+
+@pytest.mark.parametrize("head", [HEAD, 0.001], ids=["told", "lost in noise"])
+def test_a_ratio_to_a_difference_covers_the_truth_at_its_rate(head: float) -> None:
+    """The second head's difference is negative in a third of the rounds."""
+    covered, medians = [], []
+    for seed in range(SEEDS):
+        times = Machine(seed).samples(head)
+        found = median_ratio(times["other"], times["head"] - times["host"], seed=seed)
+        covered.append(found.contains(3 * HOST / head))
+        medians.append(found.median)
+    assert LOWEST <= np.mean(covered) <= HIGHEST
+    assert np.median(medians) == pytest.approx(3 * HOST / head, rel=0.3)
 
 
 def test_one_after_the_other_misses_the_truth_where_the_machine_drifts() -> None:
