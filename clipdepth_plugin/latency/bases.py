@@ -62,15 +62,13 @@ def tower_base(tower: Tower, pixels_B3HW: Tensor) -> Base:
     """
     arguments: dict[str, Any] = {}
     size = tuple(pixels_B3HW.shape[-2:])
-    if tower.image_size is not None and size != tower.image_size:
-        if not _takes(tower.module, "interpolate_pos_encoding"):
-            raise BenchError(
-                f"the tower {tower} is made for {tower.image_size} and takes no "
-                f"interpolate_pos_encoding, so it can't be run at {size}"
-            )
+    resized = tower.image_size is not None and size != tower.image_size
+    # Not all that can run at another size have to be told to.
+    if resized and _takes(tower.module, "interpolate_pos_encoding"):
         arguments["interpolate_pos_encoding"] = True
     base = Base("tower", lambda: tower.module(pixels_B3HW, **arguments))
-    with _refusals_explained(tower.module, "pass"), torch.no_grad():
+    explained = _size_explained(tower, size) if resized else _refusals_explained(tower.module)
+    with explained, torch.no_grad():
         base.call()
     return base
 
@@ -143,7 +141,19 @@ def _takes(module: nn.Module, name: str) -> bool:
 
 
 @contextlib.contextmanager
-def _refusals_explained(module: nn.Module, what: str) -> Iterator[None]:
+def _size_explained(tower: Tower, size: tuple[int, ...]) -> Iterator[None]:
+    """Turns what a tower raises on pixels of another size than its own into an error."""
+    try:
+        yield
+    except Exception as error:  # towers raise almost anything
+        raise BenchError(
+            f"the tower {tower} is made for {tower.image_size} and can't be run at {size} "
+            f"({type(error).__name__}: {error}); give a size that it takes"
+        ) from error
+
+
+@contextlib.contextmanager
+def _refusals_explained(module: nn.Module, what: str = "pass") -> Iterator[None]:
     """Turns what a model raises on inputs that do not suit it into an error that says so."""
     try:
         yield

@@ -61,8 +61,12 @@ def test_a_tower_at_another_size(make_host: MakeHost) -> None:
     tower = choose_tower(make_host("hf_clip_vision"))
     larger: Any = tower_base(tower, make_pixels(tower, 1, (48, 64))).call()
     assert larger.last_hidden_state.shape[1] == 1 + 6 * 8
+    dinov2 = choose_tower(make_host("dinov2"))
+    assert dinov2.image_size not in (None, (48, 64))
+    untold: Any = tower_base(dinov2, make_pixels(dinov2, 1, (48, 64))).call()  # takes no argument
+    assert untold.last_hidden_state.shape[1] == 1 + 6 * 8
     fixed = choose_tower(make_host("timm"))
-    with pytest.raises(BenchError, match=r"made for .* can't be run at"):
+    with pytest.raises(BenchError, match=r"made for .* can't be run at .*Error: .*give a size"):
         tower_base(fixed, make_pixels(fixed, 1, (48, 64)))
 
 
