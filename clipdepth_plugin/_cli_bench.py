@@ -23,7 +23,7 @@ _HOST_HELP = (
 
 
 class DtypeName(StrEnum):
-    """Names of ``latency.run_bench.DTYPES``."""
+    """Names of ``latency.bench_options.DTYPES``."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
@@ -141,7 +141,8 @@ def bench(  # noqa: PLR0913, PLR0917 (a command's options)
         if host == KERNELS:
             bench_kernels(context, output, device=device, as_json=as_json, threads=threads)
             return
-        from clipdepth_plugin.latency.run_bench import BenchOptions, run_bench
+        from clipdepth_plugin.latency.bench_options import BenchOptions
+        from clipdepth_plugin.latency.run_bench import run_bench
 
         options = BenchOptions(
             host=host,

@@ -20,10 +20,11 @@ from rich.console import Console
 from spread import FORMER_UNTIL
 
 from clipdepth_plugin.latency.agreement import compare_audits
+from clipdepth_plugin.latency.bench_options import BenchOptions
 from clipdepth_plugin.latency.plot import draw_sweep, save
 from clipdepth_plugin.latency.report import HEADER as COLUMNS
 from clipdepth_plugin.latency.report import describe, markdown_table, rows, sweep_markdown
-from clipdepth_plugin.latency.run_bench import BenchOptions, measure
+from clipdepth_plugin.latency.run_bench import measure
 from clipdepth_plugin.latency.schema import Added, Audit, load_audit
 from clipdepth_plugin.latency.verdict import make_verdict, percent, said
 
@@ -71,9 +72,13 @@ HOSTS = ("vit-b-16", "siglip-b-16", "so400m-14", "vit-l-14-336", "llava-small", 
 def run(name: str) -> None:
     """Writes one run file."""
     command = ("python", "results/added_latency.py", "measure", name)
-    report = measure(PLANS[name], command, Console(stderr=True))
     RUNS.mkdir(exist_ok=True)
-    (RUNS / f"{name}.json").write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+    def keep(report: Audit) -> None:
+        text = report.model_dump_json(indent=1) + "\n"
+        (RUNS / f"{name}.json").write_text(text, encoding="utf-8")
+
+    report = measure(PLANS[name], command, Console(stderr=True), keep)
     print(*report.verdict, sep="\n")
 
 

@@ -72,10 +72,17 @@ def sweep_markdown(sweep: Sweep) -> list[str]:
             added = _ms(point.added_ms[name]) if point.added_told[name] else "lost in noise"
             cells += [added, f"{point.images_per_second_with[name]:.2f}"]
         table.append(tuple(cells))
+    notes = " ".join(sweep_notes(sweep))
+    return [*markdown_table(tuple(header), table), "", *([notes] if notes else [])]
+
+
+def sweep_notes(sweep: Sweep) -> list[str]:
+    """What is said of a sweep below its table: its exponents, and why one is missing."""
     over = "pixels" if sweep.over == "pixels" else _FORMS[sweep.over]
     exponents = ", ".join(f"{one.of} {one.exponent}" for one in sweep.exponents)
     fitted = [f"Exponents over the number of {over}: {exponents}."] if exponents else []
-    return [*markdown_table(tuple(header), table), "", *fitted]
+    missing = (f"No exponent of {of}: {why}." for of, why in sweep.exponents_not_fitted.items())
+    return [*fitted, *missing]
 
 
 def make_table(audit: Audit) -> Table:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 from rich.console import Console
@@ -17,7 +17,6 @@ from clipdepth_plugin.circumstances import describe_circumstances
 from clipdepth_plugin.config import PRESETS
 from clipdepth_plugin.consoles import loading, plain_console
 from clipdepth_plugin.depth_files import write_atomically
-from clipdepth_plugin.errors import BenchError
 from clipdepth_plugin.evaluation.console import bar, find_device, make_folder
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.latency.audit import Method, Subject, audit
@@ -28,77 +27,61 @@ from clipdepth_plugin.latency.bases import (
     prefill_base,
     tower_base,
 )
+from clipdepth_plugin.latency.bench_options import DTYPES, BenchOptions, check_options
 from clipdepth_plugin.latency.forms import choose_forms
 from clipdepth_plugin.latency.hosts import PREFIX, load_bench_host
-from clipdepth_plugin.latency.intervals import MIN_ROUNDS
 from clipdepth_plugin.latency.memory import keep_freed_memory
 from clipdepth_plugin.latency.plot import write_plot
-from clipdepth_plugin.latency.report import make_table, to_markdown
+from clipdepth_plugin.latency.report import make_table, sweep_notes, to_markdown
 from clipdepth_plugin.latency.schema import Audit
 from clipdepth_plugin.latency.separate import (
     SEPARATE,
     depth_anything_v2_small,
     separate_call,
 )
-from clipdepth_plugin.latency.sweep import parse_sweep, run_sweep
+from clipdepth_plugin.latency.sweep import check_sweep, parse_sweep, run_sweep
 from clipdepth_plugin.shipped import load_head
 
 JSON_FILE, MARKDOWN_FILE = "added_latency.json", "added_latency.md"
 PLOT_FILES = ("added_latency.png", "added_latency.svg")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-ScopeChoice = Literal["auto", "tower", "prefill"]
-
-
-@dataclass(frozen=True, slots=True)
-class BenchOptions:
-    """The options of the command, as its help describes them."""
-
-    host: str
-    heads: tuple[str, ...] = ()
-    presets: tuple[str, ...] = ()
-    forms: tuple[str, ...] = ()
-    tower: str | None = None
-    scope: ScopeChoice = "auto"
-    batch: int = 1
-    size: int | None = None
-    dtype: str = "float32"
-    device: str = "cpu"
-    threads: int | None = None
-    rounds: int = 20
-    warmup: int = 2
-    seed: int = 0
-    separate: tuple[int, ...] = (224, 518)
-    sweeps: tuple[str, ...] = ("batch=1,2,4",)
-    sweep_rounds: int = 10
-    text_tokens: int = 32
-    random_weights: bool = False
-    output: Path | None = None
-    as_json: bool = False
 
 
 def run_bench(options: BenchOptions, command: Sequence[str], console: Console) -> Audit:
-    """Measures, prints on stdout, writes the files.
+    """Measures, prints on stdout, writes the files; what is measured is kept if the rest fails.
 
     Raises:
         ValueError: The host, a head or an option is wrong, or a file can't be written.
     """
     if options.output is not None:
         make_folder(options.output)
-    report = measure(options, command, console)
-    _show(report, options)
-    return report
+    shown = _Shown(options)
+    try:
+        return measure(options, command, console, shown.keep)
+    finally:
+        shown.end()
 
 
-def measure(options: BenchOptions, command: Sequence[str], console: Console) -> Audit:
+def measure(
+    options: BenchOptions,
+    command: Sequence[str],
+    console: Console,
+    keep: Callable[[Audit], object] = lambda _: None,
+) -> Audit:
     """Measures, with progress bars on ``console``. The process keeps its freed memory from then on.
 
+    Args:
+        options: What is measured, and how.
+        command: For the report.
+        console: For the bars.
+        keep: Called with the report when the audit is done, and again after each sweep.
+
     Raises:
-        ValueError: The host, a head or an option is wrong.
+        ValueError: The host, a head or an option is wrong: before anything is timed.
     """
     sweeps = [parse_sweep(text) for text in options.sweeps]
     device = find_device(options.device)
     forms, without = choose_forms(options.forms, device)
-    _check(options)
+    check_options(options)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     keep_freed_memory()
@@ -106,9 +89,12 @@ def measure(options: BenchOptions, command: Sequence[str], console: Console) -> 
         subject = load_subject(options, device)
         heads = load_heads(options, subject)
         separate = _separate(options, subject)
+        model, tower = subject.model, subject.tower
+        for over, values in sweeps:
+            check_sweep(model, tower, heads, over, values, batch=options.batch)
     # Before the measurement, as it makes load of its own.
     circumstances = describe_circumstances(command, device, options.dtype)
-    with bar(console, "rounds", options.rounds) as advance:
+    with _method(options, console, "rounds", options.rounds) as method:
         report = audit(
             subject,
             heads,
@@ -116,19 +102,22 @@ def measure(options: BenchOptions, command: Sequence[str], console: Console) -> 
             forms=forms,
             forms_not_measured=without,
             separate=separate,
-            method=Method(options.rounds, options.warmup, options.seed, advance=lambda: advance(1)),
+            method=method,
         )
-    found = []
+    keep(report)
     for over, values in sweeps:
-        with bar(console, f"over {over}", options.sweep_rounds) as advance:
-            method = Method(
-                options.sweep_rounds, options.warmup, options.seed, advance=lambda: advance(1)
-            )
-            model, tower = subject.model, subject.tower
-            found.append(
-                run_sweep(model, tower, heads, over, values, batch=options.batch, method=method)
-            )
-    return report.model_copy(update={"sweeps": tuple(found)})
+        with _method(options, console, f"over {over}", options.sweep_rounds) as method:
+            sweep = run_sweep(model, tower, heads, over, values, batch=options.batch, method=method)
+        report = report.model_copy(update={"sweeps": (*report.sweeps, sweep)})
+        keep(report)
+    return report
+
+
+@contextlib.contextmanager
+def _method(options: BenchOptions, console: Console, what: str, rounds: int) -> Iterator[Method]:
+    """So many rounds, with a progress bar."""
+    with bar(console, what, rounds) as advance:
+        yield Method(rounds, options.warmup, options.seed, advance=lambda: advance(1))
 
 
 def load_subject(options: BenchOptions, device: torch.device) -> Subject:
@@ -187,36 +176,46 @@ def _separate(options: BenchOptions, subject: Subject) -> dict[str, Callable[[],
     }
 
 
-def _check(options: BenchOptions) -> None:
-    if options.dtype not in DTYPES:
-        raise BenchError(f"dtype {options.dtype!r}: there are {', '.join(DTYPES)}")
-    if options.scope not in get_args(ScopeChoice):
-        raise BenchError(f"scope {options.scope!r}: there are {', '.join(get_args(ScopeChoice))}")
-    unknown = [preset for preset in options.presets if preset not in PRESETS]
-    if unknown:
-        raise BenchError(f"preset {unknown[0]!r}: there are {', '.join(PRESETS)}")
-    fewest = min(options.rounds, options.sweep_rounds if options.sweeps else options.rounds)
-    if fewest < MIN_ROUNDS:
-        raise BenchError(f"{fewest} rounds: a 95% interval of a median needs {MIN_ROUNDS} or more")
-    if options.batch < 1:
-        raise BenchError(f"batch {options.batch}: needs one picture or more")
+@dataclass
+class _Shown:
+    """On stdout: the table and the verdict, or JSON in the end. Into the folder: all forms of it.
+
+    Attributes:
+        options: Which of them.
+        report: The last that there was.
+    """
+
+    options: BenchOptions
+    report: Audit | None = None
+
+    def keep(self, report: Audit) -> None:
+        """Writes the files; prints what is new since the last call."""
+        before, self.report = self.report, report
+        if self.options.output is not None:
+            _write_files(self.options.output, report)
+        if self.options.as_json:
+            return
+        shown = plain_console()
+        if before is None:
+            shown.print(make_table(report))
+        for line in report.verdict if before is None else sweep_notes(report.sweeps[-1]):
+            shown.print(line, highlight=False, soft_wrap=True)
+
+    def end(self) -> None:
+        """One JSON document, of what was measured until then."""
+        if self.options.as_json and self.report is not None:
+            sys.stdout.write(_json(self.report))
 
 
-def _show(report: Audit, options: BenchOptions) -> None:
-    """On stdout: JSON, or the table and the verdict. Into the folder: all forms of it."""
-    text = report.model_dump_json(indent=1) + "\n"
-    if options.output is not None:
-        _write(options.output / JSON_FILE, text)
-        _write(options.output / MARKDOWN_FILE, to_markdown(report))
-        for name in PLOT_FILES:
-            write_plot(options.output / name, report)
-    if options.as_json:
-        sys.stdout.write(text)
-        return
-    shown = plain_console()
-    shown.print(make_table(report))
-    for line in report.verdict:
-        shown.print(line, highlight=False, soft_wrap=True)
+def _write_files(folder: Path, report: Audit) -> None:
+    _write(folder / JSON_FILE, _json(report))
+    _write(folder / MARKDOWN_FILE, to_markdown(report))
+    for name in PLOT_FILES:
+        write_plot(folder / name, report)
+
+
+def _json(report: Audit) -> str:
+    return report.model_dump_json(indent=1) + "\n"
 
 
 def _write(path: Path, text: str) -> None:

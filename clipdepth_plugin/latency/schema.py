@@ -158,6 +158,8 @@ class Sweep(Strict):
     rounds: int
     points: tuple[SweepPoint, ...]
     exponents: tuple[Exponent, ...]
+    exponents_not_fitted: dict[str, str] = {}
+    """Of what -> why."""
 
 
 class Audit(Strict):

@@ -6,7 +6,7 @@ All values of a sweep run interleaved in the same rounds, so that they may be co
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, cast, get_args
 
 import numpy as np
@@ -20,7 +20,7 @@ from clipdepth_plugin.latency.audit import Method, to_range
 from clipdepth_plugin.latency.bases import make_pixels, tower_base
 from clipdepth_plugin.latency.intervals import compare, median_interval
 from clipdepth_plugin.latency.plan import Entry, switched, with_depth
-from clipdepth_plugin.latency.rounds import Samples, Variant
+from clipdepth_plugin.latency.rounds import Samples, Variant, warm_up
 from clipdepth_plugin.latency.scaling import fit_exponent
 from clipdepth_plugin.latency.schema import Exponent, Sweep, SweepPoint
 
@@ -71,6 +71,50 @@ def run_sweep(
         BenchError: The tower can't take a size, or has fewer levels than asked for.
     """
     method = method or Method()
+    with _variants(model, tower, heads, over, values, batch) as variants:
+        device = next(tower.patch_embed.parameters()).device
+        times, _ = method.run(variants, device)
+    names = [LEVELS_HEAD] if over == "levels" else list(heads)
+    pictures = {value: value if over == "batch" else batch for value in values}
+    points = tuple(_point(times, value, names, pictures[value]) for value in values)
+    found, reasons = _exponents(times, over, points, names)
+    return Sweep(
+        over=over,
+        rounds=method.rounds,
+        points=points,
+        exponents=tuple(found),
+        exponents_not_fitted=reasons,
+    )
+
+
+def check_sweep(
+    model: nn.Module,
+    tower: Tower,
+    heads: Mapping[str, DepthHead],
+    over: Over,
+    values: Sequence[int],
+    *,
+    batch: int = 1,
+) -> None:
+    """Makes each pass of a sweep once, untimed, to see that all can be; arguments as there.
+
+    Raises:
+        BenchError: The tower can't take a size, or has fewer levels than asked for.
+    """
+    with _variants(model, tower, heads, over, values, batch) as variants:
+        warm_up(variants, 1)
+
+
+@contextlib.contextmanager
+def _variants(
+    model: nn.Module,
+    tower: Tower,
+    heads: Mapping[str, DepthHead],
+    over: Over,
+    values: Sequence[int],
+    batch: int,
+) -> Iterator[list[Variant]]:
+    """The tower alone, again and with each head for every value; the hooks are gone in the end."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         variants: list[Variant] = []
@@ -87,16 +131,7 @@ def run_sweep(
                 switch = stack.enter_context(switched(model, head, "eager", tower.path or None))
                 entries.append(with_depth(base, switch, name, "eager"))
             variants += [_renamed(entry, value) for entry in entries]
-        times, _ = method.run(variants, pixels_B3HW.device)
-    names = [LEVELS_HEAD] if over == "levels" else list(heads)
-    pictures = {value: value if over == "batch" else batch for value in values}
-    points = tuple(_point(times, value, names, pictures[value]) for value in values)
-    return Sweep(
-        over=over,
-        rounds=method.rounds,
-        points=points,
-        exponents=_exponents(times, over, points, names),
-    )
+        yield variants
 
 
 def level_head(model: nn.Module, tower: Tower, count: int) -> DepthHead:
@@ -144,17 +179,23 @@ def _point(times: Samples, value: int, heads: Sequence[str], pictures: int) -> S
 
 def _exponents(
     times: Samples, over: Over, points: Sequence[SweepPoint], heads: Sequence[str]
-) -> tuple[Exponent, ...]:
-    """Of the tower, and of what each head adds where that can be told at every value."""
+) -> tuple[list[Exponent], dict[str, str]]:
+    """Of the tower, and of what each head adds where that can be told at every value; else why."""
     values = np.array([float(point.value) for point in points])
     quantity = values**2 if over == "pixels" else values
     alone_VR = np.stack([times[_key(point.value, _TOWER)] for point in points])
-    found = []
+    found: list[Exponent] = []
+    reasons: dict[str, str] = {}
     if over != "levels":  # the tower itself does not change with what is tapped
         found.append(Exponent(of=_TOWER, exponent=to_range(fit_exponent(quantity, alone_VR))))
     for name in heads:
-        if all(point.added_told[name] for point in points):
-            beside_VR = np.stack([times[_key(point.value, name)] for point in points])
-            slope = fit_exponent(quantity, beside_VR - alone_VR)
-            found.append(Exponent(of=name, exponent=to_range(slope)))
-    return tuple(found)
+        lost = [p.value for p in points if not p.added_told[name]]
+        saved = [p.value for p in points if p.added_ms[name].median <= 0]
+        if lost or saved:
+            why = "lost in noise" if lost else "not above zero"
+            reasons[name] = f"what it adds is {why} at {', '.join(map(str, lost or saved))}"
+            continue
+        beside_VR = np.stack([times[_key(point.value, name)] for point in points])
+        slope = fit_exponent(quantity, beside_VR - alone_VR)
+        found.append(Exponent(of=name, exponent=to_range(slope)))
+    return found, reasons

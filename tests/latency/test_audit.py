@@ -22,7 +22,7 @@ from clipdepth_plugin.errors import BenchError
 from clipdepth_plugin.latency.agreement import compare_audits
 from clipdepth_plugin.latency.audit import Method, Subject, audit
 from clipdepth_plugin.latency.bases import make_pixels, prefill_base, tower_base
-from clipdepth_plugin.latency.report import to_markdown
+from clipdepth_plugin.latency.report import sweep_markdown, to_markdown
 from clipdepth_plugin.latency.schema import Audit, Range, load_audit
 from clipdepth_plugin.latency.sweep import LEVELS_HEAD, parse_sweep, run_sweep
 from clipdepth_plugin.latency.timers import WallTimer
@@ -253,7 +253,21 @@ def test_a_cost_within_noise_has_no_exponent(make_host: MakeHost, make_head: Mak
     heads = {"free": make_head(model)}
     sweep = run_sweep(model, tower, heads, "pixels", (32, 64), method=clock.method)
     assert [one.of for one in sweep.exponents] == ["tower"]
+    assert sweep.exponents_not_fitted == {"free": "what it adds is lost in noise at 32, 64"}
     assert not any(point.added_told["free"] for point in sweep.points)
+
+
+def test_a_head_that_saves_time_has_no_exponent(make_host: MakeHost, make_head: MakeHead) -> None:
+    """Told from noise and negative: no logarithm, and no reason to lose the sweep."""
+    model, clock = make_host("hf_clip_vision"), Clock()
+    head, tower = make_head(model), choose_tower(model)
+    clock.charge(tower.module, lambda pixels: TOWER)
+    clock.charge(head, lambda features: -HEAD)
+    sweep = run_sweep(model, tower, {"quick": head}, "batch", (1, 2), method=clock.method)
+    assert all(point.added_told["quick"] for point in sweep.points)
+    assert sweep.exponents_not_fitted == {"quick": "what it adds is not above zero at 1, 2"}
+    (line,) = [line for line in sweep_markdown(sweep) if "Exponents" in line]
+    assert line.endswith("No exponent of quick: what it adds is not above zero at 1, 2.")
 
 
 def test_a_sweep_over_levels_makes_its_own_heads(

@@ -12,6 +12,8 @@ from torch import nn
 from typer.testing import CliRunner, Result
 
 from clipdepth_plugin._cli_app import app
+from clipdepth_plugin.errors import BenchError
+from clipdepth_plugin.latency import run_bench
 from clipdepth_plugin.latency.hosts import BUILT_IN
 from clipdepth_plugin.latency.schema import Audit, load_audit
 
@@ -48,6 +50,38 @@ def test_all_files_are_written(folder: str, tmp_path: Path) -> None:
     assert (out / "added_latency.png").read_bytes()[:4] == b"\x89PNG"
     assert b"<svg" in (out / "added_latency.svg").read_bytes()[:500]
     assert report.verdict[0] in run.stdout.replace("\n", " ")
+
+
+def test_an_impossible_sweep_is_refused_before_anything_is_timed(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_bench, "audit", lambda *_, **__: pytest.fail("timed"))
+    run = bench(folder, *SHORT, "--preset", "fast", "--sweep", "levels=1,99")
+    assert run.exit_code == 2
+    assert "99 levels" in " ".join(run.output.split())
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["table", "json"])
+def test_what_was_measured_is_kept_where_a_sweep_fails(
+    as_json: bool, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise BenchError("no memory left")
+
+    monkeypatch.setattr(run_bench, "run_sweep", fails)
+    more = ("--json",) if as_json else ()
+    run = bench(
+        folder, *SHORT, "--preset", "fast", "--form", "eager", "--scope", "tower", "--sweep",
+        "batch=1,2", "--output", str(tmp_path), *more,
+    )  # fmt: skip
+    assert run.exit_code == 2
+    assert "no memory left" in run.output
+    report = load_audit(tmp_path / "added_latency.json")
+    assert report.sweeps == ()
+    if as_json:
+        assert Audit.model_validate(json.loads(run.stdout)) == report
+    else:
+        assert report.verdict[0] in run.stdout.replace("\n", " ")
 
 
 def test_json_and_nothing_else_on_stdout(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
