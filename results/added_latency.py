@@ -145,7 +145,9 @@ def whole_file(audits: dict[str, Audit]) -> Iterator[str]:
     yield "The language models of the two multimodal hosts are scaled down to 0.2 to 0.3 G"
     yield "parameters: the share of their prefill is larger than beside a model of 3 or 7 G. On a"
     yield "GPU one host has been measured, below. `adds MiB` is what a call takes above what is"
-    yield "held before it: not what a recording (graph, overlap) keeps for good."
+    yield "held before it: not what a recording (graph, overlap) keeps for good; lost in noise"
+    yield "where it is not more than the MiB, in brackets, by which the base's peak differs from"
+    yield "itself." + _one_pair(audits)
     yield ""
     yield from summary(audits)
     for audit in audits.values():
@@ -153,6 +155,15 @@ def whole_file(audits: dict[str, Audit]) -> Iterator[str]:
     yield from section("On a GPU", load_audit(RUNS / f"{ON_GPU}.json"))
     yield from ["", "## Twice the same", "", *twice()]
     yield from ["", "## How it grows", "", *growth()]
+
+
+def _one_pair(audits: dict[str, Audit]) -> str:
+    """What to say where memory was compared once, as it was at first."""
+    old = [audit.host.label for audit in audits.values() if not audit.memory_noise_mib]
+    if not old:
+        return ""
+    which = "all hosts here" if len(old) == len(audits) else ", ".join(old)
+    return f" That is of one pair of calls for {which}, and may be more."
 
 
 def section(title: str, audit: Audit) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from statistics import median
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,8 @@ from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.circumstances import Circumstances
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.latency.bases import Base
-from clipdepth_plugin.latency.flops import count_gflops, count_parameters, parameter_mib
+from clipdepth_plugin.latency.extents import Extent, measure_extents, memory_noise
+from clipdepth_plugin.latency.flops import count_parameters, parameter_mib
 from clipdepth_plugin.latency.intervals import (
     Comparison,
     Interval,
@@ -23,7 +24,6 @@ from clipdepth_plugin.latency.intervals import (
     compare,
     median_interval,
 )
-from clipdepth_plugin.latency.memory import peak_bytes
 from clipdepth_plugin.latency.other_work import with_other_work
 from clipdepth_plugin.latency.plan import Entry, plan
 from clipdepth_plugin.latency.rounds import Samples, Variant, nothing, run_rounds, warm_up
@@ -94,13 +94,6 @@ class Method:
         )
 
 
-class _Extent(NamedTuple):
-    """Peak memory in MiB and operations in 1e9 of one call, where known."""
-
-    mib: float | None
-    gflops: float | None
-
-
 def audit(
     subject: Subject,
     heads: Mapping[str, DepthHead],
@@ -137,7 +130,7 @@ def audit(
     ):
         times, others = method.run([entry.variant for entry in entries], device)
         gc.collect()  # what the rounds left behind is not to be found by the calls that follow
-        extents = {entry.variant.name: _extent(entry, device) for entry in entries}
+        extents = measure_extents(entries, device)
     figures = tuple(_figure(entry, times, extents, subject.bases) for entry in entries)
     height, width = subject.pixels_B3HW.shape[-2:]
     report = Audit(
@@ -153,23 +146,15 @@ def audit(
         heads={name: summarise_head(head) for name, head in heads.items()},
         forms_not_measured=dict(forms_not_measured or {}),
         noise_percent={base.scope: _noise(times, base) for base in subject.bases},
+        memory_noise_mib=memory_noise(extents, subject.bases),
         others_percent=others,
         figures=figures,
     )
     return report.model_copy(update={"verdict": make_verdict(report)})
 
 
-def _extent(entry: Entry, device: torch.device) -> _Extent:
-    with entry.variant.prepared() as call:
-        peak = peak_bytes(call, device)
-        # What is compiled or fused does the same work, hidden from the counter.
-        plain = entry.form in (None, "eager")
-        gflops = count_gflops(call) if plain and entry.what != "control" else None
-    return _Extent(None if peak is None else peak / 2**20, gflops)
-
-
 def _figure(
-    entry: Entry, times: Samples, extents: Mapping[str, _Extent], bases: Sequence[Base]
+    entry: Entry, times: Samples, extents: Mapping[str, Extent], bases: Sequence[Base]
 ) -> Figure:
     name = entry.variant.name
     seconds, extent = times[name], extents[name]
@@ -185,32 +170,32 @@ def _figure(
         p50_ms=1e3 * quantiles.p50,
         p95_ms=1e3 * quantiles.p95,
         p99_ms=1e3 * quantiles.p99,
-        peak_mib=extent.mib,
+        peak_mib=extent.peak_mib,
         gflops=extent.gflops,
         added=tuple(_added(entry, base, times, extents) for base in against) if compared else (),
         seconds=tuple(round(float(s), 7) for s in seconds),
     )
 
 
-def _added(entry: Entry, base: Base, times: Samples, extents: Mapping[str, _Extent]) -> Added:
+def _added(entry: Entry, base: Base, times: Samples, extents: Mapping[str, Extent]) -> Added:
     """Against a base: the difference, or all of the time of what stands alone."""
     seconds = times[entry.variant.name]
     alone, again = times[f"{base.scope} alone"], times[f"{base.scope} again"]
-    own, other = extents[entry.variant.name].mib, extents[f"{base.scope} alone"].mib
+    extent = extents[entry.variant.name]
     if entry.stands_alone:
         whole, share = median_interval(seconds), median_interval(seconds / alone)
         found = Comparison(whole, share, told=whole.above_noise and share.above_noise)
-        percent, memory = to_range(found.ratio, 100.0), own
+        percent, mib = to_range(found.ratio, 100.0), extent.mib
     else:
         found = compare(seconds, alone, again)
         percent = to_range(found.ratio, 100.0, shift=-1.0)
-        memory = None if own is None or other is None else own - other
+        mib = extent.above(extents[f"{base.scope} alone"])
     return Added(
         base=base.scope,
         milliseconds=to_range(found.difference, 1e3),
         percent=percent,
         told=found.told,
-        memory_mib=memory,
+        memory_mib=None if mib is None else median(mib),
     )
 
 
@@ -222,8 +207,8 @@ def _noise(times: Samples, base: Base) -> Range:
 def to_range(interval: Interval, factor: float = 1.0, *, shift: float = 0.0) -> Range:
     """An interval for the report: shifted, then scaled."""
     ends = (interval.median, interval.low, interval.high)
-    median, low, high = (factor * (end + shift) for end in ends)
-    return Range(median=median, low=low, high=high)
+    middle, low, high = (factor * (end + shift) for end in ends)
+    return Range(median=middle, low=low, high=high)
 
 
 def summarise_head(head: DepthHead) -> HeadSummary:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from clipdepth_plugin.circumstances import Circumstances
-from clipdepth_plugin.latency.schema import Audit, Figure, Range, Sweep
+from clipdepth_plugin.latency.schema import Added, Audit, Figure, Range, Sweep
 from clipdepth_plugin.latency.verdict import said
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _FORMS = {"batch": "pictures", "pixels": "pixels on a side", "levels": "tapped l
 
 def rows(audit: Audit) -> list[tuple[str, ...]]:
     """The table's cells, a row for each figure."""
-    return [_row(figure) for figure in audit.figures]
+    return [_row(figure, audit) for figure in audit.figures]
 
 
 def to_markdown(audit: Audit) -> str:
@@ -118,10 +118,9 @@ def describe(seen: Circumstances) -> str:
     )
 
 
-def _row(figure: Figure) -> tuple[str, ...]:
+def _row(figure: Figure, audit: Audit) -> tuple[str, ...]:
     added = figure.added
     told = [one for one in added if one.told]
-    memory = added[0].memory_mib if added else None
     operations = "" if figure.gflops is None else f"{figure.gflops:.3g}"
     shares = [f"{said(one)} of the {one.base}" if len(added) > 1 else said(one) for one in added]
     return (
@@ -130,9 +129,19 @@ def _row(figure: Figure) -> tuple[str, ...]:
         *(f"{ms:.2f}" for ms in (figure.p50_ms, figure.p95_ms, figure.p99_ms)),
         _ms(told[0].milliseconds) if told else "-" if added else "",
         ", ".join(shares),
-        "" if memory is None else f"{memory:.1f}",
+        _memory(added[0], audit) if added else "",
         operations,
     )
+
+
+def _memory(added: Added, audit: Audit) -> str:
+    """MiB, or that it is not more than what the base's own peak differs by."""
+    if added.memory_mib is None:
+        return ""
+    noise = audit.memory_noise(added.base)
+    if noise is not None and added.memory_mib <= noise:
+        return f"lost in noise ({noise:.1f})"
+    return f"{added.memory_mib:.1f}"
 
 
 def _ms(value: Range) -> str:

@@ -57,7 +57,8 @@ class Added(Strict):
     admits. If not, only the interval's upper end means something."""
     memory_mib: float | None
     """Peak of a call above the base's, without the head's own parameters, and without what a CUDA
-    graph keeps for good (its inputs and activations); null where it can't be read."""
+    graph keeps for good (its inputs and activations), the median of repeated pairs; null where it
+    can't be read. It means something where it is larger than ``Audit.memory_noise``."""
 
 
 class Figure(Strict):
@@ -76,7 +77,8 @@ class Figure(Strict):
     p99_ms: float
     """Of few rounds, near the maximum."""
     peak_mib: float | None
-    """Memory that one call needs at its peak; null where it can't be read."""
+    """Memory that one call needs at its peak, the median of repetitions; null where it can't be
+    read."""
     gflops: float | None
     """1e9 operations, a multiply-add being two; null where they were not counted."""
     added: tuple[Added, ...] = ()
@@ -174,6 +176,9 @@ class Audit(Strict):
     """Form -> why."""
     noise_percent: dict[str, Range]
     """Base -> what it differs from itself, timed twice in each round."""
+    memory_noise_mib: dict[str, float] = {}
+    """Base -> the largest difference of its peak memory from itself, in repeated pairs. Not there
+    where it can't be read, or in older files, which have one pair: see ``memory_noise``."""
     others_percent: float | None = None
     """% of the machine's processor time that others took during the rounds: other processes, and
     what the hypervisor gave to other machines. Null where it can't be read."""
@@ -192,6 +197,14 @@ class Audit(Strict):
             if figure.name == name:
                 return figure
         raise KeyError(name)
+
+    def memory_noise(self, base: str) -> float | None:
+        """MiB by which a base's peak memory differs from itself; None where that isn't known."""
+        if base in self.memory_noise_mib:
+            return self.memory_noise_mib[base]
+        peaks = {figure.name: figure.peak_mib for figure in self.figures}
+        alone, again = peaks.get(f"{base} alone"), peaks.get(f"{base} again")
+        return None if alone is None or again is None else abs(again - alone)
 
 
 def load_audit(path: Path) -> Audit:
