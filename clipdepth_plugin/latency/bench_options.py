@@ -47,8 +47,9 @@ def check_options(options: BenchOptions) -> None:
     """Refuses what no host could be measured with.
 
     Raises:
-        BenchError: An option is not known, or too small.
+        BenchError: An option is not known, or too small, or two heads have one name.
     """
+    check_names(options)
     if options.dtype not in DTYPES:
         raise BenchError(f"dtype {options.dtype!r}: there are {', '.join(DTYPES)}")
     if options.scope not in get_args(ScopeChoice):
@@ -61,3 +62,22 @@ def check_options(options: BenchOptions) -> None:
         raise BenchError(f"{fewest} rounds: a 95% interval of a median needs {MIN_ROUNDS} or more")
     if options.batch < 1:
         raise BenchError(f"batch {options.batch}: needs one picture or more")
+
+
+def check_names(options: BenchOptions) -> None:
+    """Refuses heads that the report could not tell apart.
+
+    Raises:
+        BenchError: Two of them have one name.
+    """
+    names = [*options.heads, *options.presets]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is None:
+        return
+    if twice in options.heads and twice in options.presets:
+        raise BenchError(
+            f"--head {twice} and --preset {twice}: the report names heads by these, so they have "
+            f"to differ; for a folder write --head ./{twice}"
+        )
+    option = "--head" if twice in options.heads else "--preset"
+    raise BenchError(f"{option} {twice}: given twice; give it once")

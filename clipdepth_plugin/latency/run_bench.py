@@ -27,7 +27,7 @@ from clipdepth_plugin.latency.bases import (
     prefill_base,
     tower_base,
 )
-from clipdepth_plugin.latency.bench_options import DTYPES, BenchOptions, check_options
+from clipdepth_plugin.latency.bench_options import DTYPES, BenchOptions, check_names, check_options
 from clipdepth_plugin.latency.forms import choose_forms
 from clipdepth_plugin.latency.hosts import PREFIX, load_bench_host
 from clipdepth_plugin.latency.memory import keep_freed_memory
@@ -146,7 +146,9 @@ def load_heads(options: BenchOptions, subject: Subject) -> dict[str, DepthHead]:
 
     Raises:
         HeadFileError: There is no such trained head.
+        BenchError: Two of them have one name.
     """
+    check_names(options)
     presets = options.presets
     if not presets and not options.heads:
         presets = ("spaceclip", "fast")

@@ -105,6 +105,8 @@ def test_json_and_nothing_else_on_stdout(folder: str, monkeypatch: pytest.Monkey
         (("config:vit-b-16", "--separate", "225"), "multiples of 14"),
         (("config:vit-b-16", "--sweep", "batch=1"), "two different positive numbers"),
         (("config:vit-b-16", "--device", "cuda:99"), "--device cuda:99"),
+        (("config:vit-b-16", "--head", "fast", "--preset", "fast"), "write --head ./fast"),
+        (("config:vit-b-16", "--preset", "fast", "--preset", "fast"), "given twice"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_loaded(
