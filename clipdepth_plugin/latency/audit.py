@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -148,6 +149,7 @@ def audit(
         noise_percent={base.scope: _noise(times, base) for base in subject.bases},
         memory_noise_mib=memory_noise(extents, subject.bases),
         others_percent=others,
+        processors=os.cpu_count(),
         figures=figures,
     )
     return report.model_copy(update={"verdict": make_verdict(report)})

@@ -182,6 +182,9 @@ class Audit(Strict):
     others_percent: float | None = None
     """% of the machine's processor time that others took during the rounds: other processes, and
     what the hypervisor gave to other machines. Null where it can't be read."""
+    processors: int | None = None
+    """Of the machine, of whose time that is a share. Null in older files: there
+    ``circumstances.cores`` are taken for all."""
     figures: tuple[Figure, ...]
     sweeps: tuple[Sweep, ...] = ()
     verdict: tuple[str, ...] = ()
@@ -197,6 +200,11 @@ class Audit(Strict):
             if figure.name == name:
                 return figure
         raise KeyError(name)
+
+    @property
+    def processors_seen(self) -> int:
+        """Processors of whose time ``others_percent`` is a share."""
+        return self.processors or self.circumstances.cores
 
     def memory_noise(self, base: str) -> float | None:
         """MiB by which a base's peak memory differs from itself; None where that isn't known."""

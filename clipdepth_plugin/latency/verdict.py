@@ -9,15 +9,15 @@ import numpy as np
 from clipdepth_plugin.latency.intervals import median_ratio
 from clipdepth_plugin.latency.schema import Added, Audit, Figure, Range
 
-BUSY_PERCENT = 2.0
-"""Of the machine's processor time taken by others: more is no idle machine."""
+BUSY_PROCESSORS = 0.05
+"""Taken by others: more is no idle machine, however many processors it has."""
 
 _NOUNS = {"tower": "the tower", "prefill": "the prefill", "whole": "the whole host"}
 
 
 def make_verdict(audit: Audit) -> tuple[str, ...]:
     """Lines for noise, other work and taps, for each head and form, and for what is beside them."""
-    lines = [_noise_line(audit), *_others_line(audit)]
+    lines = [_noise_line(audit), *others_line(audit.others_percent, audit.processors_seen)]
     for name in audit.heads:
         of_head = [figure for figure in audit.figures if figure.head == name]
         hooks = [figure for figure in of_head if figure.what == "hooks"]
@@ -65,13 +65,20 @@ def _noise_line(audit: Audit) -> str:
     return f"Noise: timed twice in each round, a host differs from itself: {', '.join(found)}."
 
 
-def _others_line(audit: Audit) -> list[str]:
-    """Whether the machine did something else meanwhile."""
-    if audit.others_percent is None:
+def others_line(percent: float | None, processors: int) -> list[str]:
+    """Whether the machine did something else meanwhile; nothing where that isn't known.
+
+    Args:
+        percent: Of all processors' time.
+        processors: How many these are.
+    """
+    if percent is None:
         return []
-    line = f"Others took {audit.others_percent:.1f}% of the processors' time meanwhile"
-    busy = audit.others_percent > BUSY_PERCENT
-    return [f"{line}: NOT an idle machine, measure again." if busy else f"{line}."]
+    taken = percent / 100 * processors
+    line = f"Others took {percent:.1f}% of the processors' time meanwhile"
+    if taken <= BUSY_PROCESSORS:
+        return [f"{line}."]
+    return [f"{line}, {taken:.2g} of {processors}: NOT an idle machine, measure again."]
 
 
 def _separate_line(audit: Audit, separate: Figure) -> str:

@@ -109,3 +109,20 @@ def test_where_the_difference_reaches_zero_there_is_only_a_bound(some: float) ->
 def test_a_head_that_seems_to_save_time_gives_no_bound() -> None:
     line = _last(an_audit({"cheap": np.full(ROUNDS, -0.010)}))
     assert line.endswith("; what depth by cheap (eager) adds to the tower is lost in noise.")
+
+
+def test_a_busy_process_is_seen_however_many_processors_there_are() -> None:
+    """Of 64, one is 1.6% of all; what an idle machine of two does beside is as much."""
+    quiet = an_audit({}).model_copy(update={"others_percent": 1.6, "processors": 2})
+    assert make_verdict(quiet)[1] == "Others took 1.6% of the processors' time meanwhile."
+    busy = quiet.model_copy(update={"processors": 64})
+    assert make_verdict(busy)[1] == (
+        "Others took 1.6% of the processors' time meanwhile, 1 of 64: NOT an idle machine, "
+        "measure again."
+    )
+
+
+def test_an_older_file_is_judged_by_the_cores_of_its_circumstances() -> None:
+    audit = an_audit({}).model_copy(update={"others_percent": 1.6})
+    many = audit.circumstances.model_copy(update={"cores": 64})
+    assert "NOT an idle" in make_verdict(audit.model_copy(update={"circumstances": many}))[1]
