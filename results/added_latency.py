@@ -197,7 +197,12 @@ def growth() -> Iterator[str]:
     yield ""
     yield "An exponent of 1 is cost in proportion. Each sweep is one interleaved run."
     for sweep in audit.sweeps:
-        yield from ["", f"### Over the {sweep.over}", "", *sweep_markdown(sweep)]
+        yield from [
+            "",
+            f"### Over the {sweep.over}",
+            "",
+            *sweep_markdown(sweep, audit.processors_seen),
+        ]
     yield from ["", _made(audit)]
 
 

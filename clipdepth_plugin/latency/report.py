@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from clipdepth_plugin.circumstances import Circumstances
 from clipdepth_plugin.latency.schema import Added, Audit, Figure, Range, Sweep
-from clipdepth_plugin.latency.verdict import said
+from clipdepth_plugin.latency.verdict import others_line, said
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,13 +54,18 @@ def to_markdown(audit: Audit) -> str:
         "",
     ]
     for sweep in audit.sweeps:
-        lines += [f"## Over the {_FORMS[sweep.over]}, tower", "", *sweep_markdown(sweep), ""]
+        lines += [
+            f"## Over the {_FORMS[sweep.over]}, tower",
+            "",
+            *sweep_markdown(sweep, audit.processors_seen),
+            "",
+        ]
     lines += [describe(audit.circumstances), ""]
     return "\n".join(lines)
 
 
-def sweep_markdown(sweep: Sweep) -> list[str]:
-    """A sweep's table and exponents as lines of Markdown."""
+def sweep_markdown(sweep: Sweep, processors: int) -> list[str]:
+    """A sweep's table and what is said of it, as lines of Markdown; ``processors`` as there."""
     heads = list(sweep.points[0].added_ms)
     header = [_FORMS[sweep.over], "tower ms", "images/s"]
     for name in heads:
@@ -72,17 +77,22 @@ def sweep_markdown(sweep: Sweep) -> list[str]:
             added = _ms(point.added_ms[name]) if point.added_told[name] else "lost in noise"
             cells += [added, f"{point.images_per_second_with[name]:.2f}"]
         table.append(tuple(cells))
-    notes = " ".join(sweep_notes(sweep))
+    notes = " ".join(sweep_notes(sweep, processors))
     return [*markdown_table(tuple(header), table), "", *([notes] if notes else [])]
 
 
-def sweep_notes(sweep: Sweep) -> list[str]:
-    """What is said of a sweep below its table: its exponents, and why one is missing."""
+def sweep_notes(sweep: Sweep, processors: int) -> list[str]:
+    """What is said of a sweep: its exponents, why one is missing, and others' work meanwhile.
+
+    Args:
+        sweep: Of an audit.
+        processors: The audit's ``processors_seen``.
+    """
     over = "pixels" if sweep.over == "pixels" else _FORMS[sweep.over]
     exponents = ", ".join(f"{one.of} {one.exponent}" for one in sweep.exponents)
     fitted = [f"Exponents over the number of {over}: {exponents}."] if exponents else []
     missing = (f"No exponent of {of}: {why}." for of, why in sweep.exponents_not_fitted.items())
-    return [*fitted, *missing]
+    return [*fitted, *missing, *others_line(sweep.others_percent, processors)]
 
 
 def make_table(audit: Audit) -> Table:

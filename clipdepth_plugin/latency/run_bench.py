@@ -200,7 +200,12 @@ class _Shown:
         shown = plain_console()
         if before is None:
             shown.print(make_table(report))
-        for line in report.verdict if before is None else sweep_notes(report.sweeps[-1]):
+            lines = list(report.verdict)
+        else:
+            sweep = report.sweeps[-1]
+            notes = sweep_notes(sweep, report.processors_seen)
+            lines = [f"Over the {sweep.over}: {line}" for line in notes]
+        for line in lines:
             shown.print(line, highlight=False, soft_wrap=True)
 
     def end(self) -> None:

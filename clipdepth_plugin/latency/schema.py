@@ -162,6 +162,8 @@ class Sweep(Strict):
     exponents: tuple[Exponent, ...]
     exponents_not_fitted: dict[str, str] = {}
     """Of what -> why."""
+    others_percent: float | None = None
+    """As ``Audit.others_percent``, during this sweep's rounds. Null in older files, too."""
 
 
 class Audit(Strict):

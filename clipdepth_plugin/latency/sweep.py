@@ -73,7 +73,7 @@ def run_sweep(
     method = method or Method()
     with _variants(model, tower, heads, over, values, batch) as variants:
         device = next(tower.patch_embed.parameters()).device
-        times, _ = method.run(variants, device)
+        times, others = method.run(variants, device)
     names = [LEVELS_HEAD] if over == "levels" else list(heads)
     pictures = {value: value if over == "batch" else batch for value in values}
     points = tuple(_point(times, value, names, pictures[value]) for value in values)
@@ -84,6 +84,7 @@ def run_sweep(
         points=points,
         exponents=tuple(found),
         exponents_not_fitted=reasons,
+        others_percent=others,
     )
 
 

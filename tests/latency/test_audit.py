@@ -19,11 +19,12 @@ from clipdepth_plugin import DepthHead
 from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.circumstances import describe_circumstances
 from clipdepth_plugin.errors import BenchError
+from clipdepth_plugin.latency import audit as audit_module
 from clipdepth_plugin.latency.agreement import compare_audits
 from clipdepth_plugin.latency.audit import Method, Subject, audit
 from clipdepth_plugin.latency.bases import make_pixels, prefill_base, tower_base
 from clipdepth_plugin.latency.report import sweep_markdown, to_markdown
-from clipdepth_plugin.latency.schema import Audit, Range, load_audit
+from clipdepth_plugin.latency.schema import Audit, Range, Sweep, load_audit
 from clipdepth_plugin.latency.sweep import LEVELS_HEAD, parse_sweep, run_sweep
 from clipdepth_plugin.latency.timers import WallTimer
 
@@ -266,8 +267,25 @@ def test_a_head_that_saves_time_has_no_exponent(make_host: MakeHost, make_head: 
     sweep = run_sweep(model, tower, {"quick": head}, "batch", (1, 2), method=clock.method)
     assert all(point.added_told["quick"] for point in sweep.points)
     assert sweep.exponents_not_fitted == {"quick": "what it adds is not above zero at 1, 2"}
-    (line,) = [line for line in sweep_markdown(sweep) if "Exponents" in line]
-    assert line.endswith("No exponent of quick: what it adds is not above zero at 1, 2.")
+    (line,) = [line for line in sweep_markdown(sweep, 1) if "Exponents" in line]
+    assert "No exponent of quick: what it adds is not above zero at 1, 2." in line
+
+
+def test_a_sweep_says_what_others_took_meanwhile(
+    make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, clock = make_host("hf_clip_vision"), Clock()
+    tower = choose_tower(model)
+    clock.charge(tower.module, lambda pixels: TOWER)
+    monkeypatch.setattr(audit_module, "with_other_work", lambda call: (call(), 30.0))
+    sweep = run_sweep(model, tower, {}, "batch", (1, 2), method=clock.method)
+    assert sweep.others_percent == 30.0
+    said = "Others took 30.0% of the processors' time meanwhile, 1.2 of 4: NOT an idle machine"
+    assert said in sweep_markdown(sweep, 4)[-1]
+    quiet = sweep.model_copy(update={"others_percent": 0.1})
+    assert "meanwhile." in sweep_markdown(quiet, 4)[-1]
+    older = {k: v for k, v in sweep.model_dump().items() if k != "others_percent"}
+    assert "Others" not in sweep_markdown(Sweep.model_validate(older), 4)[-1]
 
 
 def test_a_sweep_over_levels_makes_its_own_heads(

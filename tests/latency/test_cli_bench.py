@@ -48,6 +48,7 @@ def test_all_files_are_written(folder: str, tmp_path: Path) -> None:
     assert all(line in markdown for line in report.verdict)
     assert "## Over the pictures, tower" in markdown
     assert (out / "added_latency.png").read_bytes()[:4] == b"\x89PNG"
+    assert "Over the batch: Exponents over the number of pictures: tower" in run.stdout
     assert b"<svg" in (out / "added_latency.svg").read_bytes()[:500]
     assert report.verdict[0] in run.stdout.replace("\n", " ")
 
