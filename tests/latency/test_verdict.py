@@ -90,7 +90,7 @@ def test_a_separate_network_is_over_the_cheapest_heads_median() -> None:
 
 
 def test_rounds_in_which_the_head_took_no_time_do_not_lower_the_ratio() -> None:
-    """A quarter of the rounds has a negative difference: the median of ratios would be 4.5."""
+    """A quarter of the rounds has a negative difference: the median of ratios would be 4.8."""
     added = np.array([0.010, 0.010, 0.011, -0.001] * (ROUNDS // 4))
     line = _last(an_audit({"cheap": added}))
     assert ": 5.0 times [" in line
