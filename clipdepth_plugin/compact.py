@@ -16,6 +16,7 @@ import functools
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -80,9 +81,7 @@ class DepthToSpace(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, in, H, W) -> (B, out, 2H, 2W)."""
-        # Not pixel_shuffle, which has no gradient of an empty batch.
-        spread_BHWC = rearrange(self.expand(x_BCHW), "b (c y x) h w -> b (h y) (w x) c", y=2, x=2)
-        smoothed: Tensor = self.smooth(rearrange(spread_BHWC, "b h w c -> b c h w"))
+        smoothed: Tensor = self.smooth(F.pixel_shuffle(self.expand(x_BCHW), 2))
         return smoothed
 
 
