@@ -68,7 +68,8 @@ class NarrowFiLM(nn.Module):
 def modulate(maps: Sequence[Tensor], film_LBP: Tensor) -> list[Tensor]:
     """(1 + gamma) * x + beta of each level's (B, C, h, w); ``film_LBP`` (L, B, 2 C) has both."""
     gamma_LBC11, beta_LBC11 = rearrange(film_LBP, "l b (two c) -> two l b c 1 1", two=2).unbind(0)
-    return [(1 + g) * x + b for x, g, b in zip(maps, gamma_LBC11, beta_LBC11, strict=True)]
+    shares = zip(maps, gamma_LBC11, beta_LBC11, strict=True)
+    return [torch.addcmul(beta, x, 1 + gamma) for x, gamma, beta in shares]
 
 
 class DepthToSpace(nn.Module):
