@@ -65,10 +65,10 @@ def draw_added(axis: Axes, audit: Audit) -> None:
             alpha=1.0 if added.told else 0.3,
         )
         axis.errorbar(value.median, row, xerr=_errors([value]), color="black", capsize=2)
-    axis.set_yticks(range(len(shown)), [figure.name for figure in shown], fontsize=7)
+    axis.set_yticks(range(len(shown)), [_plain(figure.name) for figure in shown], fontsize=7)
     axis.invert_yaxis()
     axis.set_xlabel("added ms (hatched: lost in noise)")
-    axis.set_title(f"{audit.host.label}, batch {audit.settings.batch}", fontsize=9)
+    axis.set_title(_plain(f"{audit.host.label}, batch {audit.settings.batch}"), fontsize=9)
 
 
 def draw_sweep(axis: Axes, sweep: Sweep) -> None:
@@ -100,7 +100,14 @@ def _draw_line(
     slope = slopes.get(name)
     label = f"{name}: lost in noise somewhere" if slope is None else f"{name}: exponent {slope}"
     medians = [time.median for time in times]
-    axis.errorbar(quantity, medians, yerr=_errors(times), marker="o", capsize=2, label=label)
+    axis.errorbar(
+        quantity, medians, yerr=_errors(times), marker="o", capsize=2, label=_plain(label)
+    )
+
+
+def _plain(text: str) -> str:
+    """A user's name as it is: what stands between two dollar signs would be read as a formula."""
+    return text.replace("$", r"\$")
 
 
 def _errors(values: list[Range]) -> list[list[float]]:

@@ -13,7 +13,7 @@ from clipdepth_plugin.latency.extents import Extent, measure_extents, memory_noi
 from clipdepth_plugin.latency.plan import Entry
 from clipdepth_plugin.latency.report import rows
 from clipdepth_plugin.latency.rounds import Variant
-from tests.latency.test_verdict import TOWER, an_audit
+from tests.tiny.audits import TOWER, an_audit
 
 MIB = 1 << 20
 ALONE, AGAIN = (100.0, 100.0, 113.0, 100.0, 100.0), (100.0, 101.0, 100.0, 100.0, 99.0)
