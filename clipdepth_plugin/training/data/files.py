@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from clipdepth_plugin.errors import DataError, ImageError
@@ -49,7 +49,7 @@ class DepthUnit:
 
 
 def read_image(source: Path | bytes, what: str) -> Tensor:
-    """A picture as (3, H, W) uint8 RGB, upright.
+    """A picture that has depth beside it, as (3, H, W) uint8 RGB.
 
     Args:
         source: The file, or its bytes.
@@ -57,20 +57,47 @@ def read_image(source: Path | bytes, what: str) -> Tensor:
 
     Raises:
         ImageError: It is missing, damaged or no picture.
+        DataError: See ``pixels_of``.
     """
     if isinstance(source, Path):
-        image = load_image(source)
-    else:
-        try:
-            with Image.open(io.BytesIO(source)) as opened:
-                image = upright_rgb(opened, what)
-        except ImageError:
-            raise
-        except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
-            raise ImageError(
-                f"{what}: not a picture that can be read ({type(error).__name__}: {error})"
-            ) from error
-    return image_tensor(image)
+        pixels_3HW = image_tensor(load_image(source))
+        with Image.open(source) as opened:
+            check_upright(opened, str(source))
+        return pixels_3HW
+    try:
+        with Image.open(io.BytesIO(source)) as opened:
+            return pixels_of(opened, what)
+    except (DataError, ImageError):
+        raise
+    except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
+        raise ImageError(
+            f"{what}: not a picture that can be read ({type(error).__name__}: {error})"
+        ) from error
+
+
+def pixels_of(image: Image.Image, what: str) -> Tensor:
+    """(3, H, W) uint8 RGB of an opened picture that has depth beside it.
+
+    Raises:
+        ImageError: Its values have no defined white.
+        DataError: It is to be turned, and its depth may be turned already or not.
+    """
+    check_upright(image, what)
+    return image_tensor(upright_rgb(image, what))
+
+
+def check_upright(image: Image.Image, what: str) -> None:
+    """Whether a picture lies on its depth as it is stored.
+
+    Raises:
+        DataError: Its EXIF orientation says that it is to be turned or mirrored.
+    """
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    if orientation != 1:
+        raise DataError(
+            f"{what}: is to be turned when it is shown (EXIF orientation {orientation}), and it is "
+            "not known whether its depth is: store both upright, without that tag"
+        )
 
 
 def image_tensor(image: Image.Image) -> Tensor:

@@ -24,13 +24,12 @@ from torch.utils.data import IterableDataset
 from clipdepth_plugin.arguments import parse_camera
 from clipdepth_plugin.errors import DataError, HostError
 from clipdepth_plugin.geometry import Intrinsics
-from clipdepth_plugin.images import upright_rgb
 from clipdepth_plugin.training.data.augment import mixed_seed
 from clipdepth_plugin.training.data.config import DataConfig
 from clipdepth_plugin.training.data.files import (
     DepthUnit,
     check_sizes,
-    image_tensor,
+    pixels_of,
     read_image,
     stored_depth,
 )
@@ -217,7 +216,7 @@ def _image(record: Record) -> Tensor:
     if isinstance(value, bytes):
         return read_image(value, record.name)
     if isinstance(value, Image.Image):
-        return image_tensor(upright_rgb(value, record.name))
+        return pixels_of(value, record.name)
     pixels_HWC: NDArray[Any] = np.asarray(value)
     if pixels_HWC.ndim != 3 or pixels_HWC.shape[2] != 3 or pixels_HWC.dtype != np.uint8:
         raise DataError(

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from clipdepth_plugin.errors import ClipDepthError, DataError, ImageError
-from clipdepth_plugin.images import upright_rgb
 from clipdepth_plugin.training.data import (
     DataConfig,
     SampleDataset,
@@ -21,7 +20,7 @@ from clipdepth_plugin.training.data import (
     open_dataset,
     open_mixture,
 )
-from clipdepth_plugin.training.data.files import image_tensor, read_image
+from clipdepth_plugin.training.data.files import pixels_of, read_image
 
 if TYPE_CHECKING:
     from tests.training.data.conftest import Trees
@@ -292,7 +291,26 @@ def test_a_grey_picture_is_the_same_from_a_file_its_bytes_and_memory(tmp_path: P
     expected = read_image(path, "")
     assert int(expected.max()) == round(63000 / 257)
     assert torch.equal(read_image(path.read_bytes(), "grey"), expected)
-    assert torch.equal(image_tensor(upright_rgb(grey, "grey")), expected)
+    assert torch.equal(pixels_of(grey, "grey"), expected)
     Image.fromarray(np.full((2, 2), 2.5, np.float32)).save(tmp_path / "bright.tif")
     with pytest.raises(ImageError, match=r"memory: float32 grey values from 2\.5"):
         read_image((tmp_path / "bright.tif").read_bytes(), "memory")
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_a_picture_that_is_to_be_turned_is_refused(tmp_path: Path, orientation: int) -> None:
+    """Of a half turn the sizes say nothing, and depth would lie upside down on it."""
+    path, exif = tmp_path / "turned.jpg", Image.Exif()
+    exif[0x0112] = orientation
+    picture = Image.new("RGB", (8, 8))
+    picture.save(path, exif=exif)
+    message = rf"turned.*EXIF orientation {orientation}"
+    with pytest.raises(DataError, match=message):
+        read_image(path, "")
+    with pytest.raises(DataError, match=message):
+        read_image(path.read_bytes(), "turned")
+    with Image.open(path) as opened, pytest.raises(DataError, match=message):
+        pixels_of(opened, "turned")
+    exif[0x0112] = 1
+    picture.save(path, exif=exif)
+    assert read_image(path, "").shape == (3, 8, 8)
