@@ -5,9 +5,10 @@ Axes: B pictures, H W pixels, C the three colours.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from clipdepth_plugin.errors import ImageError
+from clipdepth_plugin.errors import ClipDepthError, ImageError
 
 if TYPE_CHECKING:
     from clipdepth_plugin.adapters.preprocessing import Preprocessing
@@ -119,7 +120,17 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
         ImageError: The file is missing, empty, truncated, not a picture, or its values have no
             defined white (32-bit integers, floats outside 0..1, NaN).
     """
-    path = Path(path)
+    with opened_image(Path(path)) as opened:
+        return upright_rgb(opened, path)
+
+
+@contextlib.contextmanager
+def opened_image(path: Path) -> Iterator[Image.Image]:
+    """A file's picture as it is stored; what is raised inside of a damaged one is explained, too.
+
+    Raises:
+        ImageError: The file is missing, empty, truncated or not a picture.
+    """
     try:
         if path.stat().st_size == 0:
             raise ImageError(f"{path}: the file is empty; copy or download it again")
@@ -127,8 +138,8 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
             if getattr(opened, "n_frames", 1) > 1:
                 logger.info("%s holds several frames; the first is used", path)
             opened.load()
-            return upright_rgb(opened, path)
-    except (ImageError, MemoryError):
+            yield opened
+    except (ClipDepthError, MemoryError):
         raise
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such file; check the path") from error
@@ -147,7 +158,7 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
         ) from error
 
 
-def upright_rgb(image: Image.Image, what: str | Path) -> Image.Image:
+def upright_rgb(image: Image.Image, what: str | os.PathLike[str]) -> Image.Image:
     """An opened picture as ``load_image`` gives it.
 
     Args:
@@ -165,7 +176,7 @@ def upright_rgb(image: Image.Image, what: str | Path) -> Image.Image:
     return image.convert("RGB")
 
 
-def _grey_to_8_bit(grey_HW: NDArray[Any], what: str | Path) -> NDArray[np.uint8]:
+def _grey_to_8_bit(grey_HW: NDArray[Any], what: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """Scales 16-bit integers (also in 32-bit storage) or floats in 0..1 to 0..255."""
     low, high = float(grey_HW.min()), float(grey_HW.max())
     white = 1.0 if grey_HW.dtype.kind == "f" else 65535.0

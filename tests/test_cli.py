@@ -22,14 +22,12 @@ from clipdepth_plugin import DepthHead, attach, find_towers
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.depth_files import read_depth_png
 from clipdepth_plugin.images import load_image, to_pixels
-from tests.tiny.command_line import run, save_tiny_host, words
+from tests.tiny.command_line import run, save_pictures, tiny_host, words
 
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("host")
-    save_tiny_host(folder)
-    return folder
+    return tiny_host(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +47,7 @@ def head(host: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     folder = tmp_path / "pictures"
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    for name, size in (("a.png", (40, 60)), ("b.jpg", (33, 21)), ("c.png", (1, 1))):
-        Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / name)
+    save_pictures(folder, {"a.png": (40, 60), "b.jpg": (33, 21), "c.png": (1, 1)})
     return folder
 
 

@@ -11,7 +11,7 @@ from transformers import BertConfig, BertModel
 
 from clipdepth_plugin import find_towers
 from clipdepth_plugin._cli_inspect import describe_tower
-from tests.tiny.command_line import PROCESSOR, run, save_tiny_host, words
+from tests.tiny.command_line import PROCESSOR, run, tiny_host, words
 from tests.tiny.packed import PACKED
 from tests.tiny.table import BY_NAME
 
@@ -20,9 +20,7 @@ PACKED_BY_NAME = {case.name: case for case in PACKED}
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("host")
-    save_tiny_host(folder)
-    return folder
+    return tiny_host(tmp_path_factory)
 
 
 def test_inspect_json(host: Path) -> None:

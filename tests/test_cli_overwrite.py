@@ -11,14 +11,12 @@ from PIL import Image
 
 from clipdepth_plugin import DepthHead
 from clipdepth_plugin.adapters.loading import load_host
-from tests.tiny.command_line import run, save_tiny_host, words
+from tests.tiny.command_line import run, save_pictures, tiny_host, words
 
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("host")
-    save_tiny_host(folder)
-    return folder
+    return tiny_host(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +31,7 @@ def head(host: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     folder = tmp_path / "pictures"
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    for name in ("a", "b"):
-        rgb = random.integers(0, 256, (40, 60, 3), dtype=np.uint8)
-        Image.fromarray(rgb).save(folder / f"{name}.jpg")
+    save_pictures(folder, {"a.jpg": (40, 60), "b.jpg": (40, 60)})
     return folder
 
 

@@ -49,7 +49,7 @@ def check_options(options: BenchOptions) -> None:
     Raises:
         BenchError: An option is not known, or too small, or two heads have one name.
     """
-    check_names(options)
+    _check_names(options)
     if options.dtype not in DTYPES:
         raise BenchError(f"dtype {options.dtype!r}: there are {', '.join(DTYPES)}")
     if options.scope not in get_args(ScopeChoice):
@@ -64,12 +64,8 @@ def check_options(options: BenchOptions) -> None:
         raise BenchError(f"batch {options.batch}: needs one picture or more")
 
 
-def check_names(options: BenchOptions) -> None:
-    """Refuses heads that the report could not tell apart.
-
-    Raises:
-        BenchError: Two of them have one name.
-    """
+def _check_names(options: BenchOptions) -> None:
+    """Refuses heads that the report could not tell apart."""
     names = [*options.heads, *options.presets]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is None:

@@ -27,19 +27,20 @@ from clipdepth_plugin.latency.bases import (
     prefill_base,
     tower_base,
 )
-from clipdepth_plugin.latency.bench_options import DTYPES, BenchOptions, check_names, check_options
+from clipdepth_plugin.latency.bench_options import DTYPES, BenchOptions, check_options
 from clipdepth_plugin.latency.forms import choose_forms
 from clipdepth_plugin.latency.hosts import PREFIX, load_bench_host
 from clipdepth_plugin.latency.memory import keep_freed_memory
 from clipdepth_plugin.latency.plot import write_plot
 from clipdepth_plugin.latency.report import make_table, sweep_notes, to_markdown
+from clipdepth_plugin.latency.rounds import warm_up
 from clipdepth_plugin.latency.schema import Audit
 from clipdepth_plugin.latency.separate import (
     SEPARATE,
     depth_anything_v2_small,
     separate_call,
 )
-from clipdepth_plugin.latency.sweep import check_sweep, parse_sweep, run_sweep
+from clipdepth_plugin.latency.sweep import parse_sweep, run_sweep, sweep_passes
 from clipdepth_plugin.shipped import load_head
 
 JSON_FILE, MARKDOWN_FILE = "added_latency.json", "added_latency.md"
@@ -91,7 +92,8 @@ def measure(
         separate = _separate(options, subject)
         model, tower = subject.model, subject.tower
         for over, values in sweeps:
-            check_sweep(model, tower, heads, over, values, batch=options.batch)
+            with sweep_passes(model, tower, heads, over, values, options.batch) as passes:
+                warm_up(passes, 1)
     # Before the measurement, as it makes load of its own.
     circumstances = describe_circumstances(command, device, options.dtype)
     with _method(options, console, "rounds", options.rounds) as method:
@@ -146,9 +148,7 @@ def load_heads(options: BenchOptions, subject: Subject) -> dict[str, DepthHead]:
 
     Raises:
         HeadFileError: There is no such trained head.
-        BenchError: Two of them have one name.
     """
-    check_names(options)
     presets = options.presets
     if not presets and not options.heads:
         presets = ("spaceclip", "fast")

@@ -20,7 +20,7 @@ from clipdepth_plugin.latency.audit import Method, to_range
 from clipdepth_plugin.latency.bases import make_pixels, tower_base
 from clipdepth_plugin.latency.intervals import compare, median_interval
 from clipdepth_plugin.latency.plan import Entry, switched, with_depth
-from clipdepth_plugin.latency.rounds import Samples, Variant, warm_up
+from clipdepth_plugin.latency.rounds import Samples, Variant
 from clipdepth_plugin.latency.scaling import fit_exponent
 from clipdepth_plugin.latency.schema import Exponent, Sweep, SweepPoint
 
@@ -71,7 +71,7 @@ def run_sweep(
         BenchError: The tower can't take a size, or has fewer levels than asked for.
     """
     method = method or Method()
-    with _variants(model, tower, heads, over, values, batch) as variants:
+    with sweep_passes(model, tower, heads, over, values, batch) as variants:
         device = next(tower.patch_embed.parameters()).device
         times, others = method.run(variants, device)
     names = [LEVELS_HEAD] if over == "levels" else list(heads)
@@ -88,26 +88,8 @@ def run_sweep(
     )
 
 
-def check_sweep(
-    model: nn.Module,
-    tower: Tower,
-    heads: Mapping[str, DepthHead],
-    over: Over,
-    values: Sequence[int],
-    *,
-    batch: int = 1,
-) -> None:
-    """Makes each pass of a sweep once, untimed, to see that all can be; arguments as there.
-
-    Raises:
-        BenchError: The tower can't take a size, or has fewer levels than asked for.
-    """
-    with _variants(model, tower, heads, over, values, batch) as variants:
-        warm_up(variants, 1)
-
-
 @contextlib.contextmanager
-def _variants(
+def sweep_passes(
     model: nn.Module,
     tower: Tower,
     heads: Mapping[str, DepthHead],
@@ -115,7 +97,13 @@ def _variants(
     values: Sequence[int],
     batch: int,
 ) -> Iterator[list[Variant]]:
-    """The tower alone, again and with each head for every value; the hooks are gone in the end."""
+    """The passes of a sweep: the tower alone, again and with each head for every value.
+
+    Arguments as in ``run_sweep``. The hooks are gone in the end.
+
+    Raises:
+        BenchError: The tower can't take a size, or has fewer levels than asked for.
+    """
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         variants: list[Variant] = []

@@ -14,7 +14,6 @@ import torch
 import typer
 import yaml
 from PIL import Image
-from transformers import CLIPVisionConfig, CLIPVisionModel
 from typer.testing import CliRunner, Result
 
 from clipdepth_plugin import DepthHead
@@ -27,30 +26,12 @@ from clipdepth_plugin.evaluation.metrics import ALIGNMENTS
 from clipdepth_plugin.evaluation.protocols import PROTOCOLS
 from clipdepth_plugin.evaluation.report import Report
 from clipdepth_plugin.evaluation.sheet import MAX_PICTURES
-
-PROCESSOR = {
-    "image_processor_type": "CLIPImageProcessor",
-    "image_mean": [0.5, 0.5, 0.5],
-    "image_std": [0.5, 0.5, 0.5],
-    "size": {"height": 32, "width": 32},
-}
+from tests.tiny.command_line import PROCESSOR, tiny_host
 
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("host")
-    torch.manual_seed(0)
-    config = CLIPVisionConfig(
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        image_size=32,
-        patch_size=8,
-    )
-    CLIPVisionModel(config).save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
-    return folder
+    return tiny_host(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

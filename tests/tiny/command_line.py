@@ -1,12 +1,16 @@
-"""The command line run as a user runs it, and a tiny host in a folder for it."""
+"""The command line run as a user runs it, and a tiny host and pictures in folders for it."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
+from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModel
 from typer.testing import CliRunner, Result
 
@@ -20,8 +24,9 @@ PROCESSOR = {
 }
 
 
-def save_tiny_host(folder: Path) -> None:
-    """A CLIP tower of four blocks and its processor."""
+def tiny_host(made: pytest.TempPathFactory) -> Path:
+    """The folder of a CLIP tower of four blocks and its processor."""
+    folder = made.mktemp("host")
     torch.manual_seed(0)
     config = CLIPVisionConfig(
         hidden_size=32,
@@ -33,6 +38,15 @@ def save_tiny_host(folder: Path) -> None:
     )
     CLIPVisionModel(config).save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    return folder
+
+
+def save_pictures(folder: Path, sizes: Mapping[str, tuple[int, int]]) -> None:
+    """Random ones; ``sizes``: file name -> (height, width)."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for name, size in sizes.items():
+        Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / name)
 
 
 def run(*arguments: str | Path) -> Result:

@@ -18,7 +18,7 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from clipdepth_plugin.errors import DataError, ImageError
-from clipdepth_plugin.images import load_image, upright_rgb
+from clipdepth_plugin.images import opened_image, upright_rgb
 
 _DEPTH_MODES = ("I;16", "I;16B", "I;16L", "I", "F")
 _NPY = b"\x93NUMPY"
@@ -60,10 +60,8 @@ def read_image(source: Path | bytes, what: str) -> Tensor:
         DataError: See ``pixels_of``.
     """
     if isinstance(source, Path):
-        pixels_3HW = image_tensor(load_image(source))
-        with Image.open(source) as opened:
-            check_upright(opened, str(source))
-        return pixels_3HW
+        with opened_image(source) as opened:
+            return pixels_of(opened, str(source))
     try:
         with Image.open(io.BytesIO(source)) as opened:
             return pixels_of(opened, what)
