@@ -15,13 +15,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from clipdepth_plugin._cli_outputs import check_names, check_replaced
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.towers import choose_tower
-from clipdepth_plugin.consoles import loading
+from clipdepth_plugin.consoles import bar, loading
 from clipdepth_plugin.depth_files import (
     write_colour,
     write_confidence_png,
@@ -30,7 +29,6 @@ from clipdepth_plugin.depth_files import (
 )
 from clipdepth_plugin.errors import HeadMismatchError, HostError, ImageError
 from clipdepth_plugin.estimating import check_finite
-from clipdepth_plugin.evaluation.console import find_device, make_folder
 from clipdepth_plugin.evaluation.predictors import camera_factor, predicted_maps
 from clipdepth_plugin.features import one_size
 from clipdepth_plugin.images import (
@@ -41,6 +39,7 @@ from clipdepth_plugin.images import (
     load_image,
     to_pixels,
 )
+from clipdepth_plugin.places import find_device, make_folder
 from clipdepth_plugin.plugin import attach
 from clipdepth_plugin.shipped import load_head
 
@@ -157,9 +156,7 @@ def _predict_all(
     unreadable: list[ImageError] = []
     canonical, focal = plugin.head.config.canonical_focal, options.focal_px
     camera = None if focal is None else (focal, focal, 0.0, 0.0)  # its centre does not matter
-    columns = (TextColumn("depth"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=len(images) == 1) as progress:
-        task = progress.add_task("depth", total=len(images))
+    with bar(console, "depth", len(images), shown=len(images) > 1) as advance:
         for paths in _batches(images, options.batch_size):
             read: list[tuple[Path, Image.Image]] = []
             for path in paths:
@@ -177,7 +174,7 @@ def _predict_all(
                     _write_depth(path.stem, image, map_CHW[:1] * factor, options)
                     if options.confidence:
                         _write_confidence(path.stem, size, map_CHW[1:], options)
-            progress.advance(task, len(paths))
+            advance(len(paths))
     return unreadable
 
 

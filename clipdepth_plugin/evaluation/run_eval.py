@@ -12,8 +12,7 @@ from rich.console import Console
 
 from clipdepth_plugin.adapters.identity import tower_hashes
 from clipdepth_plugin.adapters.loading import load_host
-from clipdepth_plugin.consoles import loading, plain_console
-from clipdepth_plugin.evaluation.console import bar, find_device, make_folder
+from clipdepth_plugin.consoles import bar, loading, plain_console
 from clipdepth_plugin.evaluation.data_spec import parse_data
 from clipdepth_plugin.evaluation.evaluate import Baseline, evaluate, median_depth
 from clipdepth_plugin.evaluation.metrics import Alignment
@@ -28,6 +27,7 @@ from clipdepth_plugin.evaluation.report import (
     write_json,
 )
 from clipdepth_plugin.evaluation.sheet import SHEET_FILE, check_count, write_sheet
+from clipdepth_plugin.places import find_device, make_folder
 from clipdepth_plugin.plugin import DepthPlugin
 from clipdepth_plugin.shipped import load_head
 from clipdepth_plugin.training.data import open_dataset

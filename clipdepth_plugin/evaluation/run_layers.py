@@ -16,11 +16,11 @@ from clipdepth_plugin.adapters.identity import tower_hashes
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.circumstances import package_versions
-from clipdepth_plugin.consoles import loading, plain_console
+from clipdepth_plugin.consoles import bar, loading, plain_console
 from clipdepth_plugin.errors import HostError
-from clipdepth_plugin.evaluation.console import bar, find_device
 from clipdepth_plugin.evaluation.data_spec import parse_data
 from clipdepth_plugin.evaluation.layers import LayerRanking, LevelScore, ProbeOptions, rank_levels
+from clipdepth_plugin.places import find_device
 from clipdepth_plugin.training.data import open_dataset
 
 

@@ -10,9 +10,8 @@ from pathlib import Path
 import torch
 
 from clipdepth_plugin.circumstances import describe_circumstances
-from clipdepth_plugin.consoles import plain_console
+from clipdepth_plugin.consoles import bar, plain_console
 from clipdepth_plugin.depth_files import write_atomically
-from clipdepth_plugin.evaluation.console import bar, find_device, make_folder
 from clipdepth_plugin.latency.kernel_forms import dtype_name
 from clipdepth_plugin.latency.kernel_measure import (
     KernelPlan,
@@ -23,6 +22,7 @@ from clipdepth_plugin.latency.kernel_measure import (
 from clipdepth_plugin.latency.kernel_report import make_table, to_markdown, verdict_lines
 from clipdepth_plugin.latency.kernel_schema import KernelReport
 from clipdepth_plugin.latency.memory import keep_freed_memory
+from clipdepth_plugin.places import find_device, make_folder
 
 
 def run_kernel_bench(

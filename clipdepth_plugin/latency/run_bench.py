@@ -15,9 +15,8 @@ from torch import nn
 from clipdepth_plugin.adapters.towers import Tower, choose_tower
 from clipdepth_plugin.circumstances import describe_circumstances
 from clipdepth_plugin.config import PRESETS
-from clipdepth_plugin.consoles import loading, plain_console
+from clipdepth_plugin.consoles import bar, loading, plain_console
 from clipdepth_plugin.depth_files import write_atomically
-from clipdepth_plugin.evaluation.console import bar, find_device, make_folder
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.latency.audit import Method, Subject, audit
 from clipdepth_plugin.latency.bases import (
@@ -41,6 +40,7 @@ from clipdepth_plugin.latency.separate import (
     separate_call,
 )
 from clipdepth_plugin.latency.sweep import parse_sweep, run_sweep, sweep_passes
+from clipdepth_plugin.places import find_device, make_folder
 from clipdepth_plugin.shipped import load_head
 
 JSON_FILE, MARKDOWN_FILE = "added_latency.json", "added_latency.md"
