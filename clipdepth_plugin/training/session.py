@@ -19,6 +19,7 @@ from torch import nn
 from clipdepth_plugin.config import HeadConfig, Provenance
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.head import DepthHead
+from clipdepth_plugin.precision import imitates_bfloat16
 from clipdepth_plugin.training.ema import Ema
 from clipdepth_plugin.training.sources import make_sources
 from clipdepth_plugin.training.step import Stepper
@@ -132,6 +133,7 @@ def open_session(
     size = config.output_size or tower.preprocessing.size
     if accelerator.is_main_process:
         tell_of_resize(head_config, tower, size)
+        tell_of_bfloat16(config, accelerator.device)
     sources = make_sources(config, accelerator, tower, head, size, reporter)
     model: nn.Module = TrainedHead(
         head,
@@ -203,6 +205,16 @@ def tell_of_resize(head: HeadConfig, tower: FrozenTower, size: Size) -> None:
             "%d. A ReLU that dies at some of their pixels is hidden by that: set "
             "%shead.options.activation: log",
             *(height, width, *size, advice),
+        )
+
+
+def tell_of_bfloat16(config: TrainConfig, device: torch.device) -> None:
+    """Warns where bfloat16 makes a run slower, which is what it is chosen against."""
+    if config.precision == "bf16" and imitates_bfloat16(device):
+        logger.warning(
+            "precision: bf16, but this processor has no instructions for bfloat16 and imitates it: "
+            "precision: no is several times as fast here (a token cache that exists belongs to the "
+            "precision that it was made in)"
         )
 
 

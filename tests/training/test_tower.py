@@ -79,3 +79,32 @@ def test_a_resize_that_may_hide_a_dead_relu_is_told(
         open_session(tiny.config("run", head=head, **sizes), Silent())
     assert ("the head's own maps are 16 x 16" in caplog.text) == told
     assert ("set output_size: [16, 16]" in caplog.text) == advised
+
+
+@pytest.mark.parametrize(
+    ("precision", "features", "told"),
+    [
+        ("bf16", {"avx2": True, "avx512_bf16": False, "amx_bf16": False}, True),
+        ("bf16", {"avx2": True, "avx512_bf16": True, "amx_bf16": False}, False),
+        ("bf16", {"neon": True}, False),
+        ("bf16", None, False),
+        ("no", {"avx512_bf16": False}, False),
+    ],
+    ids=["imitated", "native", "not known", "older torch", "float32"],
+)
+def test_bfloat16_that_a_processor_imitates_is_told(
+    tiny: TinyRuns,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    precision: str,
+    features: dict[str, bool] | None,
+    *,
+    told: bool,
+) -> None:
+    if features is None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features, raising=False)
+    with caplog.at_level(logging.WARNING):
+        open_session(tiny.config("run", precision=precision), Silent())
+    assert ("no instructions for bfloat16" in caplog.text) == told
