@@ -19,7 +19,7 @@ Preset = Literal["spaceclip", "spaceclip-middle", "fast", "guided"]
 DecoderKind = Literal["dual-path", "compact"]
 ContextKind = Literal["pooled", "cls", "mean"]
 Activation = Literal["relu", "softplus", "log", "bins"]
-NormKind = Literal["batch", "group"]
+NormKind = Literal["batch", "group", "none"]
 
 _FAST: dict[str, Any] = {
     "decoder": "compact",
@@ -36,7 +36,13 @@ PRESETS: dict[Preset, dict[str, Any]] = {
     "spaceclip": {"structural_levels": (2, 1, 0)},
     "spaceclip-middle": {"structural_levels": (7, 5, 4)},
     "fast": _FAST,
-    "guided": {**_FAST, "stem_channels": 32, "likeness_channels": 8, "join_kernel": 1},
+    "guided": {
+        **_FAST,
+        "norm": "none",
+        "stem_channels": 32,
+        "likeness_channels": 8,
+        "join_kernel": 1,
+    },
 }
 PRESET_TOWER_DEPTH = 12
 
@@ -143,7 +149,8 @@ class HeadConfig(BaseModel):
     norm: NormKind = "batch"
     """``batch``: as published; folds into the convolutions in inference. ``group``: group norm, the
     same in training and inference and whatever the batch is split over; it takes each picture's
-    own scale out of every map, and how far away things are shows in that (results/ladder.md)."""
+    own scale out of every map, and how far away things are shows in that (results/ladder.md).
+    ``none``: the convolutions have a bias instead, and training sees just what inference does."""
 
     dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Dropout inside the fusion stages' residual blocks (``compact``: after the fusion, whole

@@ -166,7 +166,9 @@ class Guidance(nn.Module):
             2 * channels + stem_channels, channels, norm, kernel=config.join_kernel
         )
         self.smooth = ConvNormGELU(channels, channels, norm)
-        nn.init.zeros_(self.smooth.get_parameter("norm.weight"))
+        nn.init.zeros_(
+            (self.smooth.conv if norm == "none" else self.smooth.norm).get_parameter("weight")
+        )
         self.likeness = (
             PixelLikeness(config.likeness_channels) if config.likeness_channels else None
         )

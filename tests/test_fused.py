@@ -30,11 +30,14 @@ HEADS: dict[str, dict[str, Any]] = {
     "bins": {**DUAL, "activation": "bins"},
     "log-confidence": {**DUAL, "activation": "log", "confidence": True},
     "group-norm": {**DUAL, "norm": "group", "activation": "log"},
+    "no-norm": {**DUAL, "norm": "none", "activation": "log"},
     "fast": {**COMPACT, "preset": "fast"},
     "fast-group-norm": {**COMPACT, "preset": "fast", "norm": "group"},
+    "fast-no-norm": {**COMPACT, "preset": "fast", "norm": "none"},
     "fast-bins-confidence": {**COMPACT, "preset": "fast", "activation": "bins", "confidence": True},
     "fast-neither": {**COMPACT, "preset": "fast", "film": False, "structural": False},
     "guided": {**COMPACT, "preset": "guided", "stem_channels": 8},
+    "guided-batch-norm": {**COMPACT, "preset": "guided", "stem_channels": 8, "norm": "batch"},
     "guided-group-norm": {**COMPACT, "preset": "guided", "stem_channels": 8, "norm": "group"},
     "guided-wide-join": {**COMPACT, "preset": "guided", "stem_channels": 8, "join_kernel": 3},
     "guided-confidence": {**COMPACT, "preset": "guided", "stem_channels": 8, "confidence": True},
@@ -59,6 +62,11 @@ def make_head(name: str) -> DepthHead:
             module.running_var.uniform_(0.5, 2.0, generator=generator)
         if isinstance(module, nn.Linear):  # FiLM that begins as the identity would hide its MLP
             nn.init.normal_(module.bias, std=0.3, generator=generator)
+        if isinstance(module, nn.Conv2d) and head.config.norm == "none":  # its bias begins at 0
+            assert module.bias is not None
+            nn.init.normal_(module.bias, std=0.1, generator=generator)
+            if not module.weight.any():
+                nn.init.normal_(module.weight, std=0.1, generator=generator)
     return head
 
 

@@ -44,9 +44,11 @@ def test_published_size() -> None:
         pytest.param({"activation": "softplus"}, id="softplus"),
         pytest.param({"activation": "log"}, id="log"),
         pytest.param({"norm": "group", "dropout": 0.0}, id="group-norm"),
+        pytest.param({"norm": "none", "dropout": 0.0}, id="no-norm"),
         pytest.param(FAST, id="fast"),
         pytest.param({**FAST, "film": False}, id="fast-no-film"),
         pytest.param({**FAST, "norm": "group"}, id="fast-group-norm"),
+        pytest.param({**FAST, "norm": "none"}, id="fast-no-norm"),
         pytest.param({**FAST, "structural": False}, id="fast-no-structural"),
         pytest.param(
             {**FAST, "semantic_levels": (12,), "structural_levels": (1, 0)}, id="fast-levels"
@@ -56,6 +58,7 @@ def test_published_size() -> None:
         pytest.param({**FAST, "activation": "bins", "confidence": True}, id="fast-bins"),
         pytest.param(GUIDED, id="guided"),
         pytest.param({**GUIDED, "join_kernel": 3}, id="guided-wide-join"),
+        pytest.param({**GUIDED, "norm": "batch"}, id="guided-batch-norm"),
         pytest.param({**GUIDED, "norm": "group", "structural": False}, id="guided-plain"),
         pytest.param(
             {"channels": (12, 5), "semantic_levels": (4, 2), "structural_levels": (1,)},

@@ -70,7 +70,7 @@ def main() -> None:
     heads: tuple[tuple[Preset, NormKind], ...] = (
         ("spaceclip", "batch"),
         ("fast", "group"),
-        ("guided", "batch"),
+        ("guided", "none"),
     )
     seen = {
         "errors": {preset: error_of(preset, norm) for preset, norm in heads},
