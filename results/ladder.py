@@ -145,6 +145,7 @@ def _config(path: Path, data: str, name: str, seed: int, steps: int | None) -> T
             f"--optimiser.lr={rung.lr}",
             f"--loss.auxiliary={list(rung.auxiliary)}",
             f"--loss.gradient={rung.gradient}",
+            f"--head.standardise={rung.standardise}",
             f"--seed={seed}",
         ],
     )

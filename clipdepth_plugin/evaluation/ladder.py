@@ -25,6 +25,7 @@ class Rung:
         options: Fields of its config.
         auxiliary: Weights of its auxiliary outputs in the loss.
         gradient: Weight of gradient matching in the loss.
+        standardise: Pictures by which its level norms begin (``HeadSettings.standardise``).
         kind: Its class.
     """
 
@@ -34,6 +35,7 @@ class Rung:
     options: dict[str, Any] = field(default_factory=dict)
     auxiliary: tuple[float, ...] = ()
     gradient: float = 0.0
+    standardise: int = 0
     kind: type[DepthHead] = DepthHead
 
     def make(self, host: nn.Module) -> DepthHead:
@@ -61,7 +63,7 @@ RUNGS: dict[str, Rung] = {
         kind=LinearProbeHead,
     ),
     "fast": Rung("`fast`", 1e-3, "fast", gradient=_GRADIENT),
-    "guided": Rung("`guided`", 1e-3, "guided", gradient=_GRADIENT),
+    "guided": Rung("`guided`", 1e-3, "guided", gradient=_GRADIENT, standardise=64),
 }
 
 VARIANTS: dict[str, Rung] = {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.precision import imitates_bfloat16
 from clipdepth_plugin.training.ema import Ema
+from clipdepth_plugin.training.level_statistics import standardise_levels
 from clipdepth_plugin.training.sources import make_sources
 from clipdepth_plugin.training.step import Stepper
 from clipdepth_plugin.training.tower import FrozenTower, load_tower, make_head
@@ -135,6 +137,9 @@ def open_session(
         tell_of_resize(head_config, tower, size)
         tell_of_bfloat16(config, accelerator.device)
     sources = make_sources(config, accelerator, tower, head, size, reporter)
+    if config.head.init is None:
+        batches = math.ceil(config.head.standardise / config.micro_batch)
+        standardise_levels(head, sources.train, batches, accelerator)
     model: nn.Module = TrainedHead(
         head,
         config.loss,

@@ -42,13 +42,21 @@ class HeadSettings(Settings):
     """Fields of ``HeadConfig`` for a new head, in place of the preset's."""
 
     init: str | None = None
-    """A head's folder or hub id to go on from; then neither preset nor options may be given."""
+    """A head's folder or hub id to go on from; then none of the other fields may be given."""
+
+    standardise: NonNegativeInt = 64
+    """Training pictures from whose tokens a new head's level norms take their first scale and shift
+    (presets ``fast`` and ``guided``; the others do not normalise levels), rounded up to whole
+    batches. 0: they begin as torch's do."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.init is not None:
-            if self.model_fields_set & {"preset", "options"}:
-                raise ValueError("init: a saved head has its own config; leave preset and options")
+            if self.model_fields_set & {"preset", "options", "standardise"}:
+                raise ValueError(
+                    "init: a saved head has its own config and norms; leave preset, options and "
+                    "standardise"
+                )
             return self
         fixed = sorted(self.options.keys() & set(_NOT_OPTIONS))
         if fixed:
