@@ -47,6 +47,7 @@ SETS = ("libero", "kitchen")
 MEASURE_OF_TIME = "spaceclip-middle"
 EVALUATED_TOGETHER = 10
 HEADS = {**RUNGS, **VARIANTS}
+PRECISIONS = {"no": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 autocast"}
 
 
 def main() -> None:
@@ -112,7 +113,9 @@ def train_and_measure(
     config = _config(path, data, name, seed, steps)
     session = open_session(config, Silent(), head_class=HEADS[name].kind)
     command = ("python", "results/ladder.py", *sys.argv[1:])
-    started = describe_circumstances(command, session.accelerator.device, "bfloat16 autocast")
+    started = describe_circumstances(
+        command, session.accelerator.device, PRECISIONS[config.precision]
+    )
     cpu_seconds, wall_seconds, loss = fit(session)
     head = session.accelerator.unwrap_model(session.model).head.eval()
     trained = [p for p in head.parameters() if p.requires_grad]
