@@ -55,7 +55,7 @@ SHIPPED = "likeness_seed"
 KINDS = {
     SHIPPED: "head",
     "seed": "the former head, no pixels compared",
-    "defaults": "the preset's batch norm",
+    "defaults": "with batch norm",
 }
 """What the names of the seeds' run files begin with, and what the page calls them."""
 
@@ -67,11 +67,12 @@ the canonical one. How the one-room sets are varied was chosen on held-out train
 28% of hololens and tum) and on libero/val; the rest of the augmentation, repeats and length with
 figures of earlier trials on these test sets in view. It is a trade: the recipe before (commit
 4ea8947, five seeds), which varied all sets alike, had 0.294 on hololens and 0.207 on kitchen, but
-0.186 on tum and 0.211 on real_mix. The norm is a trade, too: with the preset's batch norm and all
-else as in the head that ships (configs/demo.yaml at commit b9dae08) there is less error on tum and
-a little less on real_mix, more on libero and hololens, and it wavers in the kitchen that was never
-trained on. The former head (at commit 317e974) differs in that it compares no pixels: it has more
-error on libero, at edges most. At the edges of hololens the ridge is better than all of them.
+0.186 on tum and 0.211 on real_mix. The norm is a trade, too: with batch norm, which the preset had
+then, and all else as in the head that ships (configs/demo.yaml at commit b9dae08) there is less
+error on tum and a little less on real_mix, more on libero and hololens, and it wavers in the
+kitchen that was never trained on. The former head (at commit 317e974) differs in that it compares
+no pixels: it has more error on libero, at edges most. At the edges of hololens the ridge is better
+than all of them.
 """
 
 CONFIDENCE = """

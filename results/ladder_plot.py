@@ -15,12 +15,12 @@ Points = Mapping[tuple[str, str, str], Sequence[Mapping[str, float]]]
 """(set, column, head) -> the metrics of its runs."""
 
 METRICS = {"abs_rel": "AbsRel", "boundary_abs_rel": "boundary AbsRel"}
-MARKERS = {"full": "D", "long": "s", "time": "o", "steps": "o"}
+MARKERS = {"full": "D", "long": "s", "time": "o", "steps": "o", "time32": "^", "steps32": "^"}
 TICKS = (5, 10, 20, 40, 80)
 SAID = (
-    "diamonds: 224 px, equal steps; at 112 px, squares: ten times the steps, filled circles: equal "
-    "CPU time, hollow: equal steps;\nbars: deviation over seeds; no former heads, whose added time "
-    "was another"
+    "diamonds: 224 px, equal steps; at 112 px, squares: ten times the steps, circles: 200 steps "
+    "(hollow) and their CPU time (filled), triangles: both in float32;\n"
+    "bars: deviation over seeds; no former heads, whose added time was another"
 )
 
 
@@ -58,8 +58,8 @@ def _scatter(axis: Any, points: Points, cost: Mapping[str, Any], data: str, metr
             statistics.stdev(values) if len(values) > 1 else None,
             fmt=MARKERS[column],
             color=colour,
-            markerfacecolor="white" if column == "steps" else colour,
-            label=RUNGS[name].title.replace("`", "") if column == "time" else None,
+            markerfacecolor="white" if column.startswith("steps") else colour,
+            label=RUNGS[name].title.replace("`", "") if column == "steps" else None,
             capsize=3,
         )
     axis.set_xscale("log")

@@ -2,58 +2,48 @@
 
     python results/ladder_table.py
 
-Reads the runs of ``ladder.py`` in results/ladder/ (the small ladder), results/ladder_long/ (its
-longer runs), results/ladder_full/ (the full one) and the folders ``*_former`` (what our heads
-were before), and the costs of ``ladder_cost.py``.
+Reads the runs of ``ladder.py`` in results/ladder/ (the small ladder), results/ladder_float32/ (the
+same in float32), results/ladder_long/ (its longer runs), results/ladder_full/ (the full one) and
+the folders ``*_batch_norm`` and ``*_former`` (what our heads were before, with batch and with group
+norm), and the costs of ``ladder_cost.py``.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ladder_plot import draw
+from ladder_runs import (
+    COLUMNS,
+    NORMS,
+    PUBLISHED,
+    SETS,
+    Run,
+    found,
+    is_former,
+    newest,
+    norm_now,
+    norm_of,
+    not_comparable,
+    of,
+    run_columns,
+)
 from ladder_text import ACTIVATIONS, FORMER, costs_section, facts, filled, introduction
 from spread import change_of_mean, share, spread
 
-from clipdepth_plugin import DepthHead
 from clipdepth_plugin.evaluation.ladder import RUNGS, VARIANTS
 
 HERE = Path(__file__).resolve().parent
 PLOT = HERE / "ladder" / "ladder.png"
-SETS = ("libero", "kitchen")
-COLUMNS = {
-    "full": "224 px, equal steps",
-    "long": "112 px, ten times the steps",
-    "steps": "112 px, equal steps",
-    "time": "112 px, equal CPU time",
-}
-"""The full ladder, and what there is at 112 px."""
-FILES = (
-    ("full", "ladder_full", "steps"),
-    ("long", "ladder_long", "steps"),
-    ("steps", "ladder", "steps"),
-    ("time", "ladder", "time"),
-    ("long", "ladder_long_former", "steps"),
-    ("steps", "ladder_former", "steps"),
-    ("time", "ladder_former", "time"),
-)
-"""A column, a folder of runs of it, and what its files' names say before the seed."""
 METRICS = {
     "abs_rel": "AbsRel",
     "delta1": "delta1",
     "rmse": "RMSE (m)",
     "boundary_abs_rel": "boundary AbsRel",
 }
-PUBLISHED = ("spaceclip", "spaceclip-middle")
-HEADS = RUNGS | VARIANTS
-RESIZED = "full"
-"""The column in which the published head's maps were resized for the loss (``LATTICE``)."""
-
-Run = dict[str, Any]
 
 
 def main() -> None:
@@ -70,36 +60,24 @@ def main() -> None:
     draw(points, costs["cpu"], PLOT)
 
 
-def found() -> tuple[list[Run], dict[str, Any]]:
-    """All runs, each with its column; and the content of the cost files by device."""
-    runs = [
-        json.loads(path.read_text(encoding="utf-8")) | {"column": column}
-        for column, folder, kind in FILES
-        for path in sorted((HERE / folder).glob(f"*-{kind}-seed*.json"))
-    ]
-    costs = {
-        device: json.loads((PLOT.parent / name).read_text(encoding="utf-8"))
-        for device, name in (("cpu", "cost.json"), ("cuda", "cost_cuda.json"))
-    }
-    return runs, costs
-
-
 def whole_file(runs: Sequence[Run], costs: Mapping[str, Any]) -> list[str]:
     """The lines of results/ladder.md."""
     ladders = {column: [run for run in runs if run["column"] == column] for column in COLUMNS}
     former = [run for run in runs if run["column"] != "full" and is_former(run)]
-    small, long = (
+    small, float32, long = (
         [run for column in columns for run in ladders[column] if not is_former(run)]
-        for columns in (("steps", "time"), ("long",))
+        for columns in (("steps", "time"), ("steps32", "time32"), ("long",))
     )
     cost = costs["cpu"]
-    text = [*introduction(ladders["full"], small, long), *costs_section(costs)]
-    for column, title in COLUMNS.items():
+    text = [*introduction(ladders["full"], small, float32, long), *costs_section(costs)]
+    for column, title in run_columns(runs).items():
         for data in SETS:
             text += [f"## {data}, {title}", "", *_table(runs, data, column, cost), ""]
     text += ["## The former heads", "", *filled(FORMER.format(**facts(former), **_lost(runs)))]
     text += [
-        *_against_former(runs),
+        *_against_former(runs, "fast"),
+        "",
+        *_against_former(runs, "guided"),
         "",
         "## The activation of `fast`",
         "",
@@ -107,42 +85,6 @@ def whole_file(runs: Sequence[Run], costs: Mapping[str, Any]) -> list[str]:
         "",
     ]
     return [*text, "## What had to hold", "", *_verdicts(runs, cost), ""]
-
-
-def of(
-    runs: Sequence[Run], data: str, name: str, column: str, *, former: bool = False
-) -> list[Run]:
-    """The runs of a head in a column.
-
-    The published heads' runs of equal steps are the measure of equal time; of those that are not
-    to be compared there are none.
-
-    Args:
-        runs: All.
-        data: The set.
-        name: Of the head.
-        column: See ``COLUMNS``.
-        former: Take those of the head as it was before, rather than as it is now (``FORMER``).
-    """
-    if _not_comparable(name, column):
-        return []
-    column = "steps" if name in PUBLISHED and column == "time" else column
-    wanted = (data, name, column, former)
-    return [r for r in runs if (r["data"], r["head"], r["column"], is_former(r)) == wanted]
-
-
-def is_former(run: Run) -> bool:
-    """Whether it is of a head of ours as it was before: with group norm."""
-    return HEADS[run["head"]].kind is DepthHead and run["head_config"]["norm"] == "group"
-
-
-def newest(runs: Sequence[Run], data: str, name: str, column: str) -> list[Run]:
-    """Those of the head as it is now, if there are any."""
-    return of(runs, data, name, column) or of(runs, data, name, column, former=True)
-
-
-def _not_comparable(name: str, column: str) -> bool:
-    return name in PUBLISHED and column == RESIZED
 
 
 def _values(runs: Sequence[Run], metric: str) -> list[float]:
@@ -161,11 +103,11 @@ def _table(runs: Sequence[Run], data: str, column: str, cost: dict[str, Any]) ->
     for name, rung in RUNGS.items():
         mine = newest(runs, data, name, column)
         if not mine:
-            why = "not comparable" if _not_comparable(name, column) else "not run"
+            why = "not comparable" if not_comparable(name, column) else "not run"
             lines.append(f"| {rung.title} | 0 | {why} |{' |' * (2 + len(METRICS))}")
             continue
         cells = [
-            rung.title + (", former" if is_former(mine[0]) else ""),
+            rung.title + _with_norm(mine),
             str(len(mine)),
             f"{statistics.mean(run['images'] for run in mine):.0f}",
             "-" if column == "full" else f"{statistics.mean(r['cpu_seconds'] for r in mine):.0f}",
@@ -176,34 +118,37 @@ def _table(runs: Sequence[Run], data: str, column: str, cost: dict[str, Any]) ->
     return lines
 
 
-def _against_former(runs: Sequence[Run]) -> list[str]:
-    """Our two heads as they are and as they were, in the columns that have both."""
-    lines = [
-        "| | metric | `fast` | former | `guided` | former |",
-        "|---|---|---|---|---|---|",
-    ]
+def _with_norm(runs: Sequence[Run]) -> str:
+    """What a head's name needs beside it where it is not the head as it is now."""
+    return f", with {norm_of(runs[0])} norm" if is_former(runs[0]) else ""
+
+
+def _against_former(runs: Sequence[Run], name: str) -> list[str]:
+    """One of our heads as it is and as it was, in the columns that have two forms of it."""
+    norms = NORMS[NORMS.index(norm_now(name)) :: -1]
+    titles = [f"with {norm} norm".replace("none norm", "no norm") for norm in norms]
+    lines = [f"| `{name}` | metric | {' | '.join(titles)} |", "|---" * (2 + len(norms)) + "|"]
     for data in SETS:
         for column, title in COLUMNS.items():
-            both = [
-                of(runs, data, name, column, former=former)
-                for name in ("fast", "guided")
-                for former in (False, True)
-            ]
-            for metric in ("abs_rel", "boundary_abs_rel") if all(both) else ():
-                cells = [f"{spread(_values(mine, metric))} ({len(mine)})" for mine in both]
+            forms = [of(runs, data, name, column, norm=norm) for norm in norms]
+            for metric in ("abs_rel", "boundary_abs_rel") if sum(map(bool, forms)) > 1 else ():
+                cells = [
+                    f"{spread(_values(mine, metric))} ({len(mine)})" if mine else "not run"
+                    for mine in forms
+                ]
                 lines.append(f"| {data}, {title} | {METRICS[metric]} | {' | '.join(cells)} |")
     return lines
 
 
 def _lost(runs: Sequence[Run]) -> dict[str, str]:
-    """What each head lost on libero by the change, in equal steps and in equal time."""
+    """What each lost on libero by batch norm for group norm, in equal steps and equal time."""
     lost = {}
     for column in ("steps", "time"):
         changes = []
         for name in ("fast", "guided"):
             now, before = (
-                _values(of(runs, "libero", name, column, former=former), "abs_rel")
-                for former in (False, True)
+                _values(of(runs, "libero", name, column, norm=norm), "abs_rel")
+                for norm in ("batch", "group")
             )
             changes.append(f"{change_of_mean(now, before).share:+.0%} (`{name}`)")
         lost[f"lost_{column}"] = " and ".join(changes)
@@ -211,18 +156,18 @@ def _lost(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def _activations(runs: Sequence[Run], cost: Mapping[str, Any]) -> list[str]:
-    """The former `fast` with each activation: mean AbsRel and deviation over the seeds."""
+    """`fast` with group norm and each activation: mean AbsRel and deviation over the seeds."""
     titles = {"fast": "`log` (the default)", **{n: rung.title for n, rung in VARIANTS.items()}}
     lines = [f"| | {' | '.join(titles.values())} |", "|---" * (1 + len(titles)) + "|"]
     for data in SETS:
         for column, title in COLUMNS.items():
             values = [
-                _values(of(runs, data, name, column, former=True), "abs_rel") for name in titles
+                _values(of(runs, data, name, column, norm="group"), "abs_rel") for name in titles
             ]
             cells = [f"{spread(one)} ({len(one)})" if one else "not run" for one in values]
             lines.append(f"| {data}, {title} | {' | '.join(cells)} |")
     logs, bins = (
-        [_values(of(runs, data, name, "full", former=True), "abs_rel") for data in SETS]
+        [_values(of(runs, data, name, "full", norm="group"), "abs_rel") for data in SETS]
         for name in ("fast", "fast-bins")
     )
     gaps = [-change_of_mean(b, a).share for a, b in zip(logs, bins, strict=True)]
@@ -252,35 +197,45 @@ def _verdicts(runs: Sequence[Run], cost: dict[str, Any]) -> list[str]:
             f"**{_said(one['gmac'] <= gmac and one['parameters'] <= 2.5e6)}**."
         )
     for data in SETS:
-        for column, title in COLUMNS.items():
+        for column, title in run_columns(runs).items():
             lines += _against_published(runs, data, column, title)
     return lines
 
 
 def _against_published(runs: Sequence[Run], data: str, column: str, title: str) -> list[str]:
-    found = {name: of(runs, data, name, column) for name in (*PUBLISHED, "fast", "guided")}
+    found = {name: newest(runs, data, name, column) for name in (*PUBLISHED, "fast", "guided")}
     published = [name for name in PUBLISHED if found[name]]
-    if not published or not found["fast"] or not found["guided"]:
+    if not published:
         return [f"- {data}, {title}: no run of the published head to compare with."]
+    said = f"- {data}, {title}:"
+    if found["fast"]:
+        said += f" {_no_worse(found, published)}"
+    edge = {name: _values(mine, "boundary_abs_rel") for name, mine in found.items() if mine}
+    sharper = min(published, key=lambda name: statistics.mean(edge[name]))
+    change = change_of_mean(edge["guided"], edge[sharper])
+    error = "" if change.error is None else f" (standard error {change.error:.1%})"
+    said += (
+        f" `guided`{_with_norm(found['guided'])}: boundary AbsRel {change.share:+.1%}{error} "
+        f"against the published head's better one (-15% wanted): "
+        f"**{_said(change.share <= -0.15)}**"
+    )
+    if found["fast"]:
+        said += f"; {change_of_mean(edge['guided'], edge['fast']).share:+.0%} against `fast`"
+    return [f"{said}."]
+
+
+def _no_worse(found: Mapping[str, Sequence[Run]], published: Sequence[str]) -> str:
+    """Whether `fast` is no worse than the published head's better form, and no less steady."""
     best = min(published, key=lambda name: _mean(found[name], "abs_rel"))
     theirs, ours = _values(found[best], "abs_rel"), _values(found["fast"], "abs_rel")
     said = (
-        f"- {data}, {title}: `fast` AbsRel {spread(ours)} against {spread(theirs)} of `{best}`: "
+        f"`fast` AbsRel {spread(ours)} against {spread(theirs)} of `{best}`: "
         f"mean no worse **{_said(statistics.mean(ours) <= statistics.mean(theirs))}**"
     )
     if len(ours) > 1 and len(theirs) > 1:
         smaller = statistics.stdev(ours) <= statistics.stdev(theirs)
         said += f", deviation no larger **{_said(smaller)}**"
-    edge = {name: _values(mine, "boundary_abs_rel") for name, mine in found.items() if mine}
-    sharper = min(published, key=lambda name: statistics.mean(edge[name]))
-    change, fast = (change_of_mean(edge["guided"], edge[name]) for name in (sharper, "fast"))
-    error = "" if change.error is None else f" (standard error {change.error:.1%})"
-    said += (
-        f". `guided` boundary AbsRel {change.share:+.1%}{error} against the published head's "
-        f"better one (-15% wanted): **{_said(change.share <= -0.15)}**; {fast.share:+.0%} against "
-        "`fast`."
-    )
-    return [said]
+    return f"{said}."
 
 
 def _said(holds: bool) -> str:

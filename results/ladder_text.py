@@ -6,11 +6,10 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from spread import FORMER_UNTIL, each, share
+from ladder_runs import SETS, Run
+from spread import FORMER_UNTIL, NORMS_UNTIL, each, share, spread
 
 from clipdepth_plugin.evaluation.ladder import RUNGS
-
-Run = dict[str, Any]
 
 ABOUT = """
 The heads on one frozen tower (the `demo` host, ViT-S/14), with the same tokens, data, order and
@@ -45,9 +44,18 @@ SMALL = """
 frames of each train split, {steps} steps of {batch} images for equal steps; for equal CPU time
 each head gets what the published one (middle levels) took for those, on one thread in bfloat16
 autocast. The machine was slower when `fast` and `guided` were run, beside other work: in equal time
-they have fewer steps than the former ones had. **Nothing in it is trained to convergence.** The
-command is `python results/ladder.py
-train`. {made}
+they have fewer steps than the former ones had. `guided`, whose norms were taken out last (below),
+ran in equal steps only, on a processor without instructions for bfloat16, whose seconds are not to
+be compared. **Nothing in it is trained to convergence.** The
+command is `python results/ladder.py train`. {made}
+"""
+FLOAT32 = """
+**The same in float32**, for equal time of today's `guided`: the machine at hand has no instructions
+for bfloat16 and takes eight times as long with it. There the published head (middle levels) was
+trained again, {steps} steps of {batch}, so that its time is the same machine's, up to {seeds}
+seeds; `fast` and the peers were not. In equal steps float32 and bfloat16 give `guided`
+{precisions}. The command is `python results/ladder.py train --config configs/ladder_float32.yaml
+--head spaceclip-middle --head guided`. {made}
 """
 LATTICE = """
 **The full ladder's runs of the published head are not to be compared with.** On this tower its maps
@@ -76,7 +84,11 @@ median of the paired differences over the tower's own time, with its 95% interva
 {others_percent:.1f}% of the processors' time meanwhile.
 """
 COST_OF_FORMER = """
-`fast` and `guided` are the former ones in this table.
+`fast` and `guided` are the former ones, with group norm, in this table.
+"""
+COST_WITH_NORMS = """
+`guided` still had batch norms in this table; without them it has the same products, and fewer
+operations between them.
 """
 ON_GPU = """
 In eager mode a GPU waits for the processor that launches, for the tower as for the heads: what
@@ -88,20 +100,27 @@ FORMER = """
 Until 2026-11-26 `fast` and `guided` had group norm, and their runs at 224 px are still those. Group
 norm takes each picture's own scale out of every map, and how far away things are shows in that
 scale. `guided` also had a stem of 48 channels and did not compare pixels (`likeness_channels`).
-Both changes were chosen on frames held out of kitchen/train and on libero/val, one seed. (Until
-2026-11-27 `guided` also joined its image part by a convolution of 3 x 3, `join_kernel`, in place of
-1 x 1. Both have the same errors within the seeds' deviations, in each column, and 1 x 1 takes a
-quarter of the operations away; the runs with 3 x 3 are in the history up to commit 2f3158a.)
-Below are
-means and deviations on the test frames, the number of seeds in brackets: much is gained in the
-kitchen, where `fast` has a tenth less error. On libero AbsRel changes by {lost_steps} in equal
-steps, and by {lost_time} in equal time, where the former heads also had more steps, as the machine
-was faster then. The cost of the former heads on this CPU was not kept. The former heads' runs,
-those with other activations among them: {made}
+Both changes were chosen on frames held out of kitchen/train and on libero/val, one seed. Then both
+had batch norm, which in training hides much of that scale, too, in batches of four, and is another
+function in inference. On 2026-11-27 **`guided` lost its norms**, with He's initialisation in their
+place, and its level norms begin with the scale and shift after which each channel of the tokens has
+mean 0 and deviation 1 (`head.standardise`). Both were chosen on three sets of frames held out of
+kitchen/train and on libero/val, 200 steps, one or two seeds: without norms errors at edges were 2%
+to 10% lower in the kitchen and more on libero/val; with the begin of the level norms libero/val
+gained another 6%, two of the kitchen's three lost 2% to 3%. Tried with them, and not better: batch
+renormalisation, layer norm of each position's channels, batch norm of the tokens, and batch norm
+whose statistics are held from a tenth, a quarter or half of the run on, which was nearly as good.
+`fast` was left as it is. (On 2026-11-27 `guided` also had its image part joined by a convolution of
+3 x 3, `join_kernel`, in place of 1 x 1, with the same errors; those runs are in the history up to
+commit 2f3158a.) Below are means and deviations on the test frames, the number of seeds in brackets.
+From group to batch norm libero's AbsRel changed by {lost_steps} in equal steps, and by {lost_time}
+in equal time, where the heads with group norm also had more steps, as the machine was faster then.
+The cost of the heads with group norm on this CPU was not kept. The former heads' runs, those with
+other activations among them: {made}
 """
 ACTIVATIONS = """
-All of these are of the former `fast`. At 224 px `bins` has {gaps} less error than `log`, whose own
-seeds deviate by {spreads}. For another default a gain on both sets beyond the seeds' deviation
+All of these are of `fast` with group norm. At 224 px `bins` has {gaps} less error than `log`, whose
+own seeds deviate by {spreads}. For another default a gain on both sets beyond the seeds' deviation
 would have been wanted. On the CPU today's `fast` adds {bins} of the tower's time with `bins`,
 {log} with `log`. `softplus` can still die: below the loss's least
 depth it has no gradient. Until commit 0713b7a, in all runs but the longer ones, the bins'
@@ -109,7 +128,12 @@ expectation (and the probe's) was taken in bfloat16 in training.
 """
 
 
-def introduction(full: Sequence[Run], small: Sequence[Run], long: Sequence[Run]) -> list[str]:
+def introduction(
+    full: Sequence[Run],
+    small: Sequence[Run],
+    float32: Sequence[Run],
+    long: Sequence[Run],
+) -> list[str]:
     """What the ladders are, to the plot."""
     return [
         "# The ladder",
@@ -118,6 +142,7 @@ def introduction(full: Sequence[Run], small: Sequence[Run], long: Sequence[Run])
         *filled(FULL.format(**facts(full))),
         *filled(LATTICE.format(worst=_worst(full, "spaceclip"), ours=_worst(full, "fast"))),
         *filled(SMALL.format(**facts(small))),
+        *(_float32(small, float32) if float32 else ()),
         *filled(LONG.format(**facts(long), minutes=_minutes(long, "spaceclip"))),
         "![error against added time](ladder/ladder.png)",
         "",
@@ -128,6 +153,29 @@ def _minutes(runs: Sequence[Run], head: str) -> str:
     """CPU time of a head's runs, from the shortest to the longest."""
     seconds = [float(run["cpu_seconds"]) for run in runs if run["head"].startswith(head)]
     return f"{min(seconds) / 60:.0f} to {max(seconds) / 60:.0f}"
+
+
+def _float32(small: Sequence[Run], float32: Sequence[Run]) -> list[str]:
+    said = {"precisions": _precisions(small, float32), "seeds": len({r["seed"] for r in float32})}
+    return filled(FLOAT32.format(**facts(float32), **said))
+
+
+def _precisions(small: Sequence[Run], float32: Sequence[Run]) -> str:
+    """The errors of `guided` at edges in equal steps, in float32 and in bfloat16."""
+    said = []
+    for data in SETS:
+        both = [
+            spread([run["metrics"]["boundary_abs_rel"] for run in runs if _is_short(run, data)])
+            for runs in (float32, small)
+        ]
+        said.append(f"{both[0]} and {both[1]} at edges ({data})")
+    return ", ".join(said)
+
+
+def _is_short(run: Run, data: str) -> bool:
+    """Whether it is one of `guided` with as many steps as the config has."""
+    steps = run["config"]["steps"]
+    return run["data"] == data and run["head"] == "guided" and steps == 200
 
 
 def _worst(runs: Sequence[Run], head: str) -> float:
@@ -192,6 +240,7 @@ def costs_section(costs: Mapping[str, Any]) -> list[str]:
             "",
             *(filled(ON_GPU) if device == "cuda" else ()),
             *(filled(COST_OF_FORMER) if seen["created"] < FORMER_UNTIL else ()),
+            *(filled(COST_WITH_NORMS) if FORMER_UNTIL < seen["created"] < NORMS_UNTIL else ()),
         ]
     return lines
 

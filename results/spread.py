@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 FORMER_UNTIL = "2026-11-26T19"
-"""When `fast` and `guided` became what they are: ladder.md says what changed."""
+"""When `fast` and `guided` lost their group norm: ladder.md says what changed."""
+NORMS_UNTIL = "2026-11-27T12"
+"""When `guided` lost its batch norm."""
 
 
 def spread(values: Sequence[float]) -> str:
