@@ -29,6 +29,13 @@ LAUNCH = [
     *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
     *("--main_process_port", "0"),
 ]
+GUIDED: dict[str, Any] = {
+    "head": {
+        "preset": "guided",
+        "options": {"channels": [8, 8, 8], "film_hidden": 8, "stem_channels": 4},
+    },
+    "loss": {"auxiliary": []},
+}
 
 
 def launch(
@@ -63,8 +70,12 @@ def test_two_processes_have_the_loss_curve_of_one_with_the_doubled_batch(tiny: T
     }
     cache = {"folder": str(tiny.folder / "cache"), "dtype": "float32"}
     resumed = tiny.folder / "resumed"
-    for name, changes in (("one", {}), ("one-cached", {"cache": cache})):
-        train(tiny.config(name, **common, **changes))
+    for name, changes in (
+        ("one", {}),
+        ("one-cached", {"cache": cache}),
+        ("one-guided", GUIDED),
+    ):
+        train(tiny.config(name, **common | changes))
     # One more run begins with what three steps of one process left, and goes on in two.
     shutil.copytree(tiny.folder / "one", resumed)
     for step in (6, 8):
@@ -75,13 +86,20 @@ def test_two_processes_have_the_loss_curve_of_one_with_the_doubled_batch(tiny: T
             (tiny.tree("two", **common), False),
             (tiny.tree("two-cached", **common, cache=cache), False),
             (tiny.tree("resumed", **common), True),
+            # Its level norms begin with the statistics of both processes' pictures.
+            (tiny.tree("two-guided", **common | GUIDED), False),
             # Batch norm's buffers are sent around, with three pictures for two processes.
             (tiny.tree("normed", head={"options": tiny.head}, validate_every=3), False),
         ],
         tiny.folder / "runs.json",
     )
     assert not said.startswith("exit status"), said
-    for name, other in (("two", "one"), ("two-cached", "one-cached"), ("resumed", "one")):
+    for name, other in (
+        ("two", "one"),
+        ("two-cached", "one-cached"),
+        ("two-guided", "one-guided"),
+        ("resumed", "one"),
+    ):
         assert tiny.losses(name) == pytest.approx(tiny.losses(other), abs=1e-4)
         for record, expected in zip(*map(measured, (tiny, tiny), (name, other)), strict=True):
             assert record["images"] == 3
@@ -132,17 +150,11 @@ def test_sharded_over_two_processes_it_has_the_loss_curve_and_the_weights_of_one
     shutil.copytree(tiny.folder / "one", resumed)
     shutil.rmtree(resumed / "checkpoints" / "step-00000006")
     runs = [(tiny.tree("two", **common), False), (tiny.tree("resumed", **common), True)]
-    guided: dict[str, Any] = {
-        "head": {
-            "preset": "guided",
-            "options": {"channels": [8, 8, 8], "film_hidden": 8, "stem_channels": 4},
-        },
-        "loss": {"auxiliary": []},
-        "steps": 2,
-    }
-    runs.append((tiny.tree("guided", **common | guided), False))
+    train(tiny.config("one-guided", **common | GUIDED))
+    runs.append((tiny.tree("two-guided", **common | GUIDED), False))
     said = launch(runs, tiny.folder / "runs.json", fsdp_version=2)
     assert not said.startswith("exit status"), said
+    assert tiny.losses("two-guided") == pytest.approx(tiny.losses("one-guided"), abs=1e-4)
     for name in ("two", "resumed"):
         assert tiny.losses(name) == pytest.approx(tiny.losses("one"), abs=1e-4)
         for record, expected in zip(*map(measured, (tiny, tiny), (name, "one")), strict=True):
