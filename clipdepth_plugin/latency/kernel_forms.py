@@ -13,6 +13,7 @@ from torch import Tensor
 from clipdepth_plugin.latency.forms import FORMS as HEAD_FORMS
 from clipdepth_plugin.latency.kernel_cases import Case, tensors_of
 from clipdepth_plugin.latency.kernel_schema import Form
+from clipdepth_plugin.precision import imitates_bfloat16
 
 FORMS: tuple[Form, ...] = get_args(Form)
 
@@ -132,14 +133,9 @@ def _make(
 
 def obstacle(form: Form, dtype: torch.dtype, device: torch.device) -> str | None:
     """Why a device can't run a form in a dtype; None where it can."""
-    if device.type == "cpu" and dtype == torch.bfloat16 and not has_bfloat16():
-        return "this processor has neither AVX512-BF16 nor AMX"
+    if dtype == torch.bfloat16 and imitates_bfloat16(device):
+        return "this processor has no instructions for bfloat16"
     return None if form == "plain" else HEAD_FORMS[form].obstacle(device)
-
-
-def has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 numbers itself."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def compile_mode(device: torch.device) -> str:

@@ -156,6 +156,7 @@ def test_compiled_is_whole_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
         return function
 
     monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(kernel_forms, "imitates_bfloat16", lambda _device: False)
     stopwatch = Stopwatch(1e-9)
     found = make_forms(a_case(), (torch.bfloat16, torch.float32), CPU, stopwatch)
     assert seen == {"fullgraph": True, "dynamic": False, "mode": "default"}
@@ -228,8 +229,8 @@ def test_a_form_is_checked_where_the_plain_one_fails(monkeypatch: pytest.MonkeyP
 def test_a_processor_without_bfloat16_is_not_measured_in_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(kernel_forms, "has_bfloat16", lambda: False)
-    assert "AVX512-BF16" in str(obstacle("plain", torch.bfloat16, CPU))
+    monkeypatch.setattr(kernel_forms, "imitates_bfloat16", lambda _device: True)
+    assert "bfloat16" in str(obstacle("plain", torch.bfloat16, CPU))
     assert obstacle("plain", torch.float32, CPU) is None
     found = measure_kernels(PLAN, CPU, describe_circumstances(()))
     assert found.case("fast").figure("fused", "bfloat16").milliseconds is None
