@@ -41,13 +41,13 @@ steps`, with `--head` and `--data` for each process. {made}
 """
 SMALL = """
 **The small ladder**: {pixels} px (8 x 8 patches), maps of {output} x {output}, at most {limit}
-frames of each train split, {steps} steps of {batch} images for equal steps; for equal CPU time
-each head gets what the published one (middle levels) took for those, on one thread in bfloat16
-autocast. The machine was slower when `fast` and `guided` were run, beside other work: in equal time
-they have fewer steps than the former ones had. `guided`, whose norms were taken out last (below),
-ran in equal steps only, on a processor without instructions for bfloat16, whose seconds are not to
-be compared. **Nothing in it is trained to convergence.** The
-command is `python results/ladder.py train`. {made}
+frames of each train split, {steps} steps of {batch} images for equal steps; for equal CPU time each
+head gets what the published one (middle levels) took for those, on one thread in bfloat16 autocast.
+The machine was slower when `fast` and `guided` were run, beside other work: in equal time they have
+fewer steps than the former ones had. `guided`, whose norms were taken out last (below), ran in
+equal steps only, on a processor without instructions for bfloat16, whose seconds are not to be
+compared; for equal time see below. **Nothing in it is trained to convergence.** The command is
+`python results/ladder.py train`. {made}
 """
 FLOAT32 = """
 **The same in float32**, for equal time of today's `guided`: the machine at hand has no instructions
@@ -110,7 +110,7 @@ to 10% lower in the kitchen and more on libero/val; with the begin of the level 
 gained another 6%, two of the kitchen's three lost 2% to 3%. Tried with them, and not better: batch
 renormalisation, layer norm of each position's channels, batch norm of the tokens, and batch norm
 whose statistics are held from a tenth, a quarter or half of the run on, which was nearly as good.
-`fast` was left as it is. (On 2026-11-27 `guided` also had its image part joined by a convolution of
+`fast` was left as it is, its runs without that begin of its level norms. (On 2026-11-27 `guided` also had its image part joined by a convolution of
 3 x 3, `join_kernel`, in place of 1 x 1, with the same errors; those runs are in the history up to
 commit 2f3158a.) Below are means and deviations on the test frames, the number of seeds in brackets.
 From group to batch norm libero's AbsRel changed by {lost_steps} in equal steps, and by {lost_time}
@@ -174,8 +174,7 @@ def _precisions(small: Sequence[Run], float32: Sequence[Run]) -> str:
 
 def _is_short(run: Run, data: str) -> bool:
     """Whether it is one of `guided` with as many steps as the config has."""
-    steps = run["config"]["steps"]
-    return run["data"] == data and run["head"] == "guided" and steps == 200
+    return (run["data"], run["head"], run["config"]["steps"]) == (data, "guided", 200)
 
 
 def _worst(runs: Sequence[Run], head: str) -> float:
