@@ -110,13 +110,13 @@ to 10% lower in the kitchen and more on libero/val; with the begin of the level 
 gained another 6%, two of the kitchen's three lost 2% to 3%. Tried with them, and not better: batch
 renormalisation, layer norm of each position's channels, batch norm of the tokens, and batch norm
 whose statistics are held from a tenth, a quarter or half of the run on, which was nearly as good.
-`fast` was left as it is, its runs without that begin of its level norms. (On 2026-11-27 `guided` also had its image part joined by a convolution of
-3 x 3, `join_kernel`, in place of 1 x 1, with the same errors; those runs are in the history up to
-commit 2f3158a.) Below are means and deviations on the test frames, the number of seeds in brackets.
-From group to batch norm libero's AbsRel changed by {lost_steps} in equal steps, and by {lost_time}
-in equal time, where the heads with group norm also had more steps, as the machine was faster then.
-The cost of the heads with group norm on this CPU was not kept. The former heads' runs, those with
-other activations among them: {made}
+`fast` was left as it is, its runs without that begin of its level norms. (On 2026-11-27 `guided`
+also had its image part joined by a convolution of 3 x 3, `join_kernel`, in place of 1 x 1, with the
+same errors; those runs are in the history up to commit 2f3158a.) Below are means and deviations on
+the test frames, the number of seeds in brackets. From group to batch norm libero's AbsRel changed
+by {lost_steps} in equal steps, and by {lost_time} in equal time, where the heads with group norm
+also had more steps, as the machine was faster then. The cost of the heads with group norm on this
+CPU was not kept. The former heads' runs, those with other activations among them: {made}
 """
 ACTIVATIONS = """
 All of these are of `fast` with group norm. At 224 px `bins` has {gaps} less error than `log`, whose
