@@ -164,8 +164,9 @@ def _activations(runs: Sequence[Run], cost: Mapping[str, Any]) -> list[str]:
             values = [
                 _values(of(runs, data, name, column, norm="group"), "abs_rel") for name in titles
             ]
-            cells = [f"{spread(one)} ({len(one)})" if one else "not run" for one in values]
-            lines.append(f"| {data}, {title} | {' | '.join(cells)} |")
+            if any(values):
+                cells = [f"{spread(one)} ({len(one)})" if one else "not run" for one in values]
+                lines.append(f"| {data}, {title} | {' | '.join(cells)} |")
     logs, bins = (
         [_values(of(runs, data, name, "full", norm="group"), "abs_rel") for data in SETS]
         for name in ("fast", "fast-bins")
