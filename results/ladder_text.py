@@ -52,10 +52,10 @@ compared; for equal time see below. **Nothing in it is trained to convergence.**
 FLOAT32 = """
 **The same in float32**, for equal time of today's `guided`: the machine at hand has no instructions
 for bfloat16 and takes eight times as long with it. There the published head (middle levels) was
-trained again, {steps} steps of {batch}, so that its time is the same machine's, up to {seeds}
-seeds; `fast` and the peers were not. In equal steps float32 and bfloat16 give `guided`
-{precisions}. The command is `python results/ladder.py train --config configs/ladder_float32.yaml
---head spaceclip-middle --head guided`. {made}
+trained again, {steps} steps of {batch}, so that its time is the same machine's, {seeds} seeds;
+`fast` and the peers were not. In equal steps float32 and bfloat16 give `guided` {precisions}. The
+command is `python results/ladder.py train --config configs/ladder_float32.yaml --head
+spaceclip-middle --head guided`. {made}
 """
 LATTICE = """
 **The full ladder's runs of the published head are not to be compared with.** On this tower its maps

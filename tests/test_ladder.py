@@ -165,7 +165,7 @@ def test_readme_says_what_the_run_files_say(
         f"`fast` has AbsRel {libero} on new rendered table-tops and {kitchen} in a real kitchen",
         f"its better form has {better('steps')}, and in that form's time {both('fast', 'time')}",
         f"{lower('libero', 'steps')} and {lower('kitchen', 'steps')} below its in equal steps",
-        f"{lower('libero', 'time32')} and {lower('kitchen', 'time32')} in equal time (float32, one",
+        f"{lower('libero', 'time32')} and {lower('kitchen', 'time32')} in equal time (float32,",
         f"that head has {better('long')}, `fast` {both('fast', 'long')}, and `guided`",
         f"`guided`, with batch norm, {both('guided', 'long')}, at edges",
         f"at edges {lower('libero', 'long')} and {lower('kitchen', 'long')} less than it",
