@@ -1,0 +1,60 @@
+"""FusedHead: what it refuses, by name and with what to do."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from clipdepth_plugin import TowerFeatures
+from clipdepth_plugin.blocks import ConvNormGELU
+from clipdepth_plugin.errors import FeaturesError, KernelError
+from tests.tiny.fused_heads import make_features, make_head
+
+
+def test_errors() -> None:
+    head = make_head("spaceclip")
+    features = make_features(head)
+    with pytest.raises(KernelError, match="asked for, but its tensors are on cpu"):
+        head.fused(triton=True)(features)
+    with pytest.raises(FeaturesError, match="context"):
+        head.fused()(TowerFeatures(features.levels, None, features.grid))
+    wanting = {k: x.requires_grad_() for k, x in features.levels.items()}
+    with pytest.raises(KernelError, match="gives no gradient"):
+        head.fused()(TowerFeatures(wanting, features.context, features.grid))
+    head.decoder = nn.Identity()
+    with pytest.raises(KernelError, match="Identity has no fused form"):
+        head.fused()
+
+
+@pytest.mark.parametrize("form", ["plain", "fused"])
+def test_early_maps_that_do_not_fit(form: str) -> None:
+    plain, without = make_head("fast"), make_head("fast-neither")
+    features, more = make_features(plain), make_features(plain, batch=3)
+    head, late = (plain, without) if form == "plain" else (plain.fused(), without.fused())
+    first, *rest = head.early_levels
+    some = {level: features.levels[level] for level in rest}
+    narrow = {**some, first: features.levels[first][..., :8]}
+    with torch.no_grad():
+        early = head.early(features)
+        with pytest.raises(FeaturesError, match=rf"levels \[{first}\] are missing"):
+            head.early(TowerFeatures(some, None, features.grid))
+        with pytest.raises(FeaturesError, match=f"level {first} has width 8; .* made for 24"):
+            head.early(TowerFeatures(narrow, None, features.grid))
+        with pytest.raises(FeaturesError, match="early maps are of 2 views, the features of 3"):
+            head(more, early=early)
+        with pytest.raises(FeaturesError, match="has no early levels"):
+            late.early(features)
+        with pytest.raises(FeaturesError, match="has no early levels"):
+            late(make_features(without), early=early)
+
+
+def test_norms_that_cannot_be_folded() -> None:
+    head = make_head("fast")
+    block = next(one for one in head.modules() if isinstance(one, ConvNormGELU))
+    block.norm = nn.InstanceNorm2d(8)
+    with pytest.raises(KernelError, match="has a InstanceNorm2d: run the plain head"):
+        head.fused()
+    block.norm = nn.BatchNorm2d(8, track_running_stats=False)
+    with pytest.raises(KernelError, match=r"one without .*: run the plain head"):
+        head.fused()
