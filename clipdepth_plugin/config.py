@@ -27,6 +27,7 @@ _FAST: dict[str, Any] = {
     "channels": (160, 96, 64),
     "film_hidden": 128,
     "activation": "log",
+    "norm": "none",
     "auxiliary": 0,
     "dropout": 0.0,
 }
@@ -38,7 +39,6 @@ PRESETS: dict[Preset, dict[str, Any]] = {
     "fast": _FAST,
     "guided": {
         **_FAST,
-        "norm": "none",
         "stem_channels": 32,
         "likeness_channels": 8,
         "join_kernel": 1,

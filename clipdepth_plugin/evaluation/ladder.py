@@ -62,7 +62,7 @@ RUNGS: dict[str, Rung] = {
         gradient=_GRADIENT,
         kind=LinearProbeHead,
     ),
-    "fast": Rung("`fast`", 1e-3, "fast", gradient=_GRADIENT),
+    "fast": Rung("`fast`", 1e-3, "fast", gradient=_GRADIENT, standardise=64),
     "guided": Rung("`guided`", 1e-3, "guided", gradient=_GRADIENT, standardise=64),
 }
 
