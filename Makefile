@@ -27,6 +27,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --pr
 
 ARGS ?=
 PYTEST_ARGS ?=
+# Tests run in so many processes; WORKERS=0 for one, in which a debugger works.
+WORKERS ?= 2
 BENCH_JSON ?=
 # Some two minutes; BENCH_ONLY= times everything, the token cache too.
 BENCH_ONLY ?= -k "not from_the_cache"
@@ -39,7 +41,7 @@ demo: $(READY) ## metric depth on real pictures (ARGS="..." goes to the demo)
 	@$(BIN)/python examples/00_demo.py $(ARGS)
 
 test: $(READY) ## the whole test suite (PYTEST_ARGS="-k head" goes to pytest)
-	@$(BIN)/pytest $(PYTEST_ARGS)
+	@$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 test-dialects: $(READY) ## the host table under transformers 4.57, 5.5 and the newest (results/dialects.md)
 	@$(BIN)/python results/dialects.py

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any library reads it: no test may download
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch reads it: these processes share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Callable
 from typing import cast
