@@ -230,8 +230,8 @@ def _no_worse(found: Mapping[str, Sequence[Run]], published: Sequence[str]) -> s
     best = min(published, key=lambda name: _mean(found[name], "abs_rel"))
     theirs, ours = _values(found[best], "abs_rel"), _values(found["fast"], "abs_rel")
     said = (
-        f"`fast` AbsRel {spread(ours)} against {spread(theirs)} of `{best}`: "
-        f"mean no worse **{_said(statistics.mean(ours) <= statistics.mean(theirs))}**"
+        f"`fast`{_with_norm(found['fast'])}: AbsRel {spread(ours)} against {spread(theirs)} of "
+        f"`{best}`: mean no worse **{_said(statistics.mean(ours) <= statistics.mean(theirs))}**"
     )
     if len(ours) > 1 and len(theirs) > 1:
         smaller = statistics.stdev(ours) <= statistics.stdev(theirs)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ladder_runs import SETS, Run
-from spread import FORMER_UNTIL, NORMS_UNTIL, each, share, spread
+from spread import FORMER_UNTIL, each, share, spread
 
 from clipdepth_plugin.evaluation.ladder import RUNGS
 
@@ -43,19 +43,19 @@ SMALL = """
 **The small ladder**: {pixels} px (8 x 8 patches), maps of {output} x {output}, at most {limit}
 frames of each train split, {steps} steps of {batch} images for equal steps; for equal CPU time each
 head gets what the published one (middle levels) took for those, on one thread in bfloat16 autocast.
-The machine was slower when `fast` and `guided` were run, beside other work: in equal time they have
-fewer steps than the former ones had. `guided`, whose norms were taken out last (below), ran in
-equal steps only, on a processor without instructions for bfloat16, whose seconds are not to be
-compared; for equal time see below. **Nothing in it is trained to convergence.** The command is
-`python results/ladder.py train`. {made}
+`fast` and `guided`, whose norms were taken out last (below), ran in equal steps only, on a
+processor without instructions for bfloat16, whose seconds are not to be compared with the others';
+for their equal time see below. In the table of equal time they have batch norm; the machine was
+slower then, beside other work, and they have fewer steps than the former ones had. **Nothing in it
+is trained to convergence.** The command is `python results/ladder.py train`. {made}
 """
 FLOAT32 = """
-**The same in float32**, for equal time of today's `guided`: the machine at hand has no instructions
-for bfloat16 and takes eight times as long with it. There the published head (middle levels) was
-trained again, {steps} steps of {batch}, so that its time is the same machine's, {seeds} seeds;
-`fast` and the peers were not. In equal steps float32 and bfloat16 give `guided` {precisions}. The
-command is `python results/ladder.py train --config configs/ladder_float32.yaml --head
-spaceclip-middle --head guided`. {made}
+**The same in float32**, for equal time of today's `fast` and `guided`: the machine at hand has no
+instructions for bfloat16 and takes eight times as long with it. There the published head (middle
+levels) was trained again, {steps} steps of {batch}, so that its time is the same machine's, {seeds}
+seeds; the peers were not. In equal steps float32 and bfloat16 give {precisions}. The command is
+`python results/ladder.py train --config configs/ladder_float32.yaml --head spaceclip-middle --head
+fast --head guided`. {made}
 """
 LATTICE = """
 **The full ladder's runs of the published head are not to be compared with.** On this tower its maps
@@ -71,8 +71,9 @@ at 224 px on maps of 256 x 256; it has not run, for want of a GPU: `python resul
 LONG = """
 **Its longer runs**: the same with {steps} steps, {images} images as in the full ladder. Up to three
 seeds; of the published head the form that is better at 112 px, as it takes {minutes} minutes of a
-core, and of the peers none. The command is `python results/ladder.py train --config
-configs/ladder_long.yaml --column steps --seeds 3`, with `--head` for each. {made}
+core, of the peers none, and `fast` and `guided` with batch norm, as they were then. The command is
+`python results/ladder.py train --config configs/ladder_long.yaml --column steps --seeds 3`, with
+`--head` for each. {made}
 """
 MADE = """
 {runs} runs, {days}; commit {commits}. Machine: {machines}. Versions: {versions}.
@@ -86,10 +87,6 @@ median of the paired differences over the tower's own time, with its 95% interva
 COST_OF_FORMER = """
 `fast` and `guided` are the former ones, with group norm, in this table.
 """
-COST_WITH_NORMS = """
-`guided` still had batch norms in this table; without them it has the same products, and fewer
-operations between them.
-"""
 ON_GPU = """
 In eager mode a GPU waits for the processor that launches, for the tower as for the heads: what
 counts there is the number of launches, and the limits of 8% and 12%, which are of a CPU, are far.
@@ -102,21 +99,23 @@ norm takes each picture's own scale out of every map, and how far away things ar
 scale. `guided` also had a stem of 48 channels and did not compare pixels (`likeness_channels`).
 Both changes were chosen on frames held out of kitchen/train and on libero/val, one seed. Then both
 had batch norm, which in training hides much of that scale, too, in batches of four, and is another
-function in inference. On 2026-11-27 **`guided` lost its norms**, with He's initialisation in their
-place, and its level norms begin with the scale and shift after which each channel of the tokens has
-mean 0 and deviation 1 (`head.standardise`). Both were chosen on three sets of frames held out of
-kitchen/train and on libero/val, 200 steps, one or two seeds: without norms errors at edges were 2%
-to 10% lower in the kitchen and more on libero/val; with the begin of the level norms libero/val
-gained another 6%, two of the kitchen's three lost 2% to 3%. Tried with them, and not better: batch
-renormalisation, layer norm of each position's channels, batch norm of the tokens, and batch norm
-whose statistics are held from a tenth, a quarter or half of the run on, which was nearly as good.
-`fast` was left as it is, its runs without that begin of its level norms. (On 2026-11-27 `guided`
-also had its image part joined by a convolution of 3 x 3, `join_kernel`, in place of 1 x 1, with the
-same errors; those runs are in the history up to commit 2f3158a.) Below are means and deviations on
-the test frames, the number of seeds in brackets. From group to batch norm libero's AbsRel changed
-by {lost_steps} in equal steps, and by {lost_time} in equal time, where the heads with group norm
-also had more steps, as the machine was faster then. The cost of the heads with group norm on this
-CPU was not kept. The former heads' runs, those with other activations among them: {made}
+function in inference. On 2026-11-27 **they lost their norms**, with He's initialisation in their
+place, and their level norms begin with the scale and shift after which each channel of the tokens
+has mean 0 and deviation 1 (`head.standardise`). Both were chosen on three sets of frames held out
+of kitchen/train and on libero/val, 200 steps, one or two seeds. `guided` without norms: errors at
+edges were 2% to 10% lower in the kitchen and more on libero/val; with the begin of the level norms
+libero/val gained another 6%, two of the kitchen's three lost 2% to 3%. `fast` without norms: AbsRel
+was 18% lower on libero/val, in the kitchen between 3% lower and 3% higher; with the begin of the
+level norms 28% lower on libero/val, 1% to 2% lower in the kitchen; with that begin and batch norm
+as before. Tried for `guided` with them, and not better: batch renormalisation, layer norm of each
+position's channels, batch norm of the tokens, and batch norm whose statistics are held from a
+tenth, a quarter or half of the run on, which was nearly as good. (On 2026-11-27 `guided` also had
+its image part joined by a convolution of 3 x 3, `join_kernel`, in place of 1 x 1, with the same
+errors; those runs are in the history up to commit 2f3158a.) Below are means and deviations on the
+test frames, the number of seeds in brackets. From group to batch norm libero's AbsRel changed by
+{lost_steps} in equal steps, and by {lost_time} in equal time, where the heads with group norm also
+had more steps, as the machine was faster then. The cost of the heads with group norm on this CPU
+was not kept. The former heads' runs, those with other activations among them: {made}
 """
 ACTIVATIONS = """
 All of these are of `fast` with group norm. At 224 px `bins` has {gaps} less error than `log`, whose
@@ -161,21 +160,25 @@ def _float32(small: Sequence[Run], float32: Sequence[Run]) -> list[str]:
 
 
 def _precisions(small: Sequence[Run], float32: Sequence[Run]) -> str:
-    """The errors of `guided` at edges in equal steps, in float32 and in bfloat16."""
+    """What our heads are judged by, in equal steps, in float32 and in bfloat16."""
     said = []
-    for data in SETS:
-        both = [
-            spread([run["metrics"]["boundary_abs_rel"] for run in runs if _is_short(run, data)])
-            for runs in (float32, small)
-        ]
-        said.append(f"{both[0]} and {both[1]} at edges ({data})")
+    for name, metric, what in (
+        ("fast", "abs_rel", "an AbsRel"),
+        ("guided", "boundary_abs_rel", "a boundary AbsRel"),
+    ):
+        for data in SETS:
+            both = [
+                spread([run["metrics"][metric] for run in runs if _is_short(run, data, name)])
+                for runs in (float32, small)
+            ]
+            said.append(f"`{name}` {what} of {both[0]} and {both[1]} ({data})")
     return ", ".join(said)
 
 
-def _is_short(run: Run, data: str) -> bool:
-    """Whether it is one of `guided` in equal steps."""
+def _is_short(run: Run, data: str, name: str) -> bool:
+    """Whether it is one of a head in equal steps."""
     steps = ("steps", "steps32")
-    return run["data"] == data and run["head"] == "guided" and run["column"] in steps
+    return run["data"] == data and run["head"] == name and run["column"] in steps
 
 
 def _worst(runs: Sequence[Run], head: str) -> float:
@@ -240,7 +243,6 @@ def costs_section(costs: Mapping[str, Any]) -> list[str]:
             "",
             *(filled(ON_GPU) if device == "cuda" else ()),
             *(filled(COST_OF_FORMER) if seen["created"] < FORMER_UNTIL else ()),
-            *(filled(COST_WITH_NORMS) if FORMER_UNTIL < seen["created"] < NORMS_UNTIL else ()),
         ]
     return lines
 

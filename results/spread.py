@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 FORMER_UNTIL = "2026-11-26T19"
 """When `fast` and `guided` lost their group norm: ladder.md says what changed."""
-NORMS_UNTIL = "2026-11-27T12"
-"""When `guided` lost its batch norm."""
 
 
 def spread(values: Sequence[float]) -> str:

@@ -170,7 +170,7 @@ def test_early_maps_change_no_bit(name: str, form: str, monkeypatch: pytest.Monk
 
 def test_a_head_trained_with_synchronised_norms() -> None:
     """As ``sync_batch_norm: true`` leaves it."""
-    head: DepthHead = nn.SyncBatchNorm.convert_sync_batchnorm(make_head("fast"))
+    head: DepthHead = nn.SyncBatchNorm.convert_sync_batchnorm(make_head("fast-batch-norm"))
     features = make_features(head)
     blocks = [one for one in head.modules() if isinstance(one, ConvNormGELU)]
     assert all(isinstance(block.norm, nn.SyncBatchNorm) for block in blocks)

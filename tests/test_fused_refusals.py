@@ -50,7 +50,7 @@ def test_early_maps_that_do_not_fit(form: str) -> None:
 
 
 def test_norms_that_cannot_be_folded() -> None:
-    head = make_head("fast")
+    head = make_head("fast-batch-norm")
     block = next(one for one in head.modules() if isinstance(one, ConvNormGELU))
     block.norm = nn.InstanceNorm2d(8)
     with pytest.raises(KernelError, match="has a InstanceNorm2d: run the plain head"):

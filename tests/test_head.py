@@ -48,7 +48,7 @@ def test_published_size() -> None:
         pytest.param(FAST, id="fast"),
         pytest.param({**FAST, "film": False}, id="fast-no-film"),
         pytest.param({**FAST, "norm": "group"}, id="fast-group-norm"),
-        pytest.param({**FAST, "norm": "none"}, id="fast-no-norm"),
+        pytest.param({**FAST, "norm": "batch"}, id="fast-batch-norm"),
         pytest.param({**FAST, "structural": False}, id="fast-no-structural"),
         pytest.param(
             {**FAST, "semantic_levels": (12,), "structural_levels": (1, 0)}, id="fast-levels"

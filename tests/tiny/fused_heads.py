@@ -27,7 +27,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "no-norm": {**DUAL, "norm": "none", "activation": "log"},
     "fast": {**COMPACT, "preset": "fast"},
     "fast-group-norm": {**COMPACT, "preset": "fast", "norm": "group"},
-    "fast-no-norm": {**COMPACT, "preset": "fast", "norm": "none"},
+    "fast-batch-norm": {**COMPACT, "preset": "fast", "norm": "batch"},
     "fast-bins-confidence": {**COMPACT, "preset": "fast", "activation": "bins", "confidence": True},
     "fast-neither": {**COMPACT, "preset": "fast", "film": False, "structural": False},
     "guided": {**COMPACT, "preset": "guided", "stem_channels": 8},
