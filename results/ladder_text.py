@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ladder_runs import SETS, Run
+from ladder_runs import SETS, Run, of
 from spread import FORMER_UNTIL, each, share, spread
 
 from clipdepth_plugin.evaluation.ladder import RUNGS
@@ -168,17 +168,11 @@ def _precisions(small: Sequence[Run], float32: Sequence[Run]) -> str:
     ):
         for data in SETS:
             both = [
-                spread([run["metrics"][metric] for run in runs if _is_short(run, data, name)])
-                for runs in (float32, small)
+                spread([run["metrics"][metric] for run in of(runs, data, name, column)])
+                for runs, column in ((float32, "steps32"), (small, "steps"))
             ]
             said.append(f"`{name}` {what} of {both[0]} and {both[1]} ({data})")
     return ", ".join(said)
-
-
-def _is_short(run: Run, data: str, name: str) -> bool:
-    """Whether it is one of a head in equal steps."""
-    steps = ("steps", "steps32")
-    return run["data"] == data and run["head"] == name and run["column"] in steps
 
 
 def _worst(runs: Sequence[Run], head: str) -> float:
