@@ -32,7 +32,7 @@ WORKERS ?= 2
 BENCH_JSON ?=
 # Some two minutes; BENCH_ONLY= times everything, the token cache too.
 BENCH_ONLY ?= -k "not from_the_cache"
-MACHINE := from clipdepth_plugin.circumstances import machine_slug; print(machine_slug())
+MACHINE := from clipdepth_plugin.environment import machine_slug; print(machine_slug())
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -1,6 +1,6 @@
 """How a tower's raw block outputs become each view's row-major tokens.
 
-A ``LayoutRule`` knows a kind of tower. From what the tower was called with it makes the ``Layout``
+A ``LayoutRule`` knows a kind of tower. From what the tower was called with it makes the ``TokenLayout``
 of one pass, when that pass is read: hooks keep references and never wait for a device.
 
 Axes: B views, N = h * w patch tokens, T those and prefix tokens, D width, R rows of a raw output
@@ -80,7 +80,7 @@ class Views:
     pixel_size: Size
 
 
-class Layout(ABC):
+class TokenLayout(ABC):
     """The layout of one pass.
 
     Attributes:
@@ -131,7 +131,7 @@ class LayoutRule(ABC):
         return False
 
     @abstractmethod
-    def resolve(self, call: TowerCall) -> Layout:
+    def resolve(self, call: TowerCall) -> TokenLayout:
         """The layout of a pass.
 
         Raises:
@@ -139,7 +139,7 @@ class LayoutRule(ABC):
         """
 
 
-class PlainLayout(Layout):
+class PlainLayout(TokenLayout):
     """One row of tokens for each view: prefix tokens, then all patches of one grid."""
 
     def __init__(
@@ -150,15 +150,15 @@ class PlainLayout(Layout):
         self._sequence_first = sequence_first
 
     def tokens(self, x: Tensor, name: str) -> list[Tensor]:
-        """See ``Layout``."""
+        """See ``TokenLayout``."""
         return [self._checked(x, name)[:, self._prefix :]]
 
     def class_tokens(self, x: Tensor, name: str) -> list[Tensor]:
-        """See ``Layout``."""
+        """See ``TokenLayout``."""
         return [self._checked(x, name)[:, 0]]
 
     def pixels(self, pixels: Tensor) -> list[Tensor]:
-        """See ``Layout``."""
+        """See ``TokenLayout``."""
         return [pixels]
 
     def _checked(self, x: Tensor, name: str) -> Tensor:
@@ -193,7 +193,7 @@ class Place:
     class_row: int | None = None
 
 
-class GatheredLayout(Layout):
+class GatheredLayout(TokenLayout):
     """Views that lie anywhere in a raw output: cropped, packed, padded or in another order."""
 
     def __init__(self, shapes: Sequence[tuple[int, ...]], places: Sequence[Place]) -> None:
@@ -212,12 +212,12 @@ class GatheredLayout(Layout):
         self._rows = [torch.stack([place.rows_N for place in run]) for _, run in self._runs]
 
     def tokens(self, x: Tensor, name: str) -> list[Tensor]:
-        """See ``Layout``."""
+        """See ``TokenLayout``."""
         x_RD = self._checked(x, name)
         return [x_RD[rows_BN.to(x.device)] for rows_BN in self._rows]
 
     def class_tokens(self, x: Tensor, name: str) -> list[Tensor]:
-        """See ``Layout``."""
+        """See ``TokenLayout``."""
         x_RD = self._checked(x, name)
         return [
             x_RD[torch.tensor([place.class_row for place in run], device=x.device)]
@@ -225,7 +225,7 @@ class GatheredLayout(Layout):
         ]
 
     def pixels(self, pixels: Tensor) -> list[Tensor]:
-        """See ``Layout``."""
+        """See ``TokenLayout``."""
         return [torch.stack([place.pixels(pixels) for place in run]) for _, run in self._runs]
 
     def _checked(self, x: Tensor, name: str) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipdepth_plugin.adapters.layouts import POSITIONS, Layout, LayoutRule, TowerCall, Views
+from clipdepth_plugin.adapters.layouts import POSITIONS, LayoutRule, TokenLayout, TowerCall, Views
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.config import ContextKind
 from clipdepth_plugin.errors import NoDepthError
@@ -114,7 +114,7 @@ class TowerPass:
         self.hosts_own = hosts_own
         self._wanted = wanted
         self._call = _keep(call)
-        self._layout: Layout | None = None
+        self._layout: TokenLayout | None = None
         self._levels: dict[int, _Kept] = {}
         self._pooled: _Kept | None = None
         self._pixels: _Kept | None = None
@@ -246,13 +246,13 @@ class TowerPass:
     def _arrived(self) -> None:
         """A level or the pooled vector has arrived: for kinds of pass that do not wait."""
 
-    def _tokens(self, layout: Layout, levels: tuple[int, ...]) -> dict[int, list[Tensor]]:
+    def _tokens(self, layout: TokenLayout, levels: tuple[int, ...]) -> dict[int, list[Tensor]]:
         """The patch tokens (B, N, D) of each of ``layout.views``, by level."""
         return {
             level: layout.tokens(self._levels[level].tensor, f"level {level}") for level in levels
         }
 
-    def _laid_out(self) -> Layout:
+    def _laid_out(self) -> TokenLayout:
         if self._layout is None:
             arguments = {}
             for name, value in self._call.arguments.items():
@@ -265,7 +265,7 @@ class TowerPass:
             self._call = replace(self._call, arguments={})
         return self._layout
 
-    def _seen_pixels(self, layout: Layout) -> list[Tensor] | None:
+    def _seen_pixels(self, layout: TokenLayout) -> list[Tensor] | None:
         """The pixels that whole patches cover; the rest, right and below, no token has seen."""
         if self._pixels is None:
             return None
@@ -276,7 +276,7 @@ class TowerPass:
             for x_B3HW, views in pixels
         ]
 
-    def _contexts(self, layout: Layout, deepest: list[Tensor]) -> list[Tensor] | None:
+    def _contexts(self, layout: TokenLayout, deepest: list[Tensor]) -> list[Tensor] | None:
         """The context (B, D) of each of ``layout.views``; ``deepest``: its last level's tokens."""
         wanted = self._wanted
         if wanted.context == "mean":

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from clipdepth_plugin.adapters.layouts import (
     GatheredLayout,
-    Layout,
     LayoutRule,
     Place,
     PlainLayout,
     Size,
+    TokenLayout,
     TowerCall,
     Views,
 )
@@ -72,7 +72,7 @@ class PlainRule(LayoutRule):
         masks = (name for name in self.parameters if "mask" in name and name not in _NOT_PADDING)
         return (*masks, *(name for name in self.parameters if name in PACKING))
 
-    def resolve(self, call: TowerCall) -> Layout:
+    def resolve(self, call: TowerCall) -> TokenLayout:
         """See ``LayoutRule``."""
         (batch, *_, height, width) = call.pixels_shape
         grid_h, grid_w = grid = (call.patches_shape[-2], call.patches_shape[-1])

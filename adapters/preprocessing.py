@@ -7,7 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
-from clipdepth_plugin.adapters.cuts import Cut, Fit, Half, PadToSquare, ShortestSide, Squash
+from clipdepth_plugin.adapters.processors.view_rules import (
+    Cut,
+    Fit,
+    Half,
+    PadToSquare,
+    ShortestSide,
+    Squash,
+)
 
 ResizeKind = Literal["squash", "shortest", "pad", "fit", "fit_middle", "fit_end"]
 Interpolation = Literal["bicubic", "bilinear", "box", "hamming", "lanczos", "nearest"]

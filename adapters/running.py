@@ -10,15 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipdepth_plugin.adapters.pass_recorder import PassRecorder
 from clipdepth_plugin.adapters.passes import TowerPass
-from clipdepth_plugin.adapters.recorder import Recorder
 from clipdepth_plugin.adapters.taps import Taps, leaving_early, may_leave_early, owners
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.errors import NoDepthError
 
 
 def run_tower(
-    tower: Tower, taps: Taps, recorder: Recorder, pixels_B3HW: Tensor, tower_kwargs: dict[str, Any]
+    tower: Tower,
+    taps: Taps,
+    recorder: PassRecorder,
+    pixels_B3HW: Tensor,
+    tower_kwargs: dict[str, Any],
 ) -> TowerPass:
     """One tower pass without a graph; seen by no other recorder.
 

@@ -18,12 +18,12 @@ from torch.utils.hooks import RemovableHandle
 
 from clipdepth_plugin.adapters.graphs import in_cuda_graph
 from clipdepth_plugin.adapters.layouts import POSITIONS, TowerCall
+from clipdepth_plugin.adapters.pass_recorder import PassRecorder
 from clipdepth_plugin.adapters.passes import TowerPass
 from clipdepth_plugin.adapters.prompts import grows, prompt_of
-from clipdepth_plugin.adapters.quirks import parameters_of
-from clipdepth_plugin.adapters.recorder import Recorder
 from clipdepth_plugin.adapters.structure import block_lists, modules_around
 from clipdepth_plugin.adapters.towers import Tower
+from clipdepth_plugin.adapters.traits import parameters_of
 
 
 class _LeaveTower(BaseException):
@@ -62,7 +62,9 @@ class Taps:
         owner: Whose they are.
     """
 
-    def __init__(self, host: nn.Module, tower: Tower, recorder: Recorder, owner: object) -> None:
+    def __init__(
+        self, host: nn.Module, tower: Tower, recorder: PassRecorder, owner: object
+    ) -> None:
         self._host = host
         self._tower = tower
         self._recorder = recorder
@@ -229,7 +231,7 @@ def owners(tower: Tower) -> list[object]:
 
 
 @contextlib.contextmanager
-def leaving_early(recorder: Recorder, *, allowed: bool) -> Iterator[None]:
+def leaving_early(recorder: PassRecorder, *, allowed: bool) -> Iterator[None]:
     """Ends the tower's forward inside when the pass is complete, where that is ``allowed``."""
     slot = recorder.slot
     slot.leave = allowed

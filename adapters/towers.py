@@ -10,7 +10,6 @@ from clipdepth_plugin.adapters.families import read_quirks
 from clipdepth_plugin.adapters.layouts import LayoutRule
 from clipdepth_plugin.adapters.plain import PACKING, PlainRule
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
-from clipdepth_plugin.adapters.quirks import PooledTap, parameters_of, required_by
 from clipdepth_plugin.adapters.refusals import nothing_found
 from clipdepth_plugin.adapters.structure import (
     Misfit,
@@ -19,6 +18,7 @@ from clipdepth_plugin.adapters.structure import (
     modules_around,
     unwrapped,
 )
+from clipdepth_plugin.adapters.traits import PooledTap, parameters_of, required_by
 from clipdepth_plugin.config import ContextKind
 from clipdepth_plugin.errors import HostError, TowerNotFoundError
 
@@ -155,9 +155,9 @@ def _find(model: nn.Module) -> tuple[list[Tower], list[Misfit]]:
 def _describe(model: nn.Module, skeleton: Skeleton) -> Tower | Misfit:
     embedding, block_list = skeleton.patch_embedding, skeleton.block_list
     module = model.get_submodule(skeleton.path)
-    quirks = read_quirks(module, block_list.width, modules_around(model, skeleton.path))
+    traits = read_quirks(module, block_list.width, modules_around(model, skeleton.path))
     sequence_first = _runs_sequence_first(block_list.blocks[0])
-    rule = quirks.rule
+    rule = traits.rule
     if rule is None and embedding.packed:
         return Misfit(
             embedding.path, "maps patches of pictures or videos in an order that no adapter knows"
@@ -178,7 +178,7 @@ def _describe(model: nn.Module, skeleton: Skeleton) -> Tower | Misfit:
         )
     if rule is None:
         rule = PlainRule(
-            quirks.num_prefix_tokens,
+            traits.num_prefix_tokens,
             sequence_first,
             embedding.patch_size,
             parameters_of(module),
@@ -186,20 +186,20 @@ def _describe(model: nn.Module, skeleton: Skeleton) -> Tower | Misfit:
         )
     return Tower(
         path=skeleton.path,
-        family=quirks.family,
+        family=traits.family,
         blocks_path=block_list.path,
         width=block_list.width,
         patch_size=embedding.patch_size,
-        num_prefix_tokens=quirks.num_prefix_tokens,
-        has_class_token=quirks.has_class_token,
+        num_prefix_tokens=traits.num_prefix_tokens,
+        has_class_token=traits.has_class_token,
         sequence_first=sequence_first,
-        image_size=quirks.image_size,
-        preprocessing=quirks.preprocessing,
+        image_size=traits.image_size,
+        preprocessing=traits.preprocessing,
         rule=rule,
         module=module,
-        blocks=block_list.blocks + quirks.more_blocks,
+        blocks=block_list.blocks + traits.more_blocks,
         patch_embed=embedding.module,
-        pooled=quirks.pooled,
+        pooled=traits.pooled,
     )
 
 

@@ -11,8 +11,8 @@ from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.errors import ClipDepthError
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.head import DepthHead
-from clipdepth_plugin.plugin import DepthPlugin, attach
-from clipdepth_plugin.spaceclip import load_spaceclip
+from clipdepth_plugin.plugin.depth_plugin import DepthPlugin, attach
+from clipdepth_plugin.weights.spaceclip import load_spaceclip
 
 __all__ = [
     "ClipDepthError",

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin.adapters.towers import choose_tower
-from clipdepth_plugin.arguments import parse_size
-from clipdepth_plugin.compact import CompactDecoder
 from clipdepth_plugin.config import HeadConfig, Preset, scale_levels
-from clipdepth_plugin.dual_path import DualPathDecoder
+from clipdepth_plugin.decoders.compact import CompactDecoder
+from clipdepth_plugin.decoders.dual_path import DualPathDecoder
+from clipdepth_plugin.decoders.readout import DepthEstimate, confidence_of
 from clipdepth_plugin.errors import FeaturesError, HeadMismatchError
 from clipdepth_plugin.features import TowerFeatures
-from clipdepth_plugin.hub import HubMixin
-from clipdepth_plugin.readout import DepthEstimate, confidence_of
+from clipdepth_plugin.maps.arguments import parse_size
+from clipdepth_plugin.weights.hub import HubMixin
 
 NO_CONFIDENCE = (
     "this head predicts no confidence (config.confidence is False): train one with "
@@ -34,7 +34,7 @@ NO_EARLY = (
 )
 
 if TYPE_CHECKING:
-    from clipdepth_plugin.fused import FusedHead
+    from clipdepth_plugin.fused.head import FusedHead
 
 
 class DepthHead(nn.Module, HubMixin):
@@ -220,7 +220,7 @@ class DepthHead(nn.Module, HubMixin):
             KernelError: The head's decoder has no fused form, or (when it is called) Triton was
                 asked for and cannot run.
         """
-        from clipdepth_plugin.fused import FusedHead
+        from clipdepth_plugin.fused.head import FusedHead
 
         return FusedHead(self, dtype, triton=triton, graphs=graphs)
 

@@ -14,7 +14,7 @@ import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from clipdepth_plugin import DepthHead, find_towers
-from clipdepth_plugin.circumstances import describe_circumstances
+from clipdepth_plugin.environment import describe_circumstances
 from clipdepth_plugin.latency.audit import Method, Subject, audit
 from clipdepth_plugin.latency.bases import make_pixels, tower_base
 

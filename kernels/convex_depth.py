@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from clipdepth_plugin.compact import CONVEX_FACTOR
+from clipdepth_plugin.decoders.compact import CONVEX_FACTOR
+from clipdepth_plugin.decoders.readout import SCALE_RANGE, Metres, bounded_log_scale
 from clipdepth_plugin.kernels.dispatch import check_shapes, forward_only, use_triton
 from clipdepth_plugin.kernels.launch import (
     METRES,
@@ -32,7 +33,6 @@ from clipdepth_plugin.kernels.launch import (
     products,
     to_metres,
 )
-from clipdepth_plugin.readout import SCALE_RANGE, Metres, bounded_log_scale
 
 if TYPE_CHECKING:
     import triton.language as tl

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipdepth_plugin.blocks import resize
+from clipdepth_plugin.decoders.blocks import resize
+from clipdepth_plugin.decoders.readout import Metres
 from clipdepth_plugin.kernels.dispatch import check_shapes, forward_only, use_triton
 from clipdepth_plugin.kernels.launch import (
     METRES,
@@ -27,7 +28,6 @@ from clipdepth_plugin.kernels.launch import (
     sample_axis,
     to_metres,
 )
-from clipdepth_plugin.readout import Metres
 
 if TYPE_CHECKING:
     import triton.language as tl

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipdepth_plugin.blocks import resize
+from clipdepth_plugin.decoders.blocks import resize
 from clipdepth_plugin.kernels.dispatch import check_shapes, no_float64, use_triton
 from clipdepth_plugin.kernels.launch import (
     cdiv,

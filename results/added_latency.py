@@ -19,12 +19,12 @@ from matplotlib.figure import Figure as Picture
 from rich.console import Console
 from spread import FORMER_UNTIL
 
+from clipdepth_plugin.cli.bench_options import BenchOptions
+from clipdepth_plugin.cli.run_bench import measure
 from clipdepth_plugin.latency.agreement import compare_audits
-from clipdepth_plugin.latency.bench_options import BenchOptions
 from clipdepth_plugin.latency.plot import draw_sweep, save
 from clipdepth_plugin.latency.report import HEADER as COLUMNS
 from clipdepth_plugin.latency.report import describe, markdown_table, rows, sweep_markdown
-from clipdepth_plugin.latency.run_bench import measure
 from clipdepth_plugin.latency.schema import Added, Audit, load_audit
 from clipdepth_plugin.latency.verdict import make_verdict, percent, said
 
@@ -114,8 +114,8 @@ def added_by(audit: Audit, name: str, scope: str) -> str:
 
 def readme_section(audits: dict[str, Audit]) -> str:
     """What stands between the two marks in README.md."""
-    seen = next(iter(audits.values())).circumstances
-    dates = sorted({audit.circumstances.created[:10] for audit in audits.values()})
+    seen = next(iter(audits.values())).environment
+    dates = sorted({audit.environment.created[:10] for audit in audits.values()})
     note = (
         f"Batch 1, {seen.dtype}, eager, {seen.device}: {seen.cpu}, {seen.threads} threads; torch "
         f"{seen.versions['torch']}; {' and '.join(dates)}. Each row comes from one interleaved "
@@ -127,7 +127,7 @@ def readme_section(audits: dict[str, Audit]) -> str:
 
 def former_heads(*audits: Audit) -> str:
     """What to say where our heads were others when they were measured."""
-    old = [a.host.label for a in audits if a.circumstances.created < FORMER_UNTIL]
+    old = [a.host.label for a in audits if a.environment.created < FORMER_UNTIL]
     if not old:
         return ""
     which = "" if len(old) == len(audits) else f", on {', '.join(old)}"
@@ -207,7 +207,7 @@ def growth() -> Iterator[str]:
 
 
 def _made(audit: Audit) -> str:
-    return describe(audit.circumstances) + former_heads(audit)
+    return describe(audit.environment) + former_heads(audit)
 
 
 def table() -> None:

@@ -30,14 +30,14 @@ from clipdepth_plugin import DepthHead, DepthPlugin
 from clipdepth_plugin.adapters.identity import tower_hashes
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.towers import choose_tower
+from clipdepth_plugin.data import DataConfig, open_dataset
 from clipdepth_plugin.evaluation.evaluate import Baseline, evaluate, sample_depths
 from clipdepth_plugin.evaluation.predictors import HeadPredictor, Predictor
 from clipdepth_plugin.evaluation.protocols import get_protocol
 from clipdepth_plugin.evaluation.report import make_report
 from clipdepth_plugin.evaluation.ridge_predictor import RidgePredictor
-from clipdepth_plugin.shipped import DEMO_HEAD
 from clipdepth_plugin.training.config_file import load_config
-from clipdepth_plugin.training.data import DataConfig, open_dataset
+from clipdepth_plugin.weights.shipped import DEMO_HEAD
 
 HERE = Path(__file__).resolve().parent
 RUNS = HERE / "demo_head"

@@ -33,8 +33,8 @@ def test_all_hosts_and_presets_are_there(script: ModuleType) -> None:
         assert set(script.PRESETS) <= set(audit.heads)
         separate = [figure.name for figure in audit.figures if figure.scope == "separate"]
         assert separate == ["Depth-Anything-V2-S at 224", "Depth-Anything-V2-S at 518"]
-        assert audit.circumstances.commit is not None
-        assert not audit.circumstances.commit.endswith("-dirty")
+        assert audit.environment.commit is not None
+        assert not audit.environment.commit.endswith("-dirty")
         assert audit.others_percent is not None
         assert audit.others_percent / 100 * audit.processors_seen < BUSY_PROCESSORS
 

@@ -20,8 +20,8 @@ from transformers import (
 
 from clipdepth_plugin import DepthHead, attach, find_towers
 from clipdepth_plugin.adapters.loading import load_host
-from clipdepth_plugin.depth_files import read_depth_png
-from clipdepth_plugin.images import load_image, to_pixels
+from clipdepth_plugin.files.depth_maps import read_depth_png
+from clipdepth_plugin.files.pictures import load_image, to_pixels
 from tests.tiny.command_line import run, save_pictures, tiny_host, words
 
 
@@ -153,7 +153,7 @@ def test_predict_gives_attach_the_towers_own_name(
         given.append(tower)
         return attach(*arguments, tower=tower, **options)
 
-    monkeypatch.setattr("clipdepth_plugin._cli_predict.attach", spy)
+    monkeypatch.setattr("clipdepth_plugin.cli.predict.attach", spy)
     (found,) = find_towers(load_host(str(host)).model)
     options = ("--host", host, "--head", head, "--tower", found.blocks_path)
     result = run("predict", pictures / "a.png", *options, "-o", tmp_path / "output")

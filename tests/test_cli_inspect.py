@@ -10,7 +10,7 @@ import pytest
 from transformers import BertConfig, BertModel
 
 from clipdepth_plugin import find_towers
-from clipdepth_plugin._cli_inspect import describe_tower
+from clipdepth_plugin.cli.inspect import describe_tower
 from tests.tiny.command_line import PROCESSOR, run, tiny_host, words
 from tests.tiny.packed import PACKED
 from tests.tiny.table import BY_NAME

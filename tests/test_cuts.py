@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from clipdepth_plugin.adapters.cuts import Cut
-from clipdepth_plugin.adapters.hf_processor import from_processor
-from clipdepth_plugin.geometry import ImageViews, Size, ViewGeometry
+from clipdepth_plugin.adapters.processors.hf import from_processor
+from clipdepth_plugin.adapters.processors.view_rules import Cut
+from clipdepth_plugin.maps.geometry import ImageViews, Size, ViewGeometry
 
 T = 32  # a tile's side
 SQUARE = {"height": T, "width": T}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from clipdepth_plugin.shipped import DEMO_HEAD
+from clipdepth_plugin.weights.shipped import DEMO_HEAD
 from tests.results_scripts import ROOT, load_script
 
 

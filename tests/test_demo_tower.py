@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipdepth_plugin.adapters import demo
+from clipdepth_plugin.adapters.loading import demo
 from clipdepth_plugin.errors import HostError
-from clipdepth_plugin.images import load_image, to_pixels
+from clipdepth_plugin.files.pictures import load_image, to_pixels
 
 if TYPE_CHECKING:
     from transformers import Dinov2Model

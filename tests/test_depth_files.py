@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
-from clipdepth_plugin.depth_files import (
+from clipdepth_plugin.errors import DepthFileError, ImageError
+from clipdepth_plugin.files.depth_maps import (
     read_depth_png,
     write_colour,
     write_depth_png,
     write_npy,
 )
-from clipdepth_plugin.errors import DepthFileError, ImageError
 
 DEPTH_HW = np.linspace(0.5, 8.0, 12 * 20, dtype=np.float32).reshape(12, 20)
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, TowerFeatures
-from clipdepth_plugin.blocks import ConvNormGELU
-from clipdepth_plugin.fused import FusedHead
-from clipdepth_plugin.fused_weights import shifted_resize_matrix
+from clipdepth_plugin.decoders.blocks import ConvNormGELU
+from clipdepth_plugin.fused.head import FusedHead
+from clipdepth_plugin.fused.weights import shifted_resize_matrix
 from tests.tiny.fused_heads import EACH_HEAD, HEADS, in_graphs, make_features, make_head
 
 CONFIDENT = [name for name, options in HEADS.items() if options.get("confidence")]

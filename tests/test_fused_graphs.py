@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from clipdepth_plugin import TowerFeatures
-from clipdepth_plugin.fused import FusedHead
-from clipdepth_plugin.fused_graphs import PAUSE, GraphCache, Inputs
+from clipdepth_plugin.fused.graphs import PAUSE, GraphCache, Inputs
+from clipdepth_plugin.fused.head import FusedHead
 from tests.tiny.fused_heads import Tape, in_graphs, make_features, make_head
 
 

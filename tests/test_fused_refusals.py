@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from clipdepth_plugin import TowerFeatures
-from clipdepth_plugin.blocks import ConvNormGELU
+from clipdepth_plugin.decoders.blocks import ConvNormGELU
 from clipdepth_plugin.errors import FeaturesError, KernelError
 from tests.tiny.fused_heads import make_features, make_head
 

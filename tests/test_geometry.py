@@ -15,8 +15,8 @@ from torchvision.transforms import functional as tv  # type: ignore[import-untyp
 
 from clipdepth_plugin.adapters.preprocessing import Preprocessing, ResizeKind
 from clipdepth_plugin.errors import HostError
-from clipdepth_plugin.geometry import ViewGeometry, depth_to_points
-from clipdepth_plugin.tiling import whole_view
+from clipdepth_plugin.maps.geometry import ViewGeometry, depth_to_points
+from clipdepth_plugin.maps.tiling import whole_view
 
 VIEW = (96, 96)
 

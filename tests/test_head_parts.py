@@ -8,17 +8,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipdepth_plugin.compact import convex_upsample, convex_weights
 from clipdepth_plugin.config import Activation
-from clipdepth_plugin.film import FiLM
-from clipdepth_plugin.guided import (
+from clipdepth_plugin.decoders.compact import convex_upsample, convex_weights
+from clipdepth_plugin.decoders.film import FiLM
+from clipdepth_plugin.decoders.guided import (
     ImageStem,
     PatchAttention,
     PixelLikeness,
     even_pixels,
     pixel_blocks,
 )
-from clipdepth_plugin.readout import Metres
+from clipdepth_plugin.decoders.readout import Metres
 from tests.tiny.depth_heads import (
     GUIDED,
     make_features,

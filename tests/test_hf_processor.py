@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from transformers import SiglipImageProcessor
 
-from clipdepth_plugin.adapters.hf_processor import from_processor
 from clipdepth_plugin.adapters.preprocessing import (
     CLIP_NORMALISATION,
     HALF_NORMALISATION,
     Preprocessing,
 )
+from clipdepth_plugin.adapters.processors.hf import from_processor
 from clipdepth_plugin.errors import HostError
-from clipdepth_plugin.images import to_pixels
+from clipdepth_plugin.files.pictures import to_pixels
 
 
 def test_clip_processor() -> None:

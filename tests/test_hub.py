@@ -129,7 +129,7 @@ def test_failed_save_leaves_what_was_there(
     def full(*_args: Any, **_kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("clipdepth_plugin.hub.save", full)
+    monkeypatch.setattr("clipdepth_plugin.weights.hub.save", full)
     with pytest.raises(HeadFileError, match=r"could not be written.*No space left"):
         head.save_pretrained(tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
@@ -168,7 +168,7 @@ def test_failed_first_save_leaves_no_folder(
     def full(*_args: Any, **_kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("clipdepth_plugin.hub.save", full)
+    monkeypatch.setattr("clipdepth_plugin.weights.hub.save", full)
     (tmp_path / "empty").mkdir()
     for name in ("new", "new/inside", "empty"):
         with pytest.raises(HeadFileError, match=r"could not be written.*No space left"):
@@ -330,5 +330,5 @@ def test_loads_from_the_hub_cache(
         return download(kwargs["repo_id"], kwargs["filename"])
 
     monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", download_by_keyword)
-    monkeypatch.setattr("clipdepth_plugin.hub.hf_hub_download", download)
+    monkeypatch.setattr("clipdepth_plugin.weights.hub.hf_hub_download", download)
     assert DepthHead.from_pretrained("me/head").config == head.config

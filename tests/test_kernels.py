@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from clipdepth_plugin import ops
+from clipdepth_plugin.decoders.film import FiLM
+from clipdepth_plugin.decoders.fusion import SkipGate
 from clipdepth_plugin.errors import KernelError
-from clipdepth_plugin.film import FiLM
-from clipdepth_plugin.fusion import SkipGate
 from clipdepth_plugin.kernels import dispatch, launch
 
 SCRIPTS = Path(__file__).parent / "scripts"

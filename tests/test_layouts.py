@@ -1,4 +1,4 @@
-"""Layout rules: what they make of a tower's call, and what they refuse."""
+"""TokenLayout rules: what they make of a tower's call, and what they refuse."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, attach, find_towers
-from clipdepth_plugin.adapters.hf_mllama import MllamaRule
-from clipdepth_plugin.adapters.hf_pixtral import PixtralRule
-from clipdepth_plugin.adapters.hf_qwen import QwenRule, check_positions
+from clipdepth_plugin.adapters.families.hf_mllama import MllamaRule
+from clipdepth_plugin.adapters.families.hf_pixtral import PixtralRule
+from clipdepth_plugin.adapters.families.hf_qwen import QwenRule, check_positions
+from clipdepth_plugin.adapters.families.naflex import NaflexRule
 from clipdepth_plugin.adapters.layouts import POSITIONS, LayoutRule, Place, Size, TowerCall
-from clipdepth_plugin.adapters.naflex import NaflexRule
 from clipdepth_plugin.adapters.plain import PlainRule
 from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.errors import NoDepthError, TowerNotFoundError

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, attach
 from clipdepth_plugin.errors import HeadMismatchError, NoDepthError
-from clipdepth_plugin.overlap import Streams
+from clipdepth_plugin.plugin.overlap import Streams
 from tests.tiny.case import tensors
 from tests.tiny.packed import PACKED
 from tests.tiny.streams import FakeDevice, overlap_of, overlapped

@@ -19,7 +19,7 @@ import transformers
 from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, TowerFeatures, attach, find_towers
-from clipdepth_plugin.adapters.hf_qwen import QwenRule
+from clipdepth_plugin.adapters.families.hf_qwen import QwenRule
 from clipdepth_plugin.errors import (
     HeadMismatchError,
     ImageError,

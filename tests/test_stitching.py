@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from clipdepth_plugin.errors import HostError
-from clipdepth_plugin.stitching import paste, stitch
+from clipdepth_plugin.maps.stitching import paste, stitch
 
 NAN = torch.nan
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, attach
-from clipdepth_plugin.adapters.hf_processor import from_processor
 from clipdepth_plugin.adapters.preprocessing import HALF_NORMALISATION, Preprocessing
+from clipdepth_plugin.adapters.processors.hf import from_processor
 from clipdepth_plugin.errors import HostError
-from clipdepth_plugin.geometry import ImageViews, Size, ViewGeometry
-from clipdepth_plugin.stitching import stitch
-from clipdepth_plugin.tiling import arrange
+from clipdepth_plugin.maps.geometry import ImageViews, Size, ViewGeometry
+from clipdepth_plugin.maps.stitching import stitch
+from clipdepth_plugin.maps.tiling import arrange
 
 TILE = 32
 VIEW = (TILE, TILE)

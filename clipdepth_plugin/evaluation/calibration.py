@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from clipdepth_plugin.decoders.readout import CONFIDENT_FACTOR
 from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.readout import CONFIDENT_FACTOR
 
 PIXELS = 1000
 """Taken of each picture, evenly spaced; of one that has fewer, all. Pictures weigh alike all the

@@ -30,10 +30,10 @@ from clipdepth_plugin.evaluation.metrics import (
 )
 from clipdepth_plugin.evaluation.predictors import HeadPredictor, Predictor, predict_samples
 from clipdepth_plugin.evaluation.protocols import Protocol
-from clipdepth_plugin.plugin import DepthPlugin
+from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
 
 if TYPE_CHECKING:
-    from clipdepth_plugin.training.data import Sample
+    from clipdepth_plugin.data import Sample
 
 BASELINE_PIXELS = 1000
 

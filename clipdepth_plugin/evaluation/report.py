@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from clipdepth_plugin.circumstances import package_versions, platform_name
-from clipdepth_plugin.depth_files import write_atomically
+from clipdepth_plugin.environment import package_versions, platform_name
 from clipdepth_plugin.evaluation.metrics import ALIGNMENTS, METRICS, Alignment
+from clipdepth_plugin.files.depth_maps import write_atomically
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -108,7 +108,7 @@ class Report(_Strict):
 
 
 def make_report(result: EvaluationResult, **said: Any) -> Report:
-    """Joins figures and circumstances.
+    """Joins figures and environment.
 
     Args:
         result: The figures.

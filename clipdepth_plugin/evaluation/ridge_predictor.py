@@ -21,12 +21,12 @@ from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.evaluation.patches import PatchReader
 from clipdepth_plugin.evaluation.predictors import camera_factor, sample_pixels
 from clipdepth_plugin.evaluation.ridge import RidgeSums
-from clipdepth_plugin.placing import at_size
+from clipdepth_plugin.maps.placing import at_size
 
 if TYPE_CHECKING:
     from clipdepth_plugin.adapters.preprocessing import Preprocessing
     from clipdepth_plugin.adapters.towers import Tower
-    from clipdepth_plugin.training.data import Sample
+    from clipdepth_plugin.data import Sample
 
 
 class RidgePredictor:

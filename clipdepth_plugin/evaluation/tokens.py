@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from clipdepth_plugin.adapters.pass_recorder import PassRecorder
 from clipdepth_plugin.adapters.passes import TowerPass, Wanted
-from clipdepth_plugin.adapters.recorder import Recorder
 from clipdepth_plugin.adapters.running import run_tower
 from clipdepth_plugin.adapters.taps import Taps
 from clipdepth_plugin.errors import FeaturesError
@@ -55,7 +55,7 @@ class TowerTokens:
             raise FeaturesError(
                 f"context {context!r}: the tower has {', '.join(tower.contexts)} ({tower})"
             )
-        self._recorder = Recorder(Wanted.of(tower, self.levels, context), TowerPass)
+        self._recorder = PassRecorder(Wanted.of(tower, self.levels, context), TowerPass)
         self._taps = Taps(tower.module, tower, self._recorder, owner=self)
 
     def __call__(self, pixels_B3HW: Tensor) -> TowerFeatures:

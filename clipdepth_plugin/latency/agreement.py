@@ -40,9 +40,9 @@ def compare_audits(first: Audit, second: Audit) -> list[Pair]:
         ("hosts", first.host.spec, second.host.spec),
         ("batches", first.settings.batch, second.settings.batch),
         ("sizes", first.settings.size, second.settings.size),
-        ("devices", first.circumstances.device, second.circumstances.device),
-        ("dtypes", first.circumstances.dtype, second.circumstances.dtype),
-        ("threads", first.circumstances.threads, second.circumstances.threads),
+        ("devices", first.environment.device, second.environment.device),
+        ("dtypes", first.environment.dtype, second.environment.dtype),
+        ("threads", first.environment.threads, second.environment.threads),
     ):
         if one != other:
             raise BenchError(f"two audits of different {what} can't agree: {one} and {other}")

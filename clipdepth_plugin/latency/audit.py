@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin.adapters.towers import Tower
-from clipdepth_plugin.circumstances import Circumstances
+from clipdepth_plugin.environment import Environment
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.latency.bases import Base
 from clipdepth_plugin.latency.extents import Extent, measure_extents, memory_noise
@@ -98,7 +98,7 @@ class Method:
 def audit(
     subject: Subject,
     heads: Mapping[str, DepthHead],
-    circumstances: Circumstances,
+    environment: Environment,
     *,
     forms: Sequence[str] = ("eager",),
     forms_not_measured: Mapping[str, str] | None = None,
@@ -110,7 +110,7 @@ def audit(
     Args:
         subject: The host.
         heads: Name -> head that fits it, in eval mode, on its device.
-        circumstances: Of the measurement.
+        environment: Of the measurement.
         forms: Names in ``forms.FORMS``; taps alone are timed for the head with the most levels.
         forms_not_measured: Form -> why, for the report.
         separate: Name -> a pass of another network on the same picture.
@@ -135,7 +135,7 @@ def audit(
     figures = tuple(_figure(entry, times, extents, subject.bases) for entry in entries)
     height, width = subject.pixels_B3HW.shape[-2:]
     report = Audit(
-        circumstances=circumstances,
+        environment=environment,
         host=_summary(subject),
         settings=Settings(
             batch=len(subject.pixels_B3HW),

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.features import TowerFeatures
-from clipdepth_plugin.fused_graphs import record_cuda
+from clipdepth_plugin.fused.graphs import record_cuda
 from clipdepth_plugin.head import DepthHead
 
 PATCH = 16

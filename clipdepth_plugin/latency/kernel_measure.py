@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from clipdepth_plugin.circumstances import Circumstances
 from clipdepth_plugin.config import HeadConfig, Preset
+from clipdepth_plugin.environment import Environment
 from clipdepth_plugin.kernels.launch import tf32_allowed
 from clipdepth_plugin.latency.audit import to_range
 from clipdepth_plugin.latency.flops import count_gflops
@@ -115,7 +115,7 @@ def make_cases(plan: KernelPlan, device: torch.device) -> list[Case]:
 def measure_kernels(
     plan: KernelPlan,
     device: torch.device,
-    circumstances: Circumstances,
+    environment: Environment,
     *,
     advance: Callable[[], object] = nothing,
 ) -> KernelReport:
@@ -124,7 +124,7 @@ def measure_kernels(
     Args:
         plan: What is measured.
         device: Where.
-        circumstances: Of the measurement.
+        environment: Of the measurement.
         advance: Called after each case, for a progress bar.
     """
     compiling, measured = Stopwatch(plan.compile_seconds), []
@@ -132,7 +132,7 @@ def measure_kernels(
         measured.append(_measure(case, plan, device, compiling))
         advance()
     report = KernelReport(
-        circumstances=circumstances,
+        environment=environment,
         settings=_settings(plan, device),
         cases=tuple(measured),
     )

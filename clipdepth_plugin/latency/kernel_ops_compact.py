@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor
 
 from clipdepth_plugin import ops
-from clipdepth_plugin.compact import (
+from clipdepth_plugin.decoders.compact import (
     CONVEX_FACTOR,
     CompactDecoder,
     added,
@@ -23,8 +23,8 @@ from clipdepth_plugin.compact import (
     modulate,
 )
 from clipdepth_plugin.features import TowerFeatures
-from clipdepth_plugin.fused_compact import FusedCompact
-from clipdepth_plugin.fused_layers import NormAct, Packing
+from clipdepth_plugin.fused.compact import FusedCompact
+from clipdepth_plugin.fused.layers import NormAct, Packing
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.latency.kernel_op import Function, Op, inputs_of
 

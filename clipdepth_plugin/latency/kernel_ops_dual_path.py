@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from clipdepth_plugin import ops
-from clipdepth_plugin.blocks import resize
-from clipdepth_plugin.dual_path import DualPathDecoder
+from clipdepth_plugin.decoders.blocks import resize
+from clipdepth_plugin.decoders.dual_path import DualPathDecoder
+from clipdepth_plugin.decoders.pathways import tokens_to_map
 from clipdepth_plugin.features import TowerFeatures
-from clipdepth_plugin.fused_dual_path import Projections
-from clipdepth_plugin.fused_layers import Conv, GatedJoin, Packing, Up
-from clipdepth_plugin.fused_readout import Readout
-from clipdepth_plugin.fused_weights import Upsampling, fold
+from clipdepth_plugin.fused.dual_path import Projections
+from clipdepth_plugin.fused.layers import Conv, GatedJoin, Packing, Up
+from clipdepth_plugin.fused.readout import Readout
+from clipdepth_plugin.fused.weights import Upsampling, fold
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.latency.kernel_cases import picture_size
 from clipdepth_plugin.latency.kernel_op import Function, Op, inputs_of
-from clipdepth_plugin.pathways import tokens_to_map
 
 
 def dual_path_ops(head: DepthHead, features: TowerFeatures) -> Iterator[Op]:

@@ -54,7 +54,7 @@ def verdict_lines(report: KernelReport) -> list[str]:
 def to_markdown(report: KernelReport) -> str:
     """The whole report as Markdown."""
     lines = [
-        f"# Plain and fused heads on {report.circumstances.gpu or report.circumstances.cpu}",
+        f"# Plain and fused heads on {report.environment.gpu or report.environment.cpu}",
         "",
         *(f"- {line}" for line in verdict_lines(report)),
         "",
@@ -72,7 +72,7 @@ def to_markdown(report: KernelReport) -> str:
         "",
         *(f"- {_place(case)}" for case in report.cases),
         "",
-        f"{_other_work(report)}{describe(report.circumstances)}",
+        f"{_other_work(report)}{describe(report.environment)}",
         "",
     ]
     return "\n".join(lines)
@@ -83,7 +83,7 @@ def make_table(report: KernelReport) -> Table:
     from rich import box
     from rich.table import Table
 
-    seen = report.circumstances
+    seen = report.environment
     table = Table(
         title=f"{seen.gpu or seen.cpu}, {report.settings.rounds} rounds: ms, and times as fast as "
         "plain",
@@ -104,7 +104,7 @@ def _method(report: KernelReport) -> list[str]:
     settings = report.settings
     fused = "the inference form, on a CPU in PyTorch (no Triton kernel runs here)"
     graph = ""
-    if report.circumstances.gpu is not None:
+    if report.environment.gpu is not None:
         fused = "the inference form with its Triton kernels"
         graph = (
             "`graph` is that in a CUDA graph. Times are from an idle GPU to an idle GPU, launches "

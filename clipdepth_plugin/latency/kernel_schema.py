@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from clipdepth_plugin.circumstances import Circumstances
+from clipdepth_plugin.environment import Environment
 from clipdepth_plugin.latency.schema import Range, Strict, read_report
 
 Form = Literal["plain", "compiled", "fused", "graph"]
@@ -105,7 +105,7 @@ class KernelReport(Strict):
     """One run."""
 
     format: Literal["clipdepth-kernels/1"] = "clipdepth-kernels/1"
-    circumstances: Circumstances
+    environment: Environment
     settings: KernelSettings
     cases: tuple[KernelCase, ...]
     verdicts: tuple[Verdict, ...] = ()

@@ -82,10 +82,10 @@ def _speedups(figure: KernelFigure) -> str:
 
 
 def _verdict(target: Target, report: KernelReport) -> Verdict:
-    gpu = report.circumstances.gpu
+    gpu = report.environment.gpu
     if target.on_gpu != (gpu is not None):
         of = f"an {GPU}" if target.on_gpu else "a CPU"
-        where = report.circumstances.device
+        where = report.environment.device
         return Verdict(target=target.text, result="not judged", measured=f"of {of}, ran on {where}")
     try:
         met, measured = target.judge(report)

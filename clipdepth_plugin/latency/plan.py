@@ -17,7 +17,7 @@ from clipdepth_plugin.latency.bases import Base
 from clipdepth_plugin.latency.forms import FORMS
 from clipdepth_plugin.latency.rounds import Variant, nothing
 from clipdepth_plugin.latency.schema import Scope, What
-from clipdepth_plugin.plugin import DepthPlugin, attach
+from clipdepth_plugin.plugin.depth_plugin import DepthPlugin, attach
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from clipdepth_plugin.circumstances import Circumstances
+from clipdepth_plugin.environment import Environment
 from clipdepth_plugin.latency.schema import Added, Audit, Figure, Range, Sweep
 from clipdepth_plugin.latency.verdict import others_line, said
 
@@ -60,7 +60,7 @@ def to_markdown(audit: Audit) -> str:
             *sweep_markdown(sweep, audit.processors_seen),
             "",
         ]
-    lines += [describe(audit.circumstances), ""]
+    lines += [describe(audit.environment), ""]
     return "\n".join(lines)
 
 
@@ -115,7 +115,7 @@ def make_table(audit: Audit) -> Table:
     return table
 
 
-def describe(seen: Circumstances) -> str:
+def describe(seen: Environment) -> str:
     """Machine, versions, date and command in a paragraph."""
     gpu = f", {seen.gpu} ({seen.gpu_mhz or 'clocks not readable'}), CUDA {seen.cuda}"
     clock = f" at {seen.cpu_mhz:.0f} MHz" if seen.cpu_mhz is not None else ""

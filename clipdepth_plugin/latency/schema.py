@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from clipdepth_plugin.circumstances import Circumstances
+from clipdepth_plugin.environment import Environment
 from clipdepth_plugin.errors import BenchError
 
 Report = TypeVar("Report", bound=BaseModel)
@@ -170,7 +170,7 @@ class Audit(Strict):
     """One audit of one host."""
 
     format: Literal["clipdepth-bench/1"] = "clipdepth-bench/1"
-    circumstances: Circumstances
+    environment: Environment
     host: HostSummary
     settings: Settings
     heads: dict[str, HeadSummary]
@@ -186,7 +186,7 @@ class Audit(Strict):
     what the hypervisor gave to other machines. Null where it can't be read."""
     processors: int | None = None
     """Of the machine, of whose time that is a share. Null in older files: there
-    ``circumstances.cores`` are taken for all."""
+    ``environment.cores`` are taken for all."""
     figures: tuple[Figure, ...]
     sweeps: tuple[Sweep, ...] = ()
     verdict: tuple[str, ...] = ()
@@ -206,7 +206,7 @@ class Audit(Strict):
     @property
     def processors_seen(self) -> int:
         """Processors of whose time ``others_percent`` is a share."""
-        return self.processors or self.circumstances.cores
+        return self.processors or self.environment.cores
 
     def memory_noise(self, base: str) -> float | None:
         """MiB by which a base's peak memory differs from itself; None where that isn't known."""

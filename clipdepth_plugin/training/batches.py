@@ -17,8 +17,8 @@ from clipdepth_plugin.errors import TrainingError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from clipdepth_plugin.data import Batch
     from clipdepth_plugin.features import TowerFeatures
-    from clipdepth_plugin.training.data import Batch
 
 
 @dataclass(frozen=True)

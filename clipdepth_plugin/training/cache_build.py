@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from clipdepth_plugin.data.failures import BadFiles, Failure
 from clipdepth_plugin.errors import ClipDepthError, TrainingError
 from clipdepth_plugin.training.cache_files import CacheFiles, Key, ShardWriter
-from clipdepth_plugin.training.cache_layout import Layout
-from clipdepth_plugin.training.data.failures import BadFiles, Failure
+from clipdepth_plugin.training.cache_layout import RecordLayout
 
 if TYPE_CHECKING:
+    from clipdepth_plugin.data.items import SampleViews
     from clipdepth_plugin.features import TowerFeatures
-    from clipdepth_plugin.training.data.items import SampleViews
     from clipdepth_plugin.training.tower import FrozenTower
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def tower_fingerprint(tower: FrozenTower) -> str:
 
 
 def cache_identity(
-    tower: FrozenTower, layout: Layout, context: str | None, precision: str
+    tower: FrozenTower, layout: RecordLayout, context: str | None, precision: str
 ) -> dict[str, Any]:
     """Everything but the samples that a cached token depends on, in types that JSON has."""
     return {

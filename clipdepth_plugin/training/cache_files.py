@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clipdepth_plugin.errors import TrainingError
-from clipdepth_plugin.training.atomic import TEMPORARY, sync_folder, write_file
-from clipdepth_plugin.training.cache_layout import Layout
+from clipdepth_plugin.files.atomic import TEMPORARY, sync_folder, write_file
+from clipdepth_plugin.training.cache_layout import RecordLayout
 
 IDENTITY = "cache.json"
 SHARD_BYTES = 256 * 1024 * 1024
@@ -56,7 +56,7 @@ class CacheFiles:
         layout: Of its records.
     """
 
-    def __init__(self, folder: Path, layout: Layout) -> None:
+    def __init__(self, folder: Path, layout: RecordLayout) -> None:
         self.folder = folder
         self.layout = layout
         self._places: dict[Key, tuple[int, int]] = {}
@@ -64,7 +64,7 @@ class CacheFiles:
         self._shards: list[NDArray[np.uint8]] = []
 
     @classmethod
-    def open(cls, folder: Path, identity: Mapping[str, Any], layout: Layout) -> Self:
+    def open(cls, folder: Path, identity: Mapping[str, Any], layout: RecordLayout) -> Self:
         """Opens a cache, or makes an empty one.
 
         Raises:

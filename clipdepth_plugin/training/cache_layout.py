@@ -1,4 +1,4 @@
-"""Layout: where tokens, pixels, context, depth and camera are in one record of a token cache.
+"""RecordLayout: where tokens, pixels, context, depth and camera are in one record of a token cache.
 
 Axes: B records, K bytes of a record, L levels, N tokens, D width, H W a map's size, E entries of
 tokens and pixels.
@@ -18,7 +18,7 @@ _ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
-class Layout:
+class RecordLayout:
     """Where things are inside a record.
 
     Attributes:

@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from clipdepth_plugin.data.augment import is_flipped, mixed_seed, sample_generator
+from clipdepth_plugin.data.items import FLIPPED, PLAIN
 from clipdepth_plugin.training.cache_files import Key
 from clipdepth_plugin.training.cache_source import CachedBatch
-from clipdepth_plugin.training.data.augment import is_flipped, mixed_seed, sample_generator
-from clipdepth_plugin.training.data.items import FLIPPED, PLAIN
 
 if TYPE_CHECKING:
+    from clipdepth_plugin.data.items import SampleViews
+    from clipdepth_plugin.data.order import EpochOrder
     from clipdepth_plugin.training.config import TrainConfig
-    from clipdepth_plugin.training.data.items import SampleViews
-    from clipdepth_plugin.training.data.order import EpochOrder
 
 logger = logging.getLogger(__name__)
 

@@ -14,6 +14,11 @@ from typing import TYPE_CHECKING
 import torch
 from accelerate.utils import gather_object
 
+from clipdepth_plugin.data.config import expand
+from clipdepth_plugin.data.dataset import Mixture
+from clipdepth_plugin.data.failures import BadFiles
+from clipdepth_plugin.data.items import SampleViews, ViewMaker
+from clipdepth_plugin.data.order import EpochOrder, EpochPlan
 from clipdepth_plugin.errors import DataError, TrainingError
 from clipdepth_plugin.training.cache_build import (
     build_cache,
@@ -21,7 +26,7 @@ from clipdepth_plugin.training.cache_build import (
     sample_contents,
 )
 from clipdepth_plugin.training.cache_files import CacheFiles, Key
-from clipdepth_plugin.training.cache_layout import Layout
+from clipdepth_plugin.training.cache_layout import RecordLayout
 from clipdepth_plugin.training.cache_plan import (
     PLAIN_VIEW,
     CachePlan,
@@ -29,19 +34,14 @@ from clipdepth_plugin.training.cache_plan import (
     choose_views,
 )
 from clipdepth_plugin.training.cache_source import CachedSource
-from clipdepth_plugin.training.data.config import expand
-from clipdepth_plugin.training.data.dataset import Mixture
-from clipdepth_plugin.training.data.failures import BadFiles
-from clipdepth_plugin.training.data.items import SampleViews, ViewMaker
-from clipdepth_plugin.training.data.order import EpochOrder, EpochPlan
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from clipdepth_plugin.data.stream import StreamMixture
     from clipdepth_plugin.head import DepthHead
     from clipdepth_plugin.training.cache_build import Read, Tell
     from clipdepth_plugin.training.config import TrainConfig
-    from clipdepth_plugin.training.data.stream import StreamMixture
     from clipdepth_plugin.training.settings import CacheSettings
     from clipdepth_plugin.training.tower import FrozenTower
 
@@ -91,7 +91,7 @@ def open_cache(
     assert settings is not None
     (height, width), patch = tower.preprocessing.size, tower.tower.patch_size
     grid = (height // patch[0], width // patch[1])
-    layout = Layout(
+    layout = RecordLayout(
         levels=head.config.levels,
         grid=grid,
         width=tower.tower.width,

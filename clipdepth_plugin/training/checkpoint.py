@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from clipdepth_plugin.errors import TrainingError
-from clipdepth_plugin.training.atomic import new_folder, remove_leftovers, write_synced
+from clipdepth_plugin.files.atomic import new_folder, remove_leftovers, write_synced
 
 logger = logging.getLogger(__name__)
 

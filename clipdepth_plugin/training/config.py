@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from clipdepth_plugin.training.data import AugmentConfig
+from clipdepth_plugin.data import AugmentConfig
 from clipdepth_plugin.training.losses import LossConfig
 from clipdepth_plugin.training.settings import (
     CacheSettings,

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.training.progress import Progress, Reporter, Silent
-from clipdepth_plugin.training.recorder import Recorder
 from clipdepth_plugin.training.run_folder import RunFolder
+from clipdepth_plugin.training.run_recorder import RunRecorder
 from clipdepth_plugin.training.schedule import learning_rate
 from clipdepth_plugin.training.session import Session, check_ready, open_session
 
@@ -82,7 +82,7 @@ class _Run:
     def __init__(self, session: Session, folder: RunFolder, reporter: Reporter) -> None:
         self._session = session
         self._config = session.config
-        self._recorder = Recorder(session, folder)
+        self._recorder = RunRecorder(session, folder)
         self._reporter = reporter
         self._total = session.total_steps
         self._step = self._epoch = self._batch = 0

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipdepth_plugin.errors import TrainingError
-from clipdepth_plugin.training.atomic import write_file
+from clipdepth_plugin.files.atomic import write_file
 from clipdepth_plugin.training.checkpoint import Checkpoints
 from clipdepth_plugin.training.config_file import dump_config, load_config
-from clipdepth_plugin.training.pictures import png_bytes
+from clipdepth_plugin.training.image_grids import png_bytes
 
 if TYPE_CHECKING:
     import numpy as np

@@ -22,7 +22,7 @@ from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.precision import imitates_bfloat16
 from clipdepth_plugin.training.ema import Ema
-from clipdepth_plugin.training.level_statistics import standardise_levels
+from clipdepth_plugin.training.level_norms import standardise_levels
 from clipdepth_plugin.training.sources import make_sources
 from clipdepth_plugin.training.step import Stepper
 from clipdepth_plugin.training.tower import FrozenTower, load_tower, make_head
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from clipdepth_plugin.training.batches import FeatureSource
     from clipdepth_plugin.training.config import TrainConfig
     from clipdepth_plugin.training.progress import Reporter
-    from clipdepth_plugin.training.recorder import Best
+    from clipdepth_plugin.training.run_recorder import Best
     from clipdepth_plugin.training.sources import Sources
 
 Size = tuple[int, int]

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from clipdepth_plugin.config import HeadConfig, Preset
-from clipdepth_plugin.training.data import DataConfig
+from clipdepth_plugin.data import DataConfig
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
+from clipdepth_plugin.data import Loader, Mixture, StreamMixture, make_loader, open_mixture
 from clipdepth_plugin.training.batches import FeatureSource, TowerSource
 from clipdepth_plugin.training.cached import make_cached_source, open_cache
-from clipdepth_plugin.training.data import Loader, Mixture, StreamMixture, make_loader, open_mixture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
+    from clipdepth_plugin.data import Batch, StreamLoader
     from clipdepth_plugin.head import DepthHead
     from clipdepth_plugin.training.config import TrainConfig
-    from clipdepth_plugin.training.data import Batch, StreamLoader
     from clipdepth_plugin.training.progress import Reporter
     from clipdepth_plugin.training.tower import FrozenTower
 

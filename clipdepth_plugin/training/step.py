@@ -21,7 +21,7 @@ from clipdepth_plugin.training.losses import DepthLoss, sum_over_processes
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from clipdepth_plugin.readout import DepthEstimate
+    from clipdepth_plugin.decoders.readout import DepthEstimate
     from clipdepth_plugin.training.batches import FeatureBatch
     from clipdepth_plugin.training.config import TrainConfig
 

@@ -14,11 +14,11 @@ from torch import Tensor
 from clipdepth_plugin.adapters.identity import tower_hashes
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.towers import choose_tower
-from clipdepth_plugin.checks import check_fit
 from clipdepth_plugin.errors import HostError
 from clipdepth_plugin.features import one_size
 from clipdepth_plugin.head import DepthHead
-from clipdepth_plugin.plugin import DepthPlugin
+from clipdepth_plugin.plugin.checks import check_fit
+from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
 
 if TYPE_CHECKING:
     from collections.abc import Callable

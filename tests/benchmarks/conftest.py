@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from clipdepth_plugin.circumstances import describe_circumstances
+from clipdepth_plugin.environment import describe_circumstances
 from clipdepth_plugin.latency.hosts import load_bench_host
 
 _RATIOS = pytest.StashKey[list[str]]()
@@ -43,6 +43,6 @@ def pytest_benchmark_update_machine_info(config: Any, machine_info: dict[str, An
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_json(config: Any, benchmarks: Any, output_json: dict[str, Any]) -> None:
-    """The same circumstances that stand beside every other figure."""
+    """The same environment that stand beside every other figure."""
     command = ("pytest", *sys.argv[1:])
-    output_json["circumstances"] = describe_circumstances(command).model_dump(mode="json")
+    output_json["environment"] = describe_circumstances(command).model_dump(mode="json")

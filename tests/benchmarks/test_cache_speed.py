@@ -26,7 +26,7 @@ from clipdepth_plugin import DepthHead, DepthPlugin
 from clipdepth_plugin.features import TowerFeatures, one_size
 from clipdepth_plugin.training.batches import FeatureBatch
 from clipdepth_plugin.training.cache_files import CacheFiles, Key, ShardWriter
-from clipdepth_plugin.training.cache_layout import Layout
+from clipdepth_plugin.training.cache_layout import RecordLayout
 from clipdepth_plugin.training.cache_source import CachedBatch, CachedSource
 from clipdepth_plugin.training.config_file import check_config
 from clipdepth_plugin.training.session import make_accelerator
@@ -68,7 +68,7 @@ def epochs(tmp_path_factory: pytest.TempPathFactory) -> Epochs:
     model, optimiser = accelerator.prepare(trained, optimiser)
     stepper = Stepper(accelerator, model, optimiser, config, SIZE)
     plugin = DepthPlugin(host, head)
-    layout = Layout(head.config.levels, (14, 14), 768, True, SIZE, torch.bfloat16)
+    layout = RecordLayout(head.config.levels, (14, 14), 768, True, SIZE, torch.bfloat16)
     batches = [feature_batch(random_features(layout)) for _ in range(BATCHES)]
     cache = make_cache(tmp_path_factory.mktemp("cache"), layout, batches, accelerator.device)
     pixels_B3HW = torch.randn(BATCH, 3, 224, 224)
@@ -86,7 +86,7 @@ def epochs(tmp_path_factory: pytest.TempPathFactory) -> Epochs:
     )
 
 
-def random_features(layout: Layout) -> TowerFeatures:
+def random_features(layout: RecordLayout) -> TowerFeatures:
     tokens = {k: torch.randn(BATCH, 196, 768).to(layout.dtype) for k in layout.levels}
     return TowerFeatures(tokens, torch.randn(BATCH, 768), layout.grid)
 
@@ -98,7 +98,7 @@ def feature_batch(features: TowerFeatures) -> FeatureBatch:
 
 
 def make_cache(
-    folder: Path, layout: Layout, batches: list[FeatureBatch], device: torch.device
+    folder: Path, layout: RecordLayout, batches: list[FeatureBatch], device: torch.device
 ) -> CachedSource:
     files, plan = CacheFiles.open(folder, {"format": 1}, layout), []
     writer, cameras_B4 = ShardWriter(files), torch.full((BATCH, 4), torch.nan)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from clipdepth_plugin import DepthHead
 from clipdepth_plugin.config import PRESETS, Preset
 from clipdepth_plugin.latency.forms import FORMS, choose_forms
-from clipdepth_plugin.plugin import DepthPlugin
+from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 QUICK = [name for name in choose_forms((), DEVICE)[0] if name not in ("compiled", "overlap")]

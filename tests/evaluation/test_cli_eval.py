@@ -17,15 +17,15 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from clipdepth_plugin import DepthHead
-from clipdepth_plugin._cli_eval import AlignName, ProtocolName, register
 from clipdepth_plugin.adapters.loading import load_host
+from clipdepth_plugin.cli.data_spec import parse_data
+from clipdepth_plugin.cli.eval import AlignName, ProtocolName, register
 from clipdepth_plugin.config import PRESETS, HeadConfig
 from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.evaluation.data_spec import parse_data
+from clipdepth_plugin.evaluation.image_grid import MAX_PICTURES
 from clipdepth_plugin.evaluation.metrics import ALIGNMENTS
 from clipdepth_plugin.evaluation.protocols import PROTOCOLS
 from clipdepth_plugin.evaluation.report import Report
-from clipdepth_plugin.evaluation.sheet import MAX_PICTURES
 from tests.tiny.command_line import PROCESSOR, tiny_host
 
 

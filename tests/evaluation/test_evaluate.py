@@ -22,9 +22,11 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from clipdepth_plugin import DepthHead, attach
 from clipdepth_plugin.adapters.preprocessing import HALF_NORMALISATION, Preprocessing
 from clipdepth_plugin.config import Preset
+from clipdepth_plugin.data import Sample
 from clipdepth_plugin.errors import DataError, DepthFileError, HostError
-from clipdepth_plugin.evaluation import sheet
+from clipdepth_plugin.evaluation import image_grid as sheet
 from clipdepth_plugin.evaluation.evaluate import Baseline, evaluate, median_depth
+from clipdepth_plugin.evaluation.image_grid import choose_rows, write_sheet
 from clipdepth_plugin.evaluation.metrics import METRICS
 from clipdepth_plugin.evaluation.predictors import (
     HeadPredictor,
@@ -39,10 +41,8 @@ from clipdepth_plugin.evaluation.report import (
     write_csv,
     write_json,
 )
-from clipdepth_plugin.evaluation.sheet import choose_rows, write_sheet
 from clipdepth_plugin.features import one_size
-from clipdepth_plugin.images import to_pixels
-from clipdepth_plugin.training.data import Sample
+from clipdepth_plugin.files.pictures import to_pixels
 from clipdepth_plugin.training.losses import LossConfig
 from clipdepth_plugin.training.trained import TrainedHead
 
@@ -245,14 +245,14 @@ def test_a_confidence_is_evaluated_with_its_depth(tmp_path: Path) -> None:
     assert calibration.mean_confidence == pytest.approx(0.9, abs=0.05)
     assert calibration.pixels == 27 * 32 + 19 * 40
     assert calibration.calibration_error > 0.3
-    circumstances: dict[str, Any] = {
+    environment: dict[str, Any] = {
         **dict.fromkeys(("device", "host", "head"), "x"),
         "command": (),
         "tower_hashes": {},
         "data": {},
         "align": "none",
     }
-    report = make_report(result, **circumstances)
+    report = make_report(result, **environment)
     write_json(tmp_path / "report.json", report)
     read = Report.model_validate_json((tmp_path / "report.json").read_text())
     assert read.calibration is not None

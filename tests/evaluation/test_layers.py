@@ -14,6 +14,7 @@ from clipdepth_plugin.adapters.preprocessing import HALF_NORMALISATION, Preproce
 from clipdepth_plugin.adapters.taps import owners
 from clipdepth_plugin.adapters.towers import Tower, choose_tower
 from clipdepth_plugin.config import PRESETS
+from clipdepth_plugin.data import Sample
 from clipdepth_plugin.errors import DataError, FeaturesError
 from clipdepth_plugin.evaluation import patches as patches_module
 from clipdepth_plugin.evaluation.layers import ProbeOptions, accepting_presets, rank_levels
@@ -21,7 +22,6 @@ from clipdepth_plugin.evaluation.patches import PatchReader, patch_log_depth, sp
 from clipdepth_plugin.evaluation.predictors import sample_pixels
 from clipdepth_plugin.evaluation.ridge import RidgeSums
 from clipdepth_plugin.evaluation.tokens import TowerTokens
-from clipdepth_plugin.training.data import Sample
 
 PREPROCESSING = Preprocessing(*HALF_NORMALISATION, size=(32, 32), resize="squash")
 WIDTH, DEPTH = 16, 4

@@ -11,9 +11,9 @@ from torch import nn
 
 from clipdepth_plugin.adapters.preprocessing import HALF_NORMALISATION, Preprocessing
 from clipdepth_plugin.adapters.towers import choose_tower
+from clipdepth_plugin.data import Sample
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.evaluation.ridge_predictor import RidgePredictor
-from clipdepth_plugin.training.data import Sample
 
 PREPROCESSING = Preprocessing(*HALF_NORMALISATION, (32, 32), "squash")
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead
 from clipdepth_plugin.adapters.towers import choose_tower
-from clipdepth_plugin.circumstances import describe_circumstances
+from clipdepth_plugin.environment import describe_circumstances
 from clipdepth_plugin.errors import BenchError
 from clipdepth_plugin.latency.agreement import compare_audits
 from clipdepth_plugin.latency.audit import Subject, audit

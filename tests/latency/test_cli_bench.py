@@ -11,9 +11,9 @@ import pytest
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from clipdepth_plugin._cli_app import app
+from clipdepth_plugin.cli import run_bench
+from clipdepth_plugin.cli.app import app
 from clipdepth_plugin.errors import BenchError
-from clipdepth_plugin.latency import run_bench
 from clipdepth_plugin.latency.hosts import BUILT_IN
 from clipdepth_plugin.latency.schema import Audit, load_audit
 
@@ -41,7 +41,7 @@ def test_all_files_are_written(folder: str, tmp_path: Path) -> None:
     assert run.exit_code == 0, run.output
     report = load_audit(out / "added_latency.json")
     assert report.host.prompt_tokens == 20
-    assert report.circumstances.dtype == "float32"
+    assert report.environment.dtype == "float32"
     assert [sweep.over for sweep in report.sweeps] == ["batch"]
     assert list(report.heads) == ["fast"]
     markdown = (out / "added_latency.md").read_text(encoding="utf-8")
@@ -92,9 +92,9 @@ def test_json_and_nothing_else_on_stdout(folder: str, monkeypatch: pytest.Monkey
     assert run.exit_code == 0, run.output
     report = Audit.model_validate(json.loads(run.stdout))
     assert {figure.scope for figure in report.figures} == {"tower", "head"}
-    assert report.circumstances.command[1:] != ()
-    assert report.circumstances.command == ("clipdepth", "bench", folder)
-    assert "/" not in report.circumstances.command[0]
+    assert report.environment.command[1:] != ()
+    assert report.environment.command == ("clipdepth", "bench", folder)
+    assert "/" not in report.environment.command[0]
 
 
 @pytest.mark.parametrize(

@@ -15,15 +15,16 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from clipdepth_plugin import HeadConfig, ops
-from clipdepth_plugin._cli_app import app
-from clipdepth_plugin.circumstances import describe_circumstances
+from clipdepth_plugin.cli import kernel_bench
+from clipdepth_plugin.cli.app import app
+from clipdepth_plugin.cli.kernel_bench import run_kernel_bench
+from clipdepth_plugin.environment import describe_circumstances
 from clipdepth_plugin.errors import BenchError, KernelError
 from clipdepth_plugin.features import TowerFeatures
-from clipdepth_plugin.fused import FusedHead
-from clipdepth_plugin.fused_graphs import GraphCache, Record, Recording
+from clipdepth_plugin.fused.graphs import GraphCache, Record, Recording
+from clipdepth_plugin.fused.head import FusedHead
 from clipdepth_plugin.head import DepthHead
-from clipdepth_plugin.latency import kernel_bench, kernel_forms
-from clipdepth_plugin.latency.kernel_bench import run_kernel_bench
+from clipdepth_plugin.latency import kernel_forms
 from clipdepth_plugin.latency.kernel_cases import Bound, head_case, random_features, random_head
 from clipdepth_plugin.latency.kernel_forms import Made, Stopwatch, make_forms, obstacle
 from clipdepth_plugin.latency.kernel_measure import (

@@ -63,7 +63,7 @@ def test_the_committed_runs_are_what_the_results_say() -> None:
         runs.append(load_kernel_report(results_folder / f"{name}.json"))
         markdown = (results_folder / f"{name}.md").read_text(encoding="utf-8")
         assert markdown == to_markdown(runs[-1])
-    assert len({run.circumstances.commit for run in runs}) == 1
+    assert len({run.environment.commit for run in runs}) == 1
     on_gpu = load_kernel_report(results_folder / "fused_cuda.json")
     assert (results_folder / "fused_cuda.md").read_text(encoding="utf-8") == to_markdown(on_gpu)
     for verdict in on_gpu.verdicts:

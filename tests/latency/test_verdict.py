@@ -55,5 +55,5 @@ def test_a_busy_process_is_seen_however_many_processors_there_are() -> None:
 
 def test_an_older_file_is_judged_by_the_cores_of_its_circumstances() -> None:
     audit = an_audit({}).model_copy(update={"others_percent": 1.6})
-    many = audit.circumstances.model_copy(update={"cores": 64})
-    assert "NOT an idle" in make_verdict(audit.model_copy(update={"circumstances": many}))[1]
+    many = audit.environment.model_copy(update={"cores": 64})
+    assert "NOT an idle" in make_verdict(audit.model_copy(update={"environment": many}))[1]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import transformers
 
-from clipdepth_plugin.adapters.hf_processor import from_processor
+from clipdepth_plugin.adapters.processors.hf import from_processor
 from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.adapters.trim_plan import plan_trim
 from tests.test_original_sizes import CASES

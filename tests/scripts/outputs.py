@@ -3,8 +3,8 @@
     python -m tests.scripts.outputs write results/outputs.json
     python -m tests.scripts.outputs check results/outputs.json
 
-Every preset on three hosts, plain and fused; maps in the user's own pictures; ``clipdepth predict``,
-``train`` and ``eval``. Only public names are used, so that the script outlives any move.
+Every preset on three hosts, plain and fused; maps in the user's own pictures; ``clipdepth
+predict``, ``train`` and ``eval``. Only public names are used, so that the script outlives moves.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, attach
+from clipdepth_plugin.config import Preset
 
-PRESETS = ("spaceclip", "spaceclip-middle", "fast", "guided")
+PRESETS: tuple[Preset, ...] = ("spaceclip", "spaceclip-middle", "fast", "guided")
 SIZE = 64
 SQUARE = {"height": SIZE, "width": SIZE}
-VISION = {
+VISION: dict[str, Any] = {
     "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 12, "num_attention_heads": 4,
     "patch_size": 16, "image_size": SIZE,
 }  # fmt: skip
-TEXT = {
+TEXT: dict[str, Any] = {
     "model_type": "llama", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 32,
     "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2,
 }  # fmt: skip
@@ -137,7 +138,7 @@ def write_data(root: Path) -> None:
 def clipdepth(*words: str | Path) -> None:
     """The command line, in a process of its own."""
     command = [sys.executable, "-m", "clipdepth_plugin", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
 
@@ -169,7 +170,8 @@ def command_rows(root: Path) -> Iterator[tuple[str, list[float]]]:
     config = {
         "run": str(root / "run"), "host": str(root / "host"), "head": head, "steps": 8,
         "data": {"train": [train], "validation": [{**train, "split": "test"}]},
-        "loss": {"auxiliary": []}, "optimiser": {"lr": 1e-3}, "batch_size": 2, "output_size": [32, 32],
+        "loss": {"auxiliary": []}, "optimiser": {"lr": 1e-3}, "batch_size": 2,
+        "output_size": [32, 32],
         "validate_every": 4, "checkpoint_every": 4, "precision": "no",
         "logging": {"every": 1, "pictures": 0, "tensorboard": False},
     }  # fmt: skip
@@ -177,9 +179,10 @@ def command_rows(root: Path) -> Iterator[tuple[str, list[float]]]:
     clipdepth("train", root / "run.yaml")
     log = [json.loads(line) for line in (root / "run" / "log.jsonl").read_text().splitlines()]
     yield "train losses", [one["loss"] for one in log if one["kind"] == "train"]
+    sources: dict[str, tuple[str | Path, str | Path]]
     sources = {"trained": (root / "host", root / "run" / "head"), "demo": ("demo", "demo")}
     for name, (host, of_host) in sources.items():
-        chosen = ("--host", host, "--head", of_host)
+        chosen: list[str | Path] = ["--host", host, "--head", of_host]
         data = f"rgbd:{root / 'data'}:test"
         clipdepth("eval", *chosen, "--data", data, "-o", root / name, "--pictures", "0")
         report = json.loads((root / name / "report.json").read_text())
@@ -234,7 +237,7 @@ def main(verb: str, file: str) -> None:
     before = json.loads(Path(file).read_text())
     if odd := list(differences(before, now)):
         sys.exit("\n".join(odd))
-    print(f"{len(now)} rows, all equal")
+    sys.stdout.write(f"{len(now)} rows, all equal\n")
 
 
 if __name__ == "__main__":

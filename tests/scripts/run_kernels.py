@@ -17,7 +17,7 @@ from torch import Tensor
 
 from clipdepth_plugin import ops
 from clipdepth_plugin.config import Activation
-from clipdepth_plugin.readout import Metres
+from clipdepth_plugin.decoders.readout import Metres
 
 Case = tuple[str, Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 GENERATOR = torch.Generator().manual_seed(0)

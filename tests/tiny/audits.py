@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from clipdepth_plugin.circumstances import describe_circumstances
+from clipdepth_plugin.environment import describe_circumstances
 from clipdepth_plugin.latency.audit import to_range
 from clipdepth_plugin.latency.intervals import Values, compare, median_interval
 from clipdepth_plugin.latency.schema import Added, Audit, Figure, HostSummary, Settings
@@ -45,7 +45,7 @@ def an_audit(heads: Mapping[str, Values], separate: float = 0.050) -> Audit:
         )
     figures.append(_separate(np.full(ROUNDS, separate)))
     return Audit(
-        circumstances=describe_circumstances(["clipdepth", "bench"]),
+        environment=describe_circumstances(["clipdepth", "bench"]),
         host=HOST,
         settings=SETTINGS,
         heads={},

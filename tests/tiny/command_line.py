@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModel
 from typer.testing import CliRunner, Result
 
-from clipdepth_plugin._cli_app import app
+from clipdepth_plugin.cli.app import app
 
 PROCESSOR = {
     "image_processor_type": "CLIPImageProcessor",

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, HeadConfig, TowerFeatures
-from clipdepth_plugin.fused import FusedHead
-from clipdepth_plugin.fused_graphs import GraphCache, Recording
+from clipdepth_plugin.fused.graphs import GraphCache, Recording
+from clipdepth_plugin.fused.head import FusedHead
 
 COMPACT: dict[str, Any] = {"channels": (16, 12, 8), "film_hidden": 8}
 DUAL: dict[str, Any] = {"channels": (16, 12, 8, 8), "film_hidden": 8}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from clipdepth_plugin.circumstances import describe_circumstances
+from clipdepth_plugin.environment import describe_circumstances
 from clipdepth_plugin.latency import kernel_forms
 from clipdepth_plugin.latency.kernel_schema import (
     Form,
@@ -48,7 +48,7 @@ def a_gpu_report(*others: KernelFigure, gpu: str = "NVIDIA H100 80GB HBM3") -> K
     }  # fmt: skip
     cpu = describe_circumstances(())
     return KernelReport(
-        circumstances=cpu.model_copy(update={"gpu": gpu, "device": "cuda:0", "cuda": "13.0"}),
+        environment=cpu.model_copy(update={"gpu": gpu, "device": "cuda:0", "cuda": "13.0"}),
         settings=KernelSettings(
             grid=(14, 14), rounds=8, warmup=0, seed=0, compile_mode="max-autotune",
             compile_seconds=1.0, tf32={"convolutions": True, "products": False}, flops=800e12,

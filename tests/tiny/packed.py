@@ -131,7 +131,7 @@ def _qwen_prompt(host: Any, inputs: Inputs) -> dict[str, Any]:
 
 
 def _takes_token_types(host: Any) -> bool:
-    from clipdepth_plugin.adapters.quirks import parameters_of
+    from clipdepth_plugin.adapters.traits import parameters_of
 
     return "mm_token_type_ids" in parameters_of(host)
 

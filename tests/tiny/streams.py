@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from clipdepth_plugin import DepthPlugin, attach
-from clipdepth_plugin.overlap import Streams
+from clipdepth_plugin.plugin.overlap import Streams
 
 Clock = dict[str, int]
 

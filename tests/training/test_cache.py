@@ -14,11 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
+from clipdepth_plugin.data.items import SampleViews
 from clipdepth_plugin.errors import DataError, TrainingError
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.training import cache_build, cache_files, cached
 from clipdepth_plugin.training.cache_files import ShardWriter
-from clipdepth_plugin.training.data.items import SampleViews
 from clipdepth_plugin.training.engine import train
 from clipdepth_plugin.training.tower import FrozenTower
 

@@ -15,9 +15,9 @@ from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.training import cache_files
 from clipdepth_plugin.training.cache_files import CacheFiles, Key, ShardWriter
-from clipdepth_plugin.training.cache_layout import Layout
+from clipdepth_plugin.training.cache_layout import RecordLayout
 
-LAYOUT = Layout((1, 2), (2, 3), 5, True, (4, 6), torch.float32)
+LAYOUT = RecordLayout((1, 2), (2, 3), 5, True, (4, 6), torch.float32)
 
 
 def records(count: int, seed: int = 0) -> tuple[TowerFeatures, torch.Tensor, torch.Tensor]:
@@ -74,7 +74,7 @@ def test_records_are_read_back_as_they_were_stored(tmp_path: Path) -> None:
 @pytest.mark.parametrize("context", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_layouts_of_odd_sizes(dtype: torch.dtype, context: bool) -> None:
-    layout = Layout((2,), (2, 3), 5, context, (3, 5), dtype)
+    layout = RecordLayout((2,), (2, 3), 5, context, (3, 5), dtype)
     features, _, intrinsics_B4 = records(2)
     depth_B1HW = torch.rand(2, 1, 3, 5)
     record_BK = layout.pack(features, depth_B1HW, intrinsics_B4)

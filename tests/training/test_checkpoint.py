@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from clipdepth_plugin.errors import TrainingError
-from clipdepth_plugin.training.atomic import TEMPORARY, new_folder, write_file, write_synced
+from clipdepth_plugin.files.atomic import TEMPORARY, new_folder, write_file, write_synced
 from clipdepth_plugin.training.checkpoint import Checkpoint, Checkpoints, read_checkpoint
 from clipdepth_plugin.training.ema import Ema
 from clipdepth_plugin.training.schedule import learning_rate

@@ -11,8 +11,8 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
-from clipdepth_plugin._cli_app import app
-from clipdepth_plugin._cli_train import _Bar
+from clipdepth_plugin.cli.app import app
+from clipdepth_plugin.cli.train import _Bar
 from clipdepth_plugin.training.progress import Progress
 
 if TYPE_CHECKING:

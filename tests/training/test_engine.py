@@ -17,7 +17,7 @@ from torch import nn
 from clipdepth_plugin import DepthHead
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.errors import TrainingError
-from clipdepth_plugin.plugin import attach
+from clipdepth_plugin.plugin.depth_plugin import attach
 from clipdepth_plugin.training import step
 from clipdepth_plugin.training.batches import camera_scale
 from clipdepth_plugin.training.engine import train

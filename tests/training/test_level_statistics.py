@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from clipdepth_plugin import DepthHead
-from clipdepth_plugin.compact import NormedLevels
+from clipdepth_plugin.decoders.compact import NormedLevels
 from clipdepth_plugin.training.batches import FeatureBatch
 from clipdepth_plugin.training.config import TrainConfig
 from clipdepth_plugin.training.engine import train
-from clipdepth_plugin.training.level_statistics import standardise_levels
+from clipdepth_plugin.training.level_norms import standardise_levels
 from clipdepth_plugin.training.progress import Silent
 from clipdepth_plugin.training.session import Session, open_session
 from tests.training.conftest import TinyRuns

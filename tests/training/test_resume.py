@@ -19,8 +19,8 @@ from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.training.checkpoint import PARTS
 from clipdepth_plugin.training.config import TrainConfig
 from clipdepth_plugin.training.engine import train
-from clipdepth_plugin.training.recorder import Recorder
 from clipdepth_plugin.training.run_folder import read_log
+from clipdepth_plugin.training.run_recorder import RunRecorder
 
 if TYPE_CHECKING:
     from tests.training.conftest import TinyRuns
@@ -36,15 +36,15 @@ class InterruptedRunError(Exception):
 
 
 def train_until(step: int, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = Recorder.log_step
+    write = RunRecorder.log_step
 
-    def write_and_stop(self: Recorder, at: int, *rest: Any) -> None:
+    def write_and_stop(self: RunRecorder, at: int, *rest: Any) -> None:
         write(self, at, *rest)
         if at == step:
             raise InterruptedRunError
 
     with monkeypatch.context() as patch:
-        patch.setattr(Recorder, "log_step", write_and_stop)
+        patch.setattr(RunRecorder, "log_step", write_and_stop)
         with pytest.raises(InterruptedRunError):
             train(config)
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
-from clipdepth_plugin.training.data import DataConfig
+from clipdepth_plugin.data import DataConfig
 
 SIZE = (24, 32)
 CAMERA = (30.0, 31.0, 15.5, 11.5)

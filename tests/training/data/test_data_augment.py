@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
-from clipdepth_plugin.training.data import AugmentConfig, Sample, is_flipped, sample_generator
-from clipdepth_plugin.training.data.augment import augment, flipped, rotated, zoomed
-from clipdepth_plugin.training.data.views import View, make_view
+from clipdepth_plugin.data import AugmentConfig, Sample, is_flipped, sample_generator
+from clipdepth_plugin.data.augment import augment, flipped, rotated, zoomed
+from clipdepth_plugin.data.views import View, make_view
 
 OFF: dict[str, Any] = {
     "flip": 0.0,

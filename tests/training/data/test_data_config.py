@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from clipdepth_plugin.data import AugmentConfig, DataConfig, open_dataset
 from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.training.data import AugmentConfig, DataConfig, open_dataset
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
-from clipdepth_plugin.errors import ClipDepthError, DataError, ImageError
-from clipdepth_plugin.training.data import (
+from clipdepth_plugin.data import (
     DataConfig,
     SampleDataset,
     StreamDataset,
     open_dataset,
     open_mixture,
 )
-from clipdepth_plugin.training.data.files import pixels_of, read_image
+from clipdepth_plugin.data.files import pixels_of, read_image
+from clipdepth_plugin.errors import ClipDepthError, DataError, ImageError
 
 if TYPE_CHECKING:
     from tests.training.data.conftest import Trees

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
-from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.training.data import (
+from clipdepth_plugin.data import (
     Batch,
     DataConfig,
     StreamDataset,
     make_loader,
     open_dataset,
 )
+from clipdepth_plugin.errors import DataError
 
 if TYPE_CHECKING:
     from tests.training.data.conftest import Trees

@@ -11,11 +11,7 @@ import pytest
 import torch
 
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
-from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.training.cache_build import sample_contents
-from clipdepth_plugin.training.cache_files import CacheFiles
-from clipdepth_plugin.training.cache_layout import Layout
-from clipdepth_plugin.training.data import (
+from clipdepth_plugin.data import (
     AugmentConfig,
     Batch,
     Loader,
@@ -27,9 +23,13 @@ from clipdepth_plugin.training.data import (
     open_mixture,
     sample_generator,
 )
-from clipdepth_plugin.training.data.augment import augment
-from clipdepth_plugin.training.data.failures import BadFiles
-from clipdepth_plugin.training.data.views import make_view, normalised
+from clipdepth_plugin.data.augment import augment
+from clipdepth_plugin.data.failures import BadFiles
+from clipdepth_plugin.data.views import make_view, normalised
+from clipdepth_plugin.errors import DataError
+from clipdepth_plugin.training.cache_build import sample_contents
+from clipdepth_plugin.training.cache_files import CacheFiles
+from clipdepth_plugin.training.cache_layout import RecordLayout
 
 if TYPE_CHECKING:
     from tests.training.data.conftest import Trees
@@ -189,7 +189,7 @@ def test_a_damaged_calibration_is_a_bad_sample_of_a_cache(
     (calibration,) = Path(config.root).rglob("calib_cam_to_cam.txt")
     calibration.write_text("P_rect_02: none\n")
     views = SampleViews(open_mixture([config]), ViewMaker(squash, (12, 20)))  # type: ignore[arg-type]
-    layout = Layout((1,), (2, 3), 5, False, (12, 20), torch.float32)
+    layout = RecordLayout((1,), (2, 3), 5, False, (12, 20), torch.float32)
     files = CacheFiles.open(tmp_path / "cache", {}, layout)
     bad = BadFiles(2)
     found = sample_contents(

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from clipdepth_plugin.data import DataConfig, SampleDataset, open_dataset
 from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.training.data import DataConfig, SampleDataset, open_dataset
 
 h5py = pytest.importorskip("h5py")
 scipy_io = pytest.importorskip("scipy.io")

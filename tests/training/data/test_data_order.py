@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clipdepth_plugin.data import Draw, EpochOrder, EpochPlan
 from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.training.data import Draw, EpochOrder, EpochPlan
 
 
 def order(counts: list[int], repeats: list[float] | None = None, **options: Any) -> EpochOrder:

@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
-from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.training.data import (
+from clipdepth_plugin.data import (
     AugmentConfig,
     Batch,
     DataConfig,
@@ -24,7 +23,8 @@ from clipdepth_plugin.training.data import (
     make_loader,
     open_dataset,
 )
-from clipdepth_plugin.training.data.stream import Record
+from clipdepth_plugin.data.stream import Record
+from clipdepth_plugin.errors import DataError
 
 if TYPE_CHECKING:
     from tests.training.data.conftest import Trees

@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
-from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.geometry import ViewGeometry
-from clipdepth_plugin.images import to_pixels
-from clipdepth_plugin.training.data import Sample
-from clipdepth_plugin.training.data.camera import cropped
-from clipdepth_plugin.training.data.views import (
+from clipdepth_plugin.data import Sample
+from clipdepth_plugin.data.camera import cropped
+from clipdepth_plugin.data.views import (
     make_view,
     normalised,
     resize_depth,
     view_geometry,
 )
+from clipdepth_plugin.errors import DataError
+from clipdepth_plugin.files.pictures import to_pixels
+from clipdepth_plugin.maps.geometry import ViewGeometry
 
 SQUASH = Preprocessing((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), (40, 40), "squash")
 KINDS: list[Any] = ["squash", "shortest", "pad", None]

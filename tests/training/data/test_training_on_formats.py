@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipdepth_plugin.data import DataConfig
 from clipdepth_plugin.errors import TrainingError
-from clipdepth_plugin.training.data import DataConfig
 from clipdepth_plugin.training.engine import train
 
 if TYPE_CHECKING:

@@ -1,0 +1,30 @@
+"""Hugging Face CLIP vision towers, alone or inside LLaVA and its kin.
+
+Traits: a class token first; the pooled vector is the class token after ``post_layernorm``, which
+runs on that token alone, also in hosts that read another hidden state (LLaVA reads -2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from clipdepth_plugin.adapters import traits
+from clipdepth_plugin.adapters.preprocessing import CLIP_NORMALISATION
+
+
+def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
+    """TowerTraits of the tower, or None if it is of another family."""
+    tower_any: Any = tower
+    if not (hasattr(tower, "pre_layrnorm") and hasattr(tower, "post_layernorm")):
+        return None
+    return traits.TowerTraits(
+        "hf_clip",
+        num_prefix_tokens=1,
+        has_class_token=True,
+        pooled=traits.PooledTap(tower_any.post_layernorm, traits.first_token),
+        preprocessing=traits.published(tower, CLIP_NORMALISATION),
+        image_size=traits.image_size_of(tower),
+    )

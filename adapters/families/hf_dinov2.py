@@ -1,0 +1,34 @@
+"""Hugging Face Dinov2 towers, with and without registers.
+
+Traits: class token first, then the registers; the pooled vector is the class token after the
+final ``layernorm``; any picture size that is a multiple of the patch is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from clipdepth_plugin.adapters import traits
+from clipdepth_plugin.adapters.preprocessing import IMAGENET_NORMALISATION
+
+
+def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
+    """TowerTraits of the tower, or None if it is of another family."""
+    config = getattr(tower, "config", None)
+    if not str(getattr(config, "model_type", "")).startswith("dinov2"):
+        return None
+    tower_any: Any = tower
+    prefix, has_class = traits.count_prefix_tokens(tower, width)
+    # A backbone norms every stage it gives out: there is no one pooled vector.
+    is_backbone = type(tower).__name__.endswith("Backbone")
+    return traits.TowerTraits(
+        "hf_dinov2",
+        prefix,
+        has_class,
+        None if is_backbone else traits.PooledTap(tower_any.layernorm, traits.first_token),
+        traits.published(tower, IMAGENET_NORMALISATION),
+        traits.image_size_of(tower),
+    )

@@ -1,0 +1,101 @@
+"""Hugging Face Mllama towers (Llama 3.2 Vision).
+
+Traits: all tiles of an image are one row of tokens, each a class token, its patches and padding to
+a multiple of 8; images have a fixed number of tiles, of which ``aspect_ratio_mask`` says the real
+ones (an image whose ``aspect_ratio_ids`` is 0 has none); a second list of blocks follows the
+first, with a norm and a tile embedding between them.
+
+Axes: I images, K tiles of each, T tokens of a tile, N = h * w of them its patches.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clipdepth_plugin.adapters import traits
+from clipdepth_plugin.adapters.layouts import (
+    GatheredLayout,
+    LayoutRule,
+    Place,
+    TokenLayout,
+    TowerCall,
+    require,
+)
+from clipdepth_plugin.errors import NoDepthError
+
+_MULTIPLE = 8
+
+
+@dataclass(frozen=True)
+class MllamaRule(LayoutRule):
+    """Each real tile is a view; padding tiles and padding tokens are left out."""
+
+    @property
+    def takes(self) -> tuple[str | int, ...]:
+        """See ``LayoutRule``."""
+        return "prompts", "images", "tiles", 3, "H", "W"
+
+    @property
+    def order(self) -> str:
+        """See ``LayoutRule``."""
+        return "row-major tiles, each padded; padding tiles between"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """See ``LayoutRule``."""
+        return "aspect_ratio_mask", "aspect_ratio_ids"
+
+    def resolve(self, call: TowerCall) -> TokenLayout:
+        """See ``LayoutRule``."""
+        count, _, height, width = call.pixels_shape
+        grid = call.patches_shape[-2], call.patches_shape[-1]
+        mask = require(call, "aspect_ratio_mask")
+        tiles = mask.shape[-1]
+        real_IK = mask.reshape(-1, tiles).cpu() != 0
+        ids_I = require(call, "aspect_ratio_ids").reshape(-1).cpu()
+        if real_IK.numel() != count or len(ids_I) != len(real_IK):
+            raise NoDepthError(
+                f"aspect_ratio_mask {tuple(mask.shape)} and aspect_ratio_ids {tuple(ids_I.shape)} "
+                f"do not fit {count} tiles"
+            )
+        # Of an image that is padding, too, the mask keeps a tile, so that attention has something.
+        real_IK &= (ids_I > 0)[:, None]
+        patches = grid[0] * grid[1]
+        length = -(-(1 + patches) // _MULTIPLE) * _MULTIPLE
+        places = [
+            Place(
+                grid,
+                (height, width),
+                torch.arange(patches) + tile * length + 1,
+                functools.partial(_pixels, index=tile),
+                tile * length,
+            )
+            for tile in real_IK.flatten().nonzero().flatten().tolist()
+        ]
+        return GatheredLayout([(len(real_IK), tiles * length)], places)
+
+
+def _pixels(pixels_B3HW: Tensor, index: int) -> Tensor:
+    return pixels_B3HW[index]
+
+
+def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
+    """TowerTraits of the tower, or None if it is of another family."""
+    tower_any: Any = tower
+    told = {"aspect_ratio_ids", "aspect_ratio_mask"} <= {*traits.parameters_of(tower)}
+    if not (told and hasattr(tower, "global_transformer")):
+        return None
+    return traits.TowerTraits(
+        "hf_mllama",
+        num_prefix_tokens=1,
+        has_class_token=True,
+        image_size=traits.image_size_of(tower),
+        rule=MllamaRule(),
+        more_blocks=tuple(tower_any.global_transformer.layers),
+    )

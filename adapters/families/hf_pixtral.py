@@ -1,0 +1,86 @@
+"""Hugging Face Pixtral towers, alone or inside Mistral 3 and LLaVA.
+
+Traits: pictures of a batch are padded to one size for the patch embedding, then cut to their own
+(``image_sizes``) and packed into one row of tokens, picture after picture; no class token.
+
+Axes: B views, R packed tokens, N = h * w patch tokens, H W pixels.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from clipdepth_plugin.adapters import traits
+from clipdepth_plugin.adapters.layouts import (
+    GatheredLayout,
+    LayoutRule,
+    Place,
+    Size,
+    TokenLayout,
+    TowerCall,
+)
+from clipdepth_plugin.errors import NoDepthError
+
+
+@dataclass(frozen=True)
+class PixtralRule(LayoutRule):
+    """Pictures one after another in one row.
+
+    Attributes:
+        patch_size: (height, width) of a patch in pixels.
+    """
+
+    patch_size: Size
+
+    @property
+    def order(self) -> str:
+        """See ``LayoutRule``."""
+        return "packed: pictures one after another, each row-major"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """See ``LayoutRule``."""
+        return ("image_sizes",)
+
+    def resolve(self, call: TowerCall) -> TokenLayout:
+        """See ``LayoutRule``."""
+        batch, _, height, width = call.pixels_shape
+        given = call.arguments.get("image_sizes", [(height, width)] * batch)
+        given = given.tolist() if isinstance(given, Tensor) else given
+        sizes: list[Size] = [(int(size[0]), int(size[1])) for size in given]
+        if len(sizes) != batch or any(h > height or w > width for h, w in sizes):
+            raise NoDepthError(
+                f"image_sizes {sizes} do not fit {batch} pictures padded to {height} x {width}"
+            )
+        places: list[Place] = []
+        start = 0
+        for index, size in enumerate(sizes):
+            grid = size[0] // self.patch_size[0], size[1] // self.patch_size[1]
+            rows_N = torch.arange(grid[0] * grid[1]) + start
+            cut = functools.partial(_pixels, index=index, size=size)
+            places.append(Place(grid, size, rows_N, cut))
+            start += len(rows_N)
+        return GatheredLayout([(1, start)], places)
+
+
+def _pixels(pixels_B3HW: Tensor, index: int, size: Size) -> Tensor:
+    return pixels_B3HW[index, :, : size[0], : size[1]]
+
+
+def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
+    """TowerTraits of the tower, or None if it is of another family."""
+    patch_conv = getattr(tower, "patch_conv", None)
+    if not isinstance(patch_conv, nn.Conv2d) or "image_sizes" not in traits.parameters_of(tower):
+        return None
+    height, width_ = (int(side) for side in patch_conv.kernel_size)
+    return traits.TowerTraits(
+        "hf_pixtral",
+        num_prefix_tokens=0,
+        has_class_token=False,
+        rule=PixtralRule((height, width_)),
+    )

@@ -1,0 +1,87 @@
+"""The layout of NaFlex towers (SigLIP2, LFM2-VL): rows of flattened patches, padded at their end.
+
+Axes: B views, T tokens of the longest view or more, N = h * w patch tokens, P numbers of a patch.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from clipdepth_plugin.adapters.layouts import (
+    GatheredLayout,
+    LayoutRule,
+    Place,
+    Size,
+    TokenLayout,
+    TowerCall,
+    require,
+)
+from clipdepth_plugin.errors import NoDepthError
+
+# transformers 4.57 and 5.5 call the inner tower's mask ``attention_mask``.
+_MASKS = ("pixel_attention_mask", "attention_mask")
+
+
+@dataclass(frozen=True)
+class NaflexRule(LayoutRule):
+    """``spatial_shapes`` says how many of a row's tokens are patches, row-major, and their grid.
+
+    Attributes:
+        patch_size: (height, width) of a patch in pixels.
+    """
+
+    patch_size: Size
+
+    @property
+    def takes(self) -> tuple[str | int, ...]:
+        """See ``LayoutRule``."""
+        return "images", "patches", 3 * self.patch_size[0] * self.patch_size[1]
+
+    @property
+    def order(self) -> str:
+        """See ``LayoutRule``."""
+        return "NaFlex: row-major, padded to the longest"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """See ``LayoutRule``."""
+        return "spatial_shapes", *_MASKS
+
+    def resolve(self, call: TowerCall) -> TokenLayout:
+        """See ``LayoutRule``."""
+        batch, length = call.patches_shape[:2]
+        grids: list[Size] = [(h, w) for h, w in require(call, "spatial_shapes", batch).tolist()]
+        self._check_masks(call, [h * w for h, w in grids], length)
+        patch_h, patch_w = self.patch_size
+        places = [
+            Place(
+                (h, w),
+                (h * patch_h, w * patch_w),
+                torch.arange(h * w) + index * length,
+                functools.partial(self._pixels, index=index, grid=(h, w)),
+            )
+            for index, (h, w) in enumerate(grids)
+        ]
+        return GatheredLayout([(batch, length)], places)
+
+    def _check_masks(self, call: TowerCall, counts: list[int], length: int) -> None:
+        real_BT = torch.arange(length) < torch.tensor(counts)[:, None]
+        for name in _MASKS:
+            mask = call.arguments.get(name)
+            if mask is not None and not torch.equal(torch.as_tensor(mask).cpu() != 0, real_BT):
+                raise NoDepthError(
+                    f"{name} does not keep just the first {counts} tokens that spatial_shapes "
+                    "says: which of them are patches is not known"
+                )
+
+    def _pixels(self, patches_BTP: Tensor, index: int, grid: Size) -> Tensor:
+        patches_NP = patches_BTP[index, : grid[0] * grid[1]]
+        h, w = grid
+        ph, pw = self.patch_size
+        pattern = "(h w) (ph pw c) -> c (h ph) (w pw)"
+        return rearrange(patches_NP, pattern, h=h, w=w, ph=ph, pw=pw)

@@ -1,0 +1,63 @@
+"""timm's vision transformers, alone or as open_clip's trunk.
+
+Traits: the pooled vector passes ``fc_norm`` (an identity where there is none) before the
+classifier, whatever pooled it; a tower that only ``forward_features`` runs makes none, nor does one
+whose ``forward`` was replaced on the object (OpenVLA's, by ``get_intermediate_layers``), and a
+distilled one (two class tokens, two classifiers) never calls it. CaiT's class token joins after
+the blocks that are tapped: they have no prefix, and its pooled vector is read off the last norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from clipdepth_plugin.adapters import traits
+from clipdepth_plugin.adapters.preprocessing import Preprocessing, from_open_clip, from_timm
+
+
+def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
+    """TowerTraits of the tower, or None if it is of another family."""
+    late = hasattr(tower, "blocks_token_only")
+    last = "norm" if late else "fc_norm"
+    if not all(hasattr(tower, name) for name in ("patch_embed", "num_prefix_tokens", last)):
+        return None
+    tower_any: Any = tower
+    size = getattr(tower_any.patch_embed, "img_size", None)
+    return traits.TowerTraits(
+        "timm",
+        0 if late else int(tower_any.num_prefix_tokens),
+        not late and getattr(tower, "cls_token", None) is not None,
+        _late_pooled(tower_any) if late else _pooled(tower_any),
+        _preprocessing(tower, ancestors),
+        None if size is None else (int(size[0]), int(size[1])),
+    )
+
+
+def _pooled(tower: Any) -> traits.PooledTap | None:
+    if hasattr(tower, "head_dist") or _forward_is_replaced(tower):
+        return None
+    pools = bool(getattr(tower, "global_pool", "")) or getattr(tower, "attn_pool", None) is not None
+    return traits.PooledTap(tower.fc_norm, traits.as_is) if pools else None
+
+
+def _forward_is_replaced(tower: Any) -> bool:
+    """Whether another function than its class's runs, seen through accelerate's wrapping."""
+    own = vars(tower).get("_old_forward", vars(tower).get("forward"))
+    return own is not None and getattr(own, "__func__", None) is not type(tower).forward
+
+
+def _late_pooled(tower: Any) -> traits.PooledTap | None:
+    takes = {"token": traits.first_token, "avg": traits.mean_after_first}
+    take = takes.get(str(tower.global_pool))
+    return None if take is None else traits.PooledTap(tower.norm, take)
+
+
+def _preprocessing(tower: nn.Module, ancestors: Sequence[nn.Module]) -> Preprocessing | None:
+    """open_clip's, where the tower is its trunk; else timm's own."""
+    parent = ancestors[-1] if ancestors else None
+    if config := getattr(parent, "preprocess_cfg", None):
+        return from_open_clip(config)
+    return from_timm(getattr(tower, "pretrained_cfg", None) or {})

@@ -1,0 +1,89 @@
+"""Hosts of open_clip: model and tag, hub ids, and folders."""
+
+from __future__ import annotations
+
+import difflib
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipdepth_plugin.adapters.loading.folder import require_safetensors
+from clipdepth_plugin.errors import HostError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CONFIG_FILE = "open_clip_config.json"
+_HUB = "hf-hub:"
+
+
+def load_named(name: str, random_weights: bool) -> tuple[nn.Module, None]:
+    """Loads ``ViT-B-16/openai`` (model/tag) or ``hf-hub:org/name``."""
+    import open_clip
+
+    if name.startswith(_HUB):
+        if random_weights:
+            return _from_hub_config(name.removeprefix(_HUB)), None
+        return open_clip.create_model(name, require_pretrained=True), None
+    model, _, tag = name.rpartition("/") if "/" in name else (name, "", "")
+    _check_name(model, tag, tag_needed=not random_weights)
+    # Tags carry what their weights were trained with; open_clip leaves the activation to the user.
+    trained = open_clip.get_pretrained_cfg(model, tag) if tag else {}
+    known = {key: trained[key] for key in ("mean", "std", "interpolation") if key in trained}
+    return open_clip.create_model(
+        model,
+        pretrained=None if random_weights else tag,
+        force_quick_gelu=bool(trained.get("quick_gelu", False)),
+        force_preprocess_cfg=known,
+        pretrained_text=False,
+        require_pretrained=not random_weights,
+    ), None
+
+
+def load_folder(name: str, random_weights: bool) -> tuple[nn.Module, None]:
+    """Loads a folder with an open_clip_config.json; weights from safetensors only."""
+    import open_clip
+
+    if not random_weights:
+        require_safetensors(
+            Path(name), "open_clip_model.safetensors", "open_clip_pytorch_model.safetensors"
+        )
+    return open_clip.create_model(
+        f"local-dir:{name}",
+        load_weights=not random_weights,
+        pretrained_text=False,
+        require_pretrained=not random_weights,
+    ), None
+
+
+def _from_hub_config(model_id: str) -> nn.Module:
+    """Builds a hub model from its config alone; open_clip itself would fetch the weights too."""
+    import open_clip
+    from huggingface_hub import hf_hub_download
+
+    config = Path(hf_hub_download(model_id, CONFIG_FILE))
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, CONFIG_FILE).write_bytes(config.read_bytes())
+        model: nn.Module = open_clip.create_model(
+            f"local-dir:{folder}", load_weights=False, pretrained_text=False
+        )
+    return model
+
+
+def _check_name(model: str, tag: str, *, tag_needed: bool) -> None:
+    import open_clip
+
+    known = open_clip.list_models()
+    if model not in known:
+        close = difflib.get_close_matches(model, known, n=3)
+        raise HostError(
+            f"host 'open_clip:{model}': open_clip knows no such model"
+            + (f"; did you mean {', '.join(close)}?" if close else "; see open_clip.list_models()")
+        )
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if (tag_needed or tag) and not open_clip.is_pretrained_cfg(model, tag):
+        raise HostError(
+            f"host 'open_clip:{model}': "
+            + (f"no weights are tagged {tag!r}" if tag else "a tag must say which weights")
+            + f"; known are {', '.join(tags) or 'none'}. Write open_clip:{model}/TAG"
+        )

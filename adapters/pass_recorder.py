@@ -1,0 +1,228 @@
+"""Which thread and asyncio task sees which tower pass, and whose it is."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clipdepth_plugin.adapters.graphs import in_cuda_graph
+from clipdepth_plugin.adapters.layouts import TowerCall
+from clipdepth_plugin.adapters.passes import NOT_FIRED, TowerPass, Wanted
+from clipdepth_plugin.adapters.prompts import Conversation
+
+NO_PASS = (
+    "no tower pass in this thread (and asyncio task) since attach: run the host on a picture "
+    "first. It may be that the prompt had no picture, that the pass ran in another thread, or "
+    f"that {NOT_FIRED}"
+)
+STALE = (
+    "the host has started another forward since its last tower pass, without its vision tower (a "
+    "prompt without a picture); that pass's depth is not this prompt's. Read .depth before, or "
+    "collect passes with plugin.capture()"
+)
+
+NOT_BEGUN = (
+    "the tower's last forward gave nothing at its patch embedding, and the pass before is not its: "
+    "an error ended it, it was given no picture, or it was compiled, graphed or replayed before "
+    "attach"
+)
+
+CAPTURED = (
+    "the tower's last forward was recorded as a CUDA graph, and its replays run no hook: keep the "
+    "tower out of the graph"
+)
+
+
+@dataclass
+class Slot:
+    """What one thread (and asyncio task) sees.
+
+    Attributes:
+        last: The last tower pass, or None.
+        why_none: Why ``last`` is None.
+        running: The pass that taps write into now.
+        arguments: Of the tower's forward that has begun, those that its layout rule reads; taken
+            over by the pass that its patch embedding begins.
+        picture: Shape of the pictures before the patch embedding's own module pads them, or None.
+        captures: Lists that collect every pass.
+        leave: Whether to leave the tower once the pass is complete.
+        in_host: Which forwards of the host run now: of the modules around the tower by their
+            number, outermost first.
+        prompt: Token ids of the host's last forward, where it has such.
+        conversation: Which caches do not hold the last picture.
+        passes_inside: Passes that have begun inside a forward of the host.
+        claimed: Whether a forward of the host has taken ``last`` for its own. Some hosts run
+            their tower inside that forward, others (``generate`` of late) just before it.
+        in_wrapper: Whether a module runs that holds the tower and takes no prompt.
+        before: ``last`` when it began.
+        made_inside: Whether ``last`` was made in one.
+    """
+
+    last: TowerPass | None = None
+    why_none: str = NO_PASS
+    running: TowerPass | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    picture: tuple[int, ...] | None = None
+    captures: list[list[TowerPass]] = field(default_factory=list)
+    leave: bool = False
+    in_host: tuple[int, ...] = ()
+    prompt: Tensor | None = None
+    conversation: Conversation = field(default_factory=Conversation)
+    passes_inside: int = 0
+    claimed: bool = False
+    in_wrapper: bool = False
+    before: TowerPass | None = None
+    made_inside: bool = False
+
+
+class _PrivateRuns(threading.local):
+    """Recorders that run a tower for a caller of their own now, in this thread, innermost last."""
+
+    def __init__(self) -> None:
+        self.stack: list[tuple[PassRecorder, list[TowerPass]]] = []
+
+
+_PRIVATE = _PrivateRuns()
+
+
+class _PerThread(threading.local):
+    def __init__(self) -> None:
+        self.slot = Slot()
+        self.of_task: weakref.WeakKeyDictionary[asyncio.Task[object], Slot] = (
+            weakref.WeakKeyDictionary()
+        )
+
+
+MakePass = Callable[[Wanted, TowerCall, bool], TowerPass]
+"""The last is ``TowerPass.hosts_own``."""
+
+
+class PassRecorder:
+    """Routes what the taps see to the thread and task that runs the tower.
+
+    Attributes:
+        wanted: What is tapped.
+        attached: Whether passes that nobody asked for become ``last``.
+    """
+
+    def __init__(self, wanted: Wanted, make_pass: MakePass) -> None:
+        self.wanted = wanted
+        self.attached = False
+        self._make_pass = make_pass
+        self._per_thread = _PerThread()
+
+    @property
+    def slot(self) -> Slot:
+        """The caller's own: of this thread and, in eager, of this asyncio task."""
+        per_thread = self._per_thread
+        if torch.compiler.is_compiling():
+            return per_thread.slot
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:  # no event loop runs in this thread
+            task = None
+        return per_thread.slot if task is None else per_thread.of_task.setdefault(task, Slot())
+
+    def tower_starts(self) -> None:
+        """A forward of the tower starts: whatever becomes of it, the pass before is over."""
+        slot = self.slot
+        slot.running = None
+        if not _PRIVATE.stack and self.attached:
+            slot.last, slot.why_none = None, NOT_BEGUN
+
+    def begin(self, call: TowerCall) -> None:
+        """A tower pass starts; the one before it is dropped."""
+        slot = self.slot
+        slot.running = None
+        if _PRIVATE.stack:
+            recorder, seen = _PRIVATE.stack[-1]
+            if recorder is self:
+                slot.running = self._make_pass(self.wanted, call, False)
+                seen.append(slot.running)
+        elif self.attached and in_cuda_graph():
+            self.drop_captured()
+        elif self.attached:
+            slot.running = self._make_pass(self.wanted, call, True)
+            slot.last, slot.claimed = slot.running, slot.in_host != ()
+            slot.made_inside = slot.in_wrapper
+            slot.passes_inside += slot.claimed
+            for capture in slot.captures:
+                capture.append(slot.running)
+
+    def drop_captured(self) -> None:
+        """What runs now is only recorded, and not computed before a replay: there is no pass."""
+        slot = self.slot
+        if not _PRIVATE.stack:
+            slot.running, slot.last, slot.why_none = None, None, CAPTURED
+
+    @contextmanager
+    def privately(self) -> Iterator[list[TowerPass]]:
+        """Tower passes inside, in this thread, go to the list given and to no other recorder."""
+        seen: list[TowerPass] = []
+        _PRIVATE.stack.append((self, seen))
+        try:
+            yield seen
+        finally:
+            _PRIVATE.stack.pop()
+            self.slot.running = None
+
+    def host_starts(self, place: int) -> bool:
+        """A forward of the host starts. Returns whether it is the outermost, and not private.
+
+        Args:
+            place: Number of the module, counted inwards: those further in are over, even where an
+                interrupt kept them from saying so.
+        """
+        if _PRIVATE.stack:
+            return False
+        slot = self.slot
+        slot.in_host = (*_outside(slot.in_host, place), place)
+        return len(slot.in_host) == 1
+
+    def host_claims(self, *, afresh: bool) -> None:
+        """That forward takes the last tower pass for its own.
+
+        Unless one before it has done so and it runs ``afresh`` (on a new input, not on a next
+        token): then that pass is of another input, and is dropped.
+        """
+        slot = self.slot
+        if afresh and slot.claimed and slot.last is not None:
+            slot.last, slot.running, slot.why_none = None, None, STALE
+        slot.claimed = True
+
+    def host_ends(self, place: int) -> None:
+        """That forward is over, or was ended by an error."""
+        if not _PRIVATE.stack:
+            slot = self.slot
+            slot.in_host = _outside(slot.in_host, place)
+
+    def wrapper_starts(self) -> None:
+        """A module starts that holds the tower and takes no prompt."""
+        if not _PRIVATE.stack:
+            slot = self.slot
+            slot.in_wrapper, slot.before = True, slot.last
+
+    def wrapper_ends(self) -> None:
+        """It is over; where its tower did not run, the last pass may be of another input."""
+        if not _PRIVATE.stack:
+            slot = self.slot
+            if slot.in_host == () and slot.last is not None and slot.last is slot.before:
+                slot.claimed = slot.claimed or slot.made_inside
+                self.host_claims(afresh=True)
+            slot.in_wrapper, slot.before = False, None
+
+    def forget(self) -> None:
+        """Drops the last pass of every thread."""
+        self._per_thread = _PerThread()
+
+
+def _outside(places: tuple[int, ...], place: int) -> tuple[int, ...]:
+    return tuple(one for one in places if one < place)

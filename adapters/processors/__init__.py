@@ -1,0 +1,1 @@
+"""How hosts prepare pictures: view rules, and the processors that use them."""

@@ -1,0 +1,185 @@
+"""Reads how a Hugging Face image (or video) processor makes views of an image.
+
+Attributes decide where they can; a class's name only where its arithmetic is its own. An option
+that is on and that nobody here knows makes the processor unknown, never guessed.
+
+Sizes are (H, W).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from clipdepth_plugin.adapters.preprocessing import (
+    Interpolation,
+    Preprocessing,
+    Triple,
+    pair,
+    triple,
+)
+from clipdepth_plugin.adapters.processors.hf_kinds import FAMILIES, Read
+from clipdepth_plugin.adapters.processors.view_rules import Cut, Fit
+from clipdepth_plugin.errors import HostError
+from clipdepth_plugin.maps.geometry import Size
+
+_PIL_FILTERS: dict[int, Interpolation] = {
+    0: "nearest",
+    1: "lanczos",
+    2: "bilinear",
+    3: "bicubic",
+    4: "box",
+    5: "hamming",
+}
+
+# What is read, or does not move pixels.
+_KNOWN = frozenset(
+    (  # noqa: SIM905 (forty lines otherwise)
+        "image_processor_type video_processor_type feature_extractor_type processor_class auto_map "
+        "image_mean image_std do_rescale rescale_factor do_normalize do_convert_rgb size crop_size "
+        "pad_size do_resize do_center_crop do_pad default_to_square resample do_sample_frames fps "
+        "num_frames return_metadata image_seq_length image_size image_num_channels "
+        "num_additional_image_tokens do_reduce_labels return_row_col_info return_tensors "
+        "data_format input_data_format device disable_grouping model_input_names "
+        "_valid_processor_keys"
+    ).split()
+)
+
+
+def from_processor(processor: Any) -> Preprocessing:
+    """Reads an image or video processor, a processor that has them, or its dict.
+
+    Raises:
+        HostError: It does not say what is needed; names what is missing.
+    """
+    inner = getattr(processor, "image_processor", processor)
+    given = _fields(inner)
+    name = str(
+        given.get("image_processor_type")
+        or given.get("video_processor_type")
+        or type(inner).__name__
+    )
+    read = _read(name, given, processor)
+    missing = [key for key in ("image_mean", "image_std") if given.get(key) is None]
+    if missing or isinstance(read, str):
+        missing += [read] if isinstance(read, str) else []
+        raise HostError(f"{name}: cannot read {', '.join(missing)} from this image processor")
+    resample = given.get("resample")
+    interpolation = _PIL_FILTERS.get(3 if resample is None else int(resample))
+    if interpolation is None:
+        raise HostError(f"{name}: resample={resample!r} is none of Pillow's filters")
+    found = Preprocessing(
+        *_normalisation(name, given),
+        read.size,
+        read.resize,
+        read.resize_to,
+        interpolation,
+        "down",
+        read.cuts,
+        read.unknown,
+    )
+    return dataclasses.replace(found, cuts=(*found.cuts, *_frames(processor, found)))
+
+
+def _normalisation(name: str, given: Mapping[str, Any]) -> tuple[Triple, Triple]:
+    """(mean, std) for pictures of 0..1, whatever the processor itself brings them to."""
+    mean, std = triple(given["image_mean"]), triple(given["image_std"])
+    if given.get("do_normalize") is False:
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    factor = given.get("rescale_factor")
+    white = 255.0 * (1 / 255 if factor is None else float(factor))
+    if given.get("do_rescale") is False:
+        white = 255.0
+    if not white > 0:
+        raise HostError(f"{name}: rescale_factor={factor!r} leaves no picture")
+    if math.isclose(white, 1.0, rel_tol=1e-6):  # 1 / 255, as it was written down
+        return mean, std
+    return triple([x / white for x in mean]), triple([x / white for x in std])
+
+
+def _frames(processor: Any, images: Preprocessing) -> Iterator[Cut]:
+    """How a processor of images and video makes views of frames, where it knows another way."""
+    video = getattr(processor, "video_processor", None)
+    if video is None or images.unknown:
+        return
+    try:
+        frames = from_processor(video)
+    except HostError:
+        return  # A pass of frames fits none of the ways then, and is refused.
+    yield from (way for way in frames.ways if way not in images.ways)
+
+
+def _fields(processor: Any) -> dict[str, Any]:
+    """A processor's settings as plain dicts and numbers; newer releases have classes for sizes."""
+    if not isinstance(processor, Mapping) and not hasattr(processor, "to_dict"):
+        raise HostError(
+            f"the processor is {type(processor).__name__}, expected the host's image processor "
+            "itself (AutoImageProcessor.from_pretrained(...)), its dict or a Preprocessing"
+        )
+    given = processor if isinstance(processor, Mapping) else processor.to_dict()
+    return {key: _plain(value) for key, value in given.items()}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return {key: one for key, one in value.items() if one is not None}
+    return value
+
+
+def _read(name: str, given: Mapping[str, Any], processor: Any) -> Read | str:
+    """What the processor says; the name of what is missing."""
+    family = next((family for family in FAMILIES if name.startswith(family)), None)
+    reader, keys = FAMILIES[family] if family else (_plain_processor, "")
+    try:
+        read = reader(given, processor)
+    except KeyError as error:
+        return str(error.args[0])
+    if given.get("do_resize") is False:
+        return _unknown(read, f"{name}: do_resize=False")
+    options = [
+        f"{key}={value!r}"
+        for key, value in given.items()
+        if value not in (None, False, [], {}) and key not in _KNOWN and key not in keys.split()
+    ]
+    return _unknown(read, f"{name}: {', '.join(options)}") if options else read
+
+
+def _unknown(read: Read, why: str) -> Read:
+    return Read(read.size, unknown=read.unknown or why)
+
+
+def _plain_processor(given: Mapping[str, Any], _: Any) -> Read:
+    """CLIP's, SigLIP's, ViT's ... and LLaVA-1.5's: squash, or shortest side and crop, or padding.
+
+    ``do_pad`` means another thing in each processor: below and at the right (DETR, OWLv2), to a
+    multiple (DPT). Only LLaVA's own is a padding to a square in the middle.
+    """
+    to, name = given.get("size"), str(given.get("image_processor_type"))
+    crops = bool(given.get("do_center_crop"))
+    edges = to if isinstance(to, Mapping) else {}
+    if "max_height" in edges and given.get("do_pad") and pair(given.get("pad_size")):
+        return _fitted(edges, pair(given["pad_size"]) or (0, 0))
+    size = (pair(given.get("crop_size")) if crops else None) or pair(to)
+    if size is None:
+        raise KeyError("size or crop_size")
+    shortest = to if crops and isinstance(to, int) else edges.get("shortest_edge")
+    if given.get("do_pad") or "longest_edge" in edges:
+        square = size[0] == size[1] and (shortest is None or shortest == size[0])
+        llava = name.startswith("LlavaImageProcessor") and square and "longest_edge" not in edges
+        unknown = "" if llava else f"{name}: size={to}, do_pad={given.get('do_pad')}"
+        return Read(size, "pad" if llava else None, unknown=unknown)
+    if shortest is not None and crops and int(shortest) >= max(size):
+        return Read(size, "shortest", int(shortest))
+    if pair(to) == size:
+        return Read(size, "squash")
+    return Read(size, unknown=f"{name}: a crop to {size} of size={to}")
+
+
+def _fitted(edges: Mapping[str, Any], size: Size) -> Read:
+    if (edges["max_height"], edges.get("max_width")) == size:
+        return Read(size, cuts=(Fit(size, "start"),))
+    return Read(size, unknown=f"size={dict(edges)} with pad_size={size}")

@@ -1,0 +1,135 @@
+"""What a family file may say about a tower, and what holds for towers that no file knows."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from clipdepth_plugin.adapters.layouts import LayoutRule
+from clipdepth_plugin.adapters.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class PooledTap:
+    """Where the tower's own pooled vector passes by, at the tower's width.
+
+    Attributes:
+        module: Its output is tapped; when it runs several times in a pass, the last counts.
+        take: From that output to (B, D).
+    """
+
+    module: nn.Module
+    take: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class TowerTraits:
+    """What structure alone does not tell of a tower.
+
+    Attributes:
+        family: Name of the family, for people.
+        num_prefix_tokens: Tokens before the patches: class, distillation, registers.
+        has_class_token: Whether the first of them is a class token.
+        pooled: Where to tap the pooled vector; None where the tower makes none.
+        preprocessing: What is known of the host's preprocessing.
+        image_size: (H, W) the tower was made for, where it says.
+        rule: Makes the layout of each pass; None: a row of prefix tokens and patches a picture.
+        more_blocks: Blocks of a second list that follow those found.
+    """
+
+    family: str
+    num_prefix_tokens: int
+    has_class_token: bool
+    pooled: PooledTap | None = None
+    preprocessing: Preprocessing | None = None
+    image_size: tuple[int, int] | None = None
+    rule: LayoutRule | None = None
+    more_blocks: tuple[nn.Module, ...] = ()
+
+
+def parameters_of(tower: nn.Module) -> tuple[str, ...]:
+    """Names of the parameters of a tower's forward in their order, as far as it shows them."""
+    return tuple(_signature(tower))
+
+
+def required_by(tower: nn.Module) -> tuple[str, ...]:
+    """Those of them that it cannot do without."""
+    known = _signature(tower)
+    return tuple(name for name, one in known.items() if one.default is inspect.Parameter.empty)
+
+
+def _signature(tower: nn.Module) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(tower.forward).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
+def as_is(pooled_BD: Tensor) -> Tensor:
+    """The tapped output is (B, D) already."""
+    return pooled_BD
+
+
+def first_token(x: Tensor) -> Tensor:
+    """The class token of (B, N, D); a (B, D) is one already."""
+    return x[:, 0] if x.ndim == 3 else x
+
+
+def mean_after_first(x: Tensor) -> Tensor:
+    """The mean of all tokens but the class token; a (B, D) is one already."""
+    return x[:, 1:].mean(dim=1) if x.ndim == 3 else x
+
+
+_CLASS_TOKENS = ("cls_token", "class_token", "class_embedding", "cls_embedding")
+_OTHER_PREFIX_TOKENS = (
+    *("dist_token", "distillation_token", "reg_token", "register_tokens", "storage_tokens"),
+)
+
+
+def count_prefix_tokens(tower: nn.Module, width: int) -> tuple[int, bool]:
+    """(number of prefix tokens, whether there is a class token), by the parameters' names.
+
+    What is counted here is checked against the real number of tokens on every pass.
+    """
+    total, has_class = 0, False
+    for name, parameter in tower.named_parameters():
+        *around, leaf = name.split(".")
+        # A head's own (AIMv2's attention pooling has one) joins after the blocks.
+        if parameter.shape[-1:] != (width,) or "head" in around:
+            continue
+        if leaf in _CLASS_TOKENS:
+            # Pixio's holds several, of which the first is read.
+            total, has_class = total + parameter.numel() // width, True
+        elif leaf in _OTHER_PREFIX_TOKENS:
+            total += parameter.numel() // width
+    return total, has_class
+
+
+def image_size_of(tower: nn.Module) -> tuple[int, int] | None:
+    """The size a Hugging Face tower's config states."""
+    size = getattr(getattr(tower, "config", None), "image_size", None)
+    if isinstance(size, int):
+        return size, size
+    if isinstance(size, list | tuple) and len(size) == 2:
+        return int(size[0]), int(size[1])
+    return None
+
+
+def generic(tower: nn.Module, width: int) -> TowerTraits:
+    """What is assumed of a tower that no family file knows: nothing but its structure."""
+    prefix, has_class = count_prefix_tokens(tower, width)
+    return TowerTraits("unknown", prefix, has_class, image_size=image_size_of(tower))
+
+
+def published(
+    tower: nn.Module, normalisation: tuple[tuple[float, float, float], tuple[float, float, float]]
+) -> Preprocessing | None:
+    """A Hugging Face tower's size with its family's published normalisation.
+
+    How the picture is resized is the processor's knowledge, not the tower's: it stays None.
+    """
+    size = image_size_of(tower)
+    return None if size is None else Preprocessing(*normalisation, size)

@@ -1,0 +1,134 @@
+"""``clipdepth inspect``: the towers of a host, as a table or as JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from clipdepth_plugin.adapters.loading import load_host
+from clipdepth_plugin.adapters.structure import modules_around
+from clipdepth_plugin.adapters.towers import choose_tower, find_towers
+from clipdepth_plugin.adapters.trim_plan import plan_trim
+from clipdepth_plugin.cli.console import loading, plain_console
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+    from clipdepth_plugin.adapters.preprocessing import Preprocessing
+    from clipdepth_plugin.adapters.towers import Tower
+
+_ROWS = {
+    "path": "path",
+    "family": "family",
+    "blocks": "blocks_path",
+    "depth": "depth",
+    "width": "width",
+    "patch": "patch_size",
+    "input size": "image_size",
+    "grid": "grid",
+    "prefix tokens": "num_prefix_tokens",
+    "context kinds": "contexts",
+}
+
+
+def run_inspect(host: str, *, as_json: bool, random_weights: bool, progress: Console) -> None:
+    """Loads a host and prints what towers it has on stdout.
+
+    Args:
+        host: What ``load_host`` takes.
+        as_json: Print JSON, and nothing else, on stdout.
+        random_weights: Build the host without its weights.
+        progress: Where to show that it is loading.
+
+    Raises:
+        HostError: The host can't be loaded.
+        TowerNotFoundError: It has no tower that a head can be attached to.
+    """
+    # Libraries that print while they load must not get into the JSON.
+    with progress.status(loading(host)), contextlib.redirect_stdout(sys.stderr):
+        loaded = load_host(host, random_weights=random_weights)
+    # Where there is none, choosing raises the error that says what was looked for and found.
+    towers = find_towers(loaded.model) or [choose_tower(loaded.model)]
+    described = [describe_tower(loaded.model, tower, loaded.preprocessing) for tower in towers]
+    if as_json:
+        sys.stdout.write(json.dumps({"host": host, "towers": described}, indent=2) + "\n")
+    else:
+        plain_console().print(_table(host, described))
+
+
+def describe_tower(
+    host: nn.Module, tower: Tower, processor: Preprocessing | None
+) -> dict[str, Any]:
+    """What ``inspect`` says of one tower, in types that JSON has.
+
+    Args:
+        host: The host.
+        tower: Its tower.
+        processor: What the host's own image processor says; it goes before the tower's.
+    """
+    preprocessing = processor or tower.preprocessing
+    plan = plan_trim(host, tower)
+    return {
+        **{name: getattr(tower, name) for name in _ROWS.values()},
+        "has_class_token": tower.has_class_token,
+        "normalisation": None if preprocessing is None else dataclasses.asdict(preprocessing),
+        "inside": [type(one).__name__ for one in modules_around(host, tower.path)],
+        "token_order": tower.rule.order,
+        "takes": tower.rule.takes,
+        "views": [] if preprocessing is None else [str(way) for way in preprocessing.ways],
+        "views_unknown": None if preprocessing is None else preprocessing.unknown or None,
+        "trim": dataclasses.asdict(plan),
+    }
+
+
+def _table(host: str, described: list[dict[str, Any]]) -> Table:
+    """One column for each tower, so that long paths fit."""
+    table = Table(title=f"vision towers of {host}", title_justify="left")
+    table.add_column("")
+    for index in range(len(described)):
+        table.add_column(f"tower {index + 1}", overflow="fold")
+    for label, name in _ROWS.items():
+        table.add_row(label, *(_readable(tower[name]) for tower in described))
+    for label in ("mean", "std", "size", "resize", "interpolation"):
+        values = [(tower["normalisation"] or {}).get(label) for tower in described]
+        table.add_row(f"host's {label}", *map(_readable, values))
+    for label, of in _MORE.items():
+        table.add_row(label, *(of(tower) for tower in described))
+    return table
+
+
+def _views(tower: dict[str, Any]) -> str:
+    """How the host makes views of a picture, in the order tried."""
+    return "; ".join(tower["views"]) or tower["views_unknown"] or "not known"
+
+
+def _trim(tower: dict[str, Any]) -> str:
+    left_out = ", ".join(tower["trim"]["blocks"])
+    what = f"generate() can leave out {left_out}" if left_out else "nothing to leave out"
+    return f"{what}: {tower['trim']['why']}"
+
+
+_MORE: dict[str, Callable[[dict[str, Any]], str]] = {
+    "inside": lambda tower: " > ".join(tower["inside"]) or "nothing: the host itself",
+    "token order": lambda tower: tower["token_order"],
+    "takes": lambda tower: f"({', '.join(map(str, tower['takes']))})",
+    "views": _views,
+    "trim=True": _trim,
+}
+
+
+def _readable(value: Any) -> str:
+    if value is None:
+        return "not known"
+    if isinstance(value, tuple | list):
+        numbers = all(isinstance(item, int) for item in value)
+        return (" x " if numbers else ", ").join(map(str, value))
+    return str(value) or "(the host itself)"

@@ -1,0 +1,214 @@
+"""``clipdepth predict``: pictures in, depth maps out.
+
+Axes: B pictures of a batch, C metres and confidence (of pixels: colours), H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from rich.console import Console
+from torch import Tensor
+
+from clipdepth_plugin.adapters.loading import load_host
+from clipdepth_plugin.adapters.towers import choose_tower
+from clipdepth_plugin.cli.console import bar, loading
+from clipdepth_plugin.cli.device import find_device, make_folder
+from clipdepth_plugin.cli.predict_files import check_names, check_replaced
+from clipdepth_plugin.errors import HeadMismatchError, HostError, ImageError
+from clipdepth_plugin.evaluation.predictors import camera_factor, predicted_maps
+from clipdepth_plugin.features import one_size
+from clipdepth_plugin.files.depth_maps import (
+    write_colour,
+    write_confidence_png,
+    write_depth_png,
+    write_npy,
+)
+from clipdepth_plugin.files.pictures import (
+    COLOUR_SUFFIX,
+    CONFIDENCE_SUFFIX,
+    DEPTH_SUFFIX,
+    find_images,
+    load_image,
+    to_pixels,
+)
+from clipdepth_plugin.plugin.depth_plugin import attach
+from clipdepth_plugin.plugin.estimating import check_finite
+from clipdepth_plugin.weights.shipped import load_head
+
+if TYPE_CHECKING:
+    from clipdepth_plugin.adapters.preprocessing import Preprocessing
+    from clipdepth_plugin.head import DepthHead
+    from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
+
+
+@dataclass(frozen=True, slots=True)
+class PredictOptions:
+    """The options of the command, as its help describes them."""
+
+    host: str
+    head: str
+    output: Path
+    npy: bool = False
+    batch_size: int = 1
+    device: str = "cpu"
+    tower: str | None = None
+    focal_px: float | None = None
+    confidence: bool = False
+    overwrite: bool = False
+
+
+def run_predict(
+    paths: Sequence[Path], options: PredictOptions, console: Console
+) -> list[ImageError]:
+    """Writes the depth maps of pictures.
+
+    Args:
+        paths: Pictures, and folders of pictures.
+        options: The rest of the command line.
+        console: For the progress bar and the summary.
+
+    Returns:
+        One error for each picture that could not be read; the others are done.
+
+    Raises:
+        ValueError: Before anything is written: a path is not there, two pictures would get the
+            same output, a file that predict did not write would be replaced, the host or the head
+            can't be loaded, they don't fit, no such device, a focal length or a confidence asked
+            of a head that knows none.
+    """
+    images = find_images(paths)
+    check_names(images, confidence=options.confidence)
+    if not options.overwrite:
+        check_replaced(images, options.output, npy=options.npy, confidence=options.confidence)
+    device = find_device(options.device)
+    with console.status(loading(options.host, options.head)):
+        host = load_host(options.host)
+        head = load_head(options.head)
+        _check_confidence(head, options)
+        host.model.to(device)
+        tower = choose_tower(host.model, options.tower)
+    preprocessing = host.preprocessing or tower.preprocessing
+    if preprocessing is None:
+        raise HostError(
+            f"host {options.host!r} does not say how its pictures are normalised; give a "
+            "folder that has a preprocessor_config.json (mean, std, size)"
+        )
+    with attach(host.model, head.to(device), tower=options.tower) as plugin:
+        _say_camera(head, preprocessing, options, console)
+        make_folder(options.output)
+        unreadable = _predict_all(images, plugin, preprocessing, device, options, console)
+    done = len(images) - len(unreadable)
+    console.print(f"{done} depth maps in {options.output}", highlight=False, soft_wrap=True)
+    for error in unreadable:
+        console.print(f"not done: {error}", style="red", highlight=False, soft_wrap=True)
+    return unreadable
+
+
+def _check_confidence(head: DepthHead, options: PredictOptions) -> None:
+    if options.confidence and not head.config.confidence:
+        raise HeadMismatchError(
+            f"--confidence: {options.head} was made without one (head.options.confidence: true in "
+            "training); leave the option out"
+        )
+
+
+def _say_camera(
+    head: DepthHead, preprocessing: Preprocessing, options: PredictOptions, console: Console
+) -> None:
+    """Says which camera the metres are of, where a head knows cameras.
+
+    Raises:
+        HeadMismatchError: A focal length for a head that was trained without a canonical camera.
+    """
+    canonical = head.config.canonical_focal
+    if canonical is None:
+        if options.focal_px is not None:
+            raise HeadMismatchError(
+                f"--focal-px: {options.head} was trained without a canonical camera, so its metres "
+                "do not depend on the focal length; leave the option out"
+            )
+    elif options.focal_px is None:
+        height, width = preprocessing.size
+        console.print(
+            f"no --focal-px: the metres are those of a focal length of {canonical:g} pixels at "
+            f"{width} x {height}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _predict_all(
+    images: Sequence[Path],
+    plugin: DepthPlugin,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    options: PredictOptions,
+    console: Console,
+) -> list[ImageError]:
+    unreadable: list[ImageError] = []
+    canonical, focal = plugin.head.config.canonical_focal, options.focal_px
+    camera = None if focal is None else (focal, focal, 0.0, 0.0)  # its centre does not matter
+    with bar(console, "depth", len(images), shown=len(images) > 1) as advance:
+        for paths in _batches(images, options.batch_size):
+            read: list[tuple[Path, Image.Image]] = []
+            for path in paths:
+                try:
+                    read.append((path, load_image(path)))
+                except ImageError as error:
+                    unreadable.append(error)
+            pixels_BCHW = to_pixels([image for _, image in read], preprocessing).to(device)
+            if read:
+                with torch.inference_mode():
+                    maps_BCHW = _maps(plugin, pixels_BCHW)
+                for (path, image), map_CHW in zip(read, maps_BCHW, strict=True):
+                    size = (image.height, image.width)
+                    factor = camera_factor(camera, size, preprocessing, canonical)
+                    _write_depth(path.stem, image, map_CHW[:1] * factor, options)
+                    if options.confidence:
+                        _write_confidence(path.stem, size, map_CHW[1:], options)
+            advance(len(paths))
+    return unreadable
+
+
+def _maps(plugin: DepthPlugin, pixels_BCHW: Tensor) -> Tensor:
+    """(B, 1 or 2, H, W) of the tower's input, as ``plugin(pixels)``, and the confidence."""
+    size = (pixels_BCHW.shape[-2], pixels_BCHW.shape[-1])
+    maps_BCHW = predicted_maps(plugin, one_size(plugin.features(pixels_BCHW)), size, size)
+    check_finite([maps_BCHW])
+    return maps_BCHW
+
+
+def _write_depth(stem: str, image: Image.Image, depth_1HW: Tensor, options: PredictOptions) -> None:
+    depth_HW = _stretched(depth_1HW, (image.height, image.width))
+    write_depth_png(options.output / f"{stem}{DEPTH_SUFFIX}", depth_HW)
+    write_colour(options.output / f"{stem}{COLOUR_SUFFIX}", depth_HW, image=image)
+    if options.npy:
+        write_npy(options.output / f"{stem}.npy", depth_HW)
+
+
+def _write_confidence(
+    stem: str, size: tuple[int, int], sure_1HW: Tensor, options: PredictOptions
+) -> None:
+    sure_HW = _stretched(sure_1HW, size)
+    write_confidence_png(options.output / f"{stem}{CONFIDENCE_SUFFIX}", sure_HW)
+    if options.npy:
+        write_npy(options.output / f"{stem}.confidence.npy", sure_HW)
+
+
+def _stretched(map_1HW: Tensor, size: tuple[int, int]) -> Tensor:
+    """A map over its whole picture: (H, W) on the CPU."""
+    return F.interpolate(map_1HW[None], size, mode="bilinear", antialias=True)[0, 0].cpu()
+
+
+def _batches(images: Sequence[Path], size: int) -> Iterator[list[Path]]:
+    rest = iter(images)
+    while batch := list(islice(rest, size)):
+        yield batch

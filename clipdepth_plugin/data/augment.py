@@ -1,0 +1,199 @@
+"""Random variation of a view: picture, depth and camera together (kornia).
+
+Every sample has a generator of its own, seeded by (seed, epoch, index, repeat) and nothing else, so
+what happens to it depends neither on the other samples nor on workers and processes. Every call
+takes the same count of random numbers, whatever the config switches on.
+
+Axes: H W pixels of the tower's input, h w of the depth map.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from clipdepth_plugin.data.views import View
+
+if TYPE_CHECKING:
+    from clipdepth_plugin.data.augment_config import AugmentConfig
+    from clipdepth_plugin.maps.geometry import Intrinsics
+
+_DRAWS = 15
+
+
+def sample_generator(seed: int, epoch: int, index: int, repeat: int = 0) -> torch.Generator:
+    """The random numbers of one sample in one epoch.
+
+    Args:
+        seed: Of the run.
+        epoch: Number of the epoch.
+        index: Of the sample.
+        repeat: 0, or how often it was seen in this epoch before.
+    """
+    return torch.Generator().manual_seed(mixed_seed("sample", seed, epoch, index, repeat))
+
+
+def mixed_seed(*parts: int | str) -> int:
+    """A seed of 32 well-mixed bits, the same everywhere and always."""
+    text = "/".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "little")
+
+
+def is_flipped(config: AugmentConfig | None, generator: torch.Generator) -> bool:
+    """Whether ``augment`` would flip with this (fresh) generator; for views that are cached."""
+    return config is not None and _flips(config, _draw(generator))
+
+
+def augment(view: View, config: AugmentConfig, generator: torch.Generator) -> tuple[View, bool]:
+    """Varies a view at random.
+
+    Rotation is about the view's middle, bilinear for the picture and nearest for the depth; what
+    comes in from outside has the border's colour and no depth. It leaves fx and fy as they are,
+    which is right where the stored picture's pixels are square.
+
+    Args:
+        view: As ``make_view`` gives it.
+        config: What may happen, and how much.
+        generator: See ``sample_generator``.
+
+    Returns:
+        The new view, and whether it is flipped.
+    """
+    draws = _draw(generator)
+    _, rotates, angle, brightens, brightness, bends, gamma, colours = draws[:8]
+    zooms, zoom, *place = draws[11:]
+    if config.zoom != (1.0, 1.0) and zooms < config.probability:
+        view = zoomed(view, _within(config.zoom, zoom), (place[0], place[1]))
+    if config.rotation_degrees > 0 and rotates < config.probability:
+        view = rotated(view, (2 * angle - 1) * config.rotation_degrees)
+    rgb_3HW = view.rgb_3HW
+    if config.gamma != (1.0, 1.0) and bends < config.probability:
+        rgb_3HW = _gamma(rgb_3HW, _within(config.gamma, gamma))
+    if config.brightness != (1.0, 1.0) and brightens < config.probability:
+        rgb_3HW = (rgb_3HW * _within(config.brightness, brightness)).clamp(0.0, 1.0)
+    if config.colour != (1.0, 1.0) and colours < config.probability:
+        factors = [_within(config.colour, one) for one in draws[8:11]]
+        rgb_3HW = (rgb_3HW * torch.tensor(factors).view(3, 1, 1)).clamp(0.0, 1.0)
+    view = replace(view, rgb_3HW=rgb_3HW)
+    flips = _flips(config, draws)
+    return (flipped(view) if flips else view), flips
+
+
+def flipped(view: View) -> View:
+    """The mirror image, left to right."""
+    from kornia.geometry.transform import hflip
+
+    camera = view.intrinsics
+    if camera is not None:
+        fx, fy, cx, cy = camera
+        camera = (fx, fy, view.rgb_3HW.shape[2] - 1 - cx, cy)
+    return View(hflip(view.rgb_3HW), hflip(view.depth_1hw), camera, view.aspect)
+
+
+def rotated(view: View, degrees: float) -> View:
+    """The view turned about its middle, counter-clockwise as one looks at it.
+
+    The turn is rigid in the stored picture: where a squashed view has pixels that are not square,
+    it is sheared accordingly.
+    """
+    return _warped(view, lambda size, aspect: _rotation(degrees, aspect, size))
+
+
+def zoomed(view: View, factor: float, place: tuple[float, float]) -> View:
+    """A window of the view, magnified to the whole: what a lens of ``factor`` times the focal
+    length sees from the same place. Depths stay; the camera says what has changed.
+
+    Args:
+        view: The view.
+        factor: 1 or more.
+        place: Where the window lies, from 0 (left, top) to 1 (right, bottom).
+    """  # noqa: D205
+    zoom = _warped(view, lambda size, _: _zoom(factor, place, size))
+    if zoom.intrinsics is None:
+        return zoom
+    fx, fy, cx, cy = zoom.intrinsics
+    return replace(zoom, intrinsics=(fx * factor, fy * factor, cx, cy))
+
+
+def _warped(view: View, make_matrix: Callable[[torch.Size, float], Tensor]) -> View:
+    """Moves picture, depth and the camera's centre by one affine map.
+
+    ``make_matrix`` gives its (2, 3) matrix on the pixel coordinates (x right, y down) of a map,
+    from that map's size and from the width over height of a square in it.
+    """
+    from kornia.geometry.transform import warp_affine
+
+    size_HW, size_hw = view.rgb_3HW.shape[1:], view.depth_1hw.shape[1:]
+    matrix_23 = make_matrix(size_HW, view.aspect)
+    rgb_13HW = warp_affine(
+        view.rgb_3HW[None],
+        matrix_23[None],
+        (size_HW[0], size_HW[1]),
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=True,
+    )
+    # A square of the picture has another shape in a depth map of another shape.
+    aspect_hw = view.aspect * (size_hw[1] / size_HW[1]) / (size_hw[0] / size_HW[0])
+    depth_11hw = warp_affine(
+        view.depth_1hw[None],
+        make_matrix(size_hw, aspect_hw)[None],
+        (size_hw[0], size_hw[1]),
+        mode="nearest",
+        padding_mode="zeros",
+        align_corners=True,
+    )
+    return View(rgb_13HW[0], depth_11hw[0], _moved(view.intrinsics, matrix_23), view.aspect)
+
+
+def _rotation(degrees: float, aspect: float, size: torch.Size) -> Tensor:
+    """(2, 3) matrix on pixel coordinates (x right, y down) of a map of ``size``."""
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    (a, b), (c, d) = (cosine, sine * aspect), (-sine / aspect, cosine)
+    x, y = (size[1] - 1) / 2, (size[0] - 1) / 2
+    return torch.tensor([[a, b, x - a * x - b * y], [c, d, y - c * x - d * y]])
+
+
+def _zoom(factor: float, place: tuple[float, float], size: torch.Size) -> Tensor:
+    """(2, 3) matrix on pixel coordinates of a map of ``size``: its window becomes the whole."""
+    hidden = 1 - 1 / factor
+    # From pixel edges, which are half a pixel from the middles that coordinates count from.
+    x, y = (
+        factor * (0.5 - share * hidden * side) - 0.5
+        for share, side in zip(place, (size[1], size[0]), strict=True)
+    )
+    return torch.tensor([[factor, 0.0, x], [0.0, factor, y]])
+
+
+def _moved(camera: Intrinsics | None, matrix_23: Tensor) -> Intrinsics | None:
+    if camera is None:
+        return None
+    fx, fy, cx, cy = camera
+    x, y = (matrix_23 @ torch.tensor([cx, cy, 1.0])).tolist()
+    return fx, fy, x, y
+
+
+def _gamma(rgb_3HW: Tensor, gamma: float) -> Tensor:
+    from kornia.enhance import adjust_gamma
+
+    changed: Tensor = adjust_gamma(rgb_3HW, gamma)
+    return changed
+
+
+def _draw(generator: torch.Generator) -> list[float]:
+    draws: list[float] = torch.rand(_DRAWS, generator=generator).tolist()
+    return draws
+
+
+def _flips(config: AugmentConfig, draws: list[float]) -> bool:
+    return draws[0] < config.flip
+
+
+def _within(bounds: tuple[float, float], share: float) -> float:
+    return bounds[0] + (bounds[1] - bounds[0]) * share

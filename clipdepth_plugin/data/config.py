@@ -1,0 +1,231 @@
+"""DataConfig: which data; checked on construction."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from os import path as ospath
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from clipdepth_plugin.data.augment_config import AugmentConfig
+from clipdepth_plugin.data.sample import GivenCamera
+from clipdepth_plugin.errors import DataError
+
+Format = Literal["rgbd", "nyu", "nyu_mat", "kitti", "hf", "webdataset"]
+Crop = Literal["kb", "nyu"]
+
+STREAMS: frozenset[Format] = frozenset({"hf", "webdataset"})
+
+# The formats that read a field; the others refuse it.
+_READ_BY: dict[str, frozenset[Format]] = {
+    "files": frozenset({"nyu", "nyu_mat", "kitti"}),
+    "image_root": frozenset({"nyu", "kitti"}),
+    "depth_root": frozenset({"nyu", "kitti"}),
+    "depth_key": frozenset({"nyu_mat"}),
+    "crop": frozenset({"rgbd", "nyu", "nyu_mat", "kitti"}),
+    "redistributable": frozenset({"rgbd"}),
+    "with_camera": frozenset({"rgbd"}),
+    "subset": frozenset({"hf"}),
+    "revision": frozenset({"hf"}),
+    "image_column": STREAMS,
+    "depth_column": STREAMS,
+    "intrinsics_column": STREAMS,
+    "shuffle_buffer": STREAMS,
+    "shard_split": STREAMS,
+}
+_NEEDS_FILES: frozenset[Format] = frozenset({"nyu", "kitti"})
+
+
+class DataConfig(BaseModel):
+    """A data set or a part of one.
+
+    Paths may hold environment variables (``$CLIPDEPTH_DATA/libero``); they are expanded when the
+    set is opened, so that a stored config stays true elsewhere.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    format: Format
+    """``rgbd``: ``<root>/<split>/<sequence>/<name>.jpg`` and ``.depth.png``, with meta.json.
+    ``nyu``, ``kitti``: BTS-style list "rgb depth focal" over folders. ``nyu_mat``: the official
+    nyu_depth_v2_labeled.mat. ``hf``: a Hugging Face data set, streamed. ``webdataset``: tar
+    shards, streamed."""
+
+    root: str = Field(min_length=1)
+    """Folder; for ``nyu_mat`` the .mat file; for ``hf`` a hub id or a folder; for ``webdataset``
+    tar files or addresses, with braces: ``train-{000..012}.tar``."""
+
+    split: str = "train"
+    """Split folder (``rgbd``) or split name (``hf``). ``nyu_mat``: ``train``, ``test`` or ``all``.
+    List formats and tar files: only part of the samples' names."""
+
+    name: str | None = None
+    """What the set is called in samples' names; None: the last part of ``root``."""
+
+    files: str | None = None
+    """``nyu``, ``kitti``: the list, relative to ``root`` or absolute. ``nyu_mat``: the official
+    splits.mat, or a text file with one image number a line (from 1, as in splits.mat)."""
+
+    image_root: str = ""
+    """Folder that the list's pictures are relative to, under ``root`` or absolute."""
+
+    depth_root: str = ""
+    """The same for its depth maps. KITTI's are also looked for in ``train/`` and ``val/`` there,
+    as the official archive unpacks."""
+
+    depth_scale: PositiveFloat | None = None
+    """Stored depth over metres. None: what meta.json says (``rgbd``), 1000 (``nyu``), 256
+    (``kitti``), 1 (``nyu_mat``, and floats in streams); integers in streams need it."""
+
+    depth_key: Literal["rawDepths", "depths"] = "rawDepths"
+    """``rawDepths``: as measured, what published figures use. ``depths``: holes painted in."""
+
+    min_depth: NonNegativeFloat = 1e-3
+    """Nearest depth in metres; less is invalid."""
+
+    max_depth: PositiveFloat | None = None
+    """Farthest depth in metres; more is invalid. None: meta.json's (``rgbd``), 10 (NYU), 80
+    (KITTI), no bound elsewhere."""
+
+    intrinsics: GivenCamera | None = None
+    """(fx, fy, cx, cy) of every stored picture, before ``crop``, in place of the set's own."""
+
+    crop: Crop | None = None
+    """``kb``: KITTI's benchmark crop, 352 x 1216 at the bottom centre. ``nyu``: without the white
+    frame of NYU's pictures, rows 45 to 471 and columns 43 to 607."""
+
+    redistributable: bool = False
+    """Only sequences whose source has ``"redistributable": "yes"`` in meta.json, word for word:
+    conditions ("yes, with attribution") don't count."""
+
+    with_camera: bool = False
+    """Only frames whose intrinsics are known, as a head with a canonical camera needs."""
+
+    limit: PositiveInt | None = None
+    """At most this many samples, evenly spread over the set (of a stream: its first ones, in every
+    epoch the same; with ``shard_split`` each process has its share of them)."""
+
+    repeat: PositiveFloat = 1.0
+    """Times each sample is seen in an epoch of a mixture; of 2.5, half of them a third time, others
+    in each epoch; 0.5 takes half. Between streams: how often one is drawn against the others."""
+
+    augment: AugmentConfig | None = None
+    """How this training set is varied, all of it in place of the run's ``augment``: one lens and
+    one room want more variation than many. None: as the run's says."""
+
+    subset: str | None = None
+    """Configuration name of a Hugging Face data set."""
+
+    revision: str | None = None
+    """Its branch, tag or commit."""
+
+    image_column: str | None = None
+    """Column (``hf``; None: "image") or suffixes (``webdataset``; None: "jpg;jpeg;png;webp")."""
+
+    depth_column: str | None = None
+    """The same for depth; None: "depth", in tar files "depth.png"."""
+
+    intrinsics_column: str | None = None
+    """The same for the camera, [fx, fy, cx, cy] or a 3 x 3 matrix; None: not read, in tar files
+    "intrinsics.json" where it is there."""
+
+    shuffle_buffer: PositiveInt = 1000
+    """Undecoded samples of a stream that are held to draw from."""
+
+    shard_split: bool = False
+    """Each process reads its own shards only: less traffic, but batches then depend on the number
+    of processes, and an epoch ends with the process that has no more first. Off: each reads the
+    whole stream and decodes its part of each batch."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for field in sorted(self.model_fields_set & _READ_BY.keys()):
+            unset = getattr(self, field) == type(self).model_fields[field].default
+            if not unset and self.format not in _READ_BY[field]:
+                readers = ", ".join(sorted(_READ_BY[field]))
+                raise ValueError(f"{field}: not read by format {self.format}, only by {readers}")
+        if self.format in _NEEDS_FILES and self.files is None:
+            raise ValueError(f"files: format {self.format} needs the list of its files")
+        if self.max_depth is not None and self.max_depth <= self.min_depth:
+            raise ValueError(f"max_depth: {self.max_depth} m is not over {self.min_depth} m")
+        if self.format == "nyu_mat":
+            self._check_mat()
+        return self
+
+    def _check_mat(self) -> None:
+        if self.split not in ("train", "test", "all"):
+            raise ValueError(f"split: nyu_mat has train, test and all, got {self.split!r}")
+        if self.split != "all" and self.files is None:
+            raise ValueError(
+                "files: nyu_mat needs the official splits.mat or a text file of image numbers to "
+                "know which are train and test; or say split: all"
+            )
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the set is read front to back."""
+        return self.format in STREAMS
+
+    @property
+    def title(self) -> str:
+        """What the set is called in samples' names."""
+        return self.name or ospath.basename(self.root.rstrip("/")) or self.root  # noqa: PTH119
+
+    def location(self) -> str:
+        """``root`` with its environment variables.
+
+        Raises:
+            DataError: One is not set.
+        """
+        return expand(self.root)
+
+    def reading(self) -> str:
+        """Hash of what a sample's content depends on here: place, units, crops.
+
+        Raises:
+            DataError: An environment variable is not set.
+        """
+        places = ("root", "files", "image_root", "depth_root")
+        chosen = ("name", "limit", "repeat", "augment", "redistributable", "with_camera")
+        fields = self.model_dump(mode="json", exclude={*chosen})
+        for place in places:
+            fields[place] = expand(fields[place] or "")
+        return hashlib.blake2b(json.dumps(fields).encode(), digest_size=8).hexdigest()
+
+    def path(self, relative: str) -> Path:
+        """A path of the config, environment variables expanded, taken from the root.
+
+        Raises:
+            DataError: An environment variable is not set.
+        """
+        root = Path(self.location())
+        return (root.parent if self.format == "nyu_mat" else root) / expand(relative)
+
+
+def expand(text: str) -> str:
+    """Expands ``$NAME``, ``${NAME}`` and a leading ``~``.
+
+    Raises:
+        DataError: A variable is not set.
+    """
+    expanded = ospath.expandvars(ospath.expanduser(text))  # noqa: PTH111
+    unset = re.search(r"\$(\w+|\{\w+\})", expanded)
+    if unset:
+        name = unset.group(1).strip("{}")
+        raise DataError(
+            f"{text}: the environment variable {name} is not set; export {name}=<folder> or write "
+            "the path out"
+        )
+    return expanded

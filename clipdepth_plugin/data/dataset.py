@@ -1,0 +1,152 @@
+"""SampleDataset: what every format that can be read in any order gives.
+
+Axes: H W pixels.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from torch.utils.data import Dataset
+
+from clipdepth_plugin.data.sample import Sample
+
+if TYPE_CHECKING:
+    from clipdepth_plugin.data.augment_config import AugmentConfig
+
+
+class SampleDataset(Dataset[Sample], ABC):
+    """Samples by number.
+
+    Attributes:
+        own_augment: How its samples are varied in place of the run's way; None: in that way.
+        reading: ``DataConfig.reading`` of the config that it was opened with.
+    """
+
+    own_augment: AugmentConfig | None = None
+    reading: str = ""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample:
+        """Reads a sample.
+
+        Raises:
+            DataError: A file is missing, damaged or not what the format asks for.
+            ImageError: The same of the picture.
+        """
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """A sample's name, without reading it."""
+
+    def augment_of(self, index: int) -> AugmentConfig | None:  # noqa: ARG002
+        """How the sample is varied in place of the run's way; None: in that way."""
+        return self.own_augment
+
+    def read_with(self, index: int) -> object:  # noqa: ARG002
+        """What the set's lists and other files say of the sample: units, its depth, its camera.
+
+        Its ``repr`` counts. None: nothing, or all of it comes from the config.
+        """
+        return None
+
+    def reading_of(self, index: int) -> str:
+        """Hash of how the sample is read, beside its own files."""
+        known = f"{self.reading} {self.read_with(index)!r}"
+        return hashlib.blake2b(known.encode(), digest_size=8).hexdigest()
+
+
+class Spread(SampleDataset):
+    """At most ``limit`` samples of a set, evenly spread over it."""
+
+    def __init__(self, whole: SampleDataset, limit: int) -> None:
+        """Chooses the samples; the first is always one of them."""
+        self._whole = whole
+        self._count = min(limit, len(whole))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._whole[self._there(index)]
+
+    def name(self, index: int) -> str:
+        """See ``SampleDataset``."""
+        return self._whole.name(self._there(index))
+
+    def read_with(self, index: int) -> object:
+        """See ``SampleDataset``."""
+        return self._whole.read_with(self._there(index))
+
+    def _there(self, index: int) -> int:
+        return checked(index, self._count) * len(self._whole) // self._count
+
+
+class Mixture(SampleDataset):
+    """Several sets as one long one; each may be seen more often in an epoch than the others.
+
+    Attributes:
+        sets: The parts, in order.
+        repeats: Times that each sample of a part is seen in an epoch.
+    """
+
+    def __init__(self, sets: Sequence[SampleDataset], repeats: Sequence[float]) -> None:
+        """Joins the sets: the indices of a part follow those of the part before."""
+        self.sets = tuple(sets)
+        self.repeats = tuple(repeats)
+        assert len(self.sets) == len(self.repeats)
+        self._ends = list(itertools.accumulate(map(len, self.sets)))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> Sample:
+        part, inside = self._place(index)
+        return self.sets[part][inside]
+
+    def name(self, index: int) -> str:
+        """See ``SampleDataset``."""
+        part, inside = self._place(index)
+        return self.sets[part].name(inside)
+
+    def augment_of(self, index: int) -> AugmentConfig | None:
+        """See ``SampleDataset``."""
+        part, inside = self._place(index)
+        return self.sets[part].augment_of(inside)
+
+    def reading_of(self, index: int) -> str:
+        """See ``SampleDataset``."""
+        part, inside = self._place(index)
+        return self.sets[part].reading_of(inside)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Samples in each part."""
+        return tuple(map(len, self.sets))
+
+    def _place(self, index: int) -> tuple[int, int]:
+        index = checked(index, len(self))
+        part = bisect.bisect_right(self._ends, index)
+        return part, index - (self._ends[part - 1] if part else 0)
+
+
+def checked(index: int, count: int) -> int:
+    """The index counted from the front.
+
+    Raises:
+        IndexError: It is outside of the set, so that ``for sample in dataset`` ends.
+    """
+    if not -count <= index < count:
+        raise IndexError(f"sample {index} of a set of {count}")
+    return index % count

@@ -1,0 +1,170 @@
+"""Pictures and depth maps from files and bytes, as the tensors of a Sample.
+
+Axes: H W pixels, C colours.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+from torch import Tensor
+
+from clipdepth_plugin.errors import DataError, ImageError
+from clipdepth_plugin.files.pictures import opened_image, upright_rgb
+
+_DEPTH_MODES = ("I;16", "I;16B", "I;16L", "I", "F")
+_NPY = b"\x93NUMPY"
+
+
+@dataclass(frozen=True)
+class DepthUnit:
+    """How stored depth becomes metres.
+
+    Attributes:
+        scale: Stored value over metres.
+        low: Nearest valid depth in metres.
+        high: Farthest valid depth in metres.
+    """
+
+    scale: float
+    low: float
+    high: float
+
+    def metres(self, stored_HW: NDArray[Any]) -> Tensor:
+        """(1, H, W) float32 metres; 0 where the stored value is not a depth within the range."""
+        depth_HW = stored_HW.astype(np.float32)
+        if self.scale != 1.0:
+            depth_HW /= self.scale
+        valid_HW = (depth_HW >= self.low) & (depth_HW <= self.high) & (depth_HW > 0)
+        depth_HW[~valid_HW] = 0.0  # NaN, too
+        return torch.from_numpy(depth_HW)[None]
+
+
+def read_image(source: Path | bytes, what: str) -> Tensor:
+    """A picture that has depth beside it, as (3, H, W) uint8 RGB.
+
+    Args:
+        source: The file, or its bytes.
+        what: Its name in errors, where it is given as bytes.
+
+    Raises:
+        ImageError: It is missing, damaged or no picture.
+        DataError: See ``pixels_of``.
+    """
+    if isinstance(source, Path):
+        with opened_image(source) as opened:
+            return pixels_of(opened, str(source))
+    try:
+        with Image.open(io.BytesIO(source)) as opened:
+            return pixels_of(opened, what)
+    except (DataError, ImageError):
+        raise
+    except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
+        raise ImageError(
+            f"{what}: not a picture that can be read ({type(error).__name__}: {error})"
+        ) from error
+
+
+def pixels_of(image: Image.Image, what: str) -> Tensor:
+    """(3, H, W) uint8 RGB of an opened picture that has depth beside it.
+
+    Raises:
+        ImageError: Its values have no defined white.
+        DataError: It is to be turned, and its depth may be turned already or not.
+    """
+    check_upright(image, what)
+    return image_tensor(upright_rgb(image, what))
+
+
+def check_upright(image: Image.Image, what: str) -> None:
+    """Whether a picture lies on its depth as it is stored.
+
+    Raises:
+        DataError: Its EXIF orientation says that it is to be turned or mirrored.
+    """
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    if orientation != 1:
+        raise DataError(
+            f"{what}: is to be turned when it is shown (EXIF orientation {orientation}), and it is "
+            "not known whether its depth is: store both upright, without that tag"
+        )
+
+
+def image_tensor(image: Image.Image) -> Tensor:
+    """(3, H, W) uint8 of an RGB picture."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def read_depth(path: Path, unit: DepthUnit) -> Tensor:
+    """A 16-bit depth picture as (1, H, W) float32 metres.
+
+    Raises:
+        DataError: See ``stored_depth``.
+    """
+    return unit.metres(stored_depth(path, str(path)))
+
+
+def stored_depth(source: Path | bytes, what: str) -> NDArray[Any]:
+    """The values of a depth picture or .npy array, (H, W), as they are stored.
+
+    Args:
+        source: The file, or its bytes.
+        what: Its name in errors.
+
+    Raises:
+        DataError: It is missing, damaged, or has no 16-bit (or float) grey values.
+    """
+    try:
+        if isinstance(source, bytes) and source.startswith(_NPY):
+            return cast("NDArray[Any]", np.load(io.BytesIO(source), allow_pickle=False))
+        with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
+            mode = image.mode
+            stored_HW = np.asarray(image) if mode in _DEPTH_MODES else None
+    except FileNotFoundError as error:
+        raise DataError(f"{what}: no such file; check the set, or download it again") from error
+    except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
+        raise DataError(
+            f"{what}: the depth map is damaged or can't be read ({type(error).__name__}: {error}); "
+            "copy or download it again"
+        ) from error
+    if stored_HW is None:
+        raise DataError(
+            f"{what}: has mode {mode}, expected 16-bit grey; 8-bit pictures are not metric depth"
+        )
+    return stored_HW
+
+
+def check_sizes(image_3HW: Tensor, depth_1HW: Tensor, what: str) -> None:
+    """Sees to it that depth lies on the picture's pixels.
+
+    Raises:
+        DataError: The sizes differ.
+    """
+    if image_3HW.shape[1:] != depth_1HW.shape[1:]:
+        raise DataError(
+            f"{what}: the picture is {tuple(image_3HW.shape[1:])}, its depth "
+            f"{tuple(depth_1HW.shape[1:])} (height, width); they must lie pixel on pixel"
+        )
+
+
+def require(module: str, extra: str, why: str) -> Any:
+    """Imports an optional package.
+
+    Raises:
+        DataError: It is not installed; names the extra that brings it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise DataError(
+            f"{why} needs the package {module.partition('.')[0]}: "
+            f'pip install "clipdepth-plugin[{extra}]"'
+        ) from error

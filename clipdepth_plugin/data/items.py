@@ -1,0 +1,212 @@
+"""SampleViews: every sample of a set as tensors ready for the tower, in any view.
+
+Axes: B samples, H W pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from clipdepth_plugin.data.augment import augment as vary
+from clipdepth_plugin.data.augment import flipped, sample_generator
+from clipdepth_plugin.data.batch import Batch
+from clipdepth_plugin.data.dataset import SampleDataset
+from clipdepth_plugin.data.order import Draw
+from clipdepth_plugin.data.views import View, make_view, normalised
+from clipdepth_plugin.errors import DataError
+
+if TYPE_CHECKING:
+    from clipdepth_plugin.adapters.preprocessing import Preprocessing
+    from clipdepth_plugin.data.augment_config import AugmentConfig
+    from clipdepth_plugin.data.sample import Sample
+
+PLAIN, FLIPPED = 0, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One row of a batch; see ``Batch`` for what it holds."""
+
+    pixels_3HW: Tensor
+    depth_1HW: Tensor
+    intrinsics_4: Tensor
+    name: str
+    index: int
+    view: int
+
+
+class ViewMaker:
+    """Turns a sample into a row of a batch."""
+
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        output_size: tuple[int, int],
+        augment: AugmentConfig | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Keeps what defines a view.
+
+        Args:
+            preprocessing: The host's.
+            output_size: (H, W) of the depth maps.
+            augment: Random variation, or None; of the sets that don't say their own.
+            seed: Of the run.
+        """
+        self.preprocessing = preprocessing
+        self.output_size = output_size
+        self.augment = augment
+        self.seed = seed
+
+    def augment_with(self, own: AugmentConfig | None) -> AugmentConfig | None:
+        """What varies the samples of a set: the set's own, where it has one and anything is."""
+        return self.augment if own is None or self.augment is None else own
+
+    def make(
+        self, sample: Sample, draw: Draw, epoch: int, view: int | None, own: AugmentConfig | None
+    ) -> Item:
+        """``random``, or ``fixed`` where there is a view; ``own`` is the set's augmentation."""
+        augment = self.augment_with(own)
+        if view is None:
+            return self.random(sample, draw, epoch, augment)
+        return self.fixed(sample, draw.index, view, augment)
+
+    def fixed(self, sample: Sample, index: int, view: int, augment: AugmentConfig | None) -> Item:
+        """View 0: plain. 1: flipped. Higher: augmented, the same in every epoch.
+
+        Raises:
+            DataError: A view above 1 without augmentation.
+        """
+        made = make_view(sample, self.preprocessing, self.output_size)
+        if view == FLIPPED:
+            made = flipped(made)
+        elif view != PLAIN:
+            if augment is None:
+                raise DataError(f"view {view} is an augmented one, but there is no augmentation")
+            generator = sample_generator(self.seed, -view, index)  # epochs are never negative
+            made, _ = vary(made, augment, generator)
+        return self._item(made, sample.name, index, view)
+
+    def random(self, sample: Sample, draw: Draw, epoch: int, augment: AugmentConfig | None) -> Item:
+        """As augmentation has it in this epoch; plain without augmentation."""
+        made, flip = make_view(sample, self.preprocessing, self.output_size), False
+        if augment is not None:
+            generator = sample_generator(self.seed, epoch, draw.index, draw.repeat)
+            made, flip = vary(made, augment, generator)
+        return self._item(made, sample.name, draw.index, FLIPPED if flip else PLAIN)
+
+    def _item(self, made: View, name: str, index: int, view: int) -> Item:
+        camera = made.intrinsics or (torch.nan,) * 4
+        return Item(
+            normalised(made.rgb_3HW, self.preprocessing),
+            made.depth_1hw,
+            torch.tensor(camera, dtype=torch.float32),
+            name,
+            index,
+            view,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How batches are read.
+
+    Attributes:
+        view: The view that every sample is given in; None varies it at random.
+        workers: Processes (for streams: threads); 0 reads as asked.
+        bad_file_limit: Different samples that may be bad.
+        pin_memory: Page-locked memory for a GPU.
+    """
+
+    view: int | None = None
+    workers: int = 0
+    bad_file_limit: int = 0
+    pin_memory: bool = False
+
+
+class SampleViews:
+    """The samples of a set in views of a fixed number: what a cache of tokens is made from."""
+
+    def __init__(self, data: SampleDataset, maker: ViewMaker) -> None:
+        """Keeps both."""
+        self._data, self._maker = data, maker
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def name(self, index: int) -> str:
+        """A sample's name."""
+        return self._data.name(index)
+
+    def stored_name(self, index: int) -> str:
+        """The name, and how its set is read: what a content is found by without reading it."""
+        return f"{self._data.name(index)} {self._data.reading_of(index)}"
+
+    def content(self, index: int) -> str:
+        """Hash of a sample as read: picture, depth, camera.
+
+        Raises:
+            ClipDepthError: It can't be read.
+        """
+        return _content(self._data[index])
+
+    def view(self, index: int, view: int, content: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Pixels (3, H, W) as the tower takes them, depth (1, H, W) in metres, intrinsics (4,).
+
+        Args:
+            index: Of the sample.
+            view: Which view of it.
+            content: What it was found to be.
+
+        Raises:
+            ClipDepthError: The sample can't be read, or is another one by now.
+        """
+        sample = self._data[index]
+        if _content(sample) != content:
+            raise DataError(
+                f"{self.name(index)}: its files have changed since they were read a moment ago; "
+                "run again, once nothing writes there"
+            )
+        item = self._maker.fixed(sample, index, view, self.augment_of(index))
+        return item.pixels_3HW, item.depth_1HW, item.intrinsics_4
+
+    def augment_of(self, index: int) -> AugmentConfig | None:
+        """What varies a sample, or None."""
+        return self._maker.augment_with(self._data.augment_of(index))
+
+    def view_key(self, index: int, view: int) -> str:
+        """What a view of a sample is, in words: its recipe, seed included, but not its place."""
+        if view in (PLAIN, FLIPPED):
+            return ("plain", "flipped")[view]
+        config = self.augment_of(index)
+        recipe = "" if config is None else config.model_dump_json()
+        return f"augmented {view} seed {self._maker.seed} {recipe}"
+
+
+def _content(sample: Sample) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in (sample.image_3HW, sample.depth_1HW):
+        digest.update(str(tuple(tensor.shape)).encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    digest.update(repr(sample.intrinsics).encode())
+    return digest.hexdigest()
+
+
+def collate(items: Sequence[Item]) -> Batch:
+    """Stacks rows into a batch."""
+    depth_B1HW = torch.stack([item.depth_1HW for item in items])
+    return Batch(
+        torch.stack([item.pixels_3HW for item in items]),
+        depth_B1HW,
+        depth_B1HW > 0,
+        torch.stack([item.intrinsics_4 for item in items]),
+        [item.name for item in items],
+        torch.tensor([item.index for item in items]),
+        torch.tensor([item.view for item in items]),
+    )

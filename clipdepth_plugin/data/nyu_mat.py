@@ -1,0 +1,137 @@
+"""NYU Depth V2's official labelled file, nyu_depth_v2_labeled.mat (HDF5, 1449 frames).
+
+Which frames are train (795) and test (654) stands in the official splits.mat, or in a text file
+with one number a line; both count frames from 1.
+
+Axes: N frames, H W pixels; the file holds them transposed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from clipdepth_plugin.data.camera import NYU_CAMERA, NYU_SIZE, cropped, rescaled
+from clipdepth_plugin.data.config import DataConfig
+from clipdepth_plugin.data.dataset import SampleDataset, checked
+from clipdepth_plugin.data.files import DepthUnit, check_sizes, require
+from clipdepth_plugin.data.sample import Sample
+from clipdepth_plugin.errors import DataError
+
+_FARTHEST = 10.0
+_KEYS = {"train": "trainNdxs", "test": "testNdxs"}
+
+
+class NyuMat(SampleDataset):
+    """Frames of the labelled file, in the order of the split's list."""
+
+    def __init__(self, config: DataConfig) -> None:
+        """Opens the file and reads the split.
+
+        Raises:
+            DataError: A file is missing or not what it should be, a number is out of range, or
+                h5py or scipy is not installed.
+        """
+        self._config = config
+        self._path = Path(config.location())
+        self._unit = DepthUnit(
+            config.depth_scale or 1.0, config.min_depth, config.max_depth or _FARTHEST
+        )
+        self._open: tuple[int, Any] | None = None
+        images = self._array("images")
+        self._count = images.shape[0]
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise DataError(f"{self._path}: images are {images.shape}, expected (N, 3, W, H)")
+        if config.split == "all":
+            self._numbers = np.arange(1, self._count + 1)
+        else:
+            assert config.files is not None
+            self._numbers = self._checked(config.path(config.files))
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": None}  # an open HDF5 file can't go to another process
+
+    def name(self, index: int) -> str:
+        """``<set>/<split>/<number from 1, as in splits.mat>``."""
+        number = self._numbers[checked(index, len(self))]
+        return f"{self._config.title}/{self._config.split}/{number:04d}"
+
+    def __getitem__(self, index: int) -> Sample:
+        """See ``SampleDataset``."""
+        row = int(self._numbers[checked(index, len(self))]) - 1
+        what = f"{self._path}: frame {row + 1}"
+        try:
+            image_3WH = self._array("images")[row]
+            depth_WH = self._array(self._config.depth_key)[row]
+        except OSError as error:
+            raise DataError(f"{what} can't be read ({error}); download the file again") from error
+        image_3HW = torch.from_numpy(np.ascontiguousarray(image_3WH.transpose(0, 2, 1)))
+        depth_1HW = self._unit.metres(np.ascontiguousarray(depth_WH.T))
+        check_sizes(image_3HW, depth_1HW, what)
+        height, width = depth_1HW.shape[1:]
+        camera = self._config.intrinsics or rescaled(NYU_CAMERA, NYU_SIZE, (height, width))
+        sample = Sample(image_3HW, depth_1HW, camera, self.name(index))
+        return cropped(sample, self._config.crop) if self._config.crop else sample
+
+    def _array(self, key: str) -> Any:
+        """An HDF5 data set. Every process opens the file for itself: handles don't survive fork."""
+        if self._open is None or self._open[0] != os.getpid():
+            h5py = require("h5py", "train", "nyu_mat")
+            if not self._path.is_file():
+                raise DataError(f"{self._path}: no such file; root is nyu_depth_v2_labeled.mat")
+            try:
+                self._open = (os.getpid(), h5py.File(self._path, "r"))
+            except OSError as error:
+                raise DataError(
+                    f"{self._path}: not an HDF5 file, or cut short ({error}); download "
+                    "nyu_depth_v2_labeled.mat again"
+                ) from error
+        file = self._open[1]
+        if key not in file:
+            raise DataError(f"{self._path}: has no {key!r}, only {', '.join(file)}")
+        return file[key]
+
+    def _checked(self, path: Path) -> NDArray[np.int64]:
+        numbers = _split_numbers(path, self._config.split)
+        wrong = numbers[(numbers < 1) | (numbers > self._count)]
+        if wrong.size or not numbers.size or len(np.unique(numbers)) != len(numbers):
+            first = f", e.g. {wrong[0]}" if wrong.size else ""
+            raise DataError(
+                f"{path}: expected different frame numbers of 1 to {self._count}{first}; numbers "
+                "count from 1 as in splits.mat"
+            )
+        return numbers
+
+
+def _split_numbers(path: Path, split: str) -> NDArray[np.int64]:
+    if not path.is_file():
+        raise DataError(
+            f"{path}: no such file; files is the official splits.mat or a text file of numbers"
+        )
+    if path.suffix != ".mat":
+        try:
+            return np.array([int(word) for word in path.read_text(encoding="utf-8").split()], int)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: expected one frame number a line ({error})") from error
+    scipy_io = require("scipy.io", "train", "splits.mat")
+    try:
+        numbers = scipy_io.loadmat(path, variable_names=[_KEYS[split]])[_KEYS[split]]
+    except KeyError as error:
+        raise DataError(f"{path}: has no {_KEYS[split]!r}; is it the official one?") from error
+    except Exception as error:  # scipy's readers raise almost anything on a damaged file
+        raise DataError(
+            f"{path}: can't be read as a MATLAB file ({type(error).__name__}: {error})"
+        ) from error
+    flat = np.asarray(numbers, dtype=np.float64).ravel()
+    if not all(math.isfinite(one) and one == int(one) for one in flat):
+        raise DataError(f"{path}: {_KEYS[split]} are not whole numbers")
+    return flat.astype(np.int64)

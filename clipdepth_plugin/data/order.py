@@ -1,0 +1,128 @@
+"""EpochOrder: which samples make up which batch, known before anything is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import torch
+from torch import Tensor
+
+from clipdepth_plugin.data.augment import mixed_seed
+from clipdepth_plugin.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A sample's turn.
+
+    Attributes:
+        index: In the (concatenated) data set.
+        repeat: How often it was taken in this epoch before; the same sample is then varied in
+            another way.
+    """
+
+    index: int
+    repeat: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochPlan:
+    """What one process sees of one epoch.
+
+    The order of all samples depends on (seed, epoch) alone. A global batch is the next
+    ``batch_size * world_size`` of them, and each process takes its contiguous part of it: W
+    processes with batches of b see the very batches of one process with W * b.
+
+    Attributes:
+        batch_size: Of this process.
+        seed: Of the run.
+        epoch: Number of the epoch, from 0.
+        rank: This process.
+        world_size: Number of processes.
+        start_batch: The first batch that is wanted.
+        drop_last: Leave out a last batch that is not full. Kept, it is split evenly; where it has
+            fewer samples than there are processes, the last of them get one batch less.
+        shuffle: False takes the samples as they stand.
+    """
+
+    batch_size: int
+    seed: int
+    epoch: int
+    rank: int = 0
+    world_size: int = 1
+    start_batch: int = 0
+    drop_last: bool = True
+    shuffle: bool = True
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise DataError(f"batch_size {self.batch_size}: each process needs at least 1")
+        if not 0 <= self.rank < self.world_size or self.epoch < 0 or self.start_batch < 0:
+            raise DataError(
+                f"rank {self.rank} of {self.world_size}, epoch {self.epoch}, start_batch "
+                f"{self.start_batch}: out of range"
+            )
+
+
+class EpochOrder(Sequence[list[Draw]]):
+    """The batches of one epoch in one process, from ``plan.start_batch`` on."""
+
+    def __init__(
+        self, plan: EpochPlan, counts: Sequence[int], repeats: Sequence[float] | None = None
+    ) -> None:
+        """Draws the order.
+
+        Args:
+            plan: Epoch, process and batch size.
+            counts: Samples in each part of the data set.
+            repeats: Times that each sample of a part is taken; None is once.
+        """
+        self._plan = plan
+        entries_N2 = _entries(plan, counts, repeats or [1.0] * len(counts))
+        if plan.shuffle:
+            generator = torch.Generator().manual_seed(mixed_seed("order", plan.seed, plan.epoch))
+            entries_N2 = entries_N2[torch.randperm(len(entries_N2), generator=generator)]
+        self._entries_N2 = entries_N2
+        whole, rest = divmod(len(entries_N2), plan.batch_size * plan.world_size)
+        self._count = max(whole + (not plan.drop_last and rest > plan.rank) - plan.start_batch, 0)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, number: int) -> list[Draw]: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[list[Draw]]: ...
+    def __getitem__(self, number: int | slice) -> list[Draw] | list[list[Draw]]:
+        """Batch ``number`` of those that are left."""
+        if isinstance(number, slice):
+            return [self[one] for one in range(*number.indices(self._count))]
+        if not 0 <= number < self._count:
+            raise IndexError(f"batch {number} of {self._count}")
+        size = self._plan.batch_size * self._plan.world_size
+        first = (self._plan.start_batch + number) * size
+        parts = self._entries_N2[first : first + size].tensor_split(self._plan.world_size)
+        return [Draw(index, repeat) for index, repeat in parts[self._plan.rank].tolist()]
+
+
+def _entries(plan: EpochPlan, counts: Sequence[int], repeats: Sequence[float]) -> Tensor:
+    """(N, 2) int64: every sample that is to be seen, with its repeat."""
+    parts, first = [torch.empty(0, 2, dtype=torch.int64)], 0
+    for part, (count, times) in enumerate(zip(counts, repeats, strict=True)):
+        everything = torch.arange(first, first + count)
+        parts += [_with_repeat(everything, repeat) for repeat in range(int(times))]
+        extra = round((times - int(times)) * count)
+        if extra:
+            generator = torch.Generator().manual_seed(
+                mixed_seed("extra", plan.seed, plan.epoch, part)
+            )
+            chosen = torch.randperm(count, generator=generator)[:extra].sort().values
+            parts.append(_with_repeat(everything[chosen], int(times)))
+        first += count
+    return torch.cat(parts)
+
+
+def _with_repeat(indices: Tensor, repeat: int) -> Tensor:
+    return torch.stack([indices, torch.full_like(indices, repeat)], dim=1)

@@ -1,0 +1,212 @@
+"""The plain RGB-D folder.
+
+    <root>/meta.json                              depth_scale, max_depth_m, intrinsics, sequences
+    <root>/<split>/<sequence>/<name>.jpg          RGB, any picture format
+    <root>/<split>/<sequence>/<name>.depth.png    16-bit, depth_scale * metres, 0 = invalid
+    <root>/<split>/<sequence>/intrinsics.json     {"<name>": [fx, fy, cx, cy] or null}; optional
+
+A frame's camera is, in this order: the config's, its entry in intrinsics.json, its sequence's in
+meta.json, the set's default there, not known.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, TypeAdapter, ValidationError
+
+from clipdepth_plugin.data.camera import cropped
+from clipdepth_plugin.data.config import DataConfig
+from clipdepth_plugin.data.dataset import SampleDataset, checked
+from clipdepth_plugin.data.files import DepthUnit, check_sizes, read_depth, read_image
+from clipdepth_plugin.data.sample import GivenCamera, Sample
+from clipdepth_plugin.errors import DataError
+from clipdepth_plugin.files.pictures import DEPTH_SUFFIX, OUR_SUFFIXES, SUFFIXES
+from clipdepth_plugin.maps.geometry import Intrinsics
+
+_CAMERA: TypeAdapter[Intrinsics] = TypeAdapter(GivenCamera)
+_CAMERAS: TypeAdapter[dict[str, Intrinsics | None]] = TypeAdapter(dict[str, GivenCamera | None])
+
+
+class _Sequence(BaseModel):
+    model_config = ConfigDict(frozen=True)  # meta.json may say more
+    source: str | None = None
+    intrinsics: GivenCamera | None = None
+
+
+class _Source(BaseModel):
+    model_config = ConfigDict(frozen=True)
+    redistributable: str = ""
+
+
+class Meta(BaseModel):
+    """What is read of meta.json; it may hold more."""
+
+    model_config = ConfigDict(frozen=True)
+
+    depth_scale: PositiveFloat
+    max_depth_m: PositiveFloat | None = None
+    intrinsics: dict[str, Any] = Field(default_factory=dict)
+    sequences: dict[str, Any] = Field(default_factory=dict)  # "<split>/<sequence>", if not counts
+    sources: dict[str, _Source] = Field(default_factory=dict)
+
+    def source(self, sequence: str) -> _Source | None:
+        """Where ``<split>/<sequence>`` comes from."""
+        name = self._sequence(sequence).source
+        return None if name is None else self.sources.get(name)
+
+    def camera(self, sequence: str) -> Intrinsics | None:
+        """The camera of ``<split>/<sequence>``; its own null says that it is not known."""
+        own = self._sequence(sequence)
+        if "intrinsics" in own.model_fields_set:
+            return own.intrinsics
+        default = self.intrinsics.get("default")
+        return None if default is None else _CAMERA.validate_python(default)
+
+    def _sequence(self, name: str) -> _Sequence:
+        return _Sequence.model_validate(self.sequences.get(name, {}))
+
+
+class _Frame(NamedTuple):
+    folder: Path
+    stem: str
+    suffix: str
+    camera: Intrinsics | None
+
+
+class RgbdFolder(SampleDataset):
+    """A split of an RGB-D folder, sequences and frames in the order of their names."""
+
+    def __init__(self, config: DataConfig) -> None:
+        """Lists the frames; no picture is read.
+
+        Raises:
+            DataError: A folder or meta.json is missing or wrong, or no frame is left.
+        """
+        self._config = config
+        self._root = config.path("")
+        meta, path = self._meta(), self._root / "meta.json"
+        self._unit = DepthUnit(
+            config.depth_scale or meta.depth_scale,
+            config.min_depth,
+            config.max_depth or meta.max_depth_m or math.inf,
+        )
+        try:
+            self._frames = [
+                frame
+                for sequence in self._sequences(meta)
+                for frame in _frames(sequence, meta.camera(f"{config.split}/{sequence.name}"))
+                if not config.with_camera or config.intrinsics or frame.camera
+            ]
+        except ValidationError as error:
+            raise DataError(f"{path}: {error}") from error
+        if not self._frames:
+            raise DataError(
+                f"{self._root / config.split}: no frames (<sequence>/<name>.jpg with "
+                f"<name>{DEPTH_SUFFIX}){' of redistributable sources' * config.redistributable}"
+                f"{' whose intrinsics are known' * config.with_camera}"
+            )
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def name(self, index: int) -> str:
+        """``<set>/<split>/<sequence>/<frame>``."""
+        frame = self._frames[checked(index, len(self))]
+        inside = frame.folder.relative_to(self._root / self._config.split).as_posix()
+        return f"{self._config.title}/{self._config.split}/{inside}/{frame.stem}"
+
+    def read_with(self, index: int) -> object:
+        """See ``SampleDataset``."""
+        return self._unit, self._frames[checked(index, len(self))].camera
+
+    def __getitem__(self, index: int) -> Sample:
+        """See ``SampleDataset``."""
+        frame = self._frames[checked(index, len(self))]
+        depth_path = frame.folder / f"{frame.stem}{DEPTH_SUFFIX}"
+        depth_1HW = read_depth(depth_path, self._unit)
+        image_3HW = read_image(frame.folder / f"{frame.stem}{frame.suffix}", "")
+        check_sizes(image_3HW, depth_1HW, str(depth_path))
+        camera = self._config.intrinsics or frame.camera
+        sample = Sample(image_3HW, depth_1HW, camera, self.name(index))
+        return cropped(sample, self._config.crop) if self._config.crop else sample
+
+    def _meta(self) -> Meta:
+        if not self._root.is_dir():
+            raise DataError(f"{self._root}: no such folder; check data root {self._config.root!r}")
+        path = self._root / "meta.json"
+        if not path.exists() and self._config.depth_scale is not None:
+            return Meta(depth_scale=self._config.depth_scale)
+        try:
+            return Meta.model_validate(read_json(path))
+        except ValidationError as error:
+            raise DataError(f"{path}: {error}") from error
+
+    def _sequences(self, meta: Meta) -> list[Path]:
+        split = self._root / self._config.split
+        if not split.is_dir():
+            there = ", ".join(sorted(path.name for path in self._root.iterdir() if path.is_dir()))
+            raise DataError(f"{split}: no such split; {self._root} has {there or 'no folders'}")
+        found = sorted(path for path in split.iterdir() if path.is_dir())
+        if not self._config.redistributable:
+            return found
+        if not meta.sources:
+            raise DataError(
+                f'{self._root / "meta.json"}: has no "sources" that say what is redistributable; '
+                "leave redistributable out"
+            )
+        return [one for one in found if self._is_free(meta, one)]
+
+    def _is_free(self, meta: Meta, sequence: Path) -> bool:
+        source = meta.source(f"{self._config.split}/{sequence.name}")
+        return source is not None and source.redistributable == "yes"
+
+
+def _frames(folder: Path, camera: Intrinsics | None) -> list[_Frame]:
+    """The frames of a sequence.
+
+    One that lacks its picture or depth is listed all the same: reading it says so by name.
+    """
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    suffixes: dict[str, str] = {}
+    for name in sorted(names):
+        stem, suffix = name.rpartition(".")[0], "." + name.rpartition(".")[2]
+        if name.endswith(DEPTH_SUFFIX):
+            suffixes.setdefault(name.removesuffix(DEPTH_SUFFIX), ".jpg")
+        elif suffix.lower() in SUFFIXES and not name.endswith(OUR_SUFFIXES):
+            suffixes[stem] = suffix
+    cameras = _cameras(folder / "intrinsics.json") if "intrinsics.json" in names else None
+    if cameras is not None and suffixes.keys() - cameras.keys():
+        first = min(suffixes.keys() - cameras.keys())
+        raise DataError(
+            f"{folder / 'intrinsics.json'}: has no entry for frame {first}; give [fx, fy, cx, cy], "
+            "or null where it is not known"
+        )
+    return [
+        _Frame(folder, stem, suffixes[stem], camera if cameras is None else cameras[stem])
+        for stem in sorted(suffixes)
+    ]
+
+
+def _cameras(path: Path) -> dict[str, Intrinsics | None]:
+    try:
+        return _CAMERAS.validate_python(read_json(path))
+    except ValidationError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        DataError: It is missing or not valid JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; check the set's root") from error
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise DataError(f"{path}: can't be read as JSON ({error})") from error

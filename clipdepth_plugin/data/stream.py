@@ -1,0 +1,245 @@
+"""Streams: sets larger than the disk, read front to back.
+
+What comes from the stream is a record, still undecoded, so that it is cheap to shuffle, to pass
+over, and to read in every process.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from clipdepth_plugin.data.augment import mixed_seed
+from clipdepth_plugin.data.config import DataConfig
+from clipdepth_plugin.data.files import (
+    DepthUnit,
+    check_sizes,
+    pixels_of,
+    read_image,
+    stored_depth,
+)
+from clipdepth_plugin.data.order import EpochPlan
+from clipdepth_plugin.data.sample import Sample
+from clipdepth_plugin.errors import DataError, HostError
+from clipdepth_plugin.maps.arguments import parse_camera
+from clipdepth_plugin.maps.geometry import Intrinsics
+
+_T = TypeVar("_T")
+
+
+class Record(NamedTuple):
+    """A sample before decoding.
+
+    Attributes:
+        name: Of the sample.
+        image: Its picture: bytes or a Pillow image.
+        depth: Its depth: bytes, a Pillow image or an array.
+        intrinsics: [fx, fy, cx, cy], a 3 x 3 matrix, either as JSON, or None.
+        error: What was wrong where the stream itself could not be read.
+    """
+
+    name: str
+    image: Any = None
+    depth: Any = None
+    intrinsics: Any = None
+    error: str | None = None
+
+
+class StreamDataset(IterableDataset[Sample], ABC):
+    """Samples in the order of their stream."""
+
+    def __init__(self, config: DataConfig) -> None:
+        """Keeps the config; nothing is read."""
+        super().__init__()
+        self.config = config
+
+    @property
+    @abstractmethod
+    def shard_count(self) -> int:
+        """Number of files that the stream is cut into."""
+
+    @abstractmethod
+    def read_shard(self, shard: int) -> Iterator[Record]:
+        """The records of one of them, in order."""
+
+    def records(
+        self, seed: int | None = None, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Record]:
+        """The records of the stream.
+
+        Args:
+            seed: Of the order of shards, and of records through the buffer; None leaves them as
+                they are. With ``limit`` the shards are in order, as it takes the first records.
+            rank: This process. It matters with ``shard_split``: each then has shards of its own.
+            world_size: Number of processes.
+
+        Raises:
+            DataError: There are fewer shards than processes that split them.
+        """
+        chance, shards = random.Random(seed), list(range(self.shard_count))
+        limit = self.config.limit
+        if seed is not None and limit is None:  # else other samples in each epoch
+            chance.shuffle(shards)
+        if self.config.shard_split:
+            if len(shards) < world_size:
+                raise DataError(
+                    f"{self.config.root}: {len(shards)} shards for {world_size} processes; "
+                    "shard_split needs at least one for each"
+                )
+            shards = shards[rank::world_size]
+            limit = None if limit is None else (limit + world_size - 1 - rank) // world_size
+        everything = (record for shard in shards for record in self.read_shard(shard))
+        records = islice(everything, limit)
+        return records if seed is None else shuffled(records, self.config.shuffle_buffer, chance)
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Every sample.
+
+        Raises:
+            DataError: One can't be decoded.
+        """
+        return (self.decode(record) for record in self.records())
+
+    def decode(self, record: Record) -> Sample:
+        """A record's sample.
+
+        Raises:
+            DataError: Something in it is damaged or missing.
+            ImageError: Its picture is.
+        """
+        if record.error is not None:
+            raise DataError(record.error)
+        if record.image is None or record.depth is None:
+            what = "picture" if record.image is None else "depth"
+            raise DataError(f"{record.name}: has no {what}; check image_column and depth_column")
+        depth_1HW = self._depth(record)
+        image_3HW = _image(record)
+        check_sizes(image_3HW, depth_1HW, record.name)
+        camera = self.config.intrinsics or _camera(record)
+        return Sample(image_3HW, depth_1HW, camera, record.name)
+
+    def _depth(self, record: Record) -> Tensor:
+        value, config = record.depth, self.config
+        stored = stored_depth(value, record.name) if isinstance(value, bytes) else np.asarray(value)
+        if stored.ndim == 3 and 1 in (stored.shape[0], stored.shape[2]):
+            stored = stored.squeeze(0 if stored.shape[0] == 1 else 2)
+        if stored.ndim != 2 or stored.dtype.kind not in "uif":
+            raise DataError(
+                f"{record.name}: depth has shape {stored.shape} of {stored.dtype}, expected one "
+                "map (H, W) of numbers"
+            )
+        if stored.dtype.kind != "f" and config.depth_scale is None:
+            raise DataError(
+                f"{record.name}: depth is stored in whole numbers ({stored.dtype}); say "
+                "depth_scale, the stored value of one metre"
+            )
+        high = config.max_depth or math.inf
+        return DepthUnit(config.depth_scale or 1.0, config.min_depth, high).metres(stored)
+
+
+class StreamMixture:
+    """One stream or several, interleaved at random in the proportions given."""
+
+    def __init__(self, streams: Sequence[StreamDataset], weights: Sequence[float]) -> None:
+        """Joins the streams.
+
+        Raises:
+            DataError: Only some of them split their shards over processes.
+        """
+        self.streams, self.weights = tuple(streams), tuple(weights)
+        if len({one.config.shard_split for one in streams}) > 1:
+            raise DataError("shard_split: say the same for all streams of a mixture")
+
+    @property
+    def is_split(self) -> bool:
+        """Whether each process has records of its own."""
+        return self.streams[0].config.shard_split
+
+    def records(self, plan: EpochPlan) -> Iterator[tuple[StreamDataset, Record]]:
+        """Every record of an epoch, with the stream that decodes it."""
+        parts = [
+            self._part(stream, mixed_seed("stream", plan.seed, plan.epoch, number), plan)
+            for number, stream in enumerate(self.streams)
+        ]
+        chance = random.Random(mixed_seed("mix", plan.seed, plan.epoch))
+        return interleaved(parts, self.weights, chance)
+
+    @staticmethod
+    def _part(
+        stream: StreamDataset, seed: int, plan: EpochPlan
+    ) -> Iterator[tuple[StreamDataset, Record]]:
+        for record in stream.records(seed if plan.shuffle else None, plan.rank, plan.world_size):
+            yield stream, record
+
+
+def shuffled(records: Iterable[Record], size: int, chance: random.Random) -> Iterator[Record]:
+    """Draws from a buffer of ``size`` records that is filled up from the stream."""
+    held: list[Record] = []
+    for record in records:
+        if len(held) < size:
+            held.append(record)
+            continue
+        place = chance.randrange(size)
+        yield held[place]
+        held[place] = record
+    chance.shuffle(held)
+    yield from held
+
+
+def interleaved(
+    parts: Sequence[Iterator[_T]], weights: Sequence[float], chance: random.Random
+) -> Iterator[_T]:
+    """Draws from several streams until the last one has ended."""
+    left = dict(enumerate(parts))
+    while left:
+        (number,) = chance.choices(list(left), [weights[one] for one in left])
+        try:
+            yield next(left[number])
+        except StopIteration:
+            del left[number]
+
+
+def _image(record: Record) -> Tensor:
+    value = record.image
+    if isinstance(value, bytes):
+        return read_image(value, record.name)
+    if isinstance(value, Image.Image):
+        return pixels_of(value, record.name)
+    pixels_HWC: NDArray[Any] = np.asarray(value)
+    if pixels_HWC.ndim != 3 or pixels_HWC.shape[2] != 3 or pixels_HWC.dtype != np.uint8:
+        raise DataError(
+            f"{record.name}: the picture has shape {pixels_HWC.shape} of {pixels_HWC.dtype}, "
+            "expected an encoded picture or (H, W, 3) uint8"
+        )
+    return torch.from_numpy(pixels_HWC.copy()).permute(2, 0, 1)
+
+
+def _camera(record: Record) -> Intrinsics | None:
+    value = record.intrinsics
+    if value is None:
+        return None
+    try:
+        if isinstance(value, bytes | str):
+            value = json.loads(value)
+        if isinstance(value, Mapping):
+            value = value["intrinsics"]
+    except (KeyError, ValueError) as error:
+        raise DataError(
+            f"{record.name}: intrinsics are {value!r}, expected [fx, fy, cx, cy] or a 3 x 3 matrix"
+        ) from error
+    try:
+        return parse_camera(value, f"{record.name}: intrinsics")
+    except HostError as error:
+        raise DataError(str(error)) from error

@@ -1,0 +1,133 @@
+"""Hugging Face data sets, streamed.
+
+From the hub, from a local folder of parquet files, or from one that ``save_to_disk`` wrote. No code
+from a data set's repository is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from clipdepth_plugin.data.config import DataConfig
+from clipdepth_plugin.data.files import require
+from clipdepth_plugin.data.stream import Record, StreamDataset
+from clipdepth_plugin.errors import DataError
+
+if TYPE_CHECKING:
+    from clipdepth_plugin.data.sample import Sample
+
+
+class HubStream(StreamDataset):
+    """The rows of a data set, pictures not yet decoded."""
+
+    def __init__(self, config: DataConfig) -> None:
+        """Opens the data set; reads its description, but no row.
+
+        Raises:
+            DataError: The package is missing, there is no such data set or split, or a column is
+                not there.
+        """
+        super().__init__(config)
+        self._datasets = require("datasets", "stream", "format hf")
+        self._columns = [config.image_column or "image", config.depth_column or "depth"]
+        if config.intrinsics_column:
+            self._columns.append(config.intrinsics_column)
+        self._rows = self._undecoded(self._opened())
+
+    @property
+    def shard_count(self) -> int:
+        """See ``StreamDataset``."""
+        count: int = self._rows.num_shards
+        return count
+
+    def read_shard(self, shard: int) -> Iterator[Record]:
+        """See ``StreamDataset``."""
+        image, depth, *camera = self._columns
+        rows = self._rows.shard(num_shards=self.shard_count, index=shard)
+        name = f"{self.config.title}/{self.config.split}/{shard:05d}"
+        for number, row in enumerate(_reporting(rows, name)):
+            yield Record(
+                f"{name}/{number:06d}",
+                _encoded(row[image]),
+                _encoded(row[depth]),
+                row[camera[0]] if camera else None,
+            )
+
+    def decode(self, record: Record) -> Sample:
+        """See ``StreamDataset``; reads what a row only names, too."""
+        image, depth = (
+            _read(value, record.name) if isinstance(value, _Elsewhere) else value
+            for value in (record.image, record.depth)
+        )
+        return super().decode(record._replace(image=image, depth=depth))
+
+    def _opened(self) -> Any:
+        config, place = self.config, self.config.location()
+        try:
+            if Path(place, "state.json").is_file():
+                return self._datasets.load_from_disk(place).to_iterable_dataset()
+            if Path(place, "dataset_dict.json").is_file():
+                return self._datasets.load_from_disk(place)[config.split].to_iterable_dataset()
+            return self._datasets.load_dataset(
+                place, config.subset, split=config.split, revision=config.revision, streaming=True
+            )
+        except Exception as error:  # the library and its hub client raise almost anything
+            raise DataError(
+                f"{place}: the data set can't be opened ({type(error).__name__}: {error}); check "
+                "root, subset, split and revision, and the network"
+            ) from error
+
+    def _undecoded(self, rows: Any) -> Any:
+        """The rows with encoded pictures left as bytes."""
+        features = rows.features or {}
+        missing = [one for one in self._columns if features and one not in features]
+        if missing:
+            raise DataError(
+                f"{self.config.root}: no column {missing[0]!r}, only {', '.join(features)}; say "
+                "image_column, depth_column, intrinsics_column"
+            )
+        for column in self._columns:
+            if isinstance(features.get(column), self._datasets.Image):
+                rows = rows.cast_column(column, self._datasets.Image(decode=False))
+        return rows.select_columns(self._columns)
+
+
+def _reporting(rows: Any, name: str) -> Iterator[dict[str, Any]]:
+    """The rows, with the library's exceptions as ours."""
+    try:
+        yield from rows
+    except Exception as error:  # the library and its hub client raise almost anything
+        raise DataError(
+            f"{name}: the stream broke off ({type(error).__name__}: {error}); check the network "
+            "and the data set, and resume"
+        ) from error
+
+
+class _Elsewhere(NamedTuple):
+    """A picture that a row only names."""
+
+    path: str
+
+
+def _encoded(value: Any) -> Any:
+    """An encoded picture's bytes, or where they are; anything else as it is."""
+    if not isinstance(value, dict) or "bytes" not in value:
+        return value
+    if value["bytes"] is None and value.get("path"):
+        return _Elsewhere(value["path"])
+    return value["bytes"]
+
+
+def _read(file: _Elsewhere, name: str) -> bytes:
+    """A file on the hub, in an archive, or here."""
+    fsspec = require("fsspec", "stream", "format hf")
+    try:
+        with fsspec.open(file.path, "rb") as opened:
+            content: bytes = opened.read()
+    except Exception as error:  # whatever the file system of the path raises
+        raise DataError(
+            f"{name}: {file.path} can't be read ({type(error).__name__}: {error})"
+        ) from error
+    return content

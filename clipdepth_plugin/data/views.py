@@ -1,0 +1,177 @@
+"""From a sample to what the tower sees: picture, depth and camera carried together.
+
+Axes: H W pixels of the tower's input, h w of the depth map, Y X of the stored picture.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from clipdepth_plugin.adapters.preprocessing import Preprocessing
+from clipdepth_plugin.data.sample import Sample
+from clipdepth_plugin.files.pictures import to_pixels
+from clipdepth_plugin.maps.geometry import Intrinsics, ViewGeometry
+from clipdepth_plugin.maps.tiling import whole_view
+
+
+@dataclass(frozen=True)
+class View:
+    """A sample as the tower sees it, before normalisation.
+
+    Attributes:
+        rgb_3HW: float32 in 0..1, at the tower's input size.
+        depth_1hw: float32 metres, 0 = invalid; covers the same view in its own size.
+        intrinsics: In pixels of ``rgb_3HW``; None where not known.
+        aspect: Width over height that a square of the stored picture has in ``rgb_3HW``.
+    """
+
+    rgb_3HW: Tensor
+    depth_1hw: Tensor
+    intrinsics: Intrinsics | None
+    aspect: float
+
+
+def view_geometry(image_size: tuple[int, int], preprocessing: Preprocessing) -> ViewGeometry:
+    """Where a picture of ``image_size`` (H, W) lies in the view, in whole pixels.
+
+    As ``whole_view``, but where it is not known how the host resizes, the whole picture is
+    squashed, and padding is rounded to pixels as resizing libraries do.
+    """
+    if preprocessing.resize is None:
+        preprocessing = replace(preprocessing, resize="squash")
+    exact = whole_view(image_size, preprocessing)
+    scaled = _scaled(exact)
+    scale = (scaled[0] / image_size[0], scaled[1] / image_size[1])
+    offset = (math.floor(exact.offset[0]), math.floor(exact.offset[1]))
+    return ViewGeometry(image_size, preprocessing.size, scale, offset)
+
+
+def make_view(sample: Sample, preprocessing: Preprocessing, output_size: tuple[int, int]) -> View:
+    """Prepares a sample as the host prepares its pictures.
+
+    The picture is resized by Pillow with antialiasing, as ``to_pixels`` does (a squashed view is
+    bit for bit the same). What padding adds has the mean colour and no depth.
+
+    Depth is never averaged. Each pixel of the map takes the nearest stored pixel; where that is
+    invalid, it takes the valid one nearest to its middle among the stored pixels that it covers.
+    So sparse truth thins out only where several measurements fall on one pixel.
+
+    Args:
+        sample: Picture and depth.
+        preprocessing: The host's; ``resize=None`` squashes the whole picture.
+        output_size: (h, w) of the depth map, which covers the whole view.
+    """
+    height, width = sample.image_3HW.shape[1:]
+    geometry = view_geometry((height, width), preprocessing)
+    camera = None if sample.intrinsics is None else geometry.intrinsics(sample.intrinsics)
+    return View(
+        _resized(sample.image_3HW, geometry, preprocessing),
+        torch.from_numpy(resize_depth(sample.depth_1HW[0].numpy(), geometry, output_size))[None],
+        camera,
+        geometry.scale[1] / geometry.scale[0],
+    )
+
+
+def normalised(rgb_3HW: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """RGB in 0..1 as the tower takes it, with ``to_pixels``' own arithmetic."""
+    mean_311 = torch.tensor(preprocessing.mean, dtype=torch.float32).view(3, 1, 1)
+    std_311 = torch.tensor(preprocessing.std, dtype=torch.float32).view(3, 1, 1)
+    return (rgb_3HW - mean_311) / std_311
+
+
+def _scaled(geometry: ViewGeometry) -> tuple[int, int]:
+    """(H, W) of the whole picture after the resize, before crop or padding."""
+    sizes = zip(geometry.image_size, geometry.scale, strict=True)
+    height, width = (max(1, round(size * scale)) for size, scale in sizes)
+    return height, width
+
+
+def _resized(image_3YX: Tensor, geometry: ViewGeometry, preprocessing: Preprocessing) -> Tensor:
+    image = Image.fromarray(image_3YX.permute(1, 2, 0).contiguous().numpy())
+    scaled = _scaled(geometry)
+    plain = replace(preprocessing, size=scaled, mean=(0.0,) * 3, std=(1.0,) * 3)
+    rgb_3HW = to_pixels([image], plain)[0]
+    if scaled == geometry.view_size:
+        return rgb_3HW
+    view_3HW = torch.tensor(preprocessing.mean).view(3, 1, 1).expand(3, *geometry.view_size).clone()
+    spans = [
+        _overlap(int(offset), size, room)
+        for offset, size, room in zip(geometry.offset, scaled, geometry.view_size, strict=True)
+    ]
+    (to_rows, from_rows), (to_columns, from_columns) = spans
+    view_3HW[:, to_rows, to_columns] = rgb_3HW[:, from_rows, from_columns]
+    return view_3HW
+
+
+def _overlap(offset: int, size: int, room: int) -> tuple[slice, slice]:
+    """Where a picture of ``size`` at ``offset`` lies in ``room``, and which part of it that is."""
+    start, stop = max(offset, 0), min(offset + size, room)
+    return slice(start, stop), slice(start - offset, stop - offset)
+
+
+def resize_depth(
+    depth_YX: NDArray[np.float32], geometry: ViewGeometry, size: tuple[int, int]
+) -> NDArray[np.float32]:
+    """A depth map of the view; see ``make_view`` for the rule.
+
+    Args:
+        depth_YX: Stored depth in metres, 0 = invalid.
+        geometry: Where it lies in the view.
+        size: (h, w) of the map.
+
+    Returns:
+        (h, w) of values of ``depth_YX``, 0 where there is none.
+    """
+    rows_h = _nearest(geometry, 0, size[0])
+    columns_w = _nearest(geometry, 1, size[1])
+    depth_hw = depth_YX[np.maximum(rows_h, 0)[:, None], np.maximum(columns_w, 0)[None]]
+    depth_hw[rows_h < 0] = 0.0
+    depth_hw[:, columns_w < 0] = 0.0
+    if not depth_hw.all():
+        _fill_from_covered(depth_hw, depth_YX, geometry)
+    return depth_hw
+
+
+def _nearest(geometry: ViewGeometry, axis: int, count: int) -> NDArray[np.intp]:
+    """For each of ``count`` map pixels the stored pixel at its middle; -1 outside the picture."""
+    edges = (np.arange(count) + 0.5) * (geometry.view_size[axis] / count)
+    stored: NDArray[np.intp] = np.floor(
+        (edges - geometry.offset[axis]) / geometry.scale[axis]
+    ).astype(np.intp)
+    stored[(stored < 0) | (stored >= geometry.image_size[axis])] = -1
+    return stored
+
+
+def _map_place(geometry: ViewGeometry, axis: int, count: int) -> NDArray[np.float64]:
+    """For each stored pixel its middle in map pixels, counted from the map's edge."""
+    middles = (np.arange(geometry.image_size[axis]) + 0.5) * geometry.scale[axis]
+    place = (middles + geometry.offset[axis]) * (count / geometry.view_size[axis])
+    return np.asarray(place, dtype=np.float64)
+
+
+def _fill_from_covered(
+    depth_hw: NDArray[np.float32], depth_YX: NDArray[np.float32], geometry: ViewGeometry
+) -> None:
+    """Gives invalid map pixels the valid stored depth nearest to their middle that they cover."""
+    y_Y, x_X = (_map_place(geometry, axis, depth_hw.shape[axis]) for axis in (0, 1))
+    inside_Y, inside_X = (
+        (place >= 0) & (place < depth_hw.shape[axis]) for axis, place in enumerate((y_Y, x_X))
+    )
+    row_Y = np.where(inside_Y, y_Y, 0).astype(np.intp)
+    column_X = np.where(inside_X, x_X, 0).astype(np.intp)
+    wanted_YX = (depth_hw == 0)[row_Y[:, None], column_X[None]] & (depth_YX > 0)
+    ys, xs = np.nonzero(wanted_YX & inside_Y[:, None] & inside_X[None])
+    if not ys.size:
+        return
+    rows, columns = row_Y[ys], column_X[xs]
+    distance = (y_Y[ys] - rows - 0.5) ** 2 + (x_X[xs] - columns - 0.5) ** 2
+    farthest_first = np.argsort(-distance, kind="stable")  # the last assignment to a pixel counts
+    ys, xs = ys[farthest_first], xs[farthest_first]
+    depth_hw[rows[farthest_first], columns[farthest_first]] = depth_YX[ys, xs]

@@ -1,0 +1,109 @@
+"""The published decoder: FiLM dual path with gated fusion.
+
+SPACE-CLIP, arXiv 2601.17657, section 3; exactly the published function.
+
+Axes: B views, C channels of a stage, H W a map's size, h w the patch grid.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from clipdepth_plugin.config import HeadConfig
+from clipdepth_plugin.decoders.fusion import FusionStage
+from clipdepth_plugin.decoders.pathways import SemanticPathway, StructuralPathway
+from clipdepth_plugin.decoders.readout import DepthEstimate, DepthReadout
+from clipdepth_plugin.features import TowerFeatures
+
+
+class DualPathDecoder(nn.Module):
+    """Semantic and structural pathways, fused stage by stage up to 16 times the grid.
+
+    Attributes:
+        semantic: The semantic pathway: FiLM and projections.
+        structural: The structural pathway, or None.
+        fusion: The stages.
+        readout: The depth output.
+        auxiliary: Depth outputs of the first stages, run only where they are asked for.
+    """
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        channels = config.channels
+        self.semantic = SemanticPathway(
+            config.width,
+            config.semantic_levels,
+            channels,
+            film_hidden=config.film_hidden if config.film else None,
+        )
+        self.structural = (
+            StructuralPathway(config.width, config.structural_levels, channels[:-1], config.norm)
+            if config.structural
+            else None
+        )
+        last = len(channels) - 1
+        self.fusion = nn.ModuleList(
+            FusionStage(
+                channels[max(i - 1, 0)],
+                channels[i],
+                config.norm,
+                structural=config.structural and i < last,
+                dropout=config.dropout,
+            )
+            for i in range(len(channels))
+        )
+        output: dict[str, Any] = {
+            "activation": config.activation,
+            "depth_range": config.depth_range,
+        }
+        norm, hidden = config.norm, max(channels[-1] // 2, 1)
+        self.readout = DepthReadout(
+            channels[-1], hidden, norm, kernel=3, confidence=config.confidence, **output
+        )
+        self.auxiliary = nn.ModuleList(
+            DepthReadout(c, max(c // 2, 16), norm, kernel=1, **output)
+            for c in channels[: config.auxiliary]
+        )
+
+    @property
+    def early_levels(self) -> tuple[int, ...]:
+        """The structural pathway's: it needs no context, which is of the tower's end."""
+        return () if self.structural is None else self.structural.levels
+
+    def early(self, features: TowerFeatures) -> list[Tensor]:
+        """The structural pathway's maps."""
+        assert self.structural is not None
+        maps: list[Tensor] = self.structural(features)
+        return maps
+
+    def forward(
+        self,
+        features: TowerFeatures,
+        size: tuple[int, int] | None,
+        *,
+        auxiliary: bool = False,
+        early: list[Tensor] | None = None,
+    ) -> DepthEstimate:
+        """Maps of ``size``, auxiliary ones where asked for; ``size`` None gives native sizes."""
+        stages = self._decode(features, early)
+        estimate: DepthEstimate = self.readout(stages[-1], size)
+        if not auxiliary:
+            return estimate
+        read = zip(self.auxiliary, stages, strict=False)
+        return estimate._replace(
+            auxiliary=tuple(readout(x_BCHW, size).metres for readout, x_BCHW in read)
+        )
+
+    def _decode(self, features: TowerFeatures, early: list[Tensor] | None) -> list[Tensor]:
+        """The maps of all fusion stages, (B, C_i, 2^(i+1) h, 2^(i+1) w)."""
+        semantic = self.semantic(features)
+        structural: list[Tensor | None] = [None] * len(semantic)
+        if self.structural is not None:
+            structural = [*(self.early(features) if early is None else early), None]
+        x_BCHW, stages = semantic[0], []
+        for stage, skip_BChw, skip_BCHW in zip(self.fusion, semantic, structural, strict=True):
+            x_BCHW = stage(x_BCHW, skip_BChw, skip_BCHW)
+            stages.append(x_BCHW)
+        return stages

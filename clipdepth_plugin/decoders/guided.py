@@ -1,0 +1,190 @@
+"""The image stem: edges that no patch token holds, from the tower's own input pixels.
+
+A token says what is in a patch, not where in it an edge runs. The stem looks at the pixels in
+blocks of 4 x 4 (a block is a position at 4 times the grid, 16 of them make a patch), so that it
+costs no pass at full size. Each block then takes, of the 3 x 3 patches around it, what lies in
+those that look like it (joint bilateral upsampling, with learnt features: FeatUp, arXiv
+2403.10516); and the stem's map joins the compact decoder where that predicts depth and, as in
+RAFT, how each of a block's 16 pixels mixes the depths of the blocks around it. The pixels' own
+likeness is added to that: a pixel leans to those blocks that look like it.
+
+Axes: B views, C channels, E embedding, H W a map's size, h w the patch grid, K the 9 positions
+around one, N = B * H * W blocks, P the 16 blocks of a patch, R the 16 pixels of a block, S = K * R,
+Y X a kernel's size in pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from clipdepth_plugin.config import HeadConfig, NormKind
+from clipdepth_plugin.decoders.blocks import ConvNormGELU, neighbours, resize
+from clipdepth_plugin.precision import without_autocast
+
+BLOCK = 4
+"""Pixels of a block's side, where a patch has 16."""
+
+EMBEDDING = 32
+"""E, in which blocks and patches are compared."""
+
+
+class BlockConv(nn.Conv2d):
+    """A 3x3 convolution of blocks of pixels (``pixel_blocks``), given the pixels themselves.
+
+    3 x 3 blocks of 4 x 4 pixels are 12 x 12 pixels: a convolution of these with a stride of a block
+    is the same, and the blocks are not written out.
+    """
+
+    def forward(self, even_B3HW: Tensor) -> Tensor:
+        """``even_pixels`` -> (B, C, 4h, 4w)."""
+        weight_C3YX = rearrange(self.weight, "o (c y x) i j -> o c (i y) (j x)", y=BLOCK, x=BLOCK)
+        return F.conv2d(even_B3HW, weight_C3YX, self.bias, stride=BLOCK, padding=BLOCK)
+
+
+class ImageStem(nn.Module):
+    """Pixels to C channels at 4 times the patch grid."""
+
+    def __init__(self, channels: int, norm: NormKind) -> None:
+        super().__init__()
+        self.first = ConvNormGELU(3 * BLOCK**2, channels, norm, conv=BlockConv)
+        self.second = ConvNormGELU(channels, channels, norm)
+
+    def forward(self, even_B3HW: Tensor) -> Tensor:
+        """``even_pixels`` -> (B, C, 4h, 4w)."""
+        x_BCHW: Tensor = self.second(self.first(even_B3HW))
+        return x_BCHW
+
+
+def even_pixels(pixels_B3HW: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Those of other patch sizes than 16 resized to 16 for each patch; channels last."""
+    even_B3HW = resize(pixels_B3HW, (16 * grid[0], 16 * grid[1]))
+    return even_B3HW.contiguous(memory_format=torch.channels_last)
+
+
+def pixel_blocks(even_B3HW: Tensor) -> Tensor:
+    """``even_pixels`` -> (B, 48, 4h, 4w), a block's pixels in its channels."""
+    # Not pixel_unshuffle, which does nothing to an empty batch.
+    blocks_BHWC = rearrange(even_B3HW, "b c (h y) (w x) -> b h w (c y x)", y=BLOCK, x=BLOCK)
+    return rearrange(blocks_BHWC, "b h w c -> b c h w")
+
+
+class PatchAttention(nn.Module):
+    """Each block's mix of the 3 x 3 patches around it, by how alike their pixels are."""
+
+    def __init__(self, in_channels: int, channels: int, stem_channels: int) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(stem_channels, EMBEDDING, 1)
+        self.to_value = nn.Conv2d(in_channels, channels, 1)
+        # Not a scalar, which FSDP can't shard.
+        self.log_sharpness = nn.Parameter(torch.tensor([2.0]))
+
+    def forward(self, fused_BChw: Tensor, image_BCHW: Tensor) -> Tensor:
+        """(B, in, h, w) of the patches, (B, stem, 4h, 4w) of the blocks -> (B, C, 4h, 4w)."""
+        blocks_BEHW = self.embed(image_BCHW)
+        query_BhwPE = _unit(
+            rearrange(blocks_BEHW, "b e (h y) (w x) -> b h w (y x) e", y=BLOCK, x=BLOCK), dim=-1
+        )
+        key_BhwKE = neighbours(_unit(F.avg_pool2d(blocks_BEHW, BLOCK), dim=1))
+        alike_BhwKP = self.log_sharpness.exp() * key_BhwKE @ query_BhwPE.transpose(-1, -2)
+        # Over K before P: over a short last axis a softmax takes a CPU six times as long.
+        weights_BhwPK = alike_BhwKP.softmax(dim=-2).transpose(-1, -2)
+        mixed_BhwPC = weights_BhwPK @ neighbours(self.to_value(fused_BChw))
+        mixed_BHWC = rearrange(mixed_BhwPC, "b h w (y x) c -> b (h y) (w x) c", y=BLOCK, x=BLOCK)
+        return rearrange(mixed_BHWC, "b h w c -> b c h w")
+
+
+def _unit(x: Tensor, dim: int) -> Tensor:
+    """Of length 1; zeros stay zeros in half precision, too, where the default's eps is 0."""
+    return F.normalize(x, dim=dim, eps=1e-6)
+
+
+class PixelLikeness(nn.Module):
+    """How much each pixel looks like each of the 3 x 3 blocks around it: logits of its mix.
+
+    Minus the squared distance of their embeddings; a block's is the mean of its pixels'. What all
+    blocks of a pixel share, its own square, is left out: a softmax does not see it.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, channels, 3, padding=1)
+
+    def forward(self, even_B3HW: Tensor, onto_BSHW: Tensor | None = None) -> Tensor:
+        """Compares the pixels.
+
+        Args:
+            even_B3HW: ``even_pixels``.
+            onto_BSHW: (B, S, 4h, 4w) float32 that it is added to, K before R; None: nothing.
+
+        Returns:
+            (B, S, 4h, 4w) float32.
+        """
+        pixel_BHWRE = rearrange(
+            self.embed(even_B3HW), "b e (h y) (w x) -> b h w (y x) e", y=BLOCK, x=BLOCK
+        )
+        # In float32 to the end, as distances are differences of squares: autocast, under which
+        # heads are trained, would make a product of half precision of it.
+        with without_autocast(even_B3HW.device):
+            alike_BSHW: Tensor = _likeness(pixel_BHWRE.float().contiguous(), onto_BSHW)
+        return alike_BSHW
+
+
+def _likeness(pixel_BHWRE: Tensor, onto_BSHW: Tensor | None) -> Tensor:
+    """(B, H, W, R, E) embedded pixels of blocks -> (B, S, H, W), added to what is given."""
+    block_BEHW = rearrange(pixel_BHWRE.mean(dim=-2), "b h w e -> b e h w")
+    block_NKE = neighbours(block_BEHW).flatten(0, 2)
+    square_NK1 = block_NKE.square().sum(dim=-1, keepdim=True)
+    pixel_NER = rearrange(pixel_BHWRE, "b h w r e -> (b h w) e r")
+    if onto_BSHW is None:
+        alike_NKR = torch.baddbmm(square_NK1, block_NKE, pixel_NER, beta=-1, alpha=2)
+    else:
+        onto_NKR = rearrange(onto_BSHW, "b (k r) h w -> (b h w) k r", k=9)
+        alike_NKR = (onto_NKR - square_NK1).baddbmm_(block_NKE, pixel_NER, alpha=2)
+    height, width = block_BEHW.shape[-2:]
+    return rearrange(alike_NKR, "(b h w) k r -> b (k r) h w", h=height, w=width)
+
+
+class Guidance(nn.Module):
+    """Joins the stem's map with the decoder's: Conv - norm - GELU twice, added; 0 at first.
+
+    The first is as a rule a 1x1 convolution: it has all the channels, and the second sees what is
+    around.
+
+    Attributes:
+        likeness: That of pixels, which is added to the decoder's mask's logits, or None.
+    """
+
+    def __init__(self, in_channels: int, channels: int, config: HeadConfig) -> None:
+        super().__init__()
+        stem_channels, norm = config.stem_channels, config.norm
+        self.stem = ImageStem(stem_channels, norm)
+        self.attention = PatchAttention(in_channels, channels, stem_channels)
+        self.join = ConvNormGELU(
+            2 * channels + stem_channels, channels, norm, kernel=config.join_kernel
+        )
+        self.smooth = ConvNormGELU(channels, channels, norm)
+        nn.init.zeros_(
+            (self.smooth.conv if norm == "none" else self.smooth.norm).get_parameter("weight")
+        )
+        self.likeness = (
+            PixelLikeness(config.likeness_channels) if config.likeness_channels else None
+        )
+
+    def forward(self, x_BCHW: Tensor, fused_BChw: Tensor, even_B3HW: Tensor) -> Tensor:
+        """Guides a map.
+
+        Args:
+            x_BCHW: (B, C, 4h, 4w), the decoder's.
+            fused_BChw: (B, in, h, w), both pathways at the patch grid.
+            even_B3HW: ``even_pixels``.
+
+        Returns:
+            (B, C, 4h, 4w).
+        """
+        image_BCHW = self.stem(even_B3HW)
+        parts = (x_BCHW, image_BCHW, self.attention(fused_BChw, image_BCHW))
+        guided_BCHW: Tensor = x_BCHW + self.smooth(self.join(torch.cat(parts, dim=1)))
+        return guided_BCHW

@@ -1,0 +1,106 @@
+"""The two pathways of the head, from tower tokens to the maps that the fusion takes.
+
+SPACE-CLIP, arXiv 2601.17657, sections 3.2 (semantic) and 3.3 (structural).
+
+Axes: B views, N = h * w patch tokens, D tower width, C channels of a stage, H W a map's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from clipdepth_plugin.config import NormKind
+from clipdepth_plugin.decoders.blocks import ConvNormReLU, UpConv, resize
+from clipdepth_plugin.decoders.film import FiLM
+from clipdepth_plugin.features import TowerFeatures
+
+
+def tokens_to_map(x_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Lays row-major tokens (B, h*w, D) out as (B, D, h, w)."""
+    return rearrange(x_BND, "b (h w) d -> b d h w", h=grid[0], w=grid[1])
+
+
+class SemanticPathway(nn.Module):
+    """Levels modulated by the global context, each projected to its stage's channels.
+
+    All maps stay at the patch grid.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        levels: Sequence[int],
+        channels: Sequence[int],
+        *,
+        film_hidden: int | None,
+    ) -> None:
+        """``film_hidden`` None leaves the modulation out."""
+        super().__init__()
+        self.levels = tuple(levels)
+        self.film = (
+            None
+            if film_hidden is None
+            else nn.ModuleList(FiLM(width, film_hidden) for _ in self.levels)
+        )
+        self.projections = nn.ModuleList(nn.Conv2d(width, c, 1) for c in channels)
+
+    def forward(self, features: TowerFeatures) -> list[Tensor]:
+        """One (B, C_i, h, w) map for each stage i.
+
+        With FiLM, ``features.context`` must not be None; ``DepthHead`` checks that.
+        """
+        maps = []
+        for i, (level, project) in enumerate(zip(self.levels, self.projections, strict=True)):
+            x_BND = features.levels[level]
+            if self.film is not None:
+                x_BND = self.film[i](x_BND, features.context)
+            maps.append(project(tokens_to_map(x_BND, features.grid)))
+        return maps
+
+
+class StructuralStage(nn.Module):
+    """Doubles the map below and joins it with the stage's own level."""
+
+    def __init__(self, in_channels: int, channels: int, norm: NormKind) -> None:
+        super().__init__()
+        self.up = UpConv(in_channels, channels, norm)
+        self.join = ConvNormReLU(2 * channels, channels, norm)
+
+    def forward(self, below_BCHW: Tensor, projected_BCHW: Tensor) -> Tensor:
+        """(B, in, H, W) and (B, C, h, w) -> (B, C, 2H, 2W)."""
+        up_BCHW = self.up(below_BCHW)
+        skip_BCHW = resize(projected_BCHW, up_BCHW.shape[-2:])
+        joined: Tensor = self.join(torch.cat((up_BCHW, skip_BCHW), dim=1))
+        return joined
+
+
+class StructuralPathway(nn.Module):
+    """Unmodulated levels, decoded coarse to fine beside the semantic pathway.
+
+    It starts from the raw D-channel map of its first level.
+    """
+
+    def __init__(
+        self, width: int, levels: Sequence[int], channels: Sequence[int], norm: NormKind
+    ) -> None:
+        super().__init__()
+        self.levels = tuple(levels)
+        self.projections = nn.ModuleList(nn.Conv2d(width, c, 1) for c in channels)
+        self.stages = nn.ModuleList(
+            StructuralStage(c_in, c, norm)
+            for c_in, c in zip((width, *channels[:-1]), channels, strict=True)
+        )
+
+    def forward(self, features: TowerFeatures) -> list[Tensor]:
+        """One (B, C_i, 2^(i+1) h, 2^(i+1) w) map for each of its stages i."""
+        x_BCHW = tokens_to_map(features.levels[self.levels[0]], features.grid)
+        maps = []
+        for level, project, stage in zip(self.levels, self.projections, self.stages, strict=True):
+            projected_BCHW = project(tokens_to_map(features.levels[level], features.grid))
+            x_BCHW = stage(x_BCHW, projected_BCHW)
+            maps.append(x_BCHW)
+        return maps

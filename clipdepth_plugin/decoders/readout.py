@@ -1,0 +1,157 @@
+"""From decoder maps to metres and their confidence: the depth output and the auxiliary ones.
+
+SPACE-CLIP, arXiv 2601.17657, section 3.5; the activations other than ``relu`` are ours.
+
+Axes: B views, C channels, H W a map's size, K bins.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clipdepth_plugin.config import Activation, NormKind
+from clipdepth_plugin.decoders.blocks import ConvNormReLU, resize
+
+BINS = 64
+"""K of the ``bins`` activation."""
+
+CONFIDENT_FACTOR = 1.25
+"""The factor around the truth that a confidence speaks of: that of the metric delta < 1.25."""
+
+SCALE_RANGE = (0.003, 3.0)
+"""Smallest and largest predicted scale of the error of log depth; starts at their middle, 0.095."""
+
+
+class DepthEstimate(NamedTuple):
+    """What a decoder gives.
+
+    Attributes:
+        metres: (B, 1, H, W) float32.
+        log_scale: (B, 1, H, W) float32, log b of the Laplace distribution that log depth is
+            thought to have; None for heads without confidence.
+        auxiliary: Auxiliary metres, where they were asked for.
+    """
+
+    metres: Tensor
+    log_scale: Tensor | None = None
+    auxiliary: tuple[Tensor, ...] = ()
+
+
+class Metres(nn.Module):
+    """The activation: from logits to metres, in two steps. See ``HeadConfig.activation``.
+
+    ``to_level`` gives one map that may be mixed and resized, ``forward`` its metres.
+
+    Attributes:
+        channels: Number of logits: 1, or K for ``bins``.
+    """
+
+    def __init__(self, activation: Activation, depth_range: tuple[float, float]) -> None:
+        """``depth_range``: ends of the ``log`` and ``bins`` activations in metres."""
+        super().__init__()
+        self.activation = activation
+        self.log_low, self.log_high = (math.log(end) for end in depth_range)
+        self.channels = BINS if activation == "bins" else 1
+
+    def to_level(self, logits_BCHW: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, 1, H, W): the logit, or the bins' expected log depth.
+
+        The latter as a share, 0..1, of the way from the nearest to the farthest.
+        """
+        if self.activation != "bins":
+            return logits_BCHW
+        shares_K = torch.linspace(0, 1, BINS, device=logits_BCHW.device, dtype=logits_BCHW.dtype)
+        # No matrix product: autocast would make it one of half precision.
+        weights_BKHW = logits_BCHW.softmax(dim=1)
+        return (weights_BKHW * shares_K[:, None, None]).sum(dim=1, keepdim=True)
+
+    def forward(self, level_B1HW: Tensor) -> Tensor:
+        """(B, 1, H, W) levels -> (B, 1, H, W) metres."""
+        match self.activation:
+            case "relu":
+                return F.relu(level_B1HW)
+            case "softplus":
+                return F.softplus(level_B1HW)
+            case "log":
+                share_B1HW = torch.sigmoid(level_B1HW)
+            case "bins":
+                share_B1HW = level_B1HW
+        return torch.exp(self.log_low + (self.log_high - self.log_low) * share_B1HW)
+
+
+def bounded_log_scale(logits_B1HW: Tensor) -> Tensor:
+    """Log b from its logits, between the logarithms of ``SCALE_RANGE``'s ends."""
+    low, high = (math.log(end) for end in SCALE_RANGE)
+    return low + (high - low) * torch.sigmoid(logits_B1HW)
+
+
+def confidence_of(log_scale: Tensor) -> Tensor:
+    """Probability, 0..1, that the true depth is within a factor of 1.25 of the predicted one.
+
+    Of a Laplace distribution of log depth with scale b around the prediction:
+    1 - exp(-log(1.25) / b).
+    """
+    return -torch.expm1(-math.log(CONFIDENT_FACTOR) / log_scale.exp())
+
+
+class DepthReadout(nn.Module):
+    """Conv 3x3 - norm - ReLU - Conv to one channel - activation, then resize, in metres."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden: int,
+        norm: NormKind,
+        *,
+        kernel: int,
+        activation: Activation,
+        depth_range: tuple[float, float],
+        confidence: bool = False,
+    ) -> None:
+        """Makes the two convolutions.
+
+        Args:
+            in_channels: Channels of the decoder stage read.
+            hidden: Channels between the two convolutions.
+            norm: Norm after the first.
+            kernel: Kernel of the last convolution: 3 for the depth output, 1 for auxiliary ones.
+            activation: See ``HeadConfig.activation``.
+            depth_range: Ends of the ``log`` and ``bins`` activations in metres.
+            confidence: Whether one more channel predicts the error's scale.
+        """
+        super().__init__()
+        self.hidden = ConvNormReLU(in_channels, hidden, norm)
+        self.metres = Metres(activation, depth_range)
+        outputs = self.metres.channels + confidence
+        self.to_depth = nn.Conv2d(hidden, outputs, kernel, padding=kernel // 2)
+        self.confidence = confidence
+
+    def forward(self, x_BCHW: Tensor, size: tuple[int, int] | None) -> DepthEstimate:
+        """(B, C, H, W) -> (B, 1, *size) maps; ``size`` None keeps (H, W).
+
+        Activation and resize run in float32 whatever the weights' dtype: half precision keeps
+        only 8 to 11 bits of a depth.
+        """
+        logits_BCHW = self.to_depth(self.hidden(x_BCHW)).float()
+        channels = self.metres.channels
+        metres_B1HW = self.metres(self.metres.to_level(logits_BCHW[:, :channels]))
+        return resized_estimate(
+            metres_B1HW, logits_BCHW[:, channels:] if self.confidence else None, size
+        )
+
+
+def resized_estimate(
+    metres_B1HW: Tensor, scale_logits_B1HW: Tensor | None, size: tuple[int, int] | None
+) -> DepthEstimate:
+    """An estimate from its maps at a decoder's own size; ``size`` None keeps that."""
+    log_scale = None if scale_logits_B1HW is None else bounded_log_scale(scale_logits_B1HW)
+    if size is None:
+        return DepthEstimate(metres_B1HW, log_scale)
+    return DepthEstimate(
+        resize(metres_B1HW, size), None if log_scale is None else resize(log_scale, size)
+    )

@@ -1,0 +1,1 @@
+"""Pictures and depth maps on disk."""

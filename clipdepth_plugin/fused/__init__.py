@@ -1,0 +1,1 @@
+"""The inference form of each decoder, and CUDA graphs."""

@@ -1,0 +1,228 @@
+"""The compact decoder in its inference form: `compact.py`, folded and composed.
+
+Axes: L levels, B views, N patch tokens, D tower width, C channels, H W a map's size, h w the grid,
+S = 9 * 16 logits of the mask.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from clipdepth_plugin import ops
+from clipdepth_plugin.decoders.blocks import ConvNormGELU, resize
+from clipdepth_plugin.decoders.compact import (
+    CompactDecoder,
+    DepthToSpace,
+    NarrowFiLM,
+    NormedLevels,
+)
+from clipdepth_plugin.decoders.guided import Guidance, even_pixels, pixel_blocks
+from clipdepth_plugin.decoders.pathways import tokens_to_map
+from clipdepth_plugin.decoders.readout import DepthEstimate
+from clipdepth_plugin.features import TowerFeatures
+from clipdepth_plugin.fused.layers import Conv, NormAct, Packing, Up
+from clipdepth_plugin.fused.weights import Upsampling, exact, fold
+
+
+class FusedCompact(nn.Module):
+    """Levels normalised, projected and summed in one launch a pathway, then the maps.
+
+    One for each, as the structural one waits for no context and can run before the tower is done.
+    """
+
+    def __init__(self, decoder: CompactDecoder, packing: Packing) -> None:
+        super().__init__()
+        self.film = None if decoder.film is None else _Film(decoder.film, packing)
+        self.semantic = _Levels(decoder.semantic, packing)
+        self.semantic_conv = _conv(decoder.semantic_conv, packing)
+        self.structural: _Levels | None = None
+        self.structural_conv: Conv | None = None
+        if decoder.structural is not None and decoder.structural_conv is not None:
+            self.structural = _Levels(decoder.structural, packing)
+            self.structural_conv = _conv(decoder.structural_conv, packing)
+        self.join = _conv(decoder.join, packing)
+        steps = (step for step in decoder.up if isinstance(step, DepthToSpace))
+        self.up = nn.Sequential(*(_up(step, packing) for step in steps))
+        self.guidance = None if decoder.guidance is None else _Guidance(decoder.guidance, packing)
+        self.metres = decoder.metres
+        self.to_logit = Conv(fold(decoder.to_logit), None, packing)
+        self.confidence = decoder.confidence
+        mask = fold(decoder.to_mask)
+        self.mask_weight = packing.pack(mask.weight[:, :, 0, 0])
+        self.mask_bias = packing.pack(mask.bias)
+        self.triton = packing.triton
+
+    @property
+    def early_levels(self) -> tuple[int, ...]:
+        """The structural pathway's."""
+        return () if self.structural is None else self.structural.levels
+
+    def early(self, features: TowerFeatures) -> list[Tensor]:
+        """The structural pathway's map, all of it."""
+        assert self.structural is not None
+        assert self.structural_conv is not None
+        return [self.structural_conv(self.structural(features, None))]
+
+    def forward(
+        self,
+        features: TowerFeatures,
+        size: tuple[int, int] | None,
+        *,
+        early: list[Tensor] | None = None,
+    ) -> DepthEstimate:
+        """(B, 1, *size) float32 maps; ``size`` None gives 16 times the grid."""
+        fused_BChw = self._fuse(features, early)
+        x_BCHW = self.up(fused_BChw)
+        likeness_BSHW = None
+        if self.guidance is not None:
+            assert features.pixels is not None
+            even_B3HW = even_pixels(features.pixels, features.grid)
+            x_BCHW = self.guidance(x_BCHW, fused_BChw, even_B3HW)
+            likeness = self.guidance.likeness
+            likeness_BSHW = None if likeness is None else likeness(even_B3HW)
+        maps_BLHW = ops.convex_depth(
+            x_BCHW,
+            self._levels(self.to_logit(x_BCHW).float()),
+            self.mask_weight,
+            self.mask_bias,
+            likeness_BSHW,
+            metres=self.metres,
+            triton=self.triton,
+        )
+        if size is not None:
+            maps_BLHW = resize(maps_BLHW, size)
+        log_scale_B1HW = maps_BLHW[:, 1:] if self.confidence else None
+        return DepthEstimate(maps_BLHW[:, :1], log_scale_B1HW)
+
+    def _levels(self, logits_BCHW: Tensor) -> Tensor:
+        """What is mixed: the depth's level, and the logit of the scale where there is one."""
+        channels = self.metres.channels
+        if channels == 1:
+            return logits_BCHW
+        level_B1HW = self.metres.to_level(logits_BCHW[:, :channels])
+        return torch.cat((level_B1HW, logits_BCHW[:, channels:]), dim=1)
+
+    def _fuse(self, features: TowerFeatures, early: list[Tensor] | None) -> Tensor:
+        """(B, C, h, w) of both pathways."""
+        film_LBP = None if self.film is None else self.film(features.context)
+        x_BCHW: Tensor = self.semantic_conv(self.semantic(features, film_LBP))
+        if early is None:
+            early = [] if self.structural is None else self.early(features)
+        fused: Tensor = self.join(x_BCHW, *early)
+        return fused
+
+
+class _Guidance(nn.Module):
+    """`guided.Guidance`."""
+
+    def __init__(self, guidance: Guidance, packing: Packing) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            _conv(guidance.stem.first, packing), _conv(guidance.stem.second, packing)
+        )
+        self.attention = copy.deepcopy(guidance.attention).requires_grad_(False).to(packing.dtype)
+        self.likeness = copy.deepcopy(guidance.likeness)
+        if self.likeness is not None:
+            self.likeness.requires_grad_(False).to(packing.dtype)
+        join = _conv if guidance.join.conv.kernel_size == (3, 3) else _Pointwise
+        self.join = join(guidance.join, packing)
+        self.smooth = _conv(guidance.smooth, packing)
+
+    def forward(self, x_BCHW: Tensor, fused_BChw: Tensor, even_B3HW: Tensor) -> Tensor:
+        """(B, C, 4h, 4w) -> the same, knowing where the edges run."""
+        image_BCHW = self.stem(pixel_blocks(even_B3HW))
+        seen_BCHW = torch.cat((image_BCHW, self.attention(fused_BChw, image_BCHW)), dim=1)
+        guided_BCHW: Tensor = x_BCHW + self.smooth(self.join(x_BCHW, seen_BCHW))
+        return guided_BCHW
+
+
+class _Pointwise(nn.Module):
+    """A `ConvNormGELU` of 1x1 on two maps of one size, as a product."""
+
+    def __init__(self, block: ConvNormGELU, packing: Packing) -> None:
+        super().__init__()
+        folded = fold(block.conv, block.norm)
+        self.weight = packing.pack(folded.weight[:, :, 0, 0])
+        self.bias = packing.pack(folded.bias)
+        self.norm = None if folded.norm is None else NormAct(folded.norm, "gelu", packing)
+
+    def forward(self, x_BCHW: Tensor, other_BCHW: Tensor) -> Tensor:
+        """(B, O, H, W)."""
+        both_BHWC = rearrange(torch.cat((x_BCHW, other_BCHW), dim=1), "b c h w -> b h w c")
+        y_BCHW = rearrange(F.linear(both_BHWC, self.weight, self.bias), "b h w c -> b c h w")
+        return F.gelu(y_BCHW) if self.norm is None else self.norm(y_BCHW)
+
+
+class _Levels(nn.Module):
+    """`compact.NormedLevels`, summed."""
+
+    def __init__(self, levels: NormedLevels, packing: Packing) -> None:
+        super().__init__()
+        self.levels = levels.levels
+        weights, biases = [], []
+        for norm, project in zip(levels.norms, levels.projections, strict=True):
+            weight, bias = _fold_layer_norm(norm, project)
+            weights.append(weight)
+            biases.append(bias)
+        self.weight = packing.pack(torch.stack(weights))
+        self.bias = packing.pack(torch.stack(biases))
+        self.triton = packing.triton
+
+    def forward(self, features: TowerFeatures, film_LBP: Tensor | None) -> Tensor:
+        """(B, C, h, w)."""
+        levels = [features.levels[level] for level in self.levels]
+        summed_BNC = ops.normed_project(
+            levels, film_LBP, self.weight, self.bias, triton=self.triton
+        )
+        return tokens_to_map(summed_BNC, features.grid)
+
+
+class _Film(nn.Module):
+    """`compact.NarrowFiLM`'s MLP."""
+
+    def __init__(self, film: NarrowFiLM, packing: Packing) -> None:
+        super().__init__()
+        first, last = film.mlp[0], film.mlp[-1]
+        assert isinstance(last, nn.Linear)
+        weight, bias = _fold_layer_norm(film.norm, first)
+        self.weight, self.bias = packing.pack(weight[None]), packing.pack(bias[None])
+        self.last_weight = packing.pack(last.weight[None])
+        self.last_bias = packing.pack(last.bias[None])
+        self.levels = film.count
+        self.triton = packing.triton
+
+    def forward(self, context_BD: Tensor) -> Tensor:
+        """(L, B, 2 * C) gamma and beta of each level."""
+        parameters_1BP = ops.film_mlp(
+            context_BD,
+            self.weight,
+            self.bias,
+            self.last_weight,
+            self.last_bias,
+            activation="gelu",
+            normed=True,
+            triton=self.triton,
+        )
+        return rearrange(parameters_1BP, "1 b (l p) -> l b p", l=self.levels)
+
+
+def _fold_layer_norm(norm: nn.Module, linear: nn.Module) -> tuple[Tensor, Tensor]:
+    """A linear layer with the scale and shift of the layer norm before it; float64."""
+    assert isinstance(norm, nn.LayerNorm)
+    assert isinstance(linear, nn.Linear)
+    weight, bias = exact(linear.weight), exact(linear.bias)
+    return weight * exact(norm.weight), bias + weight @ exact(norm.bias)
+
+
+def _conv(block: ConvNormGELU, packing: Packing) -> Conv:
+    return Conv(fold(block.conv, block.norm), "gelu", packing)
+
+
+def _up(step: DepthToSpace, packing: Packing) -> Up:
+    smooth = fold(step.smooth.conv, step.smooth.norm)
+    return Up(Upsampling.of_expanded(step.expand), smooth, "gelu", packing)

@@ -1,0 +1,206 @@
+"""The published decoder in its inference form: `dual_path.py` with folded, composed weights.
+
+Axes: B views, N patch tokens, C channels of a stage, H W a map's size, h w the patch grid.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from clipdepth_plugin import ops
+from clipdepth_plugin.decoders.blocks import UpConv
+from clipdepth_plugin.decoders.dual_path import DualPathDecoder
+from clipdepth_plugin.decoders.film import FiLM
+from clipdepth_plugin.decoders.fusion import FusionStage
+from clipdepth_plugin.decoders.pathways import (
+    SemanticPathway,
+    StructuralPathway,
+    StructuralStage,
+    tokens_to_map,
+)
+from clipdepth_plugin.decoders.readout import DepthEstimate
+from clipdepth_plugin.features import TowerFeatures
+from clipdepth_plugin.fused.layers import Conv, GatedJoin, Packing, ResizedJoin, Up
+from clipdepth_plugin.fused.readout import Readout
+from clipdepth_plugin.fused.weights import Upsampling, fold
+
+
+class FusedDualPath(nn.Module):
+    """Both pathways' projections in one launch, then the stages.
+
+    Attributes:
+        projections: Of the levels of both pathways.
+        structural: The structural pathway's stages.
+        fusion: The fusion's stages.
+        readout: The depth output.
+    """
+
+    def __init__(self, decoder: DualPathDecoder, packing: Packing) -> None:
+        super().__init__()
+        self.projections = Projections(decoder.semantic, decoder.structural, packing)
+        stages = [] if decoder.structural is None else list(decoder.structural.stages)
+        self.structural = nn.ModuleList(
+            _Structural(stage, packing) for stage in stages if isinstance(stage, StructuralStage)
+        )
+        self.fusion = nn.ModuleList(
+            _Fusion(stage, packing) for stage in decoder.fusion if isinstance(stage, FusionStage)
+        )
+        self.readout = Readout(decoder.readout, packing)
+
+    @property
+    def early_levels(self) -> tuple[int, ...]:
+        """The structural pathway's."""
+        return self.projections.structural_levels
+
+    def early(self, features: TowerFeatures) -> list[Tensor]:
+        """The structural pathway's maps."""
+        return self._structural_maps(features, self.projections.structural(features))
+
+    def forward(
+        self,
+        features: TowerFeatures,
+        size: tuple[int, int] | None,
+        *,
+        early: list[Tensor] | None = None,
+    ) -> DepthEstimate:
+        """(B, 1, *size) float32 maps; ``size`` None gives 2 to the number of stages."""
+        if early is None:
+            semantic, projected = self.projections(features)
+            early = self._structural_maps(features, projected)
+        else:
+            semantic = self.projections.semantic(features)
+        structural = [*early, *[None] * (len(semantic) - len(early))]
+        x_BCHW = semantic[0]
+        for stage, skip_BChw, skip_BCHW in zip(self.fusion, semantic, structural, strict=True):
+            x_BCHW = stage(x_BCHW, skip_BChw, skip_BCHW)
+        estimate: DepthEstimate = self.readout(x_BCHW, size)
+        return estimate
+
+    def _structural_maps(self, features: TowerFeatures, projected: list[Tensor]) -> list[Tensor]:
+        """The structural pathway's maps, from its projected levels."""
+        maps: list[Tensor] = []
+        for stage, skip_BChw in zip(self.structural, projected, strict=True):
+            first = self.early_levels[0]
+            below = maps[-1] if maps else tokens_to_map(features.levels[first], features.grid)
+            maps.append(stage(below, skip_BChw))
+        return maps
+
+
+class Projections(nn.Module):
+    """FiLM's parameters, and the projections of all levels.
+
+    Attributes:
+        semantic_levels: The semantic pathway's, which FiLM modulates.
+        structural_levels: The structural pathway's; none where there is none.
+    """
+
+    def __init__(
+        self, semantic: SemanticPathway, structural: StructuralPathway | None, packing: Packing
+    ) -> None:
+        super().__init__()
+        self.semantic_levels, projections = semantic.levels, list(semantic.projections)
+        self.structural_levels: tuple[int, ...] = ()
+        if structural is not None:
+            self.structural_levels = structural.levels
+            projections += structural.projections
+        folded = [fold(project) for project in projections if isinstance(project, nn.Conv2d)]
+        self.channels = tuple(len(one.bias) for one in folded)
+        self.weight = packing.pack(torch.cat([one.weight[:, :, 0, 0] for one in folded]))
+        self.bias = packing.pack(torch.cat([one.bias for one in folded]))
+        self.film = semantic.film is not None
+        films = [film for film in semantic.film or () if isinstance(film, FiLM)]
+        self.mlps = nn.ParameterList(
+            packing.pack(torch.stack([getattr(film.mlp[layer], name) for film in films]))
+            for layer in (0, 2)
+            for name in ("weight", "bias")
+            if films
+        )
+        self.triton = packing.triton
+
+    def forward(self, features: TowerFeatures) -> tuple[list[Tensor], list[Tensor]]:
+        """One (B, C, h, w) map for each level of the two pathways, in one launch."""
+        levels, count = (*self.semantic_levels, *self.structural_levels), len(self.semantic_levels)
+        maps = self._project(features, levels, self.channels, self._film(features), first=0)
+        return maps[:count], maps[count:]
+
+    def semantic(self, features: TowerFeatures) -> list[Tensor]:
+        """The semantic pathway's maps alone: the very numbers of ``forward``."""
+        levels = self.semantic_levels
+        channels = self.channels[: len(levels)]
+        return self._project(features, levels, channels, self._film(features), first=0)
+
+    def structural(self, features: TowerFeatures) -> list[Tensor]:
+        """The structural pathway's maps alone: the very numbers of ``forward``."""
+        before, channels = (
+            self.channels[: len(self.semantic_levels)],
+            self.channels[len(self.semantic_levels) :],
+        )
+        return self._project(features, self.structural_levels, channels, None, first=sum(before))
+
+    def _film(self, features: TowerFeatures) -> Tensor | None:
+        if not self.film or features.context is None:
+            return None
+        return ops.film_mlp(features.context, *self.mlps, activation="relu", triton=self.triton)
+
+    def _project(
+        self,
+        features: TowerFeatures,
+        levels: tuple[int, ...],
+        channels: tuple[int, ...],
+        film_MBP: Tensor | None,
+        *,
+        first: int,
+    ) -> list[Tensor]:
+        """Levels whose weights begin at row ``first``."""
+        rows = slice(first, first + sum(channels))
+        projected = ops.film_project(
+            [features.levels[level] for level in levels],
+            film_MBP,
+            self.weight[rows],
+            self.bias[rows],
+            channels,
+            triton=self.triton,
+        )
+        return [tokens_to_map(x_BNC, features.grid) for x_BNC in projected]
+
+
+class _Structural(nn.Module):
+    """A stage of the structural pathway."""
+
+    def __init__(self, stage: StructuralStage, packing: Packing) -> None:
+        super().__init__()
+        self.up = _up(stage.up, packing)
+        channels = stage.join.conv.out_channels
+        self.join = ResizedJoin(fold(stage.join.conv, stage.join.norm), channels, packing)
+
+    def forward(self, below_BCHW: Tensor, projected_BChw: Tensor) -> Tensor:
+        joined: Tensor = self.join(self.up(below_BCHW), projected_BChw)
+        return joined
+
+
+class _Fusion(nn.Module):
+    """A stage of the fusion."""
+
+    def __init__(self, stage: FusionStage, packing: Packing) -> None:
+        super().__init__()
+        self.up = _up(stage.up, packing)
+        gates = [stage.semantic_gate]
+        gates += [] if stage.structural_gate is None else [stage.structural_gate]
+        join = fold(stage.join.conv, stage.join.norm)
+        self.join = GatedJoin([fold(gate.conv) for gate in gates], join, packing)
+        residual = stage.residual
+        self.first = Conv(fold(residual.first.conv, residual.first.norm), "relu", packing)
+        self.second = Conv(fold(residual.conv, residual.norm), "relu", packing)
+
+    def forward(
+        self, below_BCHW: Tensor, semantic_BChw: Tensor, structural_BCHW: Tensor | None
+    ) -> Tensor:
+        x_BCHW = self.join(self.up(below_BCHW), semantic_BChw, structural_BCHW)
+        fused: Tensor = self.second(self.first(x_BCHW), residual_BCHW=x_BCHW)
+        return fused
+
+
+def _up(up: UpConv, packing: Packing) -> Up:
+    smooth = fold(up.smooth.conv, up.smooth.norm)
+    return Up(Upsampling.of_transposed(up.upsample), smooth, "relu", packing)

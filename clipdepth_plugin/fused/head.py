@@ -1,0 +1,157 @@
+"""FusedHead: the inference form of a depth head, the same function in a fraction of the time.
+
+Axes: B views, D tower width, H W a map's size, h w the patch grid.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from clipdepth_plugin.config import HeadConfig
+from clipdepth_plugin.decoders.compact import CompactDecoder
+from clipdepth_plugin.decoders.dual_path import DualPathDecoder
+from clipdepth_plugin.decoders.readout import DepthEstimate
+from clipdepth_plugin.errors import KernelError
+from clipdepth_plugin.features import TowerFeatures
+from clipdepth_plugin.fused.compact import FusedCompact
+from clipdepth_plugin.fused.dual_path import FusedDualPath
+from clipdepth_plugin.fused.graphs import GraphCache, Inputs
+from clipdepth_plugin.fused.layers import Packing
+from clipdepth_plugin.head import (
+    DepthHead,
+    checked_early,
+    checked_features,
+    checked_size,
+    early_features,
+    with_confidence,
+)
+from clipdepth_plugin.precision import without_autocast
+
+
+class FusedHead(nn.Module):
+    """A depth head for inference only: norms folded, convolutions composed, weights packed once.
+
+    Made by ``DepthHead.fused``; takes the same features, gives the same metres and confidence, and
+    goes wherever a head goes: ``attach(host, head.fused())``. It holds copies of the weights, so
+    that training the head further does not change it.
+
+    On a GPU a call is recorded as a CUDA graph for each shape of its inputs, when that is met for
+    the second time, and replayed; inside torch.compile, torch.export and other graphs it is not. A
+    caller's autocast changes nothing.
+
+    Attributes:
+        config: The head's.
+        reads_pixels: The head's.
+        decoder: The fused decoder.
+    """
+
+    def __init__(
+        self,
+        head: DepthHead,
+        dtype: torch.dtype | None = None,
+        *,
+        triton: bool | None = None,
+        graphs: int = 8,
+    ) -> None:
+        """See ``DepthHead.fused``."""
+        super().__init__()
+        self.config: HeadConfig = head.config
+        self.reads_pixels = head.reads_pixels
+        own = next(head.parameters(), torch.empty(0))
+        packing = Packing(own.dtype if dtype is None else dtype, triton)
+        self.decoder = _fuse(head.decoder, packing).to(own.device)
+        self._graphs = GraphCache(functools.partial(_decode, self.decoder), graphs)
+        self._early_graphs = GraphCache(functools.partial(_early, self.decoder), graphs)
+        self.eval()
+
+    @property
+    def early_levels(self) -> tuple[int, ...]:
+        """See ``DepthHead.early_levels``."""
+        return self.decoder.early_levels
+
+    def early(self, features: TowerFeatures) -> list[Tensor]:
+        """See ``DepthHead.early``."""
+        weight = next(self.parameters())
+        read = early_features(features, self.config, self.early_levels, weight.dtype)
+        with without_autocast(weight.device):
+            return self._early_graphs.run(Inputs(read))
+
+    def forward(
+        self,
+        features: TowerFeatures,
+        size: tuple[int, int] | None = None,
+        *,
+        early: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Depth of each view; see ``DepthHead.forward``.
+
+        Raises:
+            FeaturesError: See ``DepthHead.forward``.
+            KernelError: A gradient is needed, or Triton was asked for and cannot run.
+        """
+        return self.estimate(features, size, early=early).metres
+
+    def forward_with_confidence(
+        self, features: TowerFeatures, size: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As ``forward``, and how sure it is; see ``DepthHead.forward_with_confidence``.
+
+        Raises:
+            HeadMismatchError: The head was made without ``config.confidence``.
+        """
+        return with_confidence(self.estimate(features, size))
+
+    def estimate(
+        self,
+        features: TowerFeatures,
+        size: tuple[int, int] | None = None,
+        *,
+        early: list[Tensor] | None = None,
+    ) -> DepthEstimate:
+        """Everything that the head predicts, but for auxiliary maps; raises as ``forward``."""
+        given = (*features.levels.values(), features.context, features.pixels)
+        if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given):
+            raise KernelError(
+                "a fused head gives no gradient, and its features need one: use the plain head, "
+                "or run under torch.no_grad()"
+            )
+        if early is not None:
+            early = checked_early(early, features, self.early_levels)
+        weight = next(self.parameters())
+        size = checked_size(size)
+        checked = checked_features(features, self.config, weight.dtype)
+        with without_autocast(weight.device):
+            metres_B1HW, *scales = self._graphs.run(Inputs(checked, size, early))
+        return DepthEstimate(metres_B1HW, scales[0] if scales else None)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        for graphs in (self._graphs, self._early_graphs):
+            graphs.clear()  # they read the weights where these were
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+
+def _decode(decoder: FusedCompact | FusedDualPath, inputs: Inputs) -> list[Tensor]:
+    """Metres; behind them the logarithm of their error's scale, where the head has it."""
+    estimate: DepthEstimate = decoder(inputs.features, inputs.size, early=inputs.early)
+    return [x for x in (estimate.metres, estimate.log_scale) if x is not None]
+
+
+def _early(decoder: FusedCompact | FusedDualPath, inputs: Inputs) -> list[Tensor]:
+    return decoder.early(inputs.features)
+
+
+def _fuse(decoder: nn.Module, packing: Packing) -> FusedCompact | FusedDualPath:
+    if isinstance(decoder, CompactDecoder):
+        return FusedCompact(decoder, packing)
+    if isinstance(decoder, DualPathDecoder):
+        return FusedDualPath(decoder, packing)
+    raise KernelError(
+        f"a {type(decoder).__name__} has no fused form; there is one of the dual-path and of the "
+        "compact decoder"
+    )

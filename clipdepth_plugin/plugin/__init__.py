@@ -1,0 +1,1 @@
+"""attach() and DepthPlugin: depth beside a host's own outputs."""

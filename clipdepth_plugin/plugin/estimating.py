@@ -1,0 +1,94 @@
+"""A head on the features of a pass: whether it may run there, and whether its depth is sound."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from clipdepth_plugin.decoders.readout import DepthEstimate
+from clipdepth_plugin.errors import HeadMismatchError, NoDepthError
+from clipdepth_plugin.features import TowerFeatures
+
+if TYPE_CHECKING:
+    from clipdepth_plugin.fused.head import FusedHead  # brings triton in
+    from clipdepth_plugin.head import DepthHead
+
+
+def check_mode(head: DepthHead | FusedHead) -> None:
+    """Whether reading depth would leave the head as it is.
+
+    Raises:
+        HeadMismatchError: It is in training mode.
+    """
+    if head.training:
+        raise HeadMismatchError(
+            "the head is in training mode, where reading depth would change its batch norms: "
+            "call head.eval() (or plugin.eval()) first; to train, call plugin(pixels) or "
+            "head(features)"
+        )
+
+
+def estimate(
+    head: DepthHead | FusedHead,
+    features: TowerFeatures,
+    early: list[Tensor] | None = None,
+    size: tuple[int, int] | None = None,
+) -> DepthEstimate:
+    """Depth, and confidence where the head has it; ``early``: what ``head.early`` gave.
+
+    By the head's own call where that gives all that it knows: the user may have hooked it.
+    """
+    given: dict[str, Any] = {} if early is None else {"early": early}
+    if size is not None:
+        given["size"] = size
+    if head.config.confidence:
+        return head.estimate(features, **given)
+    return DepthEstimate(head(features, **given))
+
+
+def check_finite(maps: Sequence[Tensor]) -> None:
+    """Whether the depth of every view is finite; waits for the device.
+
+    Args:
+        maps: (B, 1, H, W) metres, one for each batch of views.
+
+    Raises:
+        NoDepthError: Names the views where it is not.
+    """
+    # One pass over the maps: a sum is finite only where all of it is, and else it is looked at.
+    if bool(torch.stack([one_B1HW.sum() for one_B1HW in maps]).isfinite().all()):
+        return
+    finite_B = torch.cat([one_B1HW.isfinite().flatten(1).all(dim=1) for one_B1HW in maps])
+    if not bool(finite_B.all()):
+        odd = (~finite_B).nonzero().flatten().tolist()
+        raise NoDepthError(
+            f"the depth of views {odd} is not finite: NaN or infinite pixels or weights, or a "
+            "tower that overflows in half precision (run it in bfloat16 or float32)"
+        )
+
+
+def on_heads_device(features: TowerFeatures, head: DepthHead | FusedHead) -> TowerFeatures:
+    """Features on the head's device, for towers that are spread over several.
+
+    Raises:
+        HeadMismatchError: The head is on none of the tower's devices.
+    """
+    device = next(head.parameters()).device
+    devices = {x_BND.device for x_BND in features.levels.values()}
+    if device not in devices:
+        elsewhere = str(next(iter(devices)))
+        raise HeadMismatchError(
+            f"the head is on {device}, the tower on {elsewhere}: head.to({elsewhere!r})"
+        )
+    others = [x for x in (features.context, features.pixels) if x is not None]
+    if len(devices) == 1 and all(x.device == device for x in others):
+        return features
+    return TowerFeatures(
+        {level: x_BND.to(device) for level, x_BND in features.levels.items()},
+        None if features.context is None else features.context.to(device),
+        features.grid,
+        None if features.pixels is None else features.pixels.to(device),
+    )

@@ -1,0 +1,87 @@
+"""A new head's level norms begin where the tower's tokens are: mean 0, deviation 1 in each channel.
+
+A layer norm gives each token the deviation 1, but not its channels: most of them hardly vary from
+token to token, beside a few that are far from 0 everywhere. A head that has to learn that first
+learns depth later (results/ladder.md). Measured once on the first pictures, as in Weight
+Normalization (arXiv 1602.07868, section 3), and learnt from there.
+
+Axes: B views, N patch tokens, D tower width; M = 2 D + 1: sums of D channels and of their squares,
+and the number of tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from itertools import islice
+from typing import TYPE_CHECKING, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clipdepth_plugin.decoders.compact import NormedLevels
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from clipdepth_plugin.training.batches import FeatureSource
+
+_LEAST_DEVIATION = 1e-3
+"""Of a channel; so that one that does not vary at all is not blown up."""
+
+
+def standardise_levels(
+    head: nn.Module, source: FeatureSource, batches: int, accelerator: Accelerator
+) -> None:
+    """Sets scale and shift of a head's level norms; one that does not normalise levels has none.
+
+    To be called in every process; the statistics are those of all their batches.
+
+    Args:
+        head: A new one.
+        source: Of the training batches, the first of which are read.
+        batches: So many, or as many as there are.
+        accelerator: The processes.
+    """
+    norms: dict[int, list[nn.LayerNorm]] = {}
+    for path in head.modules():
+        if isinstance(path, NormedLevels):
+            for level, norm in zip(path.levels, path.norms, strict=True):
+                norms.setdefault(level, []).append(cast("nn.LayerNorm", norm))
+    if not norms:
+        return
+    sums = {level: _nothing(same[0]) for level, same in norms.items()}
+    for batch in islice(source.batches(0), batches):
+        for level in sums:
+            sums[level] += _sums(batch.features.levels[level])
+    for level, same in norms.items():
+        total_M = sums[level]
+        if accelerator.num_processes > 1:
+            total_M = accelerator.reduce(total_M.to(accelerator.device), reduction="sum").cpu()
+        _set(same, total_M)
+
+
+def _nothing(norm: nn.LayerNorm) -> Tensor:
+    return torch.zeros(2 * norm.normalized_shape[0] + 1, dtype=torch.float64)
+
+
+def _sums(tokens_BND: Tensor) -> Tensor:
+    """(M,) of one batch's tokens, each normalised; float64 on the CPU."""
+    normed_BND = F.layer_norm(tokens_BND.float(), tokens_BND.shape[-1:])
+    count = math.prod(normed_BND.shape[:-1])
+    sums = (normed_BND.sum((0, 1)), normed_BND.square().sum((0, 1)), normed_BND.new_tensor([count]))
+    return torch.cat(sums).cpu().double()
+
+
+def _set(norms: Iterable[nn.LayerNorm], total_M: Tensor) -> None:
+    """Gives layer norms the scale and shift after which each channel has mean 0, deviation 1."""
+    count = float(total_M[-1])
+    if not count:
+        return
+    mean_D, square_D = (total_M[:-1] / count).chunk(2)
+    deviation_D = (square_D - mean_D.square()).clamp_min(_LEAST_DEVIATION**2).sqrt()
+    with torch.no_grad():
+        for norm in norms:
+            norm.weight.copy_(1 / deviation_D)
+            norm.bias.copy_(-mean_D / deviation_D)

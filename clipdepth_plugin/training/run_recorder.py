@@ -1,0 +1,253 @@
+"""Everything of a run that is kept: log, validations, checkpoints, the best head."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import broadcast_object_list, gather_object
+
+from clipdepth_plugin.errors import TrainingError
+from clipdepth_plugin.head import DepthHead
+from clipdepth_plugin.training.checkpoint import Checkpoint, read_checkpoint
+from clipdepth_plugin.training.image_grids import picture_sheet
+from clipdepth_plugin.training.trained import (
+    head_tensors,
+    load_model_tensors,
+    load_optimiser_tensors,
+    model_tensors,
+    optimiser_tensors,
+)
+from clipdepth_plugin.training.validation import Validation, validate
+from clipdepth_plugin.weights.hub import CARD_FILE, load_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from clipdepth_plugin.training.run_folder import RunFolder
+    from clipdepth_plugin.training.session import Session
+    from clipdepth_plugin.training.step import StepResult
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best weights so far.
+
+    Attributes:
+        abs_rel: On the validation data; None before the first finite one.
+        weights: ``raw`` or ``ema``.
+        step: When.
+    """
+
+    abs_rel: float | None = None
+    weights: str = "raw"
+    step: int = 0
+
+
+class RunRecorder:
+    """Keeps what a run makes; its methods are to be called in every process.
+
+    Attributes:
+        folder: Where.
+        best: The best weights so far.
+        last_abs_rel: Of the last validation; NaN before the first.
+    """
+
+    def __init__(self, session: Session, folder: RunFolder) -> None:
+        self.folder = folder
+        self.best = Best()
+        self.last_abs_rel = math.nan
+        self._session = session
+        self._accelerator = session.accelerator
+        self._main = session.accelerator.is_main_process
+
+    def start(self, *, resume: bool) -> tuple[int, int, int]:
+        """Opens the folder, and loads the newest checkpoint where there is one to go on from.
+
+        Returns:
+            Step, epoch and batch to go on with.
+
+        Raises:
+            TrainingError: The folder can't be written, or every checkpoint is damaged.
+        """
+        newest = [self.folder.checkpoints.newest() if resume and self._main else None]
+        if self._accelerator.num_processes > 1:
+            broadcast_object_list(newest)
+        position = (0, 0, 0)
+        if newest[0] is not None:
+            position = self._restore(read_checkpoint(newest[0]))
+            logger.info("going on from %s", newest[0])
+        elif resume:
+            logger.info("%s has no checkpoint yet: starting from the beginning", self.folder.path)
+        if self._main:
+            self.folder.open(position[0])
+        return position
+
+    def log_step(
+        self, step: int, epoch: int, result: StepResult, rate: float, speed: float
+    ) -> None:
+        """Writes a line for a step."""
+        if self._main:
+            record = {"step": step, "kind": "train", "epoch": epoch, "loss": result.loss}
+            norm = result.gradient_norm if math.isfinite(result.gradient_norm) else None
+            more = {"learning_rate": rate, "gradient_norm": norm, "images_per_second": speed}
+            self.folder.write({**record, **result.terms, **more})
+
+    def validate(self, step: int) -> None:
+        """Measures raw and averaged weights, and keeps the best so far."""
+        session = self._session
+        if session.sources.validation is None:
+            return
+        measured = {"raw": self._measure("raw")}
+        if session.ema is not None:
+            measured["ema"] = self._measure("ema")
+        weights = min(measured, key=lambda name: _order(measured[name].metrics["abs_rel"]))
+        abs_rel = measured[weights].metrics["abs_rel"]
+        self.last_abs_rel = abs_rel
+        if self._main:
+            for name, one in measured.items():
+                record = {"step": step, "kind": f"validation_{name}", "images": one.images}
+                self.folder.write({**record, **_finite(one.metrics)})
+            self._draw(step, measured[weights])
+        if not math.isfinite(abs_rel):
+            logger.warning(
+                "step %d: AbsRel on the validation data is not finite: the weights have diverged, "
+                "and no head is kept of them; lower optimiser.lr",
+                step,
+            )
+        elif self.best.abs_rel is None or abs_rel < self.best.abs_rel:
+            self.best = Best(abs_rel, weights, step)
+            self._save_head(measured[weights].metrics)
+
+    def save(self, step: int, epoch: int, batch: int) -> None:
+        """Writes a checkpoint.
+
+        Raises:
+            TrainingError: It can't be written; the ones before stay.
+        """
+        session = self._session
+        tensors, groups = optimiser_tensors(session.model, session.optimiser.optimizer)
+        with self._weights("ema"):
+            average = model_tensors(session.model) if session.ema is not None else {}
+        states: list[dict[str, Tensor]] = gather_object([session.stepper.rng])
+        rng = {f"{rank}|{name}": x for rank, one in enumerate(states) for name, x in one.items()}
+        model = model_tensors(session.model)
+        if self._main:
+            scaler = self._accelerator.scaler
+            state = {
+                "epoch": epoch,
+                "batch": batch,
+                "best": dataclasses.asdict(self.best),
+                "optimiser_groups": groups,
+                "scaler": None if scaler is None else scaler.state_dict(),
+                "processes": self._accelerator.num_processes,
+                "torch": torch.__version__,
+            }
+            parts = {"model": model, "ema": average, "optimiser": tensors, "rng": rng}
+            self.folder.checkpoints.save(Checkpoint(step, parts, state))
+        self._accelerator.wait_for_everyone()
+
+    def finish(self, step: int) -> Best:
+        """Saves the last weights as the head where there was no validation.
+
+        Returns:
+            The best weights.
+
+        Raises:
+            TrainingError: No validation of the run gave a finite error.
+        """
+        if self._session.sources.validation is None:
+            self.best = Best(None, "raw" if self._session.ema is None else "ema", step)
+            self._save_head({})
+        elif self.best.abs_rel is None:
+            raise TrainingError(
+                f"{self.folder.path}: no validation gave a finite AbsRel, so there is no head to "
+                "keep: the weights have diverged; lower optimiser.lr and train again"
+            )
+        self._accelerator.wait_for_everyone()
+        return self.best
+
+    def close(self) -> None:
+        """Closes the log."""
+        self.folder.close()
+
+    def _restore(self, checkpoint: Checkpoint) -> tuple[int, int, int]:
+        session, state, tensors = self._session, checkpoint.state, checkpoint.tensors
+        if session.ema is not None:
+            load_model_tensors(session.model, tensors["ema"])
+            session.ema.restart()
+        load_model_tensors(session.model, tensors["model"])
+        load_optimiser_tensors(
+            session.model,
+            session.optimiser.optimizer,
+            tensors["optimiser"],
+            state["optimiser_groups"],
+        )
+        rank = self._accelerator.process_index
+        if state["processes"] != self._accelerator.num_processes:
+            logger.warning(
+                "the checkpoint was written by %d processes, now there are %d: dropout will draw "
+                "other numbers",
+                state["processes"],
+                self._accelerator.num_processes,
+            )
+        for name in session.stepper.rng:
+            if (stored := tensors["rng"].get(f"{rank}|{name}")) is not None:
+                session.stepper.rng[name] = stored
+        if state["scaler"] is not None and self._accelerator.scaler is not None:
+            self._accelerator.scaler.load_state_dict(state["scaler"])
+        self.best = Best(**state["best"])
+        return checkpoint.step, int(state["epoch"]), int(state["batch"])
+
+    @contextlib.contextmanager
+    def _weights(self, which: str) -> Any:
+        """Inside, the model has its raw or its averaged weights."""
+        ema = self._session.ema
+        with contextlib.nullcontext() if which == "raw" or ema is None else ema.applied():
+            yield
+
+    def _measure(self, weights: str) -> Validation:
+        session = self._session
+        assert session.sources.validation is not None
+        with self._weights(weights):
+            return validate(
+                self._accelerator,
+                session.model,
+                session.sources.validation,
+                session.size,
+                session.config.logging.pictures,
+            )
+
+    def _draw(self, step: int, seen: Validation) -> None:
+        if count := seen.truth.shape[0]:
+            rgb_P3HW = self._session.sources.pictures(count)
+            sheet = picture_sheet(rgb_P3HW, seen.truth, seen.pictures)
+            self.folder.write_pictures(step, sheet)
+
+    def _save_head(self, metrics: dict[str, float]) -> None:
+        with self._weights(self.best.weights):
+            state = head_tensors(self._session.model)
+        if not self._main:
+            return
+        provenance = self._session.provenance(self.best, metrics)
+        head = DepthHead(self._session.head_config.model_copy(update={"provenance": provenance}))
+        load_weights(head, state, "the trained weights")
+        # An edited card is kept by save_pretrained, but this one is of earlier weights.
+        (self.folder.head / CARD_FILE).unlink(missing_ok=True)
+        head.eval().save_pretrained(self.folder.head)
+
+
+def _order(abs_rel: float) -> float:
+    """NaN is worse than anything."""
+    return math.inf if math.isnan(abs_rel) else abs_rel
+
+
+def _finite(metrics: dict[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}

@@ -1,0 +1,1 @@
+"""Heads on disk and on the hub: saving, loading, model card, the authors' checkpoints."""
