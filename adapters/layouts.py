@@ -1,7 +1,8 @@
 """How a tower's raw block outputs become each view's row-major tokens.
 
-A ``LayoutRule`` knows a kind of tower. From what the tower was called with it makes the ``TokenLayout``
-of one pass, when that pass is read: hooks keep references and never wait for a device.
+A ``LayoutRule`` knows a kind of tower. From what the tower was called with it makes the
+``TokenLayout`` of one pass, when that pass is read: hooks keep references and never wait for a
+device.
 
 Axes: B views, N = h * w patch tokens, T those and prefix tokens, D width, R rows of a raw output
 with its axes before D flattened, H W pixels.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from clipdepth_plugin.adapters.families import read_quirks
+from clipdepth_plugin.adapters.families import read_traits
 from clipdepth_plugin.adapters.layouts import LayoutRule
 from clipdepth_plugin.adapters.plain import PACKING, PlainRule
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
@@ -155,7 +155,7 @@ def _find(model: nn.Module) -> tuple[list[Tower], list[Misfit]]:
 def _describe(model: nn.Module, skeleton: Skeleton) -> Tower | Misfit:
     embedding, block_list = skeleton.patch_embedding, skeleton.block_list
     module = model.get_submodule(skeleton.path)
-    traits = read_quirks(module, block_list.width, modules_around(model, skeleton.path))
+    traits = read_traits(module, block_list.width, modules_around(model, skeleton.path))
     sequence_first = _runs_sequence_first(block_list.blocks[0])
     rule = traits.rule
     if rule is None and embedding.packed:
