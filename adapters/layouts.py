@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import NoDepthError
+from clipdepth_plugin.features import Views
 
-Size = tuple[int, int]
 POSITIONS = "position_embeddings"
 """The blocks' argument that rules read which prove their layout: rotary (cos, sin)."""
 
@@ -64,21 +65,6 @@ def require(call: TowerCall, name: str, count: int | None = None) -> Tensor:
     if count is not None and len(tensor) != count:
         raise NoDepthError(f"{name} has {len(tensor)} entries for {count} pictures")
     return tensor
-
-
-@dataclass(frozen=True)
-class Views:
-    """Neighbouring views of one size.
-
-    Attributes:
-        count: B.
-        grid: Patch grid (h, w).
-        pixel_size: (H, W) of what each shows, in pixels of the tower's input.
-    """
-
-    count: int
-    grid: Size
-    pixel_size: Size
 
 
 class TokenLayout(ABC):

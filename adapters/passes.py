@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipdepth_plugin.adapters.layouts import POSITIONS, LayoutRule, TokenLayout, TowerCall, Views
+from clipdepth_plugin.adapters.layouts import POSITIONS, LayoutRule, TokenLayout, TowerCall
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.config import ContextKind
 from clipdepth_plugin.errors import NoDepthError
-from clipdepth_plugin.features import TowerFeatures
+from clipdepth_plugin.features import TowerFeatures, Views
 
 NOT_FIRED = (
     "the host was compiled, graphed or replayed before attach, an error ended its forward, or it "

@@ -20,12 +20,12 @@ from clipdepth_plugin.adapters.layouts import (
     LayoutRule,
     Place,
     PlainLayout,
-    Size,
     TokenLayout,
     TowerCall,
-    Views,
 )
+from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import NoDepthError
+from clipdepth_plugin.features import Views
 
 # Pretraining's masks: their patches are replaced or weighed, none is padding.
 _NOT_PADDING = ("bool_masked_pos", "head_mask")

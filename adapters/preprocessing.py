@@ -8,13 +8,16 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 from clipdepth_plugin.adapters.processors.view_rules import (
-    Cut,
     Fit,
     Half,
     PadToSquare,
     ShortestSide,
     Squash,
 )
+from clipdepth_plugin.arguments import Size
+from clipdepth_plugin.errors import HostError
+from clipdepth_plugin.maps.geometry import ViewGeometry
+from clipdepth_plugin.maps.tiling import ViewRule
 
 ResizeKind = Literal["squash", "shortest", "pad", "fit", "fit_middle", "fit_end"]
 Interpolation = Literal["bicubic", "bilinear", "box", "hamming", "lanczos", "nearest"]
@@ -60,15 +63,42 @@ class Preprocessing:
     resize_to: int | None = None
     interpolation: Interpolation = "bicubic"
     crop_half: Half = "even"
-    cuts: tuple[Cut, ...] = ()
+    cuts: tuple[ViewRule, ...] = ()
     unknown: str = ""
 
     @property
-    def ways(self) -> tuple[Cut, ...]:
+    def ways(self) -> tuple[ViewRule, ...]:
         """All ways in which the host makes views of an image; empty where none is known."""
         return self.cuts if self.resize is None else (*self.cuts, self._way(self.resize))
 
-    def _way(self, kind: ResizeKind) -> Cut:
+    def known_ways(self) -> tuple[ViewRule, ...]:
+        """As ``ways``.
+
+        Raises:
+            HostError: There is none.
+        """
+        if self.ways:
+            return self.ways
+        if self.unknown:
+            raise HostError(
+                "it is not known how this host makes views of its pictures: no rule for "
+                f"{self.unknown}; use predict(size=...)"
+            )
+        raise HostError(
+            "it is not known how this host resizes its pictures: give "
+            "attach(..., processor=...) the host's image processor"
+        )
+
+    def whole_view(self, image_size: Size) -> ViewGeometry:
+        """The one view of an image that ``resize`` makes.
+
+        Raises:
+            HostError: It is not known how the host resizes.
+        """
+        (way,) = replace(self, cuts=()).known_ways()
+        return way.views(image_size).views[0]
+
+    def _way(self, kind: ResizeKind) -> ViewRule:
         match kind:
             case "squash":
                 return Squash(self.size)

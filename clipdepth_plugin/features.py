@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import GetAttrKey, KeyEntry, register_pytree_node
 
+from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import FeaturesError
 
 
@@ -90,6 +91,21 @@ def one_size(features: TowerFeatures | list[TowerFeatures]) -> TowerFeatures:
         f"views of several sizes (grids {grids}) where one size is needed: give pictures of one "
         "size, or take the list of features one by one"
     )
+
+
+@dataclass(frozen=True)
+class Views:
+    """Neighbouring views of one size.
+
+    Attributes:
+        count: B.
+        grid: Patch grid (h, w).
+        pixel_size: (H, W) of what each shows, in pixels of the tower's input.
+    """
+
+    count: int
+    grid: Size
+    pixel_size: Size
 
 
 _CHILDREN = ("levels", "context", "pixels")

@@ -17,21 +17,15 @@ from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.config import HeadConfig, Preset, scale_levels
 from clipdepth_plugin.decoders.compact import CompactDecoder
 from clipdepth_plugin.decoders.dual_path import DualPathDecoder
-from clipdepth_plugin.decoders.readout import DepthEstimate, confidence_of
-from clipdepth_plugin.errors import FeaturesError, HeadMismatchError
+from clipdepth_plugin.decoders.inputs import (
+    checked_early,
+    checked_features,
+    checked_size,
+    early_features,
+)
+from clipdepth_plugin.decoders.readout import DepthEstimate, with_confidence
 from clipdepth_plugin.features import TowerFeatures
-from clipdepth_plugin.maps.arguments import parse_size
 from clipdepth_plugin.weights.hub import HubMixin
-
-NO_CONFIDENCE = (
-    "this head predicts no confidence (config.confidence is False): train one with "
-    "head.options.confidence: true and a weight for loss.confidence"
-)
-
-NO_EARLY = (
-    "this head has no early levels (head.early_levels is empty): call head(features) alone, "
-    "without early maps"
-)
 
 if TYPE_CHECKING:
     from clipdepth_plugin.fused.head import FusedHead
@@ -223,108 +217,3 @@ class DepthHead(nn.Module, HubMixin):
         from clipdepth_plugin.fused.head import FusedHead
 
         return FusedHead(self, dtype, triton=triton, graphs=graphs)
-
-
-def with_confidence(estimate: DepthEstimate) -> tuple[Tensor, Tensor]:
-    """Metres and their confidence.
-
-    Raises:
-        HeadMismatchError: The head predicts none.
-    """
-    if estimate.log_scale is None:
-        raise HeadMismatchError(NO_CONFIDENCE)
-    return estimate.metres, confidence_of(estimate.log_scale)
-
-
-def early_features(
-    features: TowerFeatures, config: HeadConfig, levels: tuple[int, ...], dtype: torch.dtype
-) -> TowerFeatures:
-    """What ``early`` reads, in a head's dtype.
-
-    Raises:
-        FeaturesError: A level is missing or has another width, or there are none to read.
-    """
-    if not levels:
-        raise FeaturesError(NO_EARLY)
-    read = _checked_levels(features, levels, config.width, dtype)
-    return TowerFeatures(read, None, features.grid)
-
-
-def checked_size(size: tuple[int, int] | None) -> tuple[int, int] | None:
-    """The output's size as a head is given it; a traced one is taken as it is.
-
-    Raises:
-        HostError: It is no (height, width) in whole pixels.
-    """
-    if size is None or torch.compiler.is_compiling():
-        return size
-    return parse_size(size, "size")
-
-
-def checked_early(
-    early: list[Tensor], features: TowerFeatures, levels: tuple[int, ...]
-) -> list[Tensor]:
-    """What ``early`` gave, if it can be of these features.
-
-    Raises:
-        FeaturesError: It is of another number of views, or the head has no early levels.
-    """
-    if not levels:
-        raise FeaturesError(NO_EARLY)
-    odd = [x_BChw.shape[0] for x_BChw in early if x_BChw.shape[0] != features.batch]
-    if odd:
-        raise FeaturesError(
-            f"the early maps are of {odd[0]} views, the features of {features.batch}: give what "
-            "head.early(features) gave of the same features"
-        )
-    return early
-
-
-def checked_features(
-    features: TowerFeatures, config: HeadConfig, dtype: torch.dtype
-) -> TowerFeatures:
-    """The levels, the context and the pixels that a head reads, in its dtype.
-
-    Raises:
-        FeaturesError: One is missing or has another width.
-    """
-    read = _checked_levels(features, config.levels, config.width, dtype)
-    if config.film and features.context is None:
-        raise FeaturesError(
-            f"the head's FiLM needs the {config.context!r} context, got None; give "
-            "TowerFeatures(context=...) or train a head with film=False"
-        )
-    if config.reads_pixels and features.pixels is None:
-        raise FeaturesError(
-            "the head's image stem reads the tower's input pixels, got None; give "
-            "TowerFeatures(pixels=...) as the tower takes them"
-        )
-    context = features.context.to(dtype) if config.film and features.context is not None else None
-    if context is not None:
-        _check_width("context", context, config.width)
-    pixels = features.pixels if config.reads_pixels else None
-    if pixels is not None and (pixels.shape[1] != 3 or not pixels.is_floating_point()):
-        raise FeaturesError(
-            f"pixels are {tuple(pixels.shape)} of {pixels.dtype}; the head's image stem reads "
-            "(B, 3, H, W) floats, normalised as the tower takes them"
-        )
-    return TowerFeatures(read, context, features.grid, None if pixels is None else pixels.to(dtype))
-
-
-def _checked_levels(
-    features: TowerFeatures, levels: tuple[int, ...], width: int, dtype: torch.dtype
-) -> dict[int, Tensor]:
-    missing = [level for level in levels if level not in features.levels]
-    if missing:
-        raise FeaturesError(
-            f"the head reads levels {list(levels)}; levels {missing} are missing "
-            f"(got {sorted(features.levels)})"
-        )
-    for level in levels:
-        _check_width(f"level {level}", features.levels[level], width)
-    return {level: features.levels[level].to(dtype) for level in levels}
-
-
-def _check_width(name: str, x: Tensor, width: int) -> None:
-    if x.shape[-1] != width:
-        raise FeaturesError(f"{name} has width {x.shape[-1]}; the head was made for {width}")

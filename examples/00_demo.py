@@ -19,8 +19,9 @@ from torch import Tensor
 
 from clipdepth_plugin import attach
 from clipdepth_plugin.adapters.loading import load_host
+from clipdepth_plugin.adapters.pixels import to_pixels
 from clipdepth_plugin.files.depth_maps import write_colour, write_depth_png
-from clipdepth_plugin.files.pictures import load_image, to_pixels
+from clipdepth_plugin.files.pictures import load_image
 from clipdepth_plugin.weights.shipped import load_head
 
 PICTURES = ("coffee", "motorcycle_left")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from clipdepth_plugin.arguments import parse_focal, parse_intrinsics, parse_size, parse_sizes
 from clipdepth_plugin.errors import HostError
-from clipdepth_plugin.maps.arguments import parse_focal, parse_intrinsics, parse_size, parse_sizes
 
 NAN, INF = float("nan"), float("inf")
 CAMERA = (500.0, 510.0, 320.0, 240.0)

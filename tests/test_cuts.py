@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from clipdepth_plugin.adapters.processors.hf import from_processor
-from clipdepth_plugin.adapters.processors.view_rules import Cut
-from clipdepth_plugin.maps.geometry import ImageViews, Size, ViewGeometry
+from clipdepth_plugin.arguments import Size
+from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
+from clipdepth_plugin.maps.tiling import ViewRule
 
 T = 32  # a tile's side
 SQUARE = {"height": T, "width": T}
@@ -189,7 +190,7 @@ def ramps(size: Size) -> Tensor:
     return (torch.stack([x_HW, y_HW, torch.ones(size)]) * 255).round().to(torch.uint8)
 
 
-def seen_by(case: Case, variant: str, size: Size) -> tuple[list[Tensor], ImageViews, Cut]:
+def seen_by(case: Case, variant: str, size: Size) -> tuple[list[Tensor], ImageViews, ViewRule]:
     """What the processor makes of a picture, and what the rule says of it."""
     processor = getattr(transformers, variant)(**{**PLAIN, **case.options})
     steps = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
@@ -243,7 +244,7 @@ def test_at_any_size(case: Case, variant: str, size: Size) -> None:
     compare(seen, expected, way)
 
 
-def compare(seen: list[Tensor], expected: ImageViews, way: Cut) -> None:
+def compare(seen: list[Tensor], expected: ImageViews, way: ViewRule) -> None:
     assert len(seen) == len(expected)
     for view, seen_3HW in zip(expected.views, seen, strict=True):
         shown = tuple(seen_3HW.shape[1:])

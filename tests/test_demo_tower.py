@@ -16,8 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from clipdepth_plugin.adapters.loading import demo
+from clipdepth_plugin.adapters.pixels import to_pixels
 from clipdepth_plugin.errors import HostError
-from clipdepth_plugin.files.pictures import load_image, to_pixels
+from clipdepth_plugin.files.pictures import load_image
 
 if TYPE_CHECKING:
     from transformers import Dinov2Model

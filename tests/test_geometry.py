@@ -16,13 +16,12 @@ from torchvision.transforms import functional as tv  # type: ignore[import-untyp
 from clipdepth_plugin.adapters.preprocessing import Preprocessing, ResizeKind
 from clipdepth_plugin.errors import HostError
 from clipdepth_plugin.maps.geometry import ViewGeometry, depth_to_points
-from clipdepth_plugin.maps.tiling import whole_view
 
 VIEW = (96, 96)
 
 
 def geometry(kind: ResizeKind | None, size: tuple[int, int], to: int | None = None) -> ViewGeometry:
-    return whole_view(size, Preprocessing((0.5,) * 3, (0.5,) * 3, VIEW, kind, to))
+    return Preprocessing((0.5,) * 3, (0.5,) * 3, VIEW, kind, to).whole_view(size)
 
 
 def positions_in_view(g: ViewGeometry) -> Tensor:
@@ -71,7 +70,7 @@ def test_centre_crop_leaves_unseen_margins_as_nan() -> None:
 def test_shortest_is_torchvisions_resize_and_centre_crop(
     size: tuple[int, int], to: int | None, view: tuple[int, int]
 ) -> None:
-    g = whole_view(size, Preprocessing((0.5,) * 3, (0.5,) * 3, view, "shortest", to))
+    g = Preprocessing((0.5,) * 3, (0.5,) * 3, view, "shortest", to).whole_view(size)
     scaled = tv.resize(torch.empty(1, *size), [to or min(view)], antialias=False)
     assert g.scale == (scaled.shape[1] / size[0], scaled.shape[2] / size[1])
     # Each pixel of the crop says where it was, plus one; zeros are padding.

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from transformers import SiglipImageProcessor
 
+from clipdepth_plugin.adapters.pixels import to_pixels
 from clipdepth_plugin.adapters.preprocessing import (
     CLIP_NORMALISATION,
     HALF_NORMALISATION,
@@ -17,7 +18,6 @@ from clipdepth_plugin.adapters.preprocessing import (
 )
 from clipdepth_plugin.adapters.processors.hf import from_processor
 from clipdepth_plugin.errors import HostError
-from clipdepth_plugin.files.pictures import to_pixels
 
 
 def test_clip_processor() -> None:

@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from clipdepth_plugin.adapters.pixels import to_pixels
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.errors import ImageError
-from clipdepth_plugin.files.pictures import find_images, load_image, to_pixels
+from clipdepth_plugin.files.pictures import find_images, load_image
 
 PREPROCESSING = Preprocessing(
     mean=(0.48, 0.45, 0.40), std=(0.26, 0.26, 0.27), size=(32, 48), resize="squash"

@@ -17,9 +17,10 @@ from clipdepth_plugin.adapters.families.hf_mllama import MllamaRule
 from clipdepth_plugin.adapters.families.hf_pixtral import PixtralRule
 from clipdepth_plugin.adapters.families.hf_qwen import QwenRule, check_positions
 from clipdepth_plugin.adapters.families.naflex import NaflexRule
-from clipdepth_plugin.adapters.layouts import POSITIONS, LayoutRule, Place, Size, TowerCall
+from clipdepth_plugin.adapters.layouts import POSITIONS, LayoutRule, Place, TowerCall
 from clipdepth_plugin.adapters.plain import PlainRule
 from clipdepth_plugin.adapters.towers import choose_tower
+from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import NoDepthError, TowerNotFoundError
 from tests.tiny.case import VISION
 from tests.tiny.hf_towers import make

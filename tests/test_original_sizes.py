@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from clipdepth_plugin import DepthHead, TowerFeatures, attach, find_towers
 from clipdepth_plugin.adapters.processors.hf import from_processor
 from clipdepth_plugin.adapters.processors.lerobot import from_policy
+from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.decoders.readout import DepthEstimate, confidence_of
 from clipdepth_plugin.errors import HostError
-from clipdepth_plugin.maps.geometry import Size
 from tests.tiny.packed import EVERY_PACKED
 from tests.tiny.table import HOSTS
 

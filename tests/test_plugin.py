@@ -14,13 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, DepthPlugin, attach
-from clipdepth_plugin.adapters.layouts import Views
 from clipdepth_plugin.errors import (
     HeadMismatchError,
     ImageError,
     NoDepthError,
 )
-from clipdepth_plugin.features import TowerFeatures
+from clipdepth_plugin.features import TowerFeatures, Views
 from tests.tiny.open_clip_timm import timm_vit
 
 MakeHost = Callable[[str], nn.Module]

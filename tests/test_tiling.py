@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from clipdepth_plugin import DepthHead, attach
 from clipdepth_plugin.adapters.preprocessing import HALF_NORMALISATION, Preprocessing
 from clipdepth_plugin.adapters.processors.hf import from_processor
+from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import HostError
-from clipdepth_plugin.maps.geometry import ImageViews, Size, ViewGeometry
+from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
 from clipdepth_plugin.maps.stitching import stitch
 from clipdepth_plugin.maps.tiling import arrange
 
@@ -71,19 +72,19 @@ def test_tiles_of_a_smooth_map_become_that_map(size: tuple[int, int]) -> None:
 )
 def test_other_settings_are_not_known(options: dict[str, Any]) -> None:
     with pytest.raises(HostError, match=r"no rule for size=.*crop_size=.*canvases"):
-        arrange([(40, 50)], from_processor(llava_next(**options)), [VIEW])
+        arrange([(40, 50)], from_processor(llava_next(**options)).known_ways(), [VIEW])
 
 
 def test_an_option_that_nobody_knows_is_named() -> None:
     given = {"image_mean": 0.5, "image_std": 0.5, "size": TILE, "do_fold": True, "folds": 0}
     known = from_processor({**given, "image_processor_type": "Origami"})
     with pytest.raises(HostError, match="no rule for Origami: do_fold=True"):
-        arrange((40, 50), known, [VIEW])
+        arrange((40, 50), known.known_ways(), [VIEW])
 
 
 def test_without_a_processor_it_is_asked_for() -> None:
     with pytest.raises(HostError, match=r"give attach\(..., processor=...\)"):
-        arrange((40, 50), Preprocessing(*HALF_NORMALISATION, VIEW), [VIEW])
+        arrange((40, 50), Preprocessing(*HALF_NORMALISATION, VIEW).known_ways(), [VIEW])
 
 
 SQUARE = {"height": TILE, "width": TILE}
@@ -111,10 +112,10 @@ def test_the_number_of_views_says_what_the_host_did(
     known = from_processor(onevision())
     if labels is None:
         with pytest.raises(HostError, match=r"3 views may be 1 images .* or 3 images padded"):
-            arrange(sizes, known, [VIEW] * views)
+            arrange(sizes, known.known_ways(), [VIEW] * views)
         return
     (way,) = (way for way in known.ways if way.label == labels)
-    assert arrange(sizes, known, [VIEW] * views) == [way.views(size) for size in sizes]
+    assert arrange(sizes, known.known_ways(), [VIEW] * views) == [way.views(size) for size in sizes]
 
 
 def test_frames_and_images_of_one_prompt_are_not_mixed_up() -> None:
@@ -124,11 +125,11 @@ def test_frames_and_images_of_one_prompt_are_not_mixed_up() -> None:
         image_processor=onevision(), video_processor=LlavaOnevisionVideoProcessor(size=SQUARE)
     )
     with pytest.raises(HostError, match="the image processor or the video processor alone"):
-        arrange((50, 100), from_processor(both), [VIEW] * 4)
-    frames = arrange((50, 100), from_processor(both.video_processor), [VIEW] * 4)
+        arrange((50, 100), from_processor(both).known_ways(), [VIEW] * 4)
+    frames = arrange((50, 100), from_processor(both.video_processor).known_ways(), [VIEW] * 4)
     assert frames == [ImageViews((ViewGeometry.squashed((50, 100), VIEW),))] * 4
     # Of a square picture both make the same.
-    assert len(arrange((50, 50), from_processor(both), [VIEW] * 4)) == 4
+    assert len(arrange((50, 50), from_processor(both).known_ways(), [VIEW] * 4)) == 4
 
 
 @pytest.mark.parametrize(
@@ -142,14 +143,14 @@ def test_frames_and_images_of_one_prompt_are_not_mixed_up() -> None:
 )
 def test_a_pass_that_does_not_fit_is_refused(sizes: Any, seen: list[Size], says: str) -> None:
     with pytest.raises(HostError, match=says):
-        arrange(sizes, from_processor(onevision()), seen)
+        arrange(sizes, from_processor(onevision()).known_ways(), seen)
 
 
 def test_smaller_pictures_of_a_batch_are_padded_behind() -> None:
     from transformers import PixtralImageProcessor
 
     known = from_processor(PixtralImageProcessor(size={"longest_edge": 64}, patch_size=8))
-    one, two = arrange([(16, 40), (64, 24)], known, [(64, 40)] * 2)
+    one, two = arrange([(16, 40), (64, 24)], known.known_ways(), [(64, 40)] * 2)
     assert (one.views[0].view_size, one.views[0].scale) == ((64, 40), (1, 1))
     assert two.views[0].intrinsics((9.0, 9.0, 3.0, 4.0)) == (9, 9, 3, 4)
 

@@ -20,10 +20,10 @@ from clipdepth_plugin.adapters.layouts import (
     GatheredLayout,
     LayoutRule,
     Place,
-    Size,
     TokenLayout,
     TowerCall,
 )
+from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import NoDepthError
 
 

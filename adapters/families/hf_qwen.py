@@ -28,11 +28,11 @@ from clipdepth_plugin.adapters.layouts import (
     GatheredLayout,
     LayoutRule,
     Place,
-    Size,
     TokenLayout,
     TowerCall,
     require,
 )
+from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import NoDepthError
 
 

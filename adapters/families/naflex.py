@@ -16,11 +16,11 @@ from clipdepth_plugin.adapters.layouts import (
     GatheredLayout,
     LayoutRule,
     Place,
-    Size,
     TokenLayout,
     TowerCall,
     require,
 )
+from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import NoDepthError
 
 # transformers 4.57 and 5.5 call the inner tower's mask ``attention_mask``.

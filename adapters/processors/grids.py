@@ -14,7 +14,8 @@ from typing import ClassVar
 
 from clipdepth_plugin.adapters.processors.tiles import grid_of, tiles_of
 from clipdepth_plugin.adapters.processors.view_rules import SmartResize
-from clipdepth_plugin.maps.geometry import ImageViews, Size
+from clipdepth_plugin.arguments import Size
+from clipdepth_plugin.maps.geometry import ImageViews
 
 # Ovis 2: how much of an image its tiles have to show without shrinking it.
 _COVERED = 0.9
@@ -32,7 +33,7 @@ class AspectGrid:
     overview_first: bool = False
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``Cut``."""
+        """See ``ViewRule``."""
         grids = [grid for grid in _grids(self.max_tiles) if math.prod(grid) >= self.min_tiles]
         grid = _nearest(image_size, self.tile, grids)
         return grid_of(image_size, self.tile, grid, overview_first=self.overview_first)
@@ -48,7 +49,7 @@ class CoveringGrid:
     max_tiles: int
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``Cut``."""
+        """See ``ViewRule``."""
         shown = {grid: self._shown(image_size, grid) for grid in _grids(self.max_tiles)}
         enough = [grid for grid, share in shown.items() if share > _COVERED]
         if enough:
@@ -73,7 +74,7 @@ class ScaleGrid:
     max_tiles: int
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``Cut``."""
+        """See ``ViewRule``."""
         # The host takes tiles for squares here.
         scales = {
             grid: min(
@@ -114,7 +115,7 @@ class TilesWhereLarge:
     overview: bool
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``Cut``."""
+        """See ``ViewRule``."""
         whole = self.whole.views(image_size)
         if not self._is_large(image_size):
             return whole

@@ -21,9 +21,10 @@ from clipdepth_plugin.adapters.preprocessing import (
     triple,
 )
 from clipdepth_plugin.adapters.processors.hf_kinds import FAMILIES, Read
-from clipdepth_plugin.adapters.processors.view_rules import Cut, Fit
+from clipdepth_plugin.adapters.processors.view_rules import Fit
+from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import HostError
-from clipdepth_plugin.maps.geometry import Size
+from clipdepth_plugin.maps.tiling import ViewRule
 
 _PIL_FILTERS: dict[int, Interpolation] = {
     0: "nearest",
@@ -99,7 +100,7 @@ def _normalisation(name: str, given: Mapping[str, Any]) -> tuple[Triple, Triple]
     return triple([x / white for x in mean]), triple([x / white for x in std])
 
 
-def _frames(processor: Any, images: Preprocessing) -> Iterator[Cut]:
+def _frames(processor: Any, images: Preprocessing) -> Iterator[ViewRule]:
     """How a processor of images and video makes views of frames, where it knows another way."""
     video = getattr(processor, "video_processor", None)
     if video is None or images.unknown:

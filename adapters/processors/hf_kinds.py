@@ -24,13 +24,13 @@ from clipdepth_plugin.adapters.processors.tiles import (
     Quarters,
 )
 from clipdepth_plugin.adapters.processors.view_rules import (
-    Cut,
     MaxPatches,
     PadToSquare,
     SmartResize,
     WholePatches,
 )
-from clipdepth_plugin.maps.geometry import Size
+from clipdepth_plugin.arguments import Size
+from clipdepth_plugin.maps.tiling import ViewRule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Read:
     size: Size
     resize: ResizeKind | None = None
     resize_to: int | None = None
-    cuts: tuple[Cut, ...] = ()
+    cuts: tuple[ViewRule, ...] = ()
     unknown: str = ""
 
 
@@ -193,7 +193,7 @@ def _max_patches(given: Mapping[str, Any], _: Any) -> Read:
     return _largest(MaxPatches(int(given["patch_size"]), int(given["max_num_patches"])))
 
 
-def _largest(cut: Cut) -> Read:
+def _largest(cut: ViewRule) -> Read:
     """Its size: what a square image becomes that is larger than any tower's input."""
     return Read(cut.views((1 << 14, 1 << 14)).views[0].view_size, cuts=(cut,))
 

@@ -10,7 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from clipdepth_plugin.maps.geometry import ImageViews, Size, ViewGeometry
+from clipdepth_plugin.arguments import Size
+from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
 
 # Idefics 3 never makes an image larger, whatever its settings.
 _IDEFICS3_LIMIT = 4096
@@ -29,7 +30,7 @@ class AnyRes:
     canvases: tuple[Size, ...]
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``Cut``."""
+        """See ``ViewRule``."""
         canvas = min(self.canvases, key=lambda canvas: _loss(image_size, canvas))
         scale_h, scale_w = canvas[0] / image_size[0], canvas[1] / image_size[1]
         if scale_w < scale_h:
@@ -55,7 +56,7 @@ class LongestSideGrid:
     longest: int
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``Cut``."""
+        """See ``ViewRule``."""
         resized = _bounded(_long_side(image_size, self.longest), _IDEFICS3_LIMIT)
         aspect = resized[1] / resized[0]
         if resized[1] >= resized[0]:
@@ -82,7 +83,7 @@ class Quarters:
     split: bool
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``Cut``."""
+        """See ``ViewRule``."""
         height, width = image_size
         whole = self._view(image_size, (0, 0), image_size)
         if not self.split:
@@ -112,7 +113,7 @@ class PanAndScan:
     min_ratio: float
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``Cut``."""
+        """See ``ViewRule``."""
         overview = ViewGeometry.squashed(image_size, self.size)
         along = 1 if image_size[1] >= image_size[0] else 0
         long, short = image_size[along], image_size[1 - along]
@@ -144,7 +145,7 @@ class PaddedTiles:
     max_tiles: int
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``Cut``."""
+        """See ``ViewRule``."""
         canvas = self._canvas(image_size)
         (height, width), (room_h, room_w) = image_size, canvas
         most_h = min(max(height, self.tile), room_h)

@@ -1,6 +1,6 @@
 """How hosts make one view of an image: padded, fitted or resized to whole patches.
 
-A ``Cut`` says where the views of an image lie. Each is the arithmetic of one family's image
+A ``ViewRule`` says where the views of an image lie. Each is the arithmetic of one family's image
 processor in transformers, to the pixel; tests hold it against the processor itself.
 
 Sizes are (H, W).
@@ -10,26 +10,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal
 
-from clipdepth_plugin.maps.geometry import ImageViews, Size, ViewGeometry
+from clipdepth_plugin.arguments import Size
+from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
 
 Half = Literal["even", "down"]
-
-
-class Cut(Protocol):
-    """One way in which a host makes views of an image.
-
-    Attributes:
-        label: For messages.
-        pads_behind: Whether views are padded, below and at the right, to the largest of a batch.
-    """
-
-    label: ClassVar[str]
-    pads_behind: ClassVar[bool]
-
-    def views(self, image_size: Size) -> ImageViews:
-        """The views of an image of this size."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +27,7 @@ class Squash:
     size: Size
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``Cut``."""
+        """See ``ViewRule``."""
         return ImageViews((ViewGeometry.squashed(image_size, self.size),))
 
 
@@ -61,7 +47,7 @@ class ShortestSide:
     half: Half = "even"
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``Cut``."""
+        """See ``ViewRule``."""
         height, width = image_size
         short = min(image_size)
         # In this order the product is exact, as in torchvision and transformers.
@@ -82,7 +68,7 @@ class PadToSquare:
     size: Size
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``Cut``."""
+        """See ``ViewRule``."""
         side = max(image_size)
         before = ((side - image_size[0]) // 2, (side - image_size[1]) // 2)
         scale = (self.size[0] / side, self.size[1] / side)
@@ -108,7 +94,7 @@ class Fit:
     round_down: bool = False
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``Cut``."""
+        """See ``ViewRule``."""
         (height, width), (view_h, view_w) = image_size, self.size
         if self.place == "start":
             factor = min(view_h / height, view_w / width)
@@ -144,7 +130,7 @@ class SmartResize:
     least: int = 0
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``Cut``."""
+        """See ``ViewRule``."""
         height, width = image_size
         rows, columns = (max(self.least, round(side / self.factor)) for side in image_size)
         resized = self._whole(rows, columns)
@@ -173,7 +159,7 @@ class WholePatches:
     patch: Size
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``Cut``."""
+        """See ``ViewRule``."""
         ratio = max(image_size[0] / self.limit[0], image_size[1] / self.limit[1])
         height, width = image_size
         if ratio > 1:
@@ -195,7 +181,7 @@ class MaxPatches:
     max_patches: int
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``Cut``."""
+        """See ``ViewRule``."""
         # The processor's own bisection: its bounds and tolerance decide the size.
         tolerance = 1e-5
         low, high = tolerance / 10, 100.0

@@ -18,6 +18,7 @@ from rich.console import Console
 from torch import Tensor
 
 from clipdepth_plugin.adapters.loading import load_host
+from clipdepth_plugin.adapters.pixels import to_pixels
 from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.cli.console import bar, loading
 from clipdepth_plugin.cli.device import find_device, make_folder
@@ -37,7 +38,6 @@ from clipdepth_plugin.files.pictures import (
     DEPTH_SUFFIX,
     find_images,
     load_image,
-    to_pixels,
 )
 from clipdepth_plugin.plugin.depth_plugin import attach
 from clipdepth_plugin.plugin.estimating import check_finite

@@ -21,8 +21,8 @@ from torch import Tensor
 from clipdepth_plugin.data.views import View
 
 if TYPE_CHECKING:
+    from clipdepth_plugin.arguments import Intrinsics
     from clipdepth_plugin.data.augment_config import AugmentConfig
-    from clipdepth_plugin.maps.geometry import Intrinsics
 
 _DRAWS = 15
 

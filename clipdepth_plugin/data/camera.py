@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from clipdepth_plugin.arguments import Intrinsics
 from clipdepth_plugin.data.sample import Sample
 from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.maps.geometry import Intrinsics, ViewGeometry
+from clipdepth_plugin.maps.geometry import ViewGeometry
 
 if TYPE_CHECKING:
     from clipdepth_plugin.data.config import Crop

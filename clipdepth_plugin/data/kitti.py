@@ -6,9 +6,9 @@ import logging
 import re
 from pathlib import Path
 
+from clipdepth_plugin.arguments import Intrinsics
 from clipdepth_plugin.data.camera import rescaled
 from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.maps.geometry import Intrinsics
 
 logger = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from clipdepth_plugin.arguments import Intrinsics
 from clipdepth_plugin.data.camera import NYU_CAMERA, NYU_SIZE, cropped, rescaled
 from clipdepth_plugin.data.config import DataConfig
 from clipdepth_plugin.data.dataset import SampleDataset, checked
@@ -19,7 +20,6 @@ from clipdepth_plugin.data.files import DepthUnit, check_sizes, read_depth, read
 from clipdepth_plugin.data.kitti import KittiCameras
 from clipdepth_plugin.data.sample import Sample
 from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.maps.geometry import Intrinsics
 
 logger = logging.getLogger(__name__)
 

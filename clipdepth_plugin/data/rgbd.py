@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, TypeAdapter, ValidationError
 
+from clipdepth_plugin.arguments import Intrinsics
 from clipdepth_plugin.data.camera import cropped
 from clipdepth_plugin.data.config import DataConfig
 from clipdepth_plugin.data.dataset import SampleDataset, checked
@@ -25,7 +26,6 @@ from clipdepth_plugin.data.files import DepthUnit, check_sizes, read_depth, read
 from clipdepth_plugin.data.sample import GivenCamera, Sample
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.files.pictures import DEPTH_SUFFIX, OUR_SUFFIXES, SUFFIXES
-from clipdepth_plugin.maps.geometry import Intrinsics
 
 _CAMERA: TypeAdapter[Intrinsics] = TypeAdapter(GivenCamera)
 _CAMERAS: TypeAdapter[dict[str, Intrinsics | None]] = TypeAdapter(dict[str, GivenCamera | None])

@@ -11,8 +11,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 from torch import Tensor
 
-from clipdepth_plugin.maps.arguments import parse_camera
-from clipdepth_plugin.maps.geometry import Intrinsics
+from clipdepth_plugin.arguments import Intrinsics, parse_camera
 
 __all__ = ["GivenCamera", "Intrinsics", "Sample"]
 

@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from clipdepth_plugin.arguments import Intrinsics, parse_camera
 from clipdepth_plugin.data.augment import mixed_seed
 from clipdepth_plugin.data.config import DataConfig
 from clipdepth_plugin.data.files import (
@@ -33,8 +34,6 @@ from clipdepth_plugin.data.files import (
 from clipdepth_plugin.data.order import EpochPlan
 from clipdepth_plugin.data.sample import Sample
 from clipdepth_plugin.errors import DataError, HostError
-from clipdepth_plugin.maps.arguments import parse_camera
-from clipdepth_plugin.maps.geometry import Intrinsics
 
 _T = TypeVar("_T")
 

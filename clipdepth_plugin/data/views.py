@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from clipdepth_plugin.adapters.pixels import to_pixels
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
+from clipdepth_plugin.arguments import Intrinsics
 from clipdepth_plugin.data.sample import Sample
-from clipdepth_plugin.files.pictures import to_pixels
-from clipdepth_plugin.maps.geometry import Intrinsics, ViewGeometry
-from clipdepth_plugin.maps.tiling import whole_view
+from clipdepth_plugin.maps.geometry import ViewGeometry
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def view_geometry(image_size: tuple[int, int], preprocessing: Preprocessing) -> 
     """
     if preprocessing.resize is None:
         preprocessing = replace(preprocessing, resize="squash")
-    exact = whole_view(image_size, preprocessing)
+    exact = preprocessing.whole_view(image_size)
     scaled = _scaled(exact)
     scale = (scaled[0] / image_size[0], scaled[1] / image_size[1])
     offset = (math.floor(exact.offset[0]), math.floor(exact.offset[1]))

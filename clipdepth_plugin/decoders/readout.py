@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from clipdepth_plugin.config import Activation, NormKind
 from clipdepth_plugin.decoders.blocks import ConvNormReLU, resize
+from clipdepth_plugin.errors import HeadMismatchError
 
 BINS = 64
 """K of the ``bins`` activation."""
@@ -155,3 +156,20 @@ def resized_estimate(
     return DepthEstimate(
         resize(metres_B1HW, size), None if log_scale is None else resize(log_scale, size)
     )
+
+
+NO_CONFIDENCE = (
+    "this head predicts no confidence (config.confidence is False): train one with "
+    "head.options.confidence: true and a weight for loss.confidence"
+)
+
+
+def with_confidence(estimate: DepthEstimate) -> tuple[Tensor, Tensor]:
+    """Metres and their confidence.
+
+    Raises:
+        HeadMismatchError: The head predicts none.
+    """
+    if estimate.log_scale is None:
+        raise HeadMismatchError(NO_CONFIDENCE)
+    return estimate.metres, confidence_of(estimate.log_scale)

@@ -21,9 +21,9 @@ from clipdepth_plugin.evaluation.tokens import TowerTokens
 if TYPE_CHECKING:
     from clipdepth_plugin.adapters.preprocessing import Preprocessing
     from clipdepth_plugin.adapters.towers import Tower
+    from clipdepth_plugin.arguments import Size
     from clipdepth_plugin.data import Sample
     from clipdepth_plugin.features import TowerFeatures
-    from clipdepth_plugin.maps.geometry import Size
 
 MAX_FEATURES = 6000
 """Features of all levels together; wider towers are projected at random to fit."""

@@ -15,19 +15,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from clipdepth_plugin.adapters.pixels import to_pixels
 from clipdepth_plugin.decoders.readout import confidence_of
 from clipdepth_plugin.errors import DataError, HostError
 from clipdepth_plugin.features import one_size
-from clipdepth_plugin.files.pictures import to_pixels
 from clipdepth_plugin.maps.geometry import ViewGeometry
-from clipdepth_plugin.maps.placing import estimate_whole
+from clipdepth_plugin.plugin.estimating import estimate_whole
 
 if TYPE_CHECKING:
     from clipdepth_plugin.adapters.preprocessing import Preprocessing
+    from clipdepth_plugin.arguments import Intrinsics, Size
     from clipdepth_plugin.data import Sample
     from clipdepth_plugin.evaluation.protocols import Protocol
     from clipdepth_plugin.features import TowerFeatures
-    from clipdepth_plugin.maps.geometry import Intrinsics, Size
     from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
 
 logger = logging.getLogger(__name__)

@@ -16,11 +16,11 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from clipdepth_plugin.adapters.layouts import Views
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.evaluation.patches import PatchReader
 from clipdepth_plugin.evaluation.predictors import camera_factor, sample_pixels
 from clipdepth_plugin.evaluation.ridge import RidgeSums
+from clipdepth_plugin.features import Views
 from clipdepth_plugin.maps.placing import at_size
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.features import TowerFeatures
 
-Size = tuple[int, int]
 WARM_UPS = 3
 """Runs before recording: kernels are compiled and loaded, which a graph must not see."""
 

@@ -6,8 +6,8 @@ Axes: B views, D tower width, H W a map's size, h w the patch grid.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Self
+from collections.abc import Callable, Iterator
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,22 +15,32 @@ from torch import Tensor, nn
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.decoders.compact import CompactDecoder
 from clipdepth_plugin.decoders.dual_path import DualPathDecoder
-from clipdepth_plugin.decoders.readout import DepthEstimate
+from clipdepth_plugin.decoders.inputs import (
+    checked_early,
+    checked_features,
+    checked_size,
+    early_features,
+)
+from clipdepth_plugin.decoders.readout import DepthEstimate, with_confidence
 from clipdepth_plugin.errors import KernelError
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.fused.compact import FusedCompact
 from clipdepth_plugin.fused.dual_path import FusedDualPath
 from clipdepth_plugin.fused.graphs import GraphCache, Inputs
 from clipdepth_plugin.fused.layers import Packing
-from clipdepth_plugin.head import (
-    DepthHead,
-    checked_early,
-    checked_features,
-    checked_size,
-    early_features,
-    with_confidence,
-)
 from clipdepth_plugin.precision import without_autocast
+
+
+class _PlainHead(Protocol):
+    """What is fused: a ``DepthHead``."""
+
+    config: HeadConfig
+    decoder: nn.Module
+
+    @property
+    def reads_pixels(self) -> bool: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
 
 
 class FusedHead(nn.Module):
@@ -52,7 +62,7 @@ class FusedHead(nn.Module):
 
     def __init__(
         self,
-        head: DepthHead,
+        head: _PlainHead,
         dtype: torch.dtype | None = None,
         *,
         triton: bool | None = None,

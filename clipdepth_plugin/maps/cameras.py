@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from clipdepth_plugin.arguments import Intrinsics, parse_focal, parse_intrinsics
 from clipdepth_plugin.errors import HeadMismatchError, HostError
-from clipdepth_plugin.maps.arguments import parse_focal, parse_intrinsics
-from clipdepth_plugin.maps.geometry import ImageViews, Intrinsics
+from clipdepth_plugin.maps.geometry import ImageViews
 
 logger = logging.getLogger(__name__)
 

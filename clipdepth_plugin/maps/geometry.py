@@ -16,12 +16,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from clipdepth_plugin.arguments import Intrinsics, Size, parse_camera
 from clipdepth_plugin.decoders.blocks import resize
 from clipdepth_plugin.errors import HostError
-from clipdepth_plugin.maps.arguments import parse_camera
-
-Size = tuple[int, int]
-Intrinsics = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)

@@ -11,28 +11,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol
 
-from clipdepth_plugin.adapters.preprocessing import Preprocessing
-from clipdepth_plugin.adapters.processors.view_rules import Cut
+from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import HostError
-from clipdepth_plugin.maps.geometry import ImageViews, Size, ViewGeometry
+from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
 
 
-def whole_view(image_size: Size, preprocessing: Preprocessing) -> ViewGeometry:
-    """The one view of an image that ``preprocessing.resize`` makes.
+class ViewRule(Protocol):
+    """One way in which a host makes views of an image.
 
-    Raises:
-        HostError: It is not known how the host resizes.
+    Attributes:
+        label: For messages.
+        pads_behind: Whether views are padded, below and at the right, to the largest of a batch.
     """
-    ways = replace(preprocessing, cuts=()).ways
-    if not ways:
-        raise _unknown(preprocessing)
-    return ways[0].views(image_size).views[0]
+
+    label: ClassVar[str]
+    pads_behind: ClassVar[bool]
+
+    def views(self, image_size: Size) -> ImageViews:
+        """The views of an image of this size."""
 
 
 def arrange(
     sizes: Size | list[Size],
-    preprocessing: Preprocessing,
+    rules: Sequence[ViewRule],
     seen: Sequence[Size],
     patch: Size = (1, 1),
 ) -> list[ImageViews]:
@@ -41,17 +44,14 @@ def arrange(
     Args:
         sizes: (H, W) of the user's images: a list with one for each, or one for as many as the
             pass saw.
-        preprocessing: The host's.
+        rules: The ways in which the host makes views, at least one.
         seen: (H, W) of each view that the tower saw.
         patch: (H, W) of a patch: towers may leave out a view's last, incomplete ones.
 
     Raises:
-        HostError: It is not known how the host makes views, none of its ways fits what was seen,
-            or several do and differ.
+        HostError: None of the rules fits what was seen, or several do and differ.
     """
-    if not preprocessing.ways:
-        raise _unknown(preprocessing)
-    tried = [_try(way, sizes, seen, patch) for way in preprocessing.ways]
+    tried = [_try(way, sizes, seen, patch) for way in rules]
     fitting = [attempt for attempt in tried if attempt.fits]
     if not fitting:
         raise _no_fit(sizes, seen, tried)
@@ -71,12 +71,12 @@ def arrange(
 class _Attempt:
     """What one way would make of the images."""
 
-    way: Cut
+    way: ViewRule
     images: list[ImageViews]
     fits: bool
 
 
-def _try(way: Cut, sizes: Size | list[Size], seen: Sequence[Size], patch: Size) -> _Attempt:
+def _try(way: ViewRule, sizes: Size | list[Size], seen: Sequence[Size], patch: Size) -> _Attempt:
     if isinstance(sizes, tuple):
         one = way.views(sizes)
         images = [one] * max(1, len(seen) // len(one))
@@ -106,18 +106,6 @@ def _padded(view: ViewGeometry, seen: Size, patch: Size) -> ViewGeometry:
 
 def _geometries(images: list[ImageViews]) -> list[ViewGeometry]:
     return [view for image in images for view in image.views]
-
-
-def _unknown(preprocessing: Preprocessing) -> HostError:
-    if preprocessing.unknown:
-        return HostError(
-            "it is not known how this host makes views of its pictures: no rule for "
-            f"{preprocessing.unknown}; use predict(size=...)"
-        )
-    return HostError(
-        "it is not known how this host resizes its pictures: give "
-        "attach(..., processor=...) the host's image processor"
-    )
 
 
 def _no_fit(sizes: Size | list[Size], seen: Sequence[Size], tried: list[_Attempt]) -> HostError:

@@ -25,10 +25,10 @@ from clipdepth_plugin.adapters.running import run_tower
 from clipdepth_plugin.adapters.taps import Taps, owners
 from clipdepth_plugin.adapters.towers import Tower, choose_tower
 from clipdepth_plugin.adapters.trimming import Trim
+from clipdepth_plugin.arguments import Intrinsics, Size
 from clipdepth_plugin.errors import HeadMismatchError, HostError, NoDepthError
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.head import DepthHead
-from clipdepth_plugin.maps.geometry import Intrinsics, Size
 from clipdepth_plugin.plugin.checks import check_fit, check_laid_out, check_pixels
 from clipdepth_plugin.plugin.estimating import check_finite, on_heads_device
 from clipdepth_plugin.plugin.overlap import Overlap

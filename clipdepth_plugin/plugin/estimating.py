@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
+from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.decoders.readout import DepthEstimate
 from clipdepth_plugin.errors import HeadMismatchError, NoDepthError
-from clipdepth_plugin.features import TowerFeatures
+from clipdepth_plugin.features import TowerFeatures, Views
+from clipdepth_plugin.maps.placing import at_size, seen_size
 
 if TYPE_CHECKING:
     from clipdepth_plugin.fused.head import FusedHead  # brings triton in
@@ -91,4 +93,46 @@ def on_heads_device(features: TowerFeatures, head: DepthHead | FusedHead) -> Tow
         None if features.context is None else features.context.to(device),
         features.grid,
         None if features.pixels is None else features.pixels.to(device),
+    )
+
+
+def estimate_whole(
+    head: DepthHead | FusedHead,
+    features: TowerFeatures,
+    size: Size,
+    *,
+    patch_size: Size,
+    pixel_size: Size,
+    auxiliary: bool = False,
+) -> DepthEstimate:
+    """A head's maps of the whole of the tower's input, as training and evaluation take them.
+
+    ``estimate(head, features, size=size)``, but where patches leave a rim of the input unseen:
+    there the maps are put where ``plugin.predict(size=...)`` puts them.
+
+    Args:
+        head: Of these features.
+        features: Views of one size.
+        size: (H, W) of the maps.
+        patch_size: The tower's.
+        pixel_size: (H, W) of the tower's input.
+        auxiliary: Whether to give the auxiliary maps; not of a fused head.
+    """
+    views = Views(features.batch, features.grid, pixel_size)
+    all_seen = seen_size(views, patch_size) == pixel_size
+    at_once = size if all_seen else None
+    if auxiliary:
+        native: DepthEstimate = cast("DepthHead", head).estimate(features, at_once, auxiliary=True)
+    else:
+        native = estimate(head, features, size=at_once)
+    if all_seen:
+        return native
+
+    def placed(map_B1HW: Tensor) -> Tensor:
+        return at_size([(map_B1HW, views)], patch_size, size)
+
+    return DepthEstimate(
+        placed(native.metres),
+        None if native.log_scale is None else placed(native.log_scale),
+        tuple(map(placed, native.auxiliary)),
     )

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from clipdepth_plugin.adapters.layouts import TowerCall, Views
+from clipdepth_plugin.adapters.layouts import TowerCall
 from clipdepth_plugin.adapters.passes import TowerPass, Wanted
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
-from clipdepth_plugin.decoders.readout import DepthEstimate, confidence_of
+from clipdepth_plugin.arguments import Intrinsics, Size, parse_size, parse_sizes
+from clipdepth_plugin.decoders.readout import NO_CONFIDENCE, DepthEstimate, confidence_of
 from clipdepth_plugin.errors import HeadMismatchError, HostError, NoDepthError
-from clipdepth_plugin.head import NO_CONFIDENCE, DepthHead
-from clipdepth_plugin.maps.arguments import parse_size, parse_sizes
+from clipdepth_plugin.features import Views
+from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.maps.cameras import camera_scales, say_assumed_focal
-from clipdepth_plugin.maps.geometry import ImageViews, Intrinsics, Size
+from clipdepth_plugin.maps.geometry import ImageViews
 from clipdepth_plugin.maps.placing import Join, at_pixels, at_size, in_images
 from clipdepth_plugin.maps.stitching import paste, stitch
 from clipdepth_plugin.maps.tiling import arrange
@@ -224,4 +225,4 @@ class DepthPass(TowerPass):
             )
         seen = [views.pixel_size for views in self.views for _ in range(views.count)]
         sizes = parse_sizes(original_sizes, "original_sizes")
-        return arrange(sizes, known, seen, self._wanted.patch_size)
+        return arrange(sizes, known.known_ways(), seen, self._wanted.patch_size)

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import logging
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,7 +22,7 @@ from clipdepth_plugin.training.trained import (
     model_tensors,
     optimiser_tensors,
 )
-from clipdepth_plugin.training.validation import Validation, validate
+from clipdepth_plugin.training.validation import Best, Validation, validate
 from clipdepth_plugin.weights.hub import CARD_FILE, load_weights
 
 if TYPE_CHECKING:
@@ -34,21 +33,6 @@ if TYPE_CHECKING:
     from clipdepth_plugin.training.step import StepResult
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Best:
-    """The best weights so far.
-
-    Attributes:
-        abs_rel: On the validation data; None before the first finite one.
-        weights: ``raw`` or ``ema``.
-        step: When.
-    """
-
-    abs_rel: float | None = None
-    weights: str = "raw"
-    step: int = 0
 
 
 class RunRecorder:

@@ -17,6 +17,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from torch import nn
 
+from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.config import HeadConfig, Provenance
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.head import DepthHead
@@ -32,10 +33,9 @@ if TYPE_CHECKING:
     from clipdepth_plugin.training.batches import FeatureSource
     from clipdepth_plugin.training.config import TrainConfig
     from clipdepth_plugin.training.progress import Reporter
-    from clipdepth_plugin.training.run_recorder import Best
     from clipdepth_plugin.training.sources import Sources
+    from clipdepth_plugin.training.validation import Best
 
-Size = tuple[int, int]
 
 logger = logging.getLogger(__name__)
 

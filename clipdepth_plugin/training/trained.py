@@ -18,12 +18,12 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.decoders.dual_path import DualPathDecoder
 from clipdepth_plugin.decoders.readout import DepthEstimate
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.features import TowerFeatures
-from clipdepth_plugin.maps.geometry import Size
-from clipdepth_plugin.maps.placing import estimate_whole
+from clipdepth_plugin.plugin.estimating import estimate_whole
 
 if TYPE_CHECKING:
     from clipdepth_plugin.head import DepthHead

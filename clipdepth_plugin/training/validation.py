@@ -44,6 +44,21 @@ class Validation:
     truth: Tensor
 
 
+@dataclass(frozen=True)
+class Best:
+    """The best weights so far.
+
+    Attributes:
+        abs_rel: On the validation data; None before the first finite one.
+        weights: ``raw`` or ``ema``.
+        step: When.
+    """
+
+    abs_rel: float | None = None
+    weights: str = "raw"
+    step: int = 0
+
+
 def image_errors(pred_B1HW: Tensor, depth_B1HW: Tensor, valid_B1HW: Tensor) -> Tensor:
     """AbsRel, RMSE in metres and delta < 1.25 of each image.
 

@@ -9,9 +9,9 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import Any, Protocol, Self, cast
 
 from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -24,12 +24,17 @@ from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.errors import HeadFileError
 from clipdepth_plugin.weights.model_card import is_unedited, model_card_text
 
-if TYPE_CHECKING:
-    from clipdepth_plugin.head import DepthHead
-
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
+
+
+class _Head(Protocol):
+    """What is saved."""
+
+    config: HeadConfig
+
+    def state_dict(self) -> dict[str, Tensor]: ...
 
 
 class HubMixin(
@@ -112,7 +117,7 @@ class HubMixin(
                     token=token,
                 )
             )
-        head = cast("type[DepthHead]", cls)(head_config)
+        head = cast("Callable[[HeadConfig], nn.Module]", cls)(head_config)
         load_weights(head, read_safetensors(weights), weights)
         return cast("Self", head.to(device).eval())
 
@@ -175,7 +180,7 @@ class HubMixin(
         return None
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        head = cast("DepthHead", self)
+        head = cast("_Head", self)
         state = {name: value.detach().contiguous() for name, value in head.state_dict().items()}
         # Not save_file: it makes files that only their owner may read.
         (save_directory / WEIGHTS_FILE).write_bytes(save(state, metadata={"format": "pt"}))
@@ -184,7 +189,7 @@ class HubMixin(
 
     def generate_model_card(self, *_args: Any, **_kwargs: Any) -> ModelCard:
         """The model card: tower, levels, context, units, range, data."""
-        return ModelCard(model_card_text(cast("DepthHead", self).config))
+        return ModelCard(model_card_text(cast("_Head", self).config))
 
 
 def _as_it_was(config: dict[str, Any]) -> dict[str, Any]:

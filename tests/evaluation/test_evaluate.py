@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from clipdepth_plugin import DepthHead, attach
+from clipdepth_plugin.adapters.pixels import to_pixels
 from clipdepth_plugin.adapters.preprocessing import HALF_NORMALISATION, Preprocessing
 from clipdepth_plugin.config import Preset
 from clipdepth_plugin.data import Sample
@@ -42,7 +43,6 @@ from clipdepth_plugin.evaluation.report import (
     write_json,
 )
 from clipdepth_plugin.features import one_size
-from clipdepth_plugin.files.pictures import to_pixels
 from clipdepth_plugin.training.losses import LossConfig
 from clipdepth_plugin.training.trained import TrainedHead
 

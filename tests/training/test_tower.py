@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from clipdepth_plugin.adapters.pixels import to_pixels
 from clipdepth_plugin.data import DataConfig, open_dataset
 from clipdepth_plugin.data.views import make_view, normalised
-from clipdepth_plugin.files.pictures import to_pixels
 from clipdepth_plugin.training.progress import Silent
 from clipdepth_plugin.training.session import open_session
 from clipdepth_plugin.training.tower import load_tower

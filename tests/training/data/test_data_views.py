@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from clipdepth_plugin.adapters.pixels import to_pixels
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.data import Sample
 from clipdepth_plugin.data.camera import cropped
@@ -23,7 +24,6 @@ from clipdepth_plugin.data.views import (
     view_geometry,
 )
 from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.files.pictures import to_pixels
 from clipdepth_plugin.maps.geometry import ViewGeometry
 
 SQUASH = Preprocessing((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), (40, 40), "squash")

@@ -1,4 +1,4 @@
-"""What callers give ``predict`` and ``depth_to_points``, as plain numbers or a HostError naming it.
+"""Sizes and cameras as callers give them: plain numbers, or a HostError that names the argument.
 
 Lists, tuples, NumPy arrays and tensors are all taken.
 """
@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import math
 from numbers import Real
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from clipdepth_plugin.errors import HostError
 
-if TYPE_CHECKING:
-    from clipdepth_plugin.maps.geometry import Intrinsics  # whose functions take arguments, too
+Size = tuple[int, int]
+"""(height, width)."""
+
+Intrinsics = tuple[float, float, float, float]
+"""(fx, fy, cx, cy) in pixels; integer coordinates are pixel centres."""
 
 _SIZE = "(height, width) in whole pixels, both positive"
 _CAMERA = "(fx, fy, cx, cy) or a 3x3 matrix K, finite, with fx and fy positive"

@@ -1,0 +1,117 @@
+"""The rooms of the house: imports run downwards only, and no circle of files.
+
+A room is a folder of the package or a file beside them; ``CONTRIBUTING.md`` says what each is for.
+Imports inside functions and for types alone count as all others do.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = "clipdepth_plugin"
+
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("__main__",),
+    ("cli",),
+    ("latency", "evaluation", "training"),
+    ("data",),
+    ("__init__",),
+    ("plugin",),
+    ("shipped",),
+    ("weights.shipped", "weights.spaceclip"),
+    ("head",),
+    ("adapters",),
+    ("geometry",),
+    ("maps",),
+    ("weights",),
+    ("fused",),
+    ("ops",),
+    ("kernels",),
+    ("decoders",),
+    ("files",),
+    ("environment", "precision"),
+    ("features",),
+    ("arguments",),
+    ("config",),
+    ("errors",),
+)
+"""From the top down. A room imports from lower floors and from itself, never from its own floor's
+other rooms. ``weights`` is below the head, which saves itself; what makes heads is above it."""
+
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def modules() -> dict[str, Path]:
+    """Name within the package -> file; adapters and kernels by their links."""
+    found = {}
+    for folder in (ROOT / PACKAGE, ROOT / "adapters", ROOT / "kernels"):
+        base = folder if folder.name == PACKAGE else ROOT
+        for file in sorted(folder.rglob("*.py")):
+            parts = file.relative_to(base).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" and parts[:-1] else parts)] = file
+    return found
+
+
+def imports(file: Path, known: dict[str, Path]) -> Iterator[str]:
+    """Names within the package of what a file imports from it."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            whole = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            whole = [f"{base}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in whole:
+            if name == PACKAGE or name.startswith(f"{PACKAGE}."):
+                inner = name.removeprefix(PACKAGE).removeprefix(".")
+                while inner and inner not in known:
+                    inner = inner.rpartition(".")[0]
+                yield inner or "__init__"
+
+
+def room(module: str) -> str:
+    """The room of a module: the longest name that a floor has."""
+    name = module
+    while name not in FLOOR_OF:
+        name, _, last = name.rpartition(".")
+        if not last:
+            pytest.fail(f"{module} is in no room: add it to FLOORS, on the floor where it belongs")
+    return name
+
+
+def test_imports_run_downwards_only() -> None:
+    known = modules()
+    upwards = []
+    for module, file in known.items():
+        own = room(module)
+        for target in imports(file, known):
+            other = room(target)
+            if other != own and FLOOR_OF[other] <= FLOOR_OF[own]:
+                upwards.append(f"{module} imports {target}")
+    assert not upwards, "\n".join(upwards)
+
+
+def test_no_file_imports_itself_in_a_circle() -> None:
+    known = modules()
+    graph = {module: {*imports(file, known)} - {module} for module, file in known.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' <- '.join(error.args[1])}")
+
+
+def test_the_readers_find_imports_of_every_form(tmp_path: Path) -> None:
+    file = tmp_path / "file.py"
+    file.write_text(
+        "import clipdepth_plugin.head\n"
+        "from clipdepth_plugin import attach, config\n"
+        "def late():\n    from clipdepth_plugin.maps.geometry import ViewGeometry\n"
+    )
+    assert [*imports(file, modules())] == ["head", "__init__", "config", "maps.geometry"]
