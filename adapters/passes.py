@@ -168,42 +168,11 @@ class TowerPass:
                 for run, views in enumerate(layout.views)
             ]
 
-    def batches_of(self, levels: tuple[int, ...]) -> list[TowerFeatures]:
-        """As ``batches``, of some levels that have arrived alone: no context, no pixels."""
-        with torch.inference_mode(False):
-            layout = self._laid_out()
-            tokens = self._tokens(layout, levels)
-            return [
-                TowerFeatures(
-                    {level: _usable(tokens[level][run]) for level in levels}, None, views.grid
-                )
-                for run, views in enumerate(layout.views)
-            ]
-
-    def has(self, levels: tuple[int, ...]) -> bool:
-        """Whether these levels have arrived."""
-        return all(level in self._levels for level in levels)
-
-    @property
-    def kept(self) -> list[Tensor]:
-        """Every tensor that is kept now, as tapped."""
-        return [one.tensor for one in self._arrivals()]
-
-    @property
-    def unwatched(self) -> bool:
-        """Whether writes into a kept tensor would go unnoticed, as in compiled code."""
-        return any(one.version is None and not one.copied for one in self._arrivals())
-
-    @property
-    def hangs_on(self) -> tuple[str, ...]:
-        """The tower's arguments that its tokens' layout has to be read from."""
-        return tuple(self._call.arguments)
-
     @property
     def complete(self) -> bool:
         """Whether everything wanted has arrived."""
         pooled_due = self._wanted.context == "pooled" and self._pooled is None
-        return not pooled_due and self.has(self._wanted.levels)
+        return not pooled_due and all(k in self._levels for k in self._wanted.levels)
 
     def free(self, why: str) -> None:
         """Drops the tokens; asking for them later says ``why``."""
@@ -230,21 +199,16 @@ class TowerPass:
             )
             return
         self._levels[level] = _Kept.of(x)
-        self._arrived()
 
     def take_pooled(self, pooled_BD: Tensor) -> None:
         """Keeps the tower's pooled vectors."""
         if self._problem is None:
             # A copy, as it may be a view that would keep all of the tower's normed tokens.
             self._pooled = _Kept.of(pooled_BD.clone())
-            self._arrived()
 
     def _arrivals(self) -> list[_Kept]:
         kept = (*self._levels.values(), self._pooled, self._pixels)
         return [one for one in kept if one is not None]
-
-    def _arrived(self) -> None:
-        """A level or the pooled vector has arrived: for kinds of pass that do not wait."""
 
     def _tokens(self, layout: TokenLayout, levels: tuple[int, ...]) -> dict[int, list[Tensor]]:
         """The patch tokens (B, N, D) of each of ``layout.views``, by level."""

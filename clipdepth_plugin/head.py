@@ -18,10 +18,8 @@ from clipdepth_plugin.config import HeadConfig, Preset, scale_levels
 from clipdepth_plugin.decoders.compact import CompactDecoder
 from clipdepth_plugin.decoders.dual_path import DualPathDecoder
 from clipdepth_plugin.decoders.inputs import (
-    checked_early,
     checked_features,
     checked_size,
-    early_features,
 )
 from clipdepth_plugin.decoders.readout import DepthEstimate, with_confidence
 from clipdepth_plugin.features import TowerFeatures
@@ -51,7 +49,6 @@ class DepthHead(nn.Module, HubMixin):
     def make_decoder(config: HeadConfig) -> nn.Module:
         """The decoder: (features, size, auxiliary=bool) -> ``DepthEstimate``.
 
-        One that has ``early_levels`` and ``early`` takes what the latter gave as ``early=``, too.
         A subclass with a decoder of its own overrides it.
         """
         return CompactDecoder(config) if config.decoder == "compact" else DualPathDecoder(config)
@@ -95,30 +92,10 @@ class DepthHead(nn.Module, HubMixin):
         }
         return cls(HeadConfig(**{"width": found.width, "preset": preset, **scaled, **options}))
 
-    @property
-    def early_levels(self) -> tuple[int, ...]:
-        """The levels that ``early`` reads; none where nothing can be done before the tower ends."""
-        levels: tuple[int, ...] = getattr(self.decoder, "early_levels", ())
-        return levels
-
-    def early(self, features: TowerFeatures) -> list[Tensor]:
-        """What can be computed of ``early_levels`` alone, without a context, for ``forward``.
-
-        Raises:
-            FeaturesError: A level is missing or of another width, or there are no early levels.
-        """
-        dtype = next(self.parameters()).dtype
-        read = early_features(features, self.config, self.early_levels, dtype)
-        decoder: Any = self.decoder
-        maps: list[Tensor] = decoder.early(read)
-        return maps
-
     def forward(
         self,
         features: TowerFeatures,
         size: tuple[int, int] | None = None,
-        *,
-        early: list[Tensor] | None = None,
     ) -> Tensor:
         """Depth of each view.
 
@@ -126,17 +103,15 @@ class DepthHead(nn.Module, HubMixin):
             features: Levels (B, h*w, D) that ``config.levels`` names, the context where FiLM is
                 on, and the pixels where there is an image stem. Cast to the head's dtype.
             size: Output (H, W); None gives the native size, ``config.upsampling`` times (h, w).
-            early: What ``early`` gave of these features, where it has run; the same numbers.
 
         Returns:
             (B, 1, H, W) float32 metres.
 
         Raises:
-            FeaturesError: A level, the context or the pixels are missing, or of another width;
-                or ``early`` is of other views, or for a head without early levels.
+            FeaturesError: A level, the context or the pixels are missing, or of another width.
             HostError: ``size`` is no size.
         """
-        return self.estimate(features, size, early=early).metres
+        return self.estimate(features, size).metres
 
     def forward_with_confidence(
         self, features: TowerFeatures, size: tuple[int, int] | None = None
@@ -170,7 +145,6 @@ class DepthHead(nn.Module, HubMixin):
         size: tuple[int, int] | None = None,
         *,
         auxiliary: bool = False,
-        early: list[Tensor] | None = None,
     ) -> DepthEstimate:
         """Everything that the head predicts, as its loss takes it.
 
@@ -178,14 +152,10 @@ class DepthHead(nn.Module, HubMixin):
             features: See ``forward``.
             size: See ``forward``.
             auxiliary: Whether to run the auxiliary outputs.
-            early: See ``forward``.
         """
-        given: dict[str, Any] = {}
         size = checked_size(size)
-        if early is not None:
-            given["early"] = checked_early(early, features, self.early_levels)
         checked = checked_features(features, self.config, next(self.parameters()).dtype)
-        estimate: DepthEstimate = self.decoder(checked, size, auxiliary=auxiliary, **given)
+        estimate: DepthEstimate = self.decoder(checked, size, auxiliary=auxiliary)
         return estimate
 
     def fused(

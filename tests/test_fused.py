@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, TowerFeatures
 from clipdepth_plugin.decoders.blocks import ConvNormGELU
-from clipdepth_plugin.fused.head import FusedHead
 from clipdepth_plugin.fused.weights import shifted_resize_matrix
 from tests.tiny.fused_heads import EACH_HEAD, HEADS, in_graphs, make_features, make_head
 
@@ -92,12 +91,11 @@ def test_a_callers_autocast_changes_no_bit(
     plain = make_head(name)
     head, features = plain.fused(torch.bfloat16), make_features(plain)
     with torch.no_grad():
-        expected, early = head(features), head.early(features)
+        expected = head(features)
         tapes = in_graphs(head, monkeypatch) if graphs else []
         with torch.autocast("cpu", torch.float16):
             for _ in range(2):  # the second time recorded
                 assert torch.equal(head(features), expected)
-                assert all(map(torch.equal, head.early(features), early))
         assert [tape.recorded for tape in tapes] == [1] * len(tapes)
         assert torch.equal(head(features), expected)
 
@@ -139,33 +137,6 @@ def test_resize_and_taps_as_one_matrix(low: int, high: int) -> None:
     matrix = shifted_resize_matrix(low, high, like=signal)
     out = matrix @ (taps[:, None] * signal).flatten()
     torch.testing.assert_close(out, expected[0, 0])
-
-
-@EACH_HEAD
-@pytest.mark.parametrize("form", ["plain", "fused", "fused bfloat16", "fused, in graphs"])
-def test_early_maps_change_no_bit(name: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is computed before the tower is done, without a context, and the rest: the same bits."""
-    plain = make_head(name)
-    dtype = torch.bfloat16 if "bfloat16" in form else None
-    head = plain if form == "plain" else plain.fused(dtype)
-    features = make_features(plain, (4, 3))
-    assert head.early_levels == (plain.config.structural_levels if plain.config.structural else ())
-    graphed = isinstance(head, FusedHead) and "graphs" in form
-    tapes = in_graphs(head, monkeypatch) if isinstance(head, FusedHead) and graphed else []
-    with torch.no_grad():
-        expected = head.estimate(features, (50, 70))
-        if not head.early_levels:
-            return
-        known = {level: features.levels[level] for level in head.early_levels}
-        for _ in range(3):  # as it is, recorded, replayed
-            early = head.early(TowerFeatures(known, None, features.grid))
-            again = head.estimate(features, (50, 70), early=early)
-            assert torch.equal(again.metres, expected.metres)
-            if expected.log_scale is not None and again.log_scale is not None:
-                assert torch.equal(again.log_scale, expected.log_scale)
-        assert [tape.recorded for tape in tapes] == [1] * len(tapes)
-        doubled = [2 * x_BCHW for x_BCHW in early]
-        assert not torch.equal(head(features, (50, 70), early=doubled), expected.metres)
 
 
 def test_a_head_trained_with_synchronised_norms() -> None:

@@ -16,7 +16,7 @@ def test_shapes_that_take_turns_do_not_evict_each_other_at_every_call(
 ) -> None:
     head = make_head("fast")
     fused = head.fused(graphs=2)
-    (tape, _), features = in_graphs(fused, monkeypatch), make_features(head)
+    (tape,), features = in_graphs(fused, monkeypatch), make_features(head)
     with torch.no_grad():
         for _ in range(PAUSE):
             for size in ((9, 9), (8, 8), (7, 7)):

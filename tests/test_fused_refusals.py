@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from torch import nn
 
 from clipdepth_plugin import TowerFeatures
@@ -25,28 +24,6 @@ def test_errors() -> None:
     head.decoder = nn.Identity()
     with pytest.raises(KernelError, match="Identity has no fused form"):
         head.fused()
-
-
-@pytest.mark.parametrize("form", ["plain", "fused"])
-def test_early_maps_that_do_not_fit(form: str) -> None:
-    plain, without = make_head("fast"), make_head("fast-neither")
-    features, more = make_features(plain), make_features(plain, batch=3)
-    head, late = (plain, without) if form == "plain" else (plain.fused(), without.fused())
-    first, *rest = head.early_levels
-    some = {level: features.levels[level] for level in rest}
-    narrow = {**some, first: features.levels[first][..., :8]}
-    with torch.no_grad():
-        early = head.early(features)
-        with pytest.raises(FeaturesError, match=rf"levels \[{first}\] are missing"):
-            head.early(TowerFeatures(some, None, features.grid))
-        with pytest.raises(FeaturesError, match=f"level {first} has width 8; .* made for 24"):
-            head.early(TowerFeatures(narrow, None, features.grid))
-        with pytest.raises(FeaturesError, match="early maps are of 2 views, the features of 3"):
-            head(more, early=early)
-        with pytest.raises(FeaturesError, match="has no early levels"):
-            late.early(features)
-        with pytest.raises(FeaturesError, match="has no early levels"):
-            late(make_features(without), early=early)
 
 
 def test_norms_that_cannot_be_folded() -> None:

@@ -63,7 +63,7 @@ def bench(  # noqa: PLR0913, PLR0917 (a command's options)
         typer.Option(
             "--form",
             metavar="FORM",
-            help="eager, fused, compiled, graph, overlap; may be repeated. Not given: all that "
+            help="eager, fused, compiled, graph; may be repeated. Not given: all that "
             "the device has, on a CPU without compiled.",
         ),
     ] = None,

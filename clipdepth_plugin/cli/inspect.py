@@ -14,7 +14,6 @@ from rich.table import Table
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.structure import modules_around
 from clipdepth_plugin.adapters.towers import choose_tower, find_towers
-from clipdepth_plugin.adapters.trim_plan import plan_trim
 from clipdepth_plugin.cli.console import loading, plain_console
 
 if TYPE_CHECKING:
@@ -75,7 +74,6 @@ def describe_tower(
         processor: What the host's own image processor says; it goes before the tower's.
     """
     preprocessing = processor or tower.preprocessing
-    plan = plan_trim(host, tower)
     return {
         **{name: getattr(tower, name) for name in _ROWS.values()},
         "has_class_token": tower.has_class_token,
@@ -85,7 +83,6 @@ def describe_tower(
         "takes": tower.rule.takes,
         "views": [] if preprocessing is None else [str(way) for way in preprocessing.ways],
         "views_unknown": None if preprocessing is None else preprocessing.unknown or None,
-        "trim": dataclasses.asdict(plan),
     }
 
 
@@ -110,18 +107,11 @@ def _views(tower: dict[str, Any]) -> str:
     return "; ".join(tower["views"]) or tower["views_unknown"] or "not known"
 
 
-def _trim(tower: dict[str, Any]) -> str:
-    left_out = ", ".join(tower["trim"]["blocks"])
-    what = f"generate() can leave out {left_out}" if left_out else "nothing to leave out"
-    return f"{what}: {tower['trim']['why']}"
-
-
 _MORE: dict[str, Callable[[dict[str, Any]], str]] = {
     "inside": lambda tower: " > ".join(tower["inside"]) or "nothing: the host itself",
     "token order": lambda tower: tower["token_order"],
     "takes": lambda tower: f"({', '.join(map(str, tower['takes']))})",
     "views": _views,
-    "trim=True": _trim,
 }
 
 

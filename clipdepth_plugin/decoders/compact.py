@@ -153,27 +153,15 @@ class CompactDecoder(nn.Module):
         self.to_mask = nn.Conv2d(at_quadruple, 9 * CONVEX_FACTOR**2, 1)
         self.confidence = config.confidence
 
-    @property
-    def early_levels(self) -> tuple[int, ...]:
-        """The structural pathway's: it needs no context, which is of the tower's end."""
-        return () if self.structural is None else self.structural.levels
-
-    def early(self, features: TowerFeatures) -> list[Tensor]:
-        """The structural pathway's map, all of it."""
-        assert self.structural is not None
-        assert self.structural_conv is not None
-        return [self.structural_conv(added(self.structural(features)))]
-
     def forward(
         self,
         features: TowerFeatures,
         size: tuple[int, int] | None,
         *,
         auxiliary: bool = False,  # noqa: ARG002 (decoders are called alike)
-        early: list[Tensor] | None = None,
     ) -> DepthEstimate:
         """Maps of ``size``; None gives 16 times the grid. There are no auxiliary ones."""
-        fused_BChw = self._fuse(features, early)
+        fused_BChw = self._fuse(features)
         x_BCHW = self.up(fused_BChw)
         likeness = None
         if self.guidance is not None:
@@ -198,14 +186,14 @@ class CompactDecoder(nn.Module):
         )
         return resized_estimate(self.metres(level_B1HW), scale_B1HW, size)
 
-    def _fuse(self, features: TowerFeatures, early: list[Tensor] | None) -> Tensor:
+    def _fuse(self, features: TowerFeatures) -> Tensor:
         """(B, C, h, w) of both pathways."""
         semantic = self.semantic(features)
         if self.film is not None:
             semantic = self.film(semantic, features.context)
         paths = [self.semantic_conv(added(semantic))]
-        if self.structural is not None:
-            paths += self.early(features) if early is None else early
+        if self.structural is not None and self.structural_conv is not None:
+            paths.append(self.structural_conv(added(self.structural(features))))
         fused: Tensor = self.dropout(self.join(torch.cat(paths, dim=1)))
         return fused
 

@@ -67,27 +67,15 @@ class DualPathDecoder(nn.Module):
             for c in channels[: config.auxiliary]
         )
 
-    @property
-    def early_levels(self) -> tuple[int, ...]:
-        """The structural pathway's: it needs no context, which is of the tower's end."""
-        return () if self.structural is None else self.structural.levels
-
-    def early(self, features: TowerFeatures) -> list[Tensor]:
-        """The structural pathway's maps."""
-        assert self.structural is not None
-        maps: list[Tensor] = self.structural(features)
-        return maps
-
     def forward(
         self,
         features: TowerFeatures,
         size: tuple[int, int] | None,
         *,
         auxiliary: bool = False,
-        early: list[Tensor] | None = None,
     ) -> DepthEstimate:
         """Maps of ``size``, auxiliary ones where asked for; ``size`` None gives native sizes."""
-        stages = self._decode(features, early)
+        stages = self._decode(features)
         estimate: DepthEstimate = self.readout(stages[-1], size)
         if not auxiliary:
             return estimate
@@ -96,12 +84,12 @@ class DualPathDecoder(nn.Module):
             auxiliary=tuple(readout(x_BCHW, size).metres for readout, x_BCHW in read)
         )
 
-    def _decode(self, features: TowerFeatures, early: list[Tensor] | None) -> list[Tensor]:
+    def _decode(self, features: TowerFeatures) -> list[Tensor]:
         """The maps of all fusion stages, (B, C_i, 2^(i+1) h, 2^(i+1) w)."""
         semantic = self.semantic(features)
         structural: list[Tensor | None] = [None] * len(semantic)
         if self.structural is not None:
-            structural = [*(self.early(features) if early is None else early), None]
+            structural = [*self.structural(features), None]
         x_BCHW, stages = semantic[0], []
         for stage, skip_BChw, skip_BCHW in zip(self.fusion, semantic, structural, strict=True):
             x_BCHW = stage(x_BCHW, skip_BChw, skip_BCHW)

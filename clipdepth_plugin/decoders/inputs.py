@@ -13,25 +13,6 @@ from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.errors import FeaturesError
 from clipdepth_plugin.features import TowerFeatures
 
-NO_EARLY = (
-    "this head has no early levels (head.early_levels is empty): call head(features) alone, "
-    "without early maps"
-)
-
-
-def early_features(
-    features: TowerFeatures, config: HeadConfig, levels: tuple[int, ...], dtype: torch.dtype
-) -> TowerFeatures:
-    """What ``early`` reads, in a head's dtype.
-
-    Raises:
-        FeaturesError: A level is missing or has another width, or there are none to read.
-    """
-    if not levels:
-        raise FeaturesError(NO_EARLY)
-    read = _checked_levels(features, levels, config.width, dtype)
-    return TowerFeatures(read, None, features.grid)
-
 
 def checked_size(size: tuple[int, int] | None) -> tuple[int, int] | None:
     """The output's size as a head is given it; a traced one is taken as it is.
@@ -42,25 +23,6 @@ def checked_size(size: tuple[int, int] | None) -> tuple[int, int] | None:
     if size is None or torch.compiler.is_compiling():
         return size
     return parse_size(size, "size")
-
-
-def checked_early(
-    early: list[Tensor], features: TowerFeatures, levels: tuple[int, ...]
-) -> list[Tensor]:
-    """What ``early`` gave, if it can be of these features.
-
-    Raises:
-        FeaturesError: It is of another number of views, or the head has no early levels.
-    """
-    if not levels:
-        raise FeaturesError(NO_EARLY)
-    odd = [x_BChw.shape[0] for x_BChw in early if x_BChw.shape[0] != features.batch]
-    if odd:
-        raise FeaturesError(
-            f"the early maps are of {odd[0]} views, the features of {features.batch}: give what "
-            "head.early(features) gave of the same features"
-        )
-    return early
 
 
 def checked_features(

@@ -57,26 +57,9 @@ class FusedCompact(nn.Module):
         self.mask_bias = packing.pack(mask.bias)
         self.triton = packing.triton
 
-    @property
-    def early_levels(self) -> tuple[int, ...]:
-        """The structural pathway's."""
-        return () if self.structural is None else self.structural.levels
-
-    def early(self, features: TowerFeatures) -> list[Tensor]:
-        """The structural pathway's map, all of it."""
-        assert self.structural is not None
-        assert self.structural_conv is not None
-        return [self.structural_conv(self.structural(features, None))]
-
-    def forward(
-        self,
-        features: TowerFeatures,
-        size: tuple[int, int] | None,
-        *,
-        early: list[Tensor] | None = None,
-    ) -> DepthEstimate:
+    def forward(self, features: TowerFeatures, size: tuple[int, int] | None) -> DepthEstimate:
         """(B, 1, *size) float32 maps; ``size`` None gives 16 times the grid."""
-        fused_BChw = self._fuse(features, early)
+        fused_BChw = self._fuse(features)
         x_BCHW = self.up(fused_BChw)
         likeness_BSHW = None
         if self.guidance is not None:
@@ -107,13 +90,14 @@ class FusedCompact(nn.Module):
         level_B1HW = self.metres.to_level(logits_BCHW[:, :channels])
         return torch.cat((level_B1HW, logits_BCHW[:, channels:]), dim=1)
 
-    def _fuse(self, features: TowerFeatures, early: list[Tensor] | None) -> Tensor:
+    def _fuse(self, features: TowerFeatures) -> Tensor:
         """(B, C, h, w) of both pathways."""
         film_LBP = None if self.film is None else self.film(features.context)
         x_BCHW: Tensor = self.semantic_conv(self.semantic(features, film_LBP))
-        if early is None:
-            early = [] if self.structural is None else self.early(features)
-        fused: Tensor = self.join(x_BCHW, *early)
+        paths = [x_BCHW]
+        if self.structural is not None and self.structural_conv is not None:
+            paths.append(self.structural_conv(self.structural(features, None)))
+        fused: Tensor = self.join(*paths)
         return fused
 
 

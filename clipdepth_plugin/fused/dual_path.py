@@ -48,29 +48,11 @@ class FusedDualPath(nn.Module):
         )
         self.readout = Readout(decoder.readout, packing)
 
-    @property
-    def early_levels(self) -> tuple[int, ...]:
-        """The structural pathway's."""
-        return self.projections.structural_levels
-
-    def early(self, features: TowerFeatures) -> list[Tensor]:
-        """The structural pathway's maps."""
-        return self._structural_maps(features, self.projections.structural(features))
-
-    def forward(
-        self,
-        features: TowerFeatures,
-        size: tuple[int, int] | None,
-        *,
-        early: list[Tensor] | None = None,
-    ) -> DepthEstimate:
+    def forward(self, features: TowerFeatures, size: tuple[int, int] | None) -> DepthEstimate:
         """(B, 1, *size) float32 maps; ``size`` None gives 2 to the number of stages."""
-        if early is None:
-            semantic, projected = self.projections(features)
-            early = self._structural_maps(features, projected)
-        else:
-            semantic = self.projections.semantic(features)
-        structural = [*early, *[None] * (len(semantic) - len(early))]
+        semantic, projected = self.projections(features)
+        maps = self._structural_maps(features, projected)
+        structural = [*maps, *[None] * (len(semantic) - len(maps))]
         x_BCHW = semantic[0]
         for stage, skip_BChw, skip_BCHW in zip(self.fusion, semantic, structural, strict=True):
             x_BCHW = stage(x_BCHW, skip_BChw, skip_BCHW)
@@ -81,7 +63,7 @@ class FusedDualPath(nn.Module):
         """The structural pathway's maps, from its projected levels."""
         maps: list[Tensor] = []
         for stage, skip_BChw in zip(self.structural, projected, strict=True):
-            first = self.early_levels[0]
+            first = self.projections.structural_levels[0]
             below = maps[-1] if maps else tokens_to_map(features.levels[first], features.grid)
             maps.append(stage(below, skip_BChw))
         return maps
@@ -121,48 +103,21 @@ class Projections(nn.Module):
     def forward(self, features: TowerFeatures) -> tuple[list[Tensor], list[Tensor]]:
         """One (B, C, h, w) map for each level of the two pathways, in one launch."""
         levels, count = (*self.semantic_levels, *self.structural_levels), len(self.semantic_levels)
-        maps = self._project(features, levels, self.channels, self._film(features), first=0)
-        return maps[:count], maps[count:]
-
-    def semantic(self, features: TowerFeatures) -> list[Tensor]:
-        """The semantic pathway's maps alone: the very numbers of ``forward``."""
-        levels = self.semantic_levels
-        channels = self.channels[: len(levels)]
-        return self._project(features, levels, channels, self._film(features), first=0)
-
-    def structural(self, features: TowerFeatures) -> list[Tensor]:
-        """The structural pathway's maps alone: the very numbers of ``forward``."""
-        before, channels = (
-            self.channels[: len(self.semantic_levels)],
-            self.channels[len(self.semantic_levels) :],
+        projected = ops.film_project(
+            [features.levels[level] for level in levels],
+            self._film(features),
+            self.weight,
+            self.bias,
+            self.channels,
+            triton=self.triton,
         )
-        return self._project(features, self.structural_levels, channels, None, first=sum(before))
+        maps = [tokens_to_map(x_BNC, features.grid) for x_BNC in projected]
+        return maps[:count], maps[count:]
 
     def _film(self, features: TowerFeatures) -> Tensor | None:
         if not self.film or features.context is None:
             return None
         return ops.film_mlp(features.context, *self.mlps, activation="relu", triton=self.triton)
-
-    def _project(
-        self,
-        features: TowerFeatures,
-        levels: tuple[int, ...],
-        channels: tuple[int, ...],
-        film_MBP: Tensor | None,
-        *,
-        first: int,
-    ) -> list[Tensor]:
-        """Levels whose weights begin at row ``first``."""
-        rows = slice(first, first + sum(channels))
-        projected = ops.film_project(
-            [features.levels[level] for level in levels],
-            film_MBP,
-            self.weight[rows],
-            self.bias[rows],
-            channels,
-            triton=self.triton,
-        )
-        return [tokens_to_map(x_BNC, features.grid) for x_BNC in projected]
 
 
 class _Structural(nn.Module):

@@ -1,4 +1,4 @@
-"""CUDA graphs of a decoder (or of its early part), one for each shape of its inputs.
+"""CUDA graphs of a decoder, one for each shape of its inputs.
 
 A graph reads and writes where it did when it was recorded: inputs are copied into buffers of its
 own, and its outputs are copied out, as the next replay overwrites them.
@@ -31,25 +31,23 @@ class Inputs:
     Attributes:
         features: In the head's dtype.
         size: Of the maps.
-        early: What the early part gave, where it has run.
     """
 
     features: TowerFeatures
     size: Size | None = None
-    early: list[Tensor] | None = None
 
     @property
     def tensors(self) -> list[Tensor]:
         """All of them, in one order."""
         features = self.features
-        given = (*features.levels.values(), features.context, features.pixels, *(self.early or ()))
+        given = (*features.levels.values(), features.context, features.pixels)
         return [x for x in given if x is not None]
 
     @property
     def kind(self) -> tuple[Any, ...]:
         """What recordings are told apart by."""
         features = self.features
-        there = (features.context is None, features.pixels is None, self.early is None)
+        there = (features.context is None, features.pixels is None)
         shapes = [(tuple(x.shape), x.dtype, x.device) for x in self.tensors]
         return tuple(features.levels), features.grid, self.size, there, *shapes
 
@@ -59,8 +57,7 @@ class Inputs:
         levels = {level: next(rest) for level in features.levels}
         context = None if features.context is None else next(rest)
         pixels = None if features.pixels is None else next(rest)
-        early = None if self.early is None else list(rest)
-        return Inputs(TowerFeatures(levels, context, features.grid, pixels), self.size, early)
+        return Inputs(TowerFeatures(levels, context, features.grid, pixels), self.size)
 
 
 Decode = Callable[[Inputs], list[Tensor]]

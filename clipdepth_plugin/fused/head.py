@@ -16,10 +16,8 @@ from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.decoders.compact import CompactDecoder
 from clipdepth_plugin.decoders.dual_path import DualPathDecoder
 from clipdepth_plugin.decoders.inputs import (
-    checked_early,
     checked_features,
     checked_size,
-    early_features,
 )
 from clipdepth_plugin.decoders.readout import DepthEstimate, with_confidence
 from clipdepth_plugin.errors import KernelError
@@ -76,27 +74,12 @@ class FusedHead(nn.Module):
         packing = Packing(own.dtype if dtype is None else dtype, triton)
         self.decoder = _fuse(head.decoder, packing).to(own.device)
         self._graphs = GraphCache(functools.partial(_decode, self.decoder), graphs)
-        self._early_graphs = GraphCache(functools.partial(_early, self.decoder), graphs)
         self.eval()
-
-    @property
-    def early_levels(self) -> tuple[int, ...]:
-        """See ``DepthHead.early_levels``."""
-        return self.decoder.early_levels
-
-    def early(self, features: TowerFeatures) -> list[Tensor]:
-        """See ``DepthHead.early``."""
-        weight = next(self.parameters())
-        read = early_features(features, self.config, self.early_levels, weight.dtype)
-        with without_autocast(weight.device):
-            return self._early_graphs.run(Inputs(read))
 
     def forward(
         self,
         features: TowerFeatures,
         size: tuple[int, int] | None = None,
-        *,
-        early: list[Tensor] | None = None,
     ) -> Tensor:
         """Depth of each view; see ``DepthHead.forward``.
 
@@ -104,7 +87,7 @@ class FusedHead(nn.Module):
             FeaturesError: See ``DepthHead.forward``.
             KernelError: A gradient is needed, or Triton was asked for and cannot run.
         """
-        return self.estimate(features, size, early=early).metres
+        return self.estimate(features, size).metres
 
     def forward_with_confidence(
         self, features: TowerFeatures, size: tuple[int, int] | None = None
@@ -120,8 +103,6 @@ class FusedHead(nn.Module):
         self,
         features: TowerFeatures,
         size: tuple[int, int] | None = None,
-        *,
-        early: list[Tensor] | None = None,
     ) -> DepthEstimate:
         """Everything that the head predicts, but for auxiliary maps; raises as ``forward``."""
         given = (*features.levels.values(), features.context, features.pixels)
@@ -130,30 +111,23 @@ class FusedHead(nn.Module):
                 "a fused head gives no gradient, and its features need one: use the plain head, "
                 "or run under torch.no_grad()"
             )
-        if early is not None:
-            early = checked_early(early, features, self.early_levels)
         weight = next(self.parameters())
         size = checked_size(size)
         checked = checked_features(features, self.config, weight.dtype)
         with without_autocast(weight.device):
-            metres_B1HW, *scales = self._graphs.run(Inputs(checked, size, early))
+            metres_B1HW, *scales = self._graphs.run(Inputs(checked, size))
         return DepthEstimate(metres_B1HW, scales[0] if scales else None)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        for graphs in (self._graphs, self._early_graphs):
-            graphs.clear()  # they read the weights where these were
+        self._graphs.clear()  # they read the weights where these were
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
 
 def _decode(decoder: FusedCompact | FusedDualPath, inputs: Inputs) -> list[Tensor]:
     """Metres; behind them the logarithm of their error's scale, where the head has it."""
-    estimate: DepthEstimate = decoder(inputs.features, inputs.size, early=inputs.early)
+    estimate: DepthEstimate = decoder(inputs.features, inputs.size)
     return [x for x in (estimate.metres, estimate.log_scale) if x is not None]
-
-
-def _early(decoder: FusedCompact | FusedDualPath, inputs: Inputs) -> list[Tensor]:
-    return decoder.early(inputs.features)
 
 
 def _fuse(decoder: nn.Module, packing: Packing) -> FusedCompact | FusedDualPath:

@@ -80,11 +80,6 @@ def _graph(head: DepthHead) -> Formed:
     return Formed(plain.fused(), {})
 
 
-def _overlapping(head: DepthHead) -> Formed:
-    plain: Any = head
-    return Formed(plain.fused(), {"overlap": True})
-
-
 FORMS: dict[str, Form] = {
     form.name: form
     for form in (
@@ -92,10 +87,9 @@ FORMS: dict[str, Form] = {
         Form("fused", _not_fused, _fused),
         Form("compiled", _no_compiler, _compiled, costly=True),
         Form("graph", _no_graph, _graph),
-        Form("overlap", _no_graph, _overlapping),
     )
 }
-"""``graph``: the fused head in CUDA graphs. ``overlap``: the same on a stream beside the host's."""
+"""``graph``: the fused head in CUDA graphs."""
 
 
 def choose_forms(

@@ -71,7 +71,7 @@ class Figure(Strict):
     head: str | None = None
     """A name in ``Audit.heads``."""
     form: str | None = None
-    """eager, fused, compiled, graph or overlap."""
+    """eager, fused, compiled or graph."""
     p50_ms: float
     p95_ms: float
     p99_ms: float

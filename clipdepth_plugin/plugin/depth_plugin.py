@@ -24,14 +24,12 @@ from clipdepth_plugin.adapters.processors.lerobot import from_policy
 from clipdepth_plugin.adapters.running import run_tower
 from clipdepth_plugin.adapters.taps import Taps, owners
 from clipdepth_plugin.adapters.towers import Tower, choose_tower
-from clipdepth_plugin.adapters.trimming import Trim
 from clipdepth_plugin.arguments import Intrinsics, Size
 from clipdepth_plugin.errors import HeadMismatchError, HostError, NoDepthError
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.plugin.checks import check_fit, check_laid_out, check_pixels
 from clipdepth_plugin.plugin.estimating import check_finite, on_heads_device
-from clipdepth_plugin.plugin.overlap import Overlap
 from clipdepth_plugin.plugin.reading import DepthPass
 
 if TYPE_CHECKING:
@@ -44,8 +42,6 @@ def attach(
     *,
     tower: str | None = None,
     processor: Any = None,
-    trim: bool = False,
-    overlap: bool = False,
 ) -> DepthPlugin:
     """Taps a host's vision tower; depth can be read after each of the host's own forwards.
 
@@ -59,15 +55,6 @@ def attach(
         processor: The host's Hugging Face image processor (or a ``Preprocessing``), for
             ``predict(original_sizes=...)``; only needed where the host does not carry it.
             Whoever prepares pictures otherwise says how in a ``Preprocessing``.
-        trim: Leave out blocks that neither the host nor the head needs (LLaVA reads hidden state
-            -2: its last block runs for nothing), where the host's outputs stay bit for bit the
-            same. ``plugin.trim.plan`` says which, or why none.
-        overlap: Run the head on a CUDA stream of its own while the host goes on: its structural
-            pathway as soon as that one's blocks are done, the rest when the tower is (a language
-            model's prefill hides it). Reading depth waits for it; the maps are the same. Write
-            into the head's weights (an optimizer's step, ``load_state_dict``) only after reading:
-            else that raises NoDepthError. ``plugin.overlap.why_not`` says why a pass did without,
-            as on a CPU.
 
     Returns:
         The plug-in, attached.
@@ -79,7 +66,7 @@ def attach(
         HostError: The host is no torch module, the processor can't be read, or the host says that
             it prepares its pictures otherwise.
     """
-    plugin = DepthPlugin(host, head, tower=tower, processor=processor, trim=trim, overlap=overlap)
+    plugin = DepthPlugin(host, head, tower=tower, processor=processor)
     plugin.attach()
     return plugin
 
@@ -93,8 +80,6 @@ class DepthPlugin(nn.Module):
     Attributes:
         head: The head.
         tower: What was found in the host.
-        trim: What leaves blocks out, or None where that was not asked for.
-        overlap: What runs the head beside the host, or None where that was not asked for.
     """
 
     def __init__(
@@ -104,8 +89,6 @@ class DepthPlugin(nn.Module):
         *,
         tower: str | None = None,
         processor: Any = None,
-        trim: bool = False,
-        overlap: bool = False,
     ) -> None:
         """Checks that the head fits, without touching the host. See ``attach``."""
         super().__init__()
@@ -116,15 +99,10 @@ class DepthPlugin(nn.Module):
         config = head.config
         context = config.context if config.film else None
         wanted = Wanted.of(self.tower, config.levels, context, pixels=head.reads_pixels)
-        self.overlap = Overlap(head) if overlap else None
-        make_pass = functools.partial(DepthPass, head, preprocessing, self.overlap)
+        make_pass = functools.partial(DepthPass, head, preprocessing)
         self._recorder = PassRecorder(wanted, make_pass)
         self._taps = Taps(host, self.tower, self._recorder, owner=head)
         self._finalizer = weakref.finalize(self, self._taps.remove)
-        self.trim: Trim | None = None
-        if trim:
-            self.trim = Trim.of(host, self.tower, head, wanted)
-            weakref.finalize(self, self.trim.remove)
 
     @property
     def attached(self) -> bool:
@@ -148,8 +126,6 @@ class DepthPlugin(nn.Module):
             )
         self._recorder.forget()
         self._taps.install()
-        if self.trim is not None:
-            self.trim.install()
         self._recorder.attached = True
         # Code that was compiled without the hooks would run on without them.
         if (dynamo := sys.modules.get("torch._dynamo")) is not None:
@@ -161,8 +137,6 @@ class DepthPlugin(nn.Module):
         if self.attached:
             self._recorder.attached = False
             self._taps.remove()
-            if self.trim is not None:
-                self.trim.remove()
 
     @property
     def depth(self) -> Tensor:

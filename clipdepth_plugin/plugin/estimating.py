@@ -36,14 +36,13 @@ def check_mode(head: DepthHead | FusedHead) -> None:
 def estimate(
     head: DepthHead | FusedHead,
     features: TowerFeatures,
-    early: list[Tensor] | None = None,
     size: tuple[int, int] | None = None,
 ) -> DepthEstimate:
-    """Depth, and confidence where the head has it; ``early``: what ``head.early`` gave.
+    """Depth, and confidence where the head has it.
 
     By the head's own call where that gives all that it knows: the user may have hooked it.
     """
-    given: dict[str, Any] = {} if early is None else {"early": early}
+    given: dict[str, Any] = {}
     if size is not None:
         given["size"] = size
     if head.config.confidence:

@@ -26,7 +26,6 @@ from clipdepth_plugin.maps.placing import Join, at_pixels, at_size, in_images
 from clipdepth_plugin.maps.stitching import paste, stitch
 from clipdepth_plugin.maps.tiling import arrange
 from clipdepth_plugin.plugin.estimating import check_finite, check_mode, estimate, on_heads_device
-from clipdepth_plugin.plugin.overlap import HeadBeside, Overlap
 from clipdepth_plugin.precision import without_autocast
 
 if TYPE_CHECKING:
@@ -43,7 +42,6 @@ class DepthPass(TowerPass):
         self,
         head: DepthHead | FusedHead,
         preprocessing: Preprocessing | None,
-        overlap: Overlap | None,
         wanted: Wanted,
         call: TowerCall,
         hosts_own: bool,
@@ -51,7 +49,6 @@ class DepthPass(TowerPass):
         super().__init__(wanted, call, hosts_own)
         self._head = head
         self._preprocessing = preprocessing
-        self._beside = HeadBeside(overlap) if overlap is not None and hosts_own else None
         self._native: list[DepthEstimate] | None = None
 
     @property
@@ -191,25 +188,17 @@ class DepthPass(TowerPass):
             if self._native is None:
                 self._native = self._compute()
                 self.free("the tokens were freed when this pass's depth was read")
-            elif self._beside is not None:
-                self._beside.join()  # another thread's stream may be the reader's now
             return self._native
 
     def _compute(self) -> list[DepthEstimate]:
         self._check()
         check_mode(self._head)
-        natives = None if self._beside is None else self._beside.join()
-        if natives is None:
-            with torch.no_grad():
-                batches = [on_heads_device(one, self._head) for one in self.batches]
-                with without_autocast(next(self._head.parameters()).device):
-                    natives = [estimate(self._head, one) for one in batches]
+        with torch.no_grad():
+            batches = [on_heads_device(one, self._head) for one in self.batches]
+            with without_autocast(next(self._head.parameters()).device):
+                natives = [estimate(self._head, one) for one in batches]
         check_finite([one.metres for one in natives])
         return natives
-
-    def _arrived(self) -> None:
-        if self._beside is not None and not torch.compiler.is_compiling():
-            self._beside.go_on(self)
 
     def _say_camera(self) -> None:
         say_assumed_focal(self._head, self._head.config.canonical_focal)

@@ -17,7 +17,7 @@ from clipdepth_plugin.latency.forms import FORMS, choose_forms
 from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-QUICK = [name for name in choose_forms((), DEVICE)[0] if name not in ("compiled", "overlap")]
+QUICK = [name for name in choose_forms((), DEVICE)[0] if name != "compiled"]
 
 
 @pytest.mark.parametrize("form", QUICK)

@@ -14,7 +14,6 @@ import transformers
 
 from clipdepth_plugin.adapters.processors.hf import from_processor
 from clipdepth_plugin.adapters.towers import choose_tower
-from clipdepth_plugin.adapters.trim_plan import plan_trim
 from tests.test_original_sizes import CASES
 from tests.tiny.case import HostCase
 from tests.tiny.packed import EVERY_PACKED
@@ -65,7 +64,6 @@ def _rows() -> Iterator[Row]:
     for case in EVERY:
         host = case.host()
         tower = choose_tower(host, getattr(case, "choose", None))
-        trim = plan_trim(host, tower)
         yield Row(
             case.title,
             (
@@ -74,7 +72,7 @@ def _rows() -> Iterator[Row]:
                 ", ".join(tower.contexts),
                 tower.rule.order,
                 _views(case.name),
-                "yes" if trim.blocks else "no",
+                "no",
                 "outputs, levels, places",  # what takes every row of both tables
                 "yes" if generates(case) else "-",
                 "yes" if any(one.host == case.name for one in CASES) else "-",

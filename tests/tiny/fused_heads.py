@@ -98,8 +98,8 @@ class Tape:
 
 
 def in_graphs(head: FusedHead, monkeypatch: pytest.MonkeyPatch) -> list[Tape]:
-    """Has a head record on the CPU; the tapes of its whole call and of its early part."""
+    """Has a head record on the CPU; its tape."""
     monkeypatch.setattr(GraphCache, "applies", lambda cache, inputs: True)
-    tapes = [Tape(), Tape()]
-    head._graphs._record, head._early_graphs._record = tapes
-    return tapes
+    tape = Tape()
+    head._graphs._record = tape
+    return [tape]
