@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 import torch.nn.functional as F
+import typer
 from PIL import Image
 from rich.console import Console
 from torch import Tensor
@@ -21,9 +22,17 @@ from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.pixels import to_pixels
 from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.cli.console import bar, loading
-from clipdepth_plugin.cli.device import find_device, make_folder
+from clipdepth_plugin.cli.device import find_device, make_folder, preprocessing_of
+from clipdepth_plugin.cli.options import (
+    BatchOption,
+    DeviceOption,
+    HeadOption,
+    HostOption,
+    OutputOption,
+    TowerOption,
+)
 from clipdepth_plugin.cli.predict_files import check_names, check_replaced
-from clipdepth_plugin.errors import HeadMismatchError, HostError, ImageError
+from clipdepth_plugin.errors import HeadMismatchError, ImageError
 from clipdepth_plugin.evaluation.predictors import camera_factor, predicted_maps
 from clipdepth_plugin.features import one_size
 from clipdepth_plugin.files.depth_maps import (
@@ -49,42 +58,55 @@ if TYPE_CHECKING:
     from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PredictOptions:
-    """The options of the command, as its help describes them."""
+    """The options of the command."""
 
-    host: str
-    head: str
-    output: Path
-    npy: bool = False
-    batch_size: int = 1
-    device: str = "cpu"
-    tower: str | None = None
-    focal_px: float | None = None
-    confidence: bool = False
-    overwrite: bool = False
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGE...", help="Pictures, and folders of pictures."),
+    ]
+    host: HostOption
+    head: HeadOption
+    output: OutputOption
+    npy: Annotated[
+        bool, typer.Option("--npy", help="Also write NAME.npy: float32 metres, not rounded.")
+    ] = False
+    batch_size: BatchOption = 1
+    device: DeviceOption = "cpu"
+    tower: TowerOption = None
+    focal_px: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-3,
+            max=1e6,
+            help="Focal length in pixels of the pictures, for heads with a canonical camera.",
+        ),
+    ] = None
+    confidence: Annotated[
+        bool,
+        typer.Option(
+            "--confidence", help="Also write NAME.confidence.png: 8-bit, 255 is sure; as .npy, too."
+        ),
+    ] = False
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that predict did not write, too.")
+    ] = False
 
 
-def run_predict(
-    paths: Sequence[Path], options: PredictOptions, console: Console
-) -> list[ImageError]:
-    """Writes the depth maps of pictures.
+def predict(options: PredictOptions, console: Console) -> int:
+    """Write depth maps of pictures.
 
-    Args:
-        paths: Pictures, and folders of pictures.
-        options: The rest of the command line.
-        console: For the progress bar and the summary.
+    For each picture: NAME.depth.png (16-bit, millimetres, 0 is no depth) and NAME.colour.png
+    (colours with a scale in metres), both for the whole picture. Those of an earlier
+    run are replaced; other files of these names (the truth of an RGB-D folder has them) only with
+    --overwrite.
 
-    Returns:
-        One error for each picture that could not be read; the others are done.
-
-    Raises:
-        ValueError: Before anything is written: a path is not there, two pictures would get the
-            same output, a file that predict did not write would be replaced, the host or the head
-            can't be loaded, they don't fit, no such device, a focal length or a confidence asked
-            of a head that knows none.
+    Exit code: 0, all pictures are done. 1, some could not be read; they are named at the end, the
+    others are done. 2, the host, the head or the input is wrong, and nothing was written; or a
+    map can't be written, and those before are done. The message says which. 3, an unexpected error.
     """
-    images = find_images(paths)
+    images = find_images(options.images)
     check_names(images, confidence=options.confidence)
     if not options.overwrite:
         check_replaced(images, options.output, npy=options.npy, confidence=options.confidence)
@@ -93,14 +115,8 @@ def run_predict(
         host = load_host(options.host)
         head = load_head(options.head)
         _check_confidence(head, options)
-        host.model.to(device)
-        tower = choose_tower(host.model, options.tower)
-    preprocessing = host.preprocessing or tower.preprocessing
-    if preprocessing is None:
-        raise HostError(
-            f"host {options.host!r} does not say how its pictures are normalised; give a "
-            "folder that has a preprocessor_config.json (mean, std, size)"
-        )
+        tower = choose_tower(host.model.to(device), options.tower)
+    preprocessing = preprocessing_of(host, tower)
     with attach(host.model, head.to(device), tower=options.tower) as plugin:
         _say_camera(head, preprocessing, options, console)
         make_folder(options.output)
@@ -109,7 +125,7 @@ def run_predict(
     console.print(f"{done} depth maps in {options.output}", highlight=False, soft_wrap=True)
     for error in unreadable:
         console.print(f"not done: {error}", style="red", highlight=False, soft_wrap=True)
-    return unreadable
+    return 1 if unreadable else 0
 
 
 def _check_confidence(head: DepthHead, options: PredictOptions) -> None:

@@ -93,7 +93,7 @@ class PatchReader:
             self.projection_DK = torch.linalg.qr(torch.randn(shape, generator=self._random)).Q
 
     def read(self, samples: Sequence[Sample]) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Yields (pictures done, tokens (N, L, K) float32, mean log depths (N,))."""
+        """Yields (pictures of a batch, their tokens (N, L, K) float32, mean log depths (N,))."""
         for start in range(0, len(samples), _BATCH):
             batch = [samples[i] for i in range(start, min(start + _BATCH, len(samples)))]
             features = self.tokens(sample_pixels(batch, self._preprocessing))
@@ -102,7 +102,7 @@ class PatchReader:
                 for index, sample in enumerate(batch)
             ]
             x_NLK, y_N = (torch.cat(column) for column in zip(*pieces, strict=True))
-            yield start + len(batch), x_NLK, y_N
+            yield len(batch), x_NLK, y_N
 
     def _patches_of(
         self, features: TowerFeatures, index: int, depth_HW: Tensor

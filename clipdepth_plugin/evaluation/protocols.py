@@ -16,6 +16,7 @@ from clipdepth_plugin.errors import DataError
 
 Box = tuple[int, int, int, int]
 Crop = Literal["none", "nyu", "garg", "eigen"]
+ProtocolName = Literal["nyu", "kitti-garg", "kitti-eigen", "rgbd"]
 
 NYU_SIZE = (480, 640)
 NYU_BOX: Box = (45, 471, 41, 601)
@@ -45,7 +46,7 @@ class Protocol:
             depth then counts inside it alone.
     """
 
-    name: str
+    name: ProtocolName
     low: float
     high: float
     crop: Crop = "none"
@@ -98,7 +99,7 @@ class Protocol:
         return inside_HW & (depth_HW > self.low) & (depth_HW < self.high)
 
 
-PROTOCOLS: dict[str, Protocol] = {
+PROTOCOLS: dict[ProtocolName, Protocol] = {
     "nyu": Protocol("nyu", SMALLEST_DEPTH, 10.0, crop="nyu", flip=True, size=NYU_SIZE),
     "kitti-garg": Protocol("kitti-garg", SMALLEST_DEPTH, 80.0, crop="garg", flip=True),
     "kitti-eigen": Protocol("kitti-eigen", SMALLEST_DEPTH, 80.0, crop="eigen", flip=True),
@@ -107,7 +108,7 @@ PROTOCOLS: dict[str, Protocol] = {
 
 
 def get_protocol(
-    name: str,
+    name: ProtocolName,
     *,
     depth_range: tuple[float, float] | None = None,
     flip: bool | None = None,
@@ -134,7 +135,7 @@ def get_protocol(
         if not 0 < low < high:
             raise DataError(f"depth range {low}, {high}: needs 0 < low < high in metres")
         protocol = replace(protocol, low=low, high=high)
-    if kb_crop and not name.startswith("kitti"):
+    if kb_crop and protocol.crop not in _KITTI_SHARES:
         raise DataError(f"protocol {name!r}: the kb-crop is for the KITTI protocols alone")
     return replace(protocol, flip=protocol.flip if flip is None else flip, kb_crop=kb_crop)
 

@@ -1,4 +1,4 @@
-"""What ``clipdepth eval`` writes: a table, a JSON and a CSV file, each whole or not at all."""
+"""An evaluation's report: a JSON and a CSV file, each written whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,19 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from clipdepth_plugin.environment import package_versions, platform_name
-from clipdepth_plugin.evaluation.metrics import ALIGNMENTS, METRICS, Alignment
+from clipdepth_plugin.evaluation.metrics import METRICS, Alignment
 from clipdepth_plugin.files.depth_maps import write_atomically
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from clipdepth_plugin.evaluation.calibration import Calibration
     from clipdepth_plugin.evaluation.evaluate import EvaluationResult
 
 JSON_FILE = "report.json"
 CSV_FILE = "images.csv"
-
-_HEADERS = {"none": "raw", "median": "median", "lsq": "lsq"}
 
 Figures = dict[Alignment, dict[str, float | None]]
 
@@ -97,7 +92,7 @@ class Report(_Strict):
     skipped: tuple[str, ...]
     """Pictures without a pixel that counts."""
     align: Alignment
-    """Which figures the CSV file and the picture sheet show."""
+    """Which figures the CSV file and the image grid show."""
     means: Figures
     """Alignment -> metric -> mean over pictures; null where no picture has the metric."""
     boundary_images: int
@@ -169,54 +164,6 @@ def write_csv(path: Path, result: EvaluationResult, align: Alignment) -> None:
         shown = ["" if math.isnan(value) else f"{value:.7g}" for value in values]
         writer.writerow([row.name, row.pixels, f"{row.scales[align]:.7g}", *shown])
     write_atomically(path, lambda file: file.write(text.getvalue().encode()))
-
-
-def make_table(result: EvaluationResult, align: Alignment = "none") -> Table:
-    """The figures for a terminal: raw and aligned, each beside the constant depth.
-
-    Args:
-        result: The figures.
-        align: Which of them is printed bold.
-    """
-    from rich.table import Table
-
-    title = f"{len(result.rows)} pictures, protocol {result.protocol.name}"
-    baseline = result.baseline
-    table = Table(
-        title=title,
-        title_justify="left",
-        caption=f"constant: {baseline.depth:.4g} m ({baseline.kind}); median, lsq: scale-aligned"
-        + _calibration_line(result.calibration),
-        caption_justify="left",
-    )
-    table.add_column("")
-    for alignment in ALIGNMENTS:
-        bold = "bold" if alignment == align else ""
-        table.add_column(_HEADERS[alignment], justify="right", style=bold)
-        table.add_column("constant", justify="right", style="dim")
-    for metric in METRICS:
-        cells = []
-        for alignment in ALIGNMENTS:
-            for means in (result.means, result.baseline_means):
-                value = means[alignment][metric.name]
-                cells.append("-" if math.isnan(value) else f"{value:.4f}")
-        unit = f", {metric.unit}" if metric.unit else ""
-        better = "\N{DOWNWARDS ARROW}" if metric.lower_is_better else "\N{UPWARDS ARROW}"
-        table.add_row(f"{metric.label}{unit} {better}", *cells)
-    return table
-
-
-def _calibration_line(calibration: Calibration | None) -> str:
-    """What stands below the table of a head that predicts its confidence."""
-    if calibration is None:
-        return ""
-    c = calibration
-    return (
-        f"\nconfidence (within a factor of 1.25): said {c.mean_confidence:.3f}, true "
-        f"{c.share_right:.3f}; expected calibration error {c.calibration_error:.4f}\n"
-        f"area under AbsRel over coverage: {c.area:.4f} "
-        f"(best possible {c.area_of_the_error:.4f}, knowing nothing {c.abs_rel:.4f})"
-    )
 
 
 def _without_nan(means: dict[Alignment, dict[str, float]]) -> Figures:

@@ -10,16 +10,13 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clipdepth_plugin.errors import ClipDepthError, ImageError
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 

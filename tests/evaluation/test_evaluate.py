@@ -22,12 +22,17 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from clipdepth_plugin import DepthHead, attach
 from clipdepth_plugin.adapters.pixels import to_pixels
 from clipdepth_plugin.adapters.preprocessing import HALF_NORMALISATION, Preprocessing
+from clipdepth_plugin.cli.eval import make_table
 from clipdepth_plugin.config import Preset
 from clipdepth_plugin.data import Sample
 from clipdepth_plugin.errors import DataError, DepthFileError, HostError
-from clipdepth_plugin.evaluation import image_grid as sheet
 from clipdepth_plugin.evaluation.evaluate import Baseline, evaluate, median_depth
-from clipdepth_plugin.evaluation.image_grid import choose_rows, write_sheet
+from clipdepth_plugin.evaluation.image_grid import (
+    MAX_PICTURES,
+    check_count,
+    choose_rows,
+    write_image_grid,
+)
 from clipdepth_plugin.evaluation.metrics import METRICS
 from clipdepth_plugin.evaluation.predictors import (
     HeadPredictor,
@@ -38,7 +43,6 @@ from clipdepth_plugin.evaluation.protocols import get_protocol
 from clipdepth_plugin.evaluation.report import (
     Report,
     make_report,
-    make_table,
     write_csv,
     write_json,
 )
@@ -322,7 +326,7 @@ def test_report_files(tmp_path: Path) -> None:
 
     groups = choose_rows(result, "none", 2)
     assert [[row.index for row in group] for group in groups] == [[0, 1], [2, 3], [5, 6]]
-    write_sheet(tmp_path / "pictures.png", result, predict, Stream(samples), count=2)
+    write_image_grid(tmp_path / "pictures.png", result, predict, Stream(samples), count=2)
     with Image.open(tmp_path / "pictures.png") as picture:
         assert picture.height > picture.width
     assert sorted(p.name for p in tmp_path.iterdir()) == [
@@ -333,22 +337,19 @@ def test_report_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_sheet_of_few_pictures_shows_each_once(count: int, tmp_path: Path) -> None:
+def test_an_image_grid_of_few_pictures_shows_each_once(count: int, tmp_path: Path) -> None:
     samples = [sample(i) for i in range(count)]
     predict = Truth(samples, [1.0] * count)
     result = evaluate(predict, samples, get_protocol("rgbd"))
     shown = [row.index for group in choose_rows(result, "none", 3) for row in group]
     assert sorted(shown) == list(range(count))
-    write_sheet(tmp_path / "pictures.png", result, predict, samples)
+    write_image_grid(tmp_path / "pictures.png", result, predict, samples)
 
 
-def test_the_largest_sheet_fits_its_canvas() -> None:
-    tallest = sheet._PANEL_INCHES * sheet._TALLEST + sheet._LABEL_INCHES
-    lines = 3 * sheet.MAX_PICTURES
-    assert lines * tallest * sheet._DPI < 2**16 <= (lines + 3) * tallest * sheet._DPI
-    sheet.check_count(sheet.MAX_PICTURES)
+def test_a_larger_image_grid_than_its_canvas_is_refused() -> None:
+    check_count(MAX_PICTURES)
     with pytest.raises(DepthFileError, match="has room for"):
-        sheet.check_count(sheet.MAX_PICTURES + 1)
+        check_count(MAX_PICTURES + 1)
 
 
 def test_no_bound_is_null_in_json() -> None:
