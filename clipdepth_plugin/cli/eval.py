@@ -27,7 +27,7 @@ from clipdepth_plugin.cli.options import (
 )
 from clipdepth_plugin.data import open_dataset
 from clipdepth_plugin.evaluation.evaluate import Baseline, evaluate, median_depth
-from clipdepth_plugin.evaluation.image_grid import IMAGE_GRID_FILE, check_count, write_image_grid
+from clipdepth_plugin.evaluation.image_grid import IMAGE_GRID_FILE, write_image_grid
 from clipdepth_plugin.evaluation.metrics import ALIGNMENTS, METRICS, Alignment
 from clipdepth_plugin.evaluation.predictors import HeadPredictor
 from clipdepth_plugin.evaluation.protocols import (
@@ -90,7 +90,10 @@ class EvalOptions:
         ),
     ] = None
     pictures: Annotated[
-        int, typer.Option(min=0, help="Best, median and worst pictures of each in the image grid.")
+        int,
+        typer.Option(
+            min=0, max=50, help="Best, median and worst pictures of each in the image grid."
+        ),
     ] = 3
     batch_size: BatchOption = 1
     device: DeviceOption = "cpu"
@@ -106,7 +109,6 @@ def evaluate_head(options: EvalOptions, console: Console) -> int:
     Exit code: 0, done. 2, the host, the head, the data or the output is wrong; the message says
     which. 3, an unexpected error.
     """
-    check_count(options.pictures)
     protocol, config = protocol_and_data(options)
     dataset = open_dataset(config)
     baseline = _train_baseline(options, protocol)

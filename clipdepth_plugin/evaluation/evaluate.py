@@ -165,14 +165,7 @@ def evaluate(
 def median_depth(dataset: Any, protocol: Protocol) -> float:
     """Median depth of a data set in metres, every picture weighing the same.
 
-    Raises:
-        DataError: No picture has valid depth.
-    """
-    return float(sample_depths(dataset, protocol).median())
-
-
-def sample_depths(dataset: Any, protocol: Protocol) -> Tensor:
-    """Depths in metres: of each picture 1000 of the pixels that count, evenly spaced.
+    Of each picture 1000 of the pixels that count are taken, evenly spaced.
 
     Raises:
         DataError: No picture has valid depth.
@@ -186,7 +179,7 @@ def sample_depths(dataset: Any, protocol: Protocol) -> Tensor:
             taken.append(depth_N[places.round().long()])
     if not taken:
         raise DataError("no picture of the data set has depth in the protocol's range and crop")
-    return torch.cat(taken)
+    return float(torch.cat(taken).median())
 
 
 def iterate(dataset: Any) -> Iterator[Sample]:

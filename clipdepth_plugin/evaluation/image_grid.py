@@ -18,15 +18,12 @@ from clipdepth_plugin.evaluation.metrics import Alignment
 from clipdepth_plugin.evaluation.predictors import Predictor, predict_samples
 from clipdepth_plugin.evaluation.protocols import Protocol
 from clipdepth_plugin.files.atomic import write_file
-from clipdepth_plugin.files.colours import Panel, comparison, image_grid, most_rows
+from clipdepth_plugin.files.colours import Panel, comparison, image_grid
 
 if TYPE_CHECKING:
     from clipdepth_plugin.data import Sample
 
 IMAGE_GRID_FILE = "pictures.png"
-
-MAX_PICTURES = most_rows() // 3
-"""Of each kind: so many fit in an image grid, whatever their shape."""
 
 
 def choose_rows(result: EvaluationResult, alignment: Alignment, count: int) -> list[list[ImageRow]]:
@@ -49,19 +46,6 @@ def choose_rows(result: EvaluationResult, alignment: Alignment, count: int) -> l
     return [chosen[0], chosen[2], chosen[1]]
 
 
-def check_count(count: int) -> None:
-    """Refuses more pictures than an image grid can show.
-
-    Raises:
-        DepthFileError: ``count`` is larger.
-    """
-    if count > MAX_PICTURES:
-        raise DepthFileError(
-            f"--pictures {count}: an image grid has room for {MAX_PICTURES} of each kind; give "
-            "that or less (images.csv has the figures of every picture)"
-        )
-
-
 def write_image_grid(
     path: Path,
     result: EvaluationResult,
@@ -74,10 +58,8 @@ def write_image_grid(
     """Predicts the chosen pictures once more and draws them (``files.colours.comparison``).
 
     Raises:
-        DepthFileError: matplotlib is missing, ``count`` is too large for a picture, or the file
-            can't be written.
+        DepthFileError: matplotlib is missing, or the file can't be written.
     """
-    check_count(count)
     groups = choose_rows(result, alignment, count)
     samples = _fetch(dataset, {row.index for group in groups for row in group})
     protocol = result.protocol

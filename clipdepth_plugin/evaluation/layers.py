@@ -127,7 +127,7 @@ def rank_levels(
     reader = PatchReader(tower, preprocessing, options.patches, options.seed)
     total = len(fitted) + len(held)
 
-    sums = RidgeSums(len(reader.tokens.levels), reader.features)
+    sums = RidgeSums(len(reader.levels), reader.features)
     for count, x_NLK, y_N in reader.read(fitted):
         sums.add(x_NLK, y_N)
         advance(count, total)
@@ -141,7 +141,7 @@ def rank_levels(
             f"{sums.count} training and {scored} validation patches with valid depth: too few; "
             "read more pictures"
         )
-    probe = _Probe(sums, pieces, reader.tokens.levels, options.ridge)
+    probe = _Probe(sums, pieces, reader.levels, options.ridge)
     steps, chosen = probe.greedy(2 * options.stages - 1)
     semantic = tuple(sorted(chosen[: options.stages], reverse=True))
     structural = tuple(sorted(chosen[options.stages :], reverse=True))

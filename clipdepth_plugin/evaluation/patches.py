@@ -13,10 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from clipdepth_plugin.adapters.pass_recorder import PassRecorder
+from clipdepth_plugin.adapters.passes import TowerPass, Wanted
+from clipdepth_plugin.adapters.running import run_tower
+from clipdepth_plugin.adapters.taps import Taps
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.evaluation.evaluate import iterate
 from clipdepth_plugin.evaluation.predictors import sample_pixels
-from clipdepth_plugin.evaluation.tokens import TowerTokens
+from clipdepth_plugin.features import one_size
 
 if TYPE_CHECKING:
     from clipdepth_plugin.adapters.preprocessing import Preprocessing
@@ -70,33 +74,48 @@ def split_samples(
 
 
 class PatchReader:
-    """Tokens and log depths of the patches of pictures."""
+    """Tokens and log depths of the patches of pictures.
+
+    Attributes:
+        levels: All levels of the tower, 0 to its depth.
+        features: K; wide towers are projected at random so that all levels have 6000 together.
+    """
 
     def __init__(
-        self,
-        tower: Tower,
-        preprocessing: Preprocessing,
-        patches: int | None,
-        seed: int,
-        levels: Sequence[int] | None = None,
+        self, tower: Tower, preprocessing: Preprocessing, patches: int | None, seed: int
     ) -> None:
-        """Keeps the tower; wide ones are projected so that all levels have 6000 features."""
-        self.tokens = TowerTokens(tower, levels)
-        self.features = min(tower.width, MAX_FEATURES // len(self.tokens.levels))
+        """Keeps the tower, which is tapped only while it runs.
+
+        Args:
+            tower: From ``choose_tower``.
+            preprocessing: From a picture to the tower's input.
+            patches: Patches of each picture, at random; None takes all.
+            seed: Of the patches and of the projection.
+        """
+        self.levels = range(tower.depth + 1)
+        self.features = min(tower.width, MAX_FEATURES // len(self.levels))
+        self._tower = tower
+        self._recorder = PassRecorder(Wanted.of(tower, self.levels, None), TowerPass)
+        self._taps = Taps(tower.module, tower, self._recorder, owner=self)
         self._preprocessing = preprocessing
-        self._patch_size = tower.patch_size
         self._patches = patches
         self._random = torch.Generator().manual_seed(seed)
-        self.projection_DK: Tensor | None = None
+        self._projection_DK: Tensor | None = None
         if self.features < tower.width:
             shape = (tower.width, self.features)
-            self.projection_DK = torch.linalg.qr(torch.randn(shape, generator=self._random)).Q
+            self._projection_DK = torch.linalg.qr(torch.randn(shape, generator=self._random)).Q
+
+    def tokens(self, samples: Sequence[Sample]) -> TowerFeatures:
+        """All levels, each (B, P, D), of samples' pictures, without a graph."""
+        pixels_B3HW = sample_pixels(samples, self._preprocessing)
+        run = run_tower(self._tower, self._taps, self._recorder, pixels_B3HW, {})
+        return one_size(run.features)
 
     def read(self, samples: Sequence[Sample]) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Yields (pictures of a batch, their tokens (N, L, K) float32, mean log depths (N,))."""
         for start in range(0, len(samples), _BATCH):
             batch = [samples[i] for i in range(start, min(start + _BATCH, len(samples)))]
-            features = self.tokens(sample_pixels(batch, self._preprocessing))
+            features = self.tokens(batch)
             pieces = [
                 self._patches_of(features, index, sample.depth_1HW[0])
                 for index, sample in enumerate(batch)
@@ -110,13 +129,13 @@ class PatchReader:
         log_P = patch_log_depth(
             depth_HW,
             features.grid,
-            patch_size=self._patch_size,
+            patch_size=self._tower.patch_size,
             pixel_size=self._preprocessing.size,
         )
         places_N = self._chosen(log_P)
-        tokens_PD = (features.levels[level][index].cpu() for level in self.tokens.levels)
+        tokens_PD = (features.levels[level][index].cpu() for level in self.levels)
         x_NLD = torch.stack([one_PD[places_N].float() for one_PD in tokens_PD], dim=1)
-        projection_DK = self.projection_DK
+        projection_DK = self._projection_DK
         x_NLK = x_NLD if projection_DK is None else x_NLD @ projection_DK
         return x_NLK, log_P[places_N]
 
@@ -153,7 +172,7 @@ def patch_log_depth(depth_HW: Tensor, grid: Size, *, patch_size: Size, pixel_siz
 
 
 class _Picked(Sequence["Sample"]):
-    """Some samples of a data set; those of a map-style one are read when asked for."""
+    """Some samples of a data set; a map-style one reads them on access."""
 
     def __init__(self, dataset: Any, max_images: int) -> None:
         if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from clipdepth_plugin.environment import package_versions, platform_name
+from clipdepth_plugin.evaluation.calibration import Calibration
 from clipdepth_plugin.evaluation.metrics import METRICS, Alignment
 from clipdepth_plugin.files.depth_maps import write_atomically
 
@@ -53,19 +53,6 @@ class ReportBaseline(_Strict):
     """Alignment -> metric -> mean over pictures."""
 
 
-class ReportCalibration(_Strict):
-    """What the predicted confidence is worth; see ``evaluation.calibration.Calibration``."""
-
-    pixels: int
-    mean_confidence: float
-    share_right: float
-    calibration_error: float
-    area: float
-    area_of_the_error: float
-    abs_rel: float
-    curve: tuple[tuple[float, float], ...]
-
-
 class Report(_Strict):
     """One evaluation."""
 
@@ -98,7 +85,7 @@ class Report(_Strict):
     boundary_images: int
     """Pictures that ``boundary_abs_rel`` is the mean of."""
     baseline: ReportBaseline
-    calibration: ReportCalibration | None = None
+    calibration: Calibration | None = None
     """Of the raw predictions; null for heads that predict no confidence."""
 
 
@@ -128,9 +115,7 @@ def make_report(result: EvaluationResult, **said: Any) -> Report:
             depth=result.baseline.depth,
             means=_without_nan(result.baseline_means),
         ),
-        calibration=None
-        if result.calibration is None
-        else ReportCalibration(**asdict(result.calibration)),
+        calibration=result.calibration,
         **said,
     )
 

@@ -111,5 +111,6 @@ def _os_errors_as(kind: type[ClipDepthError], path: Path) -> Iterator[None]:
     except OSError as error:
         raise kind(
             f"{path}: can't be written ({error.strerror or error}); what was there before is "
-            "untouched. Check that the folder exists, may be written to, and has room on its disk"
+            "untouched. Check that the folder exists, may be written to and has room on its disk, "
+            "then run it again (training with --resume)"
         ) from error

@@ -19,15 +19,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PANEL_INCHES = 3.2
-"""Long side of a panel where no other is given; an inch has 100 pixels."""
-
 _DPI = 100
 _ROW_INCHES = 0.45
 """Of a row, beside its panels: the titles."""
 
 _BAR_INCHES = 1.4
-_LARGEST_PIXELS = 65_535  # of the canvas of matplotlib before 3.11
 _WORST_ERROR = 0.5
 _SPARSE = 0.2
 
@@ -85,22 +81,17 @@ def comparison(
     ]
 
 
-def most_rows(panel_inches: float = PANEL_INCHES) -> int:
-    """How many rows of panels an image grid can have, whatever the pictures' shape."""
-    return int(_LARGEST_PIXELS / _DPI / (panel_inches + _ROW_INCHES))
-
-
 def image_grid(
     rows: Sequence[Sequence[Panel]],
     *,
-    panel_inches: float = PANEL_INCHES,
+    panel_inches: float = 3.2,
     note: dict[str, str] | None = None,
 ) -> bytes:
     """Draws panels in rows, on a canvas of its own: pyplot's global state is not touched.
 
     Args:
         rows: Of one length each; the first panel's shape is taken for all.
-        panel_inches: Long side of a panel.
+        panel_inches: Long side of a panel; an inch has 100 pixels.
         note: Text chunks of the PNG.
 
     Returns:

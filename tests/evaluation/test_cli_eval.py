@@ -19,7 +19,6 @@ from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.cli.data_spec import parse_data
 from clipdepth_plugin.config import PRESETS, HeadConfig
 from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.evaluation.image_grid import MAX_PICTURES
 from clipdepth_plugin.evaluation.report import Report
 from tests.tiny.command_line import PROCESSOR, run, tiny_host, words
 
@@ -131,16 +130,6 @@ def test_eval_of_what_does_not_fit(host: Path, head: Path, data: Path, tmp_path:
     assert result.exit_code == 2
     assert "with a format of rgbd, nyu" in words(result.stderr)
     assert not (tmp_path / "out" / "report.json").exists()
-
-
-def test_eval_refuses_a_too_large_image_grid_before_any_work(tmp_path: Path) -> None:
-    options = ("--host", "nonsense", "--head", "none", "--data", "rgbd:nowhere")
-    result = run("eval", *options, "-o", tmp_path / "out", "--pictures", str(MAX_PICTURES + 1))
-    assert result.exit_code == 2
-    assert f"--pictures {MAX_PICTURES + 1}: an image grid has room for {MAX_PICTURES}" in words(
-        result.stderr
-    )
-    assert not (tmp_path / "out").exists()
 
 
 def test_layers_prints_tables(host: Path, data: Path) -> None:

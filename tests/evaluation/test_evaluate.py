@@ -25,11 +25,9 @@ from clipdepth_plugin.adapters.preprocessing import HALF_NORMALISATION, Preproce
 from clipdepth_plugin.cli.eval import make_table
 from clipdepth_plugin.config import Preset
 from clipdepth_plugin.data import Sample
-from clipdepth_plugin.errors import DataError, DepthFileError, HostError
+from clipdepth_plugin.errors import DataError, HostError
 from clipdepth_plugin.evaluation.evaluate import Baseline, evaluate, median_depth
 from clipdepth_plugin.evaluation.image_grid import (
-    MAX_PICTURES,
-    check_count,
     choose_rows,
     write_image_grid,
 )
@@ -344,12 +342,6 @@ def test_an_image_grid_of_few_pictures_shows_each_once(count: int, tmp_path: Pat
     shown = [row.index for group in choose_rows(result, "none", 3) for row in group]
     assert sorted(shown) == list(range(count))
     write_image_grid(tmp_path / "pictures.png", result, predict, samples)
-
-
-def test_a_larger_image_grid_than_its_canvas_is_refused() -> None:
-    check_count(MAX_PICTURES)
-    with pytest.raises(DepthFileError, match="has room for"):
-        check_count(MAX_PICTURES + 1)
 
 
 def test_no_bound_is_null_in_json() -> None:
