@@ -18,6 +18,7 @@ from clipdepth_plugin.adapters.identity import tower_hashes
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.data import DataConfig, open_dataset
 from clipdepth_plugin.evaluation.evaluate import evaluate
+from clipdepth_plugin.evaluation.metrics import Alignment
 from clipdepth_plugin.evaluation.predictors import HeadPredictor
 from clipdepth_plugin.evaluation.protocols import get_protocol
 from clipdepth_plugin.evaluation.report import Report, make_report
@@ -31,7 +32,7 @@ TEST_SETS = {
     "hololens": "other frames of a room that was trained on",
     "real_mix": "single pictures of many sources",
 }
-COLUMNS = {
+COLUMNS: dict[str, tuple[Alignment, str]] = {
     "AbsRel": ("none", "abs_rel"),
     "AbsRel, median-aligned": ("median", "abs_rel"),
     "delta1": ("none", "delta1"),

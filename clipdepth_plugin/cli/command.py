@@ -81,10 +81,10 @@ def errors_as_messages(*, debug: bool = False) -> Iterator[Console]:
     except Exception as error:
         mistake = isinstance(error, ClipDepthError | ValidationError)
         if debug:
-            console.print(traceback.format_exc(), highlight=False, soft_wrap=True)
+            console.print(traceback.format_exc())
         else:
             said = str(error) if mistake else _unexpected(error)
-            console.print(Text("error: ", style="bold red") + Text(said), soft_wrap=True)
+            console.print(Text("error: ", style="bold red") + Text(said))
         raise typer.Exit(MISTAKE if mistake else UNEXPECTED) from error
     finally:
         root.removeHandler(handler)

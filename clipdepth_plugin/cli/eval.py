@@ -151,7 +151,7 @@ def evaluate_head(options: EvalOptions, console: Console) -> int:
         write_image_grid(path, result, predict, dataset, alignment=options.align, count=count)
     plain_console().print(make_table(result, options.align))
     skipped = f"; {len(result.skipped)} without valid depth" if result.skipped else ""
-    console.print(f"report in {options.output}{skipped}", highlight=False, soft_wrap=True)
+    console.print(f"report in {options.output}{skipped}")
     return 0
 
 
@@ -172,8 +172,6 @@ def _say_size(
         f"input. Where it was trained at the host's own {own_height} {own_width}, leave the option "
         "out",
         style="yellow",
-        highlight=False,
-        soft_wrap=True,
     )
 
 

@@ -107,16 +107,13 @@ def _print_ranking(ranking: LayerRanking, out: Console) -> None:
     train, validation = ranking.images
     out.print(
         f"ridge on {ranking.features} features a level; {train} pictures fitted, {validation} "
-        f"scored (held out: {ranking.split})",
-        highlight=False,
-        soft_wrap=True,
+        f"scored (held out: {ranking.split})"
     )
     levels = list(ranking.structural)
     structural = f"structural_levels: {levels}" if levels else "structural: false"
     out.print(
         f"proposed, for the presets {', '.join(ranking.accepting)}:\n"
-        f"  semantic_levels: {list(ranking.semantic)}\n  {structural}",
-        highlight=False,
+        f"  semantic_levels: {list(ranking.semantic)}\n  {structural}"
     )
 
 

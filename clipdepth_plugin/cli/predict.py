@@ -5,9 +5,8 @@ Axes: B pictures of a batch, C metres and confidence (of pixels: colours), H W p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -122,9 +121,9 @@ def predict(options: PredictOptions, console: Console) -> int:
         make_folder(options.output)
         unreadable = _predict_all(images, plugin, preprocessing, device, options, console)
     done = len(images) - len(unreadable)
-    console.print(f"{done} depth maps in {options.output}", highlight=False, soft_wrap=True)
+    console.print(f"{done} depth maps in {options.output}")
     for error in unreadable:
-        console.print(f"not done: {error}", style="red", highlight=False, soft_wrap=True)
+        console.print(f"not done: {error}", style="red")
     return 1 if unreadable else 0
 
 
@@ -155,9 +154,7 @@ def _say_camera(
         height, width = preprocessing.size
         console.print(
             f"no --focal-px: the metres are those of a focal length of {canonical:g} pixels at "
-            f"{width} x {height}",
-            highlight=False,
-            soft_wrap=True,
+            f"{width} x {height}"
         )
 
 
@@ -173,7 +170,8 @@ def _predict_all(
     canonical, focal = plugin.head.config.canonical_focal, options.focal_px
     camera = None if focal is None else (focal, focal, 0.0, 0.0)  # its centre does not matter
     with bar(console, "depth", len(images), shown=len(images) > 1) as advance:
-        for paths in _batches(images, options.batch_size):
+        for start in range(0, len(images), options.batch_size):
+            paths = images[start : start + options.batch_size]
             read: list[tuple[Path, Image.Image]] = []
             for path in paths:
                 try:
@@ -203,7 +201,7 @@ def _maps(plugin: DepthPlugin, pixels_BCHW: Tensor) -> Tensor:
 
 
 def _write_depth(stem: str, image: Image.Image, depth_1HW: Tensor, options: PredictOptions) -> None:
-    depth_HW = _stretched(depth_1HW, (image.height, image.width))
+    depth_HW = _at_size(depth_1HW, (image.height, image.width))
     write_depth_png(options.output / f"{stem}{DEPTH_SUFFIX}", depth_HW)
     write_colour(options.output / f"{stem}{COLOUR_SUFFIX}", depth_HW, image=image)
     if options.npy:
@@ -213,18 +211,12 @@ def _write_depth(stem: str, image: Image.Image, depth_1HW: Tensor, options: Pred
 def _write_confidence(
     stem: str, size: tuple[int, int], sure_1HW: Tensor, options: PredictOptions
 ) -> None:
-    sure_HW = _stretched(sure_1HW, size)
+    sure_HW = _at_size(sure_1HW, size)
     write_confidence_png(options.output / f"{stem}{CONFIDENCE_SUFFIX}", sure_HW)
     if options.npy:
         write_npy(options.output / f"{stem}.confidence.npy", sure_HW)
 
 
-def _stretched(map_1HW: Tensor, size: tuple[int, int]) -> Tensor:
-    """A map over its whole picture: (H, W) on the CPU."""
+def _at_size(map_1HW: Tensor, size: tuple[int, int]) -> Tensor:
+    """A map at its picture's size: (H, W) on the CPU."""
     return F.interpolate(map_1HW[None], size, mode="bilinear", antialias=True)[0, 0].cpu()
-
-
-def _batches(images: Sequence[Path], size: int) -> Iterator[list[Path]]:
-    rest = iter(images)
-    while batch := list(islice(rest, size)):
-        yield batch

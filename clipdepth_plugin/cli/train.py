@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 if TYPE_CHECKING:
     from clipdepth_plugin.training import progress as training_progress
@@ -55,15 +62,13 @@ def train(options: TrainOptions, console: Console) -> int:
     if result.is_main:
         score = "" if result.abs_rel is None else f", AbsRel {result.abs_rel:.4f} in validation"
         console.print(
-            f"{result.steps} steps; the head ({result.weights} weights{score}) is in {result.head}",
-            highlight=False,
-            soft_wrap=True,
+            f"{result.steps} steps; the head ({result.weights} weights{score}) is in {result.head}"
         )
     return 0
 
 
-class _Bar:
-    """A progress bar: loss, metric, images/s and time left."""
+class _Bar(Progress):
+    """A progress bar with loss, metric, images/s and time left: a reporter of ``train()``."""
 
     def __init__(self, console: Console) -> None:
         columns = (
@@ -73,32 +78,27 @@ class _Bar:
             TextColumn("{task.fields[numbers]}"),
             TimeRemainingColumn(),
         )
-        self._progress = Progress(*columns, console=console)
-        self._tasks: dict[str, int] = {}
+        super().__init__(*columns, console=console)
+        self._ids: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
+        """Does not start yet: of many processes only one reports."""
         return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
 
     def doing(self, what: str, done: int, total: int) -> None:
         """Shows a bar of its own for what comes before the steps."""
-        self._update(what, done, total, "")
+        self._show(what, done, total, "")
 
     def step(self, progress: training_progress.Progress) -> None:
         """Shows a step."""
         metric = "" if progress.abs_rel is None else f"AbsRel {progress.abs_rel:.4f}  "
         numbers = f"loss {progress.loss:.4f}  {metric}{progress.images_per_second:.1f} images/s"
-        self._update("steps", progress.step, progress.total, numbers)
+        self._show("steps", progress.step, progress.total, numbers)
 
-    def _update(self, what: str, done: int, total: int, numbers: str) -> None:
-        # Not before there is something to show: of many processes only one reports.
-        self._progress.start()
-        if what not in self._tasks:
+    def _show(self, what: str, done: int, total: int, numbers: str) -> None:
+        self.start()
+        if what not in self._ids:
             # Resumed runs begin in the middle; the time left counts from there.
-            self._tasks[what] = self._progress.add_task(
-                what, total=total, completed=max(done - 1, 0), numbers=numbers
-            )
-        task = self._progress.tasks[self._tasks[what]].id
-        self._progress.update(task, completed=done, numbers=numbers)
+            first = max(done - 1, 0)
+            self._ids[what] = self.add_task(what, total=total, completed=first, numbers=numbers)
+        self.update(self._ids[what], completed=done, numbers=numbers)

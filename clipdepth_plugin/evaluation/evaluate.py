@@ -18,7 +18,7 @@ from clipdepth_plugin.evaluation.calibration import (
     Calibration,
     PixelSample,
     calibrate,
-    sample_pixels,
+    take_pixels,
 )
 from clipdepth_plugin.evaluation.metrics import (
     ALIGNMENTS,
@@ -149,7 +149,7 @@ def evaluate(
             rows.append(_row(indices[i], samples[i], pred_HW, valid[i], protocol, baseline))
             if (confidence_HW := predicted.confidence_HW) is not None:
                 depth_HW = samples[i].depth_1HW[0]
-                pixels.append(sample_pixels(confidence_HW, pred_HW, depth_HW, valid[i]))
+                pixels.append(take_pixels(confidence_HW, pred_HW, depth_HW, valid[i]))
         if advance is not None:
             advance(len(samples))
     means: ByAlignment = {a: mean_metrics(row.metrics[a] for row in rows) for a in ALIGNMENTS}

@@ -167,7 +167,9 @@ def test_streams_give_their_first_pictures() -> None:
 def test_the_level_that_holds_the_depth_is_found(tower: Tower) -> None:
     """Depth is made from level 2's tokens (and a little of level 4's), so these must be chosen."""
     pictures = Pictures(60)
-    tokens = PatchReader(tower, PREPROCESSING, None, seed=0).tokens([*pictures])
+    tokens = PatchReader(tower, PREPROCESSING, None, seed=0).tokens(
+        [pictures[i] for i in range(60)]
+    )
     direction = torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(2))
     log = tokens.levels[2] @ direction[0] + 0.2 * tokens.levels[4] @ direction[1]
     log = (log / log.std()).view(60, 1, 4, 4)
