@@ -83,8 +83,8 @@ def errors_as_messages(*, debug: bool = False) -> Iterator[Console]:
         if debug:
             console.print(traceback.format_exc())
         else:
-            said = str(error) if mistake else _unexpected(error)
-            console.print(Text("error: ", style="bold red") + Text(said))
+            message = str(error) if mistake else _unexpected(error)
+            console.print(Text("error: ", style="bold red") + Text(message))
         raise typer.Exit(MISTAKE if mistake else UNEXPECTED) from error
     finally:
         root.removeHandler(handler)

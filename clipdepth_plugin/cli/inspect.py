@@ -52,10 +52,10 @@ class InspectOptions:
 
 def inspect_host(options: InspectOptions, console: Console) -> int:
     """List the vision towers of a host that a depth head can be attached to."""
-    # Libraries that print while they load must not get into the JSON.
+    # What libraries print while they load must not get into the JSON.
     with console.status(loading(options.host)), contextlib.redirect_stdout(sys.stderr):
         host = load_host(options.host, random_weights=options.random_weights)
-    # Where there is none, choosing raises the error that says what was looked for and found.
+    # If there is none, choose_tower raises the error that says what was looked for and found.
     towers = find_towers(host.model) or [choose_tower(host.model)]
     described = [describe_tower(host.model, tower, host.preprocessing) for tower in towers]
     if options.as_json:
@@ -102,7 +102,7 @@ def _table(host: str, described: list[dict[str, Any]]) -> Table:
 
 
 def _views(tower: dict[str, Any]) -> str:
-    """How the host makes views of a picture, in the order tried."""
+    """The rules by which the host makes views of a picture, in the order tried."""
     return "; ".join(tower["views"]) or tower["views_unknown"] or "not known"
 
 

@@ -103,7 +103,8 @@ def predict(options: PredictOptions, console: Console) -> int:
 
     Exit code: 0, all pictures are done. 1, some could not be read; they are named at the end, the
     others are done. 2, the host, the head or the input is wrong, and nothing was written; or a
-    map can't be written, and those before are done. The message says which. 3, an unexpected error.
+    map could not be written, and those before are done; the message says which. 3, an unexpected
+    error.
     """
     images = find_images(options.images)
     check_names(images, confidence=options.confidence)
@@ -130,15 +131,15 @@ def predict(options: PredictOptions, console: Console) -> int:
 def _check_confidence(head: DepthHead, options: PredictOptions) -> None:
     if options.confidence and not head.config.confidence:
         raise HeadMismatchError(
-            f"--confidence: {options.head} was made without one (head.options.confidence: true in "
-            "training); leave the option out"
+            f"--confidence: {options.head} predicts none (head.options.confidence: true in its "
+            "training config would); leave the option out"
         )
 
 
 def _say_camera(
     head: DepthHead, preprocessing: Preprocessing, options: PredictOptions, console: Console
 ) -> None:
-    """Says which camera the metres are of, where a head knows cameras.
+    """Prints which camera the metres assume, for heads with a canonical camera.
 
     Raises:
         HeadMismatchError: A focal length for a head that was trained without a canonical camera.
@@ -168,7 +169,7 @@ def _predict_all(
 ) -> list[ImageError]:
     unreadable: list[ImageError] = []
     canonical, focal = plugin.head.config.canonical_focal, options.focal_px
-    camera = None if focal is None else (focal, focal, 0.0, 0.0)  # its centre does not matter
+    camera = None if focal is None else (focal, focal, 0.0, 0.0)  # the centre is not used
     with bar(console, "depth", len(images), shown=len(images) > 1) as advance:
         for start in range(0, len(images), options.batch_size):
             paths = images[start : start + options.batch_size]

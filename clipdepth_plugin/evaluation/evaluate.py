@@ -46,9 +46,9 @@ class Baseline:
     """A constant depth to compare with.
 
     Attributes:
-        kind: ``train-median``: the median depth of the training set; what knowing nothing of the
-            picture gives. ``test-median``: that of the test set itself, which no predictor may
-            know, so a stricter comparison of the raw figures.
+        kind: ``train-median``: the median depth of the training set, a predictor that ignores the
+            picture. ``test-median``: that of the test set itself, which no predictor may know, so
+            a stricter comparison of the raw figures.
         depth: The constant.
     """
 
@@ -61,12 +61,12 @@ class ImageRow:
     """One picture's figures.
 
     Attributes:
-        index: Its place in the data set.
+        index: Its index in the data set.
         name: Its name.
         pixels: Number of pixels that count.
         scales: Alignment -> the factor on the prediction.
         metrics: Alignment -> metric -> value.
-        baseline: The same of the constant depth, aligned to the picture likewise.
+        baseline: The same of the constant depth, aligned in the same way.
     """
 
     index: int
@@ -88,7 +88,7 @@ class EvaluationResult:
         baseline: The constant depth.
         baseline_means: As ``means``, of the constant.
         skipped: Names of pictures without a pixel that counts.
-        calibration: Of the raw predictions' confidence; None where there is none.
+        calibration: Of the raw predictions' confidence; None without one.
     """
 
     protocol: Protocol
@@ -190,7 +190,7 @@ def iterate(dataset: Any) -> Iterator[Sample]:
 
 
 def _positive(pred_HW: Tensor, valid_HW: Tensor, protocol: Protocol) -> Tensor:
-    """Where nothing counts, too, a median or a logarithm must have a value."""
+    """Above 0 everywhere: a median or a logarithm needs a value where no pixel counts, too."""
     return torch.where(valid_HW, pred_HW, protocol.low).clamp_min(protocol.low)
 
 

@@ -76,7 +76,7 @@ class LayerRanking:
         steps: Greedy selection, one level more in each.
         presets: Preset name -> its levels together, scaled to the tower.
         semantic: Proposed semantic levels, deepest first: the first chosen.
-        structural: Proposed structural levels, deepest first: those chosen after them. None left:
+        structural: Proposed structural levels, deepest first: those chosen after them. Empty:
             the head needs ``structural=False``.
         accepting: Presets that take these levels as they are.
         images: (training, validation) pictures.

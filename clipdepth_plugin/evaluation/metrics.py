@@ -68,7 +68,7 @@ def image_metrics(
         pred_HW: Predicted metres, above 0 where valid.
         depth_HW: True metres.
         valid_HW: Bool, with at least one pixel.
-        boundary_HW: ``boundary_mask(depth_HW, valid_HW)``, where it is known already.
+        boundary_HW: ``boundary_mask(depth_HW, valid_HW)``; None computes it.
 
     Returns:
         Name of each of ``METRICS`` -> value; ``boundary_abs_rel`` is NaN where the image has no
@@ -95,7 +95,7 @@ def image_metrics(
 
 
 def _point_metrics(pred_N: Tensor, depth_N: Tensor) -> Tensor:
-    """(9,) the metrics that know no neighbours, in the order of ``METRICS``."""
+    """(9,) the metrics that are computed pixel by pixel, in the order of ``METRICS``."""
     error_N = pred_N - depth_N
     log_N = pred_N.log() - depth_N.log()
     ratio_N = torch.maximum(pred_N / depth_N, depth_N / pred_N)
@@ -148,7 +148,7 @@ def alignment_scale(pred_HW: Tensor, depth_HW: Tensor, valid_HW: Tensor, kind: A
 
 
 def _median(x_N: Tensor) -> Tensor:
-    """As NumPy's; torch's takes the lower of the middle two, and its quantile has a limit."""
+    """As NumPy's; torch.median takes the lower middle, torch.quantile has a size limit."""
     sorted_N = x_N.sort().values
     return (sorted_N[(len(x_N) - 1) // 2] + sorted_N[len(x_N) // 2]) / 2
 
@@ -186,6 +186,6 @@ def _dilated(mask_HW: Tensor, *, outside: bool) -> Tensor:
 
 
 def _wide(x: Tensor) -> Tensor:
-    """Float64; from Apple's GPUs, which do not have it, on the CPU."""
+    """Float64; moved to the CPU from Apple's GPUs, which lack it."""
     x = x.detach()
     return (x.cpu() if x.device.type == "mps" else x).double()

@@ -42,8 +42,8 @@ class Protocol:
         crop: The box inside which depth counts.
         flip: Predict the mean of the plain picture and the mirrored one.
         size: (H, W) that the pictures must have, or None.
-        kb_crop: Show the tower only the KITTI benchmark's 352 x 1216 (middle of the bottom);
-            depth then counts inside it alone.
+        kb_crop: Show the tower only the KITTI benchmark's 352 x 1216 (bottom centre); depth then
+            counts only inside it.
     """
 
     name: ProtocolName
@@ -114,29 +114,29 @@ def get_protocol(
     flip: bool | None = None,
     kb_crop: bool = False,
 ) -> Protocol:
-    """A protocol by name, with what may be changed about it.
+    """A protocol by name, with changes where it allows them.
 
     Args:
         name: A key of ``PROTOCOLS``.
-        depth_range: (low, high) in metres, for ``rgbd`` alone.
+        depth_range: (low, high) in metres, for ``rgbd`` only.
         flip: Whether to average with the mirrored picture's prediction; None as the protocol does.
-        kb_crop: See ``Protocol``; for KITTI alone.
+        kb_crop: See ``Protocol``; for KITTI only.
 
     Raises:
-        DataError: An unknown name, or a change that the protocol does not take.
+        DataError: An unknown name, or a change that the protocol does not allow.
     """
     if name not in PROTOCOLS:
         raise DataError(f"protocol {name!r}: unknown; there are {', '.join(PROTOCOLS)}")
     protocol = PROTOCOLS[name]
     if depth_range is not None:
         if name != "rgbd":
-            raise DataError(f"protocol {name!r} has a depth range of its own: leave it away")
+            raise DataError(f"protocol {name!r} has a depth range of its own: leave it out")
         low, high = depth_range
         if not 0 < low < high:
             raise DataError(f"depth range {low}, {high}: needs 0 < low < high in metres")
         protocol = replace(protocol, low=low, high=high)
     if kb_crop and protocol.crop not in _KITTI_SHARES:
-        raise DataError(f"protocol {name!r}: the kb-crop is for the KITTI protocols alone")
+        raise DataError(f"protocol {name!r}: only the KITTI protocols take the kb-crop")
     return replace(protocol, flip=protocol.flip if flip is None else flip, kb_crop=kb_crop)
 
 
@@ -150,7 +150,7 @@ def kb_box(height: int, width: int) -> Box:
     if height < rows or width < columns:
         raise DataError(
             f"a picture of {height} x {width} has no kb-crop of {rows} x {columns}: leave the "
-            "option away, or open the data set without a crop of its own"
+            "option out, or open the data set without a crop of its own"
         )
     top, left = height - rows, (width - columns) // 2
     return top, height, left, left + columns

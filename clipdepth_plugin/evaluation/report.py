@@ -81,7 +81,7 @@ class Report(_Strict):
     align: Alignment
     """Which figures the CSV file and the image grid show."""
     means: Figures
-    """Alignment -> metric -> mean over pictures; null where no picture has the metric."""
+    """Alignment -> metric -> mean over pictures; null if no picture has the metric."""
     boundary_images: int
     """Pictures that ``boundary_abs_rel`` is the mean of."""
     baseline: ReportBaseline
@@ -89,12 +89,13 @@ class Report(_Strict):
     """Of the raw predictions; null for heads that predict no confidence."""
 
 
-def make_report(result: EvaluationResult, **said: Any) -> Report:
+def make_report(result: EvaluationResult, **environment: Any) -> Report:
     """Joins figures and environment.
 
     Args:
         result: The figures.
-        said: ``command``, ``device``, ``host``, ``head``, ``tower_hashes``, ``data``, ``align``.
+        environment: The fields ``command``, ``device``, ``host``, ``head``, ``tower_hashes``,
+            ``data`` and ``align`` of the report.
     """
     protocol, boundary = result.protocol, METRICS[-1].name
     fields = {name: getattr(protocol, name) for name in ReportProtocol.model_fields}
@@ -116,7 +117,7 @@ def make_report(result: EvaluationResult, **said: Any) -> Report:
             means=_without_nan(result.baseline_means),
         ),
         calibration=result.calibration,
-        **said,
+        **environment,
     )
 
 

@@ -104,7 +104,7 @@ def _cholesky(matrix_FF: Tensor, ridge: float) -> Tensor:
     if int(failed):
         raise DataError(
             f"--ridge {ridge:g} is too small for these tokens: some are linear functions of others "
-            "(few patches, or like ones), and the regression has no unique solution; give a larger "
+            "(few or similar patches), and the regression has no unique solution; give a larger "
             "one (the default is 0.01), or more pictures"
         )
     return factor_FF

@@ -207,7 +207,7 @@ def test_a_head_is_evaluated_as_it_predicts() -> None:
 
 
 @pytest.mark.parametrize("preset", ["spaceclip", "guided"])
-def test_maps_lie_where_the_plugin_puts_them_beside_an_unseen_rim(preset: Preset) -> None:
+def test_maps_lie_where_the_plugin_puts_them_beside_an_unseen_border(preset: Preset) -> None:
     """An input of 36 pixels in patches of 8: the last 4 are in no patch."""
     host, seen = tiny_host(36), replace(PREPROCESSING, size=(36, 36))
     options = {"channels": (8, 8, 8), "stem_channels": 4} if preset == "guided" else {}
@@ -276,7 +276,7 @@ def test_a_canonical_camera_is_taken_into_account(caplog: pytest.LogCaptureFixtu
     factor = math.sqrt((30.0 * 32 / 40) * (31.0 * 32 / 24)) / 50.0
     torch.testing.assert_close(got[0], expected[0] * factor)
     torch.testing.assert_close(got[1], expected[1])
-    assert "set/test/seq/1 (and maybe others): its camera is not known" in caplog.text
+    assert "set/test/seq/1 (and maybe others): no intrinsics" in caplog.text
 
 
 def test_a_head_in_training_mode_is_refused() -> None:
@@ -293,7 +293,7 @@ def test_report_files(tmp_path: Path) -> None:
     samples[0] = replace(samples[0], depth_1HW=smooth)
     predict = Truth(samples, [1 + 0.1 * i for i in range(7)])
     result = evaluate(predict, samples, RGBD)
-    said = {
+    environment = {
         "command": ("clipdepth", "eval"),
         "device": "cpu",
         "host": "demo",
@@ -302,7 +302,7 @@ def test_report_files(tmp_path: Path) -> None:
         "data": {"format": "rgbd"},
         "align": "none",
     }
-    report = make_report(result, **said)
+    report = make_report(result, **environment)
     write_json(tmp_path / "report.json", report)
     read = Report.model_validate(json.loads((tmp_path / "report.json").read_text()))
     assert read == report
@@ -347,7 +347,7 @@ def test_an_image_grid_of_few_pictures_shows_each_once(count: int, tmp_path: Pat
 def test_no_bound_is_null_in_json() -> None:
     samples = [sample(0)]
     result = evaluate(Truth(samples, (1,)), samples, get_protocol("rgbd"))
-    said = dict.fromkeys(("device", "host", "head"), "x")
+    environment = dict.fromkeys(("device", "host", "head"), "x")
     empty = {"command": (), "tower_hashes": {}, "data": {}, "align": "none"}
-    text = make_report(result, **said, **empty).model_dump_json()
+    text = make_report(result, **environment, **empty).model_dump_json()
     assert json.loads(text)["protocol"]["high"] is None

@@ -61,7 +61,7 @@ def test_what_a_protocol_does_not_take() -> None:
         get_protocol("kitti")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="range of its own"):
         get_protocol("nyu", depth_range=(1, 2))
-    with pytest.raises(DataError, match="KITTI protocols alone"):
+    with pytest.raises(DataError, match="only the KITTI protocols"):
         get_protocol("nyu", kb_crop=True)
     with pytest.raises(DataError, match="0 < low < high"):
         get_protocol("rgbd", depth_range=(2, 1))
