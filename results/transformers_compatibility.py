@@ -125,16 +125,11 @@ that a release does not have.
 def main(names: list[str]) -> int:
     """Runs the releases named, or all; writes the page when all have run."""
     runs = {
-        name: run_tests(name, make_environment(name, release))
-        for name, release in RELEASES.items()
-        if not names or name in names
-    }
-    results = {
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "python": sys.version.split()[0],
-        "runs": runs,
+        name: run_tests(name, make_environment(name, RELEASES[name])) for name in names or RELEASES
     }
     if not names:
+        about = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "python": sys.version.split()[0]}
+        results = {**about, "runs": runs}
         (HERE / "transformers_compatibility.json").write_text(json.dumps(results, indent=2) + "\n")
         (HERE / "transformers_compatibility.md").write_text(as_markdown(results))
     return int(not all(run["finished"] for run in runs.values()))

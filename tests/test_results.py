@@ -1,4 +1,4 @@
-"""The shipped head's page and card are made from its measured figures."""
+"""The scripts of results/: pages are made from stored figures, and what they name exists."""
 
 from __future__ import annotations
 
@@ -16,3 +16,11 @@ def test_page_and_card_show_the_stored_figures() -> None:
     page = (ROOT / "results" / "demo_head.md").read_text(encoding="utf-8")
     assert page.partition("\n\n")[2] == table
     assert table.strip() in (DEMO_HEAD / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_transformers_page_is_made_from_its_runs_and_the_listed_tests_exist() -> None:
+    script = load_script("transformers_compatibility")
+    stored = json.loads((script.HERE / "transformers_compatibility.json").read_text("utf-8"))
+    page = (script.HERE / "transformers_compatibility.md").read_text("utf-8")
+    assert page == script.as_markdown(stored)
+    assert [name for name in script.TESTS if not (ROOT / name).is_file()] == []
