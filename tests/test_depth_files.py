@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import sys
@@ -18,6 +19,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from clipdepth_plugin.errors import DepthFileError, ImageError
+from clipdepth_plugin.files.colours import comparison, image_grid
 from clipdepth_plugin.files.depth_maps import (
     read_depth_png,
     write_colour,
@@ -86,6 +88,22 @@ def test_colour_picture_of_any_map(
     assert min(pixels_HWC.shape[:2]) >= 150
     assert bool((pixels_HWC == (255, 0, 0)).all(-1).any()) == with_image
     assert ("matplotlib.pyplot" in sys.modules) == had_pyplot
+
+
+@pytest.mark.parametrize("truth", ["none", "sparse", "flat"])
+def test_a_grid_of_any_truth_and_prediction(truth: str) -> None:
+    depth_HW = {"none": np.zeros((12, 20)), "flat": np.full((12, 20), 2.0)}.get(truth, DEPTH_HW)
+    if truth == "sparse":
+        depth_HW = np.where(np.arange(240).reshape(12, 20) % 40 == 5, DEPTH_HW, 0)
+    pred_HW = np.where(DEPTH_HW < 1, np.nan, DEPTH_HW)
+    picture_HWC = np.zeros((12, 20, 3), dtype=np.uint8)
+    _, shown, _, error = row = comparison(picture_HWC, depth_HW, pred_HW, "a $name_{")
+    points = np.isfinite(shown.shown).sum()
+    assert points == {"none": 0, "flat": 240}.get(truth, points)
+    assert (points > 2 * (depth_HW > 0).sum()) == (truth == "sparse")
+    assert np.isfinite(error.shown).sum() <= points
+    with Image.open(io.BytesIO(image_grid([row, row]))) as drawn:
+        assert drawn.width > drawn.height > 400
 
 
 @pytest.mark.parametrize("writer", [write_depth_png, write_npy, write_colour])

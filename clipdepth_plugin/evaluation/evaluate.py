@@ -111,12 +111,12 @@ def evaluate(
     *,
     batch_size: int = 1,
     baseline: Baseline | None = None,
-    advance: Callable[[int], object] | None = None,
+    advance: Callable[[int], object] = lambda _: None,
 ) -> EvaluationResult:
     """Measures a predictor.
 
     Predictions are made at the truth's size, averaged with the mirrored picture's where the
-    protocol says so, aligned (or not), then clipped to the protocol's range.
+    protocol says so, scale-aligned (or not), then clipped to the protocol's range.
 
     Args:
         predict: A predictor, or a plug-in whose tower says how pictures are prepared.
@@ -150,8 +150,7 @@ def evaluate(
             if (confidence_HW := predicted.confidence_HW) is not None:
                 depth_HW = samples[i].depth_1HW[0]
                 pixels.append(take_pixels(confidence_HW, pred_HW, depth_HW, valid[i]))
-        if advance is not None:
-            advance(len(samples))
+        advance(len(samples))
     means: ByAlignment = {a: mean_metrics(row.metrics[a] for row in rows) for a in ALIGNMENTS}
     of_baseline: ByAlignment = {
         a: mean_metrics(row.baseline[a] for row in rows) for a in ALIGNMENTS
@@ -175,8 +174,8 @@ def median_depth(dataset: Any, protocol: Protocol) -> float:
         depth_HW = sample.depth_1HW[0]
         depth_N = depth_HW[protocol.valid(depth_HW, sample.name)]
         if len(depth_N):
-            places = torch.linspace(0, len(depth_N) - 1, BASELINE_PIXELS, dtype=torch.float64)
-            taken.append(depth_N[places.round().long()])
+            even = torch.linspace(0, len(depth_N) - 1, BASELINE_PIXELS, dtype=torch.float64)
+            taken.append(depth_N[even.round().long()])
     if not taken:
         raise DataError("no picture of the data set has depth in the protocol's range and crop")
     return float(torch.cat(taken).median())

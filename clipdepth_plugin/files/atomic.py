@@ -15,7 +15,7 @@ from pathlib import Path
 from clipdepth_plugin.errors import ClipDepthError, TrainingError
 
 TEMPORARY = ".writing-"
-"""Beginning of the names of what is being written; left over only by a killed process."""
+"""Prefix of the names of what is being written; left over only by a killed process."""
 
 
 def write_file(
@@ -24,8 +24,8 @@ def write_file(
     """Writes a file atomically, replacing the one that is there.
 
     Raises:
-        TrainingError, or ``error``: It can't be written (no room, no right); what was there
-            still is.
+        TrainingError: It can't be written (no room, no right); what was there before is untouched.
+            ``error`` is another class to raise.
     """
     with _os_errors_as(error, path):
         temporary = _temporary(path)
@@ -45,7 +45,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Files in it are to be written with ``write_synced``. A folder that is at ``path`` is replaced.
 
     Raises:
-        TrainingError: It can't be written (no room, no right); what was there still is.
+        TrainingError: It can't be written (no room, no right); what was there before is untouched.
     """
     with _os_errors_as(TrainingError, path):
         path.parent.mkdir(parents=True, exist_ok=True)
