@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from clipdepth_plugin.environment import package_versions, platform_name
+from clipdepth_plugin.errors import DepthFileError
 from clipdepth_plugin.evaluation.calibration import Calibration
 from clipdepth_plugin.evaluation.metrics import METRICS, Alignment
-from clipdepth_plugin.files.depth_maps import write_atomically
+from clipdepth_plugin.files.atomic import write_file
 
 if TYPE_CHECKING:
     from clipdepth_plugin.evaluation.evaluate import EvaluationResult
@@ -127,8 +128,7 @@ def write_json(path: Path, report: BaseModel) -> None:
     Raises:
         DepthFileError: The file can't be written.
     """
-    content = report.model_dump_json(indent=2).encode() + b"\n"
-    write_atomically(path, lambda file: file.write(content))
+    write_file(path, report.model_dump_json(indent=2).encode() + b"\n", DepthFileError)
 
 
 def write_csv(path: Path, result: EvaluationResult, align: Alignment) -> None:
@@ -149,7 +149,7 @@ def write_csv(path: Path, result: EvaluationResult, align: Alignment) -> None:
         values.append(row.baseline[align]["abs_rel"])
         shown = ["" if math.isnan(value) else f"{value:.7g}" for value in values]
         writer.writerow([row.name, row.pixels, f"{row.scales[align]:.7g}", *shown])
-    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+    write_file(path, text.getvalue().encode(), DepthFileError)
 
 
 def _without_nan(means: dict[Alignment, dict[str, float]]) -> Figures:

@@ -21,6 +21,7 @@ from torch import Tensor
 from clipdepth_plugin.errors import DepthFileError, ImageError
 from clipdepth_plugin.files.atomic import write_file
 from clipdepth_plugin.files.colours import Panel, depth_panel, image_grid
+from clipdepth_plugin.files.pictures import opened_image
 
 logger = logging.getLogger(__name__)
 
@@ -87,20 +88,12 @@ def read_depth_png(path: StrPath) -> NDArray[np.float32]:
     Raises:
         ImageError: The file is missing, damaged, or not a 16-bit grey PNG.
     """
-    try:
-        with Image.open(path) as image:
-            if image.format != "PNG" or image.mode not in ("I;16", "I;16B", "I"):
-                raise ImageError(
-                    f"{path}: {image.format} in mode {image.mode}, expected a 16-bit grey PNG"
-                )
-            millimetres_HW = np.asarray(image)
-    except (ImageError, MemoryError):
-        raise
-    except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
-        raise ImageError(
-            f"{path}: the depth map is damaged or can't be read ({error}); copy or download it "
-            "again, or write it anew"
-        ) from error
+    with opened_image(Path(path)) as image:
+        if image.format != "PNG" or image.mode not in ("I;16", "I;16B", "I"):
+            raise ImageError(
+                f"{path}: {image.format} in mode {image.mode}, expected a 16-bit grey PNG"
+            )
+        millimetres_HW = np.asarray(image)
     metres_HW = millimetres_HW.astype(np.float32) / np.float32(1000)
     return np.where(millimetres_HW > 0, metres_HW, np.float32(np.nan))
 
