@@ -1,4 +1,4 @@
-"""What is evaluated: a function from samples to depth maps, and a head on a tower as one.
+"""Predictors: functions from samples to depth maps; and a head on its tower as one.
 
 Axes: B samples, C colours, H W a picture's own size.
 """
@@ -53,10 +53,10 @@ class Prediction:
 
 
 class HeadPredictor:
-    """A head on its tower, the whole picture squashed to the tower's input as in training.
+    """A head on its tower; the whole picture is squashed to the tower's input, as in training.
 
-    Gives the confidence, too, where the head predicts it.
-    Maps are resized once, from the head's native size to the picture's.
+    Gives the confidence, too, if the head predicts it. Maps are resized once, from the head's
+    native size to the picture's.
     """
 
     def __init__(self, plugin: DepthPlugin, preprocessing: Preprocessing | None = None) -> None:
@@ -67,19 +67,19 @@ class HeadPredictor:
             preprocessing: What the host's processor says; None takes what the tower says.
 
         Raises:
-            HostError: It is not known how pictures are prepared, or the head is in training mode.
+            HostError: No preprocessing is known, or the head is in training mode.
         """
         known = preprocessing or plugin.tower.preprocessing
         if known is None:
             raise HostError(
-                f"it is not known how pictures for {plugin.tower} are normalised: give "
+                f"no preprocessing is known for {plugin.tower}: give "
                 "preprocessing=... (mean, std, size)"
             )
         if plugin.head.training:
             raise HostError("the head is in training mode: call head.eval() before evaluating")
         self._plugin = plugin
         self._preprocessing = known
-        self._told = False
+        self._warned = False
 
     def __call__(self, samples: Sequence[Sample]) -> list[Tensor]:
         """See ``Predictor``."""
@@ -99,16 +99,16 @@ class HeadPredictor:
         return predicted
 
     def _camera_factor(self, sample: Sample) -> float:
-        """True over canonical focal length, for heads that were trained with one."""
+        """True over canonical focal length, for heads with a canonical camera."""
         canonical = self._plugin.head.config.canonical_focal
-        if canonical is not None and sample.intrinsics is None and not self._told:
+        if canonical is not None and sample.intrinsics is None and not self._warned:
             logger.warning(
-                "%s (and maybe others): its camera is not known; its metres are those of the "
-                "head's canonical focal length, %g pixels",
+                "%s (and maybe others): no intrinsics; its metres are those of the head's "
+                "canonical focal length, %g pixels",
                 sample.name,
                 canonical,
             )
-            self._told = True
+            self._warned = True
         height, width = sample.image_3HW.shape[-2:]
         return camera_factor(sample.intrinsics, (height, width), self._preprocessing, canonical)
 
@@ -143,7 +143,7 @@ def camera_factor(
 ) -> float:
     """True over canonical focal length of a picture that is squashed to the tower's input.
 
-    1 where one of them is not known.
+    1 if one of them is unknown.
 
     Args:
         intrinsics: (fx, fy, cx, cy) in pixels of the picture.
@@ -170,9 +170,9 @@ def sample_pixels(samples: Sequence[Sample], preprocessing: Preprocessing) -> Te
 def predict_samples(
     predict: Predictor, samples: Sequence[Sample], protocol: Protocol
 ) -> list[Prediction]:
-    """The protocol's predictions: crop and mirror done and undone; not clipped.
+    """Predictions by the protocol: cropped, mirrored, and back at the whole picture; not clipped.
 
-    A mirrored picture's confidence is averaged with the plain one's as its metres are.
+    Confidence is averaged with the mirrored picture's, as metres are.
 
     Raises:
         DataError: A map is not finite, or of another size than its picture.

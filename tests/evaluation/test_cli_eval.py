@@ -11,22 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import typer
 import yaml
 from PIL import Image
-from typer.testing import CliRunner, Result
 
 from clipdepth_plugin import DepthHead
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.cli.data_spec import parse_data
-from clipdepth_plugin.cli.eval import AlignName, ProtocolName, register
 from clipdepth_plugin.config import PRESETS, HeadConfig
 from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.evaluation.image_grid import MAX_PICTURES
-from clipdepth_plugin.evaluation.metrics import ALIGNMENTS
-from clipdepth_plugin.evaluation.protocols import PROTOCOLS
 from clipdepth_plugin.evaluation.report import Report
-from tests.tiny.command_line import PROCESSOR, tiny_host
+from tests.tiny.command_line import PROCESSOR, run, tiny_host, words
 
 
 @pytest.fixture(scope="module")
@@ -66,21 +60,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run(*arguments: str | Path) -> Result:
-    app = typer.Typer()
-    register(app)
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def words(text: str) -> str:
-    return re.sub(r"\s+", " ", text)
-
-
-def test_choices_are_those_of_the_library() -> None:
-    assert [name.value for name in ProtocolName] == list(PROTOCOLS)
-    assert tuple(name.value for name in AlignName) == ALIGNMENTS
-
-
 def test_eval_writes_the_report(host: Path, head: Path, data: Path, tmp_path: Path) -> None:
     output = tmp_path / "new" / "report"
     options = ("--host", host, "--head", head, "-o", output, "--batch-size", "2")
@@ -114,15 +93,15 @@ def test_eval_says_what_another_size_does_to_the_metres(
     smaller = {**PROCESSOR, "size": {"height": 16, "width": 16}}
     (tmp_path / "host" / "preprocessor_config.json").write_text(json.dumps(smaller))
     given = ("--data", f"rgbd:{data}:test", "-o", tmp_path / "out", "--pictures", "0")
-    # (host: of 16 or of 32 pixels, head, whether it is told)
+    # (host: of 16 or of 32 pixels, head, whether it warns)
     cases = (("host", "canonical", True), (host, "canonical", False), ("host", head, False))
-    for which, knowing, told in cases:
-        options = ("--host", tmp_path / which, "--head", tmp_path / knowing)
+    for which, trained, warns in cases:
+        options = ("--host", tmp_path / which, "--head", tmp_path / trained)
         result = run("eval", *options, "--input-size", "32", "32", *given)
         assert result.exit_code == 0, result.output
-        said = words(result.stderr)
-        assert ("--input-size 32 32: the metres are right only if" in said) == told
-        assert ("its canonical focal length, 40," in said) == told
+        shown = words(result.stderr)
+        assert ("--input-size 32 32: the metres are right only if" in shown) == warns
+        assert ("its canonical focal length, 40," in shown) == warns
 
 
 def test_eval_shows_names_as_they_are(host: Path, head: Path, data: Path, tmp_path: Path) -> None:
@@ -153,16 +132,6 @@ def test_eval_of_what_does_not_fit(host: Path, head: Path, data: Path, tmp_path:
     assert not (tmp_path / "out" / "report.json").exists()
 
 
-def test_eval_refuses_a_sheet_that_is_too_large_before_any_work(tmp_path: Path) -> None:
-    options = ("--host", "nonsense", "--head", "none", "--data", "rgbd:nowhere")
-    result = run("eval", *options, "-o", tmp_path / "out", "--pictures", str(MAX_PICTURES + 1))
-    assert result.exit_code == 2
-    assert f"--pictures {MAX_PICTURES + 1}: a sheet has room for {MAX_PICTURES}" in words(
-        result.stderr
-    )
-    assert not (tmp_path / "out").exists()
-
-
 def test_layers_prints_tables(host: Path, data: Path) -> None:
     result = run("layers", "--host", host, "--data", f"rgbd:{data}", "--stages", "2")
     assert result.exit_code == 0, result.output
@@ -178,8 +147,8 @@ def test_layers_prints_tables(host: Path, data: Path) -> None:
 def test_layers_proposes_what_the_presets_take(
     stages: int, presets: str, host: Path, data: Path
 ) -> None:
-    places = ("--host", host, "--data", f"rgbd:{data}")
-    result = run("layers", *places, "--stages", str(stages), "--max-images", "4")
+    given = ("--host", host, "--data", f"rgbd:{data}")
+    result = run("layers", *given, "--stages", str(stages), "--max-images", "4")
     assert result.exit_code == 0, result.output
     assert f"proposed, for the presets {presets}:" in words(result.stdout)
     proposed = yaml.safe_load(result.stdout.partition("proposed")[2].partition("\n")[2])
@@ -200,14 +169,14 @@ def test_layers_refuses_more_stages_than_levels(host: Path, data: Path) -> None:
 
 
 def test_layers_prints_json_alone(host: Path, data: Path) -> None:
-    places = ("--data", f"rgbd:{data}", "--val-data", f"rgbd:{data}:test")
-    result = run("layers", "--host", host, *places, "--max-images", "4", "--patches", "0", "--json")
+    given = ("--data", f"rgbd:{data}", "--val-data", f"rgbd:{data}:test")
+    result = run("layers", "--host", host, *given, "--max-images", "4", "--patches", "0", "--json")
     assert result.exit_code == 0, result.output
-    said = json.loads(result.stdout)
-    assert said["images"] == [4, 4]
-    assert said["split"] == "given"
-    assert [len(step["levels"]) for step in said["steps"]] == [1, 2, 3, 4, 5]
-    assert said["options"]["patches"] is None
+    report = json.loads(result.stdout)
+    assert report["images"] == [4, 4]
+    assert report["split"] == "given"
+    assert [len(step["levels"]) for step in report["steps"]] == [1, 2, 3, 4, 5]
+    assert report["options"]["patches"] is None
 
 
 def test_data_by_name_and_by_file(tmp_path: Path) -> None:
