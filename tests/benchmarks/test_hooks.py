@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from clipdepth_plugin import DepthHead, DepthPlugin, attach
 from clipdepth_plugin.latency.intervals import Comparison, Interval, compare, median_interval
 from clipdepth_plugin.latency.rounds import Variant, run_rounds
-from clipdepth_plugin.latency.timers import WallTimer
+from clipdepth_plugin.latency.timers import wall_timer
 
 
 def interleaved(
@@ -36,13 +36,13 @@ def interleaved(
         Variant("again", call),
         Variant("tapped", call, plugin.attach, plugin.detach),
     ]
-    times = run_rounds(variants, rounds, WallTimer())
+    times = run_rounds(variants, rounds, wall_timer())
     plugin.attach()
     found = compare(times["tapped"], times["alone"], times["again"])
     return found, median_interval(times["again"] / times["alone"])
 
 
-def told(interval: Interval, unit: str = "", factor: float = 1.0) -> str:
+def shown(interval: Interval, unit: str = "", factor: float = 1.0) -> str:
     low, middle, high = (factor * x for x in (interval.low, interval.median, interval.high))
     return f"{middle:.4f}{unit} (95% {low:.4f} to {high:.4f})"
 
@@ -60,8 +60,8 @@ def test_hooks_without_a_head(
             found, noise = interleaved(plugin, vit_b_16, x, rounds=60)
             benchmark.extra_info["tapped / alone"] = asdict(found.ratio)
             benchmark.extra_info["alone / alone"] = asdict(noise)
-            report(f"ViT-B/16 at 224 with taps / alone, time: {told(found.ratio)}")
-            report(f"ViT-B/16 at 224 alone / the same again, time: {told(noise)}")
+            report(f"ViT-B/16 at 224 with taps / alone, time: {shown(found.ratio)}")
+            report(f"ViT-B/16 at 224 alone / the same again, time: {shown(noise)}")
         benchmark(vit_b_16, x)
         last = plugin._last()
         assert sorted(last._levels) == list(head.config.levels)
@@ -93,7 +93,7 @@ def test_cost_of_the_hooks_themselves(
         if benchmark.enabled:
             found, _ = interleaved(plugin, narrow, x, rounds=600)
             benchmark.extra_info["microseconds"] = asdict(found.difference)
-            report(f"all hooks of a pass: {told(found.difference, ' microseconds', 1e6)}")
+            report(f"all hooks of a pass: {shown(found.difference, ' microseconds', 1e6)}")
         benchmark(narrow, x)
 
 

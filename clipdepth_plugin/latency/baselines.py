@@ -1,4 +1,4 @@
-"""What depth is added to: one pass of a host's tower, and the prefill around it.
+"""Baselines: the passes that depth is added to, of a host's tower and of the prefill around it.
 
 Axes: B views, H W pixels, T tokens of the prompt.
 """
@@ -17,60 +17,65 @@ from torch import Tensor, nn
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.errors import BenchError
 
-BaseScope = Literal["tower", "prefill", "whole"]
+BaselineScope = Literal["tower", "prefill", "whole"]
 """``tower``: the vision tower alone. ``prefill``: picture and prompt through a multimodal model,
-before its first token. ``whole``: a host's own forward that is neither."""
+before its first token. ``whole``: any other forward of the host, for callers of ``audit``."""
 
 Call = Callable[[], object]
 
 
 @dataclass(frozen=True)
-class Base:
+class Baseline:
     """One pass of a host, or of a part of it.
 
     Attributes:
-        scope: What of it.
-        call: Makes the pass.
+        scope: Of what it is a pass.
+        call: Runs it.
         tokens: Length of the prompt, where there is one.
     """
 
-    scope: BaseScope
+    scope: BaselineScope
     call: Call = field(repr=False)
     tokens: int | None = None
 
 
 def make_pixels(tower: Tower, batch: int, size: tuple[int, int] | None = None) -> Tensor:
-    """(B, 3, H, W) random pixels of the tower's own size, on its device and in its dtype.
+    """(B, 3, H, W) random pixels, on the tower's device and in its dtype.
+
+    Args:
+        tower: Of the host.
+        batch: B.
+        size: (H, W); None takes the tower's own.
 
     Raises:
-        BenchError: No size is given, and the tower does not say its own.
+        BenchError: No size is given, and the tower does not know its own.
     """
     size = size or tower.image_size
     if size is None:
-        raise BenchError(f"the tower {tower} does not say its input size: give --size")
+        raise BenchError(f"the tower {tower} does not know its input size: give one (--size)")
     weight = next(tower.patch_embed.parameters())
     draws = torch.Generator().manual_seed(0)
     return torch.randn(batch, 3, *size, generator=draws).to(weight)
 
 
-def tower_base(tower: Tower, pixels_B3HW: Tensor) -> Base:
-    """A pass of the tower alone; made once here, to see that it can be.
+def tower_baseline(tower: Tower, pixels_B3HW: Tensor) -> Baseline:
+    """A pass of the tower alone, run once here as a check.
 
     Raises:
-        BenchError: The pixels are not of the tower's own size, and it can't take another; or it
-            takes more than pixels.
+        BenchError: The tower needs more than pixels, or can't run at this size.
     """
     arguments: dict[str, Any] = {}
     size = tuple(pixels_B3HW.shape[-2:])
-    resized = tower.image_size is not None and size != tower.image_size
-    # Not all that can run at another size have to be told to.
-    if resized and _takes(tower.module, "interpolate_pos_encoding"):
-        arguments["interpolate_pos_encoding"] = True
-    base = Base("tower", lambda: tower.module(pixels_B3HW, **arguments))
-    explained = _size_explained(tower, size) if resized else _refusals_explained(tower.module)
-    with explained, torch.no_grad():
-        base.call()
-    return base
+    problem, advice = _not_from(tower.module, "(B, 3, H, W) pixels")
+    if tower.image_size is not None and size != tower.image_size:
+        problem = f"the tower {tower} is made for {tower.image_size} and can't be run at {size}"
+        advice = "give a size that it takes"
+        if _takes(tower.module, "interpolate_pos_encoding"):
+            arguments["interpolate_pos_encoding"] = True
+    baseline = Baseline("tower", lambda: tower.module(pixels_B3HW, **arguments))
+    with _failures_as_errors(problem, advice), torch.no_grad():
+        baseline.call()
+    return baseline
 
 
 def has_prefill(model: nn.Module) -> bool:
@@ -78,7 +83,7 @@ def has_prefill(model: nn.Module) -> bool:
     return _image_token(model) is not None
 
 
-def prefill_base(model: nn.Module, pixels_B3HW: Tensor, text_tokens: int = 32) -> Base:
+def prefill_baseline(model: nn.Module, pixels_B3HW: Tensor, text_tokens: int = 32) -> Baseline:
     """A multimodal model's pass over a prompt: the picture's tokens, then text.
 
     Args:
@@ -87,21 +92,25 @@ def prefill_base(model: nn.Module, pixels_B3HW: Tensor, text_tokens: int = 32) -
         text_tokens: Tokens beside those of the picture.
 
     Raises:
-        BenchError: The model takes more than token ids and pixels; says what to do.
+        BenchError: The model needs more than token ids and pixels; says what to do.
     """
     token = _image_token(model)
-    vocabulary = _vocabulary(model)
-    if token is None or vocabulary is None:
+    text_config = getattr(getattr(model, "config", None), "text_config", None)
+    vocabulary = getattr(text_config, "vocab_size", None)
+    if token is None or not isinstance(vocabulary, int):
         raise BenchError(f"{type(model).__name__} has no image token in its config: no prefill")
-    batch = len(pixels_B3HW)
-    with _refusals_explained(model, "prompt"), torch.no_grad():
-        count = _count_image_tokens(model, pixels_B3HW) // batch
-        ids_BT = _prompt(batch, count, text_tokens, token, vocabulary).to(pixels_B3HW.device)
+    explained = _failures_as_errors(*_not_from(model, "token ids and (B, 3, H, W) pixels"))
+    with explained, torch.no_grad():
+        count = _count_image_tokens(model, pixels_B3HW) // len(pixels_B3HW)
+        ids_BT = _prompt(len(pixels_B3HW), count, text_tokens, token, vocabulary)
+        ids_BT = ids_BT.to(pixels_B3HW.device)
         inputs: dict[str, Any] = {"input_ids": ids_BT, "attention_mask": torch.ones_like(ids_BT)}
         if _takes(model, "logits_to_keep"):
             inputs["logits_to_keep"] = 1  # as generate() does
         model(pixel_values=pixels_B3HW, **inputs)
-    return Base("prefill", lambda: model(pixel_values=pixels_B3HW, **inputs), ids_BT.shape[1])
+    return Baseline(
+        "prefill", lambda: model(pixel_values=pixels_B3HW, **inputs), tokens=ids_BT.shape[1]
+    )
 
 
 def _image_token(model: nn.Module) -> int | None:
@@ -111,12 +120,6 @@ def _image_token(model: nn.Module) -> int | None:
         if isinstance(token, int):
             return token
     return None
-
-
-def _vocabulary(model: nn.Module) -> int | None:
-    text = getattr(getattr(model, "config", None), "text_config", None)
-    size = getattr(text, "vocab_size", None)
-    return size if isinstance(size, int) else None
 
 
 def _count_image_tokens(model: Any, pixels_B3HW: Tensor) -> int:
@@ -140,27 +143,17 @@ def _takes(module: nn.Module, name: str) -> bool:
     return name in inspect.signature(module.forward).parameters
 
 
-@contextlib.contextmanager
-def _size_explained(tower: Tower, size: tuple[int, ...]) -> Iterator[None]:
-    """Turns what a tower raises on pixels of another size than its own into an error."""
-    try:
-        yield
-    except Exception as error:  # towers raise almost anything
-        raise BenchError(
-            f"the tower {tower} is made for {tower.image_size} and can't be run at {size} "
-            f"({type(error).__name__}: {error}); give a size that it takes"
-        ) from error
+def _not_from(module: nn.Module, inputs: str) -> tuple[str, str]:
+    """Problem and advice where a model does not run on these inputs alone."""
+    return (
+        f"{type(module).__name__} does not run on {inputs} alone",
+        "measure its tower (--scope tower), or call audit() with Baselines of your own",
+    )
 
 
 @contextlib.contextmanager
-def _refusals_explained(module: nn.Module, what: str = "pass") -> Iterator[None]:
-    """Turns what a model raises on inputs that do not suit it into an error that says so."""
+def _failures_as_errors(problem: str, advice: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # models raise almost anything on inputs that are not theirs
-        rest = "token ids and (B, 3, H, W) pixels" if what == "prompt" else "(B, 3, H, W) pixels"
-        raise BenchError(
-            f"no {what} that {type(module).__name__} takes can be made of {rest} alone "
-            f"({type(error).__name__}: {error}); measure its tower with --scope tower, or call "
-            "audit() with Base(scope, call)s of your own"
-        ) from error
+    except Exception as error:  # models raise almost anything on inputs that do not suit them
+        raise BenchError(f"{problem} ({type(error).__name__}: {error}); {advice}") from error
