@@ -27,6 +27,9 @@ from clipdepth_plugin.latency.timers import Timer, timer_for
 from clipdepth_plugin.latency.variants import Entry, audit_entries
 from clipdepth_plugin.latency.verdict import make_verdict
 
+STANDS_ALONE = ("head", "separate")
+"""Scopes whose cost is their whole time, not a difference from a baseline."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -143,7 +146,7 @@ def _figure(entry: Entry, measured: _Measured, subject: Subject) -> Figure:
     seconds = measured.times[name]
     p50, p95 = (float(q) for q in np.quantile(seconds, (0.50, 0.95)))
     against: list[str] = []
-    if entry.stands_alone:
+    if entry.scope in STANDS_ALONE:
         against = [one.scope for one in subject.baselines]
     elif entry.what in ("hooks", "depth"):
         against = [entry.scope]
@@ -167,7 +170,7 @@ def _added(entry: Entry, baseline: str, measured: _Measured) -> Added:
     seconds, peak = measured.times[entry.variant.name], measured.peaks[entry.variant.name]
     alone, again = measured.times[f"{baseline} alone"], measured.times[f"{baseline} again"]
     below = measured.peaks[f"{baseline} alone"]
-    if entry.stands_alone:
+    if entry.scope in STANDS_ALONE:
         whole, share = median_interval(seconds), median_interval(seconds / alone)
         found = Comparison(whole, share, whole.above_noise and share.above_noise)
         percent, memory = share.scaled(100.0), peak

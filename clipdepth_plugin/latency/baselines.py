@@ -21,8 +21,6 @@ BaselineScope = Literal["tower", "prefill", "whole"]
 """``tower``: the vision tower alone. ``prefill``: picture and prompt through a multimodal model,
 before its first token. ``whole``: any other forward of the host, for callers of ``audit``."""
 
-Call = Callable[[], object]
-
 
 @dataclass(frozen=True)
 class Baseline:
@@ -35,7 +33,7 @@ class Baseline:
     """
 
     scope: BaselineScope
-    call: Call = field(repr=False)
+    call: Callable[[], object] = field(repr=False)
     tokens: int | None = None
 
 

@@ -54,12 +54,7 @@ def _tower(family: str, vision: dict[str, Any]) -> nn.Module:
 
 
 def _llava() -> nn.Module:
-    from transformers import (
-        CLIPVisionConfig,
-        LlamaConfig,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-    )
+    import transformers as hf
 
     language: dict[str, Any] = {
         "hidden_size": 1024,
@@ -68,22 +63,17 @@ def _llava() -> nn.Module:
         "num_attention_heads": 16,
         "num_key_value_heads": 16,
     }
-    return LlavaForConditionalGeneration(
-        LlavaConfig(
-            vision_config=CLIPVisionConfig(**_VIT_B_16),
-            text_config=LlamaConfig(**_TEXT, **language),
+    return hf.LlavaForConditionalGeneration(
+        hf.LlavaConfig(
+            vision_config=hf.CLIPVisionConfig(**_VIT_B_16),
+            text_config=hf.LlamaConfig(**_TEXT, **language),
             image_token_index=IMAGE_TOKEN,
         )
     )
 
 
 def _paligemma() -> nn.Module:
-    from transformers import (
-        GemmaConfig,
-        PaliGemmaConfig,
-        PaliGemmaForConditionalGeneration,
-        SiglipVisionConfig,
-    )
+    import transformers as hf
 
     language: dict[str, Any] = {
         "hidden_size": 1024,
@@ -93,10 +83,10 @@ def _paligemma() -> nn.Module:
         "num_key_value_heads": 1,
         "head_dim": 128,
     }
-    return PaliGemmaForConditionalGeneration(
-        PaliGemmaConfig(
-            vision_config=SiglipVisionConfig(**_VIT_B_16, vision_use_head=False),
-            text_config=GemmaConfig(**_TEXT, **language),
+    return hf.PaliGemmaForConditionalGeneration(
+        hf.PaliGemmaConfig(
+            vision_config=hf.SiglipVisionConfig(**_VIT_B_16, vision_use_head=False),
+            text_config=hf.GemmaConfig(**_TEXT, **language),
             image_token_index=IMAGE_TOKEN,
             projection_dim=1024,
         )

@@ -1,7 +1,7 @@
 """The report of an audit, as JSON: ``clipdepth-bench/2``.
 
-Every figure says of what it is (``scope``) and comes with its interval. All figures of one report
-come from one interleaved run, and only those may be compared.
+Every figure names its scope and comes with its interval. All figures of one report come from one
+interleaved run, and only those may be compared.
 """
 
 from __future__ import annotations
@@ -53,7 +53,6 @@ class Figure(Strict):
 
     name: str
     scope: Scope
-    """Of what it is the time."""
     what: What
     head: str | None = None
     """A name in ``Audit.heads``."""

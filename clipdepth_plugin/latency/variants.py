@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -23,11 +24,11 @@ from clipdepth_plugin.plugin.depth_plugin import DepthPlugin, attach
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A variant, and what it is.
+    """A variant, and its place in the report.
 
     Attributes:
         variant: What is timed; its name is the figure's.
-        scope: Of what it is the time.
+        scope: What is timed, as in the report.
         what: Alone, control, hooks or depth.
         head: Name of the head, or None.
         form: Form of the head, or None.
@@ -38,30 +39,6 @@ class Entry:
     what: What
     head: str | None = None
     form: str | None = None
-
-    @property
-    def stands_alone(self) -> bool:
-        """Whether its whole time is its cost, and not a difference from a baseline."""
-        return self.scope in ("head", "separate")
-
-
-@dataclass(frozen=True, slots=True)
-class Switch:
-    """A plug-in whose hooks are installed for single calls.
-
-    ``attach`` and ``detach`` would reset torch.compile at each call.
-    """
-
-    plugin: DepthPlugin
-
-    def on(self) -> None:
-        """Hooks on."""
-        self.plugin._taps.install()
-
-    def off(self) -> None:
-        """Hooks off, and no tokens kept."""
-        self.plugin._taps.remove()
-        self.plugin._recorder.forget()
 
 
 @contextlib.contextmanager
@@ -85,12 +62,12 @@ def audit_entries(
         tapped = max(heads, key=lambda name: len(heads[name].config.levels), default=None)
         for name, head in heads.items():
             for form in forms:
-                switch = stack.enter_context(_switched(subject, head, form))
+                plugin = stack.enter_context(_attached(subject, head, form))
                 for one in subject.baselines:
                     if (name, form) == (tapped, forms[0]):
-                        entries.append(_hooked(one, switch, name))
-                    entries.append(_with_depth(one, switch, name, form))
-                entries.append(_head_alone(switch, subject.pixels_B3HW, name, form))
+                        entries.append(_hooked(one, plugin, name))
+                    entries.append(_with_depth(one, plugin, name, form))
+                entries.append(_head_alone(plugin, subject.pixels_B3HW, name, form))
         entries += [
             Entry(Variant(name, call), "separate", "alone") for name, call in separate.items()
         ]
@@ -98,15 +75,25 @@ def audit_entries(
 
 
 @contextlib.contextmanager
-def _switched(subject: Subject, head: DepthHead, form: str) -> Iterator[Switch]:
+def _attached(subject: Subject, head: DepthHead, form: str) -> Iterator[DepthPlugin]:
     """A head attached in one form, its hooks off; detached at the end."""
     plugin = attach(subject.model, FORMS[form].make(head), tower=subject.tower.path or None)
     try:
-        switch = Switch(plugin)
-        switch.off()
-        yield switch
+        _hooks_off(plugin)
+        yield plugin
     finally:
         plugin.detach()
+
+
+def _hooks_off(plugin: DepthPlugin) -> None:
+    plugin._taps.remove()
+    plugin._recorder.forget()
+
+
+def _beside(plugin: DepthPlugin, name: str, call: Callable[[], object]) -> Variant:
+    """A call of the host with the plug-in's hooks on."""
+    # Not attach() and detach(), which reset torch.compile each time.
+    return Variant(name, call, plugin._taps.install, partial(_hooks_off, plugin))
 
 
 def _host(baseline: Baseline) -> list[Entry]:
@@ -118,27 +105,26 @@ def _host(baseline: Baseline) -> list[Entry]:
     ]
 
 
-def _hooked(baseline: Baseline, switch: Switch, head: str) -> Entry:
+def _hooked(baseline: Baseline, plugin: DepthPlugin, head: str) -> Entry:
     """A pass of the host with a head's hooks, its depth not read."""
-    name = f"{baseline.scope} + taps for {head}"
-    variant = Variant(name, baseline.call, switch.on, switch.off)
+    variant = _beside(plugin, f"{baseline.scope} + taps for {head}", baseline.call)
     return Entry(variant, baseline.scope, "hooks", head)
 
 
-def _with_depth(baseline: Baseline, switch: Switch, head: str, form: str) -> Entry:
+def _with_depth(baseline: Baseline, plugin: DepthPlugin, head: str, form: str) -> Entry:
     """A pass of the host, and its depth read."""
 
     def call() -> Tensor:
         baseline.call()
-        return switch.plugin.depth
+        return plugin.depth
 
-    variant = Variant(f"{baseline.scope} + {head}, {form}", call, switch.on, switch.off)
+    variant = _beside(plugin, f"{baseline.scope} + {head}, {form}", call)
     return Entry(variant, baseline.scope, "depth", head, form)
 
 
-def _head_alone(switch: Switch, pixels_B3HW: Tensor, head: str, form: str) -> Entry:
+def _head_alone(plugin: DepthPlugin, pixels_B3HW: Tensor, head: str, form: str) -> Entry:
     """A head on tokens that exist already, its map at the tower's input size."""
-    features = switch.plugin.features(pixels_B3HW)
+    features = plugin.features(pixels_B3HW)
     size = (pixels_B3HW.shape[-2], pixels_B3HW.shape[-1])
-    variant = Variant(f"head alone: {head}, {form}", lambda: switch.plugin.head(features, size))
+    variant = Variant(f"head alone: {head}, {form}", lambda: plugin.head(features, size))
     return Entry(variant, "head", "alone", head, form)

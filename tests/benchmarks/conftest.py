@@ -1,4 +1,4 @@
-"""Shared by the benchmarks: hosts, the ratios printed at the end, and what their JSON says."""
+"""Shared by the benchmarks: a host, the ratios printed at the end, the environment in the JSON."""
 
 from __future__ import annotations
 

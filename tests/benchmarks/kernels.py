@@ -177,21 +177,24 @@ def measure(case: Case, plan: Plan, device: torch.device) -> dict[str, Any]:
 def to_markdown(cases: Sequence[Mapping[str, Any]], environment: str, rounds: int) -> str:
     """One table: a row for each form, its times as fast as plain in the same dtype."""
     header = ("what", "dtype", "form", "ms", "times as fast as plain", "relative error")
-    rows = []
+    cells, notes = [], dict[str, None]()
     for case in cases:
         for form in case["forms"]:
+            if form["reason"] and not form["failed"]:
+                notes[f"- not measured, {form['dtype']} {form['form']}: {form['reason']}"] = None
+                continue
             error = "" if form["error"] is None else f"{form['error']:.1e}"
-            measured = (form.get("milliseconds") or form["reason"], form.get("speedup", ""), error)
-            rows.append((case["name"], form["dtype"], form["form"], *measured))
-    places = [f"- {case['name']}: {case['place']}" for case in cases]
+            result = form.get("milliseconds") or f"FAILED: {form['reason']}"
+            speedup = form.get("speedup", "")
+            cells.append((case["name"], form["dtype"], form["form"], result, speedup, error))
     method = (
         f"{rounds} interleaved rounds of each case; medians with their bootstrap 95% interval, "
         "ratios paired. Errors are relative to plain in float64."
     )
-    table = "\n".join(markdown_table(header, rows))
-    return "\n\n".join(
-        ["# Plain and fused heads and ops", method, table, "\n".join(places), environment + "\n"]
-    )
+    places = [f"- {case['name']}: {case['place']}" for case in cases]
+    parts = [["# Plain and fused heads and ops"], [method], markdown_table(header, cells)]
+    parts += [[*notes], places, [environment]]
+    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
 def run(plan: Plan, device: torch.device, output: Path, command: Sequence[str]) -> int:
