@@ -20,6 +20,7 @@ from clipdepth_plugin.latency.schema import (
     Figure,
     HeadSummary,
     HostSummary,
+    Scope,
     Settings,
 )
 from clipdepth_plugin.latency.subject import Subject
@@ -27,7 +28,7 @@ from clipdepth_plugin.latency.timers import Timer, timer_for
 from clipdepth_plugin.latency.variants import Entry, audit_entries
 from clipdepth_plugin.latency.verdict import make_verdict
 
-STANDS_ALONE = ("head", "separate")
+STANDS_ALONE: tuple[Scope, ...] = ("head", "separate")
 """Scopes whose cost is their whole time, not a difference from a baseline."""
 
 
@@ -145,7 +146,7 @@ def _figure(entry: Entry, measured: _Measured, subject: Subject) -> Figure:
     name = entry.variant.name
     seconds = measured.times[name]
     p50, p95 = (float(q) for q in np.quantile(seconds, (0.50, 0.95)))
-    against: list[str] = []
+    against: list[Scope] = []
     if entry.scope in STANDS_ALONE:
         against = [one.scope for one in subject.baselines]
     elif entry.what in ("hooks", "depth"):
@@ -165,7 +166,7 @@ def _figure(entry: Entry, measured: _Measured, subject: Subject) -> Figure:
     )
 
 
-def _added(entry: Entry, baseline: str, measured: _Measured) -> Added:
+def _added(entry: Entry, baseline: Scope, measured: _Measured) -> Added:
     """Against a baseline: the difference, or the whole time of what stands alone."""
     seconds, peak = measured.times[entry.variant.name], measured.peaks[entry.variant.name]
     alone, again = measured.times[f"{baseline} alone"], measured.times[f"{baseline} again"]
@@ -178,14 +179,12 @@ def _added(entry: Entry, baseline: str, measured: _Measured) -> Added:
         found = compare(seconds, alone, again)
         percent = found.ratio.scaled(100.0, shift=-1.0)
         memory = None if peak is None or below is None else peak - below
-    return Added.model_validate(
-        {
-            "baseline": baseline,
-            "milliseconds": found.difference.scaled(1e3),
-            "percent": percent,
-            "significant": found.significant,
-            "memory_mib": memory,
-        }
+    return Added(
+        baseline=baseline,
+        milliseconds=found.difference.scaled(1e3),
+        percent=percent,
+        significant=found.significant,
+        memory_mib=memory,
     )
 
 
