@@ -7,9 +7,6 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-FORMER_UNTIL = "2026-11-26T19"
-"""When `fast` and `guided` lost their group norm: ladder.md says what changed."""
-
 
 def spread(values: Sequence[float]) -> str:
     """Mean and deviation over the seeds."""
