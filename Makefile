@@ -1,7 +1,7 @@
 # Everything runs in .venv, which is made and kept current here: `make test` works on a fresh clone.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-transformers bench lint format types wheel setup clean
+.PHONY: help demo test test-transformers bench bench-kernels lint format types wheel setup clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -51,6 +51,9 @@ bench: $(READY) ## two minutes of timed benchmarks, in results/ as JSON (PYTEST_
 	test -n "$$json" || json=results/benchmarks_$$($(BIN)/python -c '$(MACHINE)')_$$(date -u +%F).json; \
 	$(BIN)/pytest tests/benchmarks --benchmark-enable --benchmark-only --benchmark-max-time=0.5 \
 		--benchmark-json="$$json" $(BENCH_ONLY) $(PYTEST_ARGS) && echo "written: $$json"
+
+bench-kernels: $(READY) ## every fused op and head, in results/kernels_*.md (ARGS="--device cuda" on a GPU)
+	@$(BIN)/python -m tests.benchmarks.kernels $(ARGS)
 
 lint: $(READY) ## ruff: rules and format
 	@$(BIN)/ruff check

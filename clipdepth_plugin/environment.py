@@ -1,4 +1,4 @@
-"""Under which environment a figure was measured: machine, clocks, versions, date, commit."""
+"""The environment of a measurement: machine, clocks, versions, date, commit."""
 
 from __future__ import annotations
 
@@ -16,18 +16,13 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 PACKAGES = (
-    "clipdepth-plugin",
-    "torch",
-    "triton",
-    "numpy",
-    "transformers",
-    "open_clip_torch",
-    "timm",
-)
+    "clipdepth-plugin", "torch", "triton", "numpy", "transformers", "open_clip_torch", "timm",
+)  # fmt: skip
+_CPUINFO = Path("/proc/cpuinfo")
 
 
 class Environment(BaseModel):
-    """What has to be known of a measurement of time, beside what was measured."""
+    """The environment of a measurement; what can't be read is null."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -36,38 +31,31 @@ class Environment(BaseModel):
     command: tuple[str, ...]
     """The command line."""
     commit: str | None
-    """Of the checkout that was run, with ``-dirty`` where tracked files differ; null where the
-    package does not run from one."""
+    """Of the checkout, with ``-dirty`` where tracked files differ; null outside a checkout."""
     platform: str
     """Operating system and architecture."""
     cpu: str
     """The processor's name, as the system gives it."""
     cores: int
     """Processors that this process may use."""
-    cpu_mhz: float | None
-    """Mean clock over the processors at the start, where it can be read."""
     load: float | None
-    """Processes that wanted to run in the minute before, on average: on an idle machine near 0."""
+    """Mean number of runnable processes in the minute before: near 0 on an idle machine."""
     device: str
     """Where it was computed: cpu, cuda:0."""
     gpu: str | None
     """The GPU's name; null on the CPU."""
-    gpu_mhz: dict[str, float] | None
-    """``sm``, ``memory`` and ``max_sm`` clocks at the start, where nvidia-smi tells them."""
-    cuda: str | None
-    """CUDA's version; null on the CPU."""
     dtype: str
     """Of weights and inputs, or several joined by a comma."""
     threads: int
-    """That torch computes with on the CPU."""
+    """Of torch on the CPU."""
     versions: dict[str, str]
-    """Of Python and of the packages that the figures depend on."""
+    """Of Python, of CUDA on a GPU, and of the packages that the figures depend on."""
 
 
-def describe_circumstances(
+def describe_environment(
     command: Sequence[str], device: torch.device | str = "cpu", dtype: str = "float32"
 ) -> Environment:
-    """Reads what there is to read; what can't be read is None.
+    """Reads the environment.
 
     Args:
         command: The command line.
@@ -76,6 +64,7 @@ def describe_circumstances(
     """
     device = torch.device(device)
     on_gpu = device.type == "cuda"
+    cuda = {"cuda": str(torch.version.cuda)} if on_gpu else {}
     return Environment(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=tuple(command),
@@ -83,15 +72,12 @@ def describe_circumstances(
         platform=platform_name(),
         cpu=cpu_name(),
         cores=_usable_cores(),
-        cpu_mhz=_cpu_mhz(),
         load=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         device=str(device),
         gpu=torch.cuda.get_device_name(device) if on_gpu else None,
-        gpu_mhz=_gpu_mhz(device) if on_gpu else None,
-        cuda=torch.version.cuda if on_gpu else None,
         dtype=dtype,
         threads=torch.get_num_threads(),
-        versions=package_versions(),
+        versions=package_versions() | cuda,
     )
 
 
@@ -101,7 +87,7 @@ def platform_name() -> str:
 
 
 def package_versions() -> dict[str, str]:
-    """Of Python and of those packages that are installed."""
+    """Of Python and of the installed ones among ``PACKAGES``."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -112,15 +98,14 @@ def package_versions() -> dict[str, str]:
 
 
 def cpu_name() -> str:
-    """The processor's name; with family and model where the name alone says little."""
-    fields = _cpu_fields()
-    name = next(iter(fields.get("model name", [])), platform.processor() or platform.machine())
-    numbers = [f"{key} {fields[key][0]}" for key in ("cpu family", "model") if fields.get(key)]
+    """The processor's name, with its family and model, as one name covers several processors."""
+    name = (_cpu_fields("model name") or [platform.processor() or platform.machine()])[0]
+    numbers = [f"{key} {x}" for key in ("cpu family", "model") for x in _cpu_fields(key)[:1]]
     return f"{name} ({', '.join(numbers)})" if numbers else name
 
 
 def machine_slug() -> str:
-    """A machine's name for file names: its GPU's, else its processor's, and how many of them."""
+    """The machine in a file name: its GPU or processor, and how many of them."""
     if torch.cuda.is_available():
         name, count = torch.cuda.get_device_name(), torch.cuda.device_count()
     else:
@@ -129,7 +114,7 @@ def machine_slug() -> str:
 
 
 def read_commit(folder: Path = Path(__file__).parent) -> str | None:
-    """The commit of the checkout that ``folder`` lies in; None where it is none of git's."""
+    """The commit of the checkout that ``folder`` lies in; None outside a checkout."""
     commit = _output("git", "-C", str(folder), "rev-parse", "HEAD")
     if commit is None:
         return None
@@ -138,47 +123,21 @@ def read_commit(folder: Path = Path(__file__).parent) -> str | None:
 
 
 def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # not everywhere
+    if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def _cpu_fields() -> dict[str, list[str]]:
-    """Fields of /proc/cpuinfo, one value for each processor; empty where there is no such file."""
-    fields: dict[str, list[str]] = {}
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return fields
-    for line in text.splitlines():
-        key, colon, value = line.partition(":")
-        if colon:
-            fields.setdefault(key.strip(), []).append(value.strip())
-    return fields
-
-
-def _cpu_mhz() -> float | None:
-    clocks = [float(mhz) for mhz in _cpu_fields().get("cpu MHz", [])]
-    return round(sum(clocks) / len(clocks), 1) if clocks else None
-
-
-def _gpu_mhz(device: torch.device) -> dict[str, float] | None:
-    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
-    said = _output(
-        "nvidia-smi",
-        "--query-gpu=clocks.sm,clocks.mem,clocks.max.sm",
-        "--format=csv,noheader,nounits",
-        *([f"--id=GPU-{uuid}"] if uuid is not None else []),
-    )
-    try:
-        clocks = [float(mhz) for mhz in (said or "").splitlines()[0].split(",")]
-    except (IndexError, ValueError):  # "[N/A]" on some cards
-        return None
-    return dict(zip(("sm", "memory", "max_sm"), clocks, strict=True))
+def _cpu_fields(key: str) -> list[str]:
+    """A field of /proc/cpuinfo, one value for each processor; empty where it does not exist."""
+    if not _CPUINFO.exists():
+        return []
+    pattern = rf"^{key}\s*: *(.+)$"
+    return re.findall(pattern, _CPUINFO.read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def _output(program: str, *arguments: str) -> str | None:
-    """What a program prints; None where it is not there or fails."""
+    """What a program prints; None where it does not exist or fails."""
     path = shutil.which(program)
     if path is None:
         return None

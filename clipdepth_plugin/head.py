@@ -168,10 +168,9 @@ class DepthHead(nn.Module, HubMixin):
         """The inference form: the same function in less time, without gradients.
 
         On an NVIDIA GPU it runs as a few Triton kernels, in a CUDA graph from the second call of a
-        shape on; elsewhere in PyTorch, folded and composed. ``results/kernels.md`` says what that
-        gives, and where compiling the plain head gives more. It holds copies of the weights as
-        they are now, where they are now, and takes the head's place everywhere: ``attach(host,
-        head.fused())``.
+        shape on; elsewhere in PyTorch, folded and composed. ``make bench-kernels`` compares it
+        with the plain and the compiled head. It holds copies of the weights as they are now, where
+        they are now, and takes the head's place everywhere: ``attach(host, head.fused())``.
 
         Args:
             dtype: Of weights and maps; None: the head's. ``torch.bfloat16`` is the fastest on GPUs

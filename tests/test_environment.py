@@ -1,4 +1,4 @@
-"""What is said of the machine is read, not made up; what can't be read is None."""
+"""The environment of a measurement; what can't be read is None."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clipdepth_plugin import environment
 from clipdepth_plugin.environment import (
     Environment,
     cpu_name,
-    describe_circumstances,
+    describe_environment,
     machine_slug,
     read_commit,
 )
@@ -28,18 +28,21 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def test_of_a_run_on_the_cpu() -> None:
-    said = describe_circumstances(["clipdepth", "bench"], "cpu", "bfloat16")
-    assert said.command == ("clipdepth", "bench")
-    assert (said.device, said.dtype, said.threads) == ("cpu", "bfloat16", torch.get_num_threads())
-    assert said.gpu is None
-    assert said.gpu_mhz is None
-    assert said.cores >= 1
-    assert datetime.fromisoformat(said.created).utcoffset() is not None
-    assert said.versions["torch"].startswith(torch.__version__.partition("+")[0])
-    assert Environment.model_validate_json(said.model_dump_json()) == said
+    found = describe_environment(["clipdepth", "bench"], "cpu", "bfloat16")
+    assert found.command == ("clipdepth", "bench")
+    assert (found.device, found.dtype, found.threads) == (
+        "cpu",
+        "bfloat16",
+        torch.get_num_threads(),
+    )
+    assert found.gpu is None
+    assert found.cores >= 1
+    assert datetime.fromisoformat(found.created).utcoffset() is not None
+    assert found.versions["torch"].startswith(torch.__version__.partition("+")[0])
+    assert Environment.model_validate_json(found.model_dump_json()) == found
 
 
-def test_the_commit_says_where_files_differ(tmp_path: Path) -> None:
+def test_the_commit_is_dirty_where_files_differ(tmp_path: Path) -> None:
     git(tmp_path, "init", "--quiet")
     (tmp_path / "a").write_text("1", encoding="utf-8")
     git(tmp_path, "add", "a")
@@ -61,16 +64,17 @@ def test_no_checkout_and_no_git_have_no_commit(
 
 
 @pytest.mark.parametrize(
-    ("fields", "name"),
+    ("text", "name"),
     [
-        ({"model name": ["EPYC"], "cpu family": ["25"]}, "EPYC (cpu family 25)"),
-        ({"model name": ["Cortex"]}, "Cortex"),
+        ("cpu family\t: 25\nmodel name\t: EPYC\n\nmodel name\t: EPYC", "EPYC (cpu family 25)"),
+        ("model name : Cortex", "Cortex"),
     ],
 )
 def test_the_processor(
-    fields: dict[str, list[str]], name: str, monkeypatch: pytest.MonkeyPatch
+    text: str, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(environment, "_cpu_fields", lambda: fields)
+    (tmp_path / "cpuinfo").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(environment, "_CPUINFO", tmp_path / "cpuinfo")
     assert cpu_name() == name
 
 
@@ -79,19 +83,3 @@ def test_the_machines_name_in_a_file_name(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(environment, "cpu_name", lambda: "Intel(R) Xeon(R) (cpu family 6)")
     monkeypatch.setattr(environment, "_usable_cores", lambda: 2)
     assert machine_slug() == "intel-r-xeon-r-x2"
-
-
-@pytest.mark.parametrize(
-    ("said", "clocks"),
-    [
-        ("1980, 2619, 1980", {"sm": 1980.0, "memory": 2619.0, "max_sm": 1980.0}),
-        ("[N/A], [N/A], [N/A]", None),
-        (None, None),
-    ],
-)
-def test_gpu_clocks(
-    said: str | None, clocks: dict[str, float] | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(environment, "_output", lambda *_: said)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: object())
-    assert environment._gpu_mhz(torch.device("cuda", 0)) == clocks

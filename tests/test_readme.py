@@ -49,14 +49,14 @@ def test_the_table_of_hosts_is_what_the_tests_run_on() -> None:
 
 
 def test_every_preset_is_listed_with_what_it_costs() -> None:
-    from clipdepth_plugin import HeadConfig
+    from clipdepth_plugin import DepthHead, HeadConfig
     from clipdepth_plugin.config import PRESETS
-    from clipdepth_plugin.latency.flops import count_gflops
-    from clipdepth_plugin.latency.kernel_cases import random_features, random_head
+    from clipdepth_plugin.latency.resources import count_gflops
+    from tests.tiny.depth_heads import make_features
 
     for preset in PRESETS:
         config = HeadConfig(width=768, preset=preset)
-        head, features = random_head(config, (14, 14)), random_features(config, (14, 14), 1)
+        head, features = DepthHead(config).eval(), make_features(config, (14, 14), 1)
         kept = (x for name, x in head.named_parameters() if "auxiliary" not in name)
         millions = sum(x.numel() for x in kept) / 1e6
         gmac = count_gflops(partial(head, features)) / 2

@@ -44,9 +44,6 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 """From the top down. A room imports from lower floors and from itself, never from its own floor's
 other rooms. ``weights`` is below the head, which saves itself; what makes heads is above it."""
 
-NOT_YET = {"latency.report", "latency.kernel_report"}
-"""Rooms' files that still make a table for the terminal."""
-
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 
@@ -120,7 +117,7 @@ def test_the_terminal_is_left_to_the_command_line() -> None:
                 names = [node.module or ""]
             if room(module) != "cli" and any(n.split(".")[0] in ("rich", "typer") for n in names):
                 printing.append(module)
-    assert not {*printing} - NOT_YET
+    assert not printing
 
 
 def test_the_readers_find_imports_of_every_form(tmp_path: Path) -> None:

@@ -1,179 +1,106 @@
-"""``clipdepth bench``: options and their help; the work is in ``latency/``."""
+"""``clipdepth bench``: what depth adds to a host; ``latency/`` measures, this prints and writes."""
 
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import IO, TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.console import Console
 
-from clipdepth_plugin.cli.command import errors_as_messages
-from clipdepth_plugin.cli.options import DeviceOption, TowerOption
+from clipdepth_plugin.cli.options import (
+    DeviceOption,
+    JsonOption,
+    RandomWeightsOption,
+    TowerOption,
+)
 from clipdepth_plugin.errors import BenchError
+from clipdepth_plugin.latency.subject import ScopeChoice
 
-KERNELS = "kernels"
-_OF_KERNELS = {"host", "device", "threads", "output", "as_json"}
-"""Options that ``bench kernels`` takes."""
+if TYPE_CHECKING:
+    import torch
+    from rich.table import Table
+
+    from clipdepth_plugin.head import DepthHead
+    from clipdepth_plugin.latency.schema import Audit
+    from clipdepth_plugin.latency.subject import Subject
+
+FILES = ("added_latency.json", "added_latency.md", "added_latency.png")
+DEFAULT_PRESETS = ("spaceclip", "fast")
+Dtype = Literal["float32", "bfloat16", "float16"]
 _HOST_HELP = (
     "config:NAME for a built-in config with random weights (vit-b-16, vit-l-14-336, siglip-b-16, "
-    "so400m-14, llava-small, paligemma-small), or a host as for predict; kernels times the fused "
-    "ops instead of a host."
+    "so400m-14, llava-small, paligemma-small), or a host as for predict."
 )
 
 
-class DtypeName(StrEnum):
-    """Names of ``latency.bench_options.DTYPES``."""
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """Options of ``clipdepth bench``."""
 
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-
-
-class ScopeName(StrEnum):
-    """What depth is added to."""
-
-    AUTO = "auto"
-    TOWER = "tower"
-    PREFILL = "prefill"
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the command to the application."""
-    app.command()(bench)
-
-
-def bench(  # noqa: PLR0913, PLR0917 (a command's options)
-    context: typer.Context,
-    host: Annotated[str, typer.Argument(metavar="HOST", help=_HOST_HELP)],
+    host: Annotated[str, typer.Argument(metavar="HOST", help=_HOST_HELP)]
     head: Annotated[
         list[str] | None,
         typer.Option("--head", metavar="HEAD", help="A trained head; may be repeated."),
-    ] = None,
+    ] = None
     preset: Annotated[
         list[str] | None,
         typer.Option(
             "--preset",
             metavar="PRESET",
-            help="A random head of this preset; may be repeated. Not given: spaceclip and fast.",
+            help="A random head of this preset; may be repeated. Default: spaceclip and fast.",
         ),
-    ] = None,
+    ] = None
     form: Annotated[
         list[str] | None,
         typer.Option(
             "--form",
             metavar="FORM",
-            help="eager, fused, compiled, graph; may be repeated. Not given: all that "
-            "the device has, on a CPU without compiled.",
+            help="eager, fused, compiled or graph; may be repeated. Default: all that the device "
+            "can run, on a CPU without compiled.",
         ),
-    ] = None,
-    tower: TowerOption = None,
+    ] = None
+    tower: TowerOption = None
     scope: Annotated[
-        ScopeName,
+        ScopeChoice,
         typer.Option(help="auto: the tower, and the prefill where the host has a language model."),
-    ] = ScopeName.AUTO,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures in one pass.")] = 1,
+    ] = "auto"
+    batch: Annotated[int, typer.Option(min=1, help="Pictures in one pass.")] = 1
     size: Annotated[
-        int | None, typer.Option(min=1, help="Pixels on a side; not given: the tower's own.")
-    ] = None,
-    dtype: Annotated[DtypeName, typer.Option(help="Of all weights.")] = DtypeName.FLOAT32,
-    device: DeviceOption = "cpu",
+        int | None, typer.Option(min=1, help="Pixels on a side. Default: the tower's own.")
+    ] = None
+    dtype: Annotated[Dtype, typer.Option(help="Of all weights.")] = "float32"
+    device: DeviceOption = "cpu"
     threads: Annotated[
-        int | None, typer.Option(min=1, help="torch's threads; not given: torch's own choice.")
-    ] = None,
+        int | None, typer.Option(min=1, help="torch's threads. Default: torch's own choice.")
+    ] = None
     rounds: Annotated[
-        int, typer.Option(min=8, help="Interleaved rounds; each runs everything once.")
-    ] = 20,
+        int, typer.Option(min=8, help="Interleaved rounds; each runs every variant once.")
+    ] = 20
     warmup: Annotated[
         int,
-        typer.Option(
-            min=2, help="Untimed calls of each before; graphs are recorded in the second."
-        ),
-    ] = 2,
-    seed: Annotated[int, typer.Option(help="Of the order in each round.")] = 0,
+        typer.Option(min=2, help="Untimed calls of each variant; the second records graphs."),
+    ] = 2
+    seed: Annotated[int, typer.Option(help="Of the order in each round.")] = 0
     separate: Annotated[
         str,
         typer.Option(
             metavar="SIZES",
-            help="Sizes of a separate Depth-Anything-V2-S, joined by commas; none for none.",
+            help="Sizes of a separate Depth-Anything-V2-S, joined by commas, or none.",
         ),
-    ] = "224,518",
-    sweep: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--sweep",
-            metavar="WHAT=VALUES",
-            help="batch=1,2,4 or pixels=224,336 or levels=1,2,4,8; may be repeated; none for none. "
-            "Not given: batch=1,2,4.",
-        ),
-    ] = None,
-    sweep_rounds: Annotated[int, typer.Option(min=8, help="Interleaved rounds of a sweep.")] = 10,
+    ] = "224,518"
     text_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens of the prompt beside the picture's.")
-    ] = 32,
-    random_weights: Annotated[
-        bool,
-        typer.Option("--random-weights", help="Build the host from its config, without weights."),
-    ] = False,
+    ] = 32
+    random_weights: RandomWeightsOption = False
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="DIR", help="Folder for JSON, Markdown and plots."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON, and nothing else, on stdout.")] = (
-        False
-    ),
-) -> None:
-    """Measure what depth adds to a host: time, memory, operations.
-
-    Host alone, with hooks, with depth, the heads alone and a separate depth network run
-    interleaved in rounds; every figure is a median of paired differences with its bootstrap 95%
-    interval, and says whether it is of the tower or of the prefill. Where noise is larger than
-    an effect, the report says so in place of a number.
-
-    bench kernels times each fused op and whole heads instead: plain eager, torch.compile, fused,
-    fused in a CUDA graph, with the targets that they are to meet; it takes --device, --threads,
-    --output and --json.
-
-    Exit code: 0, done. 1, a kernel failed or gave other numbers; the table says which. 2, the
-    host, a head or an option is wrong; the message says which.
-    """
-    with errors_as_messages() as console:
-        if host == KERNELS:
-            bench_kernels(context, output, device=device, as_json=as_json, threads=threads)
-            return
-        from clipdepth_plugin.cli.bench_options import BenchOptions
-        from clipdepth_plugin.cli.run_bench import run_bench
-
-        options = BenchOptions(
-            host=host,
-            heads=tuple(head or ()),
-            presets=tuple(preset or ()),
-            forms=tuple(form or ()),
-            tower=tower,
-            scope=scope.value,
-            batch=batch,
-            size=size,
-            dtype=dtype.value,
-            device=device,
-            threads=threads,
-            rounds=rounds,
-            warmup=warmup,
-            seed=seed,
-            separate=parse_sizes(separate),
-            sweeps=("batch=1,2,4",) if sweep is None else tuple(s for s in sweep if s != "none"),
-            sweep_rounds=sweep_rounds,
-            text_tokens=text_tokens,
-            random_weights=random_weights,
-            output=output,
-            as_json=as_json,
-        )
-        run_bench(options, command_line(), console)
-
-
-def command_line() -> tuple[str, ...]:
-    """As typed, without the folder that the command lies in."""
-    return (Path(sys.argv[0]).name, *sys.argv[1:])
+        typer.Option("-o", "--output", metavar="DIR", help="Folder for JSON, Markdown and plot."),
+    ] = None
+    as_json: JsonOption = False
 
 
 def parse_sizes(text: str) -> tuple[int, ...]:
@@ -191,31 +118,142 @@ def parse_sizes(text: str) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def bench_kernels(
-    context: typer.Context,
-    output: Path | None,
-    *,
-    device: str,
-    as_json: bool,
-    threads: int | None,
-) -> None:
-    """``clipdepth bench kernels``.
+def run_bench(options: BenchOptions, console: Console) -> int:
+    """Measure what depth adds to a host: time, memory, operations.
+
+    Host alone, with hooks, with depth, the heads alone and a separate depth network run
+    interleaved in rounds. Every figure is a median of paired differences with its bootstrap 95%
+    interval, of the tower or of the prefill. Effects below the noise floor are reported as such.
+    """
+    import torch
+
+    from clipdepth_plugin.cli.console import bar, loading
+    from clipdepth_plugin.cli.device import find_device, make_folder
+    from clipdepth_plugin.latency.audit import Method, audit
+    from clipdepth_plugin.latency.forms import choose_forms
+    from clipdepth_plugin.latency.resources import keep_freed_memory
+    from clipdepth_plugin.latency.separate import separate_passes
+
+    check_heads(options)
+    separate_sizes = parse_sizes(options.separate)
+    device = find_device(options.device)
+    forms = choose_forms(tuple(options.form or ()), device)
+    if options.output is not None:
+        make_folder(options.output)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    keep_freed_memory()
+    with console.status(loading(options.host)):
+        subject = load_subject(options, device)
+        heads = load_heads(options, subject)
+        separate = separate_passes(separate_sizes, subject.pixels_B3HW)
+    with bar(console, "rounds", options.rounds) as advance:
+        report = audit(
+            subject,
+            heads,
+            forms=forms,
+            separate=separate,
+            method=Method(options.rounds, options.warmup, options.seed, advance=lambda: advance(1)),
+            command=(Path(sys.argv[0]).name, *sys.argv[1:]),
+        )
+    show(report, options)
+    return 0
+
+
+def check_heads(options: BenchOptions) -> None:
+    """Refuses unknown presets, and heads that the report could not tell apart.
 
     Raises:
-        BenchError: An option was given that has no meaning there.
-        typer.Exit: A kernel failed, or gave other numbers.
+        BenchError: Says which.
     """
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    given = {name for name, source in sources.items() if source and source.name != "DEFAULT"}
-    if foreign := sorted(given - _OF_KERNELS):
-        raise BenchError(
-            f"bench kernels takes no --{foreign[0].replace('_', '-')}: its heads, forms, dtypes "
-            "and rounds are fixed, so that two runs can be compared"
-        )
-    from clipdepth_plugin.cli.kernel_bench import run_kernel_bench
+    from clipdepth_plugin.config import PRESETS
 
-    report = run_kernel_bench(
-        output, device=device, as_json=as_json, command=command_line(), threads=threads
+    heads, presets = options.head or [], options.preset or []
+    for preset in presets:
+        if preset not in PRESETS:
+            raise BenchError(f"preset {preset!r}: there are {', '.join(PRESETS)}")
+    for name in (both := [*heads, *presets]):
+        if both.count(name) > 1:
+            raise BenchError(
+                f"{name}: two heads of this name, which the report could not tell apart; give "
+                f"each once, and a folder as --head ./{name}"
+            )
+
+
+def load_subject(options: BenchOptions, device: torch.device) -> Subject:
+    """The host on its device, with the passes that depth is added to."""
+    import torch
+
+    from clipdepth_plugin.latency.hosts import load_bench_host
+    from clipdepth_plugin.latency.subject import make_subject
+
+    label, model = load_bench_host(options.host, random_weights=options.random_weights)
+    return make_subject(
+        model.to(device, getattr(torch, options.dtype)),
+        label=label,
+        tower=options.tower,
+        scope=options.scope,
+        batch=options.batch,
+        size=None if options.size is None else (options.size, options.size),
+        text_tokens=options.text_tokens,
     )
-    if report.failures:
-        raise typer.Exit(1)
+
+
+def load_heads(options: BenchOptions, subject: Subject) -> dict[str, DepthHead]:
+    """Trained heads by ``--head``, random ones by ``--preset``; ``DEFAULT_PRESETS`` if neither.
+
+    Raises:
+        HeadFileError: There is no such trained head.
+    """
+    from clipdepth_plugin.config import PRESETS
+    from clipdepth_plugin.latency.subject import random_heads
+    from clipdepth_plugin.weights.shipped import load_head
+
+    heads = {name: load_head(name).to(subject.pixels_B3HW).eval() for name in options.head or []}
+    presets = options.preset or (() if heads else DEFAULT_PRESETS)
+    return heads | random_heads(subject, (name for name in PRESETS if name in presets))
+
+
+def show(report: Audit, options: BenchOptions) -> None:
+    """Writes the files, then the table and the verdict, or JSON, on stdout."""
+    from clipdepth_plugin.cli.console import plain_console
+    from clipdepth_plugin.files.depth_maps import write_atomically
+    from clipdepth_plugin.latency.plot import write_plot
+    from clipdepth_plugin.latency.report import to_markdown
+
+    as_json = report.model_dump_json(indent=1) + "\n"
+    if options.output is not None:
+        for name, text in zip(FILES, (as_json, to_markdown(report)), strict=False):
+            write_atomically(options.output / name, partial(_write, text))
+        write_plot(options.output / FILES[-1], report)
+    if options.as_json:
+        sys.stdout.write(as_json)
+        return
+    stdout = plain_console()
+    stdout.print(make_table(report))
+    for line in report.verdict:
+        stdout.print(line, highlight=False, soft_wrap=True)
+
+
+def make_table(audit: Audit) -> Table:
+    """The audit for a terminal."""
+    from rich import box
+    from rich.table import Table
+
+    from clipdepth_plugin.latency.report import HEADER, rows
+
+    settings = audit.settings
+    table = Table(
+        title=f"{audit.host.label}, batch {settings.batch}, {settings.rounds} rounds",
+        title_justify="left",
+        box=box.SIMPLE,
+    )
+    for name in HEADER:
+        table.add_column(name, justify="left" if name == HEADER[0] else "right")
+    for figure, cells in zip(audit.figures, rows(audit), strict=True):
+        table.add_row(*cells, style="bold" if figure.what == "depth" else "")
+    return table
+
+
+def _write(text: str, file: IO[bytes]) -> None:
+    file.write(text.encode())

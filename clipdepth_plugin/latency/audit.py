@@ -3,65 +3,33 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
 
+import numpy as np
 import torch
-from torch import Tensor, nn
 
-from clipdepth_plugin.adapters.towers import Tower
-from clipdepth_plugin.environment import Environment
+from clipdepth_plugin.environment import describe_environment
 from clipdepth_plugin.head import DepthHead
-from clipdepth_plugin.latency.bases import Base
-from clipdepth_plugin.latency.extents import Extent, measure_extents, memory_noise
-from clipdepth_plugin.latency.flops import count_parameters, parameter_mib
-from clipdepth_plugin.latency.intervals import (
-    Comparison,
-    Interval,
-    Quantiles,
-    Values,
-    compare,
-    median_interval,
-)
-from clipdepth_plugin.latency.other_work import with_other_work
-from clipdepth_plugin.latency.plan import Entry, plan
-from clipdepth_plugin.latency.rounds import Samples, Variant, nothing, run_rounds, warm_up
+from clipdepth_plugin.latency.intervals import Comparison, check_rounds, compare, median_interval
+from clipdepth_plugin.latency.resources import count_gflops, count_parameters, peak_mib
+from clipdepth_plugin.latency.rounds import Samples, nothing, run_rounds
 from clipdepth_plugin.latency.schema import (
     Added,
     Audit,
     Figure,
     HeadSummary,
     HostSummary,
-    Range,
+    Scope,
     Settings,
 )
+from clipdepth_plugin.latency.subject import Subject
 from clipdepth_plugin.latency.timers import Timer, timer_for
+from clipdepth_plugin.latency.variants import Entry, audit_entries
 from clipdepth_plugin.latency.verdict import make_verdict
 
-
-@dataclass(frozen=True)
-class Subject:
-    """A host, and what of it is measured.
-
-    Attributes:
-        spec: As on the command line.
-        label: For the report.
-        model: The host.
-        tower: Its tower.
-        pixels_B3HW: (B, 3, H, W) as the tower takes them.
-        bases: Passes that depth is added to; the first is the tower's.
-        random_weights: Whether it was built from a config.
-    """
-
-    spec: str
-    label: str
-    model: nn.Module
-    tower: Tower
-    pixels_B3HW: Tensor
-    bases: Sequence[Base]
-    random_weights: bool = True
+STANDS_ALONE: tuple[Scope, ...] = ("head", "separate")
+"""Scopes whose cost is their whole time, not a difference from a baseline."""
 
 
 @dataclass(frozen=True)
@@ -82,161 +50,149 @@ class Method:
     timer: Timer | None = None
     advance: Callable[[], object] = field(default=nothing)
 
-    def run(
-        self, variants: Sequence[Variant], device: torch.device
-    ) -> tuple[Samples, float | None]:
-        """The rounds, and the percentage of the processors' time that others took during them."""
-        timer = self.timer or timer_for(device)
-        warm_up(variants, self.warmup)  # what is compiled at first use is, by processes of ours
-        return with_other_work(
-            lambda: run_rounds(
-                variants, self.rounds, timer, warmup=0, seed=self.seed, advance=self.advance
-            )
-        )
+
+@dataclass(frozen=True)
+class _Measured:
+    """Variant -> seconds (rounds,), peak MiB, 1e9 operations."""
+
+    times: Samples
+    peaks: Mapping[str, float | None]
+    gflops: Mapping[str, float]
 
 
 def audit(
     subject: Subject,
     heads: Mapping[str, DepthHead],
-    environment: Environment,
     *,
     forms: Sequence[str] = ("eager",),
-    forms_not_measured: Mapping[str, str] | None = None,
     separate: Mapping[str, Callable[[], object]] | None = None,
     method: Method | None = None,
+    command: Sequence[str] = (),
 ) -> Audit:
-    """Times a host alone, with hooks and with depth, the heads alone, and what is beside them.
+    """Times a host alone, with hooks and with depth, the heads alone, and separate networks.
 
     Args:
-        subject: The host.
-        heads: Name -> head that fits it, in eval mode, on its device.
-        environment: Of the measurement.
+        subject: The host: see ``make_subject``.
+        heads: Name -> head that fits it, in eval mode, on its device and in its dtype.
         forms: Names in ``forms.FORMS``; taps alone are timed for the head with the most levels.
-        forms_not_measured: Form -> why, for the report.
-        separate: Name -> a pass of another network on the same picture.
+        separate: Name -> a pass of another network on the same picture: see ``separate``.
         method: Rounds, warm-up, seed, timer.
+        command: The command line, for the report.
 
     Raises:
         BenchError: Too few rounds.
         HeadMismatchError: A head does not fit.
     """
     method = method or Method()
-    device = subject.pixels_B3HW.device
-    path = subject.tower.path or None
-    with (
-        torch.no_grad(),
-        plan(
-            subject.model, path, subject.pixels_B3HW, subject.bases, heads, forms, separate or {}
-        ) as entries,
-    ):
-        times, others = method.run([entry.variant for entry in entries], device)
-        gc.collect()  # what the rounds left behind is not to be found by the calls that follow
-        extents = measure_extents(entries, device)
-    figures = tuple(_figure(entry, times, extents, subject.bases) for entry in entries)
-    height, width = subject.pixels_B3HW.shape[-2:]
+    check_rounds(method.rounds)
+    pixels_B3HW = subject.pixels_B3HW
+    environment = describe_environment(
+        command, pixels_B3HW.device, str(pixels_B3HW.dtype).removeprefix("torch.")
+    )
+    with torch.no_grad(), audit_entries(subject, heads, forms, separate or {}) as entries:
+        measured = _measure(entries, method, pixels_B3HW.device)
+    height, width = pixels_B3HW.shape[-2:]
     report = Audit(
         environment=environment,
-        host=_summary(subject),
+        host=_summarise_host(subject),
         settings=Settings(
-            batch=len(subject.pixels_B3HW),
+            batch=len(pixels_B3HW),
             size=(height, width),
             rounds=method.rounds,
             warmup=method.warmup,
             seed=method.seed,
         ),
-        heads={name: summarise_head(head) for name, head in heads.items()},
-        forms_not_measured=dict(forms_not_measured or {}),
-        noise_percent={base.scope: _noise(times, base) for base in subject.bases},
-        memory_noise_mib=memory_noise(extents, subject.bases),
-        others_percent=others,
-        processors=os.cpu_count(),
-        figures=figures,
+        heads={
+            name: HeadSummary(
+                preset=head.config.preset,
+                levels=head.config.levels,
+                parameters=count_parameters(head),
+            )
+            for name, head in heads.items()
+        },
+        noise_percent={
+            one.scope: median_interval(
+                measured.times[f"{one.scope} again"] / measured.times[f"{one.scope} alone"]
+            ).scaled(100.0, shift=-1.0)
+            for one in subject.baselines
+        },
+        figures=tuple(_figure(entry, measured, subject) for entry in entries),
     )
     return report.model_copy(update={"verdict": make_verdict(report)})
 
 
-def _figure(
-    entry: Entry, times: Samples, extents: Mapping[str, Extent], bases: Sequence[Base]
-) -> Figure:
+def _measure(entries: Sequence[Entry], method: Method, device: torch.device) -> _Measured:
+    variants = [entry.variant for entry in entries]
+    times = run_rounds(
+        variants,
+        method.rounds,
+        method.timer or timer_for(device),
+        warmup=method.warmup,
+        seed=method.seed,
+        advance=method.advance,
+    )
+    gc.collect()  # garbage of the rounds would be freed in the calls that follow
+    peaks = peak_mib(variants, device)
+    gflops = {}
+    for entry in entries:
+        # Compiled and fused forms do the same work where torch's counter does not see it.
+        if entry.form in (None, "eager") and entry.what != "control":
+            with entry.variant.prepared() as call:
+                gflops[entry.variant.name] = count_gflops(call)
+    return _Measured(times, peaks, gflops)
+
+
+def _figure(entry: Entry, measured: _Measured, subject: Subject) -> Figure:
     name = entry.variant.name
-    seconds, extent = times[name], extents[name]
-    quantiles = Quantiles.of(seconds)
-    against = [base for base in bases if entry.stands_alone or base.scope == entry.scope]
-    compared = entry.what in ("hooks", "depth") or entry.stands_alone
+    seconds = measured.times[name]
+    p50, p95 = (float(q) for q in np.quantile(seconds, (0.50, 0.95)))
+    against: list[Scope] = []
+    if entry.scope in STANDS_ALONE:
+        against = [one.scope for one in subject.baselines]
+    elif entry.what in ("hooks", "depth"):
+        against = [entry.scope]
     return Figure(
         name=name,
         scope=entry.scope,
         what=entry.what,
         head=entry.head,
         form=entry.form,
-        p50_ms=1e3 * quantiles.p50,
-        p95_ms=1e3 * quantiles.p95,
-        p99_ms=1e3 * quantiles.p99,
-        peak_mib=extent.peak_mib,
-        gflops=extent.gflops,
-        added=tuple(_added(entry, base, times, extents) for base in against) if compared else (),
+        p50_ms=1e3 * p50,
+        p95_ms=1e3 * p95,
+        peak_mib=measured.peaks[name],
+        gflops=measured.gflops.get(name),
+        added=tuple(_added(entry, scope, measured) for scope in against),
         seconds=tuple(round(float(s), 7) for s in seconds),
     )
 
 
-def _added(entry: Entry, base: Base, times: Samples, extents: Mapping[str, Extent]) -> Added:
-    """Against a base: the difference, or all of the time of what stands alone."""
-    seconds = times[entry.variant.name]
-    alone, again = times[f"{base.scope} alone"], times[f"{base.scope} again"]
-    extent = extents[entry.variant.name]
-    if entry.stands_alone:
+def _added(entry: Entry, baseline: Scope, measured: _Measured) -> Added:
+    """Against a baseline: the difference, or the whole time of what stands alone."""
+    seconds, peak = measured.times[entry.variant.name], measured.peaks[entry.variant.name]
+    alone, again = measured.times[f"{baseline} alone"], measured.times[f"{baseline} again"]
+    below = measured.peaks[f"{baseline} alone"]
+    if entry.scope in STANDS_ALONE:
         whole, share = median_interval(seconds), median_interval(seconds / alone)
-        found = Comparison(whole, share, told=whole.above_noise and share.above_noise)
-        percent, mib = to_range(found.ratio, 100.0), extent.mib
+        found = Comparison(whole, share, whole.above_noise and share.above_noise)
+        percent, memory = share.scaled(100.0), peak
     else:
         found = compare(seconds, alone, again)
-        percent = to_range(found.ratio, 100.0, shift=-1.0)
-        mib = extent.above(extents[f"{base.scope} alone"])
+        percent = found.ratio.scaled(100.0, shift=-1.0)
+        memory = None if peak is None or below is None else peak - below
     return Added(
-        base=base.scope,
-        milliseconds=to_range(found.difference, 1e3),
+        baseline=baseline,
+        milliseconds=found.difference.scaled(1e3),
         percent=percent,
-        told=found.told,
-        memory_mib=None if mib is None else median(mib),
+        significant=found.significant,
+        memory_mib=memory,
     )
 
 
-def _noise(times: Samples, base: Base) -> Range:
-    ratio: Values = times[f"{base.scope} again"] / times[f"{base.scope} alone"]
-    return to_range(median_interval(ratio), 100.0, shift=-1.0)
-
-
-def to_range(interval: Interval, factor: float = 1.0, *, shift: float = 0.0) -> Range:
-    """An interval for the report: shifted, then scaled."""
-    ends = (interval.median, interval.low, interval.high)
-    middle, low, high = (factor * (end + shift) for end in ends)
-    return Range(median=middle, low=low, high=high)
-
-
-def summarise_head(head: DepthHead) -> HeadSummary:
-    """A head for the report."""
-    return HeadSummary(
-        preset=head.config.preset,
-        levels=head.config.levels,
-        parameters=count_parameters([head]),
-        parameters_mib=parameter_mib(head),
-    )
-
-
-def _summary(subject: Subject) -> HostSummary:
-    tower = subject.tower
-    prompts = [base.tokens for base in subject.bases if base.tokens is not None]
+def _summarise_host(subject: Subject) -> HostSummary:
     return HostSummary(
-        spec=subject.spec,
         label=subject.label,
         model=type(subject.model).__name__,
-        parameters=count_parameters([subject.model]),
-        tower=tower.path,
-        tower_parameters=count_parameters([tower.module]),
-        family=tower.family,
-        blocks=tower.depth,
-        width=tower.width,
-        patch=tower.patch_size,
-        random_weights=subject.random_weights,
-        prompt_tokens=prompts[0] if prompts else None,
+        parameters=count_parameters(subject.model),
+        tower_parameters=count_parameters(subject.tower.module),
+        prompt_tokens=max((one.tokens or 0 for one in subject.baselines), default=0) or None,
     )

@@ -1,8 +1,8 @@
 """Hosts to measure: built-in configs with random weights, or any that ``load_host`` takes.
 
-Latency does not depend on the weights' values, so that nothing has to be downloaded. The two
-multimodal configs are scaled down: a language model far smaller than the real ones makes the
-depth's share of a prefill larger than a user of LLaVA-7B will see.
+Latency does not depend on the weights' values, so nothing is downloaded. The two multimodal
+configs are scaled down: their language models have 0.2 to 0.3 G parameters, so that depth's share
+of the prefill is larger than beside a model of 7 G.
 """
 
 from __future__ import annotations
@@ -22,30 +22,21 @@ PREFIX = "config:"
 IMAGE_TOKEN = 31_999
 _VOCABULARY = 32_000
 
-_VIT_B_16: dict[str, Any] = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "image_size": 224,
-    "patch_size": 16,
-}
-_VIT_L_14_336: dict[str, Any] = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "image_size": 336,
-    "patch_size": 14,
-}
-_SO400M_14: dict[str, Any] = {
-    "hidden_size": 1152,
-    "intermediate_size": 4304,
-    "num_hidden_layers": 27,
-    "num_attention_heads": 16,
-    "image_size": 224,
-    "patch_size": 14,
-}
+
+def _vit(width: int, mlp: int, blocks: int, heads: int, size: int, patch: int) -> dict[str, Any]:
+    return {
+        "hidden_size": width,
+        "intermediate_size": mlp,
+        "num_hidden_layers": blocks,
+        "num_attention_heads": heads,
+        "image_size": size,
+        "patch_size": patch,
+    }
+
+
+_VIT_B_16 = _vit(768, 3072, 12, 12, 224, 16)
+_VIT_L_14_336 = _vit(1024, 4096, 24, 16, 336, 14)
+_SO400M_14 = _vit(1152, 4304, 27, 16, 224, 14)
 _TEXT: dict[str, Any] = {
     "vocab_size": _VOCABULARY,
     "bos_token_id": 1,
@@ -54,25 +45,16 @@ _TEXT: dict[str, Any] = {
 }
 
 
-def _clip(vision: dict[str, Any]) -> nn.Module:
-    from transformers import CLIPVisionConfig, CLIPVisionModel
+def _tower(family: str, vision: dict[str, Any]) -> nn.Module:
+    import transformers
 
-    return CLIPVisionModel(CLIPVisionConfig(**vision))
-
-
-def _siglip(vision: dict[str, Any]) -> nn.Module:
-    from transformers import SiglipVisionConfig, SiglipVisionModel
-
-    return SiglipVisionModel(SiglipVisionConfig(**vision))
+    config = getattr(transformers, f"{family}VisionConfig")(**vision)
+    model: nn.Module = getattr(transformers, f"{family}VisionModel")(config)
+    return model
 
 
 def _llava() -> nn.Module:
-    from transformers import (
-        CLIPVisionConfig,
-        LlamaConfig,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-    )
+    import transformers as hf
 
     language: dict[str, Any] = {
         "hidden_size": 1024,
@@ -81,22 +63,17 @@ def _llava() -> nn.Module:
         "num_attention_heads": 16,
         "num_key_value_heads": 16,
     }
-    return LlavaForConditionalGeneration(
-        LlavaConfig(
-            vision_config=CLIPVisionConfig(**_VIT_B_16),
-            text_config=LlamaConfig(**_TEXT, **language),
+    return hf.LlavaForConditionalGeneration(
+        hf.LlavaConfig(
+            vision_config=hf.CLIPVisionConfig(**_VIT_B_16),
+            text_config=hf.LlamaConfig(**_TEXT, **language),
             image_token_index=IMAGE_TOKEN,
         )
     )
 
 
 def _paligemma() -> nn.Module:
-    from transformers import (
-        GemmaConfig,
-        PaliGemmaConfig,
-        PaliGemmaForConditionalGeneration,
-        SiglipVisionConfig,
-    )
+    import transformers as hf
 
     language: dict[str, Any] = {
         "hidden_size": 1024,
@@ -106,10 +83,10 @@ def _paligemma() -> nn.Module:
         "num_key_value_heads": 1,
         "head_dim": 128,
     }
-    return PaliGemmaForConditionalGeneration(
-        PaliGemmaConfig(
-            vision_config=SiglipVisionConfig(**_VIT_B_16, vision_use_head=False),
-            text_config=GemmaConfig(**_TEXT, **language),
+    return hf.PaliGemmaForConditionalGeneration(
+        hf.PaliGemmaConfig(
+            vision_config=hf.SiglipVisionConfig(**_VIT_B_16, vision_use_head=False),
+            text_config=hf.GemmaConfig(**_TEXT, **language),
             image_token_index=IMAGE_TOKEN,
             projection_dim=1024,
         )
@@ -117,22 +94,22 @@ def _paligemma() -> nn.Module:
 
 
 BUILT_IN: dict[str, tuple[str, Callable[[], nn.Module]]] = {
-    "vit-b-16": ("CLIP ViT-B/16 at 224", lambda: _clip(_VIT_B_16)),
-    "vit-l-14-336": ("CLIP ViT-L/14 at 336", lambda: _clip(_VIT_L_14_336)),
-    "siglip-b-16": ("SigLIP-B/16 at 224", lambda: _siglip(_VIT_B_16)),
-    "so400m-14": ("SigLIP-So400m/14 at 224", lambda: _siglip(_SO400M_14)),
+    "vit-b-16": ("CLIP ViT-B/16 at 224", lambda: _tower("CLIP", _VIT_B_16)),
+    "vit-l-14-336": ("CLIP ViT-L/14 at 336", lambda: _tower("CLIP", _VIT_L_14_336)),
+    "siglip-b-16": ("SigLIP-B/16 at 224", lambda: _tower("Siglip", _VIT_B_16)),
+    "so400m-14": ("SigLIP-So400m/14 at 224", lambda: _tower("Siglip", _SO400M_14)),
     "llava-small": ("LLaVA layout, ViT-B/16 and a Llama of 16 layers, width 1024", _llava),
     "paligemma-small": ("PaliGemma layout, SigLIP-B/16 and a Gemma of 9 layers", _paligemma),
 }
-"""Name -> what it is, and how it is built."""
+"""Name -> label in reports, and how it is built."""
 
 
 def load_bench_host(spec: str, *, random_weights: bool = False) -> tuple[str, nn.Module]:
-    """A host to measure: what it is called in a report, and the model, float32 and in eval mode.
+    """A host to measure: its label in a report, and the model, float32 and in eval mode.
 
     Args:
         spec: ``config:NAME`` for one of ``BUILT_IN``, else what ``load_host`` takes.
-        random_weights: Build a named host from its config; the built-in ones always are.
+        random_weights: Build a named host from its config, as the built-in ones always are.
 
     Raises:
         BenchError: No such built-in config.

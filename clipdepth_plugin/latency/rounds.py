@@ -1,7 +1,7 @@
-"""Interleaved rounds: every variant once a round, so that a machine's drift meets all alike.
+"""Interleaved rounds: every variant runs once a round, so that drift affects all alike.
 
-Each second round runs in the reverse order of the (random) one before it: what rises or falls
-steadily cancels between the two, and no variant always follows the same other one.
+Every second round runs in the reverse order of the (random) one before it: a steady drift cancels
+between the two, and no variant always follows the same other one.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ Samples = dict[str, NDArray[np.float64]]
 
 
 def nothing() -> None:
-    """Before and after a variant that needs no preparation."""
+    """Does nothing: the default before, after and between calls."""
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One of the things compared.
+    """One of the calls that are compared.
 
     Attributes:
         name: Names its times.
         call: What is timed.
-        before: Prepares each call (puts hooks on), untimed.
+        before: Prepares each call (installs hooks), untimed.
         after: Undoes it, untimed, also after an error.
     """
 
@@ -76,24 +76,19 @@ def run_rounds(
     names = [variant.name for variant in variants]
     if rounds < 1 or len(set(names)) != len(names):
         raise BenchError(f"needs a round and names that differ, got {rounds} rounds of {names}")
-    warm_up(variants, warmup)
+    for variant in variants:
+        for _ in range(warmup):
+            with variant.prepared() as call:
+                call()
     seconds: dict[str, list[float]] = {name: [] for name in names}
     with _no_garbage_collection():
         for order in orders(len(variants), rounds, seed):
             for index in order:
                 with variants[index].prepared() as call:
-                    seconds[names[index]].append(timer.time(call))
+                    seconds[names[index]].append(timer(call))
             gc.collect(0)
             advance()
     return {name: np.array(times) for name, times in seconds.items()}
-
-
-def warm_up(variants: Sequence[Variant], calls: int) -> None:
-    """Calls each variant, untimed."""
-    for variant in variants:
-        for _ in range(calls):
-            with variant.prepared() as call:
-                call()
 
 
 def orders(variants: int, rounds: int, seed: int = 0) -> list[list[int]]:
@@ -108,7 +103,7 @@ def orders(variants: int, rounds: int, seed: int = 0) -> list[list[int]]:
 
 @contextlib.contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """No collection in the middle of a timed call; the young garbage goes between rounds."""
+    """Disables automatic collection, which would interrupt a timed call."""
     was_on = gc.isenabled()
     gc.disable()
     try:

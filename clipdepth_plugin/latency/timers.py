@@ -1,72 +1,48 @@
-"""Timers: how long one call takes, on the CPU's clock or on the GPU's own."""
+"""Timers: how long one call takes, by the CPU's clock or by the GPU's events."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
-_CYCLES = 2e9
-"""A GPU's clock in a second, about: a slower one sleeps longer."""
+Timer = Callable[[Callable[[], object]], float]
+"""Seconds that a call takes, until everything that it started is done."""
 
 
-class Timer(Protocol):
-    """Times one call."""
+def wall_timer(
+    now: Callable[[], float] = time.perf_counter, synchronise: Callable[[], object] = lambda: None
+) -> Timer:
+    """Wall-clock time, from an idle device to an idle device.
 
-    def time(self, call: Callable[[], object]) -> float:
-        """Seconds that ``call`` takes, until all that it started is done."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class WallTimer:
-    """Wall-clock time.
-
-    Attributes:
-        now: The clock, in seconds; tests give one of their own.
-        synchronise: Waits for what the calls started; nothing on the CPU.
+    Args:
+        now: The clock, in seconds.
+        synchronise: Waits for the device; nothing on the CPU.
     """
 
-    now: Callable[[], float] = time.perf_counter
-    synchronise: Callable[[], object] = lambda: None
-
-    def time(self, call: Callable[[], object]) -> float:
-        """Seconds from an idle device to an idle device."""
-        self.synchronise()
-        start = self.now()
+    def seconds(call: Callable[[], object]) -> float:
+        synchronise()
+        start = now()
         call()
-        self.synchronise()
-        return self.now() - start
+        synchronise()
+        return now() - start
+
+    return seconds
 
 
-@dataclass(frozen=True, slots=True)
-class CudaTimer:
-    """Time between two CUDA events on the current stream, the device being idle before.
+def cuda_timer(device: torch.device) -> Timer:
+    """Time between two CUDA events on the current stream.
 
-    The first event is recorded by an idle stream, so that launching counts as far as the GPU
+    The first event is recorded on an idle stream, so that launching counts as far as the GPU
     waits for it. Work on other streams counts if the current one waits for it.
-
-    Attributes:
-        device: The GPU.
-        busy: Seconds for which the GPU is first given something else to do: what is launched in
-            them waits for it, so that launching is hidden. Beside a host that is far ahead of its
-            GPU it is so.
     """
 
-    device: torch.device
-    busy: float = 0.0
-
-    def time(self, call: Callable[[], object]) -> float:
-        """Seconds between the events."""
-        with torch.cuda.device(self.device):
+    def seconds(call: Callable[[], object]) -> float:
+        with torch.cuda.device(device):
             start = torch.cuda.Event(enable_timing=True)
             end = torch.cuda.Event(enable_timing=True)
             torch.cuda.synchronize()
-            if self.busy > 0:
-                torch.cuda._sleep(int(self.busy * _CYCLES))
             start.record()
             call()
             end.record()
@@ -74,12 +50,14 @@ class CudaTimer:
             milliseconds: float = start.elapsed_time(end)
             return milliseconds / 1000.0
 
+    return seconds
+
 
 def timer_for(device: torch.device | str) -> Timer:
-    """CUDA events on a GPU, the wall clock elsewhere; other accelerators are waited for."""
+    """CUDA events on a GPU, the wall clock elsewhere, synchronised on other accelerators."""
     device = torch.device(device)
     if device.type == "cuda":
-        return CudaTimer(device)
+        return cuda_timer(device)
     if device.type == "cpu":
-        return WallTimer()
-    return WallTimer(synchronise=torch.accelerator.synchronize)
+        return wall_timer()
+    return wall_timer(synchronise=torch.accelerator.synchronize)

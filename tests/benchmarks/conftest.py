@@ -1,4 +1,4 @@
-"""Shared by the benchmarks: hosts, the ratios printed at the end, and what their JSON says."""
+"""Shared by the benchmarks: a host, the ratios printed at the end, the environment in the JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from clipdepth_plugin.environment import describe_circumstances
+from clipdepth_plugin.environment import describe_environment
 from clipdepth_plugin.latency.hosts import load_bench_host
 
 _RATIOS = pytest.StashKey[list[str]]()
@@ -37,12 +37,12 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_machine_info(config: Any, machine_info: dict[str, Any]) -> None:
-    """A machine's name in its network says nothing to others."""
+    """Removes the machine's name in its network."""
     machine_info.pop("node", None)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_json(config: Any, benchmarks: Any, output_json: dict[str, Any]) -> None:
-    """The same environment that stand beside every other figure."""
+    """Adds the environment, as beside every other figure."""
     command = ("pytest", *sys.argv[1:])
-    output_json["environment"] = describe_circumstances(command).model_dump(mode="json")
+    output_json["environment"] = describe_environment(command).model_dump(mode="json")

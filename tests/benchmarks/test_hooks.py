@@ -1,4 +1,4 @@
-"""What the taps cost, without a head: `make bench` times these, `make test` runs each once.
+"""The cost of the taps, without a head: `make bench` times these, `make test` runs each once.
 
 The ratio to the tower alone comes from interleaved rounds; `extra_info` holds it with its interval.
 What a head adds to a host is measured by `clipdepth bench`.
@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from clipdepth_plugin import DepthHead, DepthPlugin, attach
 from clipdepth_plugin.latency.intervals import Comparison, Interval, compare, median_interval
 from clipdepth_plugin.latency.rounds import Variant, run_rounds
-from clipdepth_plugin.latency.timers import WallTimer
+from clipdepth_plugin.latency.timers import wall_timer
 
 
 def interleaved(
     plugin: DepthPlugin, tower: nn.Module, x: Tensor, rounds: int
 ) -> tuple[Comparison, Interval]:
-    """A tower with taps against the same without, and what it differs from itself."""
+    """A tower with taps against the same without; the tower against itself."""
     plugin.detach()
 
     def call() -> None:
@@ -36,15 +36,10 @@ def interleaved(
         Variant("again", call),
         Variant("tapped", call, plugin.attach, plugin.detach),
     ]
-    times = run_rounds(variants, rounds, WallTimer())
+    times = run_rounds(variants, rounds, wall_timer())
     plugin.attach()
     found = compare(times["tapped"], times["alone"], times["again"])
     return found, median_interval(times["again"] / times["alone"])
-
-
-def told(interval: Interval, unit: str = "", factor: float = 1.0) -> str:
-    low, middle, high = (factor * x for x in (interval.low, interval.median, interval.high))
-    return f"{middle:.4f}{unit} (95% {low:.4f} to {high:.4f})"
 
 
 def test_hooks_without_a_head(
@@ -60,8 +55,8 @@ def test_hooks_without_a_head(
             found, noise = interleaved(plugin, vit_b_16, x, rounds=60)
             benchmark.extra_info["tapped / alone"] = asdict(found.ratio)
             benchmark.extra_info["alone / alone"] = asdict(noise)
-            report(f"ViT-B/16 at 224 with taps / alone, time: {told(found.ratio)}")
-            report(f"ViT-B/16 at 224 alone / the same again, time: {told(noise)}")
+            report(f"ViT-B/16 at 224 with taps / alone, time: {found.ratio}")
+            report(f"ViT-B/16 at 224 alone / the same again, time: {noise}")
         benchmark(vit_b_16, x)
         last = plugin._last()
         assert sorted(last._levels) == list(head.config.levels)
@@ -79,9 +74,9 @@ def test_hooks_without_a_head(
 def test_cost_of_the_hooks_themselves(
     benchmark: BenchmarkFixture, report: Callable[[str], None]
 ) -> None:
-    """As many hooks on a narrow tower, where their time is not lost in the blocks' noise.
+    """As many hooks on a narrow tower, where the blocks' noise does not hide their time.
 
-    Taps keep references, so that their time does not grow with the width.
+    Taps keep references, so their time does not grow with the width.
     """
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
@@ -93,7 +88,7 @@ def test_cost_of_the_hooks_themselves(
         if benchmark.enabled:
             found, _ = interleaved(plugin, narrow, x, rounds=600)
             benchmark.extra_info["microseconds"] = asdict(found.difference)
-            report(f"all hooks of a pass: {told(found.difference, ' microseconds', 1e6)}")
+            report(f"all hooks of a pass: {found.difference.scaled(1e6)} microseconds")
         benchmark(narrow, x)
 
 

@@ -1,69 +1,75 @@
-"""Fused ops at their places in a head, and whole heads in bfloat16, beside the plain modules.
-
-On a GPU if there is one; batch 1, a ViT-B/16's tokens at 224. Heads in float32 are in
-`test_heads.py`. Ratios from one interleaved run, torch.compile too: `clipdepth bench kernels`.
-"""
+"""The kernel benchmark on tiny heads: what it times, and that it refuses a wrong form."""
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
-from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
 
-from clipdepth_plugin import ops
-from clipdepth_plugin.latency.kernel_cases import Case
-from clipdepth_plugin.latency.kernel_forms import dtype_name, obstacle
-from clipdepth_plugin.latency.kernel_measure import HEADS, make_cases, plan_for
-from clipdepth_plugin.latency.kernel_schema import Form
+from clipdepth_plugin import HeadConfig
+from clipdepth_plugin.fused.head import FusedHead
+from tests.benchmarks.kernel_cases import OPS, Bound, head_case, random_head
+from tests.benchmarks.kernels import Plan, make_cases, make_forms, measure, run
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-CASES = [
-    *((name, dtype) for name in ops.__all__ if name != "use_triton"
-      for dtype in (torch.float32, torch.bfloat16)),
-    *((name, torch.bfloat16) for name in HEADS),
-]  # fmt: skip
-NO_GRAPH = obstacle("graph", torch.float32, DEVICE)
-
-
-@pytest.fixture(scope="module")
-def cases() -> dict[str, Case]:
-    return {case.name: case for case in make_cases(plan_for(DEVICE), DEVICE) if case.batch == 1}
+CPU = torch.device("cpu")
+TINY: dict[str, Any] = {"width": 24, "film_hidden": 8}
+HEADS = {
+    "spaceclip": HeadConfig(**TINY, channels=(16, 12, 8, 8)),
+    "fast": HeadConfig(**TINY, preset="fast", channels=(16, 12, 8)),
+    "guided": HeadConfig(**TINY, preset="guided", channels=(16, 12, 8), stem_channels=8),
+}
 
 
-def name_of(value: object) -> str:
-    return dtype_name(value) if isinstance(value, torch.dtype) else str(value)
+def fake_timer(call: Callable[[], object]) -> float:
+    """Plain heads take 8 ms, all else 2; everything runs."""
+    call()
+    plain = isinstance(call, Bound) and not isinstance(call.function, FusedHead)
+    return 0.008 if plain else 0.002
 
 
-@pytest.mark.parametrize("form", ["plain", "fused"])
-@pytest.mark.parametrize(("name", "dtype"), CASES, ids=name_of)
-def test_kernel(
-    benchmark: BenchmarkFixture,
-    cases: dict[str, Case],
-    name: str,
-    dtype: torch.dtype,
-    form: Form,
+PLAN = Plan(HEADS, grid=(3, 5), rounds=8, compiled=False, timer=fake_timer)
+
+
+def test_every_op_and_head_is_timed_and_written(tmp_path: Path) -> None:
+    assert run(PLAN, CPU, tmp_path, ("make", "bench-kernels")) == 0
+    report = json.loads((tmp_path / "kernels_cpu.json").read_text(encoding="utf-8"))
+    names = {case["name"] for case in report["cases"]}
+    assert names == {f"{head}, batch 1" for head in HEADS} | {*OPS} - {"group_norm_act"}
+    markdown = (tmp_path / "kernels_cpu.md").read_text(encoding="utf-8")
+    assert "| fast, batch 1 | float32 | fused | 2 [2, 2] | 4 [4, 4] |" in markdown
+    assert "- not measured, float32 fused: the Triton kernel needs CUDA" in markdown
+    assert "| join_conv | float32 | plain |" in markdown
+
+
+@pytest.mark.parametrize("wrong", [1.001, math.nan])
+def test_a_form_that_gives_other_numbers_is_not_timed(
+    wrong: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    time_form(benchmark, cases[name], dtype, form)
+    right = FusedHead.forward
 
+    def forward(self: FusedHead, *args: Any) -> Tensor:
+        return right(self, *args) * wrong
 
-# One skip on a CPU, not one for each case.
-@pytest.mark.parametrize(("name", "dtype"), CASES[: 1 if NO_GRAPH else None], ids=name_of)
-def test_kernel_in_a_graph(
-    benchmark: BenchmarkFixture, cases: dict[str, Case], name: str, dtype: torch.dtype
-) -> None:
-    time_form(benchmark, cases[name], dtype, "graph")
-
-
-def time_form(benchmark: BenchmarkFixture, case: Case, dtype: torch.dtype, form: Form) -> None:
-    if (why_not := obstacle(form, dtype, DEVICE)) is not None:
-        pytest.skip(why_not)
-
-    def run() -> None:
-        call()
-        if DEVICE.type == "cuda":
-            torch.cuda.synchronize()
-
+    monkeypatch.setattr(FusedHead, "forward", forward)
+    case = head_case("fast", random_head(HEADS["fast"], (2, 2)), (2, 2), 1)
     with torch.no_grad():
-        call = getattr(case, form)(dtype)
-        benchmark.extra_info["place"] = case.place
-        benchmark(run)
+        forms = {(f.name, f.dtype): f for f in make_forms(case, CPU, compiled=False)}
+    fused = forms["fused", torch.float32]
+    assert fused.failed
+    assert fused.call is None
+    assert "gives other numbers" in fused.reason
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_on_a_gpu_every_form_runs() -> None:
+    cuda = torch.device("cuda")
+    plan = Plan(HEADS, grid=(3, 5), batches=(1, 2), rounds=8)
+    rows = [form for case in make_cases(plan, cuda) for form in measure(case, plan, cuda)["forms"]]
+    assert [form for form in rows if form["reason"]] == []

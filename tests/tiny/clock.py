@@ -1,4 +1,4 @@
-"""A clock that passes of known cost move on, so that no test of a measurement waits."""
+"""A clock that is advanced by passes of known cost, so that no test of a measurement waits."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import numpy as np
 from torch import nn
 
 from clipdepth_plugin.latency.audit import Method
-from clipdepth_plugin.latency.schema import Range
-from clipdepth_plugin.latency.timers import WallTimer
+from clipdepth_plugin.latency.timers import wall_timer
 
 
 @dataclass
 class Clock:
-    """Moved on by what runs; drifts, and is uneven by ``noise``."""
+    """Advanced by what runs; drifts, with relative ``noise``."""
 
     noise: float = 0.002
     drift: float = 0.01
@@ -28,7 +27,7 @@ class Clock:
         self.now += cost * uneven * (1 + self.drift * self.now)
 
     def charge(self, module: nn.Module, cost: Callable[[Any], float]) -> None:
-        """Lets every forward of ``module`` cost time, by its first argument or its pixels."""
+        """Makes every forward of ``module`` cost time, by its first argument or its pixels."""
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self.spend(cost(args[0] if args else kwargs["pixel_values"]))
@@ -37,9 +36,4 @@ class Clock:
 
     @property
     def method(self) -> Method:
-        return Method(rounds=24, warmup=0, timer=WallTimer(now=lambda: self.now))
-
-
-def holds(found: Range, truth: float) -> bool:
-    """Whether an interval covers the truth."""
-    return found.low <= truth <= found.high
+        return Method(rounds=24, warmup=0, timer=wall_timer(now=lambda: self.now))

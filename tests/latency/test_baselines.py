@@ -1,4 +1,4 @@
-"""Passes that depth is added to, the built-in hosts, forms of a head: what is made and refused."""
+"""Baselines, built-in hosts and forms of a head: what is made and what is refused."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,11 +13,15 @@ from torch import nn
 from clipdepth_plugin import DepthHead
 from clipdepth_plugin.adapters.towers import choose_tower, find_towers
 from clipdepth_plugin.errors import BenchError
-from clipdepth_plugin.latency.bases import has_prefill, make_pixels, prefill_base, tower_base
-from clipdepth_plugin.latency.flops import count_gflops, count_parameters
+from clipdepth_plugin.latency.baselines import (
+    has_prefill,
+    make_pixels,
+    prefill_baseline,
+    tower_baseline,
+)
 from clipdepth_plugin.latency.forms import FORMS, choose_forms
 from clipdepth_plugin.latency.hosts import BUILT_IN, load_bench_host
-from clipdepth_plugin.latency.scaling import fit_exponent
+from clipdepth_plugin.latency.resources import count_gflops, count_parameters
 from clipdepth_plugin.latency.separate import depth_anything_v2_small
 
 MakeHost = Callable[[str], nn.Module]
@@ -30,10 +33,10 @@ def test_a_prefill_takes_picture_and_prompt(name: str, make_host: MakeHost) -> N
     model: Any = make_host(name)
     assert has_prefill(model)
     pixels_B3HW = make_pixels(choose_tower(model), 3)
-    base = prefill_base(model, pixels_B3HW, text_tokens=5)
-    assert base.tokens == 16 + 5
+    baseline = prefill_baseline(model, pixels_B3HW, text_tokens=5)
+    assert baseline.tokens == 16 + 5
     with torch.no_grad():
-        out: Any = base.call()
+        out: Any = baseline.call()
     assert out.logits.shape[:2] == (3, 1)  # of the next token alone, as generate() asks
 
 
@@ -41,10 +44,10 @@ def test_a_host_without_a_language_model_has_none(make_host: MakeHost) -> None:
     model = make_host("hf_clip_vision")
     assert not has_prefill(model)
     with pytest.raises(BenchError, match="no image token in its config"):
-        prefill_base(model, torch.zeros(1, 3, 32, 32))
+        prefill_baseline(model, torch.zeros(1, 3, 32, 32))
 
 
-def test_a_prompt_that_does_not_suit_is_refused_with_the_way_out(
+def test_a_model_that_needs_more_than_a_prompt_is_refused_with_advice(
     make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make_host("llava")
@@ -53,21 +56,23 @@ def test_a_prompt_that_does_not_suit_is_refused_with_the_way_out(
         raise TypeError("needs image_sizes")
 
     monkeypatch.setattr(model, "forward", wants_more)
-    with pytest.raises(BenchError, match=r"needs image_sizes\); measure its tower with --scope"):
-        prefill_base(model, torch.zeros(1, 3, 32, 32))
+    with pytest.raises(BenchError, match=r"needs image_sizes\); measure its tower"):
+        prefill_baseline(model, torch.zeros(1, 3, 32, 32))
 
 
 def test_a_tower_at_another_size(make_host: MakeHost) -> None:
     tower = choose_tower(make_host("hf_clip_vision"))
-    larger: Any = tower_base(tower, make_pixels(tower, 1, (48, 64))).call()
+    larger: Any = tower_baseline(tower, make_pixels(tower, 1, (48, 64))).call()
     assert larger.last_hidden_state.shape[1] == 1 + 6 * 8
     dinov2 = choose_tower(make_host("dinov2"))
     assert dinov2.image_size not in (None, (48, 64))
-    untold: Any = tower_base(dinov2, make_pixels(dinov2, 1, (48, 64))).call()  # takes no argument
-    assert untold.last_hidden_state.shape[1] == 1 + 6 * 8
+    resized: Any = tower_baseline(
+        dinov2, make_pixels(dinov2, 1, (48, 64))
+    ).call()  # takes no argument
+    assert resized.last_hidden_state.shape[1] == 1 + 6 * 8
     fixed = choose_tower(make_host("timm"))
     with pytest.raises(BenchError, match=r"made for .* can't be run at .*Error: .*give a size"):
-        tower_base(fixed, make_pixels(fixed, 1, (48, 64)))
+        tower_baseline(fixed, make_pixels(fixed, 1, (48, 64)))
 
 
 @pytest.mark.parametrize(
@@ -88,8 +93,8 @@ def test_built_in_hosts_have_the_sizes_of_their_models(
         label, model = load_bench_host(f"config:{name}")
     assert label == BUILT_IN[name][0]
     (tower,) = find_towers(model)
-    assert count_parameters([model]) / 1e6 == pytest.approx(millions, rel=0.01)
-    assert count_parameters([tower.module]) / 1e6 == pytest.approx(tower_millions, rel=0.01)
+    assert count_parameters(model) / 1e6 == pytest.approx(millions, rel=0.01)
+    assert count_parameters(tower.module) / 1e6 == pytest.approx(tower_millions, rel=0.01)
 
 
 def test_an_unknown_built_in_host_is_refused() -> None:
@@ -99,7 +104,7 @@ def test_an_unknown_built_in_host_is_refused() -> None:
 
 def test_the_separate_network_has_the_size_of_the_published_one() -> None:
     with torch.device("meta"):
-        assert count_parameters([depth_anything_v2_small()]) == 24_785_089
+        assert count_parameters(depth_anything_v2_small()) == 24_785_089
 
 
 def test_operations_of_a_product_and_of_attention() -> None:
@@ -109,19 +114,14 @@ def test_operations_of_a_product_and_of_attention() -> None:
     assert count_gflops(lambda: attention(x, x, x)) == pytest.approx(2 * 2 * 2 * 8 * 8 * 16 / 1e9)
 
 
-def test_on_a_cpu_the_costly_forms_are_left_out_with_the_reason() -> None:
-    chosen, without = choose_forms((), CPU)
-    assert chosen[0] == "eager"
-    assert "--form compiled" in without["compiled"]
-    assert "need CUDA" in without["graph"]
-    assert set(chosen) | set(without) == set(FORMS)
+def test_on_a_cpu_compiling_needs_to_be_requested() -> None:
+    assert choose_forms((), CPU) == ("eager", "fused")
+    assert choose_forms(("compiled",), CPU) == ("compiled",)
+    assert choose_forms((), torch.device("cuda")) == tuple(FORMS)
 
 
-def test_a_form_that_was_asked_for_is_had_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen, without = choose_forms(("compiled",), CPU)
-    assert chosen == ("compiled",)
-    assert without["eager"] == "not asked for"
-    with pytest.raises(BenchError, match="'graph' was asked for, but CUDA graphs need CUDA"):
+def test_a_form_that_the_device_cannot_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BenchError, match="'graph' was requested, but CUDA graphs need CUDA"):
         choose_forms(("eager", "graph"), CPU)
     with pytest.raises(BenchError, match="'jit': there are eager"):
         choose_forms(("jit",), CPU)
@@ -135,15 +135,8 @@ def test_a_form_leaves_the_plain_head_alone(
     name: str, make_host: MakeHost, make_head: Callable[..., DepthHead]
 ) -> None:
     head = make_head(make_host("hf_clip_vision"))
-    formed = FORMS[name].make(head).head
+    formed: Any = FORMS[name].make(head)
     assert formed is not head
     assert head._compiled_call_impl is None
     assert (formed._compiled_call_impl is not None) == (name == "compiled")
     assert torch.equal(*(next(h.parameters()) for h in (head, formed)))
-
-
-def test_an_exponent_needs_costs_above_zero() -> None:
-    with pytest.raises(BenchError, match="lost in noise"):
-        fit_exponent(np.array([1.0, 2.0]), np.stack([np.ones(8), -np.ones(8)]))
-    with pytest.raises(BenchError, match="needs 8 rounds and two values"):
-        fit_exponent(np.array([1.0]), np.ones((1, 8)))

@@ -1,0 +1,157 @@
+"""Baselines: the passes that depth is added to, of a host's tower and of the prefill around it.
+
+Axes: B views, H W pixels, T tokens of the prompt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from clipdepth_plugin.adapters.towers import Tower
+from clipdepth_plugin.errors import BenchError
+
+BaselineScope = Literal["tower", "prefill", "whole"]
+"""``tower``: the vision tower alone. ``prefill``: picture and prompt through a multimodal model,
+before its first token. ``whole``: any other forward of the host, for callers of ``audit``."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One pass of a host, or of a part of it.
+
+    Attributes:
+        scope: Of what it is a pass.
+        call: Runs it.
+        tokens: Length of the prompt, where there is one.
+    """
+
+    scope: BaselineScope
+    call: Callable[[], object] = field(repr=False)
+    tokens: int | None = None
+
+
+def make_pixels(tower: Tower, batch: int, size: tuple[int, int] | None = None) -> Tensor:
+    """(B, 3, H, W) random pixels, on the tower's device and in its dtype.
+
+    Args:
+        tower: Of the host.
+        batch: B.
+        size: (H, W); None takes the tower's own.
+
+    Raises:
+        BenchError: No size is given, and the tower does not know its own.
+    """
+    size = size or tower.image_size
+    if size is None:
+        raise BenchError(f"the tower {tower} does not know its input size: give one (--size)")
+    weight = next(tower.patch_embed.parameters())
+    draws = torch.Generator().manual_seed(0)
+    return torch.randn(batch, 3, *size, generator=draws).to(weight)
+
+
+def tower_baseline(tower: Tower, pixels_B3HW: Tensor) -> Baseline:
+    """A pass of the tower alone, run once here as a check.
+
+    Raises:
+        BenchError: The tower needs more than pixels, or can't run at this size.
+    """
+    arguments: dict[str, Any] = {}
+    size = tuple(pixels_B3HW.shape[-2:])
+    problem, advice = _not_from(tower.module, "(B, 3, H, W) pixels")
+    if tower.image_size is not None and size != tower.image_size:
+        problem = f"the tower {tower} is made for {tower.image_size} and can't be run at {size}"
+        advice = "give a size that it takes"
+        if _takes(tower.module, "interpolate_pos_encoding"):
+            arguments["interpolate_pos_encoding"] = True
+    baseline = Baseline("tower", lambda: tower.module(pixels_B3HW, **arguments))
+    with _failures_as_errors(problem, advice), torch.no_grad():
+        baseline.call()
+    return baseline
+
+
+def has_prefill(model: nn.Module) -> bool:
+    """Whether a model has a language model that reads picture tokens (transformers' config)."""
+    return _image_token(model) is not None
+
+
+def prefill_baseline(model: nn.Module, pixels_B3HW: Tensor, text_tokens: int = 32) -> Baseline:
+    """A multimodal model's pass over a prompt: the picture's tokens, then text.
+
+    Args:
+        model: A transformers model with ``get_image_features``.
+        pixels_B3HW: One picture for each row of the prompt.
+        text_tokens: Tokens beside those of the picture.
+
+    Raises:
+        BenchError: The model needs more than token ids and pixels; says what to do.
+    """
+    token = _image_token(model)
+    text_config = getattr(getattr(model, "config", None), "text_config", None)
+    vocabulary = getattr(text_config, "vocab_size", None)
+    if token is None or not isinstance(vocabulary, int):
+        raise BenchError(f"{type(model).__name__} has no image token in its config: no prefill")
+    explained = _failures_as_errors(*_not_from(model, "token ids and (B, 3, H, W) pixels"))
+    with explained, torch.no_grad():
+        count = _count_image_tokens(model, pixels_B3HW) // len(pixels_B3HW)
+        ids_BT = _prompt(len(pixels_B3HW), count, text_tokens, token, vocabulary)
+        ids_BT = ids_BT.to(pixels_B3HW.device)
+        inputs: dict[str, Any] = {"input_ids": ids_BT, "attention_mask": torch.ones_like(ids_BT)}
+        if _takes(model, "logits_to_keep"):
+            inputs["logits_to_keep"] = 1  # as generate() does
+        model(pixel_values=pixels_B3HW, **inputs)
+    return Baseline(
+        "prefill", lambda: model(pixel_values=pixels_B3HW, **inputs), tokens=ids_BT.shape[1]
+    )
+
+
+def _image_token(model: nn.Module) -> int | None:
+    config = getattr(model, "config", None)
+    for name in ("image_token_id", "image_token_index"):
+        token = getattr(config, name, None)
+        if isinstance(token, int):
+            return token
+    return None
+
+
+def _count_image_tokens(model: Any, pixels_B3HW: Tensor) -> int:
+    """Tokens that all pictures together take in the prompt."""
+    found = model.get_image_features(pixel_values=pixels_B3HW)
+    found = getattr(found, "pooler_output", found)  # transformers 5 wraps them
+    parts = [found] if isinstance(found, Tensor) else list(found)
+    return sum(part.numel() // part.shape[-1] for part in parts)
+
+
+def _prompt(batch: int, pictures: int, text: int, token: int, vocabulary: int) -> Tensor:
+    """(B, T) token ids, one beginning token first; text is any id but the picture's."""
+    draws = torch.Generator().manual_seed(0)
+    text_BT = torch.randint(3, vocabulary - 1, (batch, max(text, 1)), generator=draws)
+    text_BT[text_BT == token] = 3
+    picture_BT = torch.full((batch, pictures), token)
+    return torch.cat([text_BT[:, :1], picture_BT, text_BT[:, 1:]], dim=1)
+
+
+def _takes(module: nn.Module, name: str) -> bool:
+    return name in inspect.signature(module.forward).parameters
+
+
+def _not_from(module: nn.Module, inputs: str) -> tuple[str, str]:
+    """Problem and advice where a model does not run on these inputs alone."""
+    return (
+        f"{type(module).__name__} does not run on {inputs} alone",
+        "measure its tower (--scope tower), or call audit() with Baselines of your own",
+    )
+
+
+@contextlib.contextmanager
+def _failures_as_errors(problem: str, advice: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # models raise almost anything on inputs that do not suit them
+        raise BenchError(f"{problem} ({type(error).__name__}: {error}); {advice}") from error
