@@ -13,7 +13,7 @@ of the last step, S = K * R.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.decoders.blocks import ConvNormGELU, neighbours
+from clipdepth_plugin.decoders.decoder import Decoder, register_decoder
 from clipdepth_plugin.decoders.guided import Guidance, even_pixels
 from clipdepth_plugin.decoders.pathways import tokens_to_map
 from clipdepth_plugin.decoders.readout import DepthEstimate, Metres, resized_estimate
@@ -110,7 +111,8 @@ def convex_upsample(x_B1HW: Tensor, weights_BHWKR: Tensor, factor: int) -> Tenso
     return rearrange(mixed_BHWR, "b h w (y x) -> b 1 (h y) (w x)", y=factor)
 
 
-class CompactDecoder(nn.Module):
+@register_decoder("compact")
+class CompactDecoder(Decoder):
     """Both pathways fused at the patch grid, then depth-to-space and convex upsampling.
 
     ``config.channels`` are those at 1, 2 and 4 times the grid; the structural pathway has half of
@@ -122,6 +124,37 @@ class CompactDecoder(nn.Module):
         structural: The structural pathway's levels, or None.
         guidance: The image stem and where it joins, or None.
     """
+
+    @classmethod
+    def check(cls, config: HeadConfig) -> None:
+        """See ``Decoder.check``."""
+        if len(config.channels) != 3 or config.channels[0] % 2:
+            raise ValueError(
+                f"channels: {config.channels}; the compact decoder takes three numbers, at 1, 2 "
+                "and 4 times the grid, the first of them even"
+            )
+        if not config.semantic_levels:
+            raise ValueError("semantic_levels: needs at least one level")
+        if config.structural and not config.structural_levels:
+            raise ValueError("structural_levels: give at least one, or set structural=False")
+        if config.likeness_channels and not config.stem_channels:
+            raise ValueError(
+                "likeness_channels: pixels are compared beside an image stem only: give "
+                "stem_channels, or set likeness_channels=0"
+            )
+        if config.join_kernel != 3 and not config.stem_channels:
+            raise ValueError(
+                "join_kernel: there is no image stem to join: give stem_channels, or leave it at 3"
+            )
+        if config.auxiliary:
+            raise ValueError(
+                "auxiliary: the compact decoder has no auxiliary outputs; leave it at 0"
+            )
+
+    @classmethod
+    def upsampling(cls, config: HeadConfig) -> int:  # noqa: ARG003 (the same for all)
+        """4 by depth-to-space, then ``CONVEX_FACTOR``."""
+        return 4 * CONVEX_FACTOR
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
@@ -158,7 +191,7 @@ class CompactDecoder(nn.Module):
         features: TowerFeatures,
         size: tuple[int, int] | None,
         *,
-        auxiliary: bool = False,  # noqa: ARG002 (decoders are called alike)
+        auxiliary: bool = False,  # noqa: ARG002 (it has none)
     ) -> DepthEstimate:
         """Maps of ``size``; None gives 16 times the grid. There are no auxiliary ones."""
         fused_BChw = self._fuse(features)
@@ -185,6 +218,15 @@ class CompactDecoder(nn.Module):
             else None
         )
         return resized_estimate(self.metres(level_B1HW), scale_B1HW, size)
+
+    def level_norms(self) -> Mapping[int, Sequence[nn.LayerNorm]]:
+        """Those of both pathways."""
+        norms: dict[int, list[nn.LayerNorm]] = {}
+        for path in (self.semantic, self.structural):
+            for level, norm in () if path is None else zip(path.levels, path.norms, strict=True):
+                assert isinstance(norm, nn.LayerNorm)
+                norms.setdefault(level, []).append(norm)
+        return norms
 
     def _fuse(self, features: TowerFeatures) -> Tensor:
         """(B, C, h, w) of both pathways."""

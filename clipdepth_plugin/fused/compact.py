@@ -25,10 +25,12 @@ from clipdepth_plugin.decoders.guided import Guidance, even_pixels, pixel_blocks
 from clipdepth_plugin.decoders.pathways import tokens_to_map
 from clipdepth_plugin.decoders.readout import DepthEstimate
 from clipdepth_plugin.features import TowerFeatures
-from clipdepth_plugin.fused.layers import Conv, NormAct, Packing, Up
+from clipdepth_plugin.fused.forms import Packing, fused_form
+from clipdepth_plugin.fused.layers import Conv, NormAct, Up
 from clipdepth_plugin.fused.weights import Upsampling, exact, fold
 
 
+@fused_form(CompactDecoder)
 class FusedCompact(nn.Module):
     """Levels normalised, projected and summed in one launch a pathway, then the maps.
 

@@ -21,11 +21,13 @@ from clipdepth_plugin.decoders.pathways import (
 )
 from clipdepth_plugin.decoders.readout import DepthEstimate
 from clipdepth_plugin.features import TowerFeatures
-from clipdepth_plugin.fused.layers import Conv, GatedJoin, Packing, ResizedJoin, Up
+from clipdepth_plugin.fused.forms import Packing, fused_form
+from clipdepth_plugin.fused.layers import Conv, GatedJoin, ResizedJoin, Up
 from clipdepth_plugin.fused.readout import Readout
 from clipdepth_plugin.fused.weights import Upsampling, fold
 
 
+@fused_form(DualPathDecoder)
 class FusedDualPath(nn.Module):
     """Both pathways' projections in one launch, then the stages.
 

@@ -13,19 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin.config import HeadConfig
-from clipdepth_plugin.decoders.compact import CompactDecoder
-from clipdepth_plugin.decoders.dual_path import DualPathDecoder
-from clipdepth_plugin.decoders.inputs import (
-    checked_features,
-    checked_size,
-)
+from clipdepth_plugin.decoders.decoder import Decoder
+from clipdepth_plugin.decoders.inputs import checked_features, checked_size
 from clipdepth_plugin.decoders.readout import DepthEstimate, with_confidence
 from clipdepth_plugin.errors import KernelError
 from clipdepth_plugin.features import TowerFeatures
-from clipdepth_plugin.fused.compact import FusedCompact
-from clipdepth_plugin.fused.dual_path import FusedDualPath
+from clipdepth_plugin.fused import compact, dual_path  # noqa: F401 (they register themselves)
+from clipdepth_plugin.fused.forms import FusedForm, Packing, fuse
 from clipdepth_plugin.fused.graphs import GraphCache, Inputs
-from clipdepth_plugin.fused.layers import Packing
 from clipdepth_plugin.precision import without_autocast
 
 
@@ -33,7 +28,7 @@ class _PlainHead(Protocol):
     """What is fused: a ``DepthHead``."""
 
     config: HeadConfig
-    decoder: nn.Module
+    decoder: Decoder
 
     @property
     def reads_pixels(self) -> bool: ...
@@ -72,7 +67,7 @@ class FusedHead(nn.Module):
         self.reads_pixels = head.reads_pixels
         own = next(head.parameters(), torch.empty(0))
         packing = Packing(own.dtype if dtype is None else dtype, triton)
-        self.decoder = _fuse(head.decoder, packing).to(own.device)
+        self.decoder = fuse(head.decoder, packing).to(own.device)
         self._graphs = GraphCache(functools.partial(_decode, self.decoder), graphs)
         self.eval()
 
@@ -124,18 +119,7 @@ class FusedHead(nn.Module):
         return self
 
 
-def _decode(decoder: FusedCompact | FusedDualPath, inputs: Inputs) -> list[Tensor]:
+def _decode(decoder: FusedForm, inputs: Inputs) -> list[Tensor]:
     """Metres; behind them the logarithm of their error's scale, where the head has it."""
-    estimate: DepthEstimate = decoder(inputs.features, inputs.size)
+    estimate = decoder(inputs.features, inputs.size)
     return [x for x in (estimate.metres, estimate.log_scale) if x is not None]
-
-
-def _fuse(decoder: nn.Module, packing: Packing) -> FusedCompact | FusedDualPath:
-    if isinstance(decoder, CompactDecoder):
-        return FusedCompact(decoder, packing)
-    if isinstance(decoder, DualPathDecoder):
-        return FusedDualPath(decoder, packing)
-    raise KernelError(
-        f"a {type(decoder).__name__} has no fused form; there is one of the dual-path and of the "
-        "compact decoder"
-    )

@@ -6,7 +6,6 @@ Axes: B views, C I O channels, H W a map's size, h w that of a smaller one, u v 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -15,6 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from clipdepth_plugin import ops
+from clipdepth_plugin.fused.forms import Packing
 from clipdepth_plugin.fused.weights import (
     ComposedUp,
     Folded,
@@ -27,25 +27,6 @@ from clipdepth_plugin.kernels.gated_skips import skips_like
 from clipdepth_plugin.kernels.launch import empty_map
 
 Activation = Literal["relu", "gelu"]
-
-
-@dataclass(frozen=True)
-class Packing:
-    """How a fused head is made.
-
-    Attributes:
-        dtype: Of its weights and maps.
-        triton: As every op takes it.
-    """
-
-    dtype: torch.dtype
-    triton: bool | None
-
-    def pack(self, x: Tensor) -> nn.Parameter:
-        """A weight in its final dtype and order: a parameter, so that it moves with its module."""
-        order = torch.channels_last if x.ndim == 4 else torch.contiguous_format
-        packed = x.detach().to(self.dtype, copy=True).contiguous(memory_format=order)
-        return nn.Parameter(packed, requires_grad=False)
 
 
 class NormAct(nn.Module):

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from clipdepth_plugin import ops
 from clipdepth_plugin.decoders.readout import DepthEstimate, DepthReadout, resized_estimate
-from clipdepth_plugin.fused.layers import Conv, Packing
+from clipdepth_plugin.fused.forms import Packing
+from clipdepth_plugin.fused.layers import Conv
 from clipdepth_plugin.fused.weights import fold
 
 

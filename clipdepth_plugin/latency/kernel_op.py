@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from clipdepth_plugin.features import TowerFeatures
-from clipdepth_plugin.fused.layers import Packing
+from clipdepth_plugin.fused.forms import Packing
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.kernels.launch import channels_last
 from clipdepth_plugin.latency.kernel_cases import Bound, Case, cast, picture_size, tensors_of

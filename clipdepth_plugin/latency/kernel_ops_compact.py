@@ -24,7 +24,8 @@ from clipdepth_plugin.decoders.compact import (
 )
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.fused.compact import FusedCompact
-from clipdepth_plugin.fused.layers import NormAct, Packing
+from clipdepth_plugin.fused.forms import Packing
+from clipdepth_plugin.fused.layers import NormAct
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.latency.kernel_op import Function, Op, inputs_of
 
