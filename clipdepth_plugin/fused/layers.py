@@ -37,20 +37,13 @@ class NormAct(nn.Module):
         self.weight, self.bias = packing.pack(norm.weight), packing.pack(norm.bias)
         self.groups, self.eps = norm.num_groups, norm.eps
         self.activation = activation
-        self.triton = packing.triton
 
     def forward(self, x_BCHW: Tensor, residual_BCHW: Tensor | None = None) -> Tensor:
         """act(norm(x) + residual)."""
-        return ops.group_norm_act(
-            x_BCHW,
-            self.weight,
-            self.bias,
-            groups=self.groups,
-            eps=self.eps,
-            activation=self.activation,
-            residual_BCHW=residual_BCHW,
-            triton=self.triton,
-        )
+        y_BCHW = F.group_norm(x_BCHW, self.groups, self.weight, self.bias, self.eps)
+        if residual_BCHW is not None:
+            y_BCHW = y_BCHW + residual_BCHW
+        return F.relu_(y_BCHW) if self.activation == "relu" else F.gelu(y_BCHW)
 
 
 class Conv(nn.Module):

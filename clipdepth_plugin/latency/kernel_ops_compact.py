@@ -1,4 +1,4 @@
-"""The compact heads' ops: group norm, normalised levels, convex upsampling.
+"""The compact heads' ops: normalised levels, convex upsampling.
 
 Axes: L levels, B views, N patch tokens, D tower width, C channels, H W a map's size, h w the grid.
 """
@@ -9,7 +9,6 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
@@ -25,7 +24,6 @@ from clipdepth_plugin.decoders.compact import (
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.fused.compact import FusedCompact
 from clipdepth_plugin.fused.forms import Packing
-from clipdepth_plugin.fused.layers import NormAct
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.latency.kernel_op import Function, Op, inputs_of
 
@@ -39,20 +37,12 @@ def compact_ops(head: DepthHead, features: TowerFeatures) -> Iterator[Op]:
     """
     decoder = head.decoder
     assert isinstance(decoder, CompactDecoder)
-    smooth: Any = decoder.up[-1].get_submodule("smooth")
-    seen = inputs_of(head, features, {"norm": smooth.norm, "mask": decoder.to_mask})
+    seen = inputs_of(head, features, {"mask": decoder.to_mask})
     film: Any = decoder.film
     film_LBP = rearrange(film.mlp(film.norm(features.context)), "b (l p) -> l b p", l=film.count)
     levels = {level: features.levels[level] for level in decoder.semantic.levels}
     x_BCHW = seen["mask"][0]
 
-    yield Op(
-        "group_norm_act",
-        "the last doubling",
-        seen["norm"],
-        lambda d: lambda x: F.gelu(d.up[-1].smooth.norm(x)),
-        lambda d, packing: NormAct(d.up[-1].smooth.norm, "gelu", packing),
-    )
     yield Op(
         "normed_project",
         "the semantic levels",
