@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -26,7 +25,7 @@ from clipdepth_plugin.decoders.pathways import tokens_to_map
 from clipdepth_plugin.decoders.readout import DepthEstimate
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.fused.forms import Packing, fused_form
-from clipdepth_plugin.fused.layers import Conv, NormAct, Up
+from clipdepth_plugin.fused.layers import Conv, Up
 from clipdepth_plugin.fused.weights import Upsampling, exact, fold
 
 
@@ -115,8 +114,7 @@ class _Guidance(nn.Module):
         self.likeness = copy.deepcopy(guidance.likeness)
         if self.likeness is not None:
             self.likeness.requires_grad_(False).to(packing.dtype)
-        join = _conv if guidance.join.conv.kernel_size == (3, 3) else _Pointwise
-        self.join = join(guidance.join, packing)
+        self.join = _conv(guidance.join, packing)
         self.smooth = _conv(guidance.smooth, packing)
 
     def forward(self, x_BCHW: Tensor, fused_BChw: Tensor, even_B3HW: Tensor) -> Tensor:
@@ -125,23 +123,6 @@ class _Guidance(nn.Module):
         seen_BCHW = torch.cat((image_BCHW, self.attention(fused_BChw, image_BCHW)), dim=1)
         guided_BCHW: Tensor = x_BCHW + self.smooth(self.join(x_BCHW, seen_BCHW))
         return guided_BCHW
-
-
-class _Pointwise(nn.Module):
-    """A `ConvNormGELU` of 1x1 on two maps of one size, as a product."""
-
-    def __init__(self, block: ConvNormGELU, packing: Packing) -> None:
-        super().__init__()
-        folded = fold(block.conv, block.norm)
-        self.weight = packing.pack(folded.weight[:, :, 0, 0])
-        self.bias = packing.pack(folded.bias)
-        self.norm = None if folded.norm is None else NormAct(folded.norm, "gelu", packing)
-
-    def forward(self, x_BCHW: Tensor, other_BCHW: Tensor) -> Tensor:
-        """(B, O, H, W)."""
-        both_BHWC = rearrange(torch.cat((x_BCHW, other_BCHW), dim=1), "b c h w -> b h w c")
-        y_BCHW = rearrange(F.linear(both_BHWC, self.weight, self.bias), "b h w c -> b c h w")
-        return F.gelu(y_BCHW) if self.norm is None else self.norm(y_BCHW)
 
 
 class _Levels(nn.Module):

@@ -29,38 +29,46 @@ from clipdepth_plugin.kernels.launch import empty_map
 Activation = Literal["relu", "gelu"]
 
 
-class NormAct(nn.Module):
-    """What could not be folded into the convolution before: group norm, then the activation."""
+class After(nn.Module):
+    """What follows a convolution and could not be folded into it or done by its op.
 
-    def __init__(self, norm: nn.GroupNorm, activation: Activation, packing: Packing) -> None:
+    Attributes:
+        norm: Whether a group norm comes first, then the residual and the activation.
+        relu: Whether the op itself is to apply the ReLU.
+    """
+
+    def __init__(
+        self, norm: nn.GroupNorm | None, activation: Activation | None, packing: Packing
+    ) -> None:
+        """``activation`` None: none."""
         super().__init__()
-        self.weight, self.bias = packing.pack(norm.weight), packing.pack(norm.bias)
-        self.groups, self.eps = norm.num_groups, norm.eps
-        self.activation = activation
+        self.norm, self.activation = norm is not None, activation
+        self.relu = activation == "relu" and norm is None
+        if norm is not None:
+            self.weight, self.bias = packing.pack(norm.weight), packing.pack(norm.bias)
+            self.groups, self.eps = norm.num_groups, norm.eps
 
-    def forward(self, x_BCHW: Tensor, residual_BCHW: Tensor | None = None) -> Tensor:
-        """act(norm(x) + residual)."""
-        y_BCHW = F.group_norm(x_BCHW, self.groups, self.weight, self.bias, self.eps)
-        if residual_BCHW is not None:
-            y_BCHW = y_BCHW + residual_BCHW
-        return F.relu_(y_BCHW) if self.activation == "relu" else F.gelu(y_BCHW)
+    def forward(self, y_BCHW: Tensor, residual_BCHW: Tensor | None = None) -> Tensor:
+        """The same shape; the residual counts only behind a norm, else the op has added it."""
+        if self.norm:
+            y_BCHW = F.group_norm(y_BCHW, self.groups, self.weight, self.bias, self.eps)
+            y_BCHW = y_BCHW if residual_BCHW is None else y_BCHW + residual_BCHW
+        if self.activation == "gelu":
+            return F.gelu(y_BCHW)
+        return F.relu_(y_BCHW) if self.norm and self.activation == "relu" else y_BCHW
 
 
 class Conv(nn.Module):
-    """3x3 convolution - norm - activation, of a map or of a map and a skip that may be smaller."""
+    """Convolution - norm - activation, of a map or of a map and a skip beside it.
+
+    With a 3x3 kernel the skip may be smaller and is resized; a 1x1 kernel is a matrix product.
+    """
 
     def __init__(self, folded: Folded, activation: Activation | None, packing: Packing) -> None:
         """``activation`` None: none."""
         super().__init__()
         self.weight, self.bias = packing.pack(folded.weight), packing.pack(folded.bias)
-        self.norm: NormAct | None = None
-        self.gelu = False
-        if activation is not None and folded.norm is not None:
-            self.norm = NormAct(folded.norm, activation, packing)
-        else:
-            assert folded.norm is None, "a group norm is followed by an activation"
-            self.gelu = activation == "gelu"
-        self.relu = activation == "relu" and self.norm is None
+        self.after = After(folded.norm, activation, packing)
         self.triton = packing.triton
 
     def forward(
@@ -70,18 +78,22 @@ class Conv(nn.Module):
         residual_BCHW: Tensor | None = None,
     ) -> Tensor:
         """(B, O, H, W)."""
-        y_BCHW = ops.join_conv(
-            x_BCHW,
-            skip_BChw,
-            self.weight,
-            self.bias,
-            residual_BOHW=None if self.norm is not None else residual_BCHW,
-            relu=self.relu,
-            triton=self.triton,
-        )
-        if self.norm is not None:
-            y_BCHW = self.norm(y_BCHW, residual_BCHW)
-        return F.gelu(y_BCHW) if self.gelu else y_BCHW
+        if self.weight.shape[-1] == 1:
+            maps = x_BCHW if skip_BChw is None else torch.cat((x_BCHW, skip_BChw), dim=1)
+            y_BHWO = F.linear(maps.permute(0, 2, 3, 1), self.weight[:, :, 0, 0], self.bias)
+            y_BCHW = y_BHWO.permute(0, 3, 1, 2)
+        else:
+            y_BCHW = ops.join_conv(
+                x_BCHW,
+                skip_BChw,
+                self.weight,
+                self.bias,
+                residual_BOHW=None if self.after.norm else residual_BCHW,
+                relu=self.after.relu,
+                triton=self.triton,
+            )
+        finished: Tensor = self.after(y_BCHW, residual_BCHW)
+        return finished
 
 
 class Up(nn.Module):
@@ -99,23 +111,21 @@ class Up(nn.Module):
         composed: ComposedUp = compose_up(up, smooth)
         self.weight = packing.pack(composed.phases.flatten(0, 2))
         self.bias = packing.pack(composed.bias.flatten(2, 3).flatten(0, 1))
-        self.norm = None if composed.norm is None else NormAct(composed.norm, activation, packing)
-        self.relu = activation == "relu" and self.norm is None
-        self.gelu = activation == "gelu" and self.norm is None
+        self.after = After(composed.norm, activation, packing)
         self.triton = packing.triton
         out_channels, in_channels = smooth.weight.shape[0], up.weight.shape[1]
         self.two_steps = _TwoSteps(up, smooth, packing) if in_channels >= 3 * out_channels else None
 
     def forward(self, x_BChw: Tensor) -> Tensor:
         """(B, I, h, w) -> (B, O, 2h, 2w)."""
+        relu = self.after.relu
         if self.two_steps is not None and not runs_triton(self.triton, x_BChw):
             y_BCHW: Tensor = self.two_steps(x_BChw)
-            y_BCHW = F.relu_(y_BCHW) if self.relu else y_BCHW
+            y_BCHW = F.relu_(y_BCHW) if relu else y_BCHW
         else:
-            y_BCHW = ops.up_conv(x_BChw, self.weight, self.bias, relu=self.relu, triton=self.triton)
-        if self.norm is not None:
-            y_BCHW = self.norm(y_BCHW)
-        return F.gelu(y_BCHW) if self.gelu else y_BCHW
+            y_BCHW = ops.up_conv(x_BChw, self.weight, self.bias, relu=relu, triton=self.triton)
+        finished: Tensor = self.after(y_BCHW)
+        return finished
 
 
 class _TwoSteps(nn.Module):
@@ -159,10 +169,8 @@ class ResizedJoin(nn.Module):
             return joined
         y_BCHW = F.conv2d(x_BCHW, self.map_weight, self.whole.bias, padding=1)
         y_BCHW = y_BCHW.add_(self._resized_share(skip_BChw, size_of(x_BCHW)))
-        if self.whole.norm is not None:
-            normed: Tensor = self.whole.norm(y_BCHW)
-            return normed
-        return F.relu_(y_BCHW)
+        finished: Tensor = self.whole.after(F.relu_(y_BCHW) if self.whole.after.relu else y_BCHW)
+        return finished
 
     def _resized_share(self, skip_BKhw: Tensor, size: tuple[int, int]) -> Tensor:
         """What the resized skip adds, (B, O, H, W)."""

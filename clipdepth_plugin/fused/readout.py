@@ -28,7 +28,7 @@ class Readout(nn.Module):
     def forward(self, x_BCHW: Tensor, size: tuple[int, int] | None) -> DepthEstimate:
         """(B, C, H, W) -> (B, 1, *size) float32 maps; ``size`` None keeps (H, W)."""
         channels = self.metres.channels
-        if self.hidden.norm is None and channels == 1 and not self.confidence:
+        if not self.hidden.after.norm and channels == 1 and not self.confidence:
             return DepthEstimate(
                 ops.depth_readout(
                     x_BCHW,
