@@ -172,4 +172,4 @@ class DepthHead(nn.Module, HubMixin):
         """
         from clipdepth_plugin.fused.head import FusedHead
 
-        return FusedHead(self, dtype, triton=triton, graphs=graphs)
+        return FusedHead(self.config, self.decoder, dtype, triton=triton, graphs=graphs)

@@ -19,11 +19,10 @@ from clipdepth_plugin.decoders.pathways import (
     StructuralStage,
     tokens_to_map,
 )
-from clipdepth_plugin.decoders.readout import DepthEstimate
+from clipdepth_plugin.decoders.readout import DepthEstimate, DepthReadout, resized_estimate
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.fused.forms import Packing, fused_form
 from clipdepth_plugin.fused.layers import Conv, GatedJoin, ResizedJoin, Up
-from clipdepth_plugin.fused.readout import Readout
 from clipdepth_plugin.fused.weights import Upsampling, fold
 
 
@@ -48,7 +47,7 @@ class FusedDualPath(nn.Module):
         self.fusion = nn.ModuleList(
             _Fusion(stage, packing) for stage in decoder.fusion if isinstance(stage, FusionStage)
         )
-        self.readout = Readout(decoder.readout, packing)
+        self.readout = _Readout(decoder.readout, packing)
 
     def forward(self, features: TowerFeatures, size: tuple[int, int] | None) -> DepthEstimate:
         """(B, 1, *size) float32 maps; ``size`` None gives 2 to the number of stages."""
@@ -156,6 +155,40 @@ class _Fusion(nn.Module):
         x_BCHW = self.join(self.up(below_BCHW), semantic_BChw, structural_BCHW)
         fused: Tensor = self.second(self.first(x_BCHW), residual_BCHW=x_BCHW)
         return fused
+
+
+class _Readout(nn.Module):
+    """`readout.DepthReadout`: one op where its norm folds and it has but one output."""
+
+    def __init__(self, readout: DepthReadout, packing: Packing) -> None:
+        super().__init__()
+        self.hidden = Conv(fold(readout.hidden.conv, readout.hidden.norm), "relu", packing)
+        self.metres = readout.metres
+        self.last = Conv(fold(readout.to_depth), None, packing)
+        self.confidence = readout.confidence
+        self.triton = packing.triton
+
+    def forward(self, x_BCHW: Tensor, size: tuple[int, int] | None) -> DepthEstimate:
+        """(B, C, H, W) -> (B, 1, *size) float32 maps; ``size`` None keeps (H, W)."""
+        channels = self.metres.channels
+        if not self.hidden.after.norm and channels == 1 and not self.confidence:
+            return DepthEstimate(
+                ops.depth_readout(
+                    x_BCHW,
+                    self.hidden.weight,
+                    self.hidden.bias,
+                    self.last.weight,
+                    self.last.bias,
+                    metres=self.metres,
+                    size=size,
+                    triton=self.triton,
+                )
+            )
+        logits_BCHW = self.last(self.hidden(x_BCHW)).float()
+        metres_B1HW = self.metres(self.metres.to_level(logits_BCHW[:, :channels]))
+        return resized_estimate(
+            metres_B1HW, logits_BCHW[:, channels:] if self.confidence else None, size
+        )
 
 
 def _up(up: UpConv, packing: Packing) -> Up:

@@ -1,4 +1,4 @@
-"""FusedHead: the inference form of a depth head, the same function in a fraction of the time.
+"""FusedHead: the inference form of a depth head, the same function in less time.
 
 Axes: B views, D tower width, H W a map's size, h w the patch grid.
 """
@@ -6,8 +6,8 @@ Axes: B views, D tower width, H W a map's size, h w the patch grid.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from typing import Protocol, Self
+from collections.abc import Callable
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -22,18 +22,6 @@ from clipdepth_plugin.fused import compact, dual_path  # noqa: F401 (they regist
 from clipdepth_plugin.fused.forms import FusedForm, Packing, fuse
 from clipdepth_plugin.fused.graphs import GraphCache, Inputs
 from clipdepth_plugin.precision import without_autocast
-
-
-class _PlainHead(Protocol):
-    """What is fused: a ``DepthHead``."""
-
-    config: HeadConfig
-    decoder: Decoder
-
-    @property
-    def reads_pixels(self) -> bool: ...
-
-    def parameters(self) -> Iterator[nn.Parameter]: ...
 
 
 class FusedHead(nn.Module):
@@ -55,7 +43,8 @@ class FusedHead(nn.Module):
 
     def __init__(
         self,
-        head: _PlainHead,
+        config: HeadConfig,
+        decoder: Decoder,
         dtype: torch.dtype | None = None,
         *,
         triton: bool | None = None,
@@ -63,11 +52,11 @@ class FusedHead(nn.Module):
     ) -> None:
         """See ``DepthHead.fused``."""
         super().__init__()
-        self.config: HeadConfig = head.config
-        self.reads_pixels = head.reads_pixels
-        own = next(head.parameters(), torch.empty(0))
+        self.config = config
+        self.reads_pixels = config.reads_pixels
+        own = next(decoder.parameters(), torch.empty(0))
         packing = Packing(own.dtype if dtype is None else dtype, triton)
-        self.decoder = fuse(head.decoder, packing).to(own.device)
+        self.decoder = fuse(decoder, packing).to(own.device)
         self._graphs = GraphCache(functools.partial(_decode, self.decoder), graphs)
         self.eval()
 

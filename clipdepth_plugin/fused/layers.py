@@ -15,16 +15,8 @@ from torch import Tensor, nn
 
 from clipdepth_plugin import ops
 from clipdepth_plugin.fused.forms import Packing
-from clipdepth_plugin.fused.weights import (
-    ComposedUp,
-    Folded,
-    Upsampling,
-    compose_up,
-    shifted_resize_matrix,
-)
+from clipdepth_plugin.fused.weights import Folded, Upsampling, compose_up, shifted_resize_matrix
 from clipdepth_plugin.kernels.dispatch import triton_runs_on
-from clipdepth_plugin.kernels.gated_skips import skips_like
-from clipdepth_plugin.kernels.launch import empty_map
 
 Activation = Literal["relu", "gelu"]
 
@@ -108,10 +100,10 @@ class Up(nn.Module):
         self, up: Upsampling, smooth: Folded, activation: Activation, packing: Packing
     ) -> None:
         super().__init__()
-        composed: ComposedUp = compose_up(up, smooth)
-        self.weight = packing.pack(composed.phases.flatten(0, 2))
-        self.bias = packing.pack(composed.bias.flatten(2, 3).flatten(0, 1))
-        self.after = After(composed.norm, activation, packing)
+        phases, bias = compose_up(up, smooth)
+        self.weight = packing.pack(phases.flatten(0, 2))
+        self.bias = packing.pack(bias.flatten(2, 3).flatten(0, 1))
+        self.after = After(smooth.norm, activation, packing)
         self.triton = packing.triton
         out_channels, in_channels = smooth.weight.shape[0], up.weight.shape[1]
         self.two_steps = _TwoSteps(up, smooth, packing) if in_channels >= 3 * out_channels else None
@@ -119,7 +111,7 @@ class Up(nn.Module):
     def forward(self, x_BChw: Tensor) -> Tensor:
         """(B, I, h, w) -> (B, O, 2h, 2w)."""
         relu = self.after.relu
-        if self.two_steps is not None and not runs_triton(self.triton, x_BChw):
+        if self.two_steps is not None and not _runs_triton(self.triton, x_BChw):
             y_BCHW: Tensor = self.two_steps(x_BChw)
             y_BCHW = F.relu_(y_BCHW) if relu else y_BCHW
         else:
@@ -164,23 +156,23 @@ class ResizedJoin(nn.Module):
 
     def forward(self, x_BCHW: Tensor, skip_BChw: Tensor) -> Tensor:
         """(B, C, H, W) and (B, K, h, w) -> (B, O, H, W)."""
-        if runs_triton(self.triton, x_BCHW):
+        if _runs_triton(self.triton, x_BCHW):
             joined: Tensor = self.whole(x_BCHW, skip_BChw)
             return joined
         y_BCHW = F.conv2d(x_BCHW, self.map_weight, self.whole.bias, padding=1)
-        y_BCHW = y_BCHW.add_(self._resized_share(skip_BChw, size_of(x_BCHW)))
+        y_BCHW = y_BCHW.add_(self._resized_share(skip_BChw, *x_BCHW.shape[-2:]))
         finished: Tensor = self.whole.after(F.relu_(y_BCHW) if self.whole.after.relu else y_BCHW)
         return finished
 
-    def _resized_share(self, skip_BKhw: Tensor, size: tuple[int, int]) -> Tensor:
+    def _resized_share(self, skip_BKhw: Tensor, height: int, width: int) -> Tensor:
         """What the resized skip adds, (B, O, H, W)."""
-        height, width = skip_BKhw.shape[-2:]
+        low_height, low_width = skip_BKhw.shape[-2:]
         taps = F.linear(skip_BKhw.permute(0, 2, 3, 1), self.tap_weight)
-        rows = shifted_resize_matrix(height, size[0], like=taps)
-        columns = shifted_resize_matrix(width, size[1], like=taps)
+        rows = shifted_resize_matrix(low_height, height, like=taps)
+        columns = shifted_resize_matrix(low_width, width, like=taps)
         taps = rearrange(taps, "n h w (u v o) -> n (u h) (v w o)", u=3, v=3)
-        tall = rearrange(rows @ taps, "n y (x o) -> (n y) x o", x=3 * width)
-        return rearrange(columns @ tall, "(n y) x o -> n o y x", y=size[0])
+        tall = rearrange(rows @ taps, "n y (x o) -> (n y) x o", x=3 * low_width)
+        return rearrange(columns @ tall, "(n y) x o -> n o y x", y=height)
 
 
 class GatedJoin(nn.Module):
@@ -198,44 +190,14 @@ class GatedJoin(nn.Module):
         self, u_BCHW: Tensor, semantic_BChw: Tensor, structural_BCHW: Tensor | None
     ) -> Tensor:
         """(B, C, H, W), (B, C, h, w) and (B, C, H, W) or None -> (B, O, H, W)."""
-        gates = (u_BCHW, semantic_BChw, structural_BCHW, self.gate_weight, self.gate_bias)
-        if runs_triton(self.triton, u_BCHW):
-            joined: Tensor = self.join(u_BCHW, ops.gated_skips(*gates, triton=self.triton))
-        else:
-            joined = self.join(_with_gated_skips(*gates))
+        skips = (semantic_BChw, structural_BCHW)
+        gated_BGHW = ops.gated_skips(
+            u_BCHW, *skips, self.gate_weight, self.gate_bias, triton=self.triton
+        )
+        joined: Tensor = self.join(u_BCHW, gated_BGHW)
         return joined
 
 
-def _with_gated_skips(
-    u_BCHW: Tensor,
-    semantic_BChw: Tensor,
-    structural_BCHW: Tensor | None,
-    weight_GC: Tensor,
-    bias_G: Tensor,
-) -> Tensor:
-    """The map and its gated skips in one; each is written where it belongs."""
-    channels, size = u_BCHW.shape[1], size_of(u_BCHW)
-    gates_BGHW = F.linear(u_BCHW.permute(0, 2, 3, 1), weight_GC, bias_G).sigmoid_()
-    gates_BGHW = gates_BGHW.permute(0, 3, 1, 2)
-    out = empty_map(u_BCHW, (u_BCHW.shape[0], channels + len(bias_G), *size))
-    out[:, :channels] = u_BCHW
-    skips = skips_like(u_BCHW, semantic_BChw, structural_BCHW)
-    parts = zip(skips, gates_BGHW.chunk(len(skips), 1), strict=True)
-    for i, (skip_BCHW, gate_BCHW) in enumerate(parts, start=1):
-        share = out[:, i * channels : (i + 1) * channels]
-        if torch.compiler.is_compiling():  # which takes no out= that is part of a map
-            share.copy_(torch.addcmul(skip_BCHW, skip_BCHW, gate_BCHW))
-        else:
-            torch.addcmul(skip_BCHW, skip_BCHW, gate_BCHW, out=share)
-    return out
-
-
-def size_of(x_BCHW: Tensor) -> tuple[int, int]:
-    """(H, W) of a map."""
-    height, width = x_BCHW.shape[-2:]
-    return height, width
-
-
-def runs_triton(asked: bool | None, x: Tensor) -> bool:
+def _runs_triton(asked: bool | None, x: Tensor) -> bool:
     """Whether the ops will run as Triton kernels on ``x``'s device (or say why they can't)."""
     return asked if asked is not None else triton_runs_on(x.device)

@@ -18,9 +18,9 @@ from clipdepth_plugin.decoders.dual_path import DualPathDecoder
 from clipdepth_plugin.decoders.pathways import tokens_to_map
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.fused.dual_path import Projections
+from clipdepth_plugin.fused.dual_path import _Readout as Readout
 from clipdepth_plugin.fused.forms import Packing
 from clipdepth_plugin.fused.layers import Conv, GatedJoin, Up
-from clipdepth_plugin.fused.readout import Readout
 from clipdepth_plugin.fused.weights import Upsampling, fold
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.latency.kernel_cases import picture_size
