@@ -49,7 +49,11 @@ PRESET_TOWER_DEPTH = 12
 
 
 class DecoderClass(Protocol):
-    """What a config asks of its decoder's class; see ``decoders.decoder.Decoder``."""
+    """What is asked of a decoder's class; see ``decoders.decoder.Decoder``."""
+
+    def __call__(self, config: HeadConfig) -> Any:
+        """A new decoder."""
+        ...
 
     def check(self, config: HeadConfig) -> None:
         """Whether the decoder can be built from a config; raises ValueError."""

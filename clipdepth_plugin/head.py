@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin.adapters.towers import choose_tower
-from clipdepth_plugin.config import HeadConfig, scale_levels
+from clipdepth_plugin.config import DECODERS, HeadConfig, scale_levels
 from clipdepth_plugin.decoders import compact, dual_path  # noqa: F401 (they register themselves)
-from clipdepth_plugin.decoders.decoder import make_decoder
+from clipdepth_plugin.decoders.decoder import Decoder
 from clipdepth_plugin.decoders.inputs import checked_features, checked_size
 from clipdepth_plugin.decoders.readout import DepthEstimate, with_confidence
 from clipdepth_plugin.features import TowerFeatures
@@ -37,7 +37,7 @@ class DepthHead(nn.Module, HubMixin):
         """Builds the head with random weights, in training mode like every new module."""
         super().__init__()
         self.config = config
-        self.decoder = make_decoder(config)
+        self.decoder: Decoder = DECODERS[config.decoder](config)
 
     @property
     def reads_pixels(self) -> bool:
@@ -154,10 +154,9 @@ class DepthHead(nn.Module, HubMixin):
         """The inference form: the same function in less time, without gradients.
 
         On an NVIDIA GPU it runs as a few Triton kernels, in a CUDA graph from the second call of a
-        shape on; elsewhere in PyTorch, folded and composed. ``results/kernels.md`` says what that
-        gives, and where compiling the plain head gives more. It holds copies of the weights as
-        they are now, where they are now, and takes the head's place everywhere: ``attach(host,
-        head.fused())``.
+        shape on; elsewhere in PyTorch, folded and composed. ``make bench-kernels`` compares it
+        with the plain and the compiled head. It holds copies of the weights as they are now, where
+        they are now, and takes the head's place everywhere: ``attach(host, head.fused())``.
 
         Args:
             dtype: Of weights and maps; None: the head's. ``torch.bfloat16`` is the fastest on GPUs

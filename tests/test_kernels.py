@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from clipdepth_plugin import ops
-from clipdepth_plugin.decoders.film import FiLM
 from clipdepth_plugin.decoders.fusion import SkipGate
+from clipdepth_plugin.decoders.pathways import FiLM
 from clipdepth_plugin.errors import KernelError
 from clipdepth_plugin.kernels import dispatch, launch
 

@@ -21,7 +21,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from clipdepth_plugin.config import HeadConfig
-from clipdepth_plugin.decoders.blocks import ConvNormGELU, neighbours
+from clipdepth_plugin.decoders.blocks import ConvNormAct, neighbours
 from clipdepth_plugin.decoders.decoder import Decoder, register_decoder
 from clipdepth_plugin.decoders.guided import Guidance, even_pixels
 from clipdepth_plugin.decoders.pathways import tokens_to_map
@@ -79,7 +79,7 @@ class DepthToSpace(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, config: HeadConfig) -> None:
         super().__init__()
         self.expand = nn.Conv2d(in_channels, 4 * out_channels, 1)
-        self.smooth = ConvNormGELU(out_channels, out_channels, config.norm)
+        self.smooth = ConvNormAct(out_channels, out_channels, config.norm, "gelu")
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, in, H, W) -> (B, out, 2H, 2W)."""
@@ -166,15 +166,17 @@ class CompactDecoder(Decoder):
             if config.film
             else None
         )
-        self.semantic_conv = ConvNormGELU(at_grid, at_grid, config.norm)
+        self.semantic_conv = ConvNormAct(at_grid, at_grid, config.norm, "gelu")
         self.structural = (
             NormedLevels(config.width, config.structural_levels, half)
             if config.structural
             else None
         )
-        self.structural_conv = ConvNormGELU(half, half, config.norm) if config.structural else None
+        self.structural_conv = (
+            ConvNormAct(half, half, config.norm, "gelu") if config.structural else None
+        )
         joined = at_grid + (half if config.structural else 0)
-        self.join = ConvNormGELU(joined, at_grid, config.norm)
+        self.join = ConvNormAct(joined, at_grid, config.norm, "gelu")
         self.dropout = nn.Dropout2d(config.dropout)
         self.up = nn.Sequential(
             DepthToSpace(at_grid, at_double, config), DepthToSpace(at_double, at_quadruple, config)

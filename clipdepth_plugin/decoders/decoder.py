@@ -91,11 +91,3 @@ def register_decoder(name: str) -> Callable[[D], D]:
         return decoder
 
     return register
-
-
-def make_decoder(config: HeadConfig) -> Decoder:
-    """A new decoder of the class that a config names."""
-    kind = DECODERS[config.decoder]
-    assert isinstance(kind, type)
-    assert issubclass(kind, Decoder)
-    return kind(config)

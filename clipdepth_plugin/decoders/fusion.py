@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin.config import NormKind
-from clipdepth_plugin.decoders.blocks import ConvNormReLU, ResidualBlock, UpConv, resize
+from clipdepth_plugin.decoders.blocks import ConvNormAct, ResidualBlock, UpConv, resize
 
 
 class SkipGate(nn.Module):
@@ -37,7 +37,7 @@ class FusionStage(nn.Module):
         self.up = UpConv(in_channels, channels, norm)
         self.semantic_gate = SkipGate(channels)
         self.structural_gate = SkipGate(channels) if structural else None
-        self.join = ConvNormReLU((3 if structural else 2) * channels, channels, norm)
+        self.join = ConvNormAct((3 if structural else 2) * channels, channels, norm, "relu")
         self.residual = ResidualBlock(channels, dropout, norm)
 
     def forward(

@@ -21,7 +21,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from clipdepth_plugin.config import HeadConfig, NormKind
-from clipdepth_plugin.decoders.blocks import ConvNormGELU, neighbours, resize
+from clipdepth_plugin.decoders.blocks import ConvNormAct, neighbours, resize
 from clipdepth_plugin.precision import without_autocast
 
 BLOCK = 4
@@ -49,8 +49,8 @@ class ImageStem(nn.Module):
 
     def __init__(self, channels: int, norm: NormKind) -> None:
         super().__init__()
-        self.first = ConvNormGELU(3 * BLOCK**2, channels, norm, conv=BlockConv)
-        self.second = ConvNormGELU(channels, channels, norm)
+        self.first = ConvNormAct(3 * BLOCK**2, channels, norm, "gelu", conv=BlockConv)
+        self.second = ConvNormAct(channels, channels, norm, "gelu")
 
     def forward(self, even_B3HW: Tensor) -> Tensor:
         """``even_pixels`` -> (B, C, 4h, 4w)."""
@@ -162,10 +162,10 @@ class Guidance(nn.Module):
         stem_channels, norm = config.stem_channels, config.norm
         self.stem = ImageStem(stem_channels, norm)
         self.attention = PatchAttention(in_channels, channels, stem_channels)
-        self.join = ConvNormGELU(
-            2 * channels + stem_channels, channels, norm, kernel=config.join_kernel
+        self.join = ConvNormAct(
+            2 * channels + stem_channels, channels, norm, "gelu", kernel=config.join_kernel
         )
-        self.smooth = ConvNormGELU(channels, channels, norm)
+        self.smooth = ConvNormAct(channels, channels, norm, "gelu")
         nn.init.zeros_(
             (self.smooth.conv if norm == "none" else self.smooth.norm).get_parameter("weight")
         )

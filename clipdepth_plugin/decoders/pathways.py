@@ -1,6 +1,7 @@
 """The two pathways of the head, from tower tokens to the maps that the fusion takes.
 
-SPACE-CLIP, arXiv 2601.17657, sections 3.2 (semantic) and 3.3 (structural).
+SPACE-CLIP, arXiv 2601.17657, sections 3.2 (semantic) and 3.3 (structural). FiLM: Visual Reasoning
+with a General Conditioning Layer, arXiv 1709.07871.
 
 Axes: B views, N = h * w patch tokens, D tower width, C channels of a stage, H W a map's size.
 """
@@ -14,14 +15,33 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from clipdepth_plugin.config import NormKind
-from clipdepth_plugin.decoders.blocks import ConvNormReLU, UpConv, resize
-from clipdepth_plugin.decoders.film import FiLM
+from clipdepth_plugin.decoders.blocks import ConvNormAct, UpConv, resize
 from clipdepth_plugin.features import TowerFeatures
 
 
 def tokens_to_map(x_BND: Tensor, grid: tuple[int, int]) -> Tensor:
     """Lays row-major tokens (B, h*w, D) out as (B, D, h, w)."""
     return rearrange(x_BND, "b (h w) d -> b d h w", h=grid[0], w=grid[1])
+
+
+class FiLM(nn.Module):
+    """gamma(context) * x + beta(context), with (gamma, beta) from a two-layer MLP.
+
+    Gamma is the plain factor, not 1 + gamma.
+    """
+
+    def __init__(self, width: int, hidden: int) -> None:
+        """``width``: D of tokens and context; ``hidden``: of the MLP."""
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 2 * width))
+
+    def forward(self, x_BND: Tensor, context_BD: Tensor) -> Tensor:
+        """Modulates (B, N, D) tokens by a (B, D) context; returns (B, N, D)."""
+        gamma_BD, beta_BD = self.mlp(context_BD).chunk(2, dim=-1)
+        gamma_B1D = rearrange(gamma_BD, "b d -> b 1 d")
+        beta_B1D = rearrange(beta_BD, "b d -> b 1 d")
+        modulated: Tensor = gamma_B1D * x_BND + beta_B1D
+        return modulated
 
 
 class SemanticPathway(nn.Module):
@@ -68,7 +88,7 @@ class StructuralStage(nn.Module):
     def __init__(self, in_channels: int, channels: int, norm: NormKind) -> None:
         super().__init__()
         self.up = UpConv(in_channels, channels, norm)
-        self.join = ConvNormReLU(2 * channels, channels, norm)
+        self.join = ConvNormAct(2 * channels, channels, norm, "relu")
 
     def forward(self, below_BCHW: Tensor, projected_BCHW: Tensor) -> Tensor:
         """(B, in, H, W) and (B, C, h, w) -> (B, C, 2H, 2W)."""

@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from clipdepth_plugin import ops
-from clipdepth_plugin.decoders.blocks import ConvNormGELU, resize
+from clipdepth_plugin.decoders.blocks import ConvNormAct, resize
 from clipdepth_plugin.decoders.compact import (
     CompactDecoder,
     DepthToSpace,
@@ -186,7 +186,7 @@ def _fold_layer_norm(norm: nn.Module, linear: nn.Module) -> tuple[Tensor, Tensor
     return weight * exact(norm.weight), bias + weight @ exact(norm.bias)
 
 
-def _conv(block: ConvNormGELU, packing: Packing) -> Conv:
+def _conv(block: ConvNormAct, packing: Packing) -> Conv:
     return Conv(fold(block.conv, block.norm), "gelu", packing)
 
 

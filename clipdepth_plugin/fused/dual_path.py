@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from clipdepth_plugin import ops
 from clipdepth_plugin.decoders.blocks import UpConv
 from clipdepth_plugin.decoders.dual_path import DualPathDecoder
-from clipdepth_plugin.decoders.film import FiLM
 from clipdepth_plugin.decoders.fusion import FusionStage
 from clipdepth_plugin.decoders.pathways import (
+    FiLM,
     SemanticPathway,
     StructuralPathway,
     StructuralStage,
     tokens_to_map,
 )
-from clipdepth_plugin.decoders.readout import DepthEstimate, DepthReadout, resized_estimate
+from clipdepth_plugin.decoders.readout import DepthEstimate, DepthReadout, read_estimate
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.fused.forms import Packing, fused_form
 from clipdepth_plugin.fused.layers import Conv, GatedJoin, ResizedJoin, Up
@@ -165,13 +165,11 @@ class _Readout(nn.Module):
         self.hidden = Conv(fold(readout.hidden.conv, readout.hidden.norm), "relu", packing)
         self.metres = readout.metres
         self.last = Conv(fold(readout.to_depth), None, packing)
-        self.confidence = readout.confidence
         self.triton = packing.triton
 
     def forward(self, x_BCHW: Tensor, size: tuple[int, int] | None) -> DepthEstimate:
         """(B, C, H, W) -> (B, 1, *size) float32 maps; ``size`` None keeps (H, W)."""
-        channels = self.metres.channels
-        if not self.hidden.after.norm and channels == 1 and not self.confidence:
+        if not self.hidden.after.norm and len(self.last.bias) == 1:
             return DepthEstimate(
                 ops.depth_readout(
                     x_BCHW,
@@ -184,11 +182,7 @@ class _Readout(nn.Module):
                     triton=self.triton,
                 )
             )
-        logits_BCHW = self.last(self.hidden(x_BCHW)).float()
-        metres_B1HW = self.metres(self.metres.to_level(logits_BCHW[:, :channels]))
-        return resized_estimate(
-            metres_B1HW, logits_BCHW[:, channels:] if self.confidence else None, size
-        )
+        return read_estimate(self.metres, self.last(self.hidden(x_BCHW)), size)
 
 
 def _up(up: UpConv, packing: Packing) -> Up:

@@ -15,7 +15,7 @@ from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.config import DECODERS, PRESETS
 from clipdepth_plugin.decoders.decoder import Decoder, register_decoder
 from clipdepth_plugin.decoders.pathways import tokens_to_map
-from clipdepth_plugin.decoders.readout import DepthEstimate, Metres, resized_estimate
+from clipdepth_plugin.decoders.readout import DepthEstimate, Metres, read_estimate
 from clipdepth_plugin.errors import ConfigError, HeadFileError, KernelError
 from clipdepth_plugin.training.engine import train
 from tests.training.conftest import TinyRuns
@@ -47,8 +47,7 @@ class OneLevel(Decoder):
         auxiliary: bool = False,
     ) -> DepthEstimate:
         map_BDhw = tokens_to_map(features.levels[self.level], features.grid)
-        level_B1hw = self.metres.to_level(self.to_logit(F.normalize(map_BDhw, dim=1)).float())
-        return resized_estimate(self.metres(level_B1hw), None, size)
+        return read_estimate(self.metres, self.to_logit(F.normalize(map_BDhw, dim=1)), size)
 
 
 @pytest.fixture
