@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from clipdepth_plugin.fused.head import FusedHead
 
 
-class DepthHead(nn.Module, HubMixin):
+class DepthHead(HubMixin):
     """Depth in metres from the intermediate features of a frozen vision tower.
 
     Saved and loaded by ``save_pretrained``, ``from_pretrained`` and ``push_to_hub``.

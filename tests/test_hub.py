@@ -322,13 +322,11 @@ def test_loads_from_the_hub_cache(
     """A hub id resolves file by file, as the hub client gives them."""
     head.save_pretrained(tmp_path)
 
-    def download(repo_id: str, filename: str, **_: Any) -> str:
-        assert repo_id == "me/head"
+    def download(repo_id: str, filename: str, **options: Any) -> str:
+        assert (repo_id, options) == ("me/head", {"revision": "v1"})
         return str(tmp_path / filename)
 
-    def download_by_keyword(**kwargs: Any) -> str:
-        return download(kwargs["repo_id"], kwargs["filename"])
-
-    monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", download_by_keyword)
     monkeypatch.setattr("clipdepth_plugin.weights.hub.hf_hub_download", download)
-    assert DepthHead.from_pretrained("me/head").config == head.config
+    assert DepthHead.from_pretrained("me/head", revision="v1").config == head.config
+    with pytest.raises(HeadFileError, match="does not take dtype"):
+        DepthHead.from_pretrained("me/head", dtype=torch.float16)
