@@ -207,7 +207,7 @@ class CompactDecoder(Decoder):
         logits_BCHW = self.to_logit(x_BCHW).float()
         mask_BSHW = self.to_mask(x_BCHW).float()
         if likeness is not None:
-            mask_BSHW = likeness(even_B3HW, mask_BSHW)
+            mask_BSHW = mask_BSHW + likeness(even_B3HW)
         weights_BHWKR = convex_weights(mask_BSHW, CONVEX_FACTOR)
         channels = self.metres.channels
         # Mixed before the activation, which bounds what comes out: an edge stays an edge.

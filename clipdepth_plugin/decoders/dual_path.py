@@ -8,7 +8,6 @@ Axes: B views, C channels of a stage, H W a map's size, h w the patch grid.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -66,39 +65,19 @@ class DualPathDecoder(Decoder):
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
         channels = config.channels
-        self.semantic = SemanticPathway(
-            config.width,
-            config.semantic_levels,
-            channels,
-            film_hidden=config.film_hidden if config.film else None,
-        )
-        self.structural = (
-            StructuralPathway(config.width, config.structural_levels, channels[:-1], config.norm)
-            if config.structural
-            else None
-        )
+        self.semantic = SemanticPathway(config)
+        self.structural = StructuralPathway(config) if config.structural else None
         last = len(channels) - 1
         self.fusion = nn.ModuleList(
-            FusionStage(
-                channels[max(i - 1, 0)],
-                channels[i],
-                config.norm,
-                structural=config.structural and i < last,
-                dropout=config.dropout,
-            )
-            for i in range(len(channels))
+            FusionStage(c_in, c, config, structural=config.structural and i < last)
+            for i, (c_in, c) in enumerate(zip((channels[0], *channels[:-1]), channels, strict=True))
         )
-        output: dict[str, Any] = {
-            "activation": config.activation,
-            "depth_range": config.depth_range,
-        }
-        norm, hidden = config.norm, max(channels[-1] // 2, 1)
+        hidden = max(channels[-1] // 2, 1)
         self.readout = DepthReadout(
-            channels[-1], hidden, norm, kernel=3, confidence=config.confidence, **output
+            channels[-1], hidden, config, kernel=3, confidence=config.confidence
         )
         self.auxiliary = nn.ModuleList(
-            DepthReadout(c, max(c // 2, 16), norm, kernel=1, **output)
-            for c in channels[: config.auxiliary]
+            DepthReadout(c, max(c // 2, 16), config, kernel=1) for c in channels[: config.auxiliary]
         )
 
     def forward(

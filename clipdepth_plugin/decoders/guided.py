@@ -112,39 +112,22 @@ class PixelLikeness(nn.Module):
         super().__init__()
         self.embed = nn.Conv2d(3, channels, 3, padding=1)
 
-    def forward(self, even_B3HW: Tensor, onto_BSHW: Tensor | None = None) -> Tensor:
-        """Compares the pixels.
-
-        Args:
-            even_B3HW: ``even_pixels``.
-            onto_BSHW: (B, S, 4h, 4w) float32 that it is added to, K before R; None: nothing.
-
-        Returns:
-            (B, S, 4h, 4w) float32.
-        """
+    def forward(self, even_B3HW: Tensor) -> Tensor:
+        """``even_pixels`` -> (B, S, 4h, 4w) float32, K before R."""
         pixel_BHWRE = rearrange(
             self.embed(even_B3HW), "b e (h y) (w x) -> b h w (y x) e", y=BLOCK, x=BLOCK
         )
         # In float32 to the end, as distances are differences of squares: autocast, under which
         # heads are trained, would make a product of half precision of it.
         with without_autocast(even_B3HW.device):
-            alike_BSHW: Tensor = _likeness(pixel_BHWRE.float().contiguous(), onto_BSHW)
-        return alike_BSHW
-
-
-def _likeness(pixel_BHWRE: Tensor, onto_BSHW: Tensor | None) -> Tensor:
-    """(B, H, W, R, E) embedded pixels of blocks -> (B, S, H, W), added to what is given."""
-    block_BEHW = rearrange(pixel_BHWRE.mean(dim=-2), "b h w e -> b e h w")
-    block_NKE = neighbours(block_BEHW).flatten(0, 2)
-    square_NK1 = block_NKE.square().sum(dim=-1, keepdim=True)
-    pixel_NER = rearrange(pixel_BHWRE, "b h w r e -> (b h w) e r")
-    if onto_BSHW is None:
-        alike_NKR = torch.baddbmm(square_NK1, block_NKE, pixel_NER, beta=-1, alpha=2)
-    else:
-        onto_NKR = rearrange(onto_BSHW, "b (k r) h w -> (b h w) k r", k=9)
-        alike_NKR = (onto_NKR - square_NK1).baddbmm_(block_NKE, pixel_NER, alpha=2)
-    height, width = block_BEHW.shape[-2:]
-    return rearrange(alike_NKR, "(b h w) k r -> b (k r) h w", h=height, w=width)
+            pixel_BHWRE = pixel_BHWRE.float().contiguous()
+            block_BEHW = rearrange(pixel_BHWRE.mean(dim=-2), "b h w e -> b e h w")
+            block_NKE = neighbours(block_BEHW).flatten(0, 2)
+            square_NK1 = block_NKE.square().sum(dim=-1, keepdim=True)
+            pixel_NER = rearrange(pixel_BHWRE, "b h w r e -> (b h w) e r")
+            alike_NKR = torch.baddbmm(square_NK1, block_NKE, pixel_NER, beta=-1, alpha=2)
+        height, width = block_BEHW.shape[-2:]
+        return rearrange(alike_NKR, "(b h w) k r -> b (k r) h w", h=height, w=width)
 
 
 class Guidance(nn.Module):

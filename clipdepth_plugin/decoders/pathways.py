@@ -8,13 +8,11 @@ Axes: B views, N = h * w patch tokens, D tower width, C channels of a stage, H W
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from clipdepth_plugin.config import NormKind
+from clipdepth_plugin.config import HeadConfig, NormKind
 from clipdepth_plugin.decoders.blocks import ConvNormAct, UpConv, resize
 from clipdepth_plugin.features import TowerFeatures
 
@@ -50,23 +48,15 @@ class SemanticPathway(nn.Module):
     All maps stay at the patch grid.
     """
 
-    def __init__(
-        self,
-        width: int,
-        levels: Sequence[int],
-        channels: Sequence[int],
-        *,
-        film_hidden: int | None,
-    ) -> None:
-        """``film_hidden`` None leaves the modulation out."""
+    def __init__(self, config: HeadConfig) -> None:
         super().__init__()
-        self.levels = tuple(levels)
+        width, self.levels = config.width, config.semantic_levels
         self.film = (
-            None
-            if film_hidden is None
-            else nn.ModuleList(FiLM(width, film_hidden) for _ in self.levels)
+            nn.ModuleList(FiLM(width, config.film_hidden) for _ in self.levels)
+            if config.film
+            else None
         )
-        self.projections = nn.ModuleList(nn.Conv2d(width, c, 1) for c in channels)
+        self.projections = nn.ModuleList(nn.Conv2d(width, c, 1) for c in config.channels)
 
     def forward(self, features: TowerFeatures) -> list[Tensor]:
         """One (B, C_i, h, w) map for each stage i.
@@ -104,14 +94,13 @@ class StructuralPathway(nn.Module):
     It starts from the raw D-channel map of its first level.
     """
 
-    def __init__(
-        self, width: int, levels: Sequence[int], channels: Sequence[int], norm: NormKind
-    ) -> None:
+    def __init__(self, config: HeadConfig) -> None:
         super().__init__()
-        self.levels = tuple(levels)
+        width, channels = config.width, config.channels[:-1]
+        self.levels = config.structural_levels
         self.projections = nn.ModuleList(nn.Conv2d(width, c, 1) for c in channels)
         self.stages = nn.ModuleList(
-            StructuralStage(c_in, c, norm)
+            StructuralStage(c_in, c, config.norm)
             for c_in, c in zip((width, *channels[:-1]), channels, strict=True)
         )
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipdepth_plugin.config import Activation, NormKind
+from clipdepth_plugin.config import Activation, HeadConfig
 from clipdepth_plugin.decoders.blocks import ConvNormAct, resize
 from clipdepth_plugin.errors import HeadMismatchError
 
@@ -107,11 +107,9 @@ class DepthReadout(nn.Module):
         self,
         in_channels: int,
         hidden: int,
-        norm: NormKind,
+        config: HeadConfig,
         *,
         kernel: int,
-        activation: Activation,
-        depth_range: tuple[float, float],
         confidence: bool = False,
     ) -> None:
         """Makes the two convolutions.
@@ -119,15 +117,13 @@ class DepthReadout(nn.Module):
         Args:
             in_channels: Channels of the decoder stage read.
             hidden: Channels between the two convolutions.
-            norm: Norm after the first.
+            config: The head's norm, activation and range.
             kernel: Kernel of the last convolution: 3 for the depth output, 1 for auxiliary ones.
-            activation: See ``HeadConfig.activation``.
-            depth_range: Ends of the ``log`` and ``bins`` activations in metres.
             confidence: Whether one more channel predicts the error's scale.
         """
         super().__init__()
-        self.hidden = ConvNormAct(in_channels, hidden, norm, "relu")
-        self.metres = Metres(activation, depth_range)
+        self.hidden = ConvNormAct(in_channels, hidden, config.norm, "relu")
+        self.metres = Metres(config.activation, config.depth_range)
         outputs = self.metres.channels + confidence
         self.to_depth = nn.Conv2d(hidden, outputs, kernel, padding=kernel // 2)
 
