@@ -157,8 +157,8 @@ class HeadConfig(BaseModel):
     stem, the pixels are not read."""
 
     likeness_channels: NonNegativeInt = 0
-    """E of the embedding in which the stem's pixels are compared, so that each takes its depth from
-    the positions around it that look like it (``guided.py``). 0: they are not."""
+    """E of the embedding in which pixels are compared, so that each takes its depth from the
+    positions around it that look like it (``guided.py``). 0: pixels are not compared."""
 
     join_kernel: Literal[1, 3] = 3
     """Kernel of the convolution that joins the stem's map with the decoder's (``guided.py``). 1
@@ -169,9 +169,9 @@ class HeadConfig(BaseModel):
     token of the deepest tapped level; ``mean``: the mean patch token of that level."""
 
     activation: Activation = "relu"
-    """``relu``: as published, can die. ``softplus``: positive, unbounded. ``log``: a sigmoid
-    between the logarithms of ``depth_range``'s ends; bounded, can't die. ``bins``: the expected
-    log depth of 64 depths that are evenly spaced in its logarithm; bounded likewise."""
+    """``relu``: as published; its output can get stuck at 0. ``softplus``: positive, unbounded.
+    ``log``: a sigmoid between the logarithms of ``depth_range``'s ends. ``bins``: the expected log
+    depth of 64 depths between them, evenly spaced in log depth. Both are bounded."""
 
     depth_range: tuple[float, float] = (0.05, 20.0)
     """Nearest and farthest depth in metres; the bounds of ``log`` and ``bins``, which start near

@@ -1,4 +1,4 @@
-"""In which dtype a part of a pass computes, whoever calls, and which one a processor knows."""
+"""The dtype that a part of a pass computes in, and which dtypes a processor supports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def without_autocast(device: torch.device) -> Iterator[None]:
-    """In the dtypes of the weights: whoever calls may be under an autocast of the host's own."""
+    """Turns off an autocast that the caller, or its host, has entered."""
     if device.type != "meta" and torch.is_autocast_enabled(device.type):
         with torch.autocast(device.type, enabled=False):
             yield
@@ -19,12 +19,12 @@ def without_autocast(device: torch.device) -> Iterator[None]:
 
 
 def imitates_bfloat16(device: torch.device) -> bool:
-    """Whether the processor has no instructions for bfloat16, so that float32 is far faster.
+    """Whether a CPU has no instructions for bfloat16, so that float32 is far faster.
 
-    Said of a CPU only, and where torch tells its features, which older releases do not.
+    False for other devices and for torch releases that do not report a CPU's features.
     """
-    tell = getattr(torch.cpu, "get_capabilities", None)
-    if device.type != "cpu" or tell is None:
+    capabilities = getattr(torch.cpu, "get_capabilities", None)
+    if device.type != "cpu" or capabilities is None:
         return False
-    of_bfloat16 = [has for name, has in tell().items() if "bf16" in name]
+    of_bfloat16 = [has for name, has in capabilities().items() if "bf16" in name]
     return bool(of_bfloat16) and not any(of_bfloat16)

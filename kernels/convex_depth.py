@@ -210,12 +210,12 @@ def _convex_depth_fwd_kernel(  # type: ignore[no-untyped-def]
                 mask=(m < positions)[:, None],
                 other=0,
             )
-        # Beyond the border, the border again.
+        # Positions outside the map repeat its border.
         row = tl.minimum(tl.maximum(y + neighbour // 3 - 1, 0), height - 1)
         column = tl.minimum(tl.maximum(x + neighbour % 3 - 1, 0), width - 1)
         at = view * maps * plane + row * width + column
         level = tl.load(level_ptr + at, mask=m < positions, other=0).to(tl.float32)
-        # Softmax on the way: what was summed so far is scaled to the new maximum.
+        # Online softmax: the sums so far are scaled to the new maximum.
         new_highest = tl.maximum(highest, mask_logit)
         share = tl.exp(mask_logit - new_highest)
         before = tl.exp(highest - new_highest)

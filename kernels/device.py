@@ -27,14 +27,14 @@ def dot_add(x, weight, total, DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr):
 
 @device_function
 def rounded_to_tf32(x):  # type: ignore[no-untyped-def]
-    """The nearest float32 with ten bits of mantissa: the tensor cores cut the others off."""
+    """The nearest float32 with ten bits of mantissa: tensor cores truncate the others."""
     bits = (x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
     return tl.where(x == x, bits.to(tl.float32, bitcast=True), x)  # noqa: PLR0124 (NaN stays)
 
 
 @device_function
 def sample_axis(at, scale, low):  # type: ignore[no-untyped-def]
-    """Where bilinear resize (``align_corners=False``) reads along an axis: two places, a share."""
+    """Where bilinear resize (``align_corners=False``) reads: two positions, the second's share."""
     source = tl.maximum((at.to(tl.float32) + 0.5) * scale - 0.5, 0.0)
     first = tl.minimum(source.to(tl.int32), low - 1)
     return first, tl.minimum(first + 1, low - 1), source - first.to(tl.float32)

@@ -54,7 +54,7 @@ def launchable(kernel: Callable[..., Any]) -> Any:
 def kernel_op(name: str) -> Callable[[Callable[P, Tensor]], Op[P]]:
     """Registers a launcher as ``clipdepth::name`` (``torch.library.triton_op``), with its types.
 
-    Where triton is not installed it is never called, and a plain op keeps torch from warning.
+    Without triton it is never called; a plain op then keeps torch from warning.
     """
     make = torch.library.triton_op if TRITON_INSTALLED else torch.library.custom_op
 
@@ -65,7 +65,7 @@ def kernel_op(name: str) -> Callable[[Callable[P, Tensor]], Op[P]]:
 
 
 class Op(Protocol[P]):
-    """What is used of a ``torch.library`` op."""
+    """The part of a ``torch.library`` op that is used here."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Tensor:
         """Launches."""
@@ -156,7 +156,7 @@ class Tiles(NamedTuple):
 
 
 ENOUGH_PROGRAMS = 132
-"""Of an H100's multiprocessors, each should have one."""
+"""One for each of an H100's multiprocessors."""
 
 
 def choose_tiles(positions: int, channels: int, x: Tensor, copies: int = 1) -> Tiles:

@@ -220,8 +220,8 @@ def _change_weight(folder: Path, change: Callable[[Tensor], Tensor]) -> None:
         (lambda f: _edit(f, nosuch=1), "not the config of a depth head"),
         (lambda f: _edit(f, preset=["fast"]), "not the config of a depth head"),
         (lambda f: _edit(f, width=32), r"of another shape: .*\(expected"),
-        (lambda f: _edit(f, film=False), "odd: decoder.semantic.film.0"),
-        (lambda f: _edit(f, auxiliary=0), "odd: decoder.auxiliary.0"),
+        (lambda f: _edit(f, film=False), "unexpected: decoder.semantic.film.0"),
+        (lambda f: _edit(f, auxiliary=0), "unexpected: decoder.auxiliary.0"),
     ],
     ids=[
         "cut",

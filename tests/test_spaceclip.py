@@ -162,7 +162,7 @@ def test_without_structural_pathway(
     ("change", "message"),
     [
         ("missing", "missing: main_decoder_blocks.2.fusion_conv.0.weight"),
-        ("odd", "odd key 'main_decoder_blocks.0.extra.weight'"),
+        ("odd", "unexpected key 'main_decoder_blocks.0.extra.weight'"),
         ("shape", "of another shape: fusion.1.up.upsample.weight"),
         ("empty", "missing: main_path_projections.0.weight"),
         ("number", "epoch is a int, expected a tensor"),

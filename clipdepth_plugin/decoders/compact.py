@@ -6,8 +6,8 @@ depth-to-space steps go up to 4 times the grid; from there each position predict
 as in RAFT (arXiv 2003.12039, section 3.3), how to mix it from its neighbours at 16 times the grid.
 
 Axes: B views, N = h * w patch tokens, D tower width, C channels, H W a map's size, h w the grid,
-K the 9 neighbours of a position, L levels, P = 2 C FiLM parameters, R the fine positions in one
-of the last step, S = K * R.
+K the 9 neighbours of a position, L levels, P = 2 C FiLM parameters, R the fine positions within a
+coarse one, S = K * R.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class DepthToSpace(nn.Module):
 def convex_weights(mask_logits_BSHW: Tensor, factor: int) -> Tensor:
     """(B, 9 * factor^2, H, W) logits -> (B, H, W, K, R): of each fine position, sum 1 over K.
 
-    Channels last, as convolutions leave them here: a view of theirs, which nothing has to copy.
+    Convolutions leave the logits channels last here, so that no copy is made.
     """
     logits_BHWKR = rearrange(mask_logits_BSHW, "b (k r) h w -> b h w k r", k=9, r=factor * factor)
     return logits_BHWKR.softmax(dim=-2)
@@ -210,7 +210,7 @@ class CompactDecoder(Decoder):
             mask_BSHW = mask_BSHW + likeness(even_B3HW)
         weights_BHWKR = convex_weights(mask_BSHW, CONVEX_FACTOR)
         channels = self.metres.channels
-        # Mixed before the activation, which bounds what comes out: an edge stays an edge.
+        # Mixed before the activation, which bounds the result and keeps edges sharp.
         level_B1HW = convex_upsample(
             self.metres.to_level(logits_BCHW[:, :channels]), weights_BHWKR, CONVEX_FACTOR
         )
@@ -243,8 +243,8 @@ class CompactDecoder(Decoder):
 
 
 def added(maps: Sequence[Tensor]) -> Tensor:
-    """Their sum, in the order in memory that they have: that of tokens, channels last.
+    """Their sum; keeps the memory order of tokens, channels last.
 
-    Convolutions keep that order down to the outputs, which on a CPU saves a twentieth of the head.
+    Convolutions keep that order down to the outputs, which saves 5% of the head's time on a CPU.
     """
     return functools.reduce(torch.add, maps)

@@ -1,4 +1,4 @@
-"""The image stem: edges that no patch token holds, from the tower's own input pixels.
+"""The image stem: edges inside patches, from the tower's own input pixels.
 
 A token says what is in a patch, not where in it an edge runs. The stem looks at the pixels in
 blocks of 4 x 4 (a block is a position at 4 times the grid, 16 of them make a patch), so that it
@@ -6,7 +6,7 @@ costs no pass at full size. Each block then takes, of the 3 x 3 patches around i
 those that look like it (joint bilateral upsampling, with learnt features: FeatUp, arXiv
 2403.10516); and the stem's map joins the compact decoder where that predicts depth and, as in
 RAFT, how each of a block's 16 pixels mixes the depths of the blocks around it. The pixels' own
-likeness is added to that: a pixel leans to those blocks that look like it.
+likeness is added to that: a pixel favours the blocks that look like it.
 
 Axes: B views, C channels, E embedding, H W a map's size, h w the patch grid, K the 9 positions
 around one, N = B * H * W blocks, P the 16 blocks of a patch, R the 16 pixels of a block, S = K * R,
@@ -59,7 +59,7 @@ class ImageStem(nn.Module):
 
 
 def even_pixels(pixels_B3HW: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Those of other patch sizes than 16 resized to 16 for each patch; channels last."""
+    """Pixels resized to 16 x 16 for each patch; channels last."""
     even_B3HW = resize(pixels_B3HW, (16 * grid[0], 16 * grid[1]))
     return even_B3HW.contiguous(memory_format=torch.channels_last)
 
@@ -133,8 +133,7 @@ class PixelLikeness(nn.Module):
 class Guidance(nn.Module):
     """Joins the stem's map with the decoder's: Conv - norm - GELU twice, added; 0 at first.
 
-    The first is as a rule a 1x1 convolution: it has all the channels, and the second sees what is
-    around.
+    The first reads all channels and may be 1x1; the second is 3x3.
 
     Attributes:
         likeness: That of pixels, which is added to the decoder's mask's logits, or None.

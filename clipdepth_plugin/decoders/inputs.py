@@ -15,7 +15,7 @@ from clipdepth_plugin.features import TowerFeatures
 
 
 def checked_size(size: tuple[int, int] | None) -> tuple[int, int] | None:
-    """The output's size as a head is given it; a traced one is taken as it is.
+    """A checked output size; inside torch.compile it is taken as it is.
 
     Raises:
         HostError: It is no (height, width) in whole pixels.

@@ -22,7 +22,7 @@ BINS = 64
 """K of the ``bins`` activation."""
 
 CONFIDENT_FACTOR = 1.25
-"""The factor around the truth that a confidence speaks of: that of the metric delta < 1.25."""
+"""A confidence is the probability of a depth within this factor of the true one (delta < 1.25)."""
 
 SCALE_RANGE = (0.003, 3.0)
 """Smallest and largest predicted scale of the error of log depth; starts at their middle, 0.095."""
@@ -33,8 +33,8 @@ class DepthEstimate(NamedTuple):
 
     Attributes:
         metres: (B, 1, H, W) float32.
-        log_scale: (B, 1, H, W) float32, log b of the Laplace distribution that log depth is
-            thought to have; None for heads without confidence.
+        log_scale: (B, 1, H, W) float32, log b of the predicted Laplace distribution of log depth;
+            None for heads without confidence.
         auxiliary: Auxiliary metres, where they were asked for.
     """
 

@@ -1,4 +1,4 @@
-"""The compact decoder in its inference form: `compact.py`, folded and composed.
+"""The inference form of the compact decoder: `decoders/compact.py`, folded and composed.
 
 Axes: L levels, B views, N patch tokens, D tower width, C channels, H W a map's size, h w the grid,
 S = 9 * 16 logits of the mask.
@@ -31,10 +31,7 @@ from clipdepth_plugin.fused.weights import Upsampling, exact, fold
 
 @fused_form(CompactDecoder)
 class FusedCompact(nn.Module):
-    """Levels normalised, projected and summed in one launch a pathway, then the maps.
-
-    One for each, as the structural one waits for no context and can run before the tower is done.
-    """
+    """Levels normalised, projected and summed in one launch for each pathway, then the maps."""
 
     def __init__(self, decoder: CompactDecoder, packing: Packing) -> None:
         super().__init__()
@@ -118,7 +115,7 @@ class _Guidance(nn.Module):
         self.smooth = _conv(guidance.smooth, packing)
 
     def forward(self, x_BCHW: Tensor, fused_BChw: Tensor, even_B3HW: Tensor) -> Tensor:
-        """(B, C, 4h, 4w) -> the same, knowing where the edges run."""
+        """(B, C, 4h, 4w), guided by the picture's edges."""
         image_BCHW = self.stem(pixel_blocks(even_B3HW))
         seen_BCHW = torch.cat((image_BCHW, self.attention(fused_BChw, image_BCHW)), dim=1)
         guided_BCHW: Tensor = x_BCHW + self.smooth(self.join(x_BCHW, seen_BCHW))

@@ -1,4 +1,4 @@
-"""The published decoder in its inference form: `dual_path.py` with folded, composed weights.
+"""The inference form of the published decoder: `decoders/dual_path.py`, folded and composed.
 
 Axes: B views, N patch tokens, C channels of a stage, H W a map's size, h w the patch grid.
 """

@@ -22,8 +22,8 @@ class Folded:
     Attributes:
         weight: (O, I, kernel, kernel), float64.
         bias: (O,), float64.
-        norm: The group norm that still has to run after it, or None. (Its statistics are those of
-            the map at hand, so that nothing can be folded.)
+        norm: The group norm that runs after it, or None: its statistics depend on the map, so that
+            it cannot be folded.
     """
 
     weight: Tensor
@@ -105,7 +105,7 @@ def compose_up(up: Upsampling, smooth: Folded) -> tuple[Tensor, Tensor]:
         small map's rows i - 1 + a and i + a (columns likewise). Biases (2, 2, 2, 2, O), of a, b,
         and whether the output is in the map's outermost row (the first where a is 0, the last
         where it is 1) and column: the 3x3 convolution's zeros pad the upsampled map, bias and all,
-        so that fewer biases meet there.
+        so that fewer biases add up there.
     """
     taps = [(u, v) for u in range(3) for v in range(3)]
     out_channels, in_channels = smooth.weight.shape[0], up.weight.shape[1]
@@ -120,7 +120,7 @@ def compose_up(up: Upsampling, smooth: Folded) -> tuple[Tensor, Tensor]:
                 tap_OI = tap_OC @ up.weight[:, :, sub_row, sub_column]
                 phases[a, b, :, :, row + 1 - a, column + 1 - b] += tap_OI
                 shift_O = tap_OC @ up.bias[:, sub_row, sub_column]
-                # Outermost: the tap that looks out of the map meets no bias.
+                # A tap outside the map adds no bias.
                 for at_row in range(1 if u == 2 * a else 2):
                     for at_column in range(1 if v == 2 * b else 2):
                         bias[a, b, at_row, at_column] += shift_O

@@ -206,11 +206,11 @@ def load_weights(head: nn.Module, state: dict[str, Tensor], source: Path | str) 
     """Loads a state dict into a head, every tensor checked before any is copied.
 
     Raises:
-        HeadFileError: A key is missing or odd, or its tensor is of another shape, no floats where
-            the head has floats, or not finite; names them.
+        HeadFileError: A key is missing or unexpected, or its tensor is of another shape, not of
+            floats where the head has floats, or not finite; names them.
     """
     own = head.state_dict()
-    missing, odd = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [
         f"{name} {tuple(state[name].shape)} (expected {tuple(own[name].shape)})"
         for name in own.keys() & state.keys()
@@ -221,7 +221,7 @@ def load_weights(head: nn.Module, state: dict[str, Tensor], source: Path | str) 
     wild = [] if whole else [name for name in both if not bool(state[name].isfinite().all())]
     problems = {
         "missing": missing,
-        "odd": odd,
+        "unexpected": unexpected,
         "of another shape": sorted(shapes),
         "not of floats": whole,
         "not finite (NaN or infinite)": wild,
