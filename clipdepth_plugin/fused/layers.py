@@ -89,12 +89,7 @@ class Conv(nn.Module):
 
 
 class Up(nn.Module):
-    """Doubles the size: the upsampling and the 3x3 convolution after it, composed.
-
-    Composed, a position costs 4 I O products in place of I C + 9 C O of each of its four outputs'
-    quarters; where that is no gain (I >= 3 O) PyTorch runs the two as they are. The Triton kernel
-    takes them composed all the same, as it saves a launch and a map.
-    """
+    """Doubles the size: an upsampling and the 3x3 convolution after it, composed into one."""
 
     def __init__(
         self, up: Upsampling, smooth: Folded, activation: Activation, packing: Packing
@@ -105,35 +100,13 @@ class Up(nn.Module):
         self.bias = packing.pack(bias.flatten(2, 3).flatten(0, 1))
         self.after = After(smooth.norm, activation, packing)
         self.triton = packing.triton
-        out_channels, in_channels = smooth.weight.shape[0], up.weight.shape[1]
-        self.two_steps = _TwoSteps(up, smooth, packing) if in_channels >= 3 * out_channels else None
 
     def forward(self, x_BChw: Tensor) -> Tensor:
         """(B, I, h, w) -> (B, O, 2h, 2w)."""
         relu = self.after.relu
-        if self.two_steps is not None and not _runs_triton(self.triton, x_BChw):
-            y_BCHW: Tensor = self.two_steps(x_BChw)
-            y_BCHW = F.relu_(y_BCHW) if relu else y_BCHW
-        else:
-            y_BCHW = ops.up_conv(x_BChw, self.weight, self.bias, relu=relu, triton=self.triton)
+        y_BCHW = ops.up_conv(x_BChw, self.weight, self.bias, relu=relu, triton=self.triton)
         finished: Tensor = self.after(y_BCHW)
         return finished
-
-
-class _TwoSteps(nn.Module):
-    """The upsampling as one matrix product, then the 3x3 convolution."""
-
-    def __init__(self, up: Upsampling, smooth: Folded, packing: Packing) -> None:
-        super().__init__()
-        self.up_weight = packing.pack(rearrange(up.weight, "c i a b -> (a b c) i"))
-        self.up_bias = packing.pack(rearrange(up.bias, "c a b -> (a b c)"))
-        self.weight, self.bias = packing.pack(smooth.weight), packing.pack(smooth.bias)
-
-    def forward(self, x_BIhw: Tensor) -> Tensor:
-        blocks = F.linear(x_BIhw.permute(0, 2, 3, 1), self.up_weight, self.up_bias)
-        up_BCHW = rearrange(blocks, "n h w (a b c) -> n c (h a) (w b)", a=2, b=2)
-        up_BCHW = up_BCHW.contiguous(memory_format=torch.channels_last)
-        return F.conv2d(up_BCHW, self.weight, self.bias, padding=1)
 
 
 class ResizedJoin(nn.Module):
@@ -156,7 +129,8 @@ class ResizedJoin(nn.Module):
 
     def forward(self, x_BCHW: Tensor, skip_BChw: Tensor) -> Tensor:
         """(B, C, H, W) and (B, K, h, w) -> (B, O, H, W)."""
-        if _runs_triton(self.triton, x_BCHW):
+        asked = self.triton
+        if asked or (asked is None and triton_runs_on(x_BCHW.device)):
             joined: Tensor = self.whole(x_BCHW, skip_BChw)
             return joined
         y_BCHW = F.conv2d(x_BCHW, self.map_weight, self.whole.bias, padding=1)
@@ -196,8 +170,3 @@ class GatedJoin(nn.Module):
         )
         joined: Tensor = self.join(u_BCHW, gated_BGHW)
         return joined
-
-
-def _runs_triton(asked: bool | None, x: Tensor) -> bool:
-    """Whether the ops will run as Triton kernels on ``x``'s device (or say why they can't)."""
-    return asked if asked is not None else triton_runs_on(x.device)
