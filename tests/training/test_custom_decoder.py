@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from clipdepth_plugin.decoders.decoder import Decoder, register_decoder
 from clipdepth_plugin.decoders.pathways import tokens_to_map
 from clipdepth_plugin.decoders.readout import DepthEstimate, Metres, read_estimate
 from clipdepth_plugin.errors import ConfigError, HeadFileError, KernelError
+from clipdepth_plugin.fused import forms
+from clipdepth_plugin.fused.forms import Packing, fused_form
 from clipdepth_plugin.training.engine import train
 from tests.training.conftest import TinyRuns
 
@@ -50,6 +53,18 @@ class OneLevel(Decoder):
         return read_estimate(self.metres, self.to_logit(F.normalize(map_BDhw, dim=1)), size)
 
 
+class Fused(nn.Module):
+    """The decoder as it is: there is nothing to fold."""
+
+    def __init__(self, decoder: OneLevel, packing: Packing) -> None:
+        super().__init__()
+        self.decoder = copy.deepcopy(decoder).to(packing.dtype)
+
+    def forward(self, features: TowerFeatures, size: tuple[int, int] | None) -> DepthEstimate:
+        estimate: DepthEstimate = self.decoder(features, size)
+        return estimate
+
+
 @pytest.fixture
 def _one_level(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(DECODERS, "one-level", OneLevel)  # is removed after the test
@@ -80,6 +95,11 @@ def test_it_trains_saves_loads_and_attaches(
         assert plugin.depth.shape == (1, 1, 28, 28)
     with pytest.raises(KernelError, match=r"a OneLevel has no fused form, only .*DualPath"):
         head.fused()
+    monkeypatch.setattr(forms, "_FORMS", {})
+    fused_form(OneLevel)(Fused)
+    features = TowerFeatures({2: torch.randn(1, 6, 16)}, None, (2, 3))
+    with torch.no_grad():
+        torch.testing.assert_close(head.fused()(features), head(features))
     monkeypatch.delitem(DECODERS, "one-level")
     with pytest.raises(HeadFileError, match="no decoder is called 'one-level'"):
         DepthHead.from_pretrained(saved)
