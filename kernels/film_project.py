@@ -149,7 +149,7 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> Non
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    """Y = W (gamma x + beta) + b for each level; the modulated tokens anew."""
+    """Y = W (gamma x + beta) + b for each level; recomputes the modulated tokens."""
     film_MBP, weight_SD, *levels = ctx.saved_tensors
     views, tokens, _ = levels[0].shape
     parts = grad.split([views * tokens * c for c in ctx.channels])

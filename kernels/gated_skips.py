@@ -141,7 +141,7 @@ def _save_for_backward(ctx: Any, inputs: tuple[Tensor | None, ...], output: Tens
 
 
 def _backward(ctx: Any, grad_BGHW: Tensor) -> tuple[Tensor | None, ...]:
-    """S (1 + sigmoid(z)): ds = (1 + sigmoid(z)) dy, dz = s sigmoid'(z) dy; z and s anew."""
+    """S (1 + sigmoid(z)): ds = (1 + sigmoid(z)) dy, dz = s sigmoid'(z) dy; recomputes z and s."""
     u_BCHW, semantic_BChw, structural_BCHW, weight_GC, bias_G = ctx.saved_tensors
     size = u_BCHW.shape[-2:]
     u_BHWC, grad_BHWG = u_BCHW.permute(0, 2, 3, 1), grad_BGHW.permute(0, 2, 3, 1)

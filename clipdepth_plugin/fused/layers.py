@@ -114,7 +114,7 @@ class ResizedJoin(nn.Module):
 
     Where PyTorch runs it, the resize moves behind its share of the convolution: both are linear, so
     the nine taps are products with the small map, and one matrix for each axis resizes, shifts and
-    sums them; exact, borders included, whatever the sizes.
+    sums them; exact for all sizes, borders included.
     """
 
     def __init__(self, folded: Folded, channels: int, packing: Packing) -> None:

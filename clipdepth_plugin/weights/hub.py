@@ -257,7 +257,7 @@ def _staged(folder: Path) -> Iterator[Path]:
 
 
 def _may_replace(card: Path) -> bool:
-    """Whether there is no card, or one of ours that nobody edited."""
+    """Whether there is no card, or an unedited one that a save wrote."""
     try:
         return is_unedited(card.read_text(encoding="utf-8"))
     except FileNotFoundError:
