@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -15,8 +16,6 @@ from pydantic import (
     model_validator,
 )
 
-Preset = Literal["spaceclip", "spaceclip-middle", "fast", "guided"]
-DecoderKind = Literal["dual-path", "compact"]
 ContextKind = Literal["pooled", "cls", "mean"]
 Activation = Literal["relu", "softplus", "log", "bins"]
 NormKind = Literal["batch", "group", "none"]
@@ -32,8 +31,7 @@ _FAST: dict[str, Any] = {
     "dropout": 0.0,
 }
 
-# What a preset gives where the user gives nothing. Levels are those of a tower of 12 blocks.
-PRESETS: dict[Preset, dict[str, Any]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "spaceclip": {"structural_levels": (2, 1, 0)},
     "spaceclip-middle": {"structural_levels": (7, 5, 4)},
     "fast": _FAST,
@@ -44,7 +42,49 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         "join_kernel": 1,
     },
 }
+"""Name -> the fields that a preset sets; the other fields keep their defaults. A new preset is a
+new entry. Levels are those of a tower of 12 blocks."""
+
 PRESET_TOWER_DEPTH = 12
+
+
+class DecoderClass(Protocol):
+    """What is asked of a decoder's class; see ``decoders.decoder.Decoder``."""
+
+    def __call__(self, config: HeadConfig) -> Any:
+        """A new decoder."""
+        ...
+
+    def check(self, config: HeadConfig) -> None:
+        """Whether the decoder can be built from a config; raises ValueError."""
+        ...
+
+    def upsampling(self, config: HeadConfig) -> int:
+        """Native output size over patch grid."""
+        ...
+
+
+DECODERS: dict[str, DecoderClass] = {}
+"""Name -> class of every decoder; ``decoders.decoder.register_decoder`` adds to it."""
+
+
+def _known_preset(name: str) -> str:
+    if name not in PRESETS:
+        raise ValueError(f"no preset is called {name!r}: there are {', '.join(PRESETS)}")
+    return name
+
+
+def _known_decoder(name: str) -> str:
+    if name not in DECODERS:
+        raise ValueError(
+            f"no decoder is called {name!r}: there are {', '.join(DECODERS)}; import the file that "
+            "registers it first"
+        )
+    return name
+
+
+Preset = Annotated[str, AfterValidator(_known_preset)]
+"""A name in ``PRESETS``."""
 
 
 class Provenance(BaseModel):
@@ -89,9 +129,9 @@ class HeadConfig(BaseModel):
     the compact decoder, both pathways at a thirtieth of the operations (ours). ``guided``: ``fast``
     with an image stem that guides its upsampling to the picture's edges (ours)."""
 
-    decoder: DecoderKind = "dual-path"
+    decoder: Annotated[str, AfterValidator(_known_decoder)] = "dual-path"
     """``dual-path``: the published one. ``compact``: fused at the patch grid, then depth-to-space
-    and convex upsampling (``compact.py``)."""
+    and convex upsampling (``decoders/compact.py``). Others that are in ``DECODERS``."""
 
     semantic_levels: tuple[NonNegativeInt, ...] = (12, 9, 6, 3)
     """Levels of the semantic pathway; ``dual-path``: one for each decoder stage."""
@@ -117,21 +157,21 @@ class HeadConfig(BaseModel):
     stem, the pixels are not read."""
 
     likeness_channels: NonNegativeInt = 0
-    """E of the embedding in which the stem's pixels are compared, so that each takes its depth from
-    the positions around it that look like it (``guided.py``). 0: they are not."""
+    """E of the embedding in which pixels are compared, so that each takes its depth from the
+    positions around it that look like it (``guided.py``). 0: pixels are not compared."""
 
     join_kernel: Literal[1, 3] = 3
     """Kernel of the convolution that joins the stem's map with the decoder's (``guided.py``). 1
-    costs a tenth of 3 and is as good (results/ladder.md)."""
+    takes a tenth of the operations of 3."""
 
     context: ContextKind = "pooled"
     """``pooled``: the tower's own pooled vector before any projection; ``cls``: the raw class
     token of the deepest tapped level; ``mean``: the mean patch token of that level."""
 
     activation: Activation = "relu"
-    """``relu``: as published, can die. ``softplus``: positive, unbounded. ``log``: a sigmoid
-    between the logarithms of ``depth_range``'s ends; bounded, can't die. ``bins``: the expected
-    log depth of 64 depths that are evenly spaced in its logarithm; bounded likewise."""
+    """``relu``: as published; its output can get stuck at 0. ``softplus``: positive, unbounded.
+    ``log``: a sigmoid between the logarithms of ``depth_range``'s ends. ``bins``: the expected log
+    depth of 64 depths between them, evenly spaced in log depth. Both are bounded."""
 
     depth_range: tuple[float, float] = (0.05, 20.0)
     """Nearest and farthest depth in metres; the bounds of ``log`` and ``bins``, which start near
@@ -148,9 +188,9 @@ class HeadConfig(BaseModel):
 
     norm: NormKind = "batch"
     """``batch``: as published; folds into the convolutions in inference. ``group``: group norm, the
-    same in training and inference and whatever the batch is split over; it takes each picture's
-    own scale out of every map, and how far away things are shows in that (results/ladder.md).
-    ``none``: the convolutions have a bias instead, and training sees just what inference does."""
+    same in training and inference and for any split of the batch; it removes each picture's own
+    scale from every map. ``none``: the convolutions have a bias instead; training and inference
+    compute the same."""
 
     dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Dropout inside the fusion stages' residual blocks (``compact``: after the fusion, whole
@@ -170,17 +210,14 @@ class HeadConfig(BaseModel):
             return data
         preset = data.get("preset", "spaceclip")
         known = isinstance(preset, str) and preset in PRESETS
-        filled = {**(PRESETS[cast("Preset", preset)] if known else {}), **data}
+        filled = {**(PRESETS[preset] if known else {}), **data}
         if "auxiliary" not in filled and isinstance(filled.get("channels"), tuple | list):
             filled["auxiliary"] = max(len(filled["channels"]) - 1, 0)
         return filled
 
     @model_validator(mode="after")
     def _check(self) -> HeadConfig:
-        if self.decoder == "compact":
-            _check_compact(self)
-        else:
-            _check_dual_path(self)
+        DECODERS[self.decoder].check(self)
         low, high = self.depth_range
         if not (0 < low < high < math.inf):
             raise ValueError(f"depth_range: needs 0 < low < high in metres, got {low}, {high}")
@@ -199,58 +236,10 @@ class HeadConfig(BaseModel):
 
     @property
     def upsampling(self) -> int:
-        """Native output size over patch grid: 2 for each stage."""
-        return 16 if self.decoder == "compact" else 1 << len(self.channels)
-
-
-def _check_dual_path(config: HeadConfig) -> None:
-    stages = len(config.channels)
-    if config.stem_channels or config.likeness_channels or config.join_kernel != 3:
-        raise ValueError(
-            "stem_channels, likeness_channels, join_kernel: the dual-path decoder has no image "
-            "stem; leave them at 0, 0 and 3"
-        )
-    if stages == 0:
-        raise ValueError("channels: needs at least one decoder stage")
-    if len(config.semantic_levels) != stages:
-        raise ValueError(
-            f"semantic_levels: {len(config.semantic_levels)} levels for {stages} stages "
-            f"(channels has {stages} entries); give one level for each stage"
-        )
-    if config.structural and len(config.structural_levels) != stages - 1:
-        raise ValueError(
-            f"structural_levels: {len(config.structural_levels)} levels for {stages} stages; "
-            f"give {stages - 1}, one for each stage but the last, or set structural=False"
-        )
-    if config.structural and stages == 1:
-        raise ValueError("structural: needs at least two stages; set structural=False")
-    if config.auxiliary > stages:
-        raise ValueError(f"auxiliary: {config.auxiliary} outputs for {stages} stages")
-
-
-def _check_compact(config: HeadConfig) -> None:
-    if len(config.channels) != 3 or config.channels[0] % 2:
-        raise ValueError(
-            f"channels: {config.channels}; the compact decoder takes three numbers, at 1, 2 and 4 "
-            "times the grid, the first of them even"
-        )
-    if not config.semantic_levels:
-        raise ValueError("semantic_levels: needs at least one level")
-    if config.structural and not config.structural_levels:
-        raise ValueError("structural_levels: give at least one, or set structural=False")
-    if config.likeness_channels and not config.stem_channels:
-        raise ValueError(
-            "likeness_channels: pixels are compared beside an image stem only: give "
-            "stem_channels, or set likeness_channels=0"
-        )
-    if config.join_kernel != 3 and not config.stem_channels:
-        raise ValueError(
-            "join_kernel: there is no image stem to join: give stem_channels, or leave it at 3"
-        )
-    if config.auxiliary:
-        raise ValueError("auxiliary: the compact decoder has no auxiliary outputs; leave it at 0")
+        """Native output size over patch grid."""
+        return DECODERS[self.decoder].upsampling(self)
 
 
 def scale_levels(levels: tuple[int, ...], depth: int) -> tuple[int, ...]:
-    """Carries a preset's levels from 12 blocks to ``depth`` blocks: k * depth / 12, rounded."""
+    """Scales a preset's levels from 12 blocks to ``depth`` blocks: k * depth / 12, rounded."""
     return tuple(round(k * depth / PRESET_TOWER_DEPTH) for k in levels)

@@ -12,7 +12,7 @@ class ConfigError(ClipDepthError):
 
 
 class FeaturesError(ClipDepthError):
-    """Tower features do not have the shapes, or the levels, that are asked of them."""
+    """Tower features lack a level, or a tensor of them has a wrong shape."""
 
 
 class TowerNotFoundError(ClipDepthError):
@@ -28,7 +28,7 @@ class NoDepthError(ClipDepthError):
 
 
 class HeadFileError(ClipDepthError):
-    """A head's file or folder is missing, truncated, or not what it claims to be."""
+    """A head's file or folder is missing, truncated, or of another format."""
 
 
 class HostError(ClipDepthError):
@@ -44,11 +44,11 @@ class DepthFileError(ClipDepthError):
 
 
 class DataError(ClipDepthError):
-    """A data set's folder, list or file is missing or not what its format asks for."""
+    """A data set's folder, list or file is missing or does not follow its format."""
 
 
 class TrainingError(ClipDepthError):
-    """A training run cannot start, go on or resume."""
+    """A training run cannot start, continue or resume."""
 
 
 class KernelError(ClipDepthError):
@@ -56,4 +56,4 @@ class KernelError(ClipDepthError):
 
 
 class BenchError(ClipDepthError):
-    """A measurement of time was asked for that cannot be made, or has too few rounds."""
+    """A time measurement cannot be made, or has too few rounds."""

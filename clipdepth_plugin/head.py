@@ -1,9 +1,6 @@
-"""DepthHead: tower features in, metric depth out.
+"""DepthHead: tower features in, metric depth out; a plain module that knows no host.
 
-The FiLM dual-path head of SPACE-CLIP (arXiv 2601.17657, section 3) as a plain module that can
-be called, trained, compiled and exported alone; it knows no host.
-
-Axes: B views, D tower width, C channels of a stage, H W a map's size, h w the patch grid.
+Axes: B views, D tower width, H W a map's size, h w the patch grid.
 """
 
 from __future__ import annotations
@@ -14,13 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin.adapters.towers import choose_tower
-from clipdepth_plugin.config import HeadConfig, Preset, scale_levels
-from clipdepth_plugin.decoders.compact import CompactDecoder
-from clipdepth_plugin.decoders.dual_path import DualPathDecoder
-from clipdepth_plugin.decoders.inputs import (
-    checked_features,
-    checked_size,
-)
+from clipdepth_plugin.config import DECODERS, HeadConfig, scale_levels
+from clipdepth_plugin.decoders import compact, dual_path  # noqa: F401 (they register themselves)
+from clipdepth_plugin.decoders.decoder import Decoder
+from clipdepth_plugin.decoders.inputs import checked_features, checked_size
 from clipdepth_plugin.decoders.readout import DepthEstimate, with_confidence
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.weights.hub import HubMixin
@@ -29,29 +23,21 @@ if TYPE_CHECKING:
     from clipdepth_plugin.fused.head import FusedHead
 
 
-class DepthHead(nn.Module, HubMixin):
+class DepthHead(HubMixin):
     """Depth in metres from the intermediate features of a frozen vision tower.
 
     Saved and loaded by ``save_pretrained``, ``from_pretrained`` and ``push_to_hub``.
 
     Attributes:
         config: What defines the head's function.
-        decoder: The published decoder or the compact one: both pathways, fusion, depth.
+        decoder: All that has weights, of the class that ``config.decoder`` names.
     """
 
     def __init__(self, config: HeadConfig) -> None:
         """Builds the head with random weights, in training mode like every new module."""
         super().__init__()
         self.config = config
-        self.decoder = self.make_decoder(config)
-
-    @staticmethod
-    def make_decoder(config: HeadConfig) -> nn.Module:
-        """The decoder: (features, size, auxiliary=bool) -> ``DepthEstimate``.
-
-        A subclass with a decoder of its own overrides it.
-        """
-        return CompactDecoder(config) if config.decoder == "compact" else DualPathDecoder(config)
+        self.decoder: Decoder = DECODERS[config.decoder](config)
 
     @property
     def reads_pixels(self) -> bool:
@@ -62,7 +48,7 @@ class DepthHead(nn.Module, HubMixin):
     def for_host(
         cls,
         host: nn.Module,
-        preset: Preset = "spaceclip",
+        preset: str = "spaceclip",
         *,
         tower: str | None = None,
         **options: Any,
@@ -75,7 +61,7 @@ class DepthHead(nn.Module, HubMixin):
 
         Args:
             host: Any model that ``attach`` takes.
-            preset: Where the head's shape comes from.
+            preset: A name in ``config.PRESETS``.
             tower: Module path of the tower, where the host has several.
             options: Fields of ``HeadConfig`` that override the preset, as they are.
 
@@ -185,4 +171,4 @@ class DepthHead(nn.Module, HubMixin):
         """
         from clipdepth_plugin.fused.head import FusedHead
 
-        return FusedHead(self, dtype, triton=triton, graphs=graphs)
+        return FusedHead(self.config, self.decoder, dtype, triton=triton, graphs=graphs)

@@ -15,7 +15,6 @@ from clipdepth_plugin.kernels.dispatch import use_triton
 from clipdepth_plugin.kernels.film_mlp import film_mlp
 from clipdepth_plugin.kernels.film_project import film_project
 from clipdepth_plugin.kernels.gated_skips import gated_skips
-from clipdepth_plugin.kernels.group_norm_act import group_norm_act
 from clipdepth_plugin.kernels.join_conv import join_conv
 from clipdepth_plugin.kernels.normed_project import normed_project
 from clipdepth_plugin.kernels.up_conv import up_conv
@@ -26,7 +25,6 @@ __all__ = [
     "film_mlp",
     "film_project",
     "gated_skips",
-    "group_norm_act",
     "join_conv",
     "normed_project",
     "up_conv",

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 
 
-@contextmanager
-def without_autocast(device: torch.device) -> Iterator[None]:
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """In the dtypes of the weights: whoever calls may be under an autocast of the host's own."""
     if device.type != "meta" and torch.is_autocast_enabled(device.type):
-        with torch.autocast(device.type, enabled=False):
-            yield
-    else:
-        yield
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def imitates_bfloat16(device: torch.device) -> bool:
-    """Whether the processor has no instructions for bfloat16, so that float32 is far faster.
+    """Whether a CPU has no instructions for bfloat16, so that float32 is far faster.
 
-    Said of a CPU only, and where torch tells its features, which older releases do not.
+    False for other devices and for torch releases that do not report a CPU's features.
     """
-    tell = getattr(torch.cpu, "get_capabilities", None)
-    if device.type != "cpu" or tell is None:
+    capabilities = getattr(torch.cpu, "get_capabilities", None)
+    if device.type != "cpu" or capabilities is None:
         return False
-    of_bfloat16 = [has for name, has in tell().items() if "bf16" in name]
+    of_bfloat16 = [has for name, has in capabilities().items() if "bf16" in name]
     return bool(of_bfloat16) and not any(of_bfloat16)

@@ -21,17 +21,15 @@ from torch import Tensor
 
 from clipdepth_plugin.decoders.compact import CONVEX_FACTOR
 from clipdepth_plugin.decoders.readout import SCALE_RANGE, Metres, bounded_log_scale
+from clipdepth_plugin.kernels.device import METRES, dot_add, to_metres
 from clipdepth_plugin.kernels.dispatch import check_shapes, forward_only, use_triton
 from clipdepth_plugin.kernels.launch import (
-    METRES,
     cdiv,
     channels_last,
-    dot_add,
     kernel_op,
     launchable,
     power_of_two,
     products,
-    to_metres,
 )
 
 if TYPE_CHECKING:
@@ -148,24 +146,16 @@ def convex_depth_triton(
         return out_BLHW
     batch, channels, height, width = x_BCHW.shape
     positions = batch * height * width
-    # Products in float32, and added logits, take the registers that a larger tile would need.
+    # Products in float32, and added logits, leave no registers for a larger tile.
     exact = x_BCHW.dtype == torch.float32
     block_m = 16 if exact or added_BMHW is not None else BLOCK_T
     block_k = 32 if exact else 64
     launchable(_convex_depth_fwd_kernel)[(cdiv(positions, block_m),)](
-        channels_last(x_BCHW),
-        level_BLHW.contiguous(),
-        weight_MC.contiguous(),
-        bias_M.contiguous(),
-        x_BCHW if added_BMHW is None else channels_last(added_BMHW),
-        out_BLHW,
-        positions,
-        height,
-        width,
-        channels,
-        log_low,
-        log_high,
-        *map(math.log, SCALE_RANGE),
+        channels_last(x_BCHW), level_BLHW.contiguous(),
+        weight_MC.contiguous(), bias_M.contiguous(),
+        x_BCHW if added_BMHW is None else channels_last(added_BMHW), out_BLHW,
+        positions, height, width, channels,
+        log_low, log_high, *map(math.log, SCALE_RANGE),
         METRES=METRES[activation],
         SCALED=level_BLHW.shape[1] > 1,
         ADDED=added_BMHW is not None,
@@ -175,7 +165,7 @@ def convex_depth_triton(
         BLOCK_K=min(power_of_two(channels), block_k),
         num_warps=4,
         num_stages=2,
-    )
+    )  # fmt: skip
     return out_BLHW
 
 
@@ -183,29 +173,13 @@ convex_depth_triton.register_fake(lambda _x, level, *_: _empty(level))
 
 
 def _convex_depth_fwd_kernel(  # type: ignore[no-untyped-def]
-    x_ptr,
-    level_ptr,
-    weight_ptr,
-    bias_ptr,
-    added_ptr,
-    out_ptr,
-    positions,
-    height,
-    width,
-    channels,
-    log_low,
-    log_high,
-    scale_low,
-    scale_high,
-    METRES: tl.constexpr,
-    SCALED: tl.constexpr,
-    ADDED: tl.constexpr,
-    FACTOR: tl.constexpr,
-    DOT_DTYPE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
+    x_ptr, level_ptr, weight_ptr, bias_ptr, added_ptr, out_ptr,
+    positions, height, width, channels,
+    log_low, log_high, scale_low, scale_high,
+    METRES: tl.constexpr, SCALED: tl.constexpr, ADDED: tl.constexpr, FACTOR: tl.constexpr,
+    DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
     fine: tl.constexpr = FACTOR * FACTOR
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     r = tl.arange(0, fine)
@@ -236,12 +210,12 @@ def _convex_depth_fwd_kernel(  # type: ignore[no-untyped-def]
                 mask=(m < positions)[:, None],
                 other=0,
             )
-        # Beyond the border, the border again.
+        # Positions outside the map repeat its border.
         row = tl.minimum(tl.maximum(y + neighbour // 3 - 1, 0), height - 1)
         column = tl.minimum(tl.maximum(x + neighbour % 3 - 1, 0), width - 1)
         at = view * maps * plane + row * width + column
         level = tl.load(level_ptr + at, mask=m < positions, other=0).to(tl.float32)
-        # Softmax on the way: what was summed so far is scaled to the new maximum.
+        # Online softmax: the sums so far are scaled to the new maximum.
         new_highest = tl.maximum(highest, mask_logit)
         share = tl.exp(mask_logit - new_highest)
         before = tl.exp(highest - new_highest)

@@ -14,19 +14,16 @@ from torch import Tensor
 
 from clipdepth_plugin.decoders.blocks import resize
 from clipdepth_plugin.decoders.readout import Metres
+from clipdepth_plugin.kernels.device import METRES, dot_add, sample_axis, to_metres
 from clipdepth_plugin.kernels.dispatch import check_shapes, forward_only, use_triton
 from clipdepth_plugin.kernels.launch import (
-    METRES,
     cdiv,
     channels_last,
     device_function,
-    dot_add,
     kernel_op,
     launchable,
     power_of_two,
     products,
-    sample_axis,
-    to_metres,
 )
 
 if TYPE_CHECKING:
@@ -125,26 +122,15 @@ def depth_readout_triton(
     row_scale, column_scale = height / size[0], width / size[1]
     grid = (cdiv(height, CELLS), cdiv(width, CELLS), batch)
     launchable(_depth_readout_fwd_kernel)[grid](
-        channels_last(x_BCHW),
-        channels_last(weight),
-        bias_K.contiguous(),
-        channels_last(last_weight),
-        last_bias_1,
-        out_B1HW,
-        height,
-        width,
-        size[0],
-        size[1],
-        channels,
-        hidden,
-        row_scale,
-        column_scale,
+        channels_last(x_BCHW), channels_last(weight), bias_K.contiguous(),
+        channels_last(last_weight), last_bias_1, out_B1HW,
+        height, width, size[0], size[1], channels, hidden,
+        row_scale, column_scale,
         # Outputs that a tile's cells can hold, with some for what is beyond the border of the map
         # and for rounding.
         math.ceil((CELLS + 0.5) / row_scale) + 3,
         math.ceil((CELLS + 0.5) / column_scale) + 3,
-        log_low,
-        log_high,
+        log_low, log_high,
         METRES=METRES[activation],
         **products(x_BCHW, "convolution"),
         BLOCK_C=min(power_of_two(channels), 32),
@@ -152,7 +138,7 @@ def depth_readout_triton(
         SIDE=SIDE,
         num_warps=8,
         num_stages=2,
-    )
+    )  # fmt: skip
     return out_B1HW
 
 
@@ -160,31 +146,13 @@ depth_readout_triton.register_fake(lambda x, *rest: _empty(x, rest[-1]))
 
 
 def _depth_readout_fwd_kernel(  # type: ignore[no-untyped-def]
-    x_ptr,
-    weight_ptr,
-    bias_ptr,
-    last_weight_ptr,
-    last_bias_ptr,
-    out_ptr,
-    height,
-    width,
-    out_height,
-    out_width,
-    channels,
-    hidden,
-    row_scale,
-    column_scale,
-    out_rows,
-    out_columns,
-    log_low,
-    log_high,
-    METRES: tl.constexpr,
-    DOT_DTYPE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    SIDE: tl.constexpr,
-):
+    x_ptr, weight_ptr, bias_ptr, last_weight_ptr, last_bias_ptr, out_ptr,
+    height, width, out_height, out_width, channels, hidden,
+    row_scale, column_scale, out_rows, out_columns,
+    log_low, log_high,
+    METRES: tl.constexpr, DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr, SIDE: tl.constexpr,
+):  # fmt: skip
     # SIDE x SIDE positions hold the hidden map; one ring less, depth; the last row and column of
     # these only as the far ends of the cells that outputs are interpolated in.
     cells: tl.constexpr = SIDE - 3
@@ -192,21 +160,10 @@ def _depth_readout_fwd_kernel(  # type: ignore[no-untyped-def]
     view = tl.program_id(2).to(tl.int64)
     p = tl.arange(0, SIDE * SIDE)
     hidden_MK = hidden_tile(
-        x_ptr + view * height * width * channels,
-        weight_ptr,
-        bias_ptr,
-        top - 1 + p // SIDE,
-        left - 1 + p % SIDE,
-        height,
-        width,
-        channels,
-        hidden,
-        DOT_DTYPE,
-        PRECISION,
-        BLOCK_C,
-        BLOCK_K,
-        SIDE,
-    )
+        x_ptr + view * height * width * channels, weight_ptr, bias_ptr,
+        top - 1 + p // SIDE, left - 1 + p % SIDE, height, width, channels, hidden,
+        DOT_DTYPE, PRECISION, BLOCK_C, BLOCK_K, SIDE,
+    )  # fmt: skip
     # Nine taps at once, each where it is read; then every position gathers its neighbours'.
     k, tap = tl.arange(0, BLOCK_K), tl.arange(0, 16)
     mask = (k < hidden)[:, None] & (tap < 9)[None, :]
@@ -247,21 +204,10 @@ def first_output(cell, scale):  # type: ignore[no-untyped-def]
 
 @device_function
 def hidden_tile(  # type: ignore[no-untyped-def]
-    x_ptr,
-    weight_ptr,
-    bias_ptr,
-    y,
-    x,
-    height,
-    width,
-    channels,
-    hidden,
-    DOT_DTYPE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    SIDE: tl.constexpr,
-):
+    x_ptr, weight_ptr, bias_ptr, y, x, height, width, channels, hidden,
+    DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr, SIDE: tl.constexpr,
+):  # fmt: skip
     """(M, K) of the first convolution and its ReLU, zero outside the map as its padding is."""
     k = tl.arange(0, BLOCK_K)
     out = tl.zeros((SIDE * SIDE, BLOCK_K), dtype=tl.float32)

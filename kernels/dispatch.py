@@ -1,7 +1,7 @@
 """Decides whether an op runs as its Triton kernel or as its PyTorch reference.
 
 None chooses, False is the reference, True must work or fail with the reason. A choice is logged
-once for each op; there is no silent fallback.
+once for each op; no fallback is silent.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def use_triton(
     Args:
         op: Name, for the log and the error.
         device: Where its tensors are.
-        asked: What the caller said.
+        asked: The caller's choice.
         obstacle: Why the kernel cannot take these inputs, whatever the machine; None: it can.
 
     Raises:
@@ -50,7 +50,7 @@ def use_triton(
 
 
 def triton_runs_on(device: torch.device) -> bool:
-    """Whether Triton is there and runs on ``device``."""
+    """Whether Triton is installed and runs on ``device``."""
     return _obstacle(device) is None
 
 

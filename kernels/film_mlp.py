@@ -11,22 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clipdepth_plugin.kernels.device import dot_add, row_moments
 from clipdepth_plugin.kernels.dispatch import check_shapes, forward_only, use_triton
-from clipdepth_plugin.kernels.launch import (
-    ACTIVATIONS,
-    activated,
-    cdiv,
-    dot_add,
-    kernel_op,
-    launchable,
-    products,
-    row_moments,
-)
-
-FilmActivation = Literal["relu", "gelu"]
+from clipdepth_plugin.kernels.launch import cdiv, kernel_op, launchable, products
 
 if TYPE_CHECKING:
     import triton.language as tl
+
+FilmActivation = Literal["relu", "gelu"]
+
+ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2}
+"""By the number that the kernel knows them by."""
 
 BLOCK_B = 16
 """Views of a tile: the fewest rows that a tensor core takes."""
@@ -129,15 +124,8 @@ def film_mlp_triton(
         block_n = 16 if batch <= BLOCK_B else 64
         grid = (cdiv(weight.shape[1], block_n), levels, cdiv(batch, BLOCK_B))
         launchable(_linear_act_fwd_kernel)[grid](
-            x.contiguous(),
-            weight.contiguous(),
-            bias.contiguous(),
-            out,
-            level_stride,
-            batch,
-            weight.shape[2],
-            weight.shape[1],
-            1.0 / weight.shape[2],
+            x.contiguous(), weight.contiguous(), bias.contiguous(), out,
+            level_stride, batch, weight.shape[2], weight.shape[1], 1.0 / weight.shape[2],
             NORMED=norm,
             ACTIVATION=act,
             **products(context_BD, "matmul"),
@@ -146,7 +134,7 @@ def film_mlp_triton(
             BLOCK_K=64,
             num_warps=4,
             num_stages=3,
-        )
+        )  # fmt: skip
     return out_LBP
 
 
@@ -154,23 +142,12 @@ film_mlp_triton.register_fake(lambda x, _w, _b, _last_w, bias, *_: _empty(x, bia
 
 
 def _linear_act_fwd_kernel(  # type: ignore[no-untyped-def]
-    x_ptr,
-    weight_ptr,
-    bias_ptr,
-    out_ptr,
-    level_stride,
-    batch,
-    width,
-    channels,
-    inverse_width,
-    NORMED: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    DOT_DTYPE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    BLOCK_B: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
+    x_ptr, weight_ptr, bias_ptr, out_ptr,
+    level_stride, batch, width, channels, inverse_width,
+    NORMED: tl.constexpr, ACTIVATION: tl.constexpr,
+    DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
     level = tl.program_id(1).to(tl.int64)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     b = tl.program_id(2) * BLOCK_B + tl.arange(0, BLOCK_B)
@@ -190,7 +167,10 @@ def _linear_act_fwd_kernel(  # type: ignore[no-untyped-def]
         out = dot_add(x, weight, out, DOT_DTYPE, PRECISION)
     bias = tl.load(bias_ptr + level * channels + n, mask=n < channels, other=0)
     out += bias.to(tl.float32)[None, :]
-    out = activated(out, ACTIVATION)
+    if ACTIVATION == 1:
+        out = tl.maximum(out, 0.0)
+    if ACTIVATION == 2:
+        out = 0.5 * out * (1 + tl.erf(out * 0.7071067811865476))
     at = (level * batch + b)[:, None] * channels + n[None, :]
     mask = (b < batch)[:, None] & (n < channels)[None, :]
     tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=mask)

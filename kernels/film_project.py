@@ -19,25 +19,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipdepth_plugin.errors import KernelError
+from clipdepth_plugin.kernels.device import dot_add
 from clipdepth_plugin.kernels.dispatch import Shapes, check_shapes, no_float64, use_triton
 from clipdepth_plugin.kernels.launch import (
     cdiv,
     device_function,
-    dot_add,
     kernel_op,
     launchable,
-    pick_pointer,
     products,
 )
-
-MOST_LEVELS = 8
-"""One launch takes a pointer for each level."""
+from clipdepth_plugin.kernels.levels import (
+    BLOCK_T,
+    MOST_LEVELS,
+    padded,
+    pick_pointer,
+    too_many,
+    with_one_stride,
+)
 
 if TYPE_CHECKING:
     import triton.language as tl
-
-BLOCK_T = 32
-"""Tokens of a tile."""
 
 
 def film_project(
@@ -75,20 +76,12 @@ def film_project(
     check_shapes("film_project", expected)
     if len(channels) != len(levels):
         raise KernelError(f"film_project: {len(channels)} channels for {len(levels)} levels")
-    tensors = (*levels, film_MBP, weight_SD, bias_S)
-    if use_triton("film_project", weight_SD.device, triton, obstacle=_obstacle(tensors)):
+    obstacle = too_many(levels) or no_float64((*levels, film_MBP, weight_SD, bias_S))
+    if use_triton("film_project", weight_SD.device, triton, obstacle=obstacle):
         flat = film_project_triton(list(levels), film_MBP, weight_SD, bias_S, list(channels))
         parts = flat.split([views * tokens * c for c in channels])
         return [x.view(views, tokens, c) for x, c in zip(parts, channels, strict=True)]
     return film_project_reference(levels, film_MBP, weight_SD, bias_S, channels)
-
-
-def _obstacle(tensors: Sequence[Tensor | None]) -> str | None:
-    """Why the kernel cannot take these inputs."""
-    levels = len(tensors) - 3
-    if levels > MOST_LEVELS:
-        return f"it takes {MOST_LEVELS} levels, got {levels}"
-    return no_float64(tensors)
 
 
 def film_project_reference(
@@ -132,37 +125,22 @@ def film_project_triton(
     block_n = 32
     grid = (cdiv(tokens, BLOCK_T), sum(cdiv(c, block_n) for c in channels), views)
     launchable(_film_project_fwd_kernel)[grid](
-        *(levels + levels[:1] * (MOST_LEVELS - len(levels))),
+        *padded(levels),
         weight_SD if film_MBP is None else film_MBP.contiguous(),
-        weight_SD.contiguous(),
-        bias_S.contiguous(),
-        out,
+        weight_SD.contiguous(), bias_S.contiguous(), out,
         *(channels + [0] * (MOST_LEVELS - len(channels))),
-        levels[0].stride(0),
-        views,
-        tokens,
-        width,
-        0 if film_MBP is None else film_MBP.shape[0],
+        levels[0].stride(0), views, tokens, width, 0 if film_MBP is None else film_MBP.shape[0],
         **products(weight_SD, "convolution"),
         BLOCK_T=BLOCK_T,
         BLOCK_N=block_n,
         BLOCK_K=32 if weight_SD.dtype == torch.float32 else 64,
         num_warps=4,
         num_stages=3,
-    )
+    )  # fmt: skip
     return out
 
 
 film_project_triton.register_fake(lambda levels, *rest: _empty(levels, rest[-1]))
-
-
-def with_one_stride(levels: list[Tensor]) -> list[Tensor]:
-    """Levels as the kernels read them: rows contiguous, all with the same stride between views."""
-    _, _, width = levels[0].shape
-    strides = {x.stride() for x in levels}
-    if len(strides) == 1 and levels[0].stride()[1:] == (width, 1):
-        return levels
-    return [x.contiguous() for x in levels]
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001 (torch's signature)
@@ -171,7 +149,7 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> Non
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    """Y = W (gamma x + beta) + b for each level; the modulated tokens anew."""
+    """Y = W (gamma x + beta) + b for each level; recomputes the modulated tokens."""
     film_MBP, weight_SD, *levels = ctx.saved_tensors
     views, tokens, _ = levels[0].shape
     parts = grad.split([views * tokens * c for c in ctx.channels])
@@ -203,21 +181,11 @@ film_project_triton.register_autograd(_backward, setup_context=_save_for_backwar
 
 def _film_project_fwd_kernel(  # type: ignore[no-untyped-def]
     x0_ptr, x1_ptr, x2_ptr, x3_ptr, x4_ptr, x5_ptr, x6_ptr, x7_ptr,
-    film_ptr,
-    weight_ptr,
-    bias_ptr,
-    out_ptr,
+    film_ptr, weight_ptr, bias_ptr, out_ptr,
     c0, c1, c2, c3, c4, c5, c6, c7,
-    view_stride,
-    views,
-    tokens,
-    width,
-    modulated,
-    DOT_DTYPE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    view_stride, views, tokens, width, modulated,
+    DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     view = tl.program_id(2).to(tl.int64)
     level, row, channels, block = pick_block(

@@ -4,11 +4,8 @@ The gates' 1x1 convolution, the sigmoid, the bilinear sampling and the product i
 gates nor the resized skip are written. ``join_conv`` takes the result as a column block beside the
 map itself, so that the concatenation is not written either.
 
-The gated skips themselves are: the 3x3 convolution reads each of them nine times. Gated anew at
-every tap, the gates would cost 6.5 in place of 0.7 GFLOP (published head, 224 px), a fifth of the
-head. Gated once for a tile of 16 x 16 with its rim, a third of the work would be rim, and the 28 x
-28 stage would be 16 programs for 132 multiprocessors. Written, they are 8.8 MB in bfloat16, which
-stay in an H100's L2: some 3 us of reading and writing, by its bandwidth, of this op's 8 us there.
+The gated skips themselves are written: the 3x3 convolution reads each of them nine times, and gates
+computed anew at every tap would be a fifth of the published head's operations.
 
 Axes: B views, C channels, G = C or 2 C those of the gates, H W the map's size, h w the patch grid.
 """
@@ -22,17 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipdepth_plugin.decoders.blocks import resize
+from clipdepth_plugin.kernels.device import dot_add, sample
 from clipdepth_plugin.kernels.dispatch import check_shapes, no_float64, use_triton
 from clipdepth_plugin.kernels.launch import (
     cdiv,
     channels_last,
     choose_tiles,
-    dot_add,
     empty_map,
     kernel_op,
     launchable,
     products,
-    sample,
 )
 
 if TYPE_CHECKING:
@@ -126,24 +122,14 @@ def gated_skips_triton(
     tiles = choose_tiles(positions, channels, u_BCHW, copies=gates)
     grid = (cdiv(positions, tiles.m), cdiv(channels, tiles.n), gates)
     launchable(_gated_skips_fwd_kernel)[grid](
-        channels_last(u_BCHW),
-        channels_last(semantic_BChw),
+        channels_last(u_BCHW), channels_last(semantic_BChw),
         channels_last(u_BCHW if structural_BCHW is None else structural_BCHW),
-        weight_GC.contiguous(),
-        bias_G.contiguous(),
-        out_BGHW,
-        positions,
-        height,
-        width,
-        low_height,
-        low_width,
-        channels,
-        gates,
-        low_height / height,
-        low_width / width,
+        weight_GC.contiguous(), bias_G.contiguous(), out_BGHW,
+        positions, height, width, low_height, low_width, channels, gates,
+        low_height / height, low_width / width,
         **products(u_BCHW, "convolution"),
         **tiles.arguments(),
-    )
+    )  # fmt: skip
     return out_BGHW
 
 
@@ -155,7 +141,7 @@ def _save_for_backward(ctx: Any, inputs: tuple[Tensor | None, ...], output: Tens
 
 
 def _backward(ctx: Any, grad_BGHW: Tensor) -> tuple[Tensor | None, ...]:
-    """S (1 + sigmoid(z)): ds = (1 + sigmoid(z)) dy, dz = s sigmoid'(z) dy; z and s anew."""
+    """S (1 + sigmoid(z)): ds = (1 + sigmoid(z)) dy, dz = s sigmoid'(z) dy; recomputes z and s."""
     u_BCHW, semantic_BChw, structural_BCHW, weight_GC, bias_G = ctx.saved_tensors
     size = u_BCHW.shape[-2:]
     u_BHWC, grad_BHWG = u_BCHW.permute(0, 2, 3, 1), grad_BGHW.permute(0, 2, 3, 1)
@@ -183,27 +169,12 @@ gated_skips_triton.register_autograd(_backward, setup_context=_save_for_backward
 
 
 def _gated_skips_fwd_kernel(  # type: ignore[no-untyped-def]
-    u_ptr,
-    semantic_ptr,
-    structural_ptr,
-    weight_ptr,
-    bias_ptr,
-    out_ptr,
-    positions,
-    height,
-    width,
-    low_height,
-    low_width,
-    channels,
-    gates,
-    row_scale,
-    column_scale,
-    DOT_DTYPE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
+    u_ptr, semantic_ptr, structural_ptr, weight_ptr, bias_ptr, out_ptr,
+    positions, height, width, low_height, low_width, channels, gates,
+    row_scale, column_scale,
+    DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     which = tl.program_id(2)
@@ -224,16 +195,9 @@ def _gated_skips_fwd_kernel(  # type: ignore[no-untyped-def]
         view = (m // (height * width)).to(tl.int64)[:, None]
         skip = sample(
             semantic_ptr + view * low_height * low_width * channels,
-            m // width % height,
-            m % width,
-            n[None, :],
-            mask,
-            row_scale,
-            column_scale,
-            low_height,
-            low_width,
-            channels,
-        )
+            m // width % height, m % width, n[None, :], mask,
+            row_scale, column_scale, low_height, low_width, channels,
+        )  # fmt: skip
     else:
         skip = tl.load(structural_ptr + rows + n[None, :], mask=mask, other=0).to(tl.float32)
     out = skip * (1 + tl.sigmoid(z))

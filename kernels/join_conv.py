@@ -17,18 +17,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipdepth_plugin.decoders.blocks import resize
+from clipdepth_plugin.kernels.device import dot_add, sample
 from clipdepth_plugin.kernels.dispatch import check_shapes, forward_only, use_triton
 from clipdepth_plugin.kernels.launch import (
     cdiv,
     channels_last,
     choose_tiles,
     device_function,
-    dot_add,
     empty_map,
     kernel_op,
     launchable,
     products,
-    sample,
 )
 
 if TYPE_CHECKING:
@@ -121,28 +120,17 @@ def join_conv_triton(
     tiles = choose_tiles(positions, out_channels, x_BIHW)
     grid = (cdiv(positions, tiles.m), cdiv(out_channels, tiles.n))
     launchable(_join_conv_fwd_kernel)[grid](
-        channels_last(x_BIHW),
-        channels_last(skip),
-        channels_last(weight),
-        bias_O.contiguous(),
-        channels_last(out_BOHW if residual_BOHW is None else residual_BOHW),
-        out_BOHW,
-        positions,
-        height,
-        width,
-        low_height,
-        low_width,
-        channels,
-        0 if skip_BKhw is None else skip.shape[1],
-        out_channels,
-        low_height / height,
-        low_width / width,
+        channels_last(x_BIHW), channels_last(skip), channels_last(weight), bias_O.contiguous(),
+        channels_last(out_BOHW if residual_BOHW is None else residual_BOHW), out_BOHW,
+        positions, height, width, low_height, low_width,
+        channels, 0 if skip_BKhw is None else skip.shape[1], out_channels,
+        low_height / height, low_width / width,
         RESIZED=(low_height, low_width) != (height, width),
         RESIDUAL=residual_BOHW is not None,
         RELU=relu,
         **products(x_BIHW, "convolution"),
         **tiles.arguments(),
-    )
+    )  # fmt: skip
     return out_BOHW
 
 
@@ -150,31 +138,14 @@ join_conv_triton.register_fake(lambda x, _skip, _weight, bias, *_: _empty(x, bia
 
 
 def _join_conv_fwd_kernel(  # type: ignore[no-untyped-def]
-    x_ptr,
-    skip_ptr,
-    weight_ptr,
-    bias_ptr,
-    residual_ptr,
-    out_ptr,
-    positions,
-    height,
-    width,
-    low_height,
-    low_width,
-    channels,
-    skip_channels,
-    out_channels,
-    row_scale,
-    column_scale,
-    RESIZED: tl.constexpr,
-    RESIDUAL: tl.constexpr,
-    RELU: tl.constexpr,
-    DOT_DTYPE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
+    x_ptr, skip_ptr, weight_ptr, bias_ptr, residual_ptr, out_ptr,
+    positions, height, width, low_height, low_width,
+    channels, skip_channels, out_channels,
+    row_scale, column_scale,
+    RESIZED: tl.constexpr, RESIDUAL: tl.constexpr, RELU: tl.constexpr,
+    DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     wide, inside = channels + skip_channels, n < out_channels

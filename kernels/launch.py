@@ -1,9 +1,7 @@
-"""What the Triton kernels share: how they are made, their tiles, and bits of device code.
+"""How Triton kernels are made and launched: compiling, registering, dtypes of products, tiles.
 
-Triton is imported where a kernel is made, never with this file. A kernel is a plain function until
-then; what it calls is marked as a ``device_function``.
-
-Axes: M N output positions and channels of a tile, K what is summed over.
+Triton is imported when a kernel is first made, never with this file. Until then a kernel is a plain
+function, and what it calls is marked as a ``device_function``.
 """
 
 from __future__ import annotations
@@ -11,26 +9,16 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol, cast
+from typing import Any, Literal, NamedTuple, ParamSpec, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from clipdepth_plugin.kernels.dispatch import TRITON_INSTALLED
 
-if TYPE_CHECKING:
-    import triton.language as tl
-
 P = ParamSpec("P")
 
-METRES = {"relu": 0, "softplus": 1, "log": 2, "bins": 3}
-"""Output activations by the number that ``to_metres`` knows them by."""
-
-
 Product = Literal["convolution", "matmul"]
-
-ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2}
-"""Activations between layers by the number that kernels know them by."""
 
 
 def device_function(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -66,7 +54,7 @@ def launchable(kernel: Callable[..., Any]) -> Any:
 def kernel_op(name: str) -> Callable[[Callable[P, Tensor]], Op[P]]:
     """Registers a launcher as ``clipdepth::name`` (``torch.library.triton_op``), with its types.
 
-    Where triton is not installed it is never called, and a plain op keeps torch from warning.
+    Without triton it is never called; a plain op then keeps torch from warning.
     """
     make = torch.library.triton_op if TRITON_INSTALLED else torch.library.custom_op
 
@@ -77,7 +65,7 @@ def kernel_op(name: str) -> Callable[[Callable[P, Tensor]], Op[P]]:
 
 
 class Op(Protocol[P]):
-    """What is used of a ``torch.library`` op."""
+    """The part of a ``torch.library`` op that is used here."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Tensor:
         """Launches."""
@@ -168,7 +156,7 @@ class Tiles(NamedTuple):
 
 
 ENOUGH_PROGRAMS = 132
-"""Of an H100's multiprocessors, each should have one."""
+"""One for each of an H100's multiprocessors."""
 
 
 def choose_tiles(positions: int, channels: int, x: Tensor, copies: int = 1) -> Tiles:
@@ -212,108 +200,3 @@ def cdiv(a: int, b: int) -> int:
 def power_of_two(n: int, least: int = 16) -> int:
     """The smallest power of two that is at least ``n`` and ``least``."""
     return max(1 << (n - 1).bit_length(), least)
-
-
-@device_function
-def dot_add(x, weight, total, DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr):  # type: ignore[no-untyped-def]
-    """``total`` + x @ weight, multiplied as ``products`` says."""
-    x, weight = x.to(DOT_DTYPE), weight.to(DOT_DTYPE)
-    if PRECISION == "tf32":
-        x, weight = rounded_to_tf32(x), rounded_to_tf32(weight)
-    return tl.dot(x, weight, total, input_precision=PRECISION)
-
-
-@device_function
-def rounded_to_tf32(x):  # type: ignore[no-untyped-def]
-    """The nearest float32 with ten bits of mantissa: the tensor cores cut the others off."""
-    bits = (x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
-    return tl.where(x == x, bits.to(tl.float32, bitcast=True), x)  # noqa: PLR0124 (NaN stays)
-
-
-@device_function
-def sample_axis(at, scale, low):  # type: ignore[no-untyped-def]
-    """Where bilinear resize (``align_corners=False``) reads along an axis: two places, a share."""
-    source = tl.maximum((at.to(tl.float32) + 0.5) * scale - 0.5, 0.0)
-    first = tl.minimum(source.to(tl.int32), low - 1)
-    return first, tl.minimum(first + 1, low - 1), source - first.to(tl.float32)
-
-
-@device_function
-def sample(map_ptr, rows, columns, channel, mask, row_scale, column_scale, height, width, channels):  # type: ignore[no-untyped-def]
-    """(M, N) of one (height, width, channels) map for each row, sampled bilinearly in float32.
-
-    ``map_ptr`` (M, 1) points at each position's map, ``channel`` is (1, N).
-    """
-    top, bottom, down = sample_axis(rows, row_scale, height)
-    left, right, across = sample_axis(columns, column_scale, width)
-    at = map_ptr + channel
-    top_left = tl.load(at + (top * width + left)[:, None] * channels, mask=mask, other=0)
-    top_right = tl.load(at + (top * width + right)[:, None] * channels, mask=mask, other=0)
-    low_left = tl.load(at + (bottom * width + left)[:, None] * channels, mask=mask, other=0)
-    low_right = tl.load(at + (bottom * width + right)[:, None] * channels, mask=mask, other=0)
-    across, down = across[:, None], down[:, None]
-    upper = top_left.to(tl.float32) * (1 - across) + top_right.to(tl.float32) * across
-    lower = low_left.to(tl.float32) * (1 - across) + low_right.to(tl.float32) * across
-    return upper * (1 - down) + lower * down
-
-
-@device_function
-def to_metres(level, low, high, METRES: tl.constexpr):  # type: ignore[no-untyped-def]
-    """``readout.Metres``: ``low`` and ``high`` are logarithms of the range's ends."""
-    if METRES == 0:
-        return tl.maximum(level, 0.0)
-    elif METRES == 1:
-        return tl.maximum(level, 0.0) + tl.log(1 + tl.exp(-tl.abs(level)))
-    else:
-        share = level
-        if METRES == 2:
-            share = tl.sigmoid(level)
-        return tl.exp(low + (high - low) * share)
-
-
-@device_function
-def activated(x, ACTIVATION: tl.constexpr):  # type: ignore[no-untyped-def]
-    """One of ``ACTIVATIONS``."""
-    if ACTIVATION == 1:
-        x = tl.maximum(x, 0.0)
-    if ACTIVATION == 2:
-        x = gelu(x)
-    return x
-
-
-@device_function
-def gelu(x):  # type: ignore[no-untyped-def]
-    """The exact one, by the error function."""
-    return 0.5 * x * (1 + tl.erf(x * 0.7071067811865476))
-
-
-@device_function
-def pick_pointer(level, x0, x1, x2, x3, x4, x5, x6, x7):  # type: ignore[no-untyped-def]
-    """The ``level``-th of eight."""
-    x = x0
-    x = tl.where(level == 1, x1, x)
-    x = tl.where(level == 2, x2, x)
-    x = tl.where(level == 3, x3, x)
-    x = tl.where(level == 4, x4, x)
-    x = tl.where(level == 5, x5, x)
-    x = tl.where(level == 6, x6, x)
-    return tl.where(level == 7, x7, x)
-
-
-@device_function
-def row_moments(rows_ptr, mask, width, inverse_width, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Mean and reciprocal deviation of rows, as ``nn.LayerNorm`` takes them; in two passes."""
-    total = tl.zeros((BLOCK_M,), dtype=tl.float32)
-    for start in range(0, width, BLOCK_K):
-        k = start + tl.arange(0, BLOCK_K)
-        inside = mask[:, None] & (k < width)[None, :]
-        total += tl.sum(tl.load(rows_ptr + k[None, :], mask=inside, other=0).to(tl.float32), 1)
-    mean = total * inverse_width
-    squares = tl.zeros((BLOCK_M,), dtype=tl.float32)
-    for start in range(0, width, BLOCK_K):
-        k = start + tl.arange(0, BLOCK_K)
-        inside = mask[:, None] & (k < width)[None, :]
-        x = tl.load(rows_ptr + k[None, :], mask=inside, other=0).to(tl.float32)
-        centred = tl.where(inside, x - mean[:, None], 0.0)
-        squares += tl.sum(centred * centred, 1)
-    return mean, tl.rsqrt(squares * inverse_width + 1e-5)

@@ -15,24 +15,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clipdepth_plugin.kernels.device import dot_add, row_moments
 from clipdepth_plugin.kernels.dispatch import Shapes, check_shapes, forward_only, use_triton
-from clipdepth_plugin.kernels.film_project import BLOCK_T, MOST_LEVELS, with_one_stride
-from clipdepth_plugin.kernels.launch import (
-    cdiv,
-    dot_add,
-    in_tf32,
-    kernel_op,
-    launchable,
+from clipdepth_plugin.kernels.launch import cdiv, in_tf32, kernel_op, launchable, products
+from clipdepth_plugin.kernels.levels import (
+    BLOCK_T,
+    padded,
     pick_pointer,
-    products,
-    row_moments,
+    too_many,
+    with_one_stride,
 )
-
-NORM_EPS = 1e-5
-"""Of ``nn.LayerNorm``, which ``compact.NormedLevels`` uses as it is."""
 
 if TYPE_CHECKING:
     import triton.language as tl
+
+NORM_EPS = 1e-5
+"""Of ``nn.LayerNorm``, as ``compact.NormedLevels`` makes it."""
 
 
 def normed_project(
@@ -68,10 +66,7 @@ def normed_project(
     if film_LBP is not None:
         expected["film"] = (film_LBP, (len(levels), views, 2 * channels))
     check_shapes("normed_project", expected)
-    tensors = (*levels, film_LBP, weight_LCD, bias_LC)
-    obstacle = forward_only(tensors)
-    if len(levels) > MOST_LEVELS:
-        obstacle = f"it takes {MOST_LEVELS} levels, got {len(levels)}"
+    obstacle = too_many(levels) or forward_only((*levels, film_LBP, weight_LCD, bias_LC))
     if use_triton("normed_project", weight_LCD.device, triton, obstacle=obstacle):
         return normed_project_triton(list(levels), film_LBP, weight_LCD, bias_LC)
     return normed_project_reference(levels, film_LBP, weight_LCD, bias_LC)
@@ -117,18 +112,10 @@ def normed_project_triton(
     block_n = 32
     grid = (cdiv(tokens, BLOCK_T), cdiv(channels, block_n), views)
     launchable(_normed_project_fwd_kernel)[grid](
-        *(levels + levels[:1] * (MOST_LEVELS - len(levels))),
+        *padded(levels),
         weight_LCD if film_LBP is None else film_LBP.contiguous(),
-        weight_LCD.contiguous(),
-        bias_LC.contiguous(),
-        out_BNC,
-        levels[0].stride(0),
-        len(levels),
-        views,
-        tokens,
-        width,
-        channels,
-        1.0 / width,
+        weight_LCD.contiguous(), bias_LC.contiguous(), out_BNC,
+        levels[0].stride(0), len(levels), views, tokens, width, channels, 1.0 / width,
         MODULATED=film_LBP is not None,
         **products(weight_LCD, "matmul"),
         BLOCK_T=BLOCK_T,
@@ -137,7 +124,7 @@ def normed_project_triton(
         # Rounding to TF32 takes registers.
         num_warps=8 if in_tf32(weight_LCD, "matmul") else 4,
         num_stages=3,
-    )
+    )  # fmt: skip
     return out_BNC
 
 
@@ -146,23 +133,10 @@ normed_project_triton.register_fake(lambda levels, *rest: _empty(levels, rest[-1
 
 def _normed_project_fwd_kernel(  # type: ignore[no-untyped-def]
     x0_ptr, x1_ptr, x2_ptr, x3_ptr, x4_ptr, x5_ptr, x6_ptr, x7_ptr,
-    film_ptr,
-    weight_ptr,
-    bias_ptr,
-    out_ptr,
-    view_stride,
-    levels,
-    views,
-    tokens,
-    width,
-    channels,
-    inverse_width,
-    MODULATED: tl.constexpr,
-    DOT_DTYPE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    film_ptr, weight_ptr, bias_ptr, out_ptr,
+    view_stride, levels, views, tokens, width, channels, inverse_width,
+    MODULATED: tl.constexpr, DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     view = tl.program_id(2).to(tl.int64)
     t = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)

@@ -1,6 +1,6 @@
 """Doubling the size: a transposed 2x2 convolution and the 3x3 one after it, as four phases.
 
-Each of the output's four phases is a 2x2 convolution of the small map (``fused_weights.compose_up``
+Each of the output's four phases is a 2x2 convolution of the small map (``fused.weights.compose_up``
 makes the weights, exact, borders included): 4 I O products a position in place of I O + 9 O^2.
 
 Axes: B views, I O input and output channels, h w the small map, a b the phase, r c a kernel's rows
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor
 
+from clipdepth_plugin.kernels.device import dot_add
 from clipdepth_plugin.kernels.dispatch import check_shapes, forward_only, use_triton
 from clipdepth_plugin.kernels.launch import (
     cdiv,
     channels_last,
     choose_tiles,
-    dot_add,
     empty_map,
     kernel_op,
     launchable,
@@ -109,19 +109,12 @@ def up_conv_triton(x_BIhw: Tensor, weight_PIrc: Tensor, bias_PEO: Tensor, relu: 
     tiles = choose_tiles(positions, channels, x_BIhw, copies=4)
     grid = (cdiv(positions, tiles.m), cdiv(channels, tiles.n), 4)
     launchable(_up_conv_fwd_kernel)[grid](
-        channels_last(x_BIhw),
-        channels_last(weight_PIrc),
-        bias_PEO.contiguous(),
-        out_BOHW,
-        positions,
-        height,
-        width,
-        in_channels,
-        channels,
+        channels_last(x_BIhw), channels_last(weight_PIrc), bias_PEO.contiguous(), out_BOHW,
+        positions, height, width, in_channels, channels,
         RELU=relu,
         **products(x_BIhw, "convolution"),
         **tiles.arguments(),
-    )
+    )  # fmt: skip
     return out_BOHW
 
 
@@ -129,22 +122,11 @@ up_conv_triton.register_fake(lambda x, _weight, bias, _relu: _empty(x, bias))
 
 
 def _up_conv_fwd_kernel(  # type: ignore[no-untyped-def]
-    x_ptr,
-    weight_ptr,
-    bias_ptr,
-    out_ptr,
-    positions,
-    height,
-    width,
-    in_channels,
-    channels,
-    RELU: tl.constexpr,
-    DOT_DTYPE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
+    x_ptr, weight_ptr, bias_ptr, out_ptr,
+    positions, height, width, in_channels, channels,
+    RELU: tl.constexpr, DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     phase = tl.program_id(2)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, TowerFeatures
-from clipdepth_plugin.decoders.blocks import ConvNormGELU
+from clipdepth_plugin.decoders.blocks import ConvNormAct
 from clipdepth_plugin.fused.weights import shifted_resize_matrix
 from tests.tiny.fused_heads import EACH_HEAD, HEADS, in_graphs, make_features, make_head
 
@@ -143,7 +143,7 @@ def test_a_head_trained_with_synchronised_norms() -> None:
     """As ``sync_batch_norm: true`` leaves it."""
     head: DepthHead = nn.SyncBatchNorm.convert_sync_batchnorm(make_head("fast-batch-norm"))
     features = make_features(head)
-    blocks = [one for one in head.modules() if isinstance(one, ConvNormGELU)]
+    blocks = [one for one in head.modules() if isinstance(one, ConvNormAct)]
     assert all(isinstance(block.norm, nn.SyncBatchNorm) for block in blocks)
     with torch.no_grad():
         torch.testing.assert_close(head.fused()(features), head(features), rtol=1e-4, atol=1e-4)

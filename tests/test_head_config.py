@@ -64,7 +64,7 @@ def test_bad_features(change: dict[str, Any], message: str) -> None:
         (torch.zeros(2, 3, 48, 50), "3 x 3 patches do not divide"),
         (torch.zeros(2, 48, 48), "expected 4 axes and 2 views"),
     ],
-    ids=["channels", "whole-numbers", "rim", "axes"],
+    ids=["channels", "whole-numbers", "not-whole-patches", "axes"],
 )
 def test_pixels_that_are_not_the_towers(pixels: torch.Tensor, message: str) -> None:
     head = make_head(**GUIDED)

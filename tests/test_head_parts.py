@@ -10,7 +10,6 @@ import torch.nn.functional as F
 
 from clipdepth_plugin.config import Activation
 from clipdepth_plugin.decoders.compact import convex_upsample, convex_weights
-from clipdepth_plugin.decoders.film import FiLM
 from clipdepth_plugin.decoders.guided import (
     ImageStem,
     PatchAttention,
@@ -18,6 +17,7 @@ from clipdepth_plugin.decoders.guided import (
     even_pixels,
     pixel_blocks,
 )
+from clipdepth_plugin.decoders.pathways import FiLM
 from clipdepth_plugin.decoders.readout import Metres
 from tests.tiny.depth_heads import (
     GUIDED,

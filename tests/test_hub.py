@@ -220,8 +220,8 @@ def _change_weight(folder: Path, change: Callable[[Tensor], Tensor]) -> None:
         (lambda f: _edit(f, nosuch=1), "not the config of a depth head"),
         (lambda f: _edit(f, preset=["fast"]), "not the config of a depth head"),
         (lambda f: _edit(f, width=32), r"of another shape: .*\(expected"),
-        (lambda f: _edit(f, film=False), "odd: decoder.semantic.film.0"),
-        (lambda f: _edit(f, auxiliary=0), "odd: decoder.auxiliary.0"),
+        (lambda f: _edit(f, film=False), "unexpected: decoder.semantic.film.0"),
+        (lambda f: _edit(f, auxiliary=0), "unexpected: decoder.auxiliary.0"),
     ],
     ids=[
         "cut",
@@ -322,13 +322,11 @@ def test_loads_from_the_hub_cache(
     """A hub id resolves file by file, as the hub client gives them."""
     head.save_pretrained(tmp_path)
 
-    def download(repo_id: str, filename: str, **_: Any) -> str:
-        assert repo_id == "me/head"
+    def download(repo_id: str, filename: str, **options: Any) -> str:
+        assert (repo_id, options) == ("me/head", {"revision": "v1"})
         return str(tmp_path / filename)
 
-    def download_by_keyword(**kwargs: Any) -> str:
-        return download(kwargs["repo_id"], kwargs["filename"])
-
-    monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", download_by_keyword)
     monkeypatch.setattr("clipdepth_plugin.weights.hub.hf_hub_download", download)
-    assert DepthHead.from_pretrained("me/head").config == head.config
+    assert DepthHead.from_pretrained("me/head", revision="v1").config == head.config
+    with pytest.raises(HeadFileError, match="does not take dtype"):
+        DepthHead.from_pretrained("me/head", dtype=torch.float16)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from clipdepth_plugin import ops
-from clipdepth_plugin.decoders.film import FiLM
 from clipdepth_plugin.decoders.fusion import SkipGate
+from clipdepth_plugin.decoders.pathways import FiLM
 from clipdepth_plugin.errors import KernelError
 from clipdepth_plugin.kernels import dispatch, launch
 
@@ -152,8 +152,7 @@ def test_where_triton_is_not_installed() -> None:
     reason = "up_conv: the Triton kernel was asked for, but triton is not installed"
     assert seen["refusals"] == {"cpu": reason, "cuda": reason}
     assert seen["chosen on cuda"] is False
-    ran = {op for op in OPS if op != "gated_skips"}  # which PyTorch does in the join's own form
-    said = [f"{op} runs as the reference: triton is not installed" for op in ran]
+    said = [f"{op} runs as the reference: triton is not installed" for op in OPS]
     assert sorted(seen["said"]) == sorted(said), "once for each op"
 
 

@@ -162,26 +162,26 @@ def test_without_structural_pathway(
     ("change", "message"),
     [
         ("missing", "missing: main_decoder_blocks.2.fusion_conv.0.weight"),
-        ("odd", "odd key 'main_decoder_blocks.0.extra.weight'"),
+        ("unexpected", "unexpected key 'main_decoder_blocks.0.extra.weight'"),
         ("shape", "of another shape: fusion.1.up.upsample.weight"),
         ("empty", "missing: main_path_projections.0.weight"),
         ("number", "epoch is a int, expected a tensor"),
     ],
 )
 def test_bad_state(change: str, message: str, state: dict[str, Tensor]) -> None:
-    odd: dict[str, Any] = dict(state)
+    changed: dict[str, Any] = dict(state)
     if change == "missing":
-        del odd["main_decoder_blocks.2.fusion_conv.0.weight"]
-    elif change == "odd":
-        odd["main_decoder_blocks.0.extra.weight"] = torch.zeros(1)
+        del changed["main_decoder_blocks.2.fusion_conv.0.weight"]
+    elif change == "unexpected":
+        changed["main_decoder_blocks.0.extra.weight"] = torch.zeros(1)
     elif change == "shape":
-        odd["main_decoder_blocks.1.upsample_low.upsample.weight"] = torch.zeros(1, 2, 2, 2)
+        changed["main_decoder_blocks.1.upsample_low.upsample.weight"] = torch.zeros(1, 2, 2, 2)
     elif change == "empty":
-        odd = {}
+        changed = {}
     else:
-        odd["epoch"] = 3
+        changed["epoch"] = 3
     with pytest.raises(HeadFileError, match=message):
-        load_spaceclip(odd, **EARLY)
+        load_spaceclip(changed, **EARLY)
 
 
 class _Exploit:

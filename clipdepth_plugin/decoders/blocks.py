@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from clipdepth_plugin.config import NormKind
 
+BlockActivation = Literal["relu", "gelu"]
+
 
 def resize(x_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resize with ``align_corners=False`` to (H, W), as everywhere in the paper."""
@@ -25,8 +27,7 @@ def resize(x_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
 def neighbours(x_BChw: Tensor) -> Tensor:
     """(B, C, h, w) -> (B, h, w, K, C): each position's 3 x 3 neighbours, the border repeated.
 
-    Copied once, in runs of 3 C, so that the products after it take contiguous rows: on a CPU their
-    cost is a third.
+    Copied once, so that the products after it take contiguous rows: on a CPU they cost a third.
     """
     padded_BChw = F.pad(x_BChw, (1, 1, 1, 1), mode="replicate")
     around_BhwCij = rearrange(padded_BChw, "b c h w -> b h w c").unfold(1, 3, 1).unfold(2, 3, 1)
@@ -64,39 +65,29 @@ def make_norm(kind: NormKind, channels: int) -> nn.Module:
     return nn.GroupNorm(1 if groups == channels else groups, channels)
 
 
-class ConvNormReLU(nn.Module):
-    """Conv 3x3 - norm - ReLU."""
-
-    def __init__(self, in_channels: int, out_channels: int, norm: NormKind) -> None:
-        super().__init__()
-        self.conv = make_conv(in_channels, out_channels, 3, norm)
-        self.norm = make_norm(norm, out_channels)
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """(B, in, H, W) -> (B, out, H, W)."""
-        return F.relu(self.norm(self.conv(x_BCHW)))
-
-
-class ConvNormGELU(nn.Module):
-    """Convolution, 3x3 or 1x1 - norm - GELU."""
+class ConvNormAct(nn.Module):
+    """Convolution, 3x3 or 1x1 - norm - activation."""
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
         norm: NormKind,
+        activation: BlockActivation,
         *,
         kernel: Literal[1, 3] = 3,
         conv: type[nn.Conv2d] = nn.Conv2d,
     ) -> None:
-        """``conv``: What makes the convolution, where it is not the plain one."""
+        """``conv``: The class of the convolution."""
         super().__init__()
         self.conv = make_conv(in_channels, out_channels, kernel, norm, conv)
         self.norm = make_norm(norm, out_channels)
+        self.activation = activation
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, in, H, W) -> (B, out, H, W)."""
-        return F.gelu(self.norm(self.conv(x_BCHW)))
+        normed_BCHW = self.norm(self.conv(x_BCHW))
+        return F.relu(normed_BCHW) if self.activation == "relu" else F.gelu(normed_BCHW)
 
 
 class UpConv(nn.Module):
@@ -105,7 +96,7 @@ class UpConv(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, norm: NormKind) -> None:
         super().__init__()
         self.upsample = nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
-        self.smooth = ConvNormReLU(out_channels, out_channels, norm)
+        self.smooth = ConvNormAct(out_channels, out_channels, norm, "relu")
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, in, H, W) -> (B, out, 2H, 2W)."""
@@ -118,7 +109,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, dropout: float, norm: NormKind) -> None:
         super().__init__()
-        self.first = ConvNormReLU(channels, channels, norm)
+        self.first = ConvNormAct(channels, channels, norm, "relu")
         self.dropout = nn.Dropout(dropout)
         self.conv = make_conv(channels, channels, 3, norm)
         self.norm = make_norm(norm, channels)

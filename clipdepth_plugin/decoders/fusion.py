@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from clipdepth_plugin.config import NormKind
-from clipdepth_plugin.decoders.blocks import ConvNormReLU, ResidualBlock, UpConv, resize
+from clipdepth_plugin.config import HeadConfig
+from clipdepth_plugin.decoders.blocks import ConvNormAct, ResidualBlock, UpConv, resize
 
 
 class SkipGate(nn.Module):
@@ -31,14 +31,15 @@ class FusionStage(nn.Module):
     """Doubles the map below and joins it with the gated semantic and structural skips."""
 
     def __init__(
-        self, in_channels: int, channels: int, norm: NormKind, *, structural: bool, dropout: float
+        self, in_channels: int, channels: int, config: HeadConfig, *, structural: bool
     ) -> None:
         super().__init__()
+        norm = config.norm
         self.up = UpConv(in_channels, channels, norm)
         self.semantic_gate = SkipGate(channels)
         self.structural_gate = SkipGate(channels) if structural else None
-        self.join = ConvNormReLU((3 if structural else 2) * channels, channels, norm)
-        self.residual = ResidualBlock(channels, dropout, norm)
+        self.join = ConvNormAct((3 if structural else 2) * channels, channels, norm, "relu")
+        self.residual = ResidualBlock(channels, config.dropout, norm)
 
     def forward(
         self, below_BCHW: Tensor, semantic_BChw: Tensor, structural_BCHW: Tensor | None

@@ -1,4 +1,4 @@
-"""The image stem: edges that no patch token holds, from the tower's own input pixels.
+"""The image stem: edges inside patches, from the tower's own input pixels.
 
 A token says what is in a patch, not where in it an edge runs. The stem looks at the pixels in
 blocks of 4 x 4 (a block is a position at 4 times the grid, 16 of them make a patch), so that it
@@ -6,7 +6,7 @@ costs no pass at full size. Each block then takes, of the 3 x 3 patches around i
 those that look like it (joint bilateral upsampling, with learnt features: FeatUp, arXiv
 2403.10516); and the stem's map joins the compact decoder where that predicts depth and, as in
 RAFT, how each of a block's 16 pixels mixes the depths of the blocks around it. The pixels' own
-likeness is added to that: a pixel leans to those blocks that look like it.
+likeness is added to that: a pixel favours the blocks that look like it.
 
 Axes: B views, C channels, E embedding, H W a map's size, h w the patch grid, K the 9 positions
 around one, N = B * H * W blocks, P the 16 blocks of a patch, R the 16 pixels of a block, S = K * R,
@@ -21,7 +21,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from clipdepth_plugin.config import HeadConfig, NormKind
-from clipdepth_plugin.decoders.blocks import ConvNormGELU, neighbours, resize
+from clipdepth_plugin.decoders.blocks import ConvNormAct, neighbours, resize
 from clipdepth_plugin.precision import without_autocast
 
 BLOCK = 4
@@ -49,8 +49,8 @@ class ImageStem(nn.Module):
 
     def __init__(self, channels: int, norm: NormKind) -> None:
         super().__init__()
-        self.first = ConvNormGELU(3 * BLOCK**2, channels, norm, conv=BlockConv)
-        self.second = ConvNormGELU(channels, channels, norm)
+        self.first = ConvNormAct(3 * BLOCK**2, channels, norm, "gelu", conv=BlockConv)
+        self.second = ConvNormAct(channels, channels, norm, "gelu")
 
     def forward(self, even_B3HW: Tensor) -> Tensor:
         """``even_pixels`` -> (B, C, 4h, 4w)."""
@@ -59,7 +59,7 @@ class ImageStem(nn.Module):
 
 
 def even_pixels(pixels_B3HW: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Those of other patch sizes than 16 resized to 16 for each patch; channels last."""
+    """Pixels resized to 16 x 16 for each patch; channels last."""
     even_B3HW = resize(pixels_B3HW, (16 * grid[0], 16 * grid[1]))
     return even_B3HW.contiguous(memory_format=torch.channels_last)
 
@@ -112,46 +112,28 @@ class PixelLikeness(nn.Module):
         super().__init__()
         self.embed = nn.Conv2d(3, channels, 3, padding=1)
 
-    def forward(self, even_B3HW: Tensor, onto_BSHW: Tensor | None = None) -> Tensor:
-        """Compares the pixels.
-
-        Args:
-            even_B3HW: ``even_pixels``.
-            onto_BSHW: (B, S, 4h, 4w) float32 that it is added to, K before R; None: nothing.
-
-        Returns:
-            (B, S, 4h, 4w) float32.
-        """
+    def forward(self, even_B3HW: Tensor) -> Tensor:
+        """``even_pixels`` -> (B, S, 4h, 4w) float32, K before R."""
         pixel_BHWRE = rearrange(
             self.embed(even_B3HW), "b e (h y) (w x) -> b h w (y x) e", y=BLOCK, x=BLOCK
         )
         # In float32 to the end, as distances are differences of squares: autocast, under which
         # heads are trained, would make a product of half precision of it.
         with without_autocast(even_B3HW.device):
-            alike_BSHW: Tensor = _likeness(pixel_BHWRE.float().contiguous(), onto_BSHW)
-        return alike_BSHW
-
-
-def _likeness(pixel_BHWRE: Tensor, onto_BSHW: Tensor | None) -> Tensor:
-    """(B, H, W, R, E) embedded pixels of blocks -> (B, S, H, W), added to what is given."""
-    block_BEHW = rearrange(pixel_BHWRE.mean(dim=-2), "b h w e -> b e h w")
-    block_NKE = neighbours(block_BEHW).flatten(0, 2)
-    square_NK1 = block_NKE.square().sum(dim=-1, keepdim=True)
-    pixel_NER = rearrange(pixel_BHWRE, "b h w r e -> (b h w) e r")
-    if onto_BSHW is None:
-        alike_NKR = torch.baddbmm(square_NK1, block_NKE, pixel_NER, beta=-1, alpha=2)
-    else:
-        onto_NKR = rearrange(onto_BSHW, "b (k r) h w -> (b h w) k r", k=9)
-        alike_NKR = (onto_NKR - square_NK1).baddbmm_(block_NKE, pixel_NER, alpha=2)
-    height, width = block_BEHW.shape[-2:]
-    return rearrange(alike_NKR, "(b h w) k r -> b (k r) h w", h=height, w=width)
+            pixel_BHWRE = pixel_BHWRE.float().contiguous()
+            block_BEHW = rearrange(pixel_BHWRE.mean(dim=-2), "b h w e -> b e h w")
+            block_NKE = neighbours(block_BEHW).flatten(0, 2)
+            square_NK1 = block_NKE.square().sum(dim=-1, keepdim=True)
+            pixel_NER = rearrange(pixel_BHWRE, "b h w r e -> (b h w) e r")
+            alike_NKR = torch.baddbmm(square_NK1, block_NKE, pixel_NER, beta=-1, alpha=2)
+        height, width = block_BEHW.shape[-2:]
+        return rearrange(alike_NKR, "(b h w) k r -> b (k r) h w", h=height, w=width)
 
 
 class Guidance(nn.Module):
     """Joins the stem's map with the decoder's: Conv - norm - GELU twice, added; 0 at first.
 
-    The first is as a rule a 1x1 convolution: it has all the channels, and the second sees what is
-    around.
+    The first reads all channels and may be 1x1; the second is 3x3.
 
     Attributes:
         likeness: That of pixels, which is added to the decoder's mask's logits, or None.
@@ -162,10 +144,10 @@ class Guidance(nn.Module):
         stem_channels, norm = config.stem_channels, config.norm
         self.stem = ImageStem(stem_channels, norm)
         self.attention = PatchAttention(in_channels, channels, stem_channels)
-        self.join = ConvNormGELU(
-            2 * channels + stem_channels, channels, norm, kernel=config.join_kernel
+        self.join = ConvNormAct(
+            2 * channels + stem_channels, channels, norm, "gelu", kernel=config.join_kernel
         )
-        self.smooth = ConvNormGELU(channels, channels, norm)
+        self.smooth = ConvNormAct(channels, channels, norm, "gelu")
         nn.init.zeros_(
             (self.smooth.conv if norm == "none" else self.smooth.norm).get_parameter("weight")
         )

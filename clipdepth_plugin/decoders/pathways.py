@@ -1,21 +1,19 @@
 """The two pathways of the head, from tower tokens to the maps that the fusion takes.
 
-SPACE-CLIP, arXiv 2601.17657, sections 3.2 (semantic) and 3.3 (structural).
+SPACE-CLIP, arXiv 2601.17657, sections 3.2 (semantic) and 3.3 (structural). FiLM: Visual Reasoning
+with a General Conditioning Layer, arXiv 1709.07871.
 
 Axes: B views, N = h * w patch tokens, D tower width, C channels of a stage, H W a map's size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from clipdepth_plugin.config import NormKind
-from clipdepth_plugin.decoders.blocks import ConvNormReLU, UpConv, resize
-from clipdepth_plugin.decoders.film import FiLM
+from clipdepth_plugin.config import HeadConfig, NormKind
+from clipdepth_plugin.decoders.blocks import ConvNormAct, UpConv, resize
 from clipdepth_plugin.features import TowerFeatures
 
 
@@ -24,29 +22,41 @@ def tokens_to_map(x_BND: Tensor, grid: tuple[int, int]) -> Tensor:
     return rearrange(x_BND, "b (h w) d -> b d h w", h=grid[0], w=grid[1])
 
 
+class FiLM(nn.Module):
+    """gamma(context) * x + beta(context), with (gamma, beta) from a two-layer MLP.
+
+    Gamma is the plain factor, not 1 + gamma.
+    """
+
+    def __init__(self, width: int, hidden: int) -> None:
+        """``width``: D of tokens and context; ``hidden``: of the MLP."""
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 2 * width))
+
+    def forward(self, x_BND: Tensor, context_BD: Tensor) -> Tensor:
+        """Modulates (B, N, D) tokens by a (B, D) context; returns (B, N, D)."""
+        gamma_BD, beta_BD = self.mlp(context_BD).chunk(2, dim=-1)
+        gamma_B1D = rearrange(gamma_BD, "b d -> b 1 d")
+        beta_B1D = rearrange(beta_BD, "b d -> b 1 d")
+        modulated: Tensor = gamma_B1D * x_BND + beta_B1D
+        return modulated
+
+
 class SemanticPathway(nn.Module):
     """Levels modulated by the global context, each projected to its stage's channels.
 
     All maps stay at the patch grid.
     """
 
-    def __init__(
-        self,
-        width: int,
-        levels: Sequence[int],
-        channels: Sequence[int],
-        *,
-        film_hidden: int | None,
-    ) -> None:
-        """``film_hidden`` None leaves the modulation out."""
+    def __init__(self, config: HeadConfig) -> None:
         super().__init__()
-        self.levels = tuple(levels)
+        width, self.levels = config.width, config.semantic_levels
         self.film = (
-            None
-            if film_hidden is None
-            else nn.ModuleList(FiLM(width, film_hidden) for _ in self.levels)
+            nn.ModuleList(FiLM(width, config.film_hidden) for _ in self.levels)
+            if config.film
+            else None
         )
-        self.projections = nn.ModuleList(nn.Conv2d(width, c, 1) for c in channels)
+        self.projections = nn.ModuleList(nn.Conv2d(width, c, 1) for c in config.channels)
 
     def forward(self, features: TowerFeatures) -> list[Tensor]:
         """One (B, C_i, h, w) map for each stage i.
@@ -68,7 +78,7 @@ class StructuralStage(nn.Module):
     def __init__(self, in_channels: int, channels: int, norm: NormKind) -> None:
         super().__init__()
         self.up = UpConv(in_channels, channels, norm)
-        self.join = ConvNormReLU(2 * channels, channels, norm)
+        self.join = ConvNormAct(2 * channels, channels, norm, "relu")
 
     def forward(self, below_BCHW: Tensor, projected_BCHW: Tensor) -> Tensor:
         """(B, in, H, W) and (B, C, h, w) -> (B, C, 2H, 2W)."""
@@ -84,14 +94,13 @@ class StructuralPathway(nn.Module):
     It starts from the raw D-channel map of its first level.
     """
 
-    def __init__(
-        self, width: int, levels: Sequence[int], channels: Sequence[int], norm: NormKind
-    ) -> None:
+    def __init__(self, config: HeadConfig) -> None:
         super().__init__()
-        self.levels = tuple(levels)
+        width, channels = config.width, config.channels[:-1]
+        self.levels = config.structural_levels
         self.projections = nn.ModuleList(nn.Conv2d(width, c, 1) for c in channels)
         self.stages = nn.ModuleList(
-            StructuralStage(c_in, c, norm)
+            StructuralStage(c_in, c, config.norm)
             for c_in, c in zip((width, *channels[:-1]), channels, strict=True)
         )
 

@@ -14,15 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipdepth_plugin.config import Activation, NormKind
-from clipdepth_plugin.decoders.blocks import ConvNormReLU, resize
+from clipdepth_plugin.config import Activation, HeadConfig
+from clipdepth_plugin.decoders.blocks import ConvNormAct, resize
 from clipdepth_plugin.errors import HeadMismatchError
 
 BINS = 64
 """K of the ``bins`` activation."""
 
 CONFIDENT_FACTOR = 1.25
-"""The factor around the truth that a confidence speaks of: that of the metric delta < 1.25."""
+"""A confidence is the probability of a depth within this factor of the true one (delta < 1.25)."""
 
 SCALE_RANGE = (0.003, 3.0)
 """Smallest and largest predicted scale of the error of log depth; starts at their middle, 0.095."""
@@ -33,8 +33,8 @@ class DepthEstimate(NamedTuple):
 
     Attributes:
         metres: (B, 1, H, W) float32.
-        log_scale: (B, 1, H, W) float32, log b of the Laplace distribution that log depth is
-            thought to have; None for heads without confidence.
+        log_scale: (B, 1, H, W) float32, log b of the predicted Laplace distribution of log depth;
+            None for heads without confidence.
         auxiliary: Auxiliary metres, where they were asked for.
     """
 
@@ -107,11 +107,9 @@ class DepthReadout(nn.Module):
         self,
         in_channels: int,
         hidden: int,
-        norm: NormKind,
+        config: HeadConfig,
         *,
         kernel: int,
-        activation: Activation,
-        depth_range: tuple[float, float],
         confidence: bool = False,
     ) -> None:
         """Makes the two convolutions.
@@ -119,43 +117,50 @@ class DepthReadout(nn.Module):
         Args:
             in_channels: Channels of the decoder stage read.
             hidden: Channels between the two convolutions.
-            norm: Norm after the first.
+            config: The head's norm, activation and range.
             kernel: Kernel of the last convolution: 3 for the depth output, 1 for auxiliary ones.
-            activation: See ``HeadConfig.activation``.
-            depth_range: Ends of the ``log`` and ``bins`` activations in metres.
             confidence: Whether one more channel predicts the error's scale.
         """
         super().__init__()
-        self.hidden = ConvNormReLU(in_channels, hidden, norm)
-        self.metres = Metres(activation, depth_range)
+        self.hidden = ConvNormAct(in_channels, hidden, config.norm, "relu")
+        self.metres = Metres(config.activation, config.depth_range)
         outputs = self.metres.channels + confidence
         self.to_depth = nn.Conv2d(hidden, outputs, kernel, padding=kernel // 2)
-        self.confidence = confidence
 
     def forward(self, x_BCHW: Tensor, size: tuple[int, int] | None) -> DepthEstimate:
         """(B, C, H, W) -> (B, 1, *size) maps; ``size`` None keeps (H, W).
 
-        Activation and resize run in float32 whatever the weights' dtype: half precision keeps
-        only 8 to 11 bits of a depth.
+        Activation and resize run in float32 for weights of any dtype: half precision keeps only 8
+        to 11 bits of a depth.
         """
-        logits_BCHW = self.to_depth(self.hidden(x_BCHW)).float()
-        channels = self.metres.channels
-        metres_B1HW = self.metres(self.metres.to_level(logits_BCHW[:, :channels]))
-        return resized_estimate(
-            metres_B1HW, logits_BCHW[:, channels:] if self.confidence else None, size
-        )
+        return read_estimate(self.metres, self.to_depth(self.hidden(x_BCHW)), size)
+
+
+def read_estimate(
+    metres: Metres, logits_BCHW: Tensor, size: tuple[int, int] | None
+) -> DepthEstimate:
+    """An estimate from a decoder's last map; ``size`` None keeps its size.
+
+    Args:
+        metres: The activation.
+        logits_BCHW: ``metres.channels`` logits; one more predicts the error's scale.
+        size: Output (H, W).
+    """
+    logits_BCHW, channels = logits_BCHW.float(), metres.channels
+    metres_B1HW = metres(metres.to_level(logits_BCHW[:, :channels]))
+    confident = logits_BCHW.shape[1] > channels
+    return resized_estimate(metres_B1HW, logits_BCHW[:, channels:] if confident else None, size)
 
 
 def resized_estimate(
     metres_B1HW: Tensor, scale_logits_B1HW: Tensor | None, size: tuple[int, int] | None
 ) -> DepthEstimate:
-    """An estimate from its maps at a decoder's own size; ``size`` None keeps that."""
+    """An estimate from maps at a decoder's own size; ``size`` None keeps it."""
     log_scale = None if scale_logits_B1HW is None else bounded_log_scale(scale_logits_B1HW)
     if size is None:
         return DepthEstimate(metres_B1HW, log_scale)
-    return DepthEstimate(
-        resize(metres_B1HW, size), None if log_scale is None else resize(log_scale, size)
-    )
+    resized = None if log_scale is None else resize(log_scale, size)
+    return DepthEstimate(resize(metres_B1HW, size), resized)
 
 
 NO_CONFIDENCE = (

@@ -1,4 +1,4 @@
-"""The compact decoder in its inference form: `compact.py`, folded and composed.
+"""The inference form of the compact decoder: `decoders/compact.py`, folded and composed.
 
 Axes: L levels, B views, N patch tokens, D tower width, C channels, H W a map's size, h w the grid,
 S = 9 * 16 logits of the mask.
@@ -9,12 +9,11 @@ from __future__ import annotations
 import copy
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from clipdepth_plugin import ops
-from clipdepth_plugin.decoders.blocks import ConvNormGELU, resize
+from clipdepth_plugin.decoders.blocks import ConvNormAct, resize
 from clipdepth_plugin.decoders.compact import (
     CompactDecoder,
     DepthToSpace,
@@ -25,15 +24,14 @@ from clipdepth_plugin.decoders.guided import Guidance, even_pixels, pixel_blocks
 from clipdepth_plugin.decoders.pathways import tokens_to_map
 from clipdepth_plugin.decoders.readout import DepthEstimate
 from clipdepth_plugin.features import TowerFeatures
-from clipdepth_plugin.fused.layers import Conv, NormAct, Packing, Up
+from clipdepth_plugin.fused.forms import Packing, fused_form
+from clipdepth_plugin.fused.layers import Conv, Up
 from clipdepth_plugin.fused.weights import Upsampling, exact, fold
 
 
+@fused_form(CompactDecoder)
 class FusedCompact(nn.Module):
-    """Levels normalised, projected and summed in one launch a pathway, then the maps.
-
-    One for each, as the structural one waits for no context and can run before the tower is done.
-    """
+    """Levels normalised, projected and summed in one launch for each pathway, then the maps."""
 
     def __init__(self, decoder: CompactDecoder, packing: Packing) -> None:
         super().__init__()
@@ -113,33 +111,15 @@ class _Guidance(nn.Module):
         self.likeness = copy.deepcopy(guidance.likeness)
         if self.likeness is not None:
             self.likeness.requires_grad_(False).to(packing.dtype)
-        join = _conv if guidance.join.conv.kernel_size == (3, 3) else _Pointwise
-        self.join = join(guidance.join, packing)
+        self.join = _conv(guidance.join, packing)
         self.smooth = _conv(guidance.smooth, packing)
 
     def forward(self, x_BCHW: Tensor, fused_BChw: Tensor, even_B3HW: Tensor) -> Tensor:
-        """(B, C, 4h, 4w) -> the same, knowing where the edges run."""
+        """(B, C, 4h, 4w), guided by the picture's edges."""
         image_BCHW = self.stem(pixel_blocks(even_B3HW))
         seen_BCHW = torch.cat((image_BCHW, self.attention(fused_BChw, image_BCHW)), dim=1)
         guided_BCHW: Tensor = x_BCHW + self.smooth(self.join(x_BCHW, seen_BCHW))
         return guided_BCHW
-
-
-class _Pointwise(nn.Module):
-    """A `ConvNormGELU` of 1x1 on two maps of one size, as a product."""
-
-    def __init__(self, block: ConvNormGELU, packing: Packing) -> None:
-        super().__init__()
-        folded = fold(block.conv, block.norm)
-        self.weight = packing.pack(folded.weight[:, :, 0, 0])
-        self.bias = packing.pack(folded.bias)
-        self.norm = None if folded.norm is None else NormAct(folded.norm, "gelu", packing)
-
-    def forward(self, x_BCHW: Tensor, other_BCHW: Tensor) -> Tensor:
-        """(B, O, H, W)."""
-        both_BHWC = rearrange(torch.cat((x_BCHW, other_BCHW), dim=1), "b c h w -> b h w c")
-        y_BCHW = rearrange(F.linear(both_BHWC, self.weight, self.bias), "b h w c -> b c h w")
-        return F.gelu(y_BCHW) if self.norm is None else self.norm(y_BCHW)
 
 
 class _Levels(nn.Module):
@@ -203,7 +183,7 @@ def _fold_layer_norm(norm: nn.Module, linear: nn.Module) -> tuple[Tensor, Tensor
     return weight * exact(norm.weight), bias + weight @ exact(norm.bias)
 
 
-def _conv(block: ConvNormGELU, packing: Packing) -> Conv:
+def _conv(block: ConvNormAct, packing: Packing) -> Conv:
     return Conv(fold(block.conv, block.norm), "gelu", packing)
 
 

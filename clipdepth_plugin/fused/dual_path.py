@@ -1,4 +1,4 @@
-"""The published decoder in its inference form: `dual_path.py` with folded, composed weights.
+"""The inference form of the published decoder: `decoders/dual_path.py`, folded and composed.
 
 Axes: B views, N patch tokens, C channels of a stage, H W a map's size, h w the patch grid.
 """
@@ -11,21 +11,22 @@ from torch import Tensor, nn
 from clipdepth_plugin import ops
 from clipdepth_plugin.decoders.blocks import UpConv
 from clipdepth_plugin.decoders.dual_path import DualPathDecoder
-from clipdepth_plugin.decoders.film import FiLM
 from clipdepth_plugin.decoders.fusion import FusionStage
 from clipdepth_plugin.decoders.pathways import (
+    FiLM,
     SemanticPathway,
     StructuralPathway,
     StructuralStage,
     tokens_to_map,
 )
-from clipdepth_plugin.decoders.readout import DepthEstimate
+from clipdepth_plugin.decoders.readout import DepthEstimate, DepthReadout, read_estimate
 from clipdepth_plugin.features import TowerFeatures
-from clipdepth_plugin.fused.layers import Conv, GatedJoin, Packing, ResizedJoin, Up
-from clipdepth_plugin.fused.readout import Readout
+from clipdepth_plugin.fused.forms import Packing, fused_form
+from clipdepth_plugin.fused.layers import Conv, GatedJoin, ResizedJoin, Up
 from clipdepth_plugin.fused.weights import Upsampling, fold
 
 
+@fused_form(DualPathDecoder)
 class FusedDualPath(nn.Module):
     """Both pathways' projections in one launch, then the stages.
 
@@ -46,7 +47,7 @@ class FusedDualPath(nn.Module):
         self.fusion = nn.ModuleList(
             _Fusion(stage, packing) for stage in decoder.fusion if isinstance(stage, FusionStage)
         )
-        self.readout = Readout(decoder.readout, packing)
+        self.readout = _Readout(decoder.readout, packing)
 
     def forward(self, features: TowerFeatures, size: tuple[int, int] | None) -> DepthEstimate:
         """(B, 1, *size) float32 maps; ``size`` None gives 2 to the number of stages."""
@@ -154,6 +155,34 @@ class _Fusion(nn.Module):
         x_BCHW = self.join(self.up(below_BCHW), semantic_BChw, structural_BCHW)
         fused: Tensor = self.second(self.first(x_BCHW), residual_BCHW=x_BCHW)
         return fused
+
+
+class _Readout(nn.Module):
+    """`readout.DepthReadout`: one op where its norm folds and it has but one output."""
+
+    def __init__(self, readout: DepthReadout, packing: Packing) -> None:
+        super().__init__()
+        self.hidden = Conv(fold(readout.hidden.conv, readout.hidden.norm), "relu", packing)
+        self.metres = readout.metres
+        self.last = Conv(fold(readout.to_depth), None, packing)
+        self.triton = packing.triton
+
+    def forward(self, x_BCHW: Tensor, size: tuple[int, int] | None) -> DepthEstimate:
+        """(B, C, H, W) -> (B, 1, *size) float32 maps; ``size`` None keeps (H, W)."""
+        if not self.hidden.after.norm and len(self.last.bias) == 1:
+            return DepthEstimate(
+                ops.depth_readout(
+                    x_BCHW,
+                    self.hidden.weight,
+                    self.hidden.bias,
+                    self.last.weight,
+                    self.last.bias,
+                    metres=self.metres,
+                    size=size,
+                    triton=self.triton,
+                )
+            )
+        return read_estimate(self.metres, self.last(self.hidden(x_BCHW)), size)
 
 
 def _up(up: UpConv, packing: Packing) -> Up:

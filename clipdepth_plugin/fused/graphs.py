@@ -21,7 +21,7 @@ from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.features import TowerFeatures
 
 WARM_UPS = 3
-"""Runs before recording: kernels are compiled and loaded, which a graph must not see."""
+"""Runs before recording, in which kernels are compiled and loaded."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Inputs:
 
     @property
     def kind(self) -> tuple[Any, ...]:
-        """What recordings are told apart by."""
+        """The key of a recording."""
         features = self.features
         there = (features.context is None, features.pixels is None)
         shapes = [(tuple(x.shape), x.dtype, x.device) for x in self.tensors]
@@ -103,7 +103,7 @@ def record_cuda(call: Callable[[], list[Tensor]], inputs: list[Tensor]) -> Recor
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         # Other threads may go on to use the GPU (and to allocate) meanwhile.
-        # On a stream of this device: torch's own for recordings is the first device's for ever.
+        # torch.cuda.graph's default stream belongs to the first device that recorded.
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             outputs = call()
     return Recording(inputs, outputs, graph.replay)
@@ -136,7 +136,7 @@ class GraphCache:
         return len(self._recordings)
 
     def run(self, inputs: Inputs) -> list[Tensor]:
-        """From a recording where that can be, else as it is; the outputs are the caller's."""
+        """Runs from a recording where one exists or is worth it, else directly; outputs are new."""
         if self.applies(inputs) and self._is_worth_it(inputs.kind):
             return self(inputs)
         device = inputs.tensors[0].device
@@ -146,7 +146,7 @@ class GraphCache:
             return self._decode(inputs)
 
     def applies(self, inputs: Inputs) -> bool:
-        """Whether this call is to be run from a recording."""
+        """Whether this call can be run from a recording."""
         if torch.compiler.is_compiling() or self._limit == 0 or inputs.features.batch == 0:
             return False
         on_cuda = all(x.device.type == "cuda" for x in inputs.tensors)
@@ -176,8 +176,8 @@ class GraphCache:
     def _is_worth_it(self, kind: Any) -> bool:
         """Whether a shape has a recording, or is to have one, which takes as long as many calls.
 
-        Not at first sight: a host that takes pictures as they are may never show that shape again.
-        Nor at once where an old one has to go for it.
+        Not at the first call: a host that keeps the pictures' sizes may never repeat a shape. A
+        full cache records once in ``PAUSE`` calls.
         """
         with self._lock:
             again = kind in self._met
@@ -195,7 +195,7 @@ class GraphCache:
             return True
 
     def clear(self) -> None:
-        """Drops all recordings, once none runs any more."""
+        """Drops all recordings after the last replay has finished."""
         with self._lock:
             if self._done is not None:
                 self._done.synchronize()

@@ -1,4 +1,4 @@
-"""FusedHead: the inference form of a depth head, the same function in a fraction of the time.
+"""FusedHead: the inference form of a depth head, the same function in less time.
 
 Axes: B views, D tower width, H W a map's size, h w the patch grid.
 """
@@ -6,39 +6,22 @@ Axes: B views, D tower width, H W a map's size, h w the patch grid.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from typing import Protocol, Self
+from collections.abc import Callable
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin.config import HeadConfig
-from clipdepth_plugin.decoders.compact import CompactDecoder
-from clipdepth_plugin.decoders.dual_path import DualPathDecoder
-from clipdepth_plugin.decoders.inputs import (
-    checked_features,
-    checked_size,
-)
+from clipdepth_plugin.decoders.decoder import Decoder
+from clipdepth_plugin.decoders.inputs import checked_features, checked_size
 from clipdepth_plugin.decoders.readout import DepthEstimate, with_confidence
 from clipdepth_plugin.errors import KernelError
 from clipdepth_plugin.features import TowerFeatures
-from clipdepth_plugin.fused.compact import FusedCompact
-from clipdepth_plugin.fused.dual_path import FusedDualPath
+from clipdepth_plugin.fused import compact, dual_path  # noqa: F401 (they register themselves)
+from clipdepth_plugin.fused.forms import FusedForm, Packing, fuse
 from clipdepth_plugin.fused.graphs import GraphCache, Inputs
-from clipdepth_plugin.fused.layers import Packing
 from clipdepth_plugin.precision import without_autocast
-
-
-class _PlainHead(Protocol):
-    """What is fused: a ``DepthHead``."""
-
-    config: HeadConfig
-    decoder: nn.Module
-
-    @property
-    def reads_pixels(self) -> bool: ...
-
-    def parameters(self) -> Iterator[nn.Parameter]: ...
 
 
 class FusedHead(nn.Module):
@@ -60,7 +43,8 @@ class FusedHead(nn.Module):
 
     def __init__(
         self,
-        head: _PlainHead,
+        config: HeadConfig,
+        decoder: Decoder,
         dtype: torch.dtype | None = None,
         *,
         triton: bool | None = None,
@@ -68,11 +52,11 @@ class FusedHead(nn.Module):
     ) -> None:
         """See ``DepthHead.fused``."""
         super().__init__()
-        self.config: HeadConfig = head.config
-        self.reads_pixels = head.reads_pixels
-        own = next(head.parameters(), torch.empty(0))
+        self.config = config
+        self.reads_pixels = config.reads_pixels
+        own = next(decoder.parameters(), torch.empty(0))
         packing = Packing(own.dtype if dtype is None else dtype, triton)
-        self.decoder = _fuse(head.decoder, packing).to(own.device)
+        self.decoder = fuse(decoder, packing).to(own.device)
         self._graphs = GraphCache(functools.partial(_decode, self.decoder), graphs)
         self.eval()
 
@@ -124,18 +108,7 @@ class FusedHead(nn.Module):
         return self
 
 
-def _decode(decoder: FusedCompact | FusedDualPath, inputs: Inputs) -> list[Tensor]:
+def _decode(decoder: FusedForm, inputs: Inputs) -> list[Tensor]:
     """Metres; behind them the logarithm of their error's scale, where the head has it."""
-    estimate: DepthEstimate = decoder(inputs.features, inputs.size)
+    estimate = decoder(inputs.features, inputs.size)
     return [x for x in (estimate.metres, estimate.log_scale) if x is not None]
-
-
-def _fuse(decoder: nn.Module, packing: Packing) -> FusedCompact | FusedDualPath:
-    if isinstance(decoder, CompactDecoder):
-        return FusedCompact(decoder, packing)
-    if isinstance(decoder, DualPathDecoder):
-        return FusedDualPath(decoder, packing)
-    raise KernelError(
-        f"a {type(decoder).__name__} has no fused form; there is one of the dual-path and of the "
-        "compact decoder"
-    )

@@ -6,7 +6,6 @@ Axes: B views, C I O channels, H W a map's size, h w that of a smaller one, u v 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -15,78 +14,53 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from clipdepth_plugin import ops
-from clipdepth_plugin.fused.weights import (
-    ComposedUp,
-    Folded,
-    Upsampling,
-    compose_up,
-    shifted_resize_matrix,
-)
+from clipdepth_plugin.fused.forms import Packing
+from clipdepth_plugin.fused.weights import Folded, Upsampling, compose_up, shifted_resize_matrix
 from clipdepth_plugin.kernels.dispatch import triton_runs_on
-from clipdepth_plugin.kernels.gated_skips import skips_like
-from clipdepth_plugin.kernels.launch import empty_map
 
 Activation = Literal["relu", "gelu"]
 
 
-@dataclass(frozen=True)
-class Packing:
-    """How a fused head is made.
+class After(nn.Module):
+    """What follows a convolution and could not be folded into it or done by its op.
 
     Attributes:
-        dtype: Of its weights and maps.
-        triton: As every op takes it.
+        norm: Whether a group norm comes first, then the residual and the activation.
+        relu: Whether the op itself is to apply the ReLU.
     """
 
-    dtype: torch.dtype
-    triton: bool | None
-
-    def pack(self, x: Tensor) -> nn.Parameter:
-        """A weight in its final dtype and order: a parameter, so that it moves with its module."""
-        order = torch.channels_last if x.ndim == 4 else torch.contiguous_format
-        packed = x.detach().to(self.dtype, copy=True).contiguous(memory_format=order)
-        return nn.Parameter(packed, requires_grad=False)
-
-
-class NormAct(nn.Module):
-    """What could not be folded into the convolution before: group norm, then the activation."""
-
-    def __init__(self, norm: nn.GroupNorm, activation: Activation, packing: Packing) -> None:
+    def __init__(
+        self, norm: nn.GroupNorm | None, activation: Activation | None, packing: Packing
+    ) -> None:
+        """``activation`` None: none."""
         super().__init__()
-        self.weight, self.bias = packing.pack(norm.weight), packing.pack(norm.bias)
-        self.groups, self.eps = norm.num_groups, norm.eps
-        self.activation = activation
-        self.triton = packing.triton
+        self.norm, self.activation = norm is not None, activation
+        self.relu = activation == "relu" and norm is None
+        if norm is not None:
+            self.weight, self.bias = packing.pack(norm.weight), packing.pack(norm.bias)
+            self.groups, self.eps = norm.num_groups, norm.eps
 
-    def forward(self, x_BCHW: Tensor, residual_BCHW: Tensor | None = None) -> Tensor:
-        """act(norm(x) + residual)."""
-        return ops.group_norm_act(
-            x_BCHW,
-            self.weight,
-            self.bias,
-            groups=self.groups,
-            eps=self.eps,
-            activation=self.activation,
-            residual_BCHW=residual_BCHW,
-            triton=self.triton,
-        )
+    def forward(self, y_BCHW: Tensor, residual_BCHW: Tensor | None = None) -> Tensor:
+        """The same shape; the residual counts only behind a norm, else the op has added it."""
+        if self.norm:
+            y_BCHW = F.group_norm(y_BCHW, self.groups, self.weight, self.bias, self.eps)
+            y_BCHW = y_BCHW if residual_BCHW is None else y_BCHW + residual_BCHW
+        if self.activation == "gelu":
+            return F.gelu(y_BCHW)
+        return F.relu_(y_BCHW) if self.norm and self.activation == "relu" else y_BCHW
 
 
 class Conv(nn.Module):
-    """3x3 convolution - norm - activation, of a map or of a map and a skip that may be smaller."""
+    """Convolution - norm - activation, of a map or of a map and a skip beside it.
+
+    With a 3x3 kernel the skip may be smaller and is resized; a 1x1 kernel is a matrix product.
+    """
 
     def __init__(self, folded: Folded, activation: Activation | None, packing: Packing) -> None:
         """``activation`` None: none."""
         super().__init__()
         self.weight, self.bias = packing.pack(folded.weight), packing.pack(folded.bias)
-        self.norm: NormAct | None = None
-        self.gelu = False
-        if activation is not None and folded.norm is not None:
-            self.norm = NormAct(folded.norm, activation, packing)
-        else:
-            assert folded.norm is None, "a group norm is followed by an activation"
-            self.gelu = activation == "gelu"
-        self.relu = activation == "relu" and self.norm is None
+        self.after = After(folded.norm, activation, packing)
         self.triton = packing.triton
 
     def forward(
@@ -96,68 +70,43 @@ class Conv(nn.Module):
         residual_BCHW: Tensor | None = None,
     ) -> Tensor:
         """(B, O, H, W)."""
-        y_BCHW = ops.join_conv(
-            x_BCHW,
-            skip_BChw,
-            self.weight,
-            self.bias,
-            residual_BOHW=None if self.norm is not None else residual_BCHW,
-            relu=self.relu,
-            triton=self.triton,
-        )
-        if self.norm is not None:
-            y_BCHW = self.norm(y_BCHW, residual_BCHW)
-        return F.gelu(y_BCHW) if self.gelu else y_BCHW
+        if self.weight.shape[-1] == 1:
+            maps = x_BCHW if skip_BChw is None else torch.cat((x_BCHW, skip_BChw), dim=1)
+            y_BHWO = F.linear(maps.permute(0, 2, 3, 1), self.weight[:, :, 0, 0], self.bias)
+            y_BCHW = y_BHWO.permute(0, 3, 1, 2)
+        else:
+            y_BCHW = ops.join_conv(
+                x_BCHW,
+                skip_BChw,
+                self.weight,
+                self.bias,
+                residual_BOHW=None if self.after.norm else residual_BCHW,
+                relu=self.after.relu,
+                triton=self.triton,
+            )
+        finished: Tensor = self.after(y_BCHW, residual_BCHW)
+        return finished
 
 
 class Up(nn.Module):
-    """Doubles the size: the upsampling and the 3x3 convolution after it, composed.
-
-    Composed, a position costs 4 I O products in place of I C + 9 C O of each of its four outputs'
-    quarters; where that is no gain (I >= 3 O) PyTorch runs the two as they are. The Triton kernel
-    takes them composed all the same, as it saves a launch and a map.
-    """
+    """Doubles the size: an upsampling and the 3x3 convolution after it, composed into one."""
 
     def __init__(
         self, up: Upsampling, smooth: Folded, activation: Activation, packing: Packing
     ) -> None:
         super().__init__()
-        composed: ComposedUp = compose_up(up, smooth)
-        self.weight = packing.pack(composed.phases.flatten(0, 2))
-        self.bias = packing.pack(composed.bias.flatten(2, 3).flatten(0, 1))
-        self.norm = None if composed.norm is None else NormAct(composed.norm, activation, packing)
-        self.relu = activation == "relu" and self.norm is None
-        self.gelu = activation == "gelu" and self.norm is None
+        phases, bias = compose_up(up, smooth)
+        self.weight = packing.pack(phases.flatten(0, 2))
+        self.bias = packing.pack(bias.flatten(2, 3).flatten(0, 1))
+        self.after = After(smooth.norm, activation, packing)
         self.triton = packing.triton
-        out_channels, in_channels = smooth.weight.shape[0], up.weight.shape[1]
-        self.two_steps = _TwoSteps(up, smooth, packing) if in_channels >= 3 * out_channels else None
 
     def forward(self, x_BChw: Tensor) -> Tensor:
         """(B, I, h, w) -> (B, O, 2h, 2w)."""
-        if self.two_steps is not None and not runs_triton(self.triton, x_BChw):
-            y_BCHW: Tensor = self.two_steps(x_BChw)
-            y_BCHW = F.relu_(y_BCHW) if self.relu else y_BCHW
-        else:
-            y_BCHW = ops.up_conv(x_BChw, self.weight, self.bias, relu=self.relu, triton=self.triton)
-        if self.norm is not None:
-            y_BCHW = self.norm(y_BCHW)
-        return F.gelu(y_BCHW) if self.gelu else y_BCHW
-
-
-class _TwoSteps(nn.Module):
-    """The upsampling as one matrix product, then the 3x3 convolution."""
-
-    def __init__(self, up: Upsampling, smooth: Folded, packing: Packing) -> None:
-        super().__init__()
-        self.up_weight = packing.pack(rearrange(up.weight, "c i a b -> (a b c) i"))
-        self.up_bias = packing.pack(rearrange(up.bias, "c a b -> (a b c)"))
-        self.weight, self.bias = packing.pack(smooth.weight), packing.pack(smooth.bias)
-
-    def forward(self, x_BIhw: Tensor) -> Tensor:
-        blocks = F.linear(x_BIhw.permute(0, 2, 3, 1), self.up_weight, self.up_bias)
-        up_BCHW = rearrange(blocks, "n h w (a b c) -> n c (h a) (w b)", a=2, b=2)
-        up_BCHW = up_BCHW.contiguous(memory_format=torch.channels_last)
-        return F.conv2d(up_BCHW, self.weight, self.bias, padding=1)
+        relu = self.after.relu
+        y_BCHW = ops.up_conv(x_BChw, self.weight, self.bias, relu=relu, triton=self.triton)
+        finished: Tensor = self.after(y_BCHW)
+        return finished
 
 
 class ResizedJoin(nn.Module):
@@ -165,7 +114,7 @@ class ResizedJoin(nn.Module):
 
     Where PyTorch runs it, the resize moves behind its share of the convolution: both are linear, so
     the nine taps are products with the small map, and one matrix for each axis resizes, shifts and
-    sums them; exact, borders included, whatever the sizes.
+    sums them; exact for all sizes, borders included.
     """
 
     def __init__(self, folded: Folded, channels: int, packing: Packing) -> None:
@@ -180,25 +129,24 @@ class ResizedJoin(nn.Module):
 
     def forward(self, x_BCHW: Tensor, skip_BChw: Tensor) -> Tensor:
         """(B, C, H, W) and (B, K, h, w) -> (B, O, H, W)."""
-        if runs_triton(self.triton, x_BCHW):
+        asked = self.triton
+        if asked or (asked is None and triton_runs_on(x_BCHW.device)):
             joined: Tensor = self.whole(x_BCHW, skip_BChw)
             return joined
         y_BCHW = F.conv2d(x_BCHW, self.map_weight, self.whole.bias, padding=1)
-        y_BCHW = y_BCHW.add_(self._resized_share(skip_BChw, size_of(x_BCHW)))
-        if self.whole.norm is not None:
-            normed: Tensor = self.whole.norm(y_BCHW)
-            return normed
-        return F.relu_(y_BCHW)
+        y_BCHW = y_BCHW.add_(self._resized_share(skip_BChw, *x_BCHW.shape[-2:]))
+        finished: Tensor = self.whole.after(F.relu_(y_BCHW) if self.whole.after.relu else y_BCHW)
+        return finished
 
-    def _resized_share(self, skip_BKhw: Tensor, size: tuple[int, int]) -> Tensor:
+    def _resized_share(self, skip_BKhw: Tensor, height: int, width: int) -> Tensor:
         """What the resized skip adds, (B, O, H, W)."""
-        height, width = skip_BKhw.shape[-2:]
+        low_height, low_width = skip_BKhw.shape[-2:]
         taps = F.linear(skip_BKhw.permute(0, 2, 3, 1), self.tap_weight)
-        rows = shifted_resize_matrix(height, size[0], like=taps)
-        columns = shifted_resize_matrix(width, size[1], like=taps)
+        rows = shifted_resize_matrix(low_height, height, like=taps)
+        columns = shifted_resize_matrix(low_width, width, like=taps)
         taps = rearrange(taps, "n h w (u v o) -> n (u h) (v w o)", u=3, v=3)
-        tall = rearrange(rows @ taps, "n y (x o) -> (n y) x o", x=3 * width)
-        return rearrange(columns @ tall, "(n y) x o -> n o y x", y=size[0])
+        tall = rearrange(rows @ taps, "n y (x o) -> (n y) x o", x=3 * low_width)
+        return rearrange(columns @ tall, "(n y) x o -> n o y x", y=height)
 
 
 class GatedJoin(nn.Module):
@@ -216,44 +164,9 @@ class GatedJoin(nn.Module):
         self, u_BCHW: Tensor, semantic_BChw: Tensor, structural_BCHW: Tensor | None
     ) -> Tensor:
         """(B, C, H, W), (B, C, h, w) and (B, C, H, W) or None -> (B, O, H, W)."""
-        gates = (u_BCHW, semantic_BChw, structural_BCHW, self.gate_weight, self.gate_bias)
-        if runs_triton(self.triton, u_BCHW):
-            joined: Tensor = self.join(u_BCHW, ops.gated_skips(*gates, triton=self.triton))
-        else:
-            joined = self.join(_with_gated_skips(*gates))
+        skips = (semantic_BChw, structural_BCHW)
+        gated_BGHW = ops.gated_skips(
+            u_BCHW, *skips, self.gate_weight, self.gate_bias, triton=self.triton
+        )
+        joined: Tensor = self.join(u_BCHW, gated_BGHW)
         return joined
-
-
-def _with_gated_skips(
-    u_BCHW: Tensor,
-    semantic_BChw: Tensor,
-    structural_BCHW: Tensor | None,
-    weight_GC: Tensor,
-    bias_G: Tensor,
-) -> Tensor:
-    """The map and its gated skips in one; each is written where it belongs."""
-    channels, size = u_BCHW.shape[1], size_of(u_BCHW)
-    gates_BGHW = F.linear(u_BCHW.permute(0, 2, 3, 1), weight_GC, bias_G).sigmoid_()
-    gates_BGHW = gates_BGHW.permute(0, 3, 1, 2)
-    out = empty_map(u_BCHW, (u_BCHW.shape[0], channels + len(bias_G), *size))
-    out[:, :channels] = u_BCHW
-    skips = skips_like(u_BCHW, semantic_BChw, structural_BCHW)
-    parts = zip(skips, gates_BGHW.chunk(len(skips), 1), strict=True)
-    for i, (skip_BCHW, gate_BCHW) in enumerate(parts, start=1):
-        share = out[:, i * channels : (i + 1) * channels]
-        if torch.compiler.is_compiling():  # which takes no out= that is part of a map
-            share.copy_(torch.addcmul(skip_BCHW, skip_BCHW, gate_BCHW))
-        else:
-            torch.addcmul(skip_BCHW, skip_BCHW, gate_BCHW, out=share)
-    return out
-
-
-def size_of(x_BCHW: Tensor) -> tuple[int, int]:
-    """(H, W) of a map."""
-    height, width = x_BCHW.shape[-2:]
-    return height, width
-
-
-def runs_triton(asked: bool | None, x: Tensor) -> bool:
-    """Whether the ops will run as Triton kernels on ``x``'s device (or say why they can't)."""
-    return asked if asked is not None else triton_runs_on(x.device)

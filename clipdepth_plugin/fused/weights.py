@@ -22,8 +22,8 @@ class Folded:
     Attributes:
         weight: (O, I, kernel, kernel), float64.
         bias: (O,), float64.
-        norm: The group norm that still has to run after it, or None. (Its statistics are those of
-            the map at hand, so that nothing can be folded.)
+        norm: The group norm that runs after it, or None: its statistics depend on the map, so that
+            it cannot be folded.
     """
 
     weight: Tensor
@@ -94,29 +94,18 @@ class Upsampling:
         return cls(weight_CabI.permute(0, 3, 1, 2), folded.bias.unflatten(0, (-1, 2, 2)))
 
 
-@dataclass(frozen=True)
-class ComposedUp:
-    """An upsampling and the 3x3 convolution after it, as four 2x2 convolutions.
-
-    Attributes:
-        phases: (2, 2, O, I, 2, 2): of the output's row parity a and column parity b; they read the
-            small map's rows i - 1 + a and i + a (columns likewise).
-        bias: (2, 2, 2, 2, O): of a, b, whether the output is in the map's outermost row (the first
-            where a is 0, the last where it is 1), and column. The 3x3 convolution's zeros pad the
-            upsampled map, bias and all, so that fewer biases meet there.
-        norm: See ``Folded``.
-    """
-
-    phases: Tensor
-    bias: Tensor
-    norm: nn.GroupNorm | None
-
-
-def compose_up(up: Upsampling, smooth: Folded) -> ComposedUp:
-    """Composes the two: exact, borders included.
+def compose_up(up: Upsampling, smooth: Folded) -> tuple[Tensor, Tensor]:
+    """An upsampling and the 3x3 convolution after it as four 2x2 convolutions; exact.
 
     Tap u of the 3x3 convolution at output row 2i + a reads row 2i + a + u - 1, which is sub-row
     (a + u - 1) mod 2 of the small map's row i + floor((a + u - 1) / 2).
+
+    Returns:
+        Phases (2, 2, O, I, 2, 2), of the output's row parity a and column parity b, which read the
+        small map's rows i - 1 + a and i + a (columns likewise). Biases (2, 2, 2, 2, O), of a, b,
+        and whether the output is in the map's outermost row (the first where a is 0, the last
+        where it is 1) and column: the 3x3 convolution's zeros pad the upsampled map, bias and all,
+        so that fewer biases add up there.
     """
     taps = [(u, v) for u in range(3) for v in range(3)]
     out_channels, in_channels = smooth.weight.shape[0], up.weight.shape[1]
@@ -131,27 +120,22 @@ def compose_up(up: Upsampling, smooth: Folded) -> ComposedUp:
                 tap_OI = tap_OC @ up.weight[:, :, sub_row, sub_column]
                 phases[a, b, :, :, row + 1 - a, column + 1 - b] += tap_OI
                 shift_O = tap_OC @ up.bias[:, sub_row, sub_column]
-                # Outermost: the tap that looks out of the map meets no bias.
+                # A tap outside the map adds no bias.
                 for at_row in range(1 if u == 2 * a else 2):
                     for at_column in range(1 if v == 2 * b else 2):
                         bias[a, b, at_row, at_column] += shift_O
-    return ComposedUp(phases, bias, smooth.norm)
-
-
-def resize_matrix(low: int, high: int, *, like: Tensor) -> Tensor:
-    """(high, low): bilinear resize (``align_corners=False``) along one axis, as a matrix."""
-    dtype = torch.float32 if like.device.type == "mps" else torch.float64
-    unit = torch.eye(low, dtype=dtype, device=like.device)[:, None, :, None]
-    rows = F.interpolate(unit, size=(high, 1), mode="bilinear", align_corners=False)
-    return rows[:, 0, :, 0].T
+    return phases, bias
 
 
 def shifted_resize_matrix(low: int, high: int, *, like: Tensor) -> Tensor:
     """(high, 3 * low): resize, then each of the three taps of a zero-padded convolution's axis.
 
-    ``sum_u out[y + u - 1]`` over maps that still wait for tap u: bilinear resize and the
-    convolution's shifts are both linear along each axis, so that one matrix does both.
+    ``sum_u out[y + u - 1]`` over maps that still wait for tap u: bilinear resize
+    (``align_corners=False``) and the convolution's shifts are both linear along each axis.
     """
-    padded = F.pad(resize_matrix(low, high, like=like), (0, 0, 1, 1))
+    dtype = torch.float32 if like.device.type == "mps" else torch.float64
+    unit = torch.eye(low, dtype=dtype, device=like.device)[:, None, :, None]
+    rows = F.interpolate(unit, size=(high, 1), mode="bilinear", align_corners=False)
+    padded = F.pad(rows[:, 0, :, 0].T, (0, 0, 1, 1))
     taps = [padded[u : u + high] for u in range(3)]
     return torch.cat(taps, dim=1).to(like.dtype)

@@ -2,7 +2,7 @@
 
 A layer norm gives each token the deviation 1, but not its channels: most of them hardly vary from
 token to token, beside a few that are far from 0 everywhere. A head that has to learn that first
-learns depth later (results/ladder.md). Measured once on the first pictures, as in Weight
+learns depth later. Measured once on the first pictures, as in Weight
 Normalization (arXiv 1602.07868, section 3), and learnt from there.
 
 Axes: B views, N patch tokens, D tower width; M = 2 D + 1: sums of D channels and of their squares,
@@ -14,17 +14,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from itertools import islice
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipdepth_plugin.decoders.compact import NormedLevels
-
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from clipdepth_plugin.head import DepthHead
     from clipdepth_plugin.training.batches import FeatureSource
 
 _LEAST_DEVIATION = 1e-3
@@ -32,7 +31,7 @@ _LEAST_DEVIATION = 1e-3
 
 
 def standardise_levels(
-    head: nn.Module, source: FeatureSource, batches: int, accelerator: Accelerator
+    head: DepthHead, source: FeatureSource, batches: int, accelerator: Accelerator
 ) -> None:
     """Sets scale and shift of a head's level norms; one that does not normalise levels has none.
 
@@ -44,11 +43,7 @@ def standardise_levels(
         batches: So many, or as many as there are.
         accelerator: The processes.
     """
-    norms: dict[int, list[nn.LayerNorm]] = {}
-    for path in head.modules():
-        if isinstance(path, NormedLevels):
-            for level, norm in zip(path.levels, path.norms, strict=True):
-                norms.setdefault(level, []).append(cast("nn.LayerNorm", norm))
+    norms = head.decoder.level_norms()
     if not norms:
         return
     sums = {level: _nothing(same[0]) for level, same in norms.items()}

@@ -19,7 +19,6 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from clipdepth_plugin.arguments import Size
-from clipdepth_plugin.decoders.dual_path import DualPathDecoder
 from clipdepth_plugin.decoders.readout import DepthEstimate
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.features import TowerFeatures
@@ -54,9 +53,8 @@ class TrainedHead(nn.Module):
         super().__init__()
         self.head = head
         self._patch_size, self._pixel_size = patch_size, pixel_size
-        if isinstance(head.decoder, DualPathDecoder):
-            for index, readout in enumerate(head.decoder.auxiliary):
-                readout.requires_grad_(any(loss.auxiliary[index : index + 1]))
+        for index, readout in enumerate(head.decoder.auxiliary_readouts()):
+            readout.requires_grad_(any(loss.auxiliary[index : index + 1]))
 
     def forward(
         self,

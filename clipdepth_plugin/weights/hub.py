@@ -1,6 +1,6 @@
-"""Saving and loading heads the way the ecosystem does: huggingface_hub's mixin, safetensors only.
+"""Saving and loading heads: folders of config.json, model.safetensors and a model card.
 
-A head is a folder, local or on the hub: config.json, model.safetensors, README.md (model card).
+A folder is local or on the hub, as huggingface_hub's mixin has it; weights are safetensors only.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol, Self, cast
+from typing import Any, Self
 
-from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
+from huggingface_hub import ModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from pydantic import ValidationError
 from safetensors import SafetensorError
@@ -28,16 +28,11 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
 
-
-class _Head(Protocol):
-    """What is saved."""
-
-    config: HeadConfig
-
-    def state_dict(self) -> dict[str, Tensor]: ...
+_HUB_OPTIONS = {"revision", "token", "cache_dir", "local_files_only", "force_download"}
 
 
 class HubMixin(
+    nn.Module,
     ModelHubMixin,
     library_name="clipdepth-plugin",
     pipeline_tag="depth-estimation",
@@ -45,81 +40,33 @@ class HubMixin(
 ):
     """``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` for ``DepthHead``."""
 
+    config: HeadConfig
+
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, *, device: str = "cpu", **options: Any
+    ) -> Self:
         """Loads a head from a folder or a hub id; float32, in evaluation mode.
 
         Args:
             pretrained_model_name_or_path: A folder that ``save_pretrained`` wrote, or a hub id.
+            device: Where the weights go.
             options: ``revision``, ``token``, ``cache_dir``, ``local_files_only`` and
-                ``force_download``, as everywhere in huggingface_hub; ``device``.
+                ``force_download``, as everywhere in huggingface_hub.
 
         Raises:
             HeadFileError: There is no such head, or a file of it is missing, truncated or
                 does not fit its config.
         """
         source = str(pretrained_model_name_or_path)
-        try:
-            return super().from_pretrained(pretrained_model_name_or_path, **options)
-        except HFValidationError as error:
-            raise HeadFileError(
-                f"{source!r} is neither a folder that exists nor a hub id: {error}"
-            ) from error
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise HeadFileError(f"{source}: {CONFIG_FILE} is not valid JSON: {error}") from error
-        except AttributeError as error:
-            if error.name != "items" or isinstance(error.obj, dict):
-                raise
-            # The hub client takes whatever JSON it finds for an object.
-            raise HeadFileError(
-                f"{source}: {CONFIG_FILE} holds {json.dumps(error.obj)[:80]}, not a JSON object: "
-                "it is not the config of a depth head"
-            ) from error
-        except (OSError, HfHubHTTPError) as error:
-            raise HeadFileError(
-                f"{source}: the head could not be read or downloaded: {error}"
-            ) from error
-
-    @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        config: dict[str, Any] | None = None,
-        device: str = "cpu",
-        **model_kwargs: Any,
-    ) -> Self:
-        if model_kwargs:
-            raise HeadFileError(f"from_pretrained does not take {', '.join(sorted(model_kwargs))}")
-        if config is None:
-            raise HeadFileError(f"{model_id}: no {CONFIG_FILE} there; is this a head's folder?")
-        try:
-            head_config = HeadConfig.model_validate(_as_it_was(config))
-        except ValidationError as error:
-            raise HeadFileError(
-                f"{model_id}: {CONFIG_FILE} is not the config of a depth head: {error}"
-            ) from error
-        weights = Path(model_id) / WEIGHTS_FILE
-        if not Path(model_id).is_dir():
-            weights = Path(
-                hf_hub_download(
-                    model_id,
-                    WEIGHTS_FILE,
-                    revision=revision,
-                    cache_dir=cache_dir,
-                    force_download=force_download,
-                    local_files_only=local_files_only,
-                    token=token,
-                )
-            )
-        head = cast("Callable[[HeadConfig], nn.Module]", cls)(head_config)
+        unknown = sorted(options.keys() - _HUB_OPTIONS)
+        if unknown:
+            raise HeadFileError(f"from_pretrained does not take {', '.join(unknown)}")
+        config = _read_config(_fetch(source, CONFIG_FILE, options), source)
+        weights = _fetch(source, WEIGHTS_FILE, options)
+        head = cls(config)
         load_weights(head, read_safetensors(weights), weights)
-        return cast("Self", head.to(device).eval())
+        return head.to(device).eval()
 
     def save_pretrained(
         self,
@@ -128,25 +75,25 @@ class HubMixin(
         config: Any = None,
         repo_id: str | None = None,
         push_to_hub: bool = False,
-        model_card_kwargs: dict[str, Any] | None = None,
+        model_card_kwargs: dict[str, Any] | None = None,  # noqa: ARG002 (the mixin's)
         **push_to_hub_kwargs: Any,
     ) -> str | None:
         """Writes config.json, model.safetensors and a model card into a folder.
 
         Everything is written into a hidden folder inside first, so a save that fails while
         writing leaves what was there, or no folder where there was none. The files are then
-        moved to their places one by one, each whole: weights, config, card. A save that is cut
-        off between two of these moves leaves the new weights beside the old config.
+        moved to their places one by one; a save that is killed between two of these moves leaves
+        new files beside old ones.
 
-        A model card that is there is replaced where it is as an earlier save wrote it, and kept
-        where it was edited or is someone else's.
+        A model card that is there is replaced if an earlier save wrote it, and kept if it was
+        edited or is someone else's.
 
         Args:
             save_directory: The folder; made where it is missing.
             config: Not to be given: a head is saved with its own config.
             repo_id: With ``push_to_hub``; the folder's name by default.
             push_to_hub: Upload afterwards.
-            model_card_kwargs: Passed on to ``generate_model_card``.
+            model_card_kwargs: Ignored: the card is made from the config.
             push_to_hub_kwargs: Passed on to ``push_to_hub``.
 
         Returns:
@@ -158,45 +105,76 @@ class HubMixin(
         folder = Path(save_directory)
         if config is not None:
             raise HeadFileError("config: a head is saved with its own config; leave it out")
+        state = {name: value.detach().contiguous() for name, value in self.state_dict().items()}
         try:
-            with (
-                _made(folder),
-                tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary,
-            ):
-                super().save_pretrained(temporary, model_card_kwargs=model_card_kwargs)
-                names = [WEIGHTS_FILE, CONFIG_FILE]
+            with _staged(folder) as temporary:
+                # Not save_file: it makes files that only their owner may read.
+                weights = save(state, metadata={"format": "pt"})
+                (temporary / WEIGHTS_FILE).write_bytes(weights)
+                text = self.config.model_dump_json(indent=2) + "\n"
+                (temporary / CONFIG_FILE).write_text(text, encoding="utf-8")
                 if _may_replace(folder / CARD_FILE):
-                    names.append(CARD_FILE)
-                for name in names:
-                    _sync(Path(temporary, name))
-                for name in names:
-                    Path(temporary, name).replace(folder / name)
+                    card = model_card_text(self.config)
+                    (temporary / CARD_FILE).write_text(card, encoding="utf-8")
         except (OSError, SafetensorError) as error:
             raise HeadFileError(f"{folder}: the head could not be written: {error}") from error
         if push_to_hub:
-            return self.push_to_hub(
-                repo_id or folder.name, model_card_kwargs=model_card_kwargs, **push_to_hub_kwargs
-            )
+            return self.push_to_hub(repo_id or folder.name, **push_to_hub_kwargs)
         return None
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        head = cast("_Head", self)
-        state = {name: value.detach().contiguous() for name, value in head.state_dict().items()}
-        # Not save_file: it makes files that only their owner may read.
-        (save_directory / WEIGHTS_FILE).write_bytes(save(state, metadata={"format": "pt"}))
-        config = head.config.model_dump_json(indent=2)
-        (save_directory / CONFIG_FILE).write_text(config + "\n", encoding="utf-8")
 
-    def generate_model_card(self, *_args: Any, **_kwargs: Any) -> ModelCard:
-        """The model card: tower, levels, context, units, range, data."""
-        return ModelCard(model_card_text(cast("_Head", self).config))
+def _fetch(source: str, file: str, options: dict[str, Any]) -> Path:
+    """A file of a head: in its folder, or downloaded from the hub.
+
+    Raises:
+        HeadFileError: There is no such folder or hub id, or the download failed.
+    """
+    if Path(source).is_dir():
+        return Path(source) / file
+    try:
+        return Path(hf_hub_download(source, file, **options))
+    except HFValidationError as error:
+        raise HeadFileError(
+            f"{source!r} is neither a folder that exists nor a hub id: {error}"
+        ) from error
+    except (OSError, HfHubHTTPError) as error:
+        raise HeadFileError(f"{source}: {file} could not be downloaded: {error}") from error
 
 
-def _as_it_was(config: dict[str, Any]) -> dict[str, Any]:
-    """A saved config, with what it lacks as it was when it was saved.
+def _read_config(path: Path, source: str) -> HeadConfig:
+    """The config of a saved head.
 
-    A head is saved with every field that there is, ``provenance`` among them: a field that such a
-    config lacks is newer, and its default, not what a preset gives today, is what there was before.
+    Raises:
+        HeadFileError: It is missing, or not the config of a head.
+    """
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise HeadFileError(
+            f"{source}: no {CONFIG_FILE} there; is this a head's folder?"
+        ) from error
+    except OSError as error:
+        raise HeadFileError(f"{path}: the file could not be read: {error}") from error
+    except ValueError as error:  # bad UTF-8 or bad JSON
+        raise HeadFileError(f"{source}: {CONFIG_FILE} is not valid JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise HeadFileError(
+            f"{source}: {CONFIG_FILE} holds {json.dumps(config)[:80]}, not a JSON object: it is "
+            "not the config of a depth head"
+        )
+    try:
+        return HeadConfig.model_validate(_with_former_defaults(config))
+    except ValidationError as error:
+        raise HeadFileError(
+            f"{source}: {CONFIG_FILE} is not the config of a depth head: {error}"
+        ) from error
+
+
+def _with_former_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """A saved config, with the fields that it lacks at their defaults, not at its preset's values.
+
+    A head is saved with all fields of its time, ``provenance`` among them: one that is missing is
+    newer, and its default is what heads computed before it existed.
     """
     if "provenance" not in config:  # written by hand
         return config
@@ -228,11 +206,11 @@ def load_weights(head: nn.Module, state: dict[str, Tensor], source: Path | str) 
     """Loads a state dict into a head, every tensor checked before any is copied.
 
     Raises:
-        HeadFileError: A key is missing or odd, or its tensor is of another shape, no floats where
-            the head has floats, or not finite; names them.
+        HeadFileError: A key is missing or unexpected, or its tensor is of another shape, not of
+            floats where the head has floats, or not finite; names them.
     """
     own = head.state_dict()
-    missing, odd = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [
         f"{name} {tuple(state[name].shape)} (expected {tuple(own[name].shape)})"
         for name in own.keys() & state.keys()
@@ -243,7 +221,7 @@ def load_weights(head: nn.Module, state: dict[str, Tensor], source: Path | str) 
     wild = [] if whole else [name for name in both if not bool(state[name].isfinite().all())]
     problems = {
         "missing": missing,
-        "odd": odd,
+        "unexpected": unexpected,
         "of another shape": sorted(shapes),
         "not of floats": whole,
         "not finite (NaN or infinite)": wild,
@@ -256,12 +234,21 @@ def load_weights(head: nn.Module, state: dict[str, Tensor], source: Path | str) 
 
 
 @contextlib.contextmanager
-def _made(folder: Path) -> Iterator[None]:
-    """The folder, made where it is missing; what was made goes again if all fails."""
+def _staged(folder: Path) -> Iterator[Path]:
+    """A hidden folder inside, whose files move into the folder at the end.
+
+    The folder is made where it is missing; what was made is removed again if all fails.
+    """
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        yield
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
+            yield Path(temporary)
+            files = sorted(Path(temporary).iterdir())
+            for file in files:
+                _sync(file)
+            for file in files:
+                file.replace(folder / file.name)
     except BaseException:
         for path in new:
             with contextlib.suppress(OSError):  # not made yet, or no longer empty
@@ -270,7 +257,7 @@ def _made(folder: Path) -> Iterator[None]:
 
 
 def _may_replace(card: Path) -> bool:
-    """Whether there is no card, or one of ours that nobody edited."""
+    """Whether there is no card, or an unedited one that a save wrote."""
     try:
         return is_unedited(card.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -84,12 +84,12 @@ def model_card_text(config: HeadConfig) -> str:
 
 
 def is_unedited(card: str) -> bool:
-    """Whether a card is, to the letter, one that ``model_card_text`` wrote for some head."""
+    """Whether a card is exactly as ``model_card_text`` wrote it, for any head."""
     marks = list(_MARK.finditer(card))
     return bool(marks) and _hash(_MARK.sub("", card)) == marks[-1][1]
 
 
 def _hash(text: str) -> str:
-    """Of the words alone: line ends and space around the text may change on the way."""
+    """Without line ends and surrounding space, which a transfer may change."""
     plain = "\n".join(line.rstrip() for line in text.strip().splitlines())
     return hashlib.sha256(plain.encode()).hexdigest()

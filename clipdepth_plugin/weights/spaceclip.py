@@ -63,12 +63,12 @@ def load_spaceclip(
     """Loads a head from a checkpoint of SPACE-CLIP's authors.
 
     Every size is read off the weights' shapes: width, channels, FiLM's hidden width, whether
-    FiLM, the structural pathway and the auxiliary outputs are there. The levels leave no trace
-    in the weights and must be told.
+    FiLM, the structural pathway and the auxiliary outputs are there. The levels cannot be read
+    off the weights and must be given.
 
     Args:
         source: A state dict, or a .safetensors, .pt or .pth file (read with ``weights_only``).
-            ``{"model": ...}``, ``module.`` prefixes and the tower's own keys are seen through.
+            ``{"model": ...}`` is unwrapped; ``module.`` prefixes and the tower's keys are dropped.
         semantic_levels: Level of each decoder stage, first stage first.
         structural_levels: Level of each structural stage; ignored where there are none.
         context: Context kind that FiLM was trained with.
@@ -77,7 +77,7 @@ def load_spaceclip(
         The head in evaluation mode, float32.
 
     Raises:
-        HeadFileError: A file is unreadable, or a key is missing, odd or of a wrong shape.
+        HeadFileError: A file is unreadable, or a key is missing, unexpected or of a wrong shape.
         pydantic.ValidationError: The number of levels does not fit the stages.
     """
     name = "state dict" if isinstance(source, Mapping) else str(source)
@@ -106,7 +106,7 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 
 def _unwrap(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Takes the state dict out of {"model": ...} and the like."""
+    """The state dict inside {"model": ...} and the like."""
     for key in ("model", "state_dict", "model_state_dict"):
         inner = state.get(key)
         if isinstance(inner, Mapping):
@@ -131,7 +131,9 @@ def _rename(state: Mapping[str, Any], source: str) -> dict[str, Tensor]:
             raise HeadFileError(f"{source}: {key} is a {type(value).__name__}, expected a tensor")
         ours = _translate(theirs, _NAMES)
         if ours is None:
-            raise HeadFileError(f"{source}: odd key {key!r}: no such part in a SPACE-CLIP head")
+            raise HeadFileError(
+                f"{source}: unexpected key {key!r}: a SPACE-CLIP head has no such part"
+            )
         renamed[ours] = value
     return renamed
 

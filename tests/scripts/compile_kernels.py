@@ -29,11 +29,10 @@ from clipdepth_plugin.kernels import dispatch, launch
 HEADS: tuple[dict[str, Any], ...] = (
     {"preset": "spaceclip"},
     {"preset": "spaceclip", "confidence": True},
-    {"preset": "fast", "confidence": True, "norm": "group"},
     {"preset": "guided"},
     {"preset": "guided", "confidence": True},
 )
-"""``guided`` has all that ``fast`` has but for the group norm."""
+"""``guided`` has all that ``fast`` has."""
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 MODES = ((torch.float32, True), (torch.float32, False), (torch.bfloat16, True))
 """A dtype, and whether float32 is multiplied in TF32."""

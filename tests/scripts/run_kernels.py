@@ -151,25 +151,6 @@ def gated_skips() -> Iterator[Case]:
         ), {}  # fmt: skip
 
 
-def group_norm_act() -> Iterator[Case]:
-    for batch, channels, (h, w), groups, activation, residual in (
-        (1, 24, (13, 17), 8, "gelu", False),
-        (3, 20, (37, 37), 4, "relu", True),
-        (2, 6, (1, 1), 2, "none", False),
-        (1, 20, (71, 67), 2, "gelu", True),
-        (0, 8, (3, 3), 4, "gelu", False),
-    ):
-        x = a_map(batch, channels, h, w) * 3 + 2
-        yield f"{batch}x{channels}x{h}x{w}", ops.group_norm_act, (
-            x, random(channels), random(channels)
-        ), {
-            "groups": groups,
-            "eps": 1e-5,
-            "activation": activation,
-            "residual_BCHW": a_map(batch, channels, h, w) if residual else None,
-        }  # fmt: skip
-
-
 def depth_readout() -> Iterator[Case]:
     activation: Activation
     for batch, channels, (h, w), hidden, activation, size in (
@@ -208,8 +189,8 @@ def convex_depth() -> Iterator[Case]:
 
 
 OPS = (
-    film_project, film_mlp, normed_project, up_conv, join_conv, gated_skips, group_norm_act,
-    depth_readout, convex_depth,
+    film_project, film_mlp, normed_project, up_conv, join_conv, gated_skips, depth_readout,
+    convex_depth,
 )  # fmt: skip
 
 

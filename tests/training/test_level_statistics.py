@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from clipdepth_plugin import DepthHead
-from clipdepth_plugin.decoders.compact import NormedLevels
 from clipdepth_plugin.training.batches import FeatureBatch
 from clipdepth_plugin.training.config import TrainConfig
 from clipdepth_plugin.training.engine import train
@@ -32,12 +31,17 @@ def tokens(session: Session, norm: nn.Module, level: int) -> torch.Tensor:
     return normed
 
 
+def head_of(session: Session) -> DepthHead:
+    head = session.accelerator.unwrap_model(session.model).head
+    assert isinstance(head, DepthHead)
+    return head
+
+
 def norms_of(session: Session) -> list[tuple[int, nn.LayerNorm]]:
     return [
-        (level, cast("nn.LayerNorm", norm))
-        for path in session.model.modules()
-        if isinstance(path, NormedLevels)
-        for level, norm in zip(path.levels, path.norms, strict=True)
+        (level, norm)
+        for level, same in head_of(session).decoder.level_norms().items()
+        for norm in same
     ]
 
 
@@ -87,7 +91,7 @@ def test_a_channel_that_never_varies_is_not_blown_up(tiny: TinyRuns) -> None:
 
     session = open_session(tiny.config("run", head={**FAST, "standardise": 0}, loss=LOSS), Silent())
     source = session.sources.train
-    standardise_levels(session.model, Alike(), 2, session.accelerator)
+    standardise_levels(head_of(session), Alike(), 2, session.accelerator)
     with torch.no_grad():
         for _, norm in norms_of(session):
             assert bool((norm.weight <= 1e3).all())
@@ -97,7 +101,7 @@ def test_a_channel_that_never_varies_is_not_blown_up(tiny: TinyRuns) -> None:
 def test_a_saved_head_keeps_its_norms(tiny: TinyRuns) -> None:
     saved = train(tiny.config("saved", head=FAST, loss=LOSS, ema=None)).head
     session = open_session(tiny.config("on", head={"init": str(saved)}, loss=LOSS), Silent())
-    head = session.accelerator.unwrap_model(session.model).head
+    head = head_of(session)
     weights = DepthHead.from_pretrained(saved).state_dict()
     assert all(torch.equal(x, weights[name]) for name, x in head.state_dict().items())
 

@@ -1,0 +1,73 @@
+"""How a decoder's inference form is made, and which decoders have one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from clipdepth_plugin.decoders.decoder import Decoder
+from clipdepth_plugin.decoders.readout import DepthEstimate
+from clipdepth_plugin.errors import KernelError
+from clipdepth_plugin.features import TowerFeatures
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How a fused head is made.
+
+    Attributes:
+        dtype: Of its weights and maps.
+        triton: As every op takes it.
+    """
+
+    dtype: torch.dtype
+    triton: bool | None
+
+    def pack(self, x: Tensor) -> nn.Parameter:
+        """A weight in its final dtype and order: a parameter, so that it moves with its module."""
+        order = torch.channels_last if x.ndim == 4 else torch.contiguous_format
+        packed = x.detach().to(self.dtype, copy=True).contiguous(memory_format=order)
+        return nn.Parameter(packed, requires_grad=False)
+
+
+class FusedForm(Protocol):
+    """A module with copies of a decoder's weights that computes the same, without gradients."""
+
+    def __call__(self, features: TowerFeatures, size: tuple[int, int] | None) -> DepthEstimate:
+        """As ``Decoder.forward``, without auxiliary outputs."""
+        ...
+
+
+F = TypeVar("F", bound=type[nn.Module])
+
+_FORMS: dict[type[Decoder], Callable[[Any, Packing], nn.Module]] = {}
+
+
+def fused_form(decoder: type[Decoder]) -> Callable[[F], F]:
+    """Registers a ``FusedForm``, made of (decoder, packing), for one class of decoder."""
+
+    def register(form: F) -> F:
+        _FORMS[decoder] = form
+        return form
+
+    return register
+
+
+def fuse(decoder: Decoder, packing: Packing) -> nn.Module:
+    """The inference form of a decoder.
+
+    Raises:
+        KernelError: Its class has none.
+    """
+    form = _FORMS.get(type(decoder))
+    if form is None:
+        known = ", ".join(one.__name__ for one in _FORMS)
+        raise KernelError(
+            f"a {type(decoder).__name__} has no fused form, only {known} have: run the plain head, "
+            "or register a form (clipdepth_plugin.fused.forms.fused_form)"
+        )
+    return form(decoder, packing)

@@ -1,0 +1,92 @@
+"""Device code that several kernels call.
+
+Axes: M N output positions and channels of a tile, K what is summed over.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clipdepth_plugin.kernels.launch import device_function
+
+if TYPE_CHECKING:
+    import triton.language as tl
+
+METRES = {"relu": 0, "softplus": 1, "log": 2, "bins": 3}
+"""Output activations by the number that ``to_metres`` knows them by."""
+
+
+@device_function
+def dot_add(x, weight, total, DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr):  # type: ignore[no-untyped-def]
+    """``total`` + x @ weight, multiplied as ``products`` says."""
+    x, weight = x.to(DOT_DTYPE), weight.to(DOT_DTYPE)
+    if PRECISION == "tf32":
+        x, weight = rounded_to_tf32(x), rounded_to_tf32(weight)
+    return tl.dot(x, weight, total, input_precision=PRECISION)
+
+
+@device_function
+def rounded_to_tf32(x):  # type: ignore[no-untyped-def]
+    """The nearest float32 with ten bits of mantissa: tensor cores truncate the others."""
+    bits = (x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
+    return tl.where(x == x, bits.to(tl.float32, bitcast=True), x)  # noqa: PLR0124 (NaN stays)
+
+
+@device_function
+def sample_axis(at, scale, low):  # type: ignore[no-untyped-def]
+    """Where bilinear resize (``align_corners=False``) reads: two positions, the second's share."""
+    source = tl.maximum((at.to(tl.float32) + 0.5) * scale - 0.5, 0.0)
+    first = tl.minimum(source.to(tl.int32), low - 1)
+    return first, tl.minimum(first + 1, low - 1), source - first.to(tl.float32)
+
+
+@device_function
+def sample(map_ptr, rows, columns, channel, mask, row_scale, column_scale, height, width, channels):  # type: ignore[no-untyped-def]
+    """(M, N) of one (height, width, channels) map for each row, sampled bilinearly in float32.
+
+    ``map_ptr`` (M, 1) points at each position's map, ``channel`` is (1, N).
+    """
+    top, bottom, down = sample_axis(rows, row_scale, height)
+    left, right, across = sample_axis(columns, column_scale, width)
+    at = map_ptr + channel
+    top_left = tl.load(at + (top * width + left)[:, None] * channels, mask=mask, other=0)
+    top_right = tl.load(at + (top * width + right)[:, None] * channels, mask=mask, other=0)
+    low_left = tl.load(at + (bottom * width + left)[:, None] * channels, mask=mask, other=0)
+    low_right = tl.load(at + (bottom * width + right)[:, None] * channels, mask=mask, other=0)
+    across, down = across[:, None], down[:, None]
+    upper = top_left.to(tl.float32) * (1 - across) + top_right.to(tl.float32) * across
+    lower = low_left.to(tl.float32) * (1 - across) + low_right.to(tl.float32) * across
+    return upper * (1 - down) + lower * down
+
+
+@device_function
+def to_metres(level, low, high, METRES: tl.constexpr):  # type: ignore[no-untyped-def]
+    """``readout.Metres``: ``low`` and ``high`` are logarithms of the range's ends."""
+    if METRES == 0:
+        return tl.maximum(level, 0.0)
+    elif METRES == 1:
+        return tl.maximum(level, 0.0) + tl.log(1 + tl.exp(-tl.abs(level)))
+    else:
+        share = level
+        if METRES == 2:
+            share = tl.sigmoid(level)
+        return tl.exp(low + (high - low) * share)
+
+
+@device_function
+def row_moments(rows_ptr, mask, width, inverse_width, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Mean and reciprocal deviation of rows, as ``nn.LayerNorm`` takes them; in two passes."""
+    total = tl.zeros((BLOCK_M,), dtype=tl.float32)
+    for start in range(0, width, BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        inside = mask[:, None] & (k < width)[None, :]
+        total += tl.sum(tl.load(rows_ptr + k[None, :], mask=inside, other=0).to(tl.float32), 1)
+    mean = total * inverse_width
+    squares = tl.zeros((BLOCK_M,), dtype=tl.float32)
+    for start in range(0, width, BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        inside = mask[:, None] & (k < width)[None, :]
+        x = tl.load(rows_ptr + k[None, :], mask=inside, other=0).to(tl.float32)
+        centred = tl.where(inside, x - mean[:, None], 0.0)
+        squares += tl.sum(centred * centred, 1)
+    return mean, tl.rsqrt(squares * inverse_width + 1e-5)
