@@ -64,7 +64,7 @@ types: $(READY) ## mypy, strict
 	@$(BIN)/mypy
 
 docs: $(READY) ## the documentation in site/; a warning fails
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 wheel: $(READY) ## sdist and wheel in dist/
 	@rm -rf build dist
