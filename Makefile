@@ -1,7 +1,7 @@
 # Everything runs in .venv, which is made and kept current here: `make test` works on a fresh clone.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-dialects bench lint format types docs wheel setup clean
+.PHONY: help demo test test-dialects bench lint format types wheel setup clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -63,6 +63,7 @@ format: $(READY) ## let ruff mend what it can
 types: $(READY) ## mypy, strict
 	@$(BIN)/mypy
 
+.PHONY: docs
 docs: $(READY) ## the documentation in site/; a warning fails
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 

@@ -76,6 +76,18 @@ def test_the_table_of_hosts_is_what_the_tests_run_on() -> None:
     assert f"\n{host_table.count()} hosts " in README.read_text(encoding="utf-8")
 
 
+def test_the_table_of_costs_is_what_was_measured() -> None:
+    from tests.scripts import cost_table
+
+    readme = README.read_text(encoding="utf-8")
+    assert cost_table.BEGIN in readme
+    assert cost_table.END in readme
+    if not cost_table.MEASURED.exists():
+        pytest.skip("not measured yet")
+    table = cost_table.build_table(cost_table.read())
+    assert cost_table.region(readme) == table, f"renew it: {cost_table.COMMAND}"
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_listed_with_their_size_and_operations(preset: str) -> None:
     head = DepthHead(HeadConfig.model_validate({"width": 768, "preset": preset})).eval()
