@@ -5,6 +5,7 @@ python -m tests.scripts.host_table     # writes it
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from tests.tiny.packed import EVERY_PACKED
 from tests.tiny.packed_case import PackedCase
 from tests.tiny.table import HOSTS
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "hosts.md"
+README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = README.parent / "docs" / "hosts.md"
 EVERY: tuple[HostCase | PackedCase, ...] = (*HOSTS, *EVERY_PACKED)
 COMMAND = ".venv/bin/python -m tests.scripts.host_table"
 BEGIN, END = f"<!-- hosts: written by {COMMAND} -->", "<!-- end of hosts -->"
@@ -102,7 +104,7 @@ def generates(case: HostCase | PackedCase) -> bool:
 
 
 def main() -> int:
-    """Writes the table into the page."""
+    """Writes the table into the page, and the number of hosts into the README."""
     page = PAGE.read_text(encoding="utf-8")
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -110,6 +112,8 @@ def main() -> int:
         sys.stderr.write(f"absent hosts: {absent()}; or no {BEGIN} and {END} in {PAGE}\n")
         return 1
     PAGE.write_text(f"{before}{begin}\n{build_table()}\n{end}{after}", encoding="utf-8")
+    readme = README.read_text(encoding="utf-8")
+    README.write_text(re.sub(r"(?m)^\d+(?= hosts )", str(count()), readme), encoding="utf-8")
     return 0
 
 
