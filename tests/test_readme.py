@@ -58,6 +58,16 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/extending.md"])
+def test_files_that_contributors_are_sent_to_are_there(page: str) -> None:
+    known = [*ROOT.glob("*/"), *ROOT.glob("tests/**/*"), *ROOT.glob("adapters/**/*")]
+    known += [*ROOT.glob("clipdepth_plugin/**/*"), *ROOT.glob("kernels/**/*")]
+    paths = {f"/{one.relative_to(ROOT).as_posix()}" for one in known}
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for named in re.findall(r"`([a-z_][\w/]*(?:\.py|/))`", text):
+        assert any(path.endswith(f"/{named.rstrip('/')}") for path in paths), named
+
+
 def test_every_page_is_in_the_sites_navigation() -> None:
     site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     for page in DOCS:
