@@ -66,6 +66,10 @@ format: $(READY) ## let ruff mend what it can
 types: $(READY) ## mypy, strict
 	@$(BIN)/mypy
 
+.PHONY: docs
+docs: $(READY) ## the documentation in site/; a warning fails
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 wheel: $(READY) ## sdist and wheel in dist/
 	@rm -rf build dist
 	@$(BIN)/python -m build --no-isolation >/dev/null
@@ -75,7 +79,7 @@ setup: $(READY) ## the environment in .venv, with everything installed
 	@echo "$(VENV) is current"
 
 clean: ## remove the environment, caches and build products
-	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis \
+	@rm -rf $(VENV) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis \
 		.benchmarks .coverage htmlcov demo-output
 	@find clipdepth_plugin adapters kernels tests examples -name __pycache__ -prune -exec rm -rf {} +
 

@@ -1,10 +1,11 @@
-"""The README's table of hosts, from the tables that the tests run on.
+"""The table of hosts in docs/hosts.md, from the tables that the tests run on.
 
 python -m tests.scripts.host_table     # writes it
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from tests.tiny.packed_case import PackedCase
 from tests.tiny.table import HOSTS
 
 README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = README.parent / "docs" / "hosts.md"
 EVERY: tuple[HostCase | PackedCase, ...] = (*HOSTS, *EVERY_PACKED)
 COMMAND = ".venv/bin/python -m tests.scripts.host_table"
 BEGIN, END = f"<!-- hosts: written by {COMMAND} -->", "<!-- end of hosts -->"
@@ -55,9 +57,14 @@ def build_table() -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in whole)
 
 
-def region(readme: str) -> str:
-    """What stands between the README's two comments."""
-    return readme.partition(BEGIN)[2].partition(END)[0].strip()
+def region(page: str) -> str:
+    """The text between the page's two comments."""
+    return page.partition(BEGIN)[2].partition(END)[0].strip()
+
+
+def count() -> int:
+    """How many hosts the tests run."""
+    return len({case.name for case in EVERY})
 
 
 def _rows() -> Iterator[Row]:
@@ -97,14 +104,16 @@ def generates(case: HostCase | PackedCase) -> bool:
 
 
 def main() -> int:
-    """Writes the table into the README."""
-    readme = README.read_text(encoding="utf-8")
-    before, begin, rest = readme.partition(BEGIN)
+    """Writes the table into the page, and the number of hosts into the README."""
+    page = PAGE.read_text(encoding="utf-8")
+    before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if absent() or not begin or not end:
-        sys.stderr.write(f"absent hosts: {absent()}; or no {BEGIN} and {END} in the README\n")
+        sys.stderr.write(f"absent hosts: {absent()}; or no {BEGIN} and {END} in {PAGE}\n")
         return 1
-    README.write_text(f"{before}{begin}\n{build_table()}\n{end}{after}", encoding="utf-8")
+    PAGE.write_text(f"{before}{begin}\n{build_table()}\n{end}{after}", encoding="utf-8")
+    readme = README.read_text(encoding="utf-8")
+    README.write_text(re.sub(r"(?m)^\d+(?= hosts )", str(count()), readme), encoding="utf-8")
     return 0
 
 
