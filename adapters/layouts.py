@@ -162,7 +162,7 @@ class PlainLayout(TokenLayout):
 
 
 @dataclass(frozen=True)
-class Place:
+class ViewTokens:
     """Where one view lies in a raw output.
 
     Attributes:
@@ -183,20 +183,22 @@ class Place:
 class GatheredLayout(TokenLayout):
     """Views that lie anywhere in a raw output: cropped, packed, padded or in another order."""
 
-    def __init__(self, shapes: Sequence[tuple[int, ...]], places: Sequence[Place]) -> None:
+    def __init__(
+        self, shapes: Sequence[tuple[int, ...]], view_tokens: Sequence[ViewTokens]
+    ) -> None:
         """Groups neighbours of one size.
 
         Args:
             shapes: The shapes that a raw output may have, without its width.
-            places: Where its views lie, in order.
+            view_tokens: Where its views lie, in order.
         """
-        if not places:
+        if not view_tokens:
             raise NoDepthError("the host's pictures were padding alone: there is no view")
-        runs = itertools.groupby(places, key=lambda place: (place.grid, place.pixel_size))
+        runs = itertools.groupby(view_tokens, key=lambda one: (one.grid, one.pixel_size))
         self._shapes = [tuple(shape) for shape in shapes]
         self._runs = [(size, list(run)) for size, run in runs]
         self.views = tuple(Views(len(run), *size) for size, run in self._runs)
-        self._rows = [torch.stack([place.rows_N for place in run]) for _, run in self._runs]
+        self._rows = [torch.stack([one.rows_N for one in run]) for _, run in self._runs]
 
     def tokens(self, x: Tensor, name: str) -> list[Tensor]:
         """See ``TokenLayout``."""
@@ -207,13 +209,13 @@ class GatheredLayout(TokenLayout):
         """See ``TokenLayout``."""
         x_RD = self._checked(x, name)
         return [
-            x_RD[torch.tensor([place.class_row for place in run], device=x.device)]
+            x_RD[torch.tensor([one.class_row for one in run], device=x.device)]
             for _, run in self._runs
         ]
 
     def pixels(self, pixels: Tensor) -> list[Tensor]:
         """See ``TokenLayout``."""
-        return [torch.stack([place.pixels(pixels) for place in run]) for _, run in self._runs]
+        return [torch.stack([one.pixels(pixels) for one in run]) for _, run in self._runs]
 
     def _checked(self, x: Tensor, name: str) -> Tensor:
         if tuple(x.shape[:-1]) not in self._shapes:

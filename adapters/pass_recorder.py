@@ -174,17 +174,17 @@ class PassRecorder:
             _PRIVATE.stack.pop()
             self.slot.running = None
 
-    def host_starts(self, place: int) -> bool:
+    def host_starts(self, number: int) -> bool:
         """A forward of the host starts. Returns whether it is the outermost, and not private.
 
         Args:
-            place: Number of the module, counted inwards: those further in are over, even where an
+            number: Number of the module, counted inwards: those further in are over, even where an
                 interrupt kept them from saying so.
         """
         if _PRIVATE.stack:
             return False
         slot = self.slot
-        slot.in_host = (*_outside(slot.in_host, place), place)
+        slot.in_host = (*_outside(slot.in_host, number), number)
         return len(slot.in_host) == 1
 
     def host_claims(self, *, afresh: bool) -> None:
@@ -198,11 +198,11 @@ class PassRecorder:
             slot.last, slot.running, slot.why_none = None, None, STALE
         slot.claimed = True
 
-    def host_ends(self, place: int) -> None:
+    def host_ends(self, number: int) -> None:
         """That forward is over, or was ended by an error."""
         if not _PRIVATE.stack:
             slot = self.slot
-            slot.in_host = _outside(slot.in_host, place)
+            slot.in_host = _outside(slot.in_host, number)
 
     def wrapper_starts(self) -> None:
         """A module starts that holds the tower and takes no prompt."""
@@ -224,5 +224,5 @@ class PassRecorder:
         self._per_thread = _PerThread()
 
 
-def _outside(places: tuple[int, ...], place: int) -> tuple[int, ...]:
-    return tuple(one for one in places if one < place)
+def _outside(numbers: tuple[int, ...], number: int) -> tuple[int, ...]:
+    return tuple(one for one in numbers if one < number)

@@ -18,10 +18,10 @@ from torch import Tensor
 from clipdepth_plugin.adapters.layouts import (
     GatheredLayout,
     LayoutRule,
-    Place,
     PlainLayout,
     TokenLayout,
     TowerCall,
+    ViewTokens,
 )
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import NoDepthError
@@ -88,11 +88,11 @@ class PlainRule(LayoutRule):
             views = Views(batch, grid, (height, width))
             return PlainLayout(views, self.num_prefix_tokens, sequence_first=self.sequence_first)
         count = self.num_prefix_tokens + grid_h * grid_w
-        places = [
-            self._place(index, _box(mask_hw, index), grid, (height, width))
+        view_tokens = [
+            self._view(index, _box(mask_hw, index), grid, (height, width))
             for index, mask_hw in enumerate(mask_Bhw)
         ]
-        return GatheredLayout([(batch, count)], places)
+        return GatheredLayout([(batch, count)], view_tokens)
 
     def _mask(self, call: TowerCall, shape: tuple[int, ...]) -> Tensor | None:
         """The mask of real patches (B, h, w) that the tower was given; None where all are real."""
@@ -119,9 +119,9 @@ class PlainRule(LayoutRule):
             return real.reshape(shape).cpu()
         return None
 
-    def _place(
+    def _view(
         self, index: int, box: tuple[int, int, int, int], grid: Size, pixel_size: Size
-    ) -> Place:
+    ) -> ViewTokens:
         top, left, bottom, right = box
         rows_hw = torch.arange(grid[0] * grid[1]).reshape(grid)[top:bottom, left:right]
         offset = index * (self.num_prefix_tokens + grid[0] * grid[1])
@@ -130,7 +130,7 @@ class PlainRule(LayoutRule):
         end_h = pixel_size[0] if bottom == grid[0] else bottom * patch_h
         end_w = pixel_size[1] if right == grid[1] else right * patch_w
         area = slice(top * patch_h, end_h), slice(left * patch_w, end_w)
-        return Place(
+        return ViewTokens(
             (bottom - top, right - left),
             (end_h - top * patch_h, end_w - left * patch_w),
             rows_hw.flatten() + offset + self.num_prefix_tokens,

@@ -119,9 +119,11 @@ class Taps:
 
     def _watch_host(self) -> None:
         around = modules_around(self._host, self._tower.path)
-        hosts = [m for place, m in enumerate(around) if _takes_prompts(m, self._tower, place == 0)]
-        for place, module in enumerate(hosts):
-            starts, ends = self._on_host_starts(place), self._on_host_ends(place)
+        hosts = [
+            m for number, m in enumerate(around) if _takes_prompts(m, self._tower, number == 0)
+        ]
+        for number, module in enumerate(hosts):
+            starts, ends = self._on_host_starts(number), self._on_host_ends(number)
             self._add(module.register_forward_pre_hook, starts, with_kwargs=True)
             self._add(module.register_forward_hook, ends, always_call=True)
         # Such as SiglipVisionModel before transformers 5.6, or Ovis2VisionModel.
@@ -138,9 +140,9 @@ class Taps:
     ) -> None:
         self._handles.append(register(Hook(self.owner, call), **options))
 
-    def _on_host_starts(self, place: int) -> Callable[..., None]:
+    def _on_host_starts(self, number: int) -> Callable[..., None]:
         def on_start(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-            if self._recorder.host_starts(place):
+            if self._recorder.host_starts(number):
                 slot, prompt = self._recorder.slot, prompt_of(args, kwargs)
                 talk = slot.conversation
                 talk.last_forward_ran_tower(slot.passes_inside)
@@ -153,8 +155,8 @@ class Taps:
 
         return on_start
 
-    def _on_host_ends(self, place: int) -> Callable[..., None]:
-        return lambda module, args, output: self._recorder.host_ends(place)
+    def _on_host_ends(self, number: int) -> Callable[..., None]:
+        return lambda module, args, output: self._recorder.host_ends(number)
 
     def _on_wrapper_starts(self, module: nn.Module, args: Any) -> None:
         self._recorder.wrapper_starts()

@@ -22,9 +22,9 @@ from clipdepth_plugin.adapters import traits
 from clipdepth_plugin.adapters.layouts import (
     GatheredLayout,
     LayoutRule,
-    Place,
     TokenLayout,
     TowerCall,
+    ViewTokens,
     require,
 )
 from clipdepth_plugin.errors import NoDepthError
@@ -68,8 +68,8 @@ class MllamaRule(LayoutRule):
         real_IK &= (ids_I > 0)[:, None]
         patches = grid[0] * grid[1]
         length = -(-(1 + patches) // _MULTIPLE) * _MULTIPLE
-        places = [
-            Place(
+        view_tokens = [
+            ViewTokens(
                 grid,
                 (height, width),
                 torch.arange(patches) + tile * length + 1,
@@ -78,7 +78,7 @@ class MllamaRule(LayoutRule):
             )
             for tile in real_IK.flatten().nonzero().flatten().tolist()
         ]
-        return GatheredLayout([(len(real_IK), tiles * length)], places)
+        return GatheredLayout([(len(real_IK), tiles * length)], view_tokens)
 
 
 def _pixels(pixels_B3HW: Tensor, index: int) -> Tensor:

@@ -19,9 +19,9 @@ from clipdepth_plugin.adapters import traits
 from clipdepth_plugin.adapters.layouts import (
     GatheredLayout,
     LayoutRule,
-    Place,
     TokenLayout,
     TowerCall,
+    ViewTokens,
 )
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import NoDepthError
@@ -57,15 +57,15 @@ class PixtralRule(LayoutRule):
             raise NoDepthError(
                 f"image_sizes {sizes} do not fit {batch} pictures padded to {height} x {width}"
             )
-        places: list[Place] = []
+        view_tokens: list[ViewTokens] = []
         start = 0
         for index, size in enumerate(sizes):
             grid = size[0] // self.patch_size[0], size[1] // self.patch_size[1]
             rows_N = torch.arange(grid[0] * grid[1]) + start
-            cut = functools.partial(_pixels, index=index, size=size)
-            places.append(Place(grid, size, rows_N, cut))
+            pixels = functools.partial(_pixels, index=index, size=size)
+            view_tokens.append(ViewTokens(grid, size, rows_N, pixels))
             start += len(rows_N)
-        return GatheredLayout([(1, start)], places)
+        return GatheredLayout([(1, start)], view_tokens)
 
 
 def _pixels(pixels_B3HW: Tensor, index: int, size: Size) -> Tensor:

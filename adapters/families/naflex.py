@@ -15,9 +15,9 @@ from torch import Tensor
 from clipdepth_plugin.adapters.layouts import (
     GatheredLayout,
     LayoutRule,
-    Place,
     TokenLayout,
     TowerCall,
+    ViewTokens,
     require,
 )
 from clipdepth_plugin.arguments import Size
@@ -58,8 +58,8 @@ class NaflexRule(LayoutRule):
         grids: list[Size] = [(h, w) for h, w in require(call, "spatial_shapes", batch).tolist()]
         self._check_masks(call, [h * w for h, w in grids], length)
         patch_h, patch_w = self.patch_size
-        places = [
-            Place(
+        view_tokens = [
+            ViewTokens(
                 (h, w),
                 (h * patch_h, w * patch_w),
                 torch.arange(h * w) + index * length,
@@ -67,7 +67,7 @@ class NaflexRule(LayoutRule):
             )
             for index, (h, w) in enumerate(grids)
         ]
-        return GatheredLayout([(batch, length)], places)
+        return GatheredLayout([(batch, length)], view_tokens)
 
     def _check_masks(self, call: TowerCall, counts: list[int], length: int) -> None:
         real_BT = torch.arange(length) < torch.tensor(counts)[:, None]

@@ -78,10 +78,10 @@ def from_processor(processor: Any) -> Preprocessing:
         read.resize_to,
         interpolation,
         "down",
-        read.cuts,
+        read.view_rules,
         read.unknown,
     )
-    return dataclasses.replace(found, cuts=(*found.cuts, *_frames(processor, found)))
+    return dataclasses.replace(found, view_rules=(*found.view_rules, *_frames(processor, found)))
 
 
 def _normalisation(name: str, given: Mapping[str, Any]) -> tuple[Triple, Triple]:
@@ -101,15 +101,15 @@ def _normalisation(name: str, given: Mapping[str, Any]) -> tuple[Triple, Triple]
 
 
 def _frames(processor: Any, images: Preprocessing) -> Iterator[ViewRule]:
-    """How a processor of images and video makes views of frames, where it knows another way."""
+    """How a processor of images and video makes views of frames, where it has another rule."""
     video = getattr(processor, "video_processor", None)
     if video is None or images.unknown:
         return
     try:
         frames = from_processor(video)
     except HostError:
-        return  # A pass of frames fits none of the ways then, and is refused.
-    yield from (way for way in frames.ways if way not in images.ways)
+        return  # A pass of frames fits none of the rules then, and is refused.
+    yield from (rule for rule in frames.rules if rule not in images.rules)
 
 
 def _fields(processor: Any) -> dict[str, Any]:
@@ -182,5 +182,5 @@ def _plain_processor(given: Mapping[str, Any], _: Any) -> Read:
 
 def _fitted(edges: Mapping[str, Any], size: Size) -> Read:
     if (edges["max_height"], edges.get("max_width")) == size:
-        return Read(size, cuts=(Fit(size, "start"),))
+        return Read(size, view_rules=(Fit(size, "start"),))
     return Read(size, unknown=f"size={dict(edges)} with pad_size={size}")

@@ -40,7 +40,7 @@ class Read:
     size: Size
     resize: ResizeKind | None = None
     resize_to: int | None = None
-    cuts: tuple[ViewRule, ...] = ()
+    view_rules: tuple[ViewRule, ...] = ()
     unknown: str = ""
 
 
@@ -60,15 +60,15 @@ def _anyres(given: Mapping[str, Any], _: Any) -> Read:
     whole = all(height % tile[0] == 0 and width % tile[1] == 0 for height, width in canvases)
     if not whole or tile[0] != tile[1] or resized != tile:
         return Read(tile, unknown=f"size={to}, crop_size={crop} and canvases {canvases[:3]} ...")
-    return Read(tile, cuts=(AnyRes(tile, canvases),))
+    return Read(tile, view_rules=(AnyRes(tile, canvases),))
 
 
 def _anyres_or_square(given: Mapping[str, Any], processor: Any) -> Read:
     """LLaVA-OneVision tiles an image that is alone in its prompt, and pads those that are not."""
     read = _anyres({**given, "do_center_crop": False}, processor)
-    if given.get("do_center_crop") or not read.cuts:
+    if given.get("do_center_crop") or not read.view_rules:
         return Read(read.size, unknown=read.unknown or "do_center_crop=True")
-    return dataclasses.replace(read, cuts=(*read.cuts, PadToSquare(read.size)))
+    return dataclasses.replace(read, view_rules=(*read.view_rules, PadToSquare(read.size)))
 
 
 def _square(size: Mapping[str, Any]) -> Size | None:
@@ -84,10 +84,10 @@ def _sized(given: Mapping[str, Any]) -> Size:
 
 
 def _aspect_grid(given: Mapping[str, Any], _: Any) -> Read:
-    """Processors of whole hosts switch tiles on by the call, so both ways are always tried."""
+    """Processors of whole hosts switch tiles on by the call, so both rules are always tried."""
     size = _sized(given)
     grid = AspectGrid(size, given.get("min_patches", 1), given.get("max_patches", 12))
-    return Read(size, "squash", cuts=(grid,))
+    return Read(size, "squash", view_rules=(grid,))
 
 
 def _covering_grid(given: Mapping[str, Any], _: Any) -> Read:
@@ -95,18 +95,18 @@ def _covering_grid(given: Mapping[str, Any], _: Any) -> Read:
     if given.get("do_center_crop"):
         return Read(size, unknown="do_center_crop=True")
     if given.get("use_covering_area_grid", True):
-        return Read(size, "squash", cuts=(CoveringGrid(size, most),))
+        return Read(size, "squash", view_rules=(CoveringGrid(size, most),))
     grid = AspectGrid(size, int(given["min_patches"]), most, overview_first=True)
-    return Read(size, "squash", cuts=(grid,))
+    return Read(size, "squash", view_rules=(grid,))
 
 
 def _scale_grid(given: Mapping[str, Any], _: Any) -> Read:
     size = _sized(given)
-    return Read(size, "squash", cuts=(ScaleGrid(size, int(given["max_patches"])),))
+    return Read(size, "squash", view_rules=(ScaleGrid(size, int(given["max_patches"])),))
 
 
 def _tiles_where_large(given: Mapping[str, Any], _: Any) -> Read:
-    """Splitting is an option of the call, too, so both ways are always tried."""
+    """Splitting is an option of the call, too, so both rules are always tried."""
     patch, merged = int(given["encoder_patch_size"]), int(given["downsample_factor"])
     area = (patch * merged) ** 2
     bounds = [area * int(given[f"{end}_image_tokens"]) for end in ("min", "max")]
@@ -120,7 +120,7 @@ def _tiles_where_large(given: Mapping[str, Any], _: Any) -> Read:
         float(given["max_pixels_tolerance"]),
         bool(given["use_thumbnail"]),
     )
-    return dataclasses.replace(_largest(whole), cuts=(tiles, whole))
+    return dataclasses.replace(_largest(whole), view_rules=(tiles, whole))
 
 
 _PAN_AND_SCAN: dict[str, Any] = {
@@ -135,16 +135,16 @@ def _pan_and_scan(given: Mapping[str, Any], _: Any) -> Read:
     size = _sized(given)
     values = {key: given.get(key) or default for key, default in _PAN_AND_SCAN.items()}
     crops = PanAndScan(size, *values.values())
-    return Read(size, "squash", cuts=(crops,))
+    return Read(size, "squash", view_rules=(crops,))
 
 
 def _longest_side_grid(given: Mapping[str, Any], _: Any) -> Read:
-    """SmolVLM's frames are never split; of its images both ways are tried, as above."""
+    """SmolVLM's frames are never split; of its images both rules are tried, as above."""
     tile = int(given["max_image_size"]["longest_edge"])
     if "video_processor_type" in given:
         return Read((tile, tile), "squash")
-    cut = LongestSideGrid(tile, int(given["size"]["longest_edge"]))
-    return Read((tile, tile), "squash", cuts=(cut,))
+    grid = LongestSideGrid(tile, int(given["size"]["longest_edge"]))
+    return Read((tile, tile), "squash", view_rules=(grid,))
 
 
 def _quarters(given: Mapping[str, Any], _: Any) -> Read:
@@ -153,13 +153,13 @@ def _quarters(given: Mapping[str, Any], _: Any) -> Read:
         size = _sized(given)
         return Read(size, unknown=f"size={edges}")
     bounds = (int(edges["shortest_edge"]), int(edges["longest_edge"]))
-    cuts = (Quarters(*bounds, split=True), Quarters(*bounds, split=False))
-    return Read((bounds[1], bounds[1]), cuts=cuts)
+    rules = (Quarters(*bounds, split=True), Quarters(*bounds, split=False))
+    return Read((bounds[1], bounds[1]), view_rules=rules)
 
 
 def _padded_tiles(given: Mapping[str, Any], _: Any) -> Read:
     size = _sized(given)
-    return Read(size, cuts=(PaddedTiles(size[0], int(given["max_image_tiles"])),))
+    return Read(size, view_rules=(PaddedTiles(size[0], int(given["max_image_tiles"])),))
 
 
 def _whole_patches(given: Mapping[str, Any], processor: Any) -> Read:
@@ -175,7 +175,7 @@ def _whole_patches(given: Mapping[str, Any], processor: Any) -> Read:
         raise KeyError("size or patch_size")
     if given.get("do_center_crop"):
         return Read(limit, unknown="do_center_crop=True")
-    return Read(limit, cuts=(WholePatches(limit, patch),))
+    return Read(limit, view_rules=(WholePatches(limit, patch),))
 
 
 def _smart_resize(given: Mapping[str, Any], _: Any) -> Read:
@@ -193,9 +193,9 @@ def _max_patches(given: Mapping[str, Any], _: Any) -> Read:
     return _largest(MaxPatches(int(given["patch_size"]), int(given["max_num_patches"])))
 
 
-def _largest(cut: ViewRule) -> Read:
+def _largest(rule: ViewRule) -> Read:
     """Its size: what a square image becomes that is larger than any tower's input."""
-    return Read(cut.views((1 << 14, 1 << 14)).views[0].view_size, cuts=(cut,))
+    return Read(rule.views((1 << 14, 1 << 14)).views[0].view_size, view_rules=(rule,))
 
 
 _LFM2_SPLIT = (

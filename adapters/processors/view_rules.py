@@ -81,7 +81,7 @@ class Fit:
     """Resized to fit into ``size`` with its shape kept, then padded.
 
     Attributes:
-        place: Where the image lies: ``start`` pads below and at the right (transformers' PI0),
+        align: Where the image lies: ``start`` pads below and at the right (transformers' PI0),
             ``middle`` around it, the odd pixel behind (open_clip's ``longest``), ``end`` above
             and at the left (LeRobot's ``resize_with_pad``).
         round_down: Whether sides are rounded down, and not to the nearest; ``start`` always does.
@@ -90,13 +90,13 @@ class Fit:
     label: ClassVar[str] = "fitted and padded"
     pads_behind: ClassVar[bool] = False
     size: Size
-    place: Literal["start", "middle", "end"]
+    align: Literal["start", "middle", "end"]
     round_down: bool = False
 
     def views(self, image_size: Size) -> ImageViews:
         """See ``ViewRule``."""
         (height, width), (view_h, view_w) = image_size, self.size
-        if self.place == "start":
+        if self.align == "start":
             factor = min(view_h / height, view_w / width)
             resized = (int(height * factor), int(width * factor))
             offset = (0, 0)
@@ -104,7 +104,7 @@ class Fit:
             ratio = max(height / view_h, width / view_w)
             whole = int if self.round_down else round
             resized = (whole(height / ratio), whole(width / ratio))
-            share = 1 if self.place == "end" else 2  # of the padding, what lies in front: 1 / share
+            share = 1 if self.align == "end" else 2  # of the padding, what lies in front: 1 / share
             offset = ((view_h - resized[0]) // share, (view_w - resized[1]) // share)
         scale = (resized[0] / height, resized[1] / width)
         return ImageViews((ViewGeometry(image_size, self.size, scale, offset),))

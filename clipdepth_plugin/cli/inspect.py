@@ -81,7 +81,7 @@ def describe_tower(
         "inside": [type(one).__name__ for one in modules_around(host, tower.path)],
         "token_order": tower.rule.order,
         "takes": tower.rule.takes,
-        "views": [] if preprocessing is None else [str(way) for way in preprocessing.ways],
+        "views": [] if preprocessing is None else [str(rule) for rule in preprocessing.rules],
         "views_unknown": None if preprocessing is None else preprocessing.unknown or None,
     }
 

@@ -214,4 +214,4 @@ class DepthPass(TowerPass):
             )
         seen = [views.pixel_size for views in self.views for _ in range(views.count)]
         sizes = parse_sizes(original_sizes, "original_sizes")
-        return arrange(sizes, known.known_ways(), seen, self._wanted.patch_size)
+        return arrange(sizes, known.known_rules(), seen, self._wanted.patch_size)

@@ -83,10 +83,10 @@ def _rows() -> Iterator[Row]:
 def _views(name: str) -> str:
     """How its own image processor makes views of a picture."""
     kinds = [
-        type(way).__name__
+        type(rule).__name__
         for case in CASES
         if case.host == name
-        for way in from_processor(getattr(transformers, case.processor)(**case.options)).ways
+        for rule in from_processor(getattr(transformers, case.processor)(**case.options)).rules
     ]
     return ", ".join(dict.fromkeys(kinds)) or "-"
 
