@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
-from clipdepth_plugin.adapters.processors.view_rules import (
+from clipdepth_plugin.adapters.processors.whole import (
     Fit,
     Half,
     PadToSquare,

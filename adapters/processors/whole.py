@@ -1,14 +1,13 @@
-"""How hosts make one view of an image: padded, fitted or resized to whole patches.
+"""View rules that ``Preprocessing.resize`` names: the whole image in one view of a fixed size.
 
-A ``ViewRule`` says where the views of an image lie. Each is the arithmetic of one family's image
-processor in transformers, to the pixel; tests hold it against the processor itself.
+A ``ViewRule`` says where the views of an image lie. Each is the arithmetic of an image processor,
+to the pixel; tests hold it against the processor itself.
 
 Sizes are (H, W).
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -108,97 +107,6 @@ class Fit:
             offset = ((view_h - resized[0]) // share, (view_w - resized[1]) // share)
         scale = (resized[0] / height, resized[1] / width)
         return ImageViews((ViewGeometry(image_size, self.size, scale, offset),))
-
-
-@dataclass(frozen=True)
-class SmartResize:
-    """Qwen-VL's: both sides whole multiples of ``factor``, the area within bounds.
-
-    Attributes:
-        factor: What both sides are multiples of.
-        min_pixels: The least area.
-        max_pixels: The largest.
-        least: So many times ``factor`` is a side at least before the bounds are looked at: LFM2-VL
-            has 1, Qwen-VL 0.
-    """
-
-    label: ClassVar[str] = "resized to whole patches"
-    pads_behind: ClassVar[bool] = False
-    factor: int
-    min_pixels: int
-    max_pixels: int
-    least: int = 0
-
-    def views(self, image_size: Size) -> ImageViews:
-        """See ``ViewRule``."""
-        height, width = image_size
-        rows, columns = (max(self.least, round(side / self.factor)) for side in image_size)
-        resized = self._whole(rows, columns)
-        area = resized[0] * resized[1]
-        if area > self.max_pixels:
-            shrink = math.sqrt(height * width / self.max_pixels)
-            rows = max(1, math.floor(height / shrink / self.factor))
-            resized = self._whole(rows, max(1, math.floor(width / shrink / self.factor)))
-        elif area < self.min_pixels:
-            grow = math.sqrt(self.min_pixels / (height * width))
-            rows = math.ceil(height * grow / self.factor)
-            resized = self._whole(rows, math.ceil(width * grow / self.factor))
-        return ImageViews((ViewGeometry.squashed(image_size, resized),))
-
-    def _whole(self, rows: int, columns: int) -> Size:
-        return rows * self.factor, columns * self.factor
-
-
-@dataclass(frozen=True)
-class WholePatches:
-    """Pixtral's: shrunk to fit into ``limit``, then both sides rounded up to whole patches."""
-
-    label: ClassVar[str] = "resized to whole patches"
-    pads_behind: ClassVar[bool] = True
-    limit: Size
-    patch: Size
-
-    def views(self, image_size: Size) -> ImageViews:
-        """See ``ViewRule``."""
-        ratio = max(image_size[0] / self.limit[0], image_size[1] / self.limit[1])
-        height, width = image_size
-        if ratio > 1:
-            height, width = math.floor(height / ratio), math.floor(width / ratio)
-        resized = (
-            ((height - 1) // self.patch[0] + 1) * self.patch[0],
-            ((width - 1) // self.patch[1] + 1) * self.patch[1],
-        )
-        return ImageViews((ViewGeometry.squashed(image_size, resized),))
-
-
-@dataclass(frozen=True)
-class MaxPatches:
-    """SigLIP 2's NaFlex: as large as ``max_patches`` patches allow, both sides rounded up."""
-
-    label: ClassVar[str] = "resized to whole patches"
-    pads_behind: ClassVar[bool] = False
-    patch: int
-    max_patches: int
-
-    def views(self, image_size: Size) -> ImageViews:
-        """See ``ViewRule``."""
-        # The processor's own bisection: its bounds and tolerance decide the size.
-        tolerance = 1e-5
-        low, high = tolerance / 10, 100.0
-        while high - low >= tolerance:
-            middle = (low + high) / 2
-            rows, columns = self._patches(image_size, middle)
-            if rows * columns <= self.max_patches:
-                low = middle
-            else:
-                high = middle
-        rows, columns = self._patches(image_size, low)
-        resized = (rows * self.patch, columns * self.patch)
-        return ImageViews((ViewGeometry.squashed(image_size, resized),))
-
-    def _patches(self, image_size: Size, scale: float) -> Size:
-        rows, columns = (max(1, math.ceil(side * scale / self.patch)) for side in image_size)
-        return rows, columns
 
 
 def _centre(size: int, view: int, half: Half) -> int:
