@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from clipdepth_plugin.adapters.families import read_traits
+from clipdepth_plugin.adapters.families.registry import read_traits
 from clipdepth_plugin.adapters.layouts import LayoutRule
 from clipdepth_plugin.adapters.plain import PACKING, PlainRule
 from clipdepth_plugin.adapters.preprocessing import Preprocessing

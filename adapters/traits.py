@@ -118,6 +118,11 @@ def image_size_of(tower: nn.Module) -> tuple[int, int] | None:
     return None
 
 
+def model_type_of(module: nn.Module) -> str:
+    """The ``model_type`` of a Hugging Face module's config; "" where it has none."""
+    return str(getattr(getattr(module, "config", None), "model_type", ""))
+
+
 def generic(tower: nn.Module, width: int) -> TowerTraits:
     """What is assumed of a tower that no family file knows: nothing but its structure."""
     prefix, has_class = count_prefix_tokens(tower, width)

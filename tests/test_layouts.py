@@ -16,7 +16,7 @@ from clipdepth_plugin import DepthHead, attach, find_towers
 from clipdepth_plugin.adapters.families.hf_mllama import MllamaRule
 from clipdepth_plugin.adapters.families.hf_pixtral import PixtralRule
 from clipdepth_plugin.adapters.families.hf_qwen import QwenRule, check_positions
-from clipdepth_plugin.adapters.families.naflex import NaflexRule
+from clipdepth_plugin.adapters.families.hf_siglip import NaflexRule
 from clipdepth_plugin.adapters.layouts import POSITIONS, LayoutRule, TowerCall, ViewTokens
 from clipdepth_plugin.adapters.plain import PlainRule
 from clipdepth_plugin.adapters.towers import choose_tower

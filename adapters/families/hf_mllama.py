@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin.adapters import traits
+from clipdepth_plugin.adapters.families.registry import register
 from clipdepth_plugin.adapters.layouts import (
     GatheredLayout,
     LayoutRule,
@@ -85,6 +86,7 @@ def _pixels(pixels_B3HW: Tensor, index: int) -> Tensor:
     return pixels_B3HW[index]
 
 
+@register
 def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
     """TowerTraits of the tower, or None if it is of another family."""
     tower_any: Any = tower

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin.adapters import traits
+from clipdepth_plugin.adapters.families.registry import register
 from clipdepth_plugin.adapters.layouts import (
     GatheredLayout,
     LayoutRule,
@@ -72,6 +73,7 @@ def _pixels(pixels_B3HW: Tensor, index: int, size: Size) -> Tensor:
     return pixels_B3HW[index, :, : size[0], : size[1]]
 
 
+@register
 def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
     """TowerTraits of the tower, or None if it is of another family."""
     patch_conv = getattr(tower, "patch_conv", None)

@@ -23,6 +23,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from clipdepth_plugin.adapters import traits
+from clipdepth_plugin.adapters.families.registry import register
 from clipdepth_plugin.adapters.layouts import (
     POSITIONS,
     GatheredLayout,
@@ -206,6 +207,7 @@ def _grows(turns_2hwC: Tensor) -> tuple[Tensor, Tensor]:
     return constant_C, apart_h.all() & constant_C.any()
 
 
+@register
 def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
     """TowerTraits of the tower, or None if it is of another family."""
     merge = getattr(tower, "spatial_merge_size", None)
