@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from clipdepth_plugin.adapters.graphs import in_cuda_graph
+from clipdepth_plugin.adapters.hooks import Hook
 from clipdepth_plugin.adapters.layouts import POSITIONS, TowerCall
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
 from clipdepth_plugin.adapters.passes import TowerPass
@@ -24,35 +25,11 @@ from clipdepth_plugin.adapters.prompts import grows, prompt_of
 from clipdepth_plugin.adapters.structure import block_lists, modules_around
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.adapters.traits import parameters_of
+from clipdepth_plugin.adapters.trim import check_not_left_out
 
 
 class _LeaveTower(BaseException):
     """Ends a tower's forward once all that is wanted has been seen; no error, so no Exception."""
-
-
-class Hook:
-    """A hook that a copied, pickled or saved host carries as a no-op of the standard library.
-
-    Attributes:
-        owner: Whose hook it is: tells two plug-ins on one tower apart.
-    """
-
-    def __init__(self, owner: object, call: Callable[..., None]) -> None:
-        self.owner = owner
-        self._call = call
-
-    def __call__(self, *args: Any) -> None:
-        """What torch calls: looks, returns nothing, so nothing is replaced."""
-        self._call(*args)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Takes any arguments and returns None, in any Python, without our package.
-        return getattr, (contextlib.nullcontext(), "__exit__")
-
-
-def is_noop(hook: Any) -> bool:
-    """Whether a hook is what a ``Hook`` becomes in a copy of its host: it sees nothing."""
-    return getattr(hook, "__func__", None) is contextlib.nullcontext.__exit__
 
 
 class Taps:
@@ -95,6 +72,7 @@ class Taps:
 
     def _install(self) -> None:
         tower, wanted = self._tower, self._recorder.wanted
+        check_not_left_out(tower, wanted)
         try:
             self._watch_host()
             start = tower.module.register_forward_pre_hook

@@ -18,7 +18,12 @@ from clipdepth_plugin.adapters.structure import (
     modules_around,
     unwrapped,
 )
-from clipdepth_plugin.adapters.traits import PooledTap, parameters_of, required_by
+from clipdepth_plugin.adapters.traits import (
+    HiddenStateReaders,
+    PooledTap,
+    parameters_of,
+    required_by,
+)
 from clipdepth_plugin.config import ContextKind
 from clipdepth_plugin.errors import HostError, TowerNotFoundError
 
@@ -43,6 +48,7 @@ class Tower:
         blocks: Its blocks, in order.
         patch_embed: Its patch embedding.
         pooled: Where its pooled vector passes by, or None.
+        read_by: Hosts that may do without its last blocks, or None.
     """
 
     path: str
@@ -60,6 +66,7 @@ class Tower:
     blocks: tuple[nn.Module, ...] = field(repr=False)
     patch_embed: nn.Module = field(repr=False)
     pooled: PooledTap | None = field(repr=False)
+    read_by: HiddenStateReaders | None = field(repr=False)
 
     @property
     def depth(self) -> int:
@@ -200,6 +207,7 @@ def _describe(model: nn.Module, skeleton: Skeleton) -> Tower | Misfit:
         blocks=block_list.blocks + traits.more_blocks,
         patch_embed=embedding.module,
         pooled=traits.pooled,
+        read_by=traits.read_by,
     )
 
 

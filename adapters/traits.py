@@ -26,6 +26,31 @@ class PooledTap:
 
 
 @dataclass(frozen=True)
+class HiddenStateReaders:
+    """Hosts that read hidden states of a tower, state k being block k's output, and nothing else.
+
+    Attributes:
+        models: Their ``model_type``s.
+        config_fields: The fields of their config that say which states; the first one given holds.
+    """
+
+    models: frozenset[str]
+    config_fields: tuple[str, ...]
+
+
+# Read in transformers 4.57, 5.5 and 5.24: get_image_features and get_video_features.
+LLAVA_KIN = HiddenStateReaders(
+    frozenset(
+        {
+            *("llava", "llava_next", "llava_next_video", "llava_onevision"),
+            *("aya_vision", "video_llava", "vipllava"),
+        }
+    ),
+    ("vision_feature_layer", "vision_feature_layers"),
+)
+
+
+@dataclass(frozen=True)
 class TowerTraits:
     """What structure alone does not tell of a tower.
 
@@ -38,6 +63,7 @@ class TowerTraits:
         image_size: (H, W) the tower was made for, where it says.
         rule: Makes the layout of each pass; None: a row of prefix tokens and patches a picture.
         more_blocks: Blocks of a second list that follow those found.
+        read_by: Hosts that may do without its last blocks, see ``attach(..., trim=True)``.
     """
 
     family: str
@@ -48,6 +74,7 @@ class TowerTraits:
     image_size: tuple[int, int] | None = None
     rule: LayoutRule | None = None
     more_blocks: tuple[nn.Module, ...] = ()
+    read_by: HiddenStateReaders | None = None
 
 
 def parameters_of(tower: nn.Module) -> tuple[str, ...]:

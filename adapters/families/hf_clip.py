@@ -29,4 +29,5 @@ def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits
         pooled=traits.PooledTap(tower_any.post_layernorm, traits.first_token),
         preprocessing=traits.published(tower, CLIP_NORMALISATION),
         image_size=traits.image_size_of(tower),
+        read_by=traits.LLAVA_KIN,
     )

@@ -112,6 +112,7 @@ def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits
         preprocessing=traits.published(tower, HALF_NORMALISATION),
         image_size=traits.image_size_of(tower),
         rule=_naflex(tower),
+        read_by=traits.LLAVA_KIN,
     )
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.structure import modules_around
 from clipdepth_plugin.adapters.towers import choose_tower, find_towers
+from clipdepth_plugin.adapters.trim import plan_trim
 from clipdepth_plugin.cli.console import loading, plain_console
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def describe_tower(
         processor: What the host's own image processor says; it goes before the tower's.
     """
     preprocessing = processor or tower.preprocessing
+    trim = plan_trim(host, tower)
     return {
         **{name: getattr(tower, name) for name in _ROWS.values()},
         "has_class_token": tower.has_class_token,
@@ -83,6 +85,7 @@ def describe_tower(
         "takes": tower.rule.takes,
         "views": [] if preprocessing is None else [str(rule) for rule in preprocessing.rules],
         "views_unknown": None if preprocessing is None else preprocessing.unknown or None,
+        "trim": {"blocks": trim.blocks, "why": trim.why},
     }
 
 
@@ -112,6 +115,9 @@ _MORE: dict[str, Callable[[dict[str, Any]], str]] = {
     "token order": lambda tower: tower["token_order"],
     "takes": lambda tower: f"({', '.join(map(str, tower['takes']))})",
     "views": _views,
+    "trim=True": lambda tower: (
+        f"{', '.join(tower['trim']['blocks']) or 'nothing'} left out: {tower['trim']['why']}"
+    ),
 }
 
 

@@ -24,6 +24,7 @@ from clipdepth_plugin.adapters.processors.lerobot import from_policy
 from clipdepth_plugin.adapters.running import run_tower
 from clipdepth_plugin.adapters.taps import Taps, owners
 from clipdepth_plugin.adapters.towers import Tower, choose_tower
+from clipdepth_plugin.adapters.trim import Trim, plan_trim
 from clipdepth_plugin.arguments import Intrinsics, Size
 from clipdepth_plugin.errors import HeadMismatchError, HostError, NoDepthError
 from clipdepth_plugin.features import TowerFeatures
@@ -42,6 +43,7 @@ def attach(
     *,
     tower: str | None = None,
     processor: Any = None,
+    trim: bool = False,
 ) -> DepthPlugin:
     """Taps a host's vision tower; depth can be read after each of the host's own forwards.
 
@@ -55,6 +57,10 @@ def attach(
         processor: The host's Hugging Face image processor (or a ``Preprocessing``), for
             ``predict(original_sizes=...)``; only needed where the host does not carry it.
             Whoever prepares pictures otherwise says how in a ``Preprocessing``.
+        trim: Leave out the tower's last blocks where, by the host's own config, nobody reads them
+            (LLaVA reads hidden state -2). The host's outputs stay bit for bit the same;
+            ``plugin.trim`` says which blocks, or why none, and what changes for who reads the
+            tower itself.
 
     Returns:
         The plug-in, attached.
@@ -66,7 +72,7 @@ def attach(
         HostError: The host is no torch module, the processor can't be read, or the host says that
             it prepares its pictures otherwise.
     """
-    plugin = DepthPlugin(host, head, tower=tower, processor=processor)
+    plugin = DepthPlugin(host, head, tower=tower, processor=processor, trim=trim)
     plugin.attach()
     return plugin
 
@@ -80,6 +86,7 @@ class DepthPlugin(nn.Module):
     Attributes:
         head: The head.
         tower: What was found in the host.
+        trim: What is left out of it; None where that was not asked for.
     """
 
     def __init__(
@@ -89,6 +96,7 @@ class DepthPlugin(nn.Module):
         *,
         tower: str | None = None,
         processor: Any = None,
+        trim: bool = False,
     ) -> None:
         """Checks that the head fits, without touching the host. See ``attach``."""
         super().__init__()
@@ -103,6 +111,10 @@ class DepthPlugin(nn.Module):
         self._recorder = PassRecorder(wanted, make_pass)
         self._taps = Taps(host, self.tower, self._recorder, owner=head)
         self._finalizer = weakref.finalize(self, self._taps.remove)
+        self.trim: Trim | None = None
+        if trim:
+            self.trim = plan_trim(host, self.tower, wanted)
+            weakref.finalize(self, self.trim.remove)
 
     @property
     def attached(self) -> bool:
@@ -116,7 +128,8 @@ class DepthPlugin(nn.Module):
         attach once, not for each call.
 
         Raises:
-            HeadMismatchError: This head is on that tower already.
+            HeadMismatchError: This head is on that tower already; or of two heads on a tower one
+                reads what ``trim`` leaves out for the other.
         """
         hooked = any(owner is self.head for owner in owners(self.tower))
         if self.attached or (hooked and not self._taps.installed):
@@ -126,10 +139,14 @@ class DepthPlugin(nn.Module):
             )
         self._recorder.forget()
         self._taps.install()
+        if self.trim is not None:
+            try:
+                self.trim.install()
+            except HeadMismatchError:
+                self._taps.remove()
+                raise
         self._recorder.attached = True
-        # Code that was compiled without the hooks would run on without them.
-        if (dynamo := sys.modules.get("torch._dynamo")) is not None:
-            dynamo.reset()
+        _forget_compiled()
         return self
 
     def detach(self) -> None:
@@ -137,6 +154,9 @@ class DepthPlugin(nn.Module):
         if self.attached:
             self._recorder.attached = False
             self._taps.remove()
+            if self.trim is not None:
+                self.trim.remove()
+                _forget_compiled()
 
     @property
     def depth(self) -> Tensor:
@@ -345,6 +365,12 @@ class DepthPlugin(nn.Module):
             "a plug-in holds hooks on its host and cannot be copied or pickled: save or copy "
             "plugin.head and attach that"
         )
+
+
+def _forget_compiled() -> None:
+    """Code that was compiled without the hooks, or without a block, would run on without them."""
+    if (dynamo := sys.modules.get("torch._dynamo")) is not None:
+        dynamo.reset()
 
 
 def _preprocessing(host: nn.Module, tower: Tower, processor: Any) -> Preprocessing | None:

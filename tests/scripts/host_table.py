@@ -14,6 +14,7 @@ import transformers
 
 from clipdepth_plugin.adapters.processors.hf import from_processor
 from clipdepth_plugin.adapters.towers import choose_tower
+from clipdepth_plugin.adapters.trim import plan_trim
 from tests.test_original_sizes import CASES
 from tests.tiny.case import HostCase
 from tests.tiny.packed import EVERY_PACKED
@@ -72,7 +73,7 @@ def _rows() -> Iterator[Row]:
                 ", ".join(tower.contexts),
                 tower.rule.order,
                 _views(case.name),
-                "no",
+                "yes" if plan_trim(host, tower).blocks else "no",
                 "outputs, levels, places",  # what takes every row of both tables
                 "yes" if generates(case) else "-",
                 "yes" if any(one.host == case.name for one in CASES) else "-",
