@@ -14,7 +14,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,8 +27,7 @@ POSITIONS = "position_embeddings"
 """The blocks' argument that rules read which prove their layout: rotary (cos, sin)."""
 
 
-@dataclass(frozen=True)
-class TowerCall:
+class TowerCall(NamedTuple):
     """What one tower pass was given.
 
     Attributes:
@@ -78,16 +77,16 @@ class TokenLayout(ABC):
     views: tuple[Views, ...]
 
     @abstractmethod
-    def tokens(self, x: Tensor, name: str) -> list[Tensor]:
-        """The patch tokens (B, N, D) in a block's raw output; ``name`` is for errors.
+    def tokens(self, levels: Mapping[int, Tensor]) -> list[dict[int, Tensor]]:
+        """The patch tokens (B, N, D) in blocks' raw outputs, by level.
 
         Raises:
-            NoDepthError: The output is not laid out so.
+            NoDepthError: An output is not laid out so.
         """
 
     @abstractmethod
-    def class_tokens(self, x: Tensor, name: str) -> list[Tensor]:
-        """The raw class tokens (B, D), for towers that have one. Raises as ``tokens``."""
+    def class_tokens(self, x: Tensor) -> list[Tensor]:
+        """The raw class tokens (B, D) in an output that ``tokens`` took."""
 
     @abstractmethod
     def pixels(self, pixels: Tensor) -> list[Tensor]:
@@ -136,29 +135,30 @@ class PlainLayout(TokenLayout):
         self._prefix = num_prefix_tokens
         self._sequence_first = sequence_first
 
-    def tokens(self, x: Tensor, name: str) -> list[Tensor]:
+    def tokens(self, levels: Mapping[int, Tensor]) -> list[dict[int, Tensor]]:
         """See ``TokenLayout``."""
-        return [self._checked(x, name)[:, self._prefix :]]
+        (views,) = self.views
+        grid_h, grid_w = views.grid
+        expected, tokens = (views.count, self._prefix + grid_h * grid_w), {}
+        for level in levels:
+            x = levels[level]
+            x_BTD = x.transpose(0, 1) if self._sequence_first and x.ndim > 1 else x
+            if x_BTD.ndim != 3 or x_BTD.shape[:2] != expected:
+                raise NoDepthError(
+                    f"level {level} came as {tuple(x_BTD.shape)}, expected ({views.count} views, "
+                    f"{self._prefix} prefix tokens + {grid_h} x {grid_w} patches, width): this "
+                    "tower drops, merges or packs tokens in a way that its adapter does not know"
+                )
+            tokens[level] = x_BTD[:, self._prefix :]
+        return [tokens]
 
-    def class_tokens(self, x: Tensor, name: str) -> list[Tensor]:
+    def class_tokens(self, x: Tensor) -> list[Tensor]:
         """See ``TokenLayout``."""
-        return [self._checked(x, name)[:, 0]]
+        return [x[0] if self._sequence_first else x[:, 0]]
 
     def pixels(self, pixels: Tensor) -> list[Tensor]:
         """See ``TokenLayout``."""
         return [pixels]
-
-    def _checked(self, x: Tensor, name: str) -> Tensor:
-        (views,) = self.views
-        grid_h, grid_w = views.grid
-        x_BTD = x.transpose(0, 1) if self._sequence_first and x.ndim > 1 else x
-        if x_BTD.ndim != 3 or x_BTD.shape[:2] != (views.count, self._prefix + grid_h * grid_w):
-            raise NoDepthError(
-                f"{name} came as {tuple(x_BTD.shape)}, expected ({views.count} views, "
-                f"{self._prefix} prefix tokens + {grid_h} x {grid_w} patches, width): this tower "
-                "drops, merges or packs tokens in a way that its adapter does not know"
-            )
-        return x_BTD
 
 
 @dataclass(frozen=True)
@@ -200,16 +200,24 @@ class GatheredLayout(TokenLayout):
         self.views = tuple(Views(len(run), *size) for size, run in self._runs)
         self._rows = [torch.stack([one.rows_N for one in run]) for _, run in self._runs]
 
-    def tokens(self, x: Tensor, name: str) -> list[Tensor]:
+    def tokens(self, levels: Mapping[int, Tensor]) -> list[dict[int, Tensor]]:
         """See ``TokenLayout``."""
-        x_RD = self._checked(x, name)
-        return [x_RD[rows_BN.to(x.device)] for rows_BN in self._rows]
-
-    def class_tokens(self, x: Tensor, name: str) -> list[Tensor]:
-        """See ``TokenLayout``."""
-        x_RD = self._checked(x, name)
+        for level, x in levels.items():
+            if tuple(x.shape[:-1]) not in self._shapes:
+                expected = " or ".join(str((*shape, "width")) for shape in self._shapes)
+                raise NoDepthError(
+                    f"level {level} came as {tuple(x.shape)}, expected {expected}: this tower lays "
+                    "its tokens out in a way that its adapter does not know"
+                )
         return [
-            x_RD[torch.tensor([one.class_row for one in run], device=x.device)]
+            {level: _rows(x)[rows_BN.to(x.device)] for level, x in levels.items()}
+            for rows_BN in self._rows
+        ]
+
+    def class_tokens(self, x: Tensor) -> list[Tensor]:
+        """See ``TokenLayout``."""
+        return [
+            _rows(x)[torch.tensor([one.class_row for one in run], device=x.device)]
             for _, run in self._runs
         ]
 
@@ -217,11 +225,7 @@ class GatheredLayout(TokenLayout):
         """See ``TokenLayout``."""
         return [torch.stack([one.pixels(pixels) for one in run]) for _, run in self._runs]
 
-    def _checked(self, x: Tensor, name: str) -> Tensor:
-        if tuple(x.shape[:-1]) not in self._shapes:
-            expected = " or ".join(str((*shape, "width")) for shape in self._shapes)
-            raise NoDepthError(
-                f"{name} came as {tuple(x.shape)}, expected {expected}: this tower lays its tokens "
-                "out in a way that its adapter does not know"
-            )
-        return x.reshape(-1, x.shape[-1])
+
+def _rows(x: Tensor) -> Tensor:
+    """A raw output (R, D)."""
+    return x.reshape(-1, x.shape[-1])

@@ -77,8 +77,9 @@ class PlainRule(LayoutRule):
         (batch, *_, height, width) = call.pixels_shape
         grid_h, grid_w = grid = (call.patches_shape[-2], call.patches_shape[-1])
         # A tower that is told of nothing but pictures cuts them by itself.
-        told = self.needs_more or any(name in PACKING or "patch" in name for name in self.reads)
-        if grid_h == 1 and told:
+        if grid_h == 1 and (
+            self.needs_more or any(name in PACKING or "patch" in name for name in self.reads)
+        ):
             raise NoDepthError(
                 f"the patch embedding was given {call.pixels_shape}: pictures one patch high are "
                 "patches that were cut before, in an order that its adapter does not know"

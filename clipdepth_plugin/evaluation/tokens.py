@@ -12,7 +12,7 @@ from torch import Tensor
 
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
 from clipdepth_plugin.adapters.passes import TowerPass, Wanted
-from clipdepth_plugin.adapters.running import run_tower
+from clipdepth_plugin.adapters.running import TowerRunner
 from clipdepth_plugin.adapters.taps import Taps
 from clipdepth_plugin.errors import FeaturesError
 from clipdepth_plugin.features import one_size
@@ -55,8 +55,9 @@ class TowerTokens:
             raise FeaturesError(
                 f"context {context!r}: the tower has {', '.join(tower.contexts)} ({tower})"
             )
-        self._recorder = PassRecorder(Wanted.of(tower, self.levels, context), TowerPass)
-        self._taps = Taps(tower.module, tower, self._recorder, owner=self)
+        recorder = PassRecorder(Wanted.of(tower, self.levels, context), TowerPass)
+        taps = Taps(tower.module, tower, recorder, owner=self)
+        self._runner = TowerRunner(tower, taps, recorder)
 
     def __call__(self, pixels_B3HW: Tensor) -> TowerFeatures:
         """Runs the tower, no further than the last level, without a graph.
@@ -70,5 +71,4 @@ class TowerTokens:
         Raises:
             NoDepthError: A tap did not fire.
         """
-        run = run_tower(self.tower, self._taps, self._recorder, pixels_B3HW, {})
-        return one_size(run.features)
+        return one_size(self._runner.run(pixels_B3HW, {}).features)

@@ -21,7 +21,7 @@ from clipdepth_plugin.adapters.passes import TowerPass, Wanted
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.adapters.processors.hf import from_processor
 from clipdepth_plugin.adapters.processors.lerobot import from_policy
-from clipdepth_plugin.adapters.running import run_tower
+from clipdepth_plugin.adapters.running import TowerRunner
 from clipdepth_plugin.adapters.taps import Taps, owners
 from clipdepth_plugin.adapters.towers import Tower, choose_tower
 from clipdepth_plugin.adapters.trim import Trim, plan_trim
@@ -110,6 +110,7 @@ class DepthPlugin(nn.Module):
         make_pass = functools.partial(DepthPass, head, preprocessing)
         self._recorder = PassRecorder(wanted, make_pass)
         self._taps = Taps(host, self.tower, self._recorder, owner=head)
+        self._runner = TowerRunner(self.tower, self._taps, self._recorder)
         self._finalizer = weakref.finalize(self, self._taps.remove)
         self.trim: Trim | None = None
         if trim:
@@ -340,8 +341,7 @@ class DepthPlugin(nn.Module):
         )
 
     def _run_tower(self, pixels_B3HW: Tensor, tower_kwargs: dict[str, Any]) -> DepthPass:
-        run = run_tower(self.tower, self._taps, self._recorder, pixels_B3HW, tower_kwargs)
-        return cast("DepthPass", run)
+        return cast("DepthPass", self._runner.run(pixels_B3HW, tower_kwargs))
 
     def _last(self) -> DepthPass:
         slot = self._recorder.slot

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.decoders.readout import DepthEstimate
@@ -71,22 +71,37 @@ def check_finite(maps: Sequence[Tensor]) -> None:
         )
 
 
+def _device_of(module: nn.Module) -> torch.device | None:
+    """Of its first parameter; ``next(module.parameters())`` goes through a list of all modules."""
+    for name in module._parameters:
+        parameter = module._parameters[name]
+        if parameter is not None:
+            return parameter.device
+    for name in module._modules:
+        child = module._modules[name]
+        if child is not None and (device := _device_of(child)) is not None:
+            return device
+    return None
+
+
 def on_heads_device(features: TowerFeatures, head: DepthHead | FusedHead) -> TowerFeatures:
     """Features on the head's device, for towers that are spread over several.
 
     Raises:
         HeadMismatchError: The head is on none of the tower's devices.
     """
-    device = next(head.parameters()).device
+    device = _device_of(head)
+    for x in (*features.levels.values(), features.context, features.pixels):
+        if x is not None and x.device != device:
+            break
+    else:
+        return features
     devices = {x_BND.device for x_BND in features.levels.values()}
     if device not in devices:
         elsewhere = str(next(iter(devices)))
         raise HeadMismatchError(
             f"the head is on {device}, the tower on {elsewhere}: head.to({elsewhere!r})"
         )
-    others = [x for x in (features.context, features.pixels) if x is not None]
-    if len(devices) == 1 and all(x.device == device for x in others):
-        return features
     return TowerFeatures(
         {level: x_BND.to(device) for level, x_BND in features.levels.items()},
         None if features.context is None else features.context.to(device),

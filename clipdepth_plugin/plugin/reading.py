@@ -25,7 +25,12 @@ from clipdepth_plugin.maps.geometry import ImageViews
 from clipdepth_plugin.maps.placing import Join, at_pixels, at_size, in_images
 from clipdepth_plugin.maps.stitching import paste, stitch
 from clipdepth_plugin.maps.tiling import arrange
-from clipdepth_plugin.plugin.estimating import check_finite, check_mode, estimate, on_heads_device
+from clipdepth_plugin.plugin.estimating import (
+    check_finite,
+    check_mode,
+    estimate,
+    on_heads_device,
+)
 from clipdepth_plugin.precision import without_autocast
 
 if TYPE_CHECKING:
@@ -191,11 +196,10 @@ class DepthPass(TowerPass):
             return self._native
 
     def _compute(self) -> list[DepthEstimate]:
-        self._check()
         check_mode(self._head)
         with torch.no_grad():
-            batches = [on_heads_device(one, self._head) for one in self.batches]
-            with without_autocast(next(self._head.parameters()).device):
+            batches = [on_heads_device(one, self._head) for one in self._batches()]
+            with without_autocast(next(iter(batches[0].levels.values())).device):
                 natives = [estimate(self._head, one) for one in batches]
         check_finite([one.metres for one in natives])
         return natives

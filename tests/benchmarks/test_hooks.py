@@ -66,7 +66,7 @@ def test_hooks_without_a_head(
         last = plugin._last()
         assert sorted(last._levels) == list(head.config.levels)
         context = [] if last._pooled is None else [last._pooled]
-        tensors = [kept.tensor for kept in (*last._levels.values(), *context)]
+        tensors = [kept for kept, _ in (*last._levels.values(), *context)]
         storages = {x.untyped_storage().data_ptr(): x.untyped_storage() for x in tensors}
         kept = sum(storage.nbytes() for storage in storages.values())
         tapped = len(head.config.levels) * 197 * 768 * 4
