@@ -81,7 +81,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 (a command's options)
         tuple[int, int] | None,
         typer.Option(
             metavar="H W",
-            help="The tower's input in place of the host's own size: the one trained at.",
+            help="The tower's input, in place of the size that the head was trained at.",
         ),
     ] = None,
     pictures: Annotated[

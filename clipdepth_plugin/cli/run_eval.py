@@ -71,15 +71,12 @@ def run_eval(options: EvalOptions, command: Sequence[str], console: Console) -> 
     device = find_device(options.device)
     make_folder(options.output)
     with console.status(loading(options.host, options.head)):
-        loaded = load_host(options.host)
+        host = load_host(options.host)
         head = load_head(options.head).to(device)
-        plugin = DepthPlugin(loaded.model.to(device), head, tower=options.tower)
-    preprocessing = loaded.preprocessing or plugin.tower.preprocessing
-    if preprocessing is not None and options.input_size is not None:
-        own_size = preprocessing.size
-        preprocessing = preprocessing.at_size(options.input_size)
-        _say_size(head, own_size, options, console)
-    predict = HeadPredictor(plugin, preprocessing)
+        model = host.model.to(device)
+        plugin = DepthPlugin(model, head, tower=options.tower, processor=host.preprocessing)
+    predict = HeadPredictor(plugin, input_size=options.input_size)
+    _say_size(head, options, console)
     with bar(console, "evaluating", _length(dataset)) as advance:
         result = evaluate(
             predict,
@@ -109,27 +106,17 @@ def run_eval(options: EvalOptions, command: Sequence[str], console: Console) -> 
     console.print(f"report in {options.output}{skipped}", highlight=False, soft_wrap=True)
 
 
-def _say_size(
-    head: DepthHead, own_size: tuple[int, int], options: EvalOptions, console: Console
-) -> None:
-    """Says what another input size does to the metres of a head that knows cameras.
-
-    Its focal lengths are in pixels of the tower's input, here as in training and in ``predict``.
-    A head that was trained at one size does not see that pictures of another have shorter ones.
-    """
-    canonical = head.config.canonical_focal
-    if canonical is None or options.input_size in (None, own_size):
-        return
-    (height, width), (own_height, own_width) = options.input_size, own_size
-    console.print(
-        f"--input-size {height} {width}: the metres are right only if {options.head} was trained "
-        f"at this size: its canonical focal length, {canonical:g}, is in pixels of the tower's "
-        f"input. Where it was trained at the host's own {own_height} {own_width}, leave the option "
-        "out",
-        style="yellow",
-        highlight=False,
-        soft_wrap=True,
-    )
+def _say_size(head: DepthHead, options: EvalOptions, console: Console) -> None:
+    """Says that the pictures have another size than those that the head was trained on."""
+    given, trained = options.input_size, head.config.input_size
+    if given is not None and trained not in (None, given):
+        console.print(
+            f"--input-size {given[0]} {given[1]}: {options.head} was trained at "
+            f"{trained[0]} {trained[1]}",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def protocol_and_data(options: EvalOptions) -> tuple[Protocol, DataConfig]:

@@ -20,8 +20,8 @@ from clipdepth_plugin.cli.data_spec import parse_data
 from clipdepth_plugin.cli.device import find_device
 from clipdepth_plugin.data import open_dataset
 from clipdepth_plugin.environment import package_versions
-from clipdepth_plugin.errors import HostError
 from clipdepth_plugin.evaluation.layers import LayerRanking, LevelScore, ProbeOptions, rank_levels
+from clipdepth_plugin.plugin.framing import known_preprocessing
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +50,7 @@ def run_layers(options: LayersOptions, command: Sequence[str], console: Console)
     with console.status(loading(options.host)), contextlib.redirect_stdout(sys.stderr):
         loaded = load_host(options.host)
         tower = choose_tower(loaded.model.to(device), options.tower)
-    preprocessing = loaded.preprocessing or tower.preprocessing
-    if preprocessing is None:
-        raise HostError(
-            f"host {options.host!r} does not say how its pictures are normalised; give a "
-            "folder that has a preprocessor_config.json (mean, std, size)"
-        )
+    preprocessing = known_preprocessing(tower, loaded.preprocessing)
     with bar(console, "probing", None) as advance:
         seen = 0
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from clipdepth_plugin.adapters.pixels import to_pixels
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.evaluation.evaluate import iterate
-from clipdepth_plugin.evaluation.predictors import sample_pixels
 from clipdepth_plugin.evaluation.tokens import TowerTokens
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class PatchReader:
         """Keeps the tower; wide ones are projected so that all levels have 6000 features."""
         self.tokens = TowerTokens(tower, levels)
         self.features = min(tower.width, MAX_FEATURES // len(self.tokens.levels))
-        self._preprocessing = preprocessing
+        self._preprocessing = preprocessing.whole()
         self._patch_size = tower.patch_size
         self._patches = patches
         self._random = torch.Generator().manual_seed(seed)
@@ -96,7 +96,8 @@ class PatchReader:
         """Yields (pictures done, tokens (N, L, K) float32, mean log depths (N,))."""
         for start in range(0, len(samples), _BATCH):
             batch = [samples[i] for i in range(start, min(start + _BATCH, len(samples)))]
-            features = self.tokens(sample_pixels(batch, self._preprocessing))
+            pictures = [sample.picture for sample in batch]
+            features = self.tokens(to_pixels(pictures, self._preprocessing))
             pieces = [
                 self._patches_of(features, index, sample.depth_1HW[0])
                 for index, sample in enumerate(batch)

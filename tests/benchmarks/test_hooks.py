@@ -63,7 +63,7 @@ def test_hooks_without_a_head(
             report(f"ViT-B/16 at 224 with taps / alone, time: {told(found.ratio)}")
             report(f"ViT-B/16 at 224 alone / the same again, time: {told(noise)}")
         benchmark(vit_b_16, x)
-        last = plugin._last()
+        last = plugin._pass()
         assert sorted(last._levels) == list(head.config.levels)
         context = [] if last._pooled is None else [last._pooled]
         tensors = [kept for kept, _ in (*last._levels.values(), *context)]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from clipdepth_plugin.adapters.pixels import to_pixels
 from clipdepth_plugin.adapters.preprocessing import HALF_NORMALISATION, Preprocessing
 from clipdepth_plugin.adapters.taps import owners
 from clipdepth_plugin.adapters.towers import Tower, choose_tower
@@ -19,7 +20,6 @@ from clipdepth_plugin.errors import DataError, FeaturesError
 from clipdepth_plugin.evaluation import patches as patches_module
 from clipdepth_plugin.evaluation.layers import ProbeOptions, accepting_presets, rank_levels
 from clipdepth_plugin.evaluation.patches import PatchReader, patch_log_depth, split_samples
-from clipdepth_plugin.evaluation.predictors import sample_pixels
 from clipdepth_plugin.evaluation.ridge import RidgeSums
 from clipdepth_plugin.evaluation.tokens import TowerTokens
 
@@ -190,7 +190,8 @@ def test_streams_give_their_first_pictures() -> None:
 def test_the_level_that_holds_the_depth_is_found(tower: Tower) -> None:
     """Depth is made from level 2's tokens (and a little of level 4's), so these must be chosen."""
     pictures = Pictures(60)
-    tokens = TowerTokens(tower)(sample_pixels([pictures[i] for i in range(60)], PREPROCESSING))
+    shown = to_pixels([pictures[i].picture for i in range(60)], PREPROCESSING)
+    tokens = TowerTokens(tower)(shown)
     direction = torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(2))
     log = tokens.levels[2] @ direction[0] + 0.2 * tokens.levels[4] @ direction[1]
     log = (log / log.std()).view(60, 1, 4, 4)
