@@ -6,13 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from clipdepth_plugin.adapters.structure import (
-    FEEDS_NOTHING,
-    BlockList,
-    Misfit,
-    block_lists,
-    has_attention,
-)
+from clipdepth_plugin.adapters.modules import BlockList, block_lists, has_attention
+from clipdepth_plugin.adapters.structure import FEEDS_NOTHING, Misfit
 
 _LOOKED_FOR = "a list of like attention blocks fed by a patch embedding (a plain ViT)"
 _SETTLE = (

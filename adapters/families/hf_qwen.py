@@ -52,6 +52,8 @@ class QwenRule(LayoutRule):
     frames: int
     merge: int
     window: int | None
+    reads = ("grid_thw", "window_index")
+    proves = True
 
     @property
     def takes(self) -> tuple[str | int, ...]:
@@ -65,16 +67,6 @@ class QwenRule(LayoutRule):
         if self.window is None:
             return squares
         return f"{squares}, those in windows of {self.window} x {self.window} squares"
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """See ``LayoutRule``."""
-        return "grid_thw", "window_index"
-
-    @property
-    def proves(self) -> bool:
-        """See ``LayoutRule``."""
-        return True
 
     def resolve(self, call: TowerCall) -> TokenLayout:
         """See ``LayoutRule``."""
