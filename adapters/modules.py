@@ -18,7 +18,7 @@ _WRAPPED = {"_orig_mod", "_checkpoint_wrapped_module"}
 
 @dataclass(frozen=True)
 class PatchEmbedding:
-    """What cuts RGB pictures into patches, or maps patches that a host has cut.
+    """The module that makes patch tokens of RGB pictures, or of patches that the host has cut.
 
     Attributes:
         path: Module path.

@@ -62,7 +62,7 @@ class TowerRunner:
         return seen[-1]
 
     def _may_leave_early(self, tower_kwargs: dict[str, Any]) -> bool:
-        """Whether an exception may end the tower's forward: not where others count on its end.
+        """Whether an exception may end the tower's forward: not where others need its end.
 
         Such as another plug-in's taps, deeper in the tower; or releases of transformers that wrap
         blocks while they record hidden states or attentions, and unwrap them at the end.

@@ -1,4 +1,4 @@
-"""What a family file may say about a tower, and what holds for towers that no file knows."""
+"""Tower traits: what a family file says of a tower, and what is read off one of no known family."""
 
 from __future__ import annotations
 

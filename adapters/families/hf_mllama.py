@@ -79,8 +79,8 @@ def _pixels(pixels_B3HW: Tensor, index: int) -> Tensor:
 def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
     """TowerTraits of the tower, or None if it is of another family."""
     tower_any: Any = tower
-    told = {"aspect_ratio_ids", "aspect_ratio_mask"} <= {*traits.parameters_of(tower)}
-    if not (told and hasattr(tower, "global_transformer")):
+    tiled = {"aspect_ratio_ids", "aspect_ratio_mask"} <= {*traits.parameters_of(tower)}
+    if not (tiled and hasattr(tower, "global_transformer")):
         return None
     return traits.TowerTraits(
         "hf_mllama",

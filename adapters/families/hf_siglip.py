@@ -110,5 +110,5 @@ def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits
 
 def _naflex(tower: nn.Module) -> NaflexRule | None:
     patch = getattr(getattr(tower, "embeddings", None), "patch_size", None)
-    told = "spatial_shapes" in traits.parameters_of(tower)
-    return NaflexRule((patch, patch)) if told and isinstance(patch, int) else None
+    packed = "spatial_shapes" in traits.parameters_of(tower)
+    return NaflexRule((patch, patch)) if packed and isinstance(patch, int) else None
