@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clipdepth_plugin.adapters.loading import load_host
+from clipdepth_plugin.adapters.loading.config import BUILT_IN as BUILT_IN
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,14 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from clipdepth_plugin import DepthHead
-from clipdepth_plugin.adapters.loading.config import BUILT_IN
+from clipdepth_plugin import ClipDepthError, DepthHead
 from clipdepth_plugin.adapters.towers import choose_tower, find_towers
-from clipdepth_plugin.errors import BenchError, HostError
+from clipdepth_plugin.errors import BenchError
 from clipdepth_plugin.latency.bases import has_prefill, make_pixels, prefill_base, tower_base
 from clipdepth_plugin.latency.flops import count_gflops, count_parameters
 from clipdepth_plugin.latency.forms import FORMS, choose_forms
-from clipdepth_plugin.latency.hosts import load_bench_host
+from clipdepth_plugin.latency.hosts import BUILT_IN, load_bench_host
 from clipdepth_plugin.latency.scaling import fit_exponent
 from clipdepth_plugin.latency.separate import depth_anything_v2_small
 
@@ -94,7 +93,7 @@ def test_built_in_hosts_have_the_sizes_of_their_models(
 
 
 def test_an_unknown_built_in_host_is_refused() -> None:
-    with pytest.raises(HostError, match=r"no such built-in config; there are config:vit-b-16"):
+    with pytest.raises(ClipDepthError, match=r"no such built-in config; there are config:vit-b-16"):
         load_bench_host("config:vit-b-17")
 
 

@@ -11,10 +11,10 @@ import pytest
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from clipdepth_plugin.adapters.loading.config import BUILT_IN
 from clipdepth_plugin.cli import run_bench
 from clipdepth_plugin.cli.app import app
 from clipdepth_plugin.errors import BenchError
+from clipdepth_plugin.latency.hosts import BUILT_IN
 from clipdepth_plugin.latency.schema import Audit, load_audit
 
 SHORT = ("--random-weights", "--rounds", "8", "--warmup", "2", "--separate", "none")
