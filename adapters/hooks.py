@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+from torch.utils.hooks import RemovableHandle
+
 
 class Hook:
     """A hook that a copied, pickled or saved host carries as a no-op of the standard library.
@@ -25,3 +27,7 @@ class Hook:
     def __reduce__(self) -> tuple[Any, ...]:
         # Takes any arguments and returns None, in any Python, without our package.
         return getattr, (contextlib.nullcontext(), "__exit__")
+
+
+Registration = tuple[Callable[..., RemovableHandle], Hook, dict[str, Any]]
+"""A module's method that registers a hook, the hook, and the method's options."""

@@ -1,4 +1,4 @@
-"""Which thread and asyncio task sees which tower pass, and whose it is."""
+"""Which thread, asyncio task and forward of the host a tower pass belongs to."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class PassRecorder:
 
     Attributes:
         wanted: What is tapped.
-        attached: Whether passes that nobody asked for become ``last``.
+        attached: Whether the host's own passes become ``last``.
         thread: What belongs to the caller's thread.
     """
 

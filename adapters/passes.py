@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipdepth_plugin.adapters.kept import Kept, keep, usable, written_since
 from clipdepth_plugin.adapters.layouts import POSITIONS, LayoutRule, TokenLayout, TowerCall
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.config import ContextKind
@@ -73,20 +74,6 @@ class Wanted:
     def last_level(self) -> int:
         """The deepest tapped level."""
         return self.levels[-1]
-
-
-Kept = tuple[Tensor, int | None]
-"""A tensor as tapped, and its version then, as hosts may write into it later; None where they can't
-or where it is a copy."""
-
-
-def keep(x: Tensor) -> Kept:
-    """A reference; a copy where writes could not be noticed (inference mode)."""
-    if torch.compiler.is_dynamo_compiling():
-        return x.detach(), None
-    if x.is_inference():
-        return x.clone(), None
-    return (x.detach() if x.requires_grad else x), x._version
 
 
 class TowerPass:
@@ -164,7 +151,7 @@ class TowerPass:
             )
             for run, views in enumerate(layout.views)
         ]
-        return list(map(_usable, batches)) if inference else batches
+        return list(map(usable, batches)) if inference else batches
 
     def free(self, why: str) -> None:
         """Drops the tokens; asking for them later says ``why``."""
@@ -211,12 +198,12 @@ class TowerPass:
     def _laid_out(self) -> TokenLayout:
         if self._layout is None:
             call = self._call
-            for name, (x, version) in self._arguments.items():
-                if version is not None and x._version != version:
+            for name, kept in self._arguments.items():
+                if written_since(kept):
                     raise NoDepthError(
                         f"the tower's {name} was written into in place after the tower ran"
                     )
-                call = call._replace(arguments={**call.arguments, name: x})
+                call = call._replace(arguments={**call.arguments, name: kept[0]})
             self._layout = self._wanted.rule.resolve(call)
             self._arguments = {}
             if call.arguments:
@@ -259,11 +246,9 @@ class TowerPass:
             raise NoDepthError(
                 f"taps that did not fire: {', '.join(missing)}. It may be that {NOT_FIRED}"
             )
+        more = [kept for kept in (self._pooled, self._pixels) if kept is not None]
         inference = False
-        for kept in (*self._levels.values(), self._pooled, self._pixels):
-            if kept is None:
-                continue
-            x, version = kept
+        for x, version in (*self._levels.values(), *more):
             if version is None:
                 inference = True
             elif x._version != version:
@@ -272,13 +257,3 @@ class TowerPass:
                     "host under torch.inference_mode(), where taps keep copies"
                 )
         return inference
-
-
-def _usable(features: TowerFeatures) -> TowerFeatures:
-    """Features that autograd may save: inference tensors are cloned out."""
-    context, pixels = (
-        x.clone() if x is not None and x.is_inference() else x
-        for x in (features.context, features.pixels)
-    )
-    levels = {k: x.clone() if x.is_inference() else x for k, x in features.levels.items()}
-    return TowerFeatures(levels, context, features.grid, pixels)

@@ -1,7 +1,7 @@
 """The layout rule of plain towers: a row of tokens for each picture, some of it padding at times.
 
-Idefics, SmolVLM and their kin pad the smaller pictures of a batch and tell their tower which
-patches are real. A padded patch is no surface: a view is cut to the real ones.
+Idefics, SmolVLM and their kin pad the smaller pictures of a batch and give their tower a mask of
+the real patches. A view is cropped to those.
 
 Axes: B views, N tokens, (h, w) patch grid, H W pixels.
 """
@@ -43,14 +43,14 @@ PACKING = (
 
 @dataclass(frozen=True)
 class PlainRule(LayoutRule):
-    """Rows of prefix tokens and patches; where the tower is given a mask of patches, cut to it.
+    """Rows of prefix tokens and patches; cropped to a mask of patches where the tower is given one.
 
     Attributes:
         num_prefix_tokens: Tokens before the patches.
         sequence_first: Whether blocks run (N, B, D).
         patch_size: (height, width) of a patch in pixels.
         parameters: Names of the tower's parameters.
-        needs_more: Whether it can't do without others than the pictures.
+        needs_more: Whether it requires others than the pictures.
     """
 
     num_prefix_tokens: int
@@ -76,7 +76,7 @@ class PlainRule(LayoutRule):
         """See ``LayoutRule``."""
         (batch, *_, height, width) = call.pixels_shape
         grid_h, grid_w = grid = (call.patches_shape[-2], call.patches_shape[-1])
-        # A tower that is told of nothing but pictures cuts them by itself.
+        # A tower that takes nothing but pictures cuts them into patches itself.
         if grid_h == 1 and (
             self.needs_more or any(name in PACKING or "patch" in name for name in self.reads)
         ):
@@ -172,7 +172,9 @@ def _box(mask_hw: Tensor, index: int) -> tuple[int, int, int, int]:
     """(top, left, bottom, right) of the real patches, which must be a full rectangle."""
     rows, columns = (mask_hw.any(dim=axis).nonzero().flatten().tolist() for axis in (1, 0))
     if not rows:
-        raise NoDepthError(f"view {index} is padding alone: the host told its tower so")
+        raise NoDepthError(
+            f"view {index} is padding alone, by the mask that the host gave its tower"
+        )
     box = rows[0], columns[0], rows[-1] + 1, columns[-1] + 1
     if not bool(mask_hw[box[0] : box[2], box[1] : box[3]].all()):
         raise NoDepthError(

@@ -62,7 +62,7 @@ class TowerRunner:
         return seen[-1]
 
     def _may_leave_early(self, tower_kwargs: dict[str, Any]) -> bool:
-        """Whether an exception may end the tower's forward: not where others count on its end.
+        """Whether an exception may end the tower's forward: not where others need its end.
 
         Such as another plug-in's taps, deeper in the tower; or releases of transformers that wrap
         blocks while they record hidden states or attentions, and unwrap them at the end.
@@ -91,7 +91,7 @@ class _TowerState:
 
     def may_leave_early(self) -> bool:
         """Compares every module with what was found last time: a loop without a call."""
-        if not self._modules:
+        if not self._may_leave:
             return self._look()
         for siblings, name, module, kind in self._modules:
             if (
@@ -102,23 +102,24 @@ class _TowerState:
                 or "_compiled_call_impl" in module.__dict__
             ):
                 return self._look()
-        return self._may_leave
+        return True
 
     def _look(self) -> bool:
         root: dict[str, nn.Module | None] = {"": self._tower}
-        self._modules = [(root, "", self._tower, type(self._tower))]
+        found = [(root, "", self._tower, type(self._tower))]
         for parent in self._tower.modules():
             for name, child in parent._modules.items():
                 if child is not None:
-                    self._modules.append((parent._modules, name, child, type(child)))
-        self._may_leave = not any(
+                    found.append((parent._modules, name, child, type(child)))
+        may_leave = not any(
             "_hf_hook" in module.__dict__
             or module._compiled_call_impl is not None
             or name == "_orig_mod"  # torch.compile(module)
             or kind.__name__.startswith(("FSDP", "FullySharded"))
-            for _, name, module, kind in self._modules
+            for _, name, module, kind in found
         )
-        return self._may_leave
+        self._modules, self._may_leave = found, may_leave
+        return may_leave
 
 
 def _as_tower_takes(pixels_B3HW: Tensor, tower: Tower) -> Tensor:

@@ -1,9 +1,8 @@
-"""The hooks: put on a tower's blocks, never in the way, gone without a trace.
+"""The hooks on a tower: they look, replace nothing, and leave no trace.
 
-Only outputs are looked at: of the blocks, of what makes the pooled vector and, for the size of
-the picture (and its pixels, where a head asks), of the patch embedding; the input of the first
-block; that the tower starts and, where it is told how its tokens are laid out, its arguments. Two
-on the host and each module around its tower notice prompts without a picture.
+They see outputs: of the blocks, of what makes the pooled vector and, for the size of the picture
+(and its pixels, where a head asks), of the patch embedding; the input of the first block; and the
+tower's arguments, where they say how its tokens are laid out. ``host_watch`` has the host's.
 """
 
 from __future__ import annotations
@@ -11,24 +10,20 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from clipdepth_plugin.adapters.graphs import in_cuda_graph
-from clipdepth_plugin.adapters.hooks import Hook
+from clipdepth_plugin.adapters.hooks import Hook, Registration
+from clipdepth_plugin.adapters.host_watch import watching
 from clipdepth_plugin.adapters.layouts import POSITIONS, TowerCall
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
-from clipdepth_plugin.adapters.prompts import grows, prompt_of
-from clipdepth_plugin.adapters.structure import block_lists, modules_around
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.adapters.traits import parameters_of
 from clipdepth_plugin.adapters.trim import check_not_left_out
-
-_Registration = tuple[Callable[..., RemovableHandle], Hook, dict[str, Any]]
-"""A module's method that registers a hook, the hook, and the method's options."""
 
 
 class _LeaveTower(BaseException):
@@ -76,7 +71,7 @@ class Taps:
         self._parameters = parameters_of(tower.module)
         self._reads = recorder.wanted.rule.reads
         self._on_tower = list(self._tower_hooks())
-        self._on_host = list(self._host_hooks(host))
+        self._on_host = list(watching(host, tower, recorder, owner))
         self._handles: list[RemovableHandle] = []
         self._users = 0
         self._watches = False
@@ -117,7 +112,7 @@ class Taps:
             if self._users == 0:
                 self._clear()
 
-    def _register(self, hooks: Sequence[_Registration]) -> None:
+    def _register(self, hooks: Sequence[Registration]) -> None:
         for register, hook, options in hooks:
             self._handles.append(register(hook, **options))
 
@@ -126,7 +121,7 @@ class Taps:
         while self._handles:
             self._handles.pop().remove()
 
-    def _tower_hooks(self) -> Iterator[_Registration]:
+    def _tower_hooks(self) -> Iterator[Registration]:
         tower, wanted = self._tower, self._recorder.wanted
         first = tower.blocks[0].register_forward_pre_hook
         start = tower.module.register_forward_pre_hook
@@ -139,59 +134,13 @@ class Taps:
         for level in wanted.levels:
             hook = _LevelHook(self.owner, self._recorder, level)
             if level == 0:
-                yield (
-                    first,
-                    Hook(self.owner, functools.partial(_give_input, hook)),
-                    {"with_kwargs": True},
-                )
+                entry = Hook(self.owner, functools.partial(_give_input, hook))
+                yield first, entry, {"with_kwargs": True}
             else:
                 yield tower.blocks[level - 1].register_forward_hook, hook, {}
         if wanted.context == "pooled" and tower.pooled is not None:
             pooled = tower.pooled.module.register_forward_hook
             yield pooled, Hook(self.owner, self._on_pooled), {}
-
-    def _host_hooks(self, host: nn.Module) -> Iterator[_Registration]:
-        around = modules_around(host, self._tower.path)
-        hosts = [
-            module
-            for number, module in enumerate(around)
-            if _takes_prompts(module, self._tower, number == 0)
-        ]
-        always = {"always_call": True}
-        for number, module in enumerate(hosts):
-            starts, ends = self._on_host_starts(number), self._on_host_ends(number)
-            before = module.register_forward_pre_hook
-            yield before, Hook(self.owner, starts), {"with_kwargs": True}
-            yield module.register_forward_hook, Hook(self.owner, ends), always
-        # Such as SiglipVisionModel before transformers 5.6, or Ovis2VisionModel.
-        for module in around[len(hosts) : len(hosts) + 1]:
-            starts, ends = self._on_wrapper_starts, self._on_wrapper_ends
-            yield module.register_forward_pre_hook, Hook(self.owner, starts), {}
-            yield module.register_forward_hook, Hook(self.owner, ends), always
-
-    def _on_host_starts(self, number: int) -> Callable[..., None]:
-        def on_start(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-            if self._recorder.host_starts(number):
-                slot, prompt = self._recorder.slot, prompt_of(args, kwargs)
-                talk = slot.conversation
-                talk.last_forward_ran_tower(slot.passes_inside)
-                goes_on = talk.goes_on(prompt, kwargs) or grows(prompt, slot.prompt)
-                # Token ids only: embeddings or pixels would be large to keep.
-                slot.prompt = prompt if prompt is not None and prompt.ndim == 2 else None
-                picture = slot.last is not None and not slot.claimed
-                self._recorder.host_claims(afresh=not goes_on)
-                talk.forward(kwargs, afresh=not goes_on, picture=picture)
-
-        return on_start
-
-    def _on_host_ends(self, number: int) -> Callable[..., None]:
-        return lambda module, args, output: self._recorder.host_ends(number)
-
-    def _on_wrapper_starts(self, module: nn.Module, args: Any) -> None:
-        self._recorder.wrapper_starts()
-
-    def _on_wrapper_ends(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._recorder.wrapper_ends()
 
     def _on_tower_starts(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         """Keeps references to what says how the tokens are laid out; the pass before is over."""
@@ -259,15 +208,3 @@ def _padders(tower: Tower) -> list[nn.Module]:
         for module in tower.module.modules()
         if hasattr(module, "dynamic_img_pad") and tower.patch_embed in module.children()
     ]
-
-
-def _takes_prompts(module: nn.Module, tower: Tower, outermost: bool) -> bool:
-    """Whether a module around the tower does more than to see: it has blocks beside the tower's.
-
-    The host itself does so, too, where it has any weights beside the tower's.
-    """
-    if outermost:
-        own = {id(p) for p in tower.module.parameters()}
-        return any(id(p) not in own for p in module.parameters())
-    seeing = {one.blocks[0] for one in block_lists(tower.module)} | {*tower.blocks}
-    return any(one.blocks[0] not in seeing for one in block_lists(module))

@@ -1,10 +1,10 @@
-"""What a family file may say about a tower, and what holds for towers that no file knows."""
+"""Tower traits: what a family file says of a tower, and what is read off one of no known family."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -25,29 +25,14 @@ class PooledTap:
     take: Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class HiddenStateReaders:
-    """Hosts that read hidden states of a tower, state k being block k's output, and nothing else.
-
-    Attributes:
-        models: Their ``model_type``s.
-        config_fields: The fields of their config that say which states; the first one given holds.
-    """
-
-    models: frozenset[str]
-    config_fields: tuple[str, ...]
-
-
-# Read in transformers 4.57, 5.5 and 5.24: get_image_features and get_video_features.
-LLAVA_KIN = HiddenStateReaders(
-    frozenset(
-        {
-            *("llava", "llava_next", "llava_next_video", "llava_onevision"),
-            *("aya_vision", "video_llava", "vipllava"),
-        }
-    ),
-    ("vision_feature_layer", "vision_feature_layers"),
+LLAVA_KIN = frozenset(
+    {
+        *("llava", "llava_next", "llava_next_video", "llava_onevision"),
+        *("aya_vision", "video_llava", "vipllava"),
+    }
 )
+"""Model types that read nothing of a tower but hidden states, where state k is what block k gives:
+read in get_image_features and get_video_features of transformers 4.57, 5.5 and 5.24."""
 
 
 @dataclass(frozen=True)
@@ -63,18 +48,18 @@ class TowerTraits:
         image_size: (H, W) the tower was made for, where it says.
         rule: Makes the layout of each pass; None: a row of prefix tokens and patches a picture.
         more_blocks: Blocks of a second list that follow those found.
-        read_by: Hosts that may do without its last blocks, see ``attach(..., trim=True)``.
+        read_by: Model types of hosts that read nothing of the tower but hidden states.
     """
 
     family: str
     num_prefix_tokens: int
     has_class_token: bool
-    pooled: PooledTap | None = None
+    pooled: PooledTap | None = field(default=None, repr=False)
     preprocessing: Preprocessing | None = None
     image_size: tuple[int, int] | None = None
-    rule: LayoutRule | None = None
-    more_blocks: tuple[nn.Module, ...] = ()
-    read_by: HiddenStateReaders | None = None
+    rule: LayoutRule | None = field(default=None, repr=False)
+    more_blocks: tuple[nn.Module, ...] = field(default=(), repr=False)
+    read_by: frozenset[str] = field(default=frozenset(), repr=False)
 
 
 def parameters_of(tower: nn.Module) -> tuple[str, ...]:

@@ -20,6 +20,9 @@ from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.adapters.traits import model_type_of
 from clipdepth_plugin.errors import HeadMismatchError
 
+_CONFIG_FIELDS = ("vision_feature_layer", "vision_feature_layers")
+"""What says which hidden states a host reads; the first one that is given holds."""
+
 
 class _PassThrough:
     """Stands in for a block's ``forward``; a copied or pickled block has its own one again."""
@@ -114,18 +117,15 @@ def plan_trim(host: nn.Module, tower: Tower, wanted: Wanted | None = None) -> Tr
 
 def _deepest_read(host: nn.Module, tower: Tower) -> int | str:
     """The deepest level that a host reads, or why it is not known."""
-    if tower.read_by is None:
+    if not tower.read_by:
         return f"no host is known to read just hidden states of {tower.family} towers"
-    around: list[Any] = [
-        one
-        for one in modules_around(host, tower.path)
-        if model_type_of(one) in tower.read_by.models
-    ]
+    modules = modules_around(host, tower.path)
+    around: list[Any] = [one for one in modules if model_type_of(one) in tower.read_by]
     if not around:
         return "this host is not known to read just hidden states of its tower"
     layers: list[int] = []
     for reader in around:
-        said = (getattr(reader.config, name, None) for name in tower.read_by.config_fields)
+        said = (getattr(reader.config, name, None) for name in _CONFIG_FIELDS)
         given: Any = next((one for one in said if one is not None), [])
         layers += given if isinstance(given, list | tuple) else [given]
     states = tower.depth + 1

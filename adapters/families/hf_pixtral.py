@@ -37,16 +37,8 @@ class PixtralRule(LayoutRule):
     """
 
     patch_size: Size
-
-    @property
-    def order(self) -> str:
-        """See ``LayoutRule``."""
-        return "packed: pictures one after another, each row-major"
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """See ``LayoutRule``."""
-        return ("image_sizes",)
+    order = "packed: pictures one after another, each row-major"
+    reads = ("image_sizes",)
 
     def resolve(self, call: TowerCall) -> TokenLayout:
         """See ``LayoutRule``."""

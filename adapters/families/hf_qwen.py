@@ -4,7 +4,7 @@ Traits: the patches of all images and videos are one row of tokens, those of one
 (2 x 2) beside each other; Qwen2.5 puts the squares in the order of its attention windows before its
 first block. ``grid_thw`` gives each image's or video's temporal patches, rows and columns; a
 temporal patch (two frames of a video, an image twice) is a view. Other towers look alike, so the
-order is proven on each pass: the rotary positions that the blocks get must be those of our order.
+order is checked on each pass: the rotary positions that the blocks get must be those of our order.
 
 Axes: R packed tokens, N = h * w patch tokens, (t, h, w) grid, (H, W) grid of merge squares, m side
 of a square in patches, C rotary channels, P numbers of a patch.
@@ -39,7 +39,7 @@ from clipdepth_plugin.errors import NoDepthError
 
 @dataclass(frozen=True)
 class QwenRule(LayoutRule):
-    """Packed temporal patches in merge order, that in window order at times.
+    """Temporal patches packed in merge order, and those in window order where there are windows.
 
     Attributes:
         patch_size: (height, width) of a patch in pixels.
@@ -52,6 +52,8 @@ class QwenRule(LayoutRule):
     frames: int
     merge: int
     window: int | None
+    reads = ("grid_thw", "window_index")
+    proves = True
 
     @property
     def takes(self) -> tuple[str | int, ...]:
@@ -65,16 +67,6 @@ class QwenRule(LayoutRule):
         if self.window is None:
             return squares
         return f"{squares}, those in windows of {self.window} x {self.window} squares"
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """See ``LayoutRule``."""
-        return "grid_thw", "window_index"
-
-    @property
-    def proves(self) -> bool:
-        """See ``LayoutRule``."""
-        return True
 
     def resolve(self, call: TowerCall) -> TokenLayout:
         """See ``LayoutRule``."""

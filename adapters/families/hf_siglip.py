@@ -46,21 +46,13 @@ class NaflexRule(LayoutRule):
     """
 
     patch_size: Size
+    order = "NaFlex: row-major, padded to the longest"
+    reads = ("spatial_shapes", *_MASKS)
 
     @property
     def takes(self) -> tuple[str | int, ...]:
         """See ``LayoutRule``."""
         return "images", "patches", 3 * self.patch_size[0] * self.patch_size[1]
-
-    @property
-    def order(self) -> str:
-        """See ``LayoutRule``."""
-        return "NaFlex: row-major, padded to the longest"
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """See ``LayoutRule``."""
-        return "spatial_shapes", *_MASKS
 
     def resolve(self, call: TowerCall) -> TokenLayout:
         """See ``LayoutRule``."""
@@ -118,5 +110,5 @@ def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits
 
 def _naflex(tower: nn.Module) -> NaflexRule | None:
     patch = getattr(getattr(tower, "embeddings", None), "patch_size", None)
-    told = "spatial_shapes" in traits.parameters_of(tower)
-    return NaflexRule((patch, patch)) if told and isinstance(patch, int) else None
+    packed = "spatial_shapes" in traits.parameters_of(tower)
+    return NaflexRule((patch, patch)) if packed and isinstance(patch, int) else None

@@ -6,14 +6,11 @@ other family's have, so that the order of the files does not matter, and says th
 
 from __future__ import annotations
 
-import functools
-import importlib
-import pkgutil
 from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from clipdepth_plugin.adapters import families
+from clipdepth_plugin.adapters.discovery import import_siblings
 from clipdepth_plugin.adapters.traits import TowerTraits, generic
 from clipdepth_plugin.errors import HostError
 
@@ -40,7 +37,7 @@ def read_traits(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) ->
     Raises:
         HostError: Several families take it for theirs.
     """
-    _import_all()
+    import_siblings(__name__, __file__)
     read = [traits for one in _READERS if (traits := one(tower, width, ancestors)) is not None]
     if len(read) > 1:
         names = ", ".join(traits.family for traits in read)
@@ -49,10 +46,3 @@ def read_traits(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) ->
             "files in adapters/families tell it apart"
         )
     return read[0] if read else generic(tower, width)
-
-
-@functools.cache
-def _import_all() -> None:
-    """Imports every file of this folder once, which registers its family."""
-    for module in pkgutil.iter_modules(families.__path__):
-        importlib.import_module(f"{families.__name__}.{module.name}")

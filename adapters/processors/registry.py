@@ -8,13 +8,10 @@ reader is first looked for.
 from __future__ import annotations
 
 import dataclasses
-import functools
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from clipdepth_plugin.adapters import processors
+from clipdepth_plugin.adapters.discovery import import_siblings
 from clipdepth_plugin.adapters.preprocessing import ResizeKind, pair
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.maps.tiling import ViewRule
@@ -73,18 +70,11 @@ def register(*classes: str, options: str = "") -> Callable[[Reader], Reader]:
 
 def reader_of(class_name: str) -> Registered:
     """The reader of a class of image processors."""
-    _import_all()
+    import_siblings(__name__, __file__)
     name = class_name
     for end in _BACKENDS:
         name = name.removesuffix(end)
     return _BY_CLASS.get(name) or _BY_CLASS[_ANY_CLASS]
-
-
-@functools.cache
-def _import_all() -> None:
-    """Imports every file of this folder once, which registers its readers."""
-    for module in pkgutil.iter_modules(processors.__path__):
-        importlib.import_module(f"{processors.__name__}.{module.name}")
 
 
 def sized(given: Mapping[str, Any]) -> Size:

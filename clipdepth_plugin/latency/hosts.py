@@ -1,150 +1,23 @@
-"""Hosts to measure: built-in configs with random weights, or any that ``load_host`` takes.
-
-Latency does not depend on the weights' values, so that nothing has to be downloaded. The two
-multimodal configs are scaled down: a language model far smaller than the real ones makes the
-depth's share of a prefill larger than a user of LLaVA-7B will see.
-"""
+"""Hosts to measure: any that ``load_host`` takes; ``config:NAME`` needs no download."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import TYPE_CHECKING
 
 from clipdepth_plugin.adapters.loading import load_host
-from clipdepth_plugin.errors import BenchError
+from clipdepth_plugin.adapters.loading.config import BUILT_IN as BUILT_IN
 
 if TYPE_CHECKING:
     from torch import nn
 
 PREFIX = "config:"
-IMAGE_TOKEN = 31_999
-_VOCABULARY = 32_000
-
-_VIT_B_16: dict[str, Any] = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "image_size": 224,
-    "patch_size": 16,
-}
-_VIT_L_14_336: dict[str, Any] = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "image_size": 336,
-    "patch_size": 14,
-}
-_SO400M_14: dict[str, Any] = {
-    "hidden_size": 1152,
-    "intermediate_size": 4304,
-    "num_hidden_layers": 27,
-    "num_attention_heads": 16,
-    "image_size": 224,
-    "patch_size": 14,
-}
-_TEXT: dict[str, Any] = {
-    "vocab_size": _VOCABULARY,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
-
-
-def _clip(vision: dict[str, Any]) -> nn.Module:
-    from transformers import CLIPVisionConfig, CLIPVisionModel
-
-    return CLIPVisionModel(CLIPVisionConfig(**vision))
-
-
-def _siglip(vision: dict[str, Any]) -> nn.Module:
-    from transformers import SiglipVisionConfig, SiglipVisionModel
-
-    return SiglipVisionModel(SiglipVisionConfig(**vision))
-
-
-def _llava() -> nn.Module:
-    from transformers import (
-        CLIPVisionConfig,
-        LlamaConfig,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-    )
-
-    language: dict[str, Any] = {
-        "hidden_size": 1024,
-        "intermediate_size": 2752,
-        "num_hidden_layers": 16,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 16,
-    }
-    return LlavaForConditionalGeneration(
-        LlavaConfig(
-            vision_config=CLIPVisionConfig(**_VIT_B_16),
-            text_config=LlamaConfig(**_TEXT, **language),
-            image_token_index=IMAGE_TOKEN,
-        )
-    )
-
-
-def _paligemma() -> nn.Module:
-    from transformers import (
-        GemmaConfig,
-        PaliGemmaConfig,
-        PaliGemmaForConditionalGeneration,
-        SiglipVisionConfig,
-    )
-
-    language: dict[str, Any] = {
-        "hidden_size": 1024,
-        "intermediate_size": 8192,
-        "num_hidden_layers": 9,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 1,
-        "head_dim": 128,
-    }
-    return PaliGemmaForConditionalGeneration(
-        PaliGemmaConfig(
-            vision_config=SiglipVisionConfig(**_VIT_B_16, vision_use_head=False),
-            text_config=GemmaConfig(**_TEXT, **language),
-            image_token_index=IMAGE_TOKEN,
-            projection_dim=1024,
-        )
-    )
-
-
-BUILT_IN: dict[str, tuple[str, Callable[[], nn.Module]]] = {
-    "vit-b-16": ("CLIP ViT-B/16 at 224", lambda: _clip(_VIT_B_16)),
-    "vit-l-14-336": ("CLIP ViT-L/14 at 336", lambda: _clip(_VIT_L_14_336)),
-    "siglip-b-16": ("SigLIP-B/16 at 224", lambda: _siglip(_VIT_B_16)),
-    "so400m-14": ("SigLIP-So400m/14 at 224", lambda: _siglip(_SO400M_14)),
-    "llava-small": ("LLaVA layout, ViT-B/16 and a Llama of 16 layers, width 1024", _llava),
-    "paligemma-small": ("PaliGemma layout, SigLIP-B/16 and a Gemma of 9 layers", _paligemma),
-}
-"""Name -> what it is, and how it is built."""
 
 
 def load_bench_host(spec: str, *, random_weights: bool = False) -> tuple[str, nn.Module]:
-    """A host to measure: what it is called in a report, and the model, float32 and in eval mode.
-
-    Args:
-        spec: ``config:NAME`` for one of ``BUILT_IN``, else what ``load_host`` takes.
-        random_weights: Build a named host from its config; the built-in ones always are.
+    """A host to measure: its label in a report, and the model, float32 and in eval mode.
 
     Raises:
-        BenchError: No such built-in config.
         HostError: As ``load_host``.
     """
-    if not spec.startswith(PREFIX):
-        return spec, load_host(spec, random_weights=random_weights).model
-    name = spec.removeprefix(PREFIX)
-    if name not in BUILT_IN:
-        known = ", ".join(f"{PREFIX}{one}" for one in BUILT_IN)
-        raise BenchError(f"host {spec!r}: no such built-in config; there are {known}")
-    label, build = BUILT_IN[name]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return label, build().eval()
+    host = load_host(spec, random_weights=random_weights)
+    return host.label, host.model

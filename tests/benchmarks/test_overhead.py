@@ -8,6 +8,7 @@ from __future__ import annotations
 import cProfile
 import pstats
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -39,8 +40,8 @@ def host(request: pytest.FixtureRequest) -> nn.Module:
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 4}
-    tower: nn.Module = CLIPVisionModel(CLIPVisionConfig(**sizes))
+    sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 64}
+    tower: nn.Module = CLIPVisionModel(CLIPVisionConfig(**sizes, num_attention_heads=4))
     if request.param:
         tower.add_module("more", nn.ModuleList(nn.Identity() for _ in range(request.param)))
     return tower.eval()

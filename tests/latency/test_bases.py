@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from clipdepth_plugin import DepthHead
+from clipdepth_plugin import ClipDepthError, DepthHead
 from clipdepth_plugin.adapters.towers import choose_tower, find_towers
 from clipdepth_plugin.errors import BenchError
 from clipdepth_plugin.latency.bases import has_prefill, make_pixels, prefill_base, tower_base
@@ -93,7 +93,7 @@ def test_built_in_hosts_have_the_sizes_of_their_models(
 
 
 def test_an_unknown_built_in_host_is_refused() -> None:
-    with pytest.raises(BenchError, match=r"no such built-in config; there are config:vit-b-16"):
+    with pytest.raises(ClipDepthError, match=r"no such built-in config; there are config:vit-b-16"):
         load_bench_host("config:vit-b-17")
 
 

@@ -1,0 +1,113 @@
+"""Built-in configs of transformers with random weights: hosts to measure, nothing is downloaded.
+
+Latency does not depend on the weights' values. The two multimodal configs are scaled down: their
+language models have 0.2 to 0.3 G parameters, so that depth's share of the prefill is larger than
+beside a model of 7 G.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from clipdepth_plugin.adapters.loading.registry import Library, Loaded, register
+from clipdepth_plugin.errors import HostError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+IMAGE_TOKEN = 31_999
+_VOCABULARY = 32_000
+
+
+def _vit(width: int, mlp: int, blocks: int, heads: int, size: int, patch: int) -> dict[str, Any]:
+    return {
+        "hidden_size": width,
+        "intermediate_size": mlp,
+        "num_hidden_layers": blocks,
+        "num_attention_heads": heads,
+        "image_size": size,
+        "patch_size": patch,
+    }
+
+
+_VIT_B_16 = _vit(768, 3072, 12, 12, 224, 16)
+_VIT_L_14_336 = _vit(1024, 4096, 24, 16, 336, 14)
+_SO400M_14 = _vit(1152, 4304, 27, 16, 224, 14)
+_TEXT: dict[str, Any] = {
+    "vocab_size": _VOCABULARY,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+
+def _tower(family: str, vision: dict[str, Any]) -> nn.Module:
+    import transformers
+
+    config = getattr(transformers, f"{family}VisionConfig")(**vision)
+    model: nn.Module = getattr(transformers, f"{family}VisionModel")(config)
+    return model
+
+
+def _llava() -> nn.Module:
+    import transformers as hf
+
+    language: dict[str, Any] = {
+        "hidden_size": 1024,
+        "intermediate_size": 2752,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+    }
+    return hf.LlavaForConditionalGeneration(
+        hf.LlavaConfig(
+            vision_config=hf.CLIPVisionConfig(**_VIT_B_16),
+            text_config=hf.LlamaConfig(**_TEXT, **language),
+            image_token_index=IMAGE_TOKEN,
+        )
+    )
+
+
+def _paligemma() -> nn.Module:
+    import transformers as hf
+
+    language: dict[str, Any] = {
+        "hidden_size": 1024,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 9,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 1,
+        "head_dim": 128,
+    }
+    return hf.PaliGemmaForConditionalGeneration(
+        hf.PaliGemmaConfig(
+            vision_config=hf.SiglipVisionConfig(**_VIT_B_16, vision_use_head=False),
+            text_config=hf.GemmaConfig(**_TEXT, **language),
+            image_token_index=IMAGE_TOKEN,
+            projection_dim=1024,
+        )
+    )
+
+
+BUILT_IN: dict[str, tuple[str, Callable[[], nn.Module]]] = {
+    "vit-b-16": ("CLIP ViT-B/16 at 224", lambda: _tower("CLIP", _VIT_B_16)),
+    "vit-l-14-336": ("CLIP ViT-L/14 at 336", lambda: _tower("CLIP", _VIT_L_14_336)),
+    "siglip-b-16": ("SigLIP-B/16 at 224", lambda: _tower("Siglip", _VIT_B_16)),
+    "so400m-14": ("SigLIP-So400m/14 at 224", lambda: _tower("Siglip", _SO400M_14)),
+    "llava-small": ("LLaVA layout, ViT-B/16 and a Llama of 16 layers, width 1024", _llava),
+    "paligemma-small": ("PaliGemma layout, SigLIP-B/16 and a Gemma of 9 layers", _paligemma),
+}
+"""Name -> label in reports, and how it is built."""
+
+
+def _load(name: str, random_weights: bool) -> Loaded:
+    """Builds one; its weights are random whatever is asked for."""
+    if name not in BUILT_IN:
+        known = ", ".join(f"config:{one}" for one in BUILT_IN)
+        raise HostError(f"host 'config:{name}': no such built-in config; there are {known}")
+    label, build = BUILT_IN[name]
+    return Loaded(build(), label=label)
+
+
+register("config", Library(_load, "config:NAME (built in, random weights)"))
