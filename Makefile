@@ -1,7 +1,7 @@
 # Everything runs in .venv, which is made and kept current here: `make test` works on a fresh clone.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-dialects bench lint format types wheel setup clean
+.PHONY: help demo test test-transformers bench lint format types wheel setup clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -35,7 +35,7 @@ BENCH_ONLY ?= -k "not from_the_cache"
 MACHINE := from clipdepth_plugin.environment import machine_slug; print(machine_slug())
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY) ## metric depth on real pictures (ARGS="..." goes to the demo)
 	@$(BIN)/python examples/00_demo.py $(ARGS)
@@ -43,8 +43,8 @@ demo: $(READY) ## metric depth on real pictures (ARGS="..." goes to the demo)
 test: $(READY) ## the whole test suite (PYTEST_ARGS="-k head" goes to pytest)
 	@$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
-test-dialects: $(READY) ## the host table under transformers 4.57, 5.5 and the newest (results/dialects.md)
-	@$(BIN)/python results/dialects.py
+test-transformers: $(READY) ## host tests under transformers 4.57, 5.5 and the newest
+	@$(BIN)/python results/transformers_compatibility.py
 
 bench: $(READY) ## two minutes of timed benchmarks, in results/ as JSON (PYTEST_ARGS="--benchmark-compare=FILE")
 	@json=$(BENCH_JSON); \

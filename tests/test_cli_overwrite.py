@@ -1,4 +1,4 @@
-"""What ``clipdepth predict`` replaces: its own files, and others only where it is told to."""
+"""What ``clipdepth predict`` replaces: its own files, and others only with --overwrite."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def test_a_file_of_anothers_is_kept(kind: str, pictures: Path) -> None:
     given = ("predict", pictures, "--host", "nonsense", "--head", "none", "-o", pictures)
     result = run(*given, "--npy", "--confidence")
     assert result.exit_code == 2
-    said = words(result.stderr)
-    assert f"b.{kind}: not written, as it is, by predict" in said
-    assert "replace it with --overwrite" in said
+    shown = words(result.stderr)
+    assert f"b.{kind}: not written, as it is, by predict" in shown
+    assert "replace it with --overwrite" in shown
     assert truth.read_bytes() == before
     assert len(list(pictures.iterdir())) == 3
 

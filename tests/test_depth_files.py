@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import sys
@@ -18,6 +19,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from clipdepth_plugin.errors import DepthFileError, ImageError
+from clipdepth_plugin.files.colours import comparison, image_grid
 from clipdepth_plugin.files.depth_maps import (
     read_depth_png,
     write_colour,
@@ -88,6 +90,22 @@ def test_colour_picture_of_any_map(
     assert ("matplotlib.pyplot" in sys.modules) == had_pyplot
 
 
+@pytest.mark.parametrize("truth", ["none", "sparse", "flat"])
+def test_a_grid_of_any_truth_and_prediction(truth: str) -> None:
+    depth_HW = {"none": np.zeros((12, 20)), "flat": np.full((12, 20), 2.0)}.get(truth, DEPTH_HW)
+    if truth == "sparse":
+        depth_HW = np.where(np.arange(240).reshape(12, 20) % 40 == 5, DEPTH_HW, 0)
+    pred_HW = np.where(DEPTH_HW < 1, np.nan, DEPTH_HW)
+    picture_HWC = np.zeros((12, 20, 3), dtype=np.uint8)
+    _, shown, _, error = row = comparison(picture_HWC, depth_HW, pred_HW, "a $name_{")
+    points = np.isfinite(shown.shown).sum()
+    assert points == {"none": 0, "flat": 240}.get(truth, points)
+    assert (points > 2 * (depth_HW > 0).sum()) == (truth == "sparse")
+    assert np.isfinite(error.shown).sum() <= points
+    with Image.open(io.BytesIO(image_grid([row, row]))) as drawn:
+        assert drawn.width > drawn.height > 400
+
+
 @pytest.mark.parametrize("writer", [write_depth_png, write_npy, write_colour])
 def test_a_batch_is_refused(tmp_path: Path, writer: Callable[[Path, torch.Tensor], None]) -> None:
     with pytest.raises(DepthFileError, match=r"shape \(H, W\), got \(1, 1, 4, 4\)"):
@@ -141,7 +159,7 @@ def test_reading_a_damaged_header_is_an_error_of_ours(tmp_path: Path) -> None:
     assert content[8:16] == b"\x00\x00\x00\x0dIHDR"
     content[11] = 10  # the header's length, 13 by the format
     path.write_bytes(content)
-    with pytest.raises(ImageError, match=r"map\.depth\.png: the depth map is damaged"):
+    with pytest.raises(ImageError, match=r"map\.depth\.png: the picture is damaged"):
         read_depth_png(path)
 
 

@@ -1,4 +1,4 @@
-"""The command ``clipdepth``. The commands themselves are in ``_cli_app.py``."""
+"""The command ``clipdepth``. ``app.py`` lists its commands."""
 
 from __future__ import annotations
 
@@ -18,7 +18,3 @@ def main() -> None:
         )
         raise SystemExit(2) from error
     app()
-
-
-if __name__ == "__main__":
-    main()

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from clipdepth_plugin.cli.options import DeviceOption, TowerOption, errors_as_messages
+from clipdepth_plugin.cli.command import errors_as_messages
+from clipdepth_plugin.cli.options import DeviceOption, TowerOption
 from clipdepth_plugin.errors import BenchError
 
 KERNELS = "kernels"

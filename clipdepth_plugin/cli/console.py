@@ -1,4 +1,4 @@
-"""Consoles that show names as they are: brackets are no markup in them, colons no emoji."""
+"""Consoles that print names literally: brackets are no markup, colons no emoji."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from rich.text import Text
 
 
 def plain_console(*, stderr: bool = False) -> Console:
-    """A console for text with users' names in it: paths, hosts, data sets."""
-    return Console(stderr=stderr, markup=False, emoji=False)
+    """A console for text with users' names in it; messages on stderr are never wrapped."""
+    return Console(stderr=stderr, soft_wrap=stderr, markup=False, emoji=False, highlight=False)
 
 
 def loading(*names: str) -> Text:
-    """What a console's status says while these are loaded; it reads markup in a plain string."""
+    """The text of a status; ``Text``, as a status interprets markup in a plain string."""
     return Text(f"loading {' and '.join(names)}")
 
 
@@ -24,7 +24,7 @@ def loading(*names: str) -> Text:
 def bar(
     console: Console, what: str, total: int | None, *, shown: bool = True
 ) -> Iterator[Callable[..., None]]:
-    """A progress bar; yields a function of (how many more are done, the total where it is new)."""
+    """A progress bar; yields ``advance(count)``, or ``advance(count, total)`` to set the total."""
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not shown) as progress:
         task = progress.add_task(what, total=total)

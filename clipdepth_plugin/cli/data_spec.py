@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
+import yaml
+
+from clipdepth_plugin.data import DataConfig
 from clipdepth_plugin.errors import DataError
-
-if TYPE_CHECKING:
-    from clipdepth_plugin.data import DataConfig
 
 _FILES = (".yaml", ".yml", ".json")
 
@@ -26,51 +25,31 @@ def parse_data(text: str, default_split: str = "test") -> DataConfig:
         DataError: Neither a known format nor a file that can be read.
         pydantic.ValidationError: The fields contradict each other.
     """
-    from clipdepth_plugin.data import DataConfig
-
     if text.endswith(_FILES) and Path(text).is_file():
         return DataConfig.model_validate({"split": default_split, **_read(Path(text))})
     formats = get_args(DataConfig.model_fields["format"].annotation)
-    kind, _, place = text.partition(":")
-    if kind not in formats or not place:
+    kind, _, location = text.partition(":")
+    if kind not in formats or not location:
         raise DataError(
             f"data {text!r}: expected FORMAT:ROOT or FORMAT:ROOT:SPLIT with a format of "
             f"{', '.join(formats)}, or a YAML or JSON file that exists"
         )
-    root, split = place, default_split
-    before, _, after = place.rpartition(":")
-    in_address = "://" in place and "/" in after  # its scheme's colon, or its port's
-    # A folder whose name has a colon is taken as it is.
-    if before and not in_address and not Path(place).exists():
+    root, split = location, default_split
+    before, _, after = location.rpartition(":")
+    in_address = "://" in location and "/" in after  # the colon of its scheme or port
+    # A colon in the name of a folder that exists begins no split.
+    if before and not in_address and not Path(location).exists():
         root, split = before, after
     return DataConfig.model_validate({"format": kind, "root": root, "split": split})
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML, too
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: can't be read ({error})") from error
-    if path.suffix == ".json":
-        try:
-            fields = json.loads(text)
-        except ValueError as error:
-            raise DataError(f"{path}: not valid JSON ({error})") from error
-    else:
-        fields = _from_yaml(path, text)
+    except yaml.YAMLError as error:
+        raise DataError(f"{path}: not valid YAML or JSON ({error})") from error
     if not isinstance(fields, dict):
         raise DataError(f"{path}: expected the fields of a data set, got {type(fields).__name__}")
     return fields
-
-
-def _from_yaml(path: Path, text: str) -> Any:
-    try:
-        import yaml
-    except ModuleNotFoundError as error:
-        raise DataError(
-            f'{path}: YAML needs PyYAML: pip install "clipdepth-plugin[train]", or give JSON'
-        ) from error
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise DataError(f"{path}: not valid YAML ({error})") from error

@@ -1,4 +1,4 @@
-"""Where a command computes and where it writes: the device and the folder that its options name."""
+"""What a command's options name: the device, the output folder."""
 
 from __future__ import annotations
 

@@ -1,159 +1,229 @@
-"""``clipdepth eval`` and ``clipdepth layers``: options and their help; the work is elsewhere."""
+"""``clipdepth eval``: measures a head on a data set, writes a report and prints its table."""
 
 from __future__ import annotations
 
+import math
 import sys
-from enum import StrEnum
-from pathlib import Path
-from typing import Annotated
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
+from clipdepth_plugin.adapters.identity import tower_hashes
+from clipdepth_plugin.adapters.loading import load_host
+from clipdepth_plugin.cli.console import bar, loading, plain_console
+from clipdepth_plugin.cli.data_spec import parse_data
+from clipdepth_plugin.cli.device import find_device, make_folder
 from clipdepth_plugin.cli.options import (
+    BatchOption,
+    DataOption,
     DeviceOption,
     HeadOption,
     HostOption,
+    OutputOption,
     TowerOption,
-    errors_as_messages,
 )
-
-_DATA_HELP = (
-    "FORMAT:ROOT or FORMAT:ROOT:SPLIT (rgbd:data/libero:test), or a YAML or JSON file with the "
-    "fields of a data set's config."
+from clipdepth_plugin.data import open_dataset
+from clipdepth_plugin.evaluation.evaluate import Baseline, evaluate, median_depth
+from clipdepth_plugin.evaluation.image_grid import IMAGE_GRID_FILE, write_image_grid
+from clipdepth_plugin.evaluation.metrics import ALIGNMENTS, METRICS, Alignment
+from clipdepth_plugin.evaluation.predictors import HeadPredictor
+from clipdepth_plugin.evaluation.protocols import (
+    SMALLEST_DEPTH,
+    Protocol,
+    ProtocolName,
+    get_protocol,
 )
+from clipdepth_plugin.evaluation.report import (
+    CSV_FILE,
+    JSON_FILE,
+    make_report,
+    write_csv,
+    write_json,
+)
+from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
+from clipdepth_plugin.weights.shipped import load_head
 
-DataOption = Annotated[str, typer.Option("--data", metavar="DATA", help=_DATA_HELP)]
-
-
-class ProtocolName(StrEnum):
-    """Names of ``evaluation.protocols.PROTOCOLS``."""
-
-    NYU = "nyu"
-    KITTI_GARG = "kitti-garg"
-    KITTI_EIGEN = "kitti-eigen"
-    RGBD = "rgbd"
-
-
-class AlignName(StrEnum):
-    """Names of ``evaluation.metrics.ALIGNMENTS``."""
-
-    NONE = "none"
-    MEDIAN = "median"
-    LSQ = "lsq"
+if TYPE_CHECKING:
+    from clipdepth_plugin.data import DataConfig
+    from clipdepth_plugin.evaluation.calibration import Calibration
+    from clipdepth_plugin.evaluation.evaluate import EvaluationResult
+    from clipdepth_plugin.head import DepthHead
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the commands to the application."""
-    app.command(name="eval")(evaluate)
-    app.command()(layers)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalOptions:
+    """The options of the command."""
 
-
-def evaluate(  # noqa: PLR0913, PLR0917 (a command's options)
-    host: HostOption,
-    head: HeadOption,
-    data: DataOption,
-    output: Annotated[
-        Path,
-        typer.Option("-o", "--output", metavar="DIR", help="Folder to write to, made if missing."),
-    ],
-    protocol: Annotated[
-        ProtocolName, typer.Option(help="Crop, depth range and mirroring.")
-    ] = ProtocolName.RGBD,
+    host: HostOption
+    head: HeadOption
+    data: DataOption
+    output: OutputOption
+    protocol: Annotated[ProtocolName, typer.Option(help="Crop, depth range and mirroring.")] = (
+        "rgbd"
+    )
     align: Annotated[
-        AlignName,
-        typer.Option(help="Scaling of each picture in the CSV and the picture sheet."),
-    ] = AlignName.NONE,
+        Alignment,
+        typer.Option(help="Scaling of each picture in the CSV and the image grid."),
+    ] = "none"
     baseline_data: Annotated[
         str | None,
         typer.Option(
             metavar="DATA",
-            help="The training set, whose median depth the constant is; else the test set's own.",
+            help="The training set, whose median depth the constant is; not given: the test set's.",
         ),
-    ] = None,
+    ] = None
     flip: Annotated[
         bool | None,
         typer.Option("--flip/--no-flip", help="Average with the mirrored picture's prediction."),
-    ] = None,
+    ] = None
     kb_crop: Annotated[
         bool, typer.Option("--kb-crop", help="Show the tower only KITTI's 352 x 1216.")
-    ] = False,
+    ] = False
     input_size: Annotated[
         tuple[int, int] | None,
         typer.Option(
             metavar="H W",
             help="The tower's input, in place of the size that the head was trained at.",
         ),
-    ] = None,
+    ] = None
     pictures: Annotated[
-        int, typer.Option(min=0, help="Best, median and worst pictures of each on the sheet.")
-    ] = 3,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in one tower pass.")] = 1,
-    device: DeviceOption = "cpu",
-    tower: TowerOption = None,
-) -> None:
+        int,
+        typer.Option(
+            min=0, max=50, help="Best, median and worst pictures of each in the image grid."
+        ),
+    ] = 3
+    batch_size: BatchOption = 1
+    device: DeviceOption = "cpu"
+    tower: TowerOption = None
+
+
+def evaluate_head(options: EvalOptions, console: Console) -> int:
     """Measure a depth head on a data set.
 
     Writes report.json, images.csv and pictures.png. The table always has the raw figures and the
     scale-aligned ones, each beside a constant depth.
 
     Exit code: 0, done. 2, the host, the head, the data or the output is wrong; the message says
-    which.
+    which. 3, an unexpected error.
     """
-    with errors_as_messages() as console:
-        from clipdepth_plugin.cli.run_eval import EvalOptions, run_eval
-
-        options = EvalOptions(
-            host=host,
-            head=head,
-            data=data,
-            protocol=protocol.value,
-            output=output,
-            align=align.value,
-            baseline_data=baseline_data,
-            flip=flip,
-            kb_crop=kb_crop,
-            input_size=input_size,
-            pictures=pictures,
-            batch_size=batch_size,
-            device=device,
-            tower=tower,
+    protocol, config = protocol_and_data(options)
+    dataset = open_dataset(config)
+    baseline = _train_baseline(options, protocol)
+    device = find_device(options.device)
+    make_folder(options.output)
+    with console.status(loading(options.host, options.head)):
+        host = load_host(options.host)
+        head = load_head(options.head).to(device)
+        model = host.model.to(device)
+        plugin = DepthPlugin(model, head, tower=options.tower, processor=host.preprocessing)
+    predict = HeadPredictor(plugin, input_size=options.input_size)
+    _say_size(head, options, console)
+    length = len(dataset) if hasattr(dataset, "__len__") else None
+    with bar(console, "evaluating", length) as advance:
+        result = evaluate(
+            predict,
+            dataset,
+            protocol,
+            batch_size=options.batch_size,
+            baseline=baseline,
+            advance=advance,
         )
-        run_eval(options, sys.argv, console)
+    report = make_report(
+        result,
+        command=tuple(sys.argv),
+        device=options.device,
+        host=options.host,
+        head=options.head,
+        tower_hashes=tower_hashes(plugin.tower),
+        data=config.model_dump(mode="json"),
+        align=options.align,
+    )
+    write_json(options.output / JSON_FILE, report)
+    write_csv(options.output / CSV_FILE, result, options.align)
+    if options.pictures:
+        path, count = options.output / IMAGE_GRID_FILE, options.pictures
+        write_image_grid(path, result, predict, dataset, alignment=options.align, count=count)
+    plain_console().print(make_table(result, options.align))
+    skipped = f"; {len(result.skipped)} without valid depth" if result.skipped else ""
+    console.print(f"report in {options.output}{skipped}")
+    return 0
 
 
-def layers(  # noqa: PLR0913, PLR0917 (a command's options)
-    host: HostOption,
-    data: DataOption,
-    val_data: Annotated[
-        str | None,
-        typer.Option(metavar="DATA", help="What to score on; else a part of --data is held out."),
-    ] = None,
-    max_images: Annotated[int, typer.Option(min=2, help="Pictures to read of each set.")] = 400,
-    patches: Annotated[
-        int, typer.Option(min=0, help="Patches of each picture, at random; 0 takes all.")
-    ] = 128,
-    ridge: Annotated[float, typer.Option(min=1e-9, help="Penalty on standardised tokens.")] = 1e-2,
-    stages: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Semantic levels to propose, one for each stage; the spaceclip presets take 4, "
-            "fast and guided any number.",
-        ),
-    ] = 4,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
-    device: DeviceOption = "cpu",
-    tower: TowerOption = None,
-) -> None:
-    """Rank a tower's levels by how well they give depth, and propose the head's.
+def _say_size(head: DepthHead, options: EvalOptions, console: Console) -> None:
+    """Says that the pictures have another size than those that the head was trained on."""
+    given, trained = options.input_size, head.config.input_size
+    if given is not None and trained not in (None, given):
+        console.print(
+            f"--input-size {given[0]} {given[1]}: {options.head} was trained at "
+            f"{trained[0]} {trained[1]}",
+            style="yellow",
+        )
 
-    A ridge regression of log depth on the tokens of each level alone, then of more levels
-    together, scored on pictures that were held out.
+
+def protocol_and_data(options: EvalOptions) -> tuple[Protocol, DataConfig]:
+    """The protocol, and the data set's config with the range and crop that it needs.
+
+    A benchmark's protocol has its own depth range and crop, so the data set must not remove
+    pixels before. ``rgbd`` takes the config's range; where that has no farthest depth, the data
+    set's own bound applies and predictions are not clipped above.
     """
-    with errors_as_messages() as console:
-        from clipdepth_plugin.cli.run_layers import LayersOptions, run_layers
-        from clipdepth_plugin.evaluation.layers import ProbeOptions
+    config = parse_data(options.data)
+    how: dict[str, Any] = {"flip": options.flip, "kb_crop": options.kb_crop}
+    if options.protocol == "rgbd":
+        high = math.inf if config.max_depth is None else config.max_depth
+        depth_range = (max(config.min_depth, SMALLEST_DEPTH), high)
+        return get_protocol("rgbd", depth_range=depth_range, **how), config
+    protocol = get_protocol(options.protocol, **how)
+    whole = {"min_depth": protocol.low, "max_depth": protocol.high, "crop": None}
+    return protocol, config.model_copy(update=whole)
 
-        probe = ProbeOptions(max_images, patches or None, ridge, stages)
-        options = LayersOptions(host, data, val_data, probe, as_json, device, tower)
-        run_layers(options, sys.argv, console)
+
+def _train_baseline(options: EvalOptions, protocol: Protocol) -> Baseline | None:
+    if options.baseline_data is None:
+        return None
+    whole = replace(protocol, crop="none", size=None, kb_crop=False)
+    dataset = open_dataset(parse_data(options.baseline_data, "train"))
+    return Baseline("train-median", median_depth(dataset, whole))
+
+
+def make_table(result: EvaluationResult, align: Alignment = "none") -> Table:
+    """The figures: raw and aligned, each beside the constant depth; those of ``align`` bold."""
+    baseline = result.baseline
+    table = Table(
+        title=f"{len(result.rows)} pictures, protocol {result.protocol.name}",
+        title_justify="left",
+        caption=f"constant: {baseline.depth:.4g} m ({baseline.kind}); median, lsq: scale-aligned"
+        + _calibration_lines(result.calibration),
+        caption_justify="left",
+    )
+    table.add_column("")
+    for alignment in ALIGNMENTS:
+        header = "raw" if alignment == "none" else alignment
+        table.add_column(header, justify="right", style="bold" if alignment == align else "")
+        table.add_column("constant", justify="right", style="dim")
+    for metric in METRICS:
+        values = [
+            means[alignment][metric.name]
+            for alignment in ALIGNMENTS
+            for means in (result.means, result.baseline_means)
+        ]
+        cells = ["-" if math.isnan(value) else f"{value:.4f}" for value in values]
+        unit = f", {metric.unit}" if metric.unit else ""
+        better = "\N{DOWNWARDS ARROW}" if metric.lower_is_better else "\N{UPWARDS ARROW}"
+        table.add_row(f"{metric.label}{unit} {better}", *cells)
+    return table
+
+
+def _calibration_lines(calibration: Calibration | None) -> str:
+    if calibration is None:
+        return ""
+    c = calibration
+    return (
+        f"\nconfidence (within a factor of 1.25): predicted {c.mean_confidence:.3f}, true "
+        f"{c.share_right:.3f}; expected calibration error {c.calibration_error:.4f}\n"
+        f"area under AbsRel over coverage: {c.area:.4f} "
+        f"(best possible {c.area_of_the_error:.4f}, uninformed {c.abs_rel:.4f})"
+    )

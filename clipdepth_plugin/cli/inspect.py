@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -16,6 +17,7 @@ from clipdepth_plugin.adapters.structure import modules_around
 from clipdepth_plugin.adapters.towers import choose_tower, find_towers
 from clipdepth_plugin.adapters.trim import plan_trim
 from clipdepth_plugin.cli.console import loading, plain_console
+from clipdepth_plugin.cli.options import HostArgument, JsonOption, RandomWeightsOption
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,41 +41,35 @@ _ROWS = {
 }
 
 
-def run_inspect(host: str, *, as_json: bool, random_weights: bool, progress: Console) -> None:
-    """Loads a host and prints what towers it has on stdout.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InspectOptions:
+    """The options of the command."""
 
-    Args:
-        host: What ``load_host`` takes.
-        as_json: Print JSON, and nothing else, on stdout.
-        random_weights: Build the host without its weights.
-        progress: Where to show that it is loading.
+    host: HostArgument
+    as_json: JsonOption = False
+    random_weights: RandomWeightsOption = False
 
-    Raises:
-        HostError: The host can't be loaded.
-        TowerNotFoundError: It has no tower that a head can be attached to.
-    """
-    # Libraries that print while they load must not get into the JSON.
-    with progress.status(loading(host)), contextlib.redirect_stdout(sys.stderr):
-        loaded = load_host(host, random_weights=random_weights)
-    # Where there is none, choosing raises the error that says what was looked for and found.
-    towers = find_towers(loaded.model) or [choose_tower(loaded.model)]
-    described = [describe_tower(loaded.model, tower, loaded.preprocessing) for tower in towers]
-    if as_json:
-        sys.stdout.write(json.dumps({"host": host, "towers": described}, indent=2) + "\n")
+
+def inspect_host(options: InspectOptions, console: Console) -> int:
+    """List the vision towers of a host that a depth head can be attached to."""
+    # What libraries print while they load must not get into the JSON.
+    with console.status(loading(options.host)), contextlib.redirect_stdout(sys.stderr):
+        host = load_host(options.host, random_weights=options.random_weights)
+    # If there is none, choose_tower raises the error that says what was looked for and found.
+    towers = find_towers(host.model) or [choose_tower(host.model)]
+    described = [describe_tower(host.model, tower, host.preprocessing) for tower in towers]
+    if options.as_json:
+        report = {"host": options.host, "towers": described}
+        sys.stdout.write(json.dumps(report, indent=2) + "\n")
     else:
-        plain_console().print(_table(host, described))
+        plain_console().print(_table(options.host, described))
+    return 0
 
 
 def describe_tower(
     host: nn.Module, tower: Tower, processor: Preprocessing | None
 ) -> dict[str, Any]:
-    """What ``inspect`` says of one tower, in types that JSON has.
-
-    Args:
-        host: The host.
-        tower: Its tower.
-        processor: What the host's own image processor says; it goes before the tower's.
-    """
+    """One tower in types that JSON has; the host's own ``processor`` goes before the tower's."""
     preprocessing = processor or tower.preprocessing
     trim = plan_trim(host, tower)
     return {
@@ -106,7 +102,7 @@ def _table(host: str, described: list[dict[str, Any]]) -> Table:
 
 
 def _views(tower: dict[str, Any]) -> str:
-    """How the host makes views of a picture, in the order tried."""
+    """The rules by which the host makes views of a picture, in the order tried."""
     return "; ".join(tower["views"]) or tower["views_unknown"] or "not known"
 
 

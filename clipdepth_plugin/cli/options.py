@@ -1,24 +1,22 @@
-"""Options that several commands share, and how they report users' mistakes."""
+"""Options that several commands share: types of fields for their dataclasses."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.logging import RichHandler
-from rich.text import Text
-
-from clipdepth_plugin.cli.console import plain_console
 
 HOST_HELP = (
     "The host: demo, open_clip:MODEL/TAG (open_clip:ViT-B-16/openai), hf:ORG/NAME "
     "(hf:google/siglip-base-patch16-224), timm:NAME, or a folder saved by one of them."
 )
+_DATA_HELP = (
+    "FORMAT:ROOT or FORMAT:ROOT:SPLIT (rgbd:data/libero:test), or a YAML or JSON file with the "
+    "fields of a data set's config."
+)
 
+HostArgument = Annotated[str, typer.Argument(metavar="HOST", help=HOST_HELP)]
 HostOption = Annotated[str, typer.Option("--host", metavar="HOST", help=HOST_HELP)]
 HeadOption = Annotated[
     str,
@@ -28,24 +26,18 @@ HeadOption = Annotated[
         help="The depth head: demo (for the demo host), a folder, or a hub id.",
     ),
 ]
-HostArgument = Annotated[str, typer.Argument(metavar="HOST", help=HOST_HELP)]
+DataOption = Annotated[str, typer.Option("--data", metavar="DATA", help=_DATA_HELP)]
+OutputOption = Annotated[
+    Path,
+    typer.Option("-o", "--output", metavar="DIR", help="Folder to write to, made if missing."),
+]
+BatchOption = Annotated[int, typer.Option(min=1, help="Pictures in one tower pass.")]
 DeviceOption = Annotated[str, typer.Option(help="Where to compute, e.g. cpu or cuda.")]
 TowerOption = Annotated[
     str | None, typer.Option(metavar="PATH", help="Which tower, where inspect lists several.")
 ]
-
-
-@contextlib.contextmanager
-def errors_as_messages() -> Iterator[Console]:
-    """A console on stderr; users' mistakes (ValueErrors) become one message and exit code 2."""
-    console = plain_console(stderr=True)
-    handler = RichHandler(console=console, show_time=False, show_path=False)
-    root = logging.getLogger()
-    root.addHandler(handler)
-    try:
-        yield console
-    except ValueError as error:
-        console.print(Text("error: ", style="bold red") + Text(str(error)), soft_wrap=True)
-        raise typer.Exit(2) from error
-    finally:
-        root.removeHandler(handler)
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON, and nothing else, on stdout.")]
+RandomWeightsOption = Annotated[
+    bool,
+    typer.Option("--random-weights", help="Build the host from its config, without weights."),
+]

@@ -5,12 +5,12 @@ Axes: C metres and confidence, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from PIL import Image
 from rich.console import Console
 from torch import Tensor
@@ -18,6 +18,14 @@ from torch import Tensor
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.cli.console import bar, loading
 from clipdepth_plugin.cli.device import find_device, make_folder
+from clipdepth_plugin.cli.options import (
+    BatchOption,
+    DeviceOption,
+    HeadOption,
+    HostOption,
+    OutputOption,
+    TowerOption,
+)
 from clipdepth_plugin.cli.predict_files import check_names, check_replaced
 from clipdepth_plugin.errors import HeadMismatchError, ImageError
 from clipdepth_plugin.files.depth_maps import (
@@ -41,42 +49,56 @@ if TYPE_CHECKING:
     from clipdepth_plugin.head import DepthHead
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PredictOptions:
-    """The options of the command, as its help describes them."""
+    """The options of the command."""
 
-    host: str
-    head: str
-    output: Path
-    npy: bool = False
-    batch_size: int = 1
-    device: str = "cpu"
-    tower: str | None = None
-    focal_px: float | None = None
-    confidence: bool = False
-    overwrite: bool = False
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGE...", help="Pictures, and folders of pictures."),
+    ]
+    host: HostOption
+    head: HeadOption
+    output: OutputOption
+    npy: Annotated[
+        bool, typer.Option("--npy", help="Also write NAME.npy: float32 metres, not rounded.")
+    ] = False
+    batch_size: BatchOption = 1
+    device: DeviceOption = "cpu"
+    tower: TowerOption = None
+    focal_px: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-3,
+            max=1e6,
+            help="Focal length in pixels of the pictures, for heads with a canonical camera.",
+        ),
+    ] = None
+    confidence: Annotated[
+        bool,
+        typer.Option(
+            "--confidence", help="Also write NAME.confidence.png: 8-bit, 255 is sure; as .npy, too."
+        ),
+    ] = False
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that predict did not write, too.")
+    ] = False
 
 
-def run_predict(
-    paths: Sequence[Path], options: PredictOptions, console: Console
-) -> list[ImageError]:
-    """Writes the depth maps of pictures.
+def predict(options: PredictOptions, console: Console) -> int:
+    """Write depth maps of pictures.
 
-    Args:
-        paths: Pictures, and folders of pictures.
-        options: The rest of the command line.
-        console: For the progress bar and the summary.
+    For each picture: NAME.depth.png (16-bit, millimetres, 0 is no depth) and NAME.colour.png
+    (colours with a scale in metres), both for the whole picture. Those of an earlier
+    run are replaced; other files of these names (the truth of an RGB-D folder has them) only with
+    --overwrite.
 
-    Returns:
-        One error for each picture that could not be read; the others are done.
-
-    Raises:
-        ValueError: Before anything is written: a path is not there, two pictures would get the
-            same output, a file that predict did not write would be replaced, the host or the head
-            can't be loaded, they don't fit, no such device, a focal length or a confidence asked
-            of a head that knows none.
+    Exit code: 0, all pictures are done. 1, some could not be read; they are named at the end, the
+    others are done. 2, the host, the head or the input is wrong, and nothing was written; or a
+    map could not be written, and those before are done; the message says which. 3, an unexpected
+    error.
     """
-    images = find_images(paths)
+    images = find_images(options.images)
     check_names(images, confidence=options.confidence)
     if not options.overwrite:
         check_replaced(images, options.output, npy=options.npy, confidence=options.confidence)
@@ -93,17 +115,17 @@ def run_predict(
     make_folder(options.output)
     unreadable = _predict_all(images, depth_of, options, console)
     done = len(images) - len(unreadable)
-    console.print(f"{done} depth maps in {options.output}", highlight=False, soft_wrap=True)
+    console.print(f"{done} depth maps in {options.output}")
     for error in unreadable:
-        console.print(f"not done: {error}", style="red", highlight=False, soft_wrap=True)
-    return unreadable
+        console.print(f"not done: {error}", style="red")
+    return 1 if unreadable else 0
 
 
 def _check_head(head: DepthHead, options: PredictOptions) -> None:
     if options.confidence and not head.config.confidence:
         raise HeadMismatchError(
-            f"--confidence: {options.head} was made without one (head.options.confidence: true in "
-            "training); leave the option out"
+            f"--confidence: {options.head} predicts none (head.options.confidence: true in its "
+            "training config would); leave the option out"
         )
     if options.focal_px is not None and head.config.canonical_focal is None:
         raise HeadMismatchError(
@@ -119,7 +141,8 @@ def _predict_all(
     focal = options.focal_px
     camera = None if focal is None else (focal, focal, 0.0, 0.0)  # its centre does not matter
     with bar(console, "depth", len(images), shown=len(images) > 1) as advance:
-        for paths in _batches(images, options.batch_size):
+        for start in range(0, len(images), options.batch_size):
+            paths = images[start : start + options.batch_size]
             read: list[tuple[Path, Image.Image]] = []
             for path in paths:
                 try:
@@ -142,9 +165,3 @@ def _write_maps(stem: str, image: Image.Image, map_CHW: Tensor, options: Predict
         write_npy(options.output / f"{stem}.npy", map_CHW[0])
         if options.confidence:
             write_npy(options.output / f"{stem}.confidence.npy", map_CHW[1])
-
-
-def _batches(images: Sequence[Path], size: int) -> Iterator[list[Path]]:
-    rest = iter(images)
-    while batch := list(islice(rest, size)):
-        yield batch

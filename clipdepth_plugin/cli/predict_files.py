@@ -1,11 +1,11 @@
-"""The files that ``clipdepth predict`` writes, and what is in their place that it may not replace.
+"""The files that ``clipdepth predict`` writes, and those that it must not replace.
 
 Axes: H W pixels of a map.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ _ARRAYS: dict[str, tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]] = {
     DEPTH_SUFFIX: (".npy", to_millimetres),
     CONFIDENCE_SUFFIX: (".confidence.npy", to_grey),
 }
-"""Of a picture's kind: the ending of the NumPy file beside it, and how the picture shows that."""
+"""Suffix of a PNG -> suffix of the NumPy file beside it, and its values as the PNG stores them."""
 
 
 def check_names(images: Sequence[Path], *, confidence: bool = False) -> None:
@@ -55,19 +55,23 @@ def check_names(images: Sequence[Path], *, confidence: bool = False) -> None:
 def check_replaced(images: Sequence[Path], folder: Path, *, npy: bool, confidence: bool) -> None:
     """Refuses to replace files that ``clipdepth predict`` did not write.
 
-    The truth of an RGB-D folder has the very names of predictions. A PNG is known by the note in
-    it; a NumPy file has no place for one, and must hold what the PNG beside it shows.
+    The true depth in an RGB-D folder has the same names as predictions. A PNG of ours has a note
+    in it; a NumPy file of ours holds what the PNG beside it shows.
 
     Raises:
-        DepthFileError: Such a file stands where an output would go.
+        DepthFileError: Another file is where an output would go.
     """
     suffixes = [DEPTH_SUFFIX, COLOUR_SUFFIX, *([CONFIDENCE_SUFFIX] if confidence else [])]
-    foreign = [
-        path
-        for image in images
-        for suffix in suffixes
-        for path in _foreign(folder / image.stem, suffix, npy=npy)
-    ]
+    foreign = []
+    for stem in (image.stem for image in images):
+        for suffix in suffixes:
+            picture = folder / f"{stem}{suffix}"
+            if picture.exists() and not _is_ours(picture, suffix):
+                foreign.append(picture)
+            if npy and suffix in _ARRAYS:
+                array = folder / f"{stem}{_ARRAYS[suffix][0]}"
+                if array.exists() and not _is_ours(picture, suffix, array):
+                    foreign.append(array)
     if foreign:
         others = f" (and {len(foreign) - 1} more such files)" if len(foreign) > 1 else ""
         raise DepthFileError(
@@ -76,32 +80,14 @@ def check_replaced(images: Sequence[Path], folder: Path, *, npy: bool, confidenc
         )
 
 
-def _foreign(base: Path, suffix: str, *, npy: bool) -> Iterator[Path]:
-    """Of one kind's two files those that are there and not ours."""
-    picture = base.with_name(base.name + suffix)
-    if picture.exists() and not _is_ours(picture, suffix):
-        yield picture
-    if npy and suffix in _ARRAYS:
-        ending, shown = _ARRAYS[suffix]
-        array = base.with_name(base.name + ending)
-        if array.exists() and not _is_ours(picture, suffix, array, shown):
-            yield array
-
-
-def _is_ours(
-    picture: Path,
-    suffix: str,
-    array: Path | None = None,
-    shown: Callable[[NDArray[Any]], NDArray[Any]] = np.asarray,
-) -> bool:
-    """Whether a picture is, and shows the array that is given."""
+def _is_ours(picture: Path, suffix: str, array: Path | None = None) -> bool:
+    """Whether a PNG has the note of ours and shows the values of ``array``, where one is given."""
     try:
         with Image.open(picture) as image:
-            if image.info.get(NOTE_KEY) != _NOTES[suffix]:
-                return False
-            if array is None:
-                return True
+            noted = image.info.get(NOTE_KEY) == _NOTES[suffix]
+            if array is None or not noted:
+                return noted
             values_HW = np.load(array, allow_pickle=False)
-            return np.array_equal(np.asarray(image), shown(values_HW))
-    except Exception:  # noqa: BLE001 (ours appear whole or not at all: what can't be read is not)
+            return np.array_equal(np.asarray(image), _ARRAYS[suffix][1](values_HW))
+    except Exception:  # noqa: BLE001 (a file that can't be read is not ours: ours are whole)
         return False

@@ -2,86 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from clipdepth_plugin.cli.options import errors_as_messages
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 if TYPE_CHECKING:
     from clipdepth_plugin.training import progress as training_progress
 
-_ANY_FIELD = {"allow_extra_args": True, "ignore_unknown_options": True}
+TAKES_ANY_FIELD = {"ignore_unknown_options": True}
+"""Settings of the command: unknown options are passed on as ``overrides``."""
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command to the application."""
-    app.command(context_settings=_ANY_FIELD)(train)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions:
+    """The options of the command."""
 
-
-def train(
-    context: typer.Context,
-    config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The run, as in configs/.")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The run, as in configs/.")]
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[--FIELD VALUE]...", help="Fields of CONFIG to set."),
+    ] = None
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the run's newest checkpoint.")
-    ] = False,
+    ] = False
     cache: Annotated[
         bool,
         typer.Option("--cache", help="Train from cached tower tokens, also where CONFIG has none."),
-    ] = False,
-) -> None:
+    ] = False
+
+
+def train(options: TrainOptions, console: Console) -> int:
     """Train a depth head on a frozen host tower.
 
     Any field of CONFIG can be set after it: --optimiser.lr 3e-4 --data.train.0.root /data/mine.
     The same command runs on many processes: accelerate launch "$(command -v clipdepth)" train ...
 
     Exit code: 0, the run is done. 2, it could not start, go on or be written; the message says
-    why, and --resume goes on from the last checkpoint.
-    """
-    with errors_as_messages() as console:
-        run_train(config, context.args, resume=resume, cache=cache, console=console)
-
-
-def run_train(
-    path: Path, overrides: Sequence[str], *, resume: bool, cache: bool, console: Console
-) -> None:
-    """Reads the config, trains, and says where the head is.
-
-    Args:
-        path: The config file.
-        overrides: ``--any.field value`` pairs.
-        resume: Go on from the newest checkpoint.
-        cache: Turn the token cache on.
-        console: For the progress bar and the summary.
-
-    Raises:
-        ConfigError: The config is wrong.
-        ValueError: Whatever ``train`` raises.
+    why, and --resume goes on from the last checkpoint. 3, an unexpected error.
     """
     from clipdepth_plugin.training.config_file import load_config, with_cache
     from clipdepth_plugin.training.engine import train as train_head
 
-    config = load_config(path, overrides)
-    if cache:
+    config = load_config(options.config, options.overrides or ())
+    if options.cache:
         config = with_cache(config)
     with _Bar(console) as bar:
-        result = train_head(config, resume=resume, reporter=bar)
-    if not result.is_main:
-        return
-    best = "" if result.abs_rel is None else f", AbsRel {result.abs_rel:.4f} on the validation data"
-    console.print(
-        f"{result.steps} steps; the head ({result.weights} weights{best}) is in {result.head}",
-        highlight=False,
-        soft_wrap=True,
-    )
+        result = train_head(config, resume=options.resume, reporter=bar)
+    if result.is_main:
+        score = "" if result.abs_rel is None else f", AbsRel {result.abs_rel:.4f} in validation"
+        console.print(
+            f"{result.steps} steps; the head ({result.weights} weights{score}) is in {result.head}"
+        )
+    return 0
 
 
-class _Bar:
-    """A progress bar: loss, metric, images/s and time left."""
+class _Bar(Progress):
+    """A progress bar with loss, metric, images/s and time left: a reporter of ``train()``."""
 
     def __init__(self, console: Console) -> None:
         columns = (
@@ -91,32 +78,27 @@ class _Bar:
             TextColumn("{task.fields[numbers]}"),
             TimeRemainingColumn(),
         )
-        self._progress = Progress(*columns, console=console)
-        self._tasks: dict[str, int] = {}
+        super().__init__(*columns, console=console)
+        self._ids: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
+        """Does not start yet: of many processes only one reports."""
         return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
 
     def doing(self, what: str, done: int, total: int) -> None:
         """Shows a bar of its own for what comes before the steps."""
-        self._update(what, done, total, "")
+        self._show(what, done, total, "")
 
     def step(self, progress: training_progress.Progress) -> None:
         """Shows a step."""
         metric = "" if progress.abs_rel is None else f"AbsRel {progress.abs_rel:.4f}  "
         numbers = f"loss {progress.loss:.4f}  {metric}{progress.images_per_second:.1f} images/s"
-        self._update("steps", progress.step, progress.total, numbers)
+        self._show("steps", progress.step, progress.total, numbers)
 
-    def _update(self, what: str, done: int, total: int, numbers: str) -> None:
-        # Not before there is something to show: of many processes only one reports.
-        self._progress.start()
-        if what not in self._tasks:
+    def _show(self, what: str, done: int, total: int, numbers: str) -> None:
+        self.start()
+        if what not in self._ids:
             # Resumed runs begin in the middle; the time left counts from there.
-            self._tasks[what] = self._progress.add_task(
-                what, total=total, completed=max(done - 1, 0), numbers=numbers
-            )
-        task = self._progress.tasks[self._tasks[what]].id
-        self._progress.update(task, completed=done, numbers=numbers)
+            first = max(done - 1, 0)
+            self._ids[what] = self.add_task(what, total=total, completed=first, numbers=numbers)
+        self.update(self._ids[what], completed=done, numbers=numbers)

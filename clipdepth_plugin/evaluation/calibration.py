@@ -1,8 +1,8 @@
-"""Whether a predicted confidence is worth anything: calibration error and risk-coverage curve.
+"""How good a predicted confidence is: calibration error and risk-coverage curve.
 
 A confidence is the probability that the true depth is within a factor of 1.25 of the prediction.
-Calibrated, of all pixels with confidence 0.8 four fifths are. Useful, the pixels it is surest of
-are the best ones.
+If it is calibrated, 80% of the pixels with confidence 0.8 are. If it is useful, the pixels with the
+highest confidence have the smallest errors.
 
 Axes: N pixels, P points of a curve.
 """
@@ -19,8 +19,8 @@ from clipdepth_plugin.decoders.readout import CONFIDENT_FACTOR
 from clipdepth_plugin.errors import DataError
 
 PIXELS = 1000
-"""Taken of each picture, evenly spaced; of one that has fewer, all. Pictures weigh alike all the
-same: a pixel's weight is one over the number taken of its picture."""
+"""Taken of each picture, evenly spaced; all of a picture that has fewer. Every picture has the same
+weight: a pixel's is one over the number taken of its picture."""
 
 BINS = 15
 POINTS = 20
@@ -46,15 +46,15 @@ class Calibration:
     """The figures of a data set, every picture weighing the same.
 
     Attributes:
-        pixels: How many pixels they are of.
+        pixels: Number of pixels.
         mean_confidence: Mean predicted probability.
         share_right: Share of pixels within a factor of 1.25; equal to it on average, if calibrated.
         calibration_error: Expected calibration error over 15 even bins of confidence: the mean
             difference of a bin's mean confidence and its share of right pixels, 0..1.
         area: Area under the risk-coverage curve: mean over all coverages of the AbsRel of the
             surest pixels.
-        area_of_the_error: The same for a confidence that knows the errors: the best there can be.
-        abs_rel: AbsRel of all these pixels, which is the area for a confidence that knows nothing.
+        area_of_the_error: The same where pixels are ordered by their error: the best possible area.
+        abs_rel: AbsRel of all these pixels: the area of an uninformed confidence.
         curve: (coverage, AbsRel of that share of the pixels, the surest ones) at 5%, 10% ... 100%.
     """
 
@@ -68,22 +68,22 @@ class Calibration:
     curve: tuple[tuple[float, float], ...]
 
 
-def sample_pixels(
+def take_pixels(
     confidence_HW: Tensor, pred_HW: Tensor, depth_HW: Tensor, valid_HW: Tensor
 ) -> PixelSample:
-    """Pixels of a picture that count towards ``calibrate``.
+    """Some pixels of a picture, for ``calibrate``.
 
     Args:
         confidence_HW: Predicted probabilities.
-        pred_HW: Predicted metres, above 0 where valid; raw, as a confidence is of these.
+        pred_HW: Predicted metres, above 0 where valid; not aligned.
         depth_HW: True metres.
         valid_HW: Bool, with at least one pixel.
     """
-    places = valid_HW.flatten().nonzero()[:, 0]
-    chosen = torch.linspace(0, len(places) - 1, min(PIXELS, len(places)), dtype=torch.float64)
-    places = places[chosen.round().long()]
+    valid_N = valid_HW.flatten().nonzero()[:, 0]
+    chosen = torch.linspace(0, len(valid_N) - 1, min(PIXELS, len(valid_N)), dtype=torch.float64)
+    taken_N = valid_N[chosen.round().long()]
     confidence_N, pred_N, depth_N = (
-        x_HW.flatten()[places].double() for x_HW in (confidence_HW, pred_HW, depth_HW)
+        x_HW.flatten()[taken_N].double() for x_HW in (confidence_HW, pred_HW, depth_HW)
     )
     ratio_N = torch.maximum(pred_N / depth_N, depth_N / pred_N)
     return PixelSample(confidence_N, ratio_N < CONFIDENT_FACTOR, (pred_N - depth_N).abs() / depth_N)
@@ -106,16 +106,16 @@ def calibrate(samples: Sequence[PixelSample]) -> Calibration:
         [one.error_N.new_full(one.error_N.shape, 1 / len(one.error_N)) for one in samples]
     )
     weight_N = weight_N / weight_N.sum()
-    curve = _risk_curve(error_N, confidence_N, weight_N)
+    coverage_N, risk_N, area = _risk_curve(error_N, confidence_N, weight_N)
     return Calibration(
         pixels=len(error_N),
         mean_confidence=float(weight_N @ confidence_N),
         share_right=float(weight_N @ right_N),
         calibration_error=_calibration_error(confidence_N, right_N, weight_N),
-        area=curve.area,
-        area_of_the_error=_risk_curve(error_N, -error_N, weight_N).area,
+        area=area,
+        area_of_the_error=_risk_curve(error_N, -error_N, weight_N)[2],
         abs_rel=float(weight_N @ error_N),
-        curve=tuple(curve.at((i + 1) / POINTS) for i in range(POINTS)),
+        curve=tuple(_at((i + 1) / POINTS, coverage_N, risk_N) for i in range(POINTS)),
     )
 
 
@@ -125,30 +125,13 @@ def _calibration_error(confidence_N: Tensor, right_N: Tensor, weight_N: Tensor) 
     return float(torch.zeros(BINS, dtype=torch.float64).index_add_(0, bins_N, gaps_N).abs().sum())
 
 
-@dataclass(frozen=True, slots=True)
-class _RiskCurve:
-    """Mean error of the surest 1, 2, ... N pixels.
-
-    Attributes:
-        coverage_N: Their share of all weight.
-        risk_N: Their mean error; equally sure pixels share theirs.
-        area: Mean risk over all coverages.
-    """
-
-    coverage_N: Tensor
-    risk_N: Tensor
-    area: float
-
-    def at(self, coverage: float) -> tuple[float, float]:
-        """(coverage, risk) at the pixel that is nearest to a coverage."""
-        place = int((self.coverage_N - coverage).abs().argmin())
-        return float(self.coverage_N[place]), float(self.risk_N[place])
-
-
-def _risk_curve(error_N: Tensor, sureness_N: Tensor, weight_N: Tensor) -> _RiskCurve:
+def _risk_curve(
+    error_N: Tensor, sureness_N: Tensor, weight_N: Tensor
+) -> tuple[Tensor, Tensor, float]:
+    """Coverage and mean error of the surest 1, 2 ... N pixels, (N,) each; and the area below."""
     order_N = sureness_N.argsort(descending=True)
     sorted_N, error_N, weight_N = (x_N[order_N] for x_N in (sureness_N, error_N, weight_N))
-    # Within a run of equals the order means nothing: each gets the run's mean error.
+    # The order within a run of equals is arbitrary: each pixel gets the run's mean error.
     _, runs_N = sorted_N.unique_consecutive(return_inverse=True)
     sums, weights = torch.zeros(2, int(runs_N[-1]) + 1, dtype=torch.float64)
     sums.index_add_(0, runs_N, weight_N * error_N)
@@ -156,4 +139,9 @@ def _risk_curve(error_N: Tensor, sureness_N: Tensor, weight_N: Tensor) -> _RiskC
     even_N = (sums / weights)[runs_N]
     until_N = weight_N.cumsum(0)
     risk_N = (weight_N * even_N).cumsum(0) / until_N
-    return _RiskCurve(until_N / until_N[-1], risk_N, float(weight_N @ risk_N))
+    return until_N / until_N[-1], risk_N, float(weight_N @ risk_N)
+
+
+def _at(coverage: float, coverage_N: Tensor, risk_N: Tensor) -> tuple[float, float]:
+    nearest = int((coverage_N - coverage).abs().argmin())
+    return float(coverage_N[nearest]), float(risk_N[nearest])

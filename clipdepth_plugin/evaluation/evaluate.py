@@ -19,7 +19,7 @@ from clipdepth_plugin.evaluation.calibration import (
     Calibration,
     PixelSample,
     calibrate,
-    sample_pixels,
+    take_pixels,
 )
 from clipdepth_plugin.evaluation.metrics import (
     ALIGNMENTS,
@@ -49,9 +49,9 @@ class Baseline:
     """A constant depth to compare with.
 
     Attributes:
-        kind: ``train-median``: the median depth of the training set; what knowing nothing of the
-            picture gives. ``test-median``: that of the test set itself, which no predictor may
-            know, so a stricter comparison of the raw figures.
+        kind: ``train-median``: the median depth of the training set, a predictor that ignores the
+            picture. ``test-median``: that of the test set itself, which no predictor may know, so
+            a stricter comparison of the raw figures.
         depth: The constant.
     """
 
@@ -64,12 +64,12 @@ class ImageRow:
     """One picture's figures.
 
     Attributes:
-        index: Its place in the data set.
+        index: Its index in the data set.
         name: Its name.
         pixels: Number of pixels that count.
         scales: Alignment -> the factor on the prediction.
         metrics: Alignment -> metric -> value.
-        baseline: The same of the constant depth, aligned to the picture likewise.
+        baseline: The same of the constant depth, aligned in the same way.
     """
 
     index: int
@@ -91,7 +91,7 @@ class EvaluationResult:
         baseline: The constant depth.
         baseline_means: As ``means``, of the constant.
         skipped: Names of pictures without a pixel that counts and was shown to the tower.
-        calibration: Of the raw predictions' confidence; None where there is none.
+        calibration: Of the raw predictions' confidence; None without one.
     """
 
     protocol: Protocol
@@ -114,12 +114,12 @@ def evaluate(
     *,
     batch_size: int = 1,
     baseline: Baseline | None = None,
-    advance: Callable[[int], object] | None = None,
+    advance: Callable[[int], object] = lambda _: None,
 ) -> EvaluationResult:
     """Measures a predictor.
 
     Predictions are made at the truth's size, averaged with the mirrored picture's where the
-    protocol says so, aligned (or not), then clipped to the protocol's range.
+    protocol says so, scale-aligned (or not), then clipped to the protocol's range.
 
     Args:
         predict: A predictor, or a plug-in whose tower says how pictures are prepared.
@@ -158,9 +158,8 @@ def evaluate(
             rows.append(_row(indices[i], samples[i], pred_HW, valid[i], protocol, baseline))
             if (confidence_HW := predicted.confidence_HW) is not None:
                 depth_HW = samples[i].depth_1HW[0]
-                pixels.append(sample_pixels(confidence_HW, pred_HW, depth_HW, valid[i]))
-        if advance is not None:
-            advance(len(samples))
+                pixels.append(take_pixels(confidence_HW, pred_HW, depth_HW, valid[i]))
+        advance(len(samples))
     if unseen:
         logger.warning(
             "%d pixels with depth are not measured: the tower was not shown them, as the head's "
@@ -180,14 +179,7 @@ def evaluate(
 def median_depth(dataset: Any, protocol: Protocol) -> float:
     """Median depth of a data set in metres, every picture weighing the same.
 
-    Raises:
-        DataError: No picture has valid depth.
-    """
-    return float(sample_depths(dataset, protocol).median())
-
-
-def sample_depths(dataset: Any, protocol: Protocol) -> Tensor:
-    """Depths in metres: of each picture 1000 of the pixels that count, evenly spaced.
+    Of each picture 1000 of the pixels that count are taken, evenly spaced.
 
     Raises:
         DataError: No picture has valid depth.
@@ -197,11 +189,11 @@ def sample_depths(dataset: Any, protocol: Protocol) -> Tensor:
         depth_HW = sample.depth_1HW[0]
         depth_N = depth_HW[protocol.valid(depth_HW, sample.name)]
         if len(depth_N):
-            places = torch.linspace(0, len(depth_N) - 1, BASELINE_PIXELS, dtype=torch.float64)
-            taken.append(depth_N[places.round().long()])
+            even = torch.linspace(0, len(depth_N) - 1, BASELINE_PIXELS, dtype=torch.float64)
+            taken.append(depth_N[even.round().long()])
     if not taken:
         raise DataError("no picture of the data set has depth in the protocol's range and crop")
-    return torch.cat(taken)
+    return float(torch.cat(taken).median())
 
 
 def iterate(dataset: Any) -> Iterator[Sample]:
@@ -212,7 +204,7 @@ def iterate(dataset: Any) -> Iterator[Sample]:
 
 
 def _positive(pred_HW: Tensor, valid_HW: Tensor, protocol: Protocol) -> Tensor:
-    """Where nothing counts, too, a median or a logarithm must have a value."""
+    """Above 0 everywhere: a median or a logarithm needs a value where no pixel counts, too."""
     return torch.where(valid_HW, pred_HW, protocol.low).clamp_min(protocol.low)
 
 

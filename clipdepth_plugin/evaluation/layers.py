@@ -76,7 +76,7 @@ class LayerRanking:
         steps: Greedy selection, one level more in each.
         presets: Preset name -> its levels together, scaled to the tower.
         semantic: Proposed semantic levels, deepest first: the first chosen.
-        structural: Proposed structural levels, deepest first: those chosen after them. None left:
+        structural: Proposed structural levels, deepest first: those chosen after them. Empty:
             the head needs ``structural=False``.
         accepting: Presets that take these levels as they are.
         images: (training, validation) pictures.
@@ -105,7 +105,7 @@ def rank_levels(
     validation: Any = None,
     *,
     options: ProbeOptions | None = None,
-    advance: Callable[[int, int], object] | None = None,
+    advance: Callable[[int, int], object] = lambda *_: None,
 ) -> LayerRanking:
     """Probes all levels of a tower on a data set.
 
@@ -116,7 +116,7 @@ def rank_levels(
         validation: Another one; None splits whole sequences (or, of fewer than five, the last
             fifth of the pictures) off ``train``.
         options: How to probe.
-        advance: Called with (pictures done, of how many).
+        advance: Called with (pictures done since the last call, of how many in all).
 
     Raises:
         DataError: Too few pictures, or none with valid depth; fewer levels than ``stages``.
@@ -127,25 +127,21 @@ def rank_levels(
     reader = PatchReader(tower, preprocessing, options.patches, options.seed)
     total = len(fitted) + len(held)
 
-    def told(done: int) -> None:
-        if advance is not None:
-            advance(done, total)
-
-    sums = RidgeSums(len(reader.tokens.levels), reader.features)
-    for done, x_NLK, y_N in reader.read(fitted):
+    sums = RidgeSums(len(reader.levels), reader.features)
+    for count, x_NLK, y_N in reader.read(fitted):
         sums.add(x_NLK, y_N)
-        told(done)
+        advance(count, total)
     pieces: list[tuple[Tensor, Tensor]] = []
-    for done, x_NLK, y_N in reader.read(held):
+    for count, x_NLK, y_N in reader.read(held):
         pieces.append((x_NLK, y_N))
-        told(len(fitted) + done)
-    count = sum(len(y_N) for _, y_N in pieces)
-    if min(sums.count, count) < 2:
+        advance(count, total)
+    scored = sum(len(y_N) for _, y_N in pieces)
+    if min(sums.count, scored) < 2:
         raise DataError(
-            f"{sums.count} training and {count} validation patches with valid depth: too few; "
+            f"{sums.count} training and {scored} validation patches with valid depth: too few; "
             "read more pictures"
         )
-    probe = _Probe(sums, pieces, reader.tokens.levels, options.ridge)
+    probe = _Probe(sums, pieces, reader.levels, options.ridge)
     steps, chosen = probe.greedy(2 * options.stages - 1)
     semantic = tuple(sorted(chosen[: options.stages], reverse=True))
     structural = tuple(sorted(chosen[options.stages :], reverse=True))
@@ -158,7 +154,7 @@ def rank_levels(
         structural=structural,
         accepting=accepting_presets(tower.width, semantic, structural),
         images=(len(fitted), len(held)),
-        patches=(sums.count, count),
+        patches=(sums.count, scored),
         features=reader.features,
         split=split,
     )

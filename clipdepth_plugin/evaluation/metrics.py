@@ -6,7 +6,7 @@ Axes: B images, H W pixels, N valid pixels of one image, M metrics. Depths in me
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,7 +68,7 @@ def image_metrics(
         pred_HW: Predicted metres, above 0 where valid.
         depth_HW: True metres.
         valid_HW: Bool, with at least one pixel.
-        boundary_HW: ``boundary_mask(depth_HW, valid_HW)``, where it is known already.
+        boundary_HW: ``boundary_mask(depth_HW, valid_HW)``; None computes it.
 
     Returns:
         Name of each of ``METRICS`` -> value; ``boundary_abs_rel`` is NaN where the image has no
@@ -77,7 +77,7 @@ def image_metrics(
     Raises:
         DataError: Shapes differ, no pixel is valid, or a valid prediction is not above 0.
     """
-    check_maps(pred_HW, depth_HW, valid_HW)
+    _check_maps(pred_HW, depth_HW, valid_HW)
     pred_HW, depth_HW = _wide(pred_HW), _wide(depth_HW)
     valid_HW = valid_HW.to(pred_HW.device)
     pred_N, depth_N = pred_HW[valid_HW], depth_HW[valid_HW]
@@ -95,7 +95,7 @@ def image_metrics(
 
 
 def _point_metrics(pred_N: Tensor, depth_N: Tensor) -> Tensor:
-    """(9,) the metrics that know no neighbours, in the order of ``METRICS``."""
+    """(9,) the metrics that are computed pixel by pixel, in the order of ``METRICS``."""
     error_N = pred_N - depth_N
     log_N = pred_N.log() - depth_N.log()
     ratio_N = torch.maximum(pred_N / depth_N, depth_N / pred_N)
@@ -148,7 +148,7 @@ def alignment_scale(pred_HW: Tensor, depth_HW: Tensor, valid_HW: Tensor, kind: A
 
 
 def _median(x_N: Tensor) -> Tensor:
-    """As NumPy's; torch's takes the lower of the middle two, and its quantile has a limit."""
+    """As NumPy's; torch.median takes the lower middle, torch.quantile has a size limit."""
     sorted_N = x_N.sort().values
     return (sorted_N[(len(x_N) - 1) // 2] + sorted_N[len(x_N) // 2]) / 2
 
@@ -159,26 +159,17 @@ def mean_metrics(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
     Raises:
         DataError: No rows.
     """
-    columns: dict[str, list[float]] = {metric.name: [] for metric in METRICS}
-    for row in rows:
-        for name, values in columns.items():
-            values.append(row[name])
-    if not columns[METRICS[0].name]:
+    rows = list(rows)
+    if not rows:
         raise DataError("no image to average over: the data set is empty, or has no valid depth")
-    return {name: _finite_mean(values) for name, values in columns.items()}
+    means = {}
+    for name in (metric.name for metric in METRICS):
+        values = [row[name] for row in rows if not math.isnan(row[name])]
+        means[name] = math.fsum(values) / len(values) if values else math.nan
+    return means
 
 
-def _finite_mean(values: Sequence[float]) -> float:
-    there = [value for value in values if not math.isnan(value)]
-    return math.fsum(there) / len(there) if there else math.nan
-
-
-def check_maps(pred_HW: Tensor, depth_HW: Tensor, valid_HW: Tensor) -> None:
-    """Whether three maps belong together.
-
-    Raises:
-        DataError: Not one (H, W), or nothing valid.
-    """
+def _check_maps(pred_HW: Tensor, depth_HW: Tensor, valid_HW: Tensor) -> None:
     if not (pred_HW.ndim == 2 and pred_HW.shape == depth_HW.shape == valid_HW.shape):
         raise DataError(
             f"prediction {tuple(pred_HW.shape)}, depth {tuple(depth_HW.shape)} and valid "
@@ -195,6 +186,6 @@ def _dilated(mask_HW: Tensor, *, outside: bool) -> Tensor:
 
 
 def _wide(x: Tensor) -> Tensor:
-    """Float64; from Apple's GPUs, which do not have it, on the CPU."""
+    """Float64; moved to the CPU from Apple's GPUs, which lack it."""
     x = x.detach()
     return (x.cpu() if x.device.type == "mps" else x).double()

@@ -1,4 +1,4 @@
-"""What is evaluated: a function from samples to depth maps, and a head on a tower as one.
+"""Predictors: functions from samples to depth maps; and a head on its tower as one.
 
 Axes: B samples, C colours, H W a picture's own size.
 """
@@ -62,7 +62,7 @@ class HeadPredictor:
             input_size: See ``PictureDepth``.
 
         Raises:
-            HostError: It is not known how pictures are prepared, or the head is in training mode.
+            HostError: No preprocessing is known, or the head is in training mode.
         """
         if plugin.head.training:
             raise HostError("the head is in training mode: call head.eval() before evaluating")
@@ -79,9 +79,9 @@ class HeadPredictor:
 def predict_samples(
     predict: Predictor, samples: Sequence[Sample], protocol: Protocol
 ) -> list[Prediction]:
-    """The protocol's predictions: crop and mirror done and undone; not clipped.
+    """Predictions by the protocol: cropped, mirrored, and back at the whole picture; not clipped.
 
-    A mirrored picture's confidence is averaged with the plain one's as its metres are.
+    Confidence is averaged with the mirrored picture's, as metres are.
 
     Raises:
         DataError: A map is infinite somewhere or NaN all over, or of another size than its picture.

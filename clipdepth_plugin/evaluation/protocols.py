@@ -16,6 +16,7 @@ from clipdepth_plugin.errors import DataError
 
 Box = tuple[int, int, int, int]
 Crop = Literal["none", "nyu", "garg", "eigen"]
+ProtocolName = Literal["nyu", "kitti-garg", "kitti-eigen", "rgbd"]
 
 NYU_SIZE = (480, 640)
 NYU_BOX: Box = (45, 471, 41, 601)
@@ -41,11 +42,11 @@ class Protocol:
         crop: The box inside which depth counts.
         flip: Predict the mean of the plain picture and the mirrored one.
         size: (H, W) that the pictures must have, or None.
-        kb_crop: Show the tower only the KITTI benchmark's 352 x 1216 (middle of the bottom);
-            depth then counts inside it alone.
+        kb_crop: Show the tower only the KITTI benchmark's 352 x 1216 (bottom centre); depth then
+            counts only inside it.
     """
 
-    name: str
+    name: ProtocolName
     low: float
     high: float
     crop: Crop = "none"
@@ -98,7 +99,7 @@ class Protocol:
         return inside_HW & (depth_HW > self.low) & (depth_HW < self.high)
 
 
-PROTOCOLS: dict[str, Protocol] = {
+PROTOCOLS: dict[ProtocolName, Protocol] = {
     "nyu": Protocol("nyu", SMALLEST_DEPTH, 10.0, crop="nyu", flip=True, size=NYU_SIZE),
     "kitti-garg": Protocol("kitti-garg", SMALLEST_DEPTH, 80.0, crop="garg", flip=True),
     "kitti-eigen": Protocol("kitti-eigen", SMALLEST_DEPTH, 80.0, crop="eigen", flip=True),
@@ -107,35 +108,35 @@ PROTOCOLS: dict[str, Protocol] = {
 
 
 def get_protocol(
-    name: str,
+    name: ProtocolName,
     *,
     depth_range: tuple[float, float] | None = None,
     flip: bool | None = None,
     kb_crop: bool = False,
 ) -> Protocol:
-    """A protocol by name, with what may be changed about it.
+    """A protocol by name, with changes where it allows them.
 
     Args:
         name: A key of ``PROTOCOLS``.
-        depth_range: (low, high) in metres, for ``rgbd`` alone.
+        depth_range: (low, high) in metres, for ``rgbd`` only.
         flip: Whether to average with the mirrored picture's prediction; None as the protocol does.
-        kb_crop: See ``Protocol``; for KITTI alone.
+        kb_crop: See ``Protocol``; for KITTI only.
 
     Raises:
-        DataError: An unknown name, or a change that the protocol does not take.
+        DataError: An unknown name, or a change that the protocol does not allow.
     """
     if name not in PROTOCOLS:
         raise DataError(f"protocol {name!r}: unknown; there are {', '.join(PROTOCOLS)}")
     protocol = PROTOCOLS[name]
     if depth_range is not None:
         if name != "rgbd":
-            raise DataError(f"protocol {name!r} has a depth range of its own: leave it away")
+            raise DataError(f"protocol {name!r} has a depth range of its own: leave it out")
         low, high = depth_range
         if not 0 < low < high:
             raise DataError(f"depth range {low}, {high}: needs 0 < low < high in metres")
         protocol = replace(protocol, low=low, high=high)
-    if kb_crop and not name.startswith("kitti"):
-        raise DataError(f"protocol {name!r}: the kb-crop is for the KITTI protocols alone")
+    if kb_crop and protocol.crop not in _KITTI_SHARES:
+        raise DataError(f"protocol {name!r}: only the KITTI protocols take the kb-crop")
     return replace(protocol, flip=protocol.flip if flip is None else flip, kb_crop=kb_crop)
 
 
@@ -149,7 +150,7 @@ def kb_box(height: int, width: int) -> Box:
     if height < rows or width < columns:
         raise DataError(
             f"a picture of {height} x {width} has no kb-crop of {rows} x {columns}: leave the "
-            "option away, or open the data set without a crop of its own"
+            "option out, or open the data set without a crop of its own"
         )
     top, left = height - rows, (width - columns) // 2
     return top, height, left, left + columns

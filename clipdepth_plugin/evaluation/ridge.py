@@ -49,29 +49,24 @@ class RidgeSums:
         self.blocks, self.width = blocks, width
         size = blocks * width
         self.count = 0
-        self._weight = 0.0
         self._gram_FF = torch.zeros(size, size, dtype=torch.float64)
         self._sum_F = torch.zeros(size, dtype=torch.float64)
         self._cross_F = torch.zeros(size, dtype=torch.float64)
         self._sum_y = 0.0
 
-    def add(self, x_NLK: Tensor, y_N: Tensor, weight: float = 1.0) -> None:
-        """Adds rows: features (N, L, K) and targets (N,), any float dtype.
-
-        ``weight``: how many times each of them counts.
-        """
+    def add(self, x_NLK: Tensor, y_N: Tensor) -> None:
+        """Adds rows: features (N, L, K) and targets (N,), any float dtype."""
         x_NF, y_N = x_NLK.flatten(1).double(), y_N.double()
         self.count += len(y_N)
-        self._weight += weight * len(y_N)
-        self._gram_FF.addmm_(x_NF.T, x_NF, alpha=weight)
-        self._sum_F += weight * x_NF.sum(dim=0)
-        self._cross_F += weight * (y_N @ x_NF)
-        self._sum_y += weight * float(y_N.sum())
+        self._gram_FF.addmm_(x_NF.T, x_NF)
+        self._sum_F += x_NF.sum(dim=0)
+        self._cross_F += y_N @ x_NF
+        self._sum_y += float(y_N.sum())
 
     @property
     def mean_y(self) -> float:
         """Mean of the targets."""
-        return self._sum_y / self._weight if self._weight else 0.0
+        return self._sum_y / self.count if self.count else 0.0
 
     def fit(self, blocks: Sequence[int], ridge: float) -> RidgeFit:
         """Least squares on standardised features plus ridge * |weights|^2, in closed form.
@@ -87,15 +82,15 @@ class RidgeSums:
             DataError: The penalty is too small for features that depend on each other.
         """
         columns_F = torch.cat([torch.arange(b * self.width, (b + 1) * self.width) for b in blocks])
-        mean_F = self._sum_F[columns_F] / self._weight
-        covariance_FF = self._gram_FF[columns_F][:, columns_F] / self._weight
+        mean_F = self._sum_F[columns_F] / self.count
+        covariance_FF = self._gram_FF[columns_F][:, columns_F] / self.count
         covariance_FF -= torch.outer(mean_F, mean_F)
         variance_F = covariance_FF.diagonal().clamp_min(0)
         varies_F = variance_F > _SMALLEST_VARIANCE
         inverse_F = torch.where(varies_F, variance_F.clamp_min(_SMALLEST_VARIANCE).rsqrt(), 0.0)
         correlation_FF = covariance_FF * inverse_F * inverse_F[:, None]
         correlation_FF.diagonal().add_(ridge)
-        target_F = (self._cross_F[columns_F] / self._weight - mean_F * self.mean_y) * inverse_F
+        target_F = (self._cross_F[columns_F] / self.count - mean_F * self.mean_y) * inverse_F
         factor_FF = _cholesky(correlation_FF, ridge)
         standardised_F = torch.cholesky_solve(target_F[:, None], factor_FF)[:, 0]
         weights_F = standardised_F * inverse_F
@@ -109,7 +104,7 @@ def _cholesky(matrix_FF: Tensor, ridge: float) -> Tensor:
     if int(failed):
         raise DataError(
             f"--ridge {ridge:g} is too small for these tokens: some are linear functions of others "
-            "(few patches, or like ones), and the regression has no unique solution; give a larger "
+            "(few or similar patches), and the regression has no unique solution; give a larger "
             "one (the default is 0.01), or more pictures"
         )
     return factor_FF

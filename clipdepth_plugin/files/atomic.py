@@ -1,6 +1,6 @@
 """Files and folders that appear whole or not at all, whenever the process ends.
 
-Written beside their place, synced to the disk and then renamed.
+They are written beside their path, synced to the disk and then renamed.
 """
 
 from __future__ import annotations
@@ -12,19 +12,22 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from clipdepth_plugin.errors import TrainingError
+from clipdepth_plugin.errors import ClipDepthError, TrainingError
 
 TEMPORARY = ".writing-"
-"""Beginning of the names of what is being written; left over only by a killed process."""
+"""Prefix of the names of what is being written; left over only by a killed process."""
 
 
-def write_file(path: Path, content: bytes | memoryview) -> None:
+def write_file(
+    path: Path, content: bytes | memoryview, error: type[ClipDepthError] = TrainingError
+) -> None:
     """Writes a file atomically, replacing the one that is there.
 
     Raises:
-        TrainingError: It can't be written (no room, no right); what was there still is.
+        TrainingError: It can't be written (no room, no right); what was there before is untouched.
+            ``error`` is another class to raise.
     """
-    with _as_training_errors(path):
+    with _os_errors_as(error, path):
         temporary = _temporary(path)
         try:
             write_synced(temporary, content)
@@ -42,9 +45,9 @@ def new_folder(path: Path) -> Iterator[Path]:
     Files in it are to be written with ``write_synced``. A folder that is at ``path`` is replaced.
 
     Raises:
-        TrainingError: It can't be written (no room, no right); what was there still is.
+        TrainingError: It can't be written (no room, no right); what was there before is untouched.
     """
-    with _as_training_errors(path):
+    with _os_errors_as(TrainingError, path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary, replaced = _temporary(path), _temporary(path)
         temporary.mkdir()
@@ -67,7 +70,7 @@ def write_synced(path: Path, content: bytes | memoryview) -> None:
     Raises:
         OSError: As the system says.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         rest = memoryview(content).cast("B")
         while len(rest):
@@ -102,11 +105,12 @@ def _temporary(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _as_training_errors(path: Path) -> Iterator[None]:
+def _os_errors_as(kind: type[ClipDepthError], path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise TrainingError(
-            f"{path}: can't be written ({error.strerror or error}); what was written before is "
-            "untouched. Make room (or set the folder's rights) and go on with --resume"
+        raise kind(
+            f"{path}: can't be written ({error.strerror or error}); what was there before is "
+            "untouched. Check that the folder exists, may be written to and has room on its disk, "
+            "then run it again (training with --resume)"
         ) from error

@@ -1,19 +1,17 @@
 """Depth maps on disk: 16-bit PNG in millimetres, .npy in metres, colour pictures to look at.
 
-Every file appears whole or not at all: it is written beside its place and then moved there.
+Every file appears whole or not at all (``atomic.py``).
 Axes: H W pixels of the map.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import logging
 import os
-import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +19,9 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from clipdepth_plugin.errors import DepthFileError, ImageError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from clipdepth_plugin.files.atomic import write_file
+from clipdepth_plugin.files.colours import Panel, depth_panel, image_grid
+from clipdepth_plugin.files.pictures import opened_image
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +38,6 @@ CONFIDENCE_NOTE = "probability of depth within a factor of 1.25; 255 is 1"
 COLOUR_NOTE = "depth along the optical axis in colours, near red and far blue"
 
 _FARTHEST = (MAX_MILLIMETRES + 0.5) / 1000
-_COLOUR_MAP = "turbo_r"
-_LONG_SIDE_PIXELS = 800
-_DPI = 100
 
 
 def write_depth_png(path: StrPath, depth_HW: DepthMap) -> None:
@@ -93,20 +88,12 @@ def read_depth_png(path: StrPath) -> NDArray[np.float32]:
     Raises:
         ImageError: The file is missing, damaged, or not a 16-bit grey PNG.
     """
-    try:
-        with Image.open(path) as image:
-            if image.format != "PNG" or image.mode not in ("I;16", "I;16B", "I"):
-                raise ImageError(
-                    f"{path}: {image.format} in mode {image.mode}, expected a 16-bit grey PNG"
-                )
-            millimetres_HW = np.asarray(image)
-    except (ImageError, MemoryError):
-        raise
-    except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
-        raise ImageError(
-            f"{path}: the depth map is damaged or can't be read ({error}); copy or download it "
-            "again, or write it anew"
-        ) from error
+    with opened_image(Path(path)) as image:
+        if image.format != "PNG" or image.mode not in ("I;16", "I;16B", "I"):
+            raise ImageError(
+                f"{path}: {image.format} in mode {image.mode}, expected a 16-bit grey PNG"
+            )
+        millimetres_HW = np.asarray(image)
     metres_HW = millimetres_HW.astype(np.float32) / np.float32(1000)
     return np.where(millimetres_HW > 0, metres_HW, np.float32(np.nan))
 
@@ -167,53 +154,11 @@ def write_colour(
     Raises:
         DepthFileError: Not an (H, W) map, matplotlib is missing, or the file can't be written.
     """
-    figure = _draw(_as_map(depth_HW, path).astype(np.float64), image)
+    depth_HW = _as_map(depth_HW, path).astype(np.float64)
+    panels = [] if image is None else [Panel(np.asarray(image))]
     noted = {NOTE_KEY: COLOUR_NOTE}
-    write_atomically(
-        path, lambda file: figure.savefig(file, format="png", dpi=_DPI, metadata=noted)
-    )
-
-
-def _draw(metres_HW: NDArray[np.float64], image: Image.Image | NDArray[np.uint8] | None) -> Figure:
-    """Draws on a canvas of its own: pyplot's global state is not touched."""
-    try:
-        import matplotlib as mpl
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise DepthFileError(
-            'colour pictures need matplotlib: pip install "clipdepth-plugin[cli]"'
-        ) from error
-    height, width = metres_HW.shape
-    ratio = min(max(height / width, 0.25), 4.0)
-    panel_inches = np.array([1.0, ratio]) / max(1.0, ratio) * _LONG_SIDE_PIXELS / _DPI
-    panels = 1 if image is None else 2
-    size = (float(panel_inches[0]) * panels + 1.4, max(float(panel_inches[1]), 2.0) + 0.3)
-    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, panels, squeeze=False)[0]
-    for axis in axes:
-        axis.set_axis_off()
-    if image is not None:
-        axes[0].imshow(np.asarray(image))
-    colours = mpl.colormaps[_COLOUR_MAP].with_extremes(bad="0.5")
-    valid_HW = np.isfinite(metres_HW) & (metres_HW > 0)
-    low, high = _scale(metres_HW[valid_HW])
-    drawn = axes[-1].imshow(
-        np.ma.masked_where(~valid_HW, metres_HW), cmap=colours, vmin=low, vmax=high
-    )
-    figure.colorbar(drawn, ax=axes[-1], label="depth [m]", extend="both")
-    return figure
-
-
-def _scale(metres_N: NDArray[np.float64]) -> tuple[float, float]:
-    """Both ends of the colour bar in metres; never the same, also for a flat or empty map."""
-    if metres_N.size == 0:
-        return 0.0, 1.0
-    low, high = (float(end) for end in np.percentile(metres_N, (1, 99)))
-    if high - low < 1e-3 * high:
-        return low * 0.95, high * 1.05
-    return low, high
+    content = image_grid([[*panels, depth_panel(depth_HW)]], panel_inches=8, note=noted)
+    write_file(Path(path), content, DepthFileError)
 
 
 def _as_map(depth_HW: DepthMap, path: StrPath) -> NDArray[Any]:
@@ -228,30 +173,7 @@ def _as_map(depth_HW: DepthMap, path: StrPath) -> NDArray[Any]:
 
 
 def write_atomically(path: StrPath, write: Callable[[IO[bytes]], object]) -> None:
-    """Writes beside ``path``, syncs and moves into place; on failure nothing is left behind."""
-    target = Path(path)
+    """Writes a file by a function that writes to a binary stream; see ``write_file``."""
     content = io.BytesIO()
     write(content)
-    try:
-        with _temporary_beside(target) as file:
-            file.write(content.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise DepthFileError(
-            f"{target}: can't be written ({error.strerror or error}); nothing was left there. "
-            "Check that the folder exists, may be written to, and has room on its disk"
-        ) from error
-
-
-@contextlib.contextmanager
-def _temporary_beside(target: Path) -> Iterator[IO[bytes]]:
-    """A new file in ``target``'s folder that replaces it when the block ends well."""
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_file(Path(path), content.getbuffer(), DepthFileError)

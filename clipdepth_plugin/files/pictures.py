@@ -1,6 +1,6 @@
-"""Pictures from disk, and the pixels a vision tower takes.
+"""Pictures from disk.
 
-Axes: B pictures, H W pixels, C the three colours.
+Axes: H W pixels.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,16 +18,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clipdepth_plugin.errors import ClipDepthError, ImageError
 
-if TYPE_CHECKING:
-    pass
-
 logger = logging.getLogger(__name__)
 
 SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo"),
     *(".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
 )
-"""What counts as a picture inside a folder; a file named by the user may end in anything."""
+"""Suffixes of pictures in a folder; a file that is named directly may have any."""
 
 DEPTH_SUFFIX = ".depth.png"
 """Ending of the depth maps that ``clipdepth predict`` writes: 16-bit millimetres."""
@@ -46,8 +43,8 @@ def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
     A folder gives the pictures that lie directly in it (not in folders below), sorted by name.
     Files with an unknown suffix, hidden files and what ``clipdepth predict`` writes are skipped
-    there, so a second run does not take the first one's output for input. A file is taken as it
-    is named. A picture that is named twice is listed once, at its first place.
+    there, so a second run does not read the first one's output. A file that is named is taken
+    whatever its suffix. A picture that is named twice is listed once.
 
     Args:
         paths: Files and folders.
@@ -115,7 +112,7 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
 
 @contextlib.contextmanager
 def opened_image(path: Path) -> Iterator[Image.Image]:
-    """A file's picture as it is stored; what is raised inside of a damaged one is explained, too.
+    """Opens a file's picture as it is stored; errors of decoding, inside too, become ImageErrors.
 
     Raises:
         ImageError: The file is missing, empty, truncated or not a picture.

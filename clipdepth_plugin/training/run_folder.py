@@ -10,19 +10,20 @@ head/                  the best head so far, as ``DepthHead.from_pretrained`` ta
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
 
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.files.atomic import write_file
 from clipdepth_plugin.training.checkpoint import Checkpoints
 from clipdepth_plugin.training.config_file import dump_config, load_config
-from clipdepth_plugin.training.image_grids import png_bytes
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch.utils.tensorboard import SummaryWriter
 
     from clipdepth_plugin.training.config import TrainConfig
@@ -113,17 +114,18 @@ class RunFolder:
                 if isinstance(value, float):
                     self._board.add_scalar(f"{record['kind']}/{name}", value, record["step"])
 
-    def write_pictures(self, step: int, sheet_HWC: NDArray[np.uint8]) -> None:
-        """Adds a sheet of pictures, to the folder and to TensorBoard.
+    def write_pictures(self, step: int, png: bytes) -> None:
+        """Adds an image grid, a PNG file's content, to the folder and to TensorBoard.
 
         Raises:
             TrainingError: It can't be written.
         """
         folder = self.path / "pictures"
         folder.mkdir(exist_ok=True)
-        write_file(folder / f"step-{step:08d}.png", png_bytes(sheet_HWC))
+        write_file(folder / f"step-{step:08d}.png", png)
         if self._board is not None:
-            self._board.add_image("validation", sheet_HWC, step, dataformats="HWC")
+            grid_HWC = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+            self._board.add_image("validation", grid_HWC, step, dataformats="HWC")
 
     def close(self) -> None:
         """Closes what is open."""

@@ -12,9 +12,9 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 
 from clipdepth_plugin.errors import TrainingError
+from clipdepth_plugin.files.colours import comparison, image_grid
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.training.checkpoint import Checkpoint, read_checkpoint
-from clipdepth_plugin.training.image_grids import picture_sheet
 from clipdepth_plugin.training.trained import (
     head_tensors,
     load_model_tensors,
@@ -211,9 +211,11 @@ class RunRecorder:
 
     def _draw(self, step: int, seen: Validation) -> None:
         if count := seen.truth.shape[0]:
-            rgb_P3HW = self._session.sources.pictures(count)
-            sheet = picture_sheet(rgb_P3HW, seen.truth, seen.pictures)
-            self.folder.write_pictures(step, sheet)
+            rgb_PHW3 = self._session.sources.pictures(count).permute(0, 2, 3, 1).numpy()
+            maps = (seen.truth[:, 0].float().numpy(), seen.pictures[:, 0].float().numpy())
+            self.folder.write_pictures(
+                step, image_grid([comparison(*row) for row in zip(rgb_PHW3, *maps, strict=True)])
+            )
 
     def _save_head(self, metrics: dict[str, float]) -> None:
         with self._weights(self.best.weights):

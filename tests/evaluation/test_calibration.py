@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.evaluation.calibration import PixelSample, calibrate, sample_pixels
+from clipdepth_plugin.evaluation.calibration import PixelSample, calibrate, take_pixels
 
 
 def pixels(confidence: list[float], right: list[bool], error: list[float]) -> PixelSample:
@@ -85,11 +85,11 @@ def test_pixels_of_a_picture() -> None:
     valid_HW[:, :10] = False
     pred_HW = torch.where(valid_HW, depth_HW * 1.2, math.nan)
     pred_HW[30:] = 2.0 / 1.3
-    taken = sample_pixels(torch.full((60, 60), 0.6), pred_HW, depth_HW, valid_HW)
+    taken = take_pixels(torch.full((60, 60), 0.6), pred_HW, depth_HW, valid_HW)
     assert taken.confidence_N.shape == (1000,)
     assert float(taken.right_N.double().mean()) == pytest.approx(0.5, abs=0.01)
     assert taken.error_N.max() == pytest.approx(1 - 1 / 1.3)
-    few = sample_pixels(torch.ones(2, 2), torch.ones(2, 2), torch.ones(2, 2), torch.eye(2) > 0)
+    few = take_pixels(torch.ones(2, 2), torch.ones(2, 2), torch.ones(2, 2), torch.eye(2) > 0)
     assert few.error_N.tolist() == [0.0, 0.0]
 
 

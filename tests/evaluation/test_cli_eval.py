@@ -11,22 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import typer
 import yaml
 from PIL import Image
-from typer.testing import CliRunner, Result
 
 from clipdepth_plugin import DepthHead
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.cli.data_spec import parse_data
-from clipdepth_plugin.cli.eval import AlignName, ProtocolName, register
 from clipdepth_plugin.config import PRESETS, HeadConfig
 from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.evaluation.image_grid import MAX_PICTURES
-from clipdepth_plugin.evaluation.metrics import ALIGNMENTS
-from clipdepth_plugin.evaluation.protocols import PROTOCOLS
 from clipdepth_plugin.evaluation.report import Report
-from tests.tiny.command_line import tiny_host
+from tests.tiny.command_line import run, tiny_host, words
 
 
 @pytest.fixture(scope="module")
@@ -64,21 +58,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     meta = {"depth_scale": 1000, "max_depth_m": 10.0, "intrinsics": camera}
     (root / "meta.json").write_text(json.dumps(meta))
     return root
-
-
-def run(*arguments: str | Path) -> Result:
-    app = typer.Typer()
-    register(app)
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def words(text: str) -> str:
-    return re.sub(r"\s+", " ", text)
-
-
-def test_choices_are_those_of_the_library() -> None:
-    assert [name.value for name in ProtocolName] == list(PROTOCOLS)
-    assert tuple(name.value for name in AlignName) == ALIGNMENTS
 
 
 def test_eval_writes_the_report(host: Path, head: Path, data: Path, tmp_path: Path) -> None:
@@ -146,16 +125,6 @@ def test_eval_of_what_does_not_fit(host: Path, head: Path, data: Path, tmp_path:
     assert not (tmp_path / "out" / "report.json").exists()
 
 
-def test_eval_refuses_a_sheet_that_is_too_large_before_any_work(tmp_path: Path) -> None:
-    options = ("--host", "nonsense", "--head", "none", "--data", "rgbd:nowhere")
-    result = run("eval", *options, "-o", tmp_path / "out", "--pictures", str(MAX_PICTURES + 1))
-    assert result.exit_code == 2
-    assert f"--pictures {MAX_PICTURES + 1}: a sheet has room for {MAX_PICTURES}" in words(
-        result.stderr
-    )
-    assert not (tmp_path / "out").exists()
-
-
 def test_layers_prints_tables(host: Path, data: Path) -> None:
     result = run("layers", "--host", host, "--data", f"rgbd:{data}", "--stages", "2")
     assert result.exit_code == 0, result.output
@@ -171,8 +140,8 @@ def test_layers_prints_tables(host: Path, data: Path) -> None:
 def test_layers_proposes_what_the_presets_take(
     stages: int, presets: str, host: Path, data: Path
 ) -> None:
-    places = ("--host", host, "--data", f"rgbd:{data}")
-    result = run("layers", *places, "--stages", str(stages), "--max-images", "4")
+    given = ("--host", host, "--data", f"rgbd:{data}")
+    result = run("layers", *given, "--stages", str(stages), "--max-images", "4")
     assert result.exit_code == 0, result.output
     assert f"proposed, for the presets {presets}:" in words(result.stdout)
     proposed = yaml.safe_load(result.stdout.partition("proposed")[2].partition("\n")[2])
@@ -193,14 +162,14 @@ def test_layers_refuses_more_stages_than_levels(host: Path, data: Path) -> None:
 
 
 def test_layers_prints_json_alone(host: Path, data: Path) -> None:
-    places = ("--data", f"rgbd:{data}", "--val-data", f"rgbd:{data}:test")
-    result = run("layers", "--host", host, *places, "--max-images", "4", "--patches", "0", "--json")
+    given = ("--data", f"rgbd:{data}", "--val-data", f"rgbd:{data}:test")
+    result = run("layers", "--host", host, *given, "--max-images", "4", "--patches", "0", "--json")
     assert result.exit_code == 0, result.output
-    said = json.loads(result.stdout)
-    assert said["images"] == [4, 4]
-    assert said["split"] == "given"
-    assert [len(step["levels"]) for step in said["steps"]] == [1, 2, 3, 4, 5]
-    assert said["options"]["patches"] is None
+    report = json.loads(result.stdout)
+    assert report["images"] == [4, 4]
+    assert report["split"] == "given"
+    assert [len(step["levels"]) for step in report["steps"]] == [1, 2, 3, 4, 5]
+    assert report["options"]["patches"] is None
 
 
 def test_data_by_name_and_by_file(tmp_path: Path) -> None:

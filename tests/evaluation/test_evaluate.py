@@ -22,12 +22,15 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from clipdepth_plugin import DepthHead, attach
 from clipdepth_plugin.adapters.pixels import to_pixels
 from clipdepth_plugin.adapters.preprocessing import HALF_NORMALISATION, Preprocessing
+from clipdepth_plugin.cli.eval import make_table
 from clipdepth_plugin.config import Preset
 from clipdepth_plugin.data import Sample
-from clipdepth_plugin.errors import DataError, DepthFileError, HostError
-from clipdepth_plugin.evaluation import image_grid as sheet
+from clipdepth_plugin.errors import DataError, HostError
 from clipdepth_plugin.evaluation.evaluate import Baseline, evaluate, median_depth
-from clipdepth_plugin.evaluation.image_grid import choose_rows, write_sheet
+from clipdepth_plugin.evaluation.image_grid import (
+    choose_rows,
+    write_image_grid,
+)
 from clipdepth_plugin.evaluation.metrics import METRICS
 from clipdepth_plugin.evaluation.predictors import (
     HeadPredictor,
@@ -37,7 +40,6 @@ from clipdepth_plugin.evaluation.protocols import get_protocol
 from clipdepth_plugin.evaluation.report import (
     Report,
     make_report,
-    make_table,
     write_csv,
     write_json,
 )
@@ -313,7 +315,7 @@ def test_report_files(tmp_path: Path) -> None:
     samples[0] = replace(samples[0], depth_1HW=smooth)
     predict = Truth(samples, [1 + 0.1 * i for i in range(7)])
     result = evaluate(predict, samples, RGBD)
-    said = {
+    environment = {
         "command": ("clipdepth", "eval"),
         "device": "cpu",
         "host": "demo",
@@ -322,7 +324,7 @@ def test_report_files(tmp_path: Path) -> None:
         "data": {"format": "rgbd"},
         "align": "none",
     }
-    report = make_report(result, **said)
+    report = make_report(result, **environment)
     write_json(tmp_path / "report.json", report)
     read = Report.model_validate(json.loads((tmp_path / "report.json").read_text()))
     assert read == report
@@ -344,7 +346,7 @@ def test_report_files(tmp_path: Path) -> None:
 
     groups = choose_rows(result, "none", 2)
     assert [[row.index for row in group] for group in groups] == [[0, 1], [2, 3], [5, 6]]
-    write_sheet(tmp_path / "pictures.png", result, predict, Stream(samples), count=2)
+    write_image_grid(tmp_path / "pictures.png", result, predict, Stream(samples), count=2)
     with Image.open(tmp_path / "pictures.png") as picture:
         assert picture.height > picture.width
     assert sorted(p.name for p in tmp_path.iterdir()) == [
@@ -355,28 +357,19 @@ def test_report_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_sheet_of_few_pictures_shows_each_once(count: int, tmp_path: Path) -> None:
+def test_an_image_grid_of_few_pictures_shows_each_once(count: int, tmp_path: Path) -> None:
     samples = [sample(i) for i in range(count)]
     predict = Truth(samples, [1.0] * count)
     result = evaluate(predict, samples, get_protocol("rgbd"))
     shown = [row.index for group in choose_rows(result, "none", 3) for row in group]
     assert sorted(shown) == list(range(count))
-    write_sheet(tmp_path / "pictures.png", result, predict, samples)
-
-
-def test_the_largest_sheet_fits_its_canvas() -> None:
-    tallest = sheet._PANEL_INCHES * sheet._TALLEST + sheet._LABEL_INCHES
-    lines = 3 * sheet.MAX_PICTURES
-    assert lines * tallest * sheet._DPI < 2**16 <= (lines + 3) * tallest * sheet._DPI
-    sheet.check_count(sheet.MAX_PICTURES)
-    with pytest.raises(DepthFileError, match="has room for"):
-        sheet.check_count(sheet.MAX_PICTURES + 1)
+    write_image_grid(tmp_path / "pictures.png", result, predict, samples)
 
 
 def test_no_bound_is_null_in_json() -> None:
     samples = [sample(0)]
     result = evaluate(Truth(samples, (1,)), samples, get_protocol("rgbd"))
-    said = dict.fromkeys(("device", "host", "head"), "x")
+    environment = dict.fromkeys(("device", "host", "head"), "x")
     empty = {"command": (), "tower_hashes": {}, "data": {}, "align": "none"}
-    text = make_report(result, **said, **empty).model_dump_json()
+    text = make_report(result, **environment, **empty).model_dump_json()
     assert json.loads(text)["protocol"]["high"] is None

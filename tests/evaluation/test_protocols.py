@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.evaluation.protocols import PROTOCOLS, get_protocol
+from clipdepth_plugin.evaluation.protocols import PROTOCOLS, ProtocolName, get_protocol
 
 
 def extent(valid: Tensor) -> tuple[int, int, int, int]:
@@ -31,7 +31,7 @@ def test_nyu_counts_its_crop_and_its_open_range() -> None:
     ("name", "box"),
     [("kitti-garg", (153, 371, 44, 1197)), ("kitti-eigen", (124, 342, 44, 1197))],
 )
-def test_kitti_crops_at_375_by_1242(name: str, box: tuple[int, int, int, int]) -> None:
+def test_kitti_crops_at_375_by_1242(name: ProtocolName, box: tuple[int, int, int, int]) -> None:
     protocol = PROTOCOLS[name]
     assert extent(protocol.valid(torch.full((375, 1242), 50.0))) == box
     assert not protocol.valid(torch.full((375, 1242), 80.0)).any()
@@ -58,10 +58,10 @@ def test_rgbd_takes_the_range_it_is_given() -> None:
 
 def test_what_a_protocol_does_not_take() -> None:
     with pytest.raises(DataError, match="there are nyu, kitti-garg, kitti-eigen, rgbd"):
-        get_protocol("kitti")
+        get_protocol("kitti")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="range of its own"):
         get_protocol("nyu", depth_range=(1, 2))
-    with pytest.raises(DataError, match="KITTI protocols alone"):
+    with pytest.raises(DataError, match="only the KITTI protocols"):
         get_protocol("nyu", kb_crop=True)
     with pytest.raises(DataError, match="0 < low < high"):
         get_protocol("rgbd", depth_range=(2, 1))

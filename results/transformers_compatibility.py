@@ -1,10 +1,10 @@
-"""Runs the host table under other releases of transformers, and writes results/dialects.md.
+"""Runs the host tests under other releases of transformers; writes transformers_compatibility.md.
 
-    make test-dialects
+    make test-transformers
 
-For each release it makes an environment in .dialects/ that sees everything of .venv but has its own
-transformers, huggingface_hub and tokenizers laid over it; then it runs the table's tests there.
-Hosts that a release does not have are listed by name.
+Each release gets an environment in .transformers/: all of .venv, with the release's own
+transformers, huggingface_hub and tokenizers before it on the path. The tests run there; hosts that
+a release does not have are listed by name.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from xml.etree import ElementTree as ET
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-FOLDER = ROOT / ".dialects"
-# None: what .venv has.
+FOLDER = ROOT / ".transformers"
+# None: the one in .venv.
 RELEASES: dict[str, str | None] = {"4.57": "4.57.*", "5.5": "5.5.*", "newest": None}
 _NAMES = ("hosts", "generate", "copies", "refusals", "trim")
 _PACKED_NAMES = ("packed_hosts", "layouts", "view_rules", "original_sizes")
@@ -39,7 +39,7 @@ print(json.dumps({{"versions": versions, "hosts": {{host.name: host.absent for h
 
 
 def make_environment(name: str, release: str | None) -> Path:
-    """A Python with that release of transformers over everything of this one."""
+    """A Python that has all of this one's packages, and that release of transformers."""
     if release is None:
         return Path(sys.executable)
     folder = FOLDER / name
@@ -49,7 +49,7 @@ def make_environment(name: str, release: str | None) -> Path:
         return python
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
     site = next(folder.glob("lib/python*/site-packages"))
-    # Behind its own packages on the path; an editable install is found by its own .pth file.
+    # After its own packages on the path; addsitedir reads the .pth file of an editable install.
     below = sysconfig.get_paths()["purelib"]
     (site / "below.pth").write_text(f"import site; site.addsitedir({below!r})\n")
     install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -59,45 +59,32 @@ def make_environment(name: str, release: str | None) -> Path:
 
 
 def run_tests(name: str, python: Path) -> dict[str, Any]:
-    """Versions, and what became of each host's tests."""
+    """Versions, and which tests passed, failed or were skipped."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     asked = subprocess.run(
         [str(python), "-c", _ASK], capture_output=True, text=True, check=True, cwd=ROOT, env=env
     )
     about = json.loads(asked.stdout.splitlines()[-1])
     report = FOLDER / f"{name}.xml"
+    pytest = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     tests = subprocess.run(
-        [
-            str(python),
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            f"--junitxml={report}",
-            *TESTS,
-        ],
-        cwd=ROOT,
-        env=env,
-        check=False,
+        [*pytest, f"--junitxml={report}", *TESTS], cwd=ROOT, env=env, check=False
     )
     cases = list(ET.parse(report).getroot().iter("testcase"))  # noqa: S314
-    failed = [
-        f"{case.get('name')}: {bad.get('message', '')[:200]}"
-        for case in cases
-        for kind in ("failure", "error")
-        if (bad := case.find(kind)) is not None
-    ]
-    skipped = [
-        f"{case.get('name')}: {one.get('message', '')}"
-        for case in cases
-        if (one := case.find("skipped")) is not None
-    ]
+
+    def with_outcome(*kinds: str) -> list[str]:
+        return [
+            f"{case.get('name')}: {found.get('message', '')[:200]}"
+            for case in cases
+            for kind in kinds
+            if (found := case.find(kind)) is not None
+        ]
+
     return {
         "versions": about["versions"],
         "tests": len(cases),
-        "failed": failed,
-        "skipped": skipped,
+        "failed": with_outcome("failure", "error"),
+        "skipped": with_outcome("skipped"),
         "finished": tests.returncode == 0,
         "hosts": sorted(host for host, absent in about["hosts"].items() if not absent),
         "absent": sorted(host for host, absent in about["hosts"].items() if absent),
@@ -123,13 +110,13 @@ def as_markdown(results: dict[str, Any]) -> str:
     versions = results["runs"]["newest"]["versions"]
     with_what = ", ".join(f"{name} {versions[name]}" for name in PACKAGES[3:])
     page = f"""\
-# The host table under three releases of transformers
+# Compatibility with three releases of transformers
 
-Made by `make test-dialects` on {results["date"]}, on a CPU, Python {results["python"]},
+Made by `make test-transformers` on {results["date"]}, on a CPU, Python {results["python"]},
 {with_what}. CI runs the newest only. Each host is tested as
 `tests/test_hosts.py` and `tests/test_packed_hosts.py` say, with a prompt and `generate()` where it
-has them; each preprocessing against its release's own image processors. Absent hosts are those that
-a release does not have.
+has them, and each preprocessing against the release's own image processors. Absent hosts are those
+that a release does not have.
 
 """
     return page + "\n".join([*rows, "", *absent, ""])
@@ -138,18 +125,13 @@ a release does not have.
 def main(names: list[str]) -> int:
     """Runs the releases named, or all; writes the page when all have run."""
     runs = {
-        name: run_tests(name, make_environment(name, release))
-        for name, release in RELEASES.items()
-        if not names or name in names
-    }
-    results = {
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "python": sys.version.split()[0],
-        "runs": runs,
+        name: run_tests(name, make_environment(name, RELEASES[name])) for name in names or RELEASES
     }
     if not names:
-        (HERE / "dialects.json").write_text(json.dumps(results, indent=2) + "\n")
-        (HERE / "dialects.md").write_text(as_markdown(results))
+        about = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "python": sys.version.split()[0]}
+        results = {**about, "runs": runs}
+        (HERE / "transformers_compatibility.json").write_text(json.dumps(results, indent=2) + "\n")
+        (HERE / "transformers_compatibility.md").write_text(as_markdown(results))
     return int(not all(run["finished"] for run in runs.values()))
 
 

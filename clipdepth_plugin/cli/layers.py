@@ -1,4 +1,4 @@
-"""What ``clipdepth layers`` does, below its options."""
+"""``clipdepth layers``: ranks a tower's levels and prints tables or JSON."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import contextlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -18,65 +20,84 @@ from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.cli.console import bar, loading, plain_console
 from clipdepth_plugin.cli.data_spec import parse_data
 from clipdepth_plugin.cli.device import find_device
+from clipdepth_plugin.cli.options import (
+    DataOption,
+    DeviceOption,
+    HostOption,
+    JsonOption,
+    TowerOption,
+)
 from clipdepth_plugin.data import open_dataset
 from clipdepth_plugin.environment import package_versions
 from clipdepth_plugin.evaluation.layers import LayerRanking, LevelScore, ProbeOptions, rank_levels
 from clipdepth_plugin.plugin.framing import known_preprocessing
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LayersOptions:
-    """The options of ``clipdepth layers``, as its help describes them."""
+    """The options of the command."""
 
-    host: str
-    data: str
-    validation_data: str | None = None
-    probe: ProbeOptions = field(default_factory=ProbeOptions)
-    as_json: bool = False
-    device: str = "cpu"
-    tower: str | None = None
+    host: HostOption
+    data: DataOption
+    val_data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA", help="What to score on; not given: a part of --data is held out."
+        ),
+    ] = None
+    max_images: Annotated[int, typer.Option(min=2, help="Pictures to read of each set.")] = 400
+    patches: Annotated[
+        int, typer.Option(min=0, help="Patches of each picture, at random; 0 takes all.")
+    ] = 128
+    ridge: Annotated[float, typer.Option(min=1e-9, help="Penalty on standardised tokens.")] = 1e-2
+    stages: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Semantic levels to propose, one for each stage; the spaceclip presets take 4, "
+            "fast and guided any number.",
+        ),
+    ] = 4
+    as_json: JsonOption = False
+    device: DeviceOption = "cpu"
+    tower: TowerOption = None
 
 
-def run_layers(options: LayersOptions, command: Sequence[str], console: Console) -> None:
-    """Ranks the levels and prints tables, or JSON and nothing else, on stdout.
+def rank_layers(options: LayersOptions, console: Console) -> int:
+    """Rank a tower's levels by how well they give depth, and propose the head's.
 
-    Raises:
-        ValueError: The host or the data is wrong.
+    A ridge regression of log depth on the tokens of each level alone, then of more levels
+    together, scored on pictures that were held out.
     """
+    probe = ProbeOptions(options.max_images, options.patches or None, options.ridge, options.stages)
     train = open_dataset(parse_data(options.data, "train"))
-    held = options.validation_data
+    held = options.val_data
     validation = None if held is None else open_dataset(parse_data(held, "val"))
     device = find_device(options.device)
     with console.status(loading(options.host)), contextlib.redirect_stdout(sys.stderr):
-        loaded = load_host(options.host)
-        tower = choose_tower(loaded.model.to(device), options.tower)
-    preprocessing = known_preprocessing(tower, loaded.preprocessing)
+        host = load_host(options.host)
+        tower = choose_tower(host.model.to(device), options.tower)
+    preprocessing = known_preprocessing(tower, host.preprocessing)
     with bar(console, "probing", None) as advance:
-        seen = 0
-
-        def told(done: int, total: int) -> None:
-            nonlocal seen
-            advance(done - seen, total)
-            seen = done
-
         ranking = rank_levels(
-            tower, preprocessing, train, validation, options=options.probe, advance=told
+            tower, preprocessing, train, validation, options=probe, advance=advance
         )
     if options.as_json:
-        said = {
+        report = {
             "format": "clipdepth-layers/1",
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": list(command),
+            "command": sys.argv,
             "versions": package_versions(),
             "host": options.host,
             "tower_hashes": tower_hashes(tower),
             "data": options.data,
-            "options": asdict(options.probe),
+            "options": asdict(probe),
             **asdict(ranking),
         }
-        sys.stdout.write(json.dumps(said, indent=2) + "\n")
+        sys.stdout.write(json.dumps(report, indent=2) + "\n")
     else:
         _print_ranking(ranking, plain_console())
+    return 0
 
 
 def _print_ranking(ranking: LayerRanking, out: Console) -> None:
@@ -87,16 +108,13 @@ def _print_ranking(ranking: LayerRanking, out: Console) -> None:
     train, validation = ranking.images
     out.print(
         f"ridge on {ranking.features} features a level; {train} pictures fitted, {validation} "
-        f"scored (held out: {ranking.split})",
-        highlight=False,
-        soft_wrap=True,
+        f"scored (held out: {ranking.split})"
     )
     levels = list(ranking.structural)
     structural = f"structural_levels: {levels}" if levels else "structural: false"
     out.print(
         f"proposed, for the presets {', '.join(ranking.accepting)}:\n"
-        f"  semantic_levels: {list(ranking.semantic)}\n  {structural}",
-        highlight=False,
+        f"  semantic_levels: {list(ranking.semantic)}\n  {structural}"
     )
 
 

@@ -1,0 +1,26 @@
+"""The scripts of results/: pages are made from stored figures, and what they name exists."""
+
+from __future__ import annotations
+
+import json
+
+from clipdepth_plugin.evaluation.report import Report
+from clipdepth_plugin.weights.shipped import DEMO_HEAD
+from tests.results_scripts import ROOT, load_script
+
+
+def test_page_and_card_show_the_stored_figures() -> None:
+    script = load_script("demo_head")
+    stored = json.loads((ROOT / "results" / "demo_head.json").read_text(encoding="utf-8"))
+    table = script.page({data: Report.model_validate(report) for data, report in stored.items()})
+    page = (ROOT / "results" / "demo_head.md").read_text(encoding="utf-8")
+    assert page.partition("\n\n")[2] == table
+    assert table.strip() in (DEMO_HEAD / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_transformers_page_is_made_from_its_runs_and_the_listed_tests_exist() -> None:
+    script = load_script("transformers_compatibility")
+    stored = json.loads((script.HERE / "transformers_compatibility.json").read_text("utf-8"))
+    page = (script.HERE / "transformers_compatibility.md").read_text("utf-8")
+    assert page == script.as_markdown(stored)
+    assert [name for name in script.TESTS if not (ROOT / name).is_file()] == []
