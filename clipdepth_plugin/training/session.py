@@ -203,7 +203,7 @@ def tell_of_resize(head: HeadConfig, tower: FrozenTower, size: Size) -> None:
     height, width = (head.upsampling * (side // of) for side, of in zip(pixels, patch, strict=True))
     all_seen = all(side % of == 0 for side, of in zip(pixels, patch, strict=True))
     if head.activation == "relu" and (size != (height, width) or not all_seen):
-        # Beside an unseen border, maps are resized whatever their size is to be.
+        # Beside a rim that no patch covers, maps are resized whatever their size is to be.
         advice = f"output_size: [{height}, {width}], or " if all_seen else ""
         logger.warning(
             "output_size: the head's own maps are %d x %d, and the loss sees them resized to %d x "
