@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,25 +14,44 @@ from clipdepth_plugin.errors import HeadMismatchError
 
 logger = logging.getLogger(__name__)
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_CASTS: dict[str, tuple[torch.dtype, ...]] = {
+    "float32": (torch.float32,),
+    "bfloat16": (torch.bfloat16,),
+    "float16": (torch.float16,),
+    "float16>bfloat16": (torch.float16, torch.bfloat16),
+    "bfloat16>float16": (torch.bfloat16, torch.float16),
+}
+"""The dtypes in which a host may be stored and loaded, and what they do to its weights."""
+
+_CHECKED = {torch.float64, *(casts[-1] for casts in _CASTS.values())}
 _PER_TENSOR = 4096
 
 
 def tower_hashes(tower: Tower) -> dict[str, str]:
     """Hash of a tower's weights as they are in each dtype that a host may load them in.
 
-    Of the first 4096 numbers of every tensor of the patch embedding and the blocks; neither
-    names nor order count, as these change between releases of the host's library.
+    ``float16>bfloat16`` is of a host stored in the one and loaded in the other. Hashed are the
+    first 4096 numbers of every tensor of the patch embedding and the blocks; neither names nor
+    order count, as these change between releases of the host's library.
     """
-    return {_name(dtype): _hash(_tensors(tower), dtype) for dtype in _DTYPES}
+    return {name: _hash(list(_tensors(tower)), casts) for name, casts in _CASTS.items()}
 
 
-def check_same_tower(tower: Tower, recorded: Mapping[str, str], name: str | None) -> None:
+def check_same_tower(
+    tower: Tower, recorded: Mapping[str, str], name: str | None, *, other_tower: bool = False
+) -> None:
     """Compares a tower with the one a head was trained on.
 
-    Where nothing is recorded there is nothing to check; where the tower's dtype is not among
-    the recorded (quantised, on the meta device) that is logged, and so is a tower that is the right
-    one but for what PEFT put beside its weights (LoRA) since.
+    It is the same one where its weights, in a recorded dtype that holds them without loss, have
+    the hash of that dtype. Where nothing is recorded there is nothing to check; where the weights
+    can't be checked (quantised, on the meta device) that is logged, and so is a tower that is the
+    right one but for what PEFT put beside its weights (LoRA) since.
+
+    Args:
+        tower: The tower.
+        recorded: ``tower_hashes`` of the one the head was trained on.
+        name: Its name.
+        other_tower: Take another tower, and log it.
 
     Raises:
         HeadMismatchError: The weights are others.
@@ -41,35 +60,49 @@ def check_same_tower(tower: Tower, recorded: Mapping[str, str], name: str | None
         return
     every = list(_tensors(tower))
     own = list(_tensors(tower, adapters=False))
-    expected = _recorded_for(own, recorded)
-    if expected is None:
+    dtypes = {x.dtype for x in own}
+    if len(dtypes) != 1 or not dtypes <= _CHECKED or any(x.is_meta for x in own):
         logger.warning(
             "cannot check that %s holds the weights the head was trained on: they are quantised, "
             "of mixed dtypes, or not loaded",
             tower,
         )
+    elif _is_recorded(every, recorded):
         return
-    dtype = own[0].dtype
-    if _hash(every, dtype) == expected:
-        return
-    if len(own) == len(every) or _hash(own, dtype) != expected:
+    elif len(own) < len(every) and _is_recorded(own, recorded):
+        logger.warning(
+            "%s has LoRA weights that it had not when the head was trained: the head reads other "
+            "features than it learnt from",
+            tower,
+        )
+    elif other_tower:
+        logger.warning(
+            "the head was trained on %s; the weights of %s are not those (other_tower=True): its "
+            "depth may be wrong",
+            name or "another tower",
+            tower,
+        )
+    else:
         raise HeadMismatchError(
             f"the head was trained on {name or 'another tower'}; the weights of {tower} are not "
-            "those. Train a head for this tower, or load the host that the head names"
+            "those. Train a head for this tower, or load the host that the head names; "
+            "attach(..., other_tower=True) takes it as it is"
         )
-    logger.warning(
-        "%s has LoRA weights that it had not when the head was trained: what the head reads is "
-        "no longer quite what it knows",
-        tower,
-    )
 
 
-def _recorded_for(tensors: list[Tensor], recorded: Mapping[str, str]) -> str | None:
-    """The hash that such tensors should have; None where they are none that can be hashed."""
-    dtypes = {x.dtype for x in tensors}
-    if len(dtypes) != 1 or any(x.is_meta for x in tensors):
-        return None
-    return recorded.get(_name(dtypes.pop()))
+def _is_recorded(tensors: list[Tensor], recorded: Mapping[str, str]) -> bool:
+    """Whether the tensors, as they are, may be those recorded.
+
+    Casts that lose nothing alone are tried: else a tower would pass that was trained further by
+    less than a cast rounds away.
+    """
+    for name, expected in recorded.items():
+        if casts := _CASTS.get(name):
+            heads = [x.detach().flatten()[:_PER_TENSOR] for x in tensors]
+            exact = all(torch.equal(x.to(casts[-1]).to(x.dtype), x) for x in heads)
+            if exact and _hash(heads, casts[-1:]) == expected:
+                return True
+    return False
 
 
 def _tensors(tower: Tower, *, adapters: bool = True) -> Iterator[Tensor]:
@@ -80,13 +113,12 @@ def _tensors(tower: Tower, *, adapters: bool = True) -> Iterator[Tensor]:
                 yield x
 
 
-def _hash(tensors: Iterable[Tensor], dtype: torch.dtype) -> str:
+def _hash(tensors: Iterable[Tensor], casts: Sequence[torch.dtype]) -> str:
     digests = []
     for x in tensors:
-        head = x.detach().flatten()[:_PER_TENSOR].to(dtype).cpu().contiguous()
-        digests.append(hashlib.sha256(head.view(torch.uint8).numpy().tobytes()).digest())
+        head = x.detach().flatten()[:_PER_TENSOR]
+        for dtype in casts:
+            head = head.to(dtype)
+        raw = head.cpu().contiguous().view(torch.uint8).numpy().tobytes()
+        digests.append(hashlib.sha256(raw).digest())
     return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

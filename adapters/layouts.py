@@ -14,7 +14,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,8 +27,7 @@ POSITIONS = "position_embeddings"
 """The blocks' argument that rules read which prove their layout: rotary (cos, sin)."""
 
 
-@dataclass(frozen=True)
-class TowerCall:
+class TowerCall(NamedTuple):
     """What one tower pass was given.
 
     Attributes:
@@ -78,16 +77,16 @@ class TokenLayout(ABC):
     views: tuple[Views, ...]
 
     @abstractmethod
-    def tokens(self, x: Tensor, name: str) -> list[Tensor]:
-        """The patch tokens (B, N, D) in a block's raw output; ``name`` is for errors.
+    def tokens(self, levels: Mapping[int, Tensor]) -> list[dict[int, Tensor]]:
+        """The patch tokens (B, N, D) in blocks' raw outputs, by level.
 
         Raises:
-            NoDepthError: The output is not laid out so.
+            NoDepthError: An output is not laid out so.
         """
 
     @abstractmethod
-    def class_tokens(self, x: Tensor, name: str) -> list[Tensor]:
-        """The raw class tokens (B, D), for towers that have one. Raises as ``tokens``."""
+    def class_tokens(self, x: Tensor) -> list[Tensor]:
+        """The raw class tokens (B, D) in an output that ``tokens`` took."""
 
     @abstractmethod
     def pixels(self, pixels: Tensor) -> list[Tensor]:
@@ -136,33 +135,34 @@ class PlainLayout(TokenLayout):
         self._prefix = num_prefix_tokens
         self._sequence_first = sequence_first
 
-    def tokens(self, x: Tensor, name: str) -> list[Tensor]:
+    def tokens(self, levels: Mapping[int, Tensor]) -> list[dict[int, Tensor]]:
         """See ``TokenLayout``."""
-        return [self._checked(x, name)[:, self._prefix :]]
+        (views,) = self.views
+        grid_h, grid_w = views.grid
+        expected, tokens = (views.count, self._prefix + grid_h * grid_w), {}
+        for level in levels:
+            x = levels[level]
+            x_BTD = x.transpose(0, 1) if self._sequence_first and x.ndim > 1 else x
+            if x_BTD.ndim != 3 or x_BTD.shape[:2] != expected:
+                raise NoDepthError(
+                    f"level {level} came as {tuple(x_BTD.shape)}, expected ({views.count} views, "
+                    f"{self._prefix} prefix tokens + {grid_h} x {grid_w} patches, width): this "
+                    "tower drops, merges or packs tokens in a way that its adapter does not know"
+                )
+            tokens[level] = x_BTD[:, self._prefix :]
+        return [tokens]
 
-    def class_tokens(self, x: Tensor, name: str) -> list[Tensor]:
+    def class_tokens(self, x: Tensor) -> list[Tensor]:
         """See ``TokenLayout``."""
-        return [self._checked(x, name)[:, 0]]
+        return [x[0] if self._sequence_first else x[:, 0]]
 
     def pixels(self, pixels: Tensor) -> list[Tensor]:
         """See ``TokenLayout``."""
         return [pixels]
 
-    def _checked(self, x: Tensor, name: str) -> Tensor:
-        (views,) = self.views
-        grid_h, grid_w = views.grid
-        x_BTD = x.transpose(0, 1) if self._sequence_first and x.ndim > 1 else x
-        if x_BTD.ndim != 3 or x_BTD.shape[:2] != (views.count, self._prefix + grid_h * grid_w):
-            raise NoDepthError(
-                f"{name} came as {tuple(x_BTD.shape)}, expected ({views.count} views, "
-                f"{self._prefix} prefix tokens + {grid_h} x {grid_w} patches, width): this tower "
-                "drops, merges or packs tokens in a way that its adapter does not know"
-            )
-        return x_BTD
-
 
 @dataclass(frozen=True)
-class Place:
+class ViewTokens:
     """Where one view lies in a raw output.
 
     Attributes:
@@ -183,43 +183,49 @@ class Place:
 class GatheredLayout(TokenLayout):
     """Views that lie anywhere in a raw output: cropped, packed, padded or in another order."""
 
-    def __init__(self, shapes: Sequence[tuple[int, ...]], places: Sequence[Place]) -> None:
+    def __init__(
+        self, shapes: Sequence[tuple[int, ...]], view_tokens: Sequence[ViewTokens]
+    ) -> None:
         """Groups neighbours of one size.
 
         Args:
             shapes: The shapes that a raw output may have, without its width.
-            places: Where its views lie, in order.
+            view_tokens: Where its views lie, in order.
         """
-        if not places:
+        if not view_tokens:
             raise NoDepthError("the host's pictures were padding alone: there is no view")
-        runs = itertools.groupby(places, key=lambda place: (place.grid, place.pixel_size))
+        runs = itertools.groupby(view_tokens, key=lambda one: (one.grid, one.pixel_size))
         self._shapes = [tuple(shape) for shape in shapes]
         self._runs = [(size, list(run)) for size, run in runs]
         self.views = tuple(Views(len(run), *size) for size, run in self._runs)
-        self._rows = [torch.stack([place.rows_N for place in run]) for _, run in self._runs]
+        self._rows = [torch.stack([one.rows_N for one in run]) for _, run in self._runs]
 
-    def tokens(self, x: Tensor, name: str) -> list[Tensor]:
+    def tokens(self, levels: Mapping[int, Tensor]) -> list[dict[int, Tensor]]:
         """See ``TokenLayout``."""
-        x_RD = self._checked(x, name)
-        return [x_RD[rows_BN.to(x.device)] for rows_BN in self._rows]
-
-    def class_tokens(self, x: Tensor, name: str) -> list[Tensor]:
-        """See ``TokenLayout``."""
-        x_RD = self._checked(x, name)
+        for level, x in levels.items():
+            if tuple(x.shape[:-1]) not in self._shapes:
+                expected = " or ".join(str((*shape, "width")) for shape in self._shapes)
+                raise NoDepthError(
+                    f"level {level} came as {tuple(x.shape)}, expected {expected}: this tower lays "
+                    "its tokens out in a way that its adapter does not know"
+                )
         return [
-            x_RD[torch.tensor([place.class_row for place in run], device=x.device)]
+            {level: _rows(x)[rows_BN.to(x.device)] for level, x in levels.items()}
+            for rows_BN in self._rows
+        ]
+
+    def class_tokens(self, x: Tensor) -> list[Tensor]:
+        """See ``TokenLayout``."""
+        return [
+            _rows(x)[torch.tensor([one.class_row for one in run], device=x.device)]
             for _, run in self._runs
         ]
 
     def pixels(self, pixels: Tensor) -> list[Tensor]:
         """See ``TokenLayout``."""
-        return [torch.stack([place.pixels(pixels) for place in run]) for _, run in self._runs]
+        return [torch.stack([one.pixels(pixels) for one in run]) for _, run in self._runs]
 
-    def _checked(self, x: Tensor, name: str) -> Tensor:
-        if tuple(x.shape[:-1]) not in self._shapes:
-            expected = " or ".join(str((*shape, "width")) for shape in self._shapes)
-            raise NoDepthError(
-                f"{name} came as {tuple(x.shape)}, expected {expected}: this tower lays its tokens "
-                "out in a way that its adapter does not know"
-            )
-        return x.reshape(-1, x.shape[-1])
+
+def _rows(x: Tensor) -> Tensor:
+    """A raw output (R, D)."""
+    return x.reshape(-1, x.shape[-1])

@@ -1,4 +1,4 @@
-"""Which thread and asyncio task sees which tower pass, and whose it is."""
+"""Which thread, asyncio task and forward of the host a tower pass belongs to."""
 
 from __future__ import annotations
 
@@ -48,12 +48,7 @@ class Slot:
     Attributes:
         last: The last tower pass, or None.
         why_none: Why ``last`` is None.
-        running: The pass that taps write into now.
-        arguments: Of the tower's forward that has begun, those that its layout rule reads; taken
-            over by the pass that its patch embedding begins.
-        picture: Shape of the pictures before the patch embedding's own module pads them, or None.
         captures: Lists that collect every pass.
-        leave: Whether to leave the tower once the pass is complete.
         in_host: Which forwards of the host run now: of the modules around the tower by their
             number, outermost first.
         prompt: Token ids of the host's last forward, where it has such.
@@ -68,11 +63,7 @@ class Slot:
 
     last: TowerPass | None = None
     why_none: str = NO_PASS
-    running: TowerPass | None = None
-    arguments: dict[str, Any] = field(default_factory=dict)
-    picture: tuple[int, ...] | None = None
     captures: list[list[TowerPass]] = field(default_factory=list)
-    leave: bool = False
     in_host: tuple[int, ...] = ()
     prompt: Tensor | None = None
     conversation: Conversation = field(default_factory=Conversation)
@@ -81,6 +72,24 @@ class Slot:
     in_wrapper: bool = False
     before: TowerPass | None = None
     made_inside: bool = False
+
+
+@dataclass
+class Forward:
+    """The tower's forward that runs in one thread: no other task can run before it ends.
+
+    Attributes:
+        running: The pass that taps write into now.
+        arguments: Of the forward that has begun, those that its layout rule reads; taken over by
+            the pass that its patch embedding begins.
+        picture: Shape of the pictures before the patch embedding's own module pads them, or None.
+        leave: Whether to leave the tower once the pass is complete.
+    """
+
+    running: TowerPass | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    picture: tuple[int, ...] | None = None
+    leave: bool = False
 
 
 class _PrivateRuns(threading.local):
@@ -94,7 +103,10 @@ _PRIVATE = _PrivateRuns()
 
 
 class _PerThread(threading.local):
+    """Attributes: the tower's forward, and what is seen outside of asyncio's tasks and in each."""
+
     def __init__(self) -> None:
+        self.forward = Forward()
         self.slot = Slot()
         self.of_task: weakref.WeakKeyDictionary[asyncio.Task[object], Slot] = (
             weakref.WeakKeyDictionary()
@@ -110,58 +122,59 @@ class PassRecorder:
 
     Attributes:
         wanted: What is tapped.
-        attached: Whether passes that nobody asked for become ``last``.
+        attached: Whether the host's own passes become ``last``.
+        thread: What belongs to the caller's thread.
     """
 
     def __init__(self, wanted: Wanted, make_pass: MakePass) -> None:
         self.wanted = wanted
         self.attached = False
         self._make_pass = make_pass
-        self._per_thread = _PerThread()
+        self.thread = _PerThread()
 
     @property
     def slot(self) -> Slot:
         """The caller's own: of this thread and, in eager, of this asyncio task."""
-        per_thread = self._per_thread
-        if torch.compiler.is_compiling():
-            return per_thread.slot
-        try:
-            task = asyncio.current_task()
-        except RuntimeError:  # no event loop runs in this thread
-            task = None
-        return per_thread.slot if task is None else per_thread.of_task.setdefault(task, Slot())
+        thread = self.thread
+        if torch.compiler.is_dynamo_compiling():
+            return thread.slot
+        loop = asyncio._get_running_loop()  # None where none runs in this thread
+        task = None if loop is None else asyncio.current_task(loop)
+        return thread.slot if task is None else thread.of_task.setdefault(task, Slot())
 
     def tower_starts(self) -> None:
         """A forward of the tower starts: whatever becomes of it, the pass before is over."""
-        slot = self.slot
-        slot.running = None
-        if not _PRIVATE.stack and self.attached:
+        self.thread.forward.running = None
+        if self.attached and not _PRIVATE.stack:
+            slot = self.slot
             slot.last, slot.why_none = None, NOT_BEGUN
 
     def begin(self, call: TowerCall) -> None:
         """A tower pass starts; the one before it is dropped."""
-        slot = self.slot
-        slot.running = None
+        forward = self.thread.forward
+        forward.running = None
         if _PRIVATE.stack:
             recorder, seen = _PRIVATE.stack[-1]
             if recorder is self:
-                slot.running = self._make_pass(self.wanted, call, False)
-                seen.append(slot.running)
+                forward.running = self._make_pass(self.wanted, call, False)
+                seen.append(forward.running)
         elif self.attached and in_cuda_graph():
             self.drop_captured()
         elif self.attached:
-            slot.running = self._make_pass(self.wanted, call, True)
-            slot.last, slot.claimed = slot.running, slot.in_host != ()
+            slot = self.slot
+            slot.last = forward.running = self._make_pass(self.wanted, call, True)
+            slot.claimed = slot.in_host != ()
             slot.made_inside = slot.in_wrapper
             slot.passes_inside += slot.claimed
             for capture in slot.captures:
-                capture.append(slot.running)
+                capture.append(slot.last)
 
     def drop_captured(self) -> None:
         """What runs now is only recorded, and not computed before a replay: there is no pass."""
-        slot = self.slot
         if not _PRIVATE.stack:
-            slot.running, slot.last, slot.why_none = None, None, CAPTURED
+            self.thread.forward.running = None
+            slot = self.slot
+            slot.last, slot.why_none = None, CAPTURED
 
     @contextmanager
     def privately(self) -> Iterator[list[TowerPass]]:
@@ -172,19 +185,19 @@ class PassRecorder:
             yield seen
         finally:
             _PRIVATE.stack.pop()
-            self.slot.running = None
+            self.thread.forward.running = None
 
-    def host_starts(self, place: int) -> bool:
+    def host_starts(self, number: int) -> bool:
         """A forward of the host starts. Returns whether it is the outermost, and not private.
 
         Args:
-            place: Number of the module, counted inwards: those further in are over, even where an
+            number: Number of the module, counted inwards: those further in are over, even where an
                 interrupt kept them from saying so.
         """
         if _PRIVATE.stack:
             return False
         slot = self.slot
-        slot.in_host = (*_outside(slot.in_host, place), place)
+        slot.in_host = (*_outside(slot.in_host, number), number)
         return len(slot.in_host) == 1
 
     def host_claims(self, *, afresh: bool) -> None:
@@ -195,14 +208,15 @@ class PassRecorder:
         """
         slot = self.slot
         if afresh and slot.claimed and slot.last is not None:
-            slot.last, slot.running, slot.why_none = None, None, STALE
+            slot.last, slot.why_none = None, STALE
+            self.thread.forward.running = None
         slot.claimed = True
 
-    def host_ends(self, place: int) -> None:
+    def host_ends(self, number: int) -> None:
         """That forward is over, or was ended by an error."""
         if not _PRIVATE.stack:
             slot = self.slot
-            slot.in_host = _outside(slot.in_host, place)
+            slot.in_host = _outside(slot.in_host, number)
 
     def wrapper_starts(self) -> None:
         """A module starts that holds the tower and takes no prompt."""
@@ -221,8 +235,8 @@ class PassRecorder:
 
     def forget(self) -> None:
         """Drops the last pass of every thread."""
-        self._per_thread = _PerThread()
+        self.thread = _PerThread()
 
 
-def _outside(places: tuple[int, ...], place: int) -> tuple[int, ...]:
-    return tuple(one for one in places if one < place)
+def _outside(numbers: tuple[int, ...], number: int) -> tuple[int, ...]:
+    return tuple(one for one in numbers if one < number)

@@ -5,12 +5,13 @@ Axes: B views, N patch tokens, D width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from clipdepth_plugin.adapters.kept import Kept, keep, usable, written_since
 from clipdepth_plugin.adapters.layouts import POSITIONS, LayoutRule, TokenLayout, TowerCall
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.config import ContextKind
@@ -75,49 +76,28 @@ class Wanted:
         return self.levels[-1]
 
 
-@dataclass
-class _Kept:
-    """A tensor as tapped, and its version then: hosts may write into it later.
-
-    Attributes:
-        tensor: As tapped, or a copy.
-        version: None where it has none that writes would change.
-        copied: Whether it is a copy, which nobody else writes into.
-    """
-
-    tensor: Tensor
-    version: int | None
-    copied: bool = False
-
-    @classmethod
-    def of(cls, x: Tensor) -> _Kept:
-        """Keeps a reference; a copy where writes could not be noticed (inference mode)."""
-        if torch.compiler.is_compiling():
-            return cls(x.detach(), None)
-        if x.is_inference():
-            return cls(x.clone(), None, copied=True)
-        return cls(x.detach(), x._version)
-
-    def written_since(self) -> bool:
-        """Whether the host has changed the tensor in place."""
-        return self.version is not None and self.tensor._version != self.version
-
-
 class TowerPass:
     """One forward of the vision tower: raw outputs of the wanted blocks, until they are freed.
 
     Attributes:
         hosts_own: Whether it is a host's own pass, and no caller's who runs the tower alone.
+        complete: Whether everything wanted has arrived.
     """
 
     def __init__(self, wanted: Wanted, call: TowerCall, hosts_own: bool) -> None:
         self.hosts_own = hosts_own
         self._wanted = wanted
-        self._call = _keep(call)
+        self.complete = False
+        self._call = call
+        self._arguments: dict[str, Kept] = {}
+        for name in call.arguments:
+            if isinstance(call.arguments[name], Tensor):
+                self._arguments[name] = keep(call.arguments[name])
         self._layout: TokenLayout | None = None
-        self._levels: dict[int, _Kept] = {}
-        self._pooled: _Kept | None = None
-        self._pixels: _Kept | None = None
+        self._levels: dict[int, Kept] = {}
+        self._pooled: Kept | None = None
+        self._pixels: Kept | None = None
+        self._due = len(wanted.levels) + (wanted.context == "pooled")
         self._problem: str | None = None
 
     @property
@@ -152,27 +132,26 @@ class TowerPass:
     @property
     def batches(self) -> list[TowerFeatures]:
         """As ``features``: always a list, one for each of ``views``."""
-        self._check()
         with torch.inference_mode(False):
-            layout = self._laid_out()
-            tokens = self._tokens(layout, self._wanted.levels)
-            contexts = self._contexts(layout, tokens[self._wanted.last_level])
-            pixels = self._seen_pixels(layout)
-            return [
-                TowerFeatures(
-                    {level: _usable(tokens[level][run]) for level in self._wanted.levels},
-                    None if contexts is None else _usable(contexts[run]),
-                    views.grid,
-                    None if pixels is None else _usable(pixels[run]),
-                )
-                for run, views in enumerate(layout.views)
-            ]
+            return self._batches()
 
-    @property
-    def complete(self) -> bool:
-        """Whether everything wanted has arrived."""
-        pooled_due = self._wanted.context == "pooled" and self._pooled is None
-        return not pooled_due and all(k in self._levels for k in self._wanted.levels)
+    def _batches(self) -> list[TowerFeatures]:
+        inference = self._check()
+        layout, wanted = self._laid_out(), self._wanted
+        last, levels = wanted.levels[-1], {k: self._levels[k][0] for k in wanted.levels}
+        tokens = layout.tokens(levels)
+        contexts = self._contexts(layout, [one[last] for one in tokens])
+        pixels = None if self._pixels is None else self._seen_pixels(layout, self._pixels[0])
+        batches = [
+            TowerFeatures(
+                tokens[run],
+                None if contexts is None else contexts[run],
+                views.grid,
+                None if pixels is None else pixels[run],
+            )
+            for run, views in enumerate(layout.views)
+        ]
+        return list(map(usable, batches)) if inference else batches
 
     def free(self, why: str) -> None:
         """Drops the tokens; asking for them later says ``why``."""
@@ -181,13 +160,13 @@ class TowerPass:
 
     def take_pixels(self, pixels: Tensor) -> None:
         """Keeps the patch embedding's input."""
-        self._pixels = _Kept.of(pixels)
+        self._pixels = keep(pixels)
 
     def take_positions(self, positions: Any) -> None:
         """Keeps the positions that the first block was given, for what proves the layout."""
         if self._problem is None:
             arguments = {POSITIONS: positions, **self._call.arguments}
-            self._call = replace(self._call, arguments=arguments)
+            self._call = self._call._replace(arguments=arguments)
 
     def take_level(self, level: int, x: Tensor) -> None:
         """Keeps a block's raw output."""
@@ -198,46 +177,45 @@ class TowerPass:
                 f"level {level} came as {tuple(x.shape)}, expected a width of {self._wanted.width}"
             )
             return
-        self._levels[level] = _Kept.of(x)
+        # As ``keep``, which would be a call more for each level.
+        if torch.compiler.is_dynamo_compiling():
+            self._levels[level] = x.detach(), None
+        elif x.is_inference():
+            self._levels[level] = x.clone(), None
+        else:
+            self._levels[level] = x.detach() if x.requires_grad else x, x._version
+        self._due -= 1
+        self.complete = self._due == 0
 
     def take_pooled(self, pooled_BD: Tensor) -> None:
         """Keeps the tower's pooled vectors."""
         if self._problem is None:
+            self._due -= self._pooled is None
+            self.complete = self._due == 0
             # A copy, as it may be a view that would keep all of the tower's normed tokens.
-            self._pooled = _Kept.of(pooled_BD.clone())
-
-    def _arrivals(self) -> list[_Kept]:
-        kept = (*self._levels.values(), self._pooled, self._pixels)
-        return [one for one in kept if one is not None]
-
-    def _tokens(self, layout: TokenLayout, levels: tuple[int, ...]) -> dict[int, list[Tensor]]:
-        """The patch tokens (B, N, D) of each of ``layout.views``, by level."""
-        return {
-            level: layout.tokens(self._levels[level].tensor, f"level {level}") for level in levels
-        }
+            self._pooled = keep(pooled_BD.clone())
 
     def _laid_out(self) -> TokenLayout:
         if self._layout is None:
-            arguments = {}
-            for name, value in self._call.arguments.items():
-                if isinstance(value, _Kept) and value.written_since():
+            call = self._call
+            for name, kept in self._arguments.items():
+                if written_since(kept):
                     raise NoDepthError(
                         f"the tower's {name} was written into in place after the tower ran"
                     )
-                arguments[name] = value.tensor if isinstance(value, _Kept) else value
-            self._layout = self._wanted.rule.resolve(replace(self._call, arguments=arguments))
-            self._call = replace(self._call, arguments={})
+                call = call._replace(arguments={**call.arguments, name: kept[0]})
+            self._layout = self._wanted.rule.resolve(call)
+            self._arguments = {}
+            if call.arguments:
+                self._call = call._replace(arguments={})
         return self._layout
 
-    def _seen_pixels(self, layout: TokenLayout) -> list[Tensor] | None:
+    def _seen_pixels(self, layout: TokenLayout, pixels: Tensor) -> list[Tensor]:
         """The pixels that whole patches cover; the rest, right and below, no token has seen."""
-        if self._pixels is None:
-            return None
         patch_h, patch_w = self._wanted.patch_size
-        pixels = zip(layout.pixels(self._pixels.tensor), layout.views, strict=True)
         return [
             x_B3HW[..., : views.grid[0] * patch_h, : views.grid[1] * patch_w]
-            for x_B3HW, views in pixels
+            for x_B3HW, views in zip(layout.pixels(pixels), layout.views, strict=True)
         ]
 
     def _contexts(self, layout: TokenLayout, deepest: list[Tensor]) -> list[Tensor] | None:
@@ -246,19 +224,19 @@ class TowerPass:
         if wanted.context == "mean":
             return [x_BND.mean(dim=1) for x_BND in deepest]
         if wanted.context == "cls":
-            raw = self._levels[wanted.last_level].tensor
-            return layout.class_tokens(raw, f"level {wanted.last_level}")
+            return layout.class_tokens(self._levels[wanted.last_level][0])
         if self._pooled is None:
             return None
-        pooled_BD, counts = self._pooled.tensor, [views.count for views in layout.views]
+        pooled_BD, counts = self._pooled[0], [views.count for views in layout.views]
         if tuple(pooled_BD.shape) != (sum(counts), wanted.width):
             raise NoDepthError(
                 f"the pooled vector came as {tuple(pooled_BD.shape)}, expected "
                 f"{(sum(counts), wanted.width)} = (views, width)"
             )
-        return list(pooled_BD.split(counts))
+        return list(pooled_BD.split(counts)) if counts[1:] else [pooled_BD]
 
-    def _check(self) -> None:
+    def _check(self) -> bool:
+        """Whether what arrived may be inference tensors; raises where it can't be used."""
         if self._problem is not None:
             raise NoDepthError(self._problem)
         if not self.complete:
@@ -268,22 +246,14 @@ class TowerPass:
             raise NoDepthError(
                 f"taps that did not fire: {', '.join(missing)}. It may be that {NOT_FIRED}"
             )
-        if any(one.written_since() for one in self._arrivals()):
-            raise NoDepthError(
-                "tokens or pixels were written into in place after they were tapped; run the host "
-                "under torch.inference_mode(), where taps keep copies"
-            )
-
-
-def _keep(call: TowerCall) -> TowerCall:
-    """The call with its tensors kept as outputs are."""
-    arguments = {
-        name: _Kept.of(value) if isinstance(value, Tensor) else value
-        for name, value in call.arguments.items()
-    }
-    return replace(call, arguments=arguments)
-
-
-def _usable(x: Tensor) -> Tensor:
-    """The tensor as one that autograd may save: inference tensors are cloned out."""
-    return x.clone() if x.is_inference() else x
+        more = [kept for kept in (self._pooled, self._pixels) if kept is not None]
+        inference = False
+        for x, version in (*self._levels.values(), *more):
+            if version is None:
+                inference = True
+            elif x._version != version:
+                raise NoDepthError(
+                    "tokens or pixels were written into in place after they were tapped; run the "
+                    "host under torch.inference_mode(), where taps keep copies"
+                )
+        return inference

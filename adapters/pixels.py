@@ -1,4 +1,4 @@
-"""The pixels that a vision tower takes.
+"""The pixels that a vision tower takes, and where they show the picture.
 
 Axes: B pictures, H W pixels, C the three colours.
 """
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.errors import ImageError
+from clipdepth_plugin.maps.geometry import ViewGeometry
 
 _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -26,33 +27,91 @@ _RESAMPLING = {
 
 
 def to_pixels(images: Sequence[Image.Image], preprocessing: Preprocessing) -> Tensor:
-    """Turns pictures into the normalised pixels of a tower.
+    """Turns pictures into the normalised pixels of a tower; see ``frames``."""
+    return frames(images, preprocessing)[0]
 
-    The whole picture is squashed to the tower's input size (by the host's own filter), whatever
-    ``preprocessing.resize`` says: a centre crop would leave the margins without depth, while a
-    map of a squashed picture is stretched back to all of it. Depth heads are trained that way
-    (``TrainConfig.resize``; SPACE-CLIP, arXiv 2601.17657, resizes the input bicubically).
+
+def frames(
+    images: Sequence[Image.Image], preprocessing: Preprocessing
+) -> tuple[Tensor, list[ViewGeometry]]:
+    """Turns pictures into the normalised pixels of a tower, one view of each.
 
     Args:
         images: B RGB pictures of any sizes.
-        preprocessing: Input size, interpolation, mean and std of the tower.
+        preprocessing: Input size, resize rule, interpolation, mean and std of the tower; see
+            ``frame``.
 
     Returns:
-        (B, 3, H, W) float32, (rgb / 255 - mean) / std.
+        (B, 3, H, W) float32, (rgb / 255 - mean) / std, and where each lies in its picture.
 
     Raises:
         ImageError: A picture is not RGB; ``load_image`` gives RGB.
     """
-    height, width = preprocessing.size
-    resampling = _RESAMPLING[preprocessing.interpolation]
-    rgb_BHWC = np.empty((len(images), height, width, 3), dtype=np.uint8)
+    pixels_B3HW = torch.empty(len(images), 3, *preprocessing.size)
+    geometries = []
     for index, image in enumerate(images):
         if image.mode != "RGB":
             raise ImageError(
                 f"picture {index} has mode {image.mode}, expected RGB; read it with load_image"
             )
-        rgb_BHWC[index] = np.asarray(image.resize((width, height), resampling))
-    mean_C11 = torch.tensor(preprocessing.mean, dtype=torch.float32).view(3, 1, 1)
-    std_C11 = torch.tensor(preprocessing.std, dtype=torch.float32).view(3, 1, 1)
-    pixels_BCHW = torch.from_numpy(rgb_BHWC).permute(0, 3, 1, 2).to(torch.float32) / 255.0
-    return ((pixels_BCHW - mean_C11) / std_C11).contiguous()
+        rgb_3HW, geometry = frame(image, preprocessing)
+        pixels_B3HW[index] = normalised(rgb_3HW, preprocessing)
+        geometries.append(geometry)
+    return pixels_B3HW, geometries
+
+
+def frame(image: Image.Image, preprocessing: Preprocessing) -> tuple[Tensor, ViewGeometry]:
+    """A picture as the tower is shown it, before normalisation.
+
+    By the rule ``preprocessing.resize``, with its filter and antialiasing; where that is None the
+    whole picture is squashed to the input. Padding has the mean colour.
+
+    Args:
+        image: An RGB picture.
+        preprocessing: The host's, or ``preprocessing.whole()`` for all of the picture.
+
+    Returns:
+        (3, H, W) float32 in 0..1, and where it lies in the picture.
+    """
+    if preprocessing.resize is None:
+        preprocessing = preprocessing.whole()
+    size = (image.height, image.width)
+    geometry = preprocessing.whole_view(size)
+    if preprocessing.resize == "pad":
+        # Padded before the resize, as the host does it: the offset in the view is no whole number.
+        side = max(size)
+        square = Image.new("RGB", (side, side), tuple(int(255 * c) for c in preprocessing.mean))
+        square.paste(image, ((side - size[1]) // 2, (side - size[0]) // 2))
+        return _resized(square, geometry.view_size, preprocessing), geometry
+    scaled = tuple(max(1, round(s * by)) for s, by in zip(size, geometry.scale, strict=True))
+    rgb_3HW = _resized(image, scaled, preprocessing)
+    if scaled == geometry.view_size:
+        return rgb_3HW, geometry
+    view_3HW = torch.tensor(preprocessing.mean).view(3, 1, 1).expand(3, *geometry.view_size).clone()
+    spans = [
+        _overlap(int(offset), side, room)
+        for offset, side, room in zip(geometry.offset, scaled, geometry.view_size, strict=True)
+    ]
+    (to_rows, from_rows), (to_columns, from_columns) = spans
+    view_3HW[:, to_rows, to_columns] = rgb_3HW[:, from_rows, from_columns]
+    return view_3HW, geometry
+
+
+def normalised(rgb_3HW: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """RGB in 0..1 as the tower takes it: (rgb - mean) / std."""
+    mean_311 = torch.tensor(preprocessing.mean, dtype=torch.float32).view(3, 1, 1)
+    std_311 = torch.tensor(preprocessing.std, dtype=torch.float32).view(3, 1, 1)
+    return (rgb_3HW - mean_311) / std_311
+
+
+def _resized(image: Image.Image, size: tuple[int, ...], preprocessing: Preprocessing) -> Tensor:
+    """(3, *size) float32 in 0..1."""
+    resampling = _RESAMPLING[preprocessing.interpolation]
+    rgb_HWC = np.array(image.resize((size[1], size[0]), resampling))
+    return torch.from_numpy(rgb_HWC).permute(2, 0, 1).contiguous().to(torch.float32) / 255.0
+
+
+def _overlap(offset: int, size: int, room: int) -> tuple[slice, slice]:
+    """Where a picture of ``size`` at ``offset`` lies in ``room``, and which part of it that is."""
+    start, stop = max(offset, 0), min(offset + size, room)
+    return slice(start, stop), slice(start - offset, stop - offset)

@@ -1,7 +1,7 @@
 """The layout rule of plain towers: a row of tokens for each picture, some of it padding at times.
 
-Idefics, SmolVLM and their kin pad the smaller pictures of a batch and tell their tower which
-patches are real. A padded patch is no surface: a view is cut to the real ones.
+Idefics, SmolVLM and their kin pad the smaller pictures of a batch and give their tower a mask of
+the real patches. A view is cropped to those.
 
 Axes: B views, N tokens, (h, w) patch grid, H W pixels.
 """
@@ -18,10 +18,10 @@ from torch import Tensor
 from clipdepth_plugin.adapters.layouts import (
     GatheredLayout,
     LayoutRule,
-    Place,
     PlainLayout,
     TokenLayout,
     TowerCall,
+    ViewTokens,
 )
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import NoDepthError
@@ -43,14 +43,14 @@ PACKING = (
 
 @dataclass(frozen=True)
 class PlainRule(LayoutRule):
-    """Rows of prefix tokens and patches; where the tower is given a mask of patches, cut to it.
+    """Rows of prefix tokens and patches; cropped to a mask of patches where the tower is given one.
 
     Attributes:
         num_prefix_tokens: Tokens before the patches.
         sequence_first: Whether blocks run (N, B, D).
         patch_size: (height, width) of a patch in pixels.
         parameters: Names of the tower's parameters.
-        needs_more: Whether it can't do without others than the pictures.
+        needs_more: Whether it requires others than the pictures.
     """
 
     num_prefix_tokens: int
@@ -76,9 +76,10 @@ class PlainRule(LayoutRule):
         """See ``LayoutRule``."""
         (batch, *_, height, width) = call.pixels_shape
         grid_h, grid_w = grid = (call.patches_shape[-2], call.patches_shape[-1])
-        # A tower that is told of nothing but pictures cuts them by itself.
-        told = self.needs_more or any(name in PACKING or "patch" in name for name in self.reads)
-        if grid_h == 1 and told:
+        # A tower that takes nothing but pictures cuts them into patches itself.
+        if grid_h == 1 and (
+            self.needs_more or any(name in PACKING or "patch" in name for name in self.reads)
+        ):
             raise NoDepthError(
                 f"the patch embedding was given {call.pixels_shape}: pictures one patch high are "
                 "patches that were cut before, in an order that its adapter does not know"
@@ -88,11 +89,11 @@ class PlainRule(LayoutRule):
             views = Views(batch, grid, (height, width))
             return PlainLayout(views, self.num_prefix_tokens, sequence_first=self.sequence_first)
         count = self.num_prefix_tokens + grid_h * grid_w
-        places = [
-            self._place(index, _box(mask_hw, index), grid, (height, width))
+        view_tokens = [
+            self._view(index, _box(mask_hw, index), grid, (height, width))
             for index, mask_hw in enumerate(mask_Bhw)
         ]
-        return GatheredLayout([(batch, count)], places)
+        return GatheredLayout([(batch, count)], view_tokens)
 
     def _mask(self, call: TowerCall, shape: tuple[int, ...]) -> Tensor | None:
         """The mask of real patches (B, h, w) that the tower was given; None where all are real."""
@@ -119,9 +120,9 @@ class PlainRule(LayoutRule):
             return real.reshape(shape).cpu()
         return None
 
-    def _place(
+    def _view(
         self, index: int, box: tuple[int, int, int, int], grid: Size, pixel_size: Size
-    ) -> Place:
+    ) -> ViewTokens:
         top, left, bottom, right = box
         rows_hw = torch.arange(grid[0] * grid[1]).reshape(grid)[top:bottom, left:right]
         offset = index * (self.num_prefix_tokens + grid[0] * grid[1])
@@ -130,7 +131,7 @@ class PlainRule(LayoutRule):
         end_h = pixel_size[0] if bottom == grid[0] else bottom * patch_h
         end_w = pixel_size[1] if right == grid[1] else right * patch_w
         area = slice(top * patch_h, end_h), slice(left * patch_w, end_w)
-        return Place(
+        return ViewTokens(
             (bottom - top, right - left),
             (end_h - top * patch_h, end_w - left * patch_w),
             rows_hw.flatten() + offset + self.num_prefix_tokens,
@@ -171,7 +172,9 @@ def _box(mask_hw: Tensor, index: int) -> tuple[int, int, int, int]:
     """(top, left, bottom, right) of the real patches, which must be a full rectangle."""
     rows, columns = (mask_hw.any(dim=axis).nonzero().flatten().tolist() for axis in (1, 0))
     if not rows:
-        raise NoDepthError(f"view {index} is padding alone: the host told its tower so")
+        raise NoDepthError(
+            f"view {index} is padding alone, by the mask that the host gave its tower"
+        )
     box = rows[0], columns[0], rows[-1] + 1, columns[-1] + 1
     if not bool(mask_hw[box[0] : box[2], box[1] : box[3]].all()):
         raise NoDepthError(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
-from clipdepth_plugin.adapters.processors.view_rules import (
+from clipdepth_plugin.adapters.processors.whole import (
     Fit,
     Half,
     PadToSquare,
@@ -49,9 +49,9 @@ class Preprocessing:
         resize_to: The short side's length before the crop; None is the crop's own short side.
         interpolation: Filter of the resize.
         crop_half: How that crop rounds half pixels; see ``ShortestSide``.
-        cuts: Other ways in which the host makes views of an image, tried before ``resize``: into
-            tiles, or to a size that differs from image to image. ``size`` is then a tile's, or
-            what a large square image becomes.
+        view_rules: The host's other rules, tried before ``resize``: into tiles, or to a size that
+            differs from image to image. ``size`` is then a tile's, or what a large square image
+            becomes.
         unknown: Why it is not known how the host resizes; empty where it is known, or where
             nothing was said.
     """
@@ -63,22 +63,24 @@ class Preprocessing:
     resize_to: int | None = None
     interpolation: Interpolation = "bicubic"
     crop_half: Half = "even"
-    cuts: tuple[ViewRule, ...] = ()
+    view_rules: tuple[ViewRule, ...] = ()
     unknown: str = ""
 
     @property
-    def ways(self) -> tuple[ViewRule, ...]:
-        """All ways in which the host makes views of an image; empty where none is known."""
-        return self.cuts if self.resize is None else (*self.cuts, self._way(self.resize))
+    def rules(self) -> tuple[ViewRule, ...]:
+        """All rules by which the host makes views of an image; empty where none is known."""
+        if self.resize is None:
+            return self.view_rules
+        return (*self.view_rules, self._rule_of(self.resize))
 
-    def known_ways(self) -> tuple[ViewRule, ...]:
-        """As ``ways``.
+    def known_rules(self) -> tuple[ViewRule, ...]:
+        """As ``rules``.
 
         Raises:
             HostError: There is none.
         """
-        if self.ways:
-            return self.ways
+        if self.rules:
+            return self.rules
         if self.unknown:
             raise HostError(
                 "it is not known how this host makes views of its pictures: no rule for "
@@ -95,10 +97,10 @@ class Preprocessing:
         Raises:
             HostError: It is not known how the host resizes.
         """
-        (way,) = replace(self, cuts=()).known_ways()
-        return way.views(image_size).views[0]
+        (rule,) = replace(self, view_rules=()).known_rules()
+        return rule.views(image_size).views[0]
 
-    def _way(self, kind: ResizeKind) -> ViewRule:
+    def _rule_of(self, kind: ResizeKind) -> ViewRule:
         match kind:
             case "squash":
                 return Squash(self.size)
@@ -118,12 +120,12 @@ class Preprocessing:
         to = self.resize_to
         if to is not None:
             to = round(to * min(size) / min(self.size))
-        # The cuts' own sizes do not follow.
-        return replace(self, size=size, resize_to=to, cuts=())
+        # The view rules' own sizes do not follow.
+        return replace(self, size=size, resize_to=to, view_rules=())
 
     def whole(self) -> Self:
         """The same, but the whole picture squashed to ``size``, whatever the host does."""
-        return replace(self, resize="squash", resize_to=None, cuts=(), unknown="")
+        return replace(self, resize="squash", resize_to=None, view_rules=(), unknown="")
 
 
 def from_timm(config: Mapping[str, Any]) -> Preprocessing | None:

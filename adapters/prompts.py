@@ -1,4 +1,4 @@
-"""Whether a forward of a host goes on with what it saw, or is given something new."""
+"""Whether a forward of a host continues the last prompt, or starts a new one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CACHES = ("cache", "past_key_values", "past_key_value", "cache_params")
 
 
 def prompt_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """The token ids (or their embeddings) of a forward, where it has such."""
+    """The token ids (or their embeddings) of a forward, or None."""
     for value in (kwargs.get("input_ids"), kwargs.get("inputs_embeds"), *args[:1]):
         if isinstance(value, Tensor):
             return value.detach()
@@ -25,7 +25,7 @@ def prompt_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
 
 
 def continues(prompt: Tensor | None, kwargs: dict[str, Any]) -> bool:
-    """Whether a forward goes on with an earlier prompt: after a cache that is not empty."""
+    """Whether a forward continues an earlier prompt: it has a cache that is not empty."""
     for name in _CACHES:
         cache = kwargs.get(name)
         count = getattr(cache, "get_seq_length", None)
@@ -40,7 +40,7 @@ def continues(prompt: Tensor | None, kwargs: dict[str, Any]) -> bool:
             return one_token  # a cache of states, which has no length
         if isinstance(length, int):
             return length > 0
-        # A count on the device is not waited for where one new token tells as much.
+        # A count on the device is not waited for where a single new token says as much.
         return one_token or (not in_cuda_graph() and int(length) > 0)
     return False
 
@@ -50,12 +50,12 @@ def _nothing() -> None:
 
 
 class Conversation:
-    """Which caches do not hold the last picture, as far as that can be told.
+    """Which caches do not hold the last picture, as far as is known.
 
-    A prompt after a cache that is not empty is a new one all the same where the picture is not in
-    that cache: a prefix that was kept, as long as what the picture's own prompt went on from; one
-    that prompts without a picture have filled; one of another picture. Not told apart: a copy of
-    such a cache that is longer than what the picture's prompt went on from.
+    A prompt with a cache that is not empty is a new one all the same where the cache does not hold
+    the picture: a kept prefix, as long as what the picture's own prompt continued; a cache filled
+    by prompts without a picture; one of another picture. A copy of such a cache that is longer
+    than what the picture's prompt continued is taken for one that holds it.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class Conversation:
         self._passes = 0
 
     def goes_on(self, prompt: Tensor | None, kwargs: dict[str, Any]) -> bool:
-        """Whether a forward goes on with the last prompt that was a new one or had a picture."""
+        """Whether a forward continues the last prompt that was a new one or had a picture."""
         cache = _cache_of(kwargs)
         length = self._length = None if torch.compiler.is_compiling() else _tokens_in(cache)
         if length == 0 or not continues(prompt, kwargs):
@@ -99,9 +99,9 @@ class Conversation:
             self._turn()
 
     def last_forward_ran_tower(self, passes: int) -> None:
-        """Tells how many passes of the tower forwards have begun inside so far.
+        """Takes note of how many tower passes have begun inside forwards so far.
 
-        Looked at before a forward, as code that is compiled around the tower can't say it then.
+        Called before a forward, as code that is compiled around the tower cannot count inside it.
         """
         if passes != self._passes and not torch.compiler.is_compiling():
             self._passes = passes
@@ -114,7 +114,7 @@ class Conversation:
         self._turn()
 
     def _turn(self) -> None:
-        """To the forward at hand: the cache of the one before does not hold what it is given."""
+        """Moves on to the forward at hand: the former one's cache does not hold its picture."""
         former = self._cache()
         self._cache, self._before = self._now
         if former is not None and former is not self._cache():
@@ -126,7 +126,7 @@ def _cache_of(kwargs: dict[str, Any]) -> Any:
 
 
 def _tokens_in(cache: Any) -> int | None:
-    """How many tokens a cache holds, where it says so without a device being waited for."""
+    """How many tokens a cache holds; None where that is not known without waiting for a device."""
     try:
         length = cache.get_seq_length()
     except (AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError):

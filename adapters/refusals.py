@@ -1,4 +1,4 @@
-"""Says what a model without a tower has instead: what was looked for, what is there, what to do."""
+"""The error message for a model without a tower: what was looked for, what is there, what to do."""
 
 from __future__ import annotations
 
@@ -6,18 +6,13 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from clipdepth_plugin.adapters.structure import (
-    FEEDS_NOTHING,
-    BlockList,
-    Misfit,
-    block_lists,
-    has_attention,
-)
+from clipdepth_plugin.adapters.modules import BlockList, block_lists, has_attention
+from clipdepth_plugin.adapters.structure import FEEDS_NOTHING, Misfit
 
 _LOOKED_FOR = "a list of like attention blocks fed by a patch embedding (a plain ViT)"
 _SETTLE = (
     "Give attach the model that holds a ViT, or name the one you mean with tower='path.to.it'; "
-    "docs/hosts.md tells how to write an adapter"
+    "docs/hosts.md says how to write an adapter"
 )
 
 

@@ -8,50 +8,118 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
 from clipdepth_plugin.adapters.passes import TowerPass
-from clipdepth_plugin.adapters.taps import Taps, leaving_early, may_leave_early, owners
+from clipdepth_plugin.adapters.taps import Taps, leaving_early, owners
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.errors import NoDepthError
 
+_RECORDED = ("output_hidden_states", "output_attentions")
 
-def run_tower(
-    tower: Tower,
-    taps: Taps,
-    recorder: PassRecorder,
-    pixels_B3HW: Tensor,
-    tower_kwargs: dict[str, Any],
-) -> TowerPass:
-    """One tower pass without a graph; seen by no other recorder.
 
-    Args:
-        tower: The tower.
-        taps: Its taps, installed or not; they stay as they were.
-        recorder: Theirs.
-        pixels_B3HW: (B, 3, H, W), normalised as the tower takes them; carried to its device and
-            dtype.
-        tower_kwargs: Passed on to the tower.
+class TowerRunner:
+    """A tower as a function; what it looks up in the tower is kept between calls."""
 
-    Raises:
-        NoDepthError: The tower ran without its hooks.
+    def __init__(self, tower: Tower, taps: Taps, recorder: PassRecorder) -> None:
+        """Looks at the tower when it first runs.
+
+        Args:
+            tower: The tower.
+            taps: Its taps, installed or not; they stay as they were.
+            recorder: Theirs.
+        """
+        self._tower = tower
+        self._taps = taps
+        self._recorder = recorder
+        self._state = _TowerState(tower.module)
+
+    def run(self, pixels_B3HW: Tensor, tower_kwargs: dict[str, Any]) -> TowerPass:
+        """One tower pass without a graph; seen by no other recorder.
+
+        Args:
+            pixels_B3HW: (B, 3, H, W), normalised as the tower takes them; carried to its device
+                and dtype.
+            tower_kwargs: Passed on to the tower.
+
+        Raises:
+            NoDepthError: The tower ran without its hooks.
+        """
+        tower, recorder = self._tower, self._recorder
+        early = leaving_early(recorder, allowed=self._may_leave_early(tower_kwargs))
+        self._taps.install(watch=False)
+        try:
+            with recorder.privately() as seen, torch.no_grad(), early:
+                tower.module(_as_tower_takes(pixels_B3HW, tower), **tower_kwargs)
+        finally:
+            self._taps.remove()
+        if not seen:
+            raise NoDepthError(
+                f"the tower {tower} ran without its patch embedding being called: it was compiled "
+                "or graphed before; attach the plug-in first, then call it"
+            )
+        return seen[-1]
+
+    def _may_leave_early(self, tower_kwargs: dict[str, Any]) -> bool:
+        """Whether an exception may end the tower's forward: not where others need its end.
+
+        Such as another plug-in's taps, deeper in the tower; or releases of transformers that wrap
+        blocks while they record hidden states or attentions, and unwrap them at the end.
+        """
+        for owner in owners(self._tower):
+            if owner is not self._taps.owner:
+                return False
+        config = getattr(self._tower.module, "config", None)
+        for name in _RECORDED:
+            if tower_kwargs.get(name) or getattr(config, name, False):
+                return False
+        return self._state.may_leave_early()
+
+
+class _TowerState:
+    """Whether modules of a tower need its forward to end; looked at anew where one has changed.
+
+    Offloading (accelerate) and sharding (FSDP) put weights away after a forward; compiled code
+    cannot be left by an exception.
     """
-    # Another plug-in's taps may be deeper in the tower than ours.
-    alone = all(owner is taps.owner for owner in owners(tower))
-    early = leaving_early(recorder, allowed=alone and may_leave_early(tower, tower_kwargs))
-    taps.install()
-    try:
-        with recorder.privately() as seen, torch.no_grad(), early:
-            tower.module(_as_tower_takes(pixels_B3HW, tower), **tower_kwargs)
-    finally:
-        taps.remove()
-    if not seen:
-        raise NoDepthError(
-            f"the tower {tower} ran without its patch embedding being called: it was compiled "
-            "or graphed before; attach the plug-in first, then call it"
+
+    def __init__(self, tower: nn.Module) -> None:
+        self._tower = tower
+        self._modules: list[tuple[dict[str, nn.Module | None], str, nn.Module, type]] = []
+        self._may_leave = False
+
+    def may_leave_early(self) -> bool:
+        """Compares every module with what was found last time: a loop without a call."""
+        if not self._may_leave:
+            return self._look()
+        for siblings, name, module, kind in self._modules:
+            if (
+                name not in siblings
+                or siblings[name] is not module
+                or module.__class__ is not kind
+                or "_hf_hook" in module.__dict__
+                or "_compiled_call_impl" in module.__dict__
+            ):
+                return self._look()
+        return True
+
+    def _look(self) -> bool:
+        root: dict[str, nn.Module | None] = {"": self._tower}
+        found = [(root, "", self._tower, type(self._tower))]
+        for parent in self._tower.modules():
+            for name, child in parent._modules.items():
+                if child is not None:
+                    found.append((parent._modules, name, child, type(child)))
+        may_leave = not any(
+            "_hf_hook" in module.__dict__
+            or module._compiled_call_impl is not None
+            or name == "_orig_mod"  # torch.compile(module)
+            or kind.__name__.startswith(("FSDP", "FullySharded"))
+            for _, name, module, kind in found
         )
-    return seen[-1]
+        self._modules, self._may_leave = found, may_leave
+        return may_leave
 
 
 def _as_tower_takes(pixels_B3HW: Tensor, tower: Tower) -> Tensor:

@@ -1,58 +1,58 @@
-"""The hooks: put on a tower's blocks, never in the way, gone without a trace.
+"""The hooks on a tower: they look, replace nothing, and leave no trace.
 
-Only outputs are looked at: of the blocks, of what makes the pooled vector and, for the size of
-the picture (and its pixels, where a head asks), of the patch embedding; the input of the first
-block; that the tower starts and, where it is told how its tokens are laid out, its arguments. Two
-on the host and each module around its tower notice prompts without a picture.
+They see outputs: of the blocks, of what makes the pooled vector and, for the size of the picture
+(and its pixels, where a head asks), of the patch embedding; the input of the first block; and the
+tower's arguments, where they say how its tokens are laid out. ``host_watch`` has the host's.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from clipdepth_plugin.adapters.graphs import in_cuda_graph
+from clipdepth_plugin.adapters.hooks import Hook, Registration
+from clipdepth_plugin.adapters.host_watch import watching
 from clipdepth_plugin.adapters.layouts import POSITIONS, TowerCall
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
-from clipdepth_plugin.adapters.passes import TowerPass
-from clipdepth_plugin.adapters.prompts import grows, prompt_of
-from clipdepth_plugin.adapters.structure import block_lists, modules_around
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.adapters.traits import parameters_of
+from clipdepth_plugin.adapters.trim import check_not_left_out
 
 
 class _LeaveTower(BaseException):
     """Ends a tower's forward once all that is wanted has been seen; no error, so no Exception."""
 
 
-class Hook:
-    """A hook that a copied, pickled or saved host carries as a no-op of the standard library.
+class _LevelHook(Hook):
+    """On a block whose output is wanted; the one hook that runs many times in a pass."""
 
-    Attributes:
-        owner: Whose hook it is: tells two plug-ins on one tower apart.
-    """
-
-    def __init__(self, owner: object, call: Callable[..., None]) -> None:
+    def __init__(self, owner: object, recorder: PassRecorder, level: int) -> None:
         self.owner = owner
-        self._call = call
+        self._recorder = recorder
+        self._level = level
 
     def __call__(self, *args: Any) -> None:
-        """What torch calls: looks, returns nothing, so nothing is replaced."""
-        self._call(*args)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Takes any arguments and returns None, in any Python, without our package.
-        return getattr, (contextlib.nullcontext(), "__exit__")
-
-
-def is_noop(hook: Any) -> bool:
-    """Whether a hook is what a ``Hook`` becomes in a copy of its host: it sees nothing."""
-    return getattr(hook, "__func__", None) is contextlib.nullcontext.__exit__
+        """Arguments as torch gives them, the block's output last."""
+        forward, x = self._recorder.thread.forward, args[-1]
+        if forward.running is None:
+            return
+        if not isinstance(x, Tensor):
+            x = x[0] if isinstance(x, list | tuple) else None
+            if not isinstance(x, Tensor):
+                return
+        if x.is_cuda and forward.running.hosts_own and in_cuda_graph():
+            self._recorder.drop_captured()
+            return
+        forward.running.take_level(self._level, x)
+        if forward.leave and forward.running.complete:
+            raise _LeaveTower
 
 
 class Taps:
@@ -65,13 +65,16 @@ class Taps:
     def __init__(
         self, host: nn.Module, tower: Tower, recorder: PassRecorder, owner: object
     ) -> None:
-        self._host = host
         self._tower = tower
         self._recorder = recorder
         self.owner = owner
         self._parameters = parameters_of(tower.module)
+        self._reads = recorder.wanted.rule.reads
+        self._on_tower = list(self._tower_hooks())
+        self._on_host = list(watching(host, tower, recorder, owner))
         self._handles: list[RemovableHandle] = []
         self._users = 0
+        self._watches = False
         self._lock = threading.Lock()
 
     @property
@@ -79,11 +82,27 @@ class Taps:
         """Whether the hooks are on."""
         return bool(self._handles)
 
-    def install(self) -> None:
-        """Puts the hooks on, all or none; to be undone by one ``remove`` for each ``install``."""
+    def install(self, *, watch: bool = True) -> None:
+        """Puts the hooks on, all or none; to be undone by one ``remove`` for each ``install``.
+
+        Args:
+            watch: Whether to watch the host, too, for prompts without a picture.
+
+        Raises:
+            HeadMismatchError: Another plug-in leaves out what is wanted.
+        """
         with self._lock:
-            if self._users == 0:
-                self._install()
+            check_not_left_out(self._tower, self._recorder.wanted)
+            try:
+                if self._users == 0:
+                    self._register(self._on_tower)
+                if watch and not self._watches:
+                    self._register(self._on_host)
+                    self._watches = True
+            except BaseException:
+                if self._users == 0:
+                    self._clear()
+                raise
             self._users += 1
 
     def remove(self) -> None:
@@ -93,135 +112,74 @@ class Taps:
             if self._users == 0:
                 self._clear()
 
-    def _install(self) -> None:
-        tower, wanted = self._tower, self._recorder.wanted
-        try:
-            self._watch_host()
-            start = tower.module.register_forward_pre_hook
-            self._add(start, self._on_tower_starts, with_kwargs=True)
-            for module in _padders(tower):
-                self._add(module.register_forward_pre_hook, self._on_picture)
-            self._add(tower.patch_embed.register_forward_hook, self._on_patch_embed)
-            if wanted.rule.proves:
-                first = tower.blocks[0].register_forward_pre_hook
-                self._add(first, self._on_first_block, with_kwargs=True)
-            for level in wanted.levels:
-                if level == 0:
-                    first = tower.blocks[0]
-                    self._add(first.register_forward_pre_hook, self._on_input, with_kwargs=True)
-                else:
-                    self._add(tower.blocks[level - 1].register_forward_hook, self._on_level(level))
-            if wanted.context == "pooled" and tower.pooled is not None:
-                self._add(tower.pooled.module.register_forward_hook, self._on_pooled)
-        except BaseException:
-            self._clear()
-            raise
-
-    def _watch_host(self) -> None:
-        around = modules_around(self._host, self._tower.path)
-        hosts = [m for place, m in enumerate(around) if _takes_prompts(m, self._tower, place == 0)]
-        for place, module in enumerate(hosts):
-            starts, ends = self._on_host_starts(place), self._on_host_ends(place)
-            self._add(module.register_forward_pre_hook, starts, with_kwargs=True)
-            self._add(module.register_forward_hook, ends, always_call=True)
-        # Such as SiglipVisionModel before transformers 5.6, or Ovis2VisionModel.
-        for module in around[len(hosts) : len(hosts) + 1]:
-            self._add(module.register_forward_pre_hook, self._on_wrapper_starts)
-            self._add(module.register_forward_hook, self._on_wrapper_ends, always_call=True)
+    def _register(self, hooks: Sequence[Registration]) -> None:
+        for register, hook, options in hooks:
+            self._handles.append(register(hook, **options))
 
     def _clear(self) -> None:
+        self._watches = False
         while self._handles:
             self._handles.pop().remove()
 
-    def _add(
-        self, register: Callable[..., RemovableHandle], call: Callable[..., None], **options: Any
-    ) -> None:
-        self._handles.append(register(Hook(self.owner, call), **options))
-
-    def _on_host_starts(self, place: int) -> Callable[..., None]:
-        def on_start(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-            if self._recorder.host_starts(place):
-                slot, prompt = self._recorder.slot, prompt_of(args, kwargs)
-                talk = slot.conversation
-                talk.last_forward_ran_tower(slot.passes_inside)
-                goes_on = talk.goes_on(prompt, kwargs) or grows(prompt, slot.prompt)
-                # Token ids only: embeddings or pixels would be large to keep.
-                slot.prompt = prompt if prompt is not None and prompt.ndim == 2 else None
-                picture = slot.last is not None and not slot.claimed
-                self._recorder.host_claims(afresh=not goes_on)
-                talk.forward(kwargs, afresh=not goes_on, picture=picture)
-
-        return on_start
-
-    def _on_host_ends(self, place: int) -> Callable[..., None]:
-        return lambda module, args, output: self._recorder.host_ends(place)
-
-    def _on_wrapper_starts(self, module: nn.Module, args: Any) -> None:
-        self._recorder.wrapper_starts()
-
-    def _on_wrapper_ends(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._recorder.wrapper_ends()
+    def _tower_hooks(self) -> Iterator[Registration]:
+        tower, wanted = self._tower, self._recorder.wanted
+        first = tower.blocks[0].register_forward_pre_hook
+        start = tower.module.register_forward_pre_hook
+        yield start, Hook(self.owner, self._on_tower_starts), {"with_kwargs": True}
+        for module in _padders(tower):
+            yield module.register_forward_pre_hook, Hook(self.owner, self._on_picture), {}
+        yield tower.patch_embed.register_forward_hook, Hook(self.owner, self._on_patch_embed), {}
+        if wanted.rule.proves:
+            yield first, Hook(self.owner, self._on_first_block), {"with_kwargs": True}
+        for level in wanted.levels:
+            hook = _LevelHook(self.owner, self._recorder, level)
+            if level == 0:
+                entry = Hook(self.owner, functools.partial(_give_input, hook))
+                yield first, entry, {"with_kwargs": True}
+            else:
+                yield tower.blocks[level - 1].register_forward_hook, hook, {}
+        if wanted.context == "pooled" and tower.pooled is not None:
+            pooled = tower.pooled.module.register_forward_hook
+            yield pooled, Hook(self.owner, self._on_pooled), {}
 
     def _on_tower_starts(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         """Keeps references to what says how the tokens are laid out; the pass before is over."""
         self._recorder.tower_starts()
-        names = self._recorder.wanted.rule.reads
-        if not names:
-            return
-        given = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
-        self._recorder.slot.arguments = {
-            name: given[name] for name in names if given.get(name) is not None
-        }
+        if self._reads:
+            given = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
+            self._recorder.thread.forward.arguments = {
+                name: given[name] for name in self._reads if given.get(name) is not None
+            }
 
     def _on_picture(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        self._recorder.slot.picture = tuple(args[0].shape)
+        self._recorder.thread.forward.picture = tuple(args[0].shape)
 
     def _on_patch_embed(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        pixels, slot = args[0], self._recorder.slot
-        shape = tuple(pixels.shape) if slot.picture is None else slot.picture
-        call = TowerCall(slot.arguments, shape, tuple(output.shape))
-        slot.arguments, slot.picture = {}, None
+        pixels, forward = args[0], self._recorder.thread.forward
+        shape = tuple(pixels.shape) if forward.picture is None else forward.picture
+        call = TowerCall(forward.arguments, shape, tuple(output.shape))
+        forward.arguments, forward.picture = {}, None
         self._recorder.begin(call)
-        if self._recorder.wanted.pixels and slot.running is not None:
-            slot.running.take_pixels(pixels)
+        if self._recorder.wanted.pixels and forward.running is not None:
+            forward.running.take_pixels(pixels)
 
     def _on_first_block(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        running = self._recorder.slot.running
+        running = self._recorder.thread.forward.running
         if running is not None and kwargs.get(POSITIONS) is not None:
             running.take_positions(kwargs[POSITIONS])
 
-    def _on_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        tensors = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-        self._take(0, next(tensors, None))
-
-    def _on_level(self, level: int) -> Callable[..., None]:
-        def on_output(module: nn.Module, args: Any, output: Any) -> None:
-            self._take(level, output)
-
-        return on_output
-
     def _on_pooled(self, module: nn.Module, args: Any, output: Any) -> None:
-        if (running := self._recorder.slot.running) is not None and self._tower.pooled is not None:
-            running.take_pooled(self._tower.pooled.take(output))
-            self._settle(running)
+        forward = self._recorder.thread.forward
+        if forward.running is not None and self._tower.pooled is not None:
+            forward.running.take_pooled(self._tower.pooled.take(output))
+            if forward.running.complete and forward.leave:
+                raise _LeaveTower
 
-    def _take(self, level: int, output: Any) -> None:
-        running = self._recorder.slot.running
-        if running is None:
-            return
-        if running.hosts_own and in_cuda_graph():
-            self._recorder.drop_captured()
-            return
-        x = output[0] if isinstance(output, list | tuple) else output
-        if isinstance(x, Tensor):
-            running.take_level(level, x)
-            self._settle(running)
 
-    def _settle(self, running: TowerPass) -> None:
-        """Leaves the tower when nothing more is wanted of it and the caller said so."""
-        slot = self._recorder.slot
-        if slot.leave and running.complete:
-            raise _LeaveTower
+def _give_input(hook: _LevelHook, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> None:
+    """Gives level 0 to its hook: the first block's input."""
+    tensors = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+    hook(next(tensors, None))
 
 
 def owners(tower: Tower) -> list[object]:
@@ -233,34 +191,14 @@ def owners(tower: Tower) -> list[object]:
 @contextlib.contextmanager
 def leaving_early(recorder: PassRecorder, *, allowed: bool) -> Iterator[None]:
     """Ends the tower's forward inside when the pass is complete, where that is ``allowed``."""
-    slot = recorder.slot
-    slot.leave = allowed
+    forward = recorder.thread.forward
+    forward.leave = allowed
     try:
         yield
     except _LeaveTower:
         pass
     finally:
-        slot.leave = False
-
-
-def may_leave_early(tower: Tower, tower_kwargs: dict[str, Any]) -> bool:
-    """Whether an exception may end the tower's forward: not where others count on its end.
-
-    Offloading (accelerate) and sharding (FSDP) put weights away after a forward; compiled code
-    cannot be left by an exception; some releases of transformers wrap blocks while they record
-    hidden states or attentions, and unwrap them at the end.
-    """
-    config = getattr(tower.module, "config", None)
-    recorded = ("output_hidden_states", "output_attentions")
-    if any(tower_kwargs.get(name) or getattr(config, name, False) for name in recorded):
-        return False
-    return not any(
-        hasattr(module, "_hf_hook")
-        or getattr(module, "_compiled_call_impl", None) is not None
-        or "_orig_mod" in module._modules  # torch.compile(module)
-        or type(module).__name__.startswith(("FSDP", "FullySharded"))
-        for module in tower.module.modules()
-    )
+        forward.leave = False
 
 
 def _padders(tower: Tower) -> list[nn.Module]:
@@ -270,15 +208,3 @@ def _padders(tower: Tower) -> list[nn.Module]:
         for module in tower.module.modules()
         if hasattr(module, "dynamic_img_pad") and tower.patch_embed in module.children()
     ]
-
-
-def _takes_prompts(module: nn.Module, tower: Tower, outermost: bool) -> bool:
-    """Whether a module around the tower does more than to see: it has blocks beside the tower's.
-
-    The host itself does so, too, where it has any weights beside the tower's.
-    """
-    if outermost:
-        own = {id(p) for p in tower.module.parameters()}
-        return any(id(p) not in own for p in module.parameters())
-    seeing = {one.blocks[0] for one in block_lists(tower.module)} | {*tower.blocks}
-    return any(one.blocks[0] not in seeing for one in block_lists(module))

@@ -3,63 +3,51 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
-from clipdepth_plugin.adapters.families import read_traits
+from clipdepth_plugin.adapters.families.registry import read_traits
 from clipdepth_plugin.adapters.layouts import LayoutRule
+from clipdepth_plugin.adapters.modules import unwrapped
 from clipdepth_plugin.adapters.plain import PACKING, PlainRule
-from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.adapters.refusals import nothing_found
 from clipdepth_plugin.adapters.structure import (
     Misfit,
     Skeleton,
     find_skeletons,
     modules_around,
-    unwrapped,
 )
-from clipdepth_plugin.adapters.traits import PooledTap, parameters_of, required_by
+from clipdepth_plugin.adapters.traits import TowerTraits, parameters_of, required_by
 from clipdepth_plugin.config import ContextKind
 from clipdepth_plugin.errors import HostError, TowerNotFoundError
 
 
-@dataclass(frozen=True)
-class Tower:
-    """A vision tower inside a host.
+@dataclass(frozen=True, kw_only=True)
+class Tower(TowerTraits):
+    """A vision tower inside a host: its traits, and what its structure says.
 
     Attributes:
         path: Module path in the host; "" where the host is the tower.
-        family: The family file that knows it, or "unknown".
         blocks_path: Path of the block list.
         width: D.
         patch_size: (height, width) of a patch in pixels.
-        num_prefix_tokens: Tokens before the patches in every block's output.
-        has_class_token: Whether the first of them is a class token.
         sequence_first: Whether the blocks run (N, B, D).
-        image_size: (H, W) the tower was made for, where it says.
-        preprocessing: What is known of the host's preprocessing.
         rule: Makes the layout of each pass's tokens.
         module: The tower itself.
         blocks: Its blocks, in order.
         patch_embed: Its patch embedding.
-        pooled: Where its pooled vector passes by, or None.
     """
 
     path: str
-    family: str
     blocks_path: str
     width: int
     patch_size: tuple[int, int]
-    num_prefix_tokens: int
-    has_class_token: bool
     sequence_first: bool
-    image_size: tuple[int, int] | None
-    preprocessing: Preprocessing | None
     rule: LayoutRule = field(repr=False)
     module: nn.Module = field(repr=False)
     blocks: tuple[nn.Module, ...] = field(repr=False)
     patch_embed: nn.Module = field(repr=False)
-    pooled: PooledTap | None = field(repr=False)
 
     @property
     def depth(self) -> int:
@@ -184,22 +172,17 @@ def _describe(model: nn.Module, skeleton: Skeleton) -> Tower | Misfit:
             parameters_of(module),
             needs_more=len(required_by(module)) > 1,
         )
+    given: dict[str, Any] = {**vars(traits), "rule": rule}
     return Tower(
+        **given,
         path=skeleton.path,
-        family=traits.family,
         blocks_path=block_list.path,
         width=block_list.width,
         patch_size=embedding.patch_size,
-        num_prefix_tokens=traits.num_prefix_tokens,
-        has_class_token=traits.has_class_token,
         sequence_first=sequence_first,
-        image_size=traits.image_size,
-        preprocessing=traits.preprocessing,
-        rule=rule,
         module=module,
         blocks=block_list.blocks + traits.more_blocks,
         patch_embed=embedding.module,
-        pooled=traits.pooled,
     )
 
 

@@ -1,10 +1,10 @@
-"""What a family file may say about a tower, and what holds for towers that no file knows."""
+"""Tower traits: what a family file says of a tower, and what is read off one of no known family."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -25,6 +25,16 @@ class PooledTap:
     take: Callable[[Tensor], Tensor]
 
 
+LLAVA_KIN = frozenset(
+    {
+        *("llava", "llava_next", "llava_next_video", "llava_onevision"),
+        *("aya_vision", "video_llava", "vipllava"),
+    }
+)
+"""Model types that read nothing of a tower but hidden states, where state k is what block k gives:
+read in get_image_features and get_video_features of transformers 4.57, 5.5 and 5.24."""
+
+
 @dataclass(frozen=True)
 class TowerTraits:
     """What structure alone does not tell of a tower.
@@ -38,16 +48,18 @@ class TowerTraits:
         image_size: (H, W) the tower was made for, where it says.
         rule: Makes the layout of each pass; None: a row of prefix tokens and patches a picture.
         more_blocks: Blocks of a second list that follow those found.
+        read_by: Model types of hosts that read nothing of the tower but hidden states.
     """
 
     family: str
     num_prefix_tokens: int
     has_class_token: bool
-    pooled: PooledTap | None = None
+    pooled: PooledTap | None = field(default=None, repr=False)
     preprocessing: Preprocessing | None = None
     image_size: tuple[int, int] | None = None
-    rule: LayoutRule | None = None
-    more_blocks: tuple[nn.Module, ...] = ()
+    rule: LayoutRule | None = field(default=None, repr=False)
+    more_blocks: tuple[nn.Module, ...] = field(default=(), repr=False)
+    read_by: frozenset[str] = field(default=frozenset(), repr=False)
 
 
 def parameters_of(tower: nn.Module) -> tuple[str, ...]:
@@ -116,6 +128,11 @@ def image_size_of(tower: nn.Module) -> tuple[int, int] | None:
     if isinstance(size, list | tuple) and len(size) == 2:
         return int(size[0]), int(size[1])
     return None
+
+
+def model_type_of(module: nn.Module) -> str:
+    """The ``model_type`` of a Hugging Face module's config; "" where it has none."""
+    return str(getattr(getattr(module, "config", None), "model_type", ""))
 
 
 def generic(tower: nn.Module, width: int) -> TowerTraits:

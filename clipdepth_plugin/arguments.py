@@ -72,11 +72,12 @@ def parse_camera(value: Any, name: str) -> Intrinsics:
     return _camera(_plain(value), name)
 
 
-def parse_intrinsics(value: Any, count: int) -> list[Intrinsics]:
+def parse_intrinsics(value: Any, count: int) -> list[Intrinsics | None]:
     """(fx, fy, cx, cy) for each image.
 
     Args:
-        value: (fx, fy, cx, cy) or a 3x3 matrix K, one for all or one for each.
+        value: (fx, fy, cx, cy) or a 3x3 matrix K, one for all or one (or None, where it is not
+            known) for each.
         count: Number of images.
 
     Raises:
@@ -84,11 +85,14 @@ def parse_intrinsics(value: Any, count: int) -> list[Intrinsics]:
     """
     plain = _plain(value)
     if _is_row(plain, 4) or _is_matrix(plain):
-        return [_camera(plain, "intrinsics")] * count
+        return [_camera(plain, "intrinsics") for _ in range(count)]
     if not isinstance(plain, list):
         _refuse("intrinsics", value, f"{_CAMERA}, or one such camera for each image")
     _check_count("intrinsics", plain, count)
-    return [_camera(camera, f"intrinsics[{i}]") for i, camera in enumerate(plain)]
+    return [
+        None if camera is None else _camera(camera, f"intrinsics[{i}]")
+        for i, camera in enumerate(plain)
+    ]
 
 
 def parse_focal(value: Any, count: int) -> list[float | None]:

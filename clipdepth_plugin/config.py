@@ -19,6 +19,7 @@ from pydantic import (
 ContextKind = Literal["pooled", "cls", "mean"]
 Activation = Literal["relu", "softplus", "log", "bins"]
 NormKind = Literal["batch", "group", "none"]
+ResizeRule = Literal["whole", "host"]
 
 _FAST: dict[str, Any] = {
     "decoder": "compact",
@@ -182,9 +183,16 @@ class HeadConfig(BaseModel):
     given as the probability that the true depth is within a factor of 1.25."""
 
     canonical_focal: PositiveFloat | None = None
-    """Focal length in pixels of the tower's input that the training depths were carried to
+    """Focal length in pixels of ``input_size`` that the training depths were scaled to
     (depth times canonical over true focal length: Metric3D, arXiv 2307.10984, section 3.2).
     None: trained on depths as they are, so that the camera can't be taken into account."""
+
+    input_size: tuple[PositiveInt, PositiveInt] | None = None
+    """(H, W) of the tower's input that the head was trained with; None: not recorded."""
+
+    resize: ResizeRule | None = None
+    """How training pictures became that input. ``whole``: the whole picture squashed to it.
+    ``host``: by the host's own rule, with its crop or padding. None: not recorded."""
 
     norm: NormKind = "batch"
     """``batch``: as published; folds into the convolutions in inference. ``group``: group norm, the
@@ -228,6 +236,21 @@ class HeadConfig(BaseModel):
         """The levels that the head reads, ascending, each once."""
         structural = self.structural_levels if self.structural else ()
         return tuple(sorted({*self.semantic_levels, *structural}))
+
+    def focal_at(self, size: tuple[int, int]) -> float | None:
+        """The canonical focal length in pixels of a tower input of another (H, W).
+
+        That of the same field of view, so that metres do not depend on the input size. Where
+        ``input_size`` is not recorded, ``canonical_focal`` is taken to belong to any size.
+        """
+        if self.canonical_focal is None or self.input_size is None:
+            return self.canonical_focal
+        return self.canonical_focal * math.sqrt(math.prod(size) / math.prod(self.input_size))
+
+    def trained_on(self, size: tuple[int, int], resize: ResizeRule) -> HeadConfig:
+        """The same with a record of how its training makes pictures the tower's input."""
+        record = {"input_size": size, "resize": resize, "canonical_focal": self.focal_at(size)}
+        return self.model_copy(update=record)
 
     @property
     def reads_pixels(self) -> bool:

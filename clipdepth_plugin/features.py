@@ -75,6 +75,15 @@ class TowerFeatures:
         """Number of views B."""
         return next(iter(self.levels.values())).shape[0]
 
+    def first(self, count: int) -> TowerFeatures:
+        """Those of the first ``count`` views alone."""
+        return TowerFeatures(
+            {level: x_BND[:count] for level, x_BND in self.levels.items()},
+            None if self.context is None else self.context[:count],
+            self.grid,
+            None if self.pixels is None else self.pixels[:count],
+        )
+
 
 def one_size(features: TowerFeatures | list[TowerFeatures]) -> TowerFeatures:
     """The features of a pass whose views are all of one size.

@@ -14,9 +14,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from clipdepth_plugin.adapters.loading import load_host
+from clipdepth_plugin.adapters.loading.config import BUILT_IN
 from clipdepth_plugin.config import Preset
 from clipdepth_plugin.latency.audit import Method, audit
-from clipdepth_plugin.latency.hosts import BUILT_IN, PREFIX, load_bench_host
 from clipdepth_plugin.latency.report import HEADER, describe, markdown_table, rows
 from clipdepth_plugin.latency.resources import keep_freed_memory
 from clipdepth_plugin.latency.schema import Audit
@@ -39,8 +40,8 @@ their prefill is larger than beside a model of 7 G."""
 
 def measure(host: str, method: Method, command: Sequence[str]) -> Audit:
     """Audits one built-in host, batch 1, float32, eager."""
-    label, model = load_bench_host(f"{PREFIX}{host}")
-    subject = make_subject(model, label=label)
+    loaded = load_host(f"config:{host}")
+    subject = make_subject(loaded.model, label=loaded.label)
     return audit(
         subject,
         random_heads(subject, PRESETS),

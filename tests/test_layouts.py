@@ -16,8 +16,8 @@ from clipdepth_plugin import DepthHead, attach, find_towers
 from clipdepth_plugin.adapters.families.hf_mllama import MllamaRule
 from clipdepth_plugin.adapters.families.hf_pixtral import PixtralRule
 from clipdepth_plugin.adapters.families.hf_qwen import QwenRule, check_positions
-from clipdepth_plugin.adapters.families.naflex import NaflexRule
-from clipdepth_plugin.adapters.layouts import POSITIONS, LayoutRule, Place, TowerCall
+from clipdepth_plugin.adapters.families.hf_siglip import NaflexRule
+from clipdepth_plugin.adapters.layouts import POSITIONS, LayoutRule, TowerCall, ViewTokens
 from clipdepth_plugin.adapters.plain import PlainRule
 from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.arguments import Size
@@ -162,19 +162,19 @@ def test_positions_prove_an_order_in_every_precision(dtype: torch.dtype, grid: S
     if h > 1:
         wrong += [in_order_N.roll(w), rearrange(in_order_N, "(h w) -> (w h)", h=h)]
     for rows_N, right in ((in_order_N, True), *((one, False) for one in wrong)):
-        place = Place(grid, grid, rows_N, lambda pixels: pixels)
+        view = ViewTokens(grid, grid, rows_N, lambda pixels: pixels)
         with contextlib.nullcontext() if right else pytest.raises(NoDepthError, match="not those"):
-            check_positions(call, [place])
+            check_positions(call, [view])
 
 
 @pytest.mark.parametrize(("grid", "proven"), [((257, 2), True), ((258, 2), False)], ids=str)
 def test_bfloat16_positions_tell_so_many_rows(grid: Size, *, proven: bool) -> None:
     """The order is right in both: the second is refused for what it is."""
     call = TowerCall({POSITIONS: qwen_positions(grid, torch.bfloat16)}, (), ())
-    place = Place(grid, grid, torch.arange(grid[0] * grid[1]), lambda pixels: pixels)
+    view = ViewTokens(grid, grid, torch.arange(grid[0] * grid[1]), lambda pixels: pixels)
     message = "bfloat16 positions do not tell more than 257 rows or columns apart"
     with contextlib.nullcontext() if proven else pytest.raises(NoDepthError, match=message):
-        check_positions(call, [place])
+        check_positions(call, [view])
 
 
 def test_unfinished_patches_belong_to_the_picture(make_head: MakeHead) -> None:

@@ -241,9 +241,9 @@ def test_each_view_has_a_camera_of_its_own() -> None:
         case.run(host, case.call(processor, pictures))
         plain_maps = plugin.predict(original_sizes=SIZES)
         maps = plugin.predict(original_sizes=SIZES, focal_px=[100.0, None, 200.0])
-    (way,) = from_processor(processor).ways
+    (rule,) = from_processor(processor).rules
     for size, focal, one, before in zip(SIZES, (100.0, None, 200.0), maps, plain_maps, strict=True):
-        scale = way.views(size).views[-1].scale
+        scale = rule.views(size).views[-1].scale
         factor = 1.0 if focal is None else focal * math.sqrt(scale[0] * scale[1]) / 50.0
         torch.testing.assert_close(one, before * factor)
 

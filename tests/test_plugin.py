@@ -159,6 +159,29 @@ def test_tower_leaves_no_later_than_needed(
     assert ran == [1, 2, 3, 4]
 
 
+def test_a_tower_that_is_offloaded_later_is_no_longer_left_early(
+    make_host: MakeHost, make_head: MakeHead, make_pixels: MakePixels
+) -> None:
+    """What was looked up at the first call is looked up anew where a module has changed."""
+    host: Any = make_host("timm")
+    ran: list[int] = []
+    host.blocks[3].register_forward_hook(lambda *_: ran.append(4))
+    shallow = {"semantic_levels": (2, 2, 1, 1), "structural_levels": (1, 1, 0)}
+    plugin = DepthPlugin(host, make_head(host, context="mean", **shallow))
+    plugin(make_pixels())
+    assert ran == []
+    host.blocks[1].mlp._hf_hook = object()
+    plugin(make_pixels())
+    assert ran == [4]
+    del host.blocks[1].mlp._hf_hook
+    plugin(make_pixels())
+    assert ran == [4]
+    host.blocks[1].mlp = torch.compile(host.blocks[1].mlp, backend="eager")
+    plugin(make_pixels())
+    assert ran == [4, 4]
+    torch._dynamo.reset()
+
+
 def test_plugin_without_attaching(
     host: nn.Module, head: DepthHead, make_pixels: MakePixels
 ) -> None:

@@ -63,7 +63,7 @@ def test_only_wanted_levels_are_kept_and_the_last_pass_goes(
     head = make_head(host, semantic_levels=(4, 4, 2, 2), structural=False)
     with attach(host, head) as plugin:
         host(make_pixels())
-        first = plugin._last()
+        first = plugin._pass()
         assert sorted(first._levels) == [2, 4]
         old = weakref.ref(first)
         del first

@@ -51,7 +51,7 @@ def ramps(size: tuple[int, int]) -> Tensor:
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_tiles_of_a_smooth_map_become_that_map(size: tuple[int, int]) -> None:
     """Each tile with a scale of its own; the overview's is the image's."""
-    (views,) = (way.views(size).views for way in from_processor(llava_next()).ways)
+    (views,) = (rule.views(size).views for rule in from_processor(llava_next()).rules)
     maps = []
     for index, view in enumerate(views):
         y = (torch.arange(TILE) + 0.5 - view.offset[0]) / view.scale[0] / size[0]
@@ -72,19 +72,19 @@ def test_tiles_of_a_smooth_map_become_that_map(size: tuple[int, int]) -> None:
 )
 def test_other_settings_are_not_known(options: dict[str, Any]) -> None:
     with pytest.raises(HostError, match=r"no rule for size=.*crop_size=.*canvases"):
-        arrange([(40, 50)], from_processor(llava_next(**options)).known_ways(), [VIEW])
+        arrange([(40, 50)], from_processor(llava_next(**options)).known_rules(), [VIEW])
 
 
 def test_an_option_that_nobody_knows_is_named() -> None:
     given = {"image_mean": 0.5, "image_std": 0.5, "size": TILE, "do_fold": True, "folds": 0}
     known = from_processor({**given, "image_processor_type": "Origami"})
     with pytest.raises(HostError, match="no rule for Origami: do_fold=True"):
-        arrange((40, 50), known.known_ways(), [VIEW])
+        arrange((40, 50), known.known_rules(), [VIEW])
 
 
 def test_without_a_processor_it_is_asked_for() -> None:
     with pytest.raises(HostError, match=r"give attach\(..., processor=...\)"):
-        arrange((40, 50), Preprocessing(*HALF_NORMALISATION, VIEW).known_ways(), [VIEW])
+        arrange((40, 50), Preprocessing(*HALF_NORMALISATION, VIEW).known_rules(), [VIEW])
 
 
 SQUARE = {"height": TILE, "width": TILE}
@@ -112,10 +112,12 @@ def test_the_number_of_views_says_what_the_host_did(
     known = from_processor(onevision())
     if labels is None:
         with pytest.raises(HostError, match=r"3 views may be 1 images .* or 3 images padded"):
-            arrange(sizes, known.known_ways(), [VIEW] * views)
+            arrange(sizes, known.known_rules(), [VIEW] * views)
         return
-    (way,) = (way for way in known.ways if way.label == labels)
-    assert arrange(sizes, known.known_ways(), [VIEW] * views) == [way.views(size) for size in sizes]
+    (rule,) = (rule for rule in known.rules if rule.label == labels)
+    assert arrange(sizes, known.known_rules(), [VIEW] * views) == [
+        rule.views(size) for size in sizes
+    ]
 
 
 def test_frames_and_images_of_one_prompt_are_not_mixed_up() -> None:
@@ -125,11 +127,11 @@ def test_frames_and_images_of_one_prompt_are_not_mixed_up() -> None:
         image_processor=onevision(), video_processor=LlavaOnevisionVideoProcessor(size=SQUARE)
     )
     with pytest.raises(HostError, match="the image processor or the video processor alone"):
-        arrange((50, 100), from_processor(both).known_ways(), [VIEW] * 4)
-    frames = arrange((50, 100), from_processor(both.video_processor).known_ways(), [VIEW] * 4)
+        arrange((50, 100), from_processor(both).known_rules(), [VIEW] * 4)
+    frames = arrange((50, 100), from_processor(both.video_processor).known_rules(), [VIEW] * 4)
     assert frames == [ImageViews((ViewGeometry.squashed((50, 100), VIEW),))] * 4
     # Of a square picture both make the same.
-    assert len(arrange((50, 50), from_processor(both).known_ways(), [VIEW] * 4)) == 4
+    assert len(arrange((50, 50), from_processor(both).known_rules(), [VIEW] * 4)) == 4
 
 
 @pytest.mark.parametrize(
@@ -143,14 +145,14 @@ def test_frames_and_images_of_one_prompt_are_not_mixed_up() -> None:
 )
 def test_a_pass_that_does_not_fit_is_refused(sizes: Any, seen: list[Size], says: str) -> None:
     with pytest.raises(HostError, match=says):
-        arrange(sizes, from_processor(onevision()).known_ways(), seen)
+        arrange(sizes, from_processor(onevision()).known_rules(), seen)
 
 
 def test_smaller_pictures_of_a_batch_are_padded_behind() -> None:
     from transformers import PixtralImageProcessor
 
     known = from_processor(PixtralImageProcessor(size={"longest_edge": 64}, patch_size=8))
-    one, two = arrange([(16, 40), (64, 24)], known.known_ways(), [(64, 40)] * 2)
+    one, two = arrange([(16, 40), (64, 24)], known.known_rules(), [(64, 40)] * 2)
     assert (one.views[0].view_size, one.views[0].scale) == ((64, 40), (1, 1))
     assert two.views[0].intrinsics((9.0, 9.0, 3.0, 4.0)) == (9, 9, 3, 4)
 
@@ -199,14 +201,14 @@ def test_predict_gives_one_map_for_each_image(
             plugin.predict(original_sizes=sizes[0])
         with pytest.raises(HostError, match="focal_px: 3 given for 2 images"):
             plugin.predict(original_sizes=sizes, focal_px=[1.0, 2.0, 3.0])
-    (way,) = from_processor(processor).ways
-    counts = [len(way.views(size)) for size in sizes]
+    (rule,) = from_processor(processor).rules
+    counts = [len(rule.views(size)) for size in sizes]
     assert len(views) == sum(counts)
     start = 0
     for size, one, count in zip(sizes, maps, counts, strict=True):
         assert one.shape == (1, *size)
         assert bool((one.isfinite() & (one > 0)).all())
-        overview_1HW = way.views(size).views[0].to_image(views[start])
+        overview_1HW = rule.views(size).views[0].to_image(views[start])
         assert (one.log() - overview_1HW.log()).median().abs() < 0.2  # the overview's scale
         start += count
     assert torch.equal(near[1], maps[1])

@@ -12,9 +12,11 @@ from typing import Any
 from torch import nn
 
 from clipdepth_plugin.adapters import traits
+from clipdepth_plugin.adapters.families.registry import register
 from clipdepth_plugin.adapters.preprocessing import CLIP_NORMALISATION
 
 
+@register
 def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
     """TowerTraits of the tower, or None if it is of another family."""
     tower_any: Any = tower
@@ -27,4 +29,5 @@ def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits
         pooled=traits.PooledTap(tower_any.post_layernorm, traits.first_token),
         preprocessing=traits.published(tower, CLIP_NORMALISATION),
         image_size=traits.image_size_of(tower),
+        read_by=traits.LLAVA_KIN,
     )

@@ -12,13 +12,14 @@ from typing import Any
 from torch import nn
 
 from clipdepth_plugin.adapters import traits
+from clipdepth_plugin.adapters.families.registry import register
 from clipdepth_plugin.adapters.preprocessing import IMAGENET_NORMALISATION
 
 
+@register
 def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
     """TowerTraits of the tower, or None if it is of another family."""
-    config = getattr(tower, "config", None)
-    if not str(getattr(config, "model_type", "")).startswith("dinov2"):
+    if traits.model_type_of(tower) not in ("dinov2", "dinov2_with_registers"):
         return None
     tower_any: Any = tower
     prefix, has_class = traits.count_prefix_tokens(tower, width)

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin.adapters import traits
+from clipdepth_plugin.adapters.families.registry import register
 from clipdepth_plugin.adapters.layouts import (
     GatheredLayout,
     LayoutRule,
-    Place,
     TokenLayout,
     TowerCall,
+    ViewTokens,
     require,
 )
 from clipdepth_plugin.errors import NoDepthError
@@ -36,20 +37,9 @@ _MULTIPLE = 8
 class MllamaRule(LayoutRule):
     """Each real tile is a view; padding tiles and padding tokens are left out."""
 
-    @property
-    def takes(self) -> tuple[str | int, ...]:
-        """See ``LayoutRule``."""
-        return "prompts", "images", "tiles", 3, "H", "W"
-
-    @property
-    def order(self) -> str:
-        """See ``LayoutRule``."""
-        return "row-major tiles, each padded; padding tiles between"
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """See ``LayoutRule``."""
-        return "aspect_ratio_mask", "aspect_ratio_ids"
+    takes = ("prompts", "images", "tiles", 3, "H", "W")
+    order = "row-major tiles, each padded; padding tiles between"
+    reads = ("aspect_ratio_mask", "aspect_ratio_ids")
 
     def resolve(self, call: TowerCall) -> TokenLayout:
         """See ``LayoutRule``."""
@@ -68,8 +58,8 @@ class MllamaRule(LayoutRule):
         real_IK &= (ids_I > 0)[:, None]
         patches = grid[0] * grid[1]
         length = -(-(1 + patches) // _MULTIPLE) * _MULTIPLE
-        places = [
-            Place(
+        view_tokens = [
+            ViewTokens(
                 grid,
                 (height, width),
                 torch.arange(patches) + tile * length + 1,
@@ -78,18 +68,19 @@ class MllamaRule(LayoutRule):
             )
             for tile in real_IK.flatten().nonzero().flatten().tolist()
         ]
-        return GatheredLayout([(len(real_IK), tiles * length)], places)
+        return GatheredLayout([(len(real_IK), tiles * length)], view_tokens)
 
 
 def _pixels(pixels_B3HW: Tensor, index: int) -> Tensor:
     return pixels_B3HW[index]
 
 
+@register
 def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
     """TowerTraits of the tower, or None if it is of another family."""
     tower_any: Any = tower
-    told = {"aspect_ratio_ids", "aspect_ratio_mask"} <= {*traits.parameters_of(tower)}
-    if not (told and hasattr(tower, "global_transformer")):
+    tiled = {"aspect_ratio_ids", "aspect_ratio_mask"} <= {*traits.parameters_of(tower)}
+    if not (tiled and hasattr(tower, "global_transformer")):
         return None
     return traits.TowerTraits(
         "hf_mllama",

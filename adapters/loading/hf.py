@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipdepth_plugin.adapters.loading.folder import require_safetensors
+from clipdepth_plugin.adapters.loading.registry import Library, Loaded, register
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.adapters.processors.hf import from_processor
 from clipdepth_plugin.adapters.towers import find_towers
@@ -18,21 +19,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def load_named(name: str, random_weights: bool) -> tuple[nn.Module, Preprocessing | None]:
+def load_named(name: str, random_weights: bool) -> Loaded:
     """Loads a hub id, e.g. ``google/siglip-base-patch16-224``."""
     return _load(name, random_weights, None)
 
 
-def load_folder(name: str, random_weights: bool) -> tuple[nn.Module, Preprocessing | None]:
+def load_folder(name: str, random_weights: bool) -> Loaded:
     """Loads a folder that ``save_pretrained`` wrote; weights from safetensors only."""
     if not random_weights:
         require_safetensors(Path(name), "model.safetensors", "model.safetensors.index.json")
     return _load(name, random_weights, True)
 
 
-def _load(
-    name: str, random_weights: bool, use_safetensors: bool | None
-) -> tuple[nn.Module, Preprocessing | None]:
+def _load(name: str, random_weights: bool, use_safetensors: bool | None) -> Loaded:
     from transformers import AutoConfig, AutoModel
 
     if random_weights:
@@ -46,7 +45,7 @@ def _load(
             output_loading_info=True,
         )
         _check_complete(name, model, sorted(report["missing_keys"]))
-    return model, _read_preprocessing(name)
+    return Loaded(model, _read_preprocessing(name))
 
 
 def _check_complete(name: str, model: nn.Module, missing: list[str]) -> None:
@@ -73,3 +72,6 @@ def _read_preprocessing(name: str) -> Preprocessing | None:
         # Not an error yet: the tower's own config may say it, and ``inspect`` needs none of it.
         logger.info("host %s has no image processor that can be read (%s)", name, error)
         return None
+
+
+register("hf", Library(load_named, "hf:ORG/NAME", load_folder, folder_key="model_type"))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipdepth_plugin.adapters.loading.folder import require_safetensors
+from clipdepth_plugin.adapters.loading.registry import Library, Loaded, register
 from clipdepth_plugin.errors import HostError
 
 if TYPE_CHECKING:
@@ -17,30 +18,31 @@ CONFIG_FILE = "open_clip_config.json"
 _HUB = "hf-hub:"
 
 
-def load_named(name: str, random_weights: bool) -> tuple[nn.Module, None]:
+def load_named(name: str, random_weights: bool) -> Loaded:
     """Loads ``ViT-B-16/openai`` (model/tag) or ``hf-hub:org/name``."""
     import open_clip
 
     if name.startswith(_HUB):
         if random_weights:
-            return _from_hub_config(name.removeprefix(_HUB)), None
-        return open_clip.create_model(name, require_pretrained=True), None
+            return Loaded(_from_hub_config(name.removeprefix(_HUB)))
+        return Loaded(open_clip.create_model(name, require_pretrained=True))
     model, _, tag = name.rpartition("/") if "/" in name else (name, "", "")
     _check_name(model, tag, tag_needed=not random_weights)
     # Tags carry what their weights were trained with; open_clip leaves the activation to the user.
     trained = open_clip.get_pretrained_cfg(model, tag) if tag else {}
     known = {key: trained[key] for key in ("mean", "std", "interpolation") if key in trained}
-    return open_clip.create_model(
+    host = open_clip.create_model(
         model,
         pretrained=None if random_weights else tag,
         force_quick_gelu=bool(trained.get("quick_gelu", False)),
         force_preprocess_cfg=known,
         pretrained_text=False,
         require_pretrained=not random_weights,
-    ), None
+    )
+    return Loaded(host)
 
 
-def load_folder(name: str, random_weights: bool) -> tuple[nn.Module, None]:
+def load_folder(name: str, random_weights: bool) -> Loaded:
     """Loads a folder with an open_clip_config.json; weights from safetensors only."""
     import open_clip
 
@@ -48,12 +50,13 @@ def load_folder(name: str, random_weights: bool) -> tuple[nn.Module, None]:
         require_safetensors(
             Path(name), "open_clip_model.safetensors", "open_clip_pytorch_model.safetensors"
         )
-    return open_clip.create_model(
+    host = open_clip.create_model(
         f"local-dir:{name}",
         load_weights=not random_weights,
         pretrained_text=False,
         require_pretrained=not random_weights,
-    ), None
+    )
+    return Loaded(host)
 
 
 def _from_hub_config(model_id: str) -> nn.Module:
@@ -87,3 +90,8 @@ def _check_name(model: str, tag: str, *, tag_needed: bool) -> None:
             + (f"no weights are tagged {tag!r}" if tag else "a tag must say which weights")
             + f"; known are {', '.join(tags) or 'none'}. Write open_clip:{model}/TAG"
         )
+
+
+register(
+    "open_clip", Library(load_named, "open_clip:MODEL/TAG", load_folder, folder_file=CONFIG_FILE)
+)

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipdepth_plugin.adapters.loading.folder import require_safetensors
+from clipdepth_plugin.adapters.loading.registry import Library, Loaded, register
 from clipdepth_plugin.errors import HostError
 
 if TYPE_CHECKING:
-    from torch import nn
+    pass
 
 
-def load_named(name: str, random_weights: bool) -> tuple[nn.Module, None]:
+def load_named(name: str, random_weights: bool) -> Loaded:
     """Loads ``vit_small_patch16_224.augreg_in21k`` or ``hf-hub:org/name``."""
     import timm
 
@@ -23,13 +24,16 @@ def load_named(name: str, random_weights: bool) -> tuple[nn.Module, None]:
             f"host 'timm:{name}': timm knows no such model"
             + (f"; did you mean {', '.join(close)}?" if close else "; see timm.list_models()")
         )
-    return timm.create_model(name, pretrained=not random_weights), None
+    return Loaded(timm.create_model(name, pretrained=not random_weights))
 
 
-def load_folder(name: str, random_weights: bool) -> tuple[nn.Module, None]:
+def load_folder(name: str, random_weights: bool) -> Loaded:
     """Loads a folder that ``timm.models.save_for_hf(safe_serialization=True)`` wrote."""
     import timm
 
     if not random_weights:
         require_safetensors(Path(name), "model.safetensors")
-    return timm.create_model(f"local-dir:{name}", pretrained=not random_weights), None
+    return Loaded(timm.create_model(f"local-dir:{name}", pretrained=not random_weights))
+
+
+register("timm", Library(load_named, "timm:NAME", load_folder, folder_key="architecture"))

@@ -1,9 +1,7 @@
 """Reads how a Hugging Face image (or video) processor makes views of an image.
 
-Attributes decide where they can; a class's name only where its arithmetic is its own. An option
-that is on and that nobody here knows makes the processor unknown, never guessed.
-
-Sizes are (H, W).
+The class's name says which reader reads it (``registry``). An option that is on and that no reader
+knows makes the processor unknown, never guessed.
 """
 
 from __future__ import annotations
@@ -17,12 +15,9 @@ from clipdepth_plugin.adapters.preprocessing import (
     Interpolation,
     Preprocessing,
     Triple,
-    pair,
     triple,
 )
-from clipdepth_plugin.adapters.processors.hf_kinds import FAMILIES, Read
-from clipdepth_plugin.adapters.processors.view_rules import Fit
-from clipdepth_plugin.arguments import Size
+from clipdepth_plugin.adapters.processors.registry import Read, reader_of
 from clipdepth_plugin.errors import HostError
 from clipdepth_plugin.maps.tiling import ViewRule
 
@@ -78,10 +73,10 @@ def from_processor(processor: Any) -> Preprocessing:
         read.resize_to,
         interpolation,
         "down",
-        read.cuts,
+        read.view_rules,
         read.unknown,
     )
-    return dataclasses.replace(found, cuts=(*found.cuts, *_frames(processor, found)))
+    return dataclasses.replace(found, view_rules=(*found.view_rules, *_frames(processor, found)))
 
 
 def _normalisation(name: str, given: Mapping[str, Any]) -> tuple[Triple, Triple]:
@@ -101,15 +96,15 @@ def _normalisation(name: str, given: Mapping[str, Any]) -> tuple[Triple, Triple]
 
 
 def _frames(processor: Any, images: Preprocessing) -> Iterator[ViewRule]:
-    """How a processor of images and video makes views of frames, where it knows another way."""
+    """How a processor of images and video makes views of frames, where it has another rule."""
     video = getattr(processor, "video_processor", None)
     if video is None or images.unknown:
         return
     try:
         frames = from_processor(video)
     except HostError:
-        return  # A pass of frames fits none of the ways then, and is refused.
-    yield from (way for way in frames.ways if way not in images.ways)
+        return  # A pass of frames fits none of the rules then, and is refused.
+    yield from (rule for rule in frames.rules if rule not in images.rules)
 
 
 def _fields(processor: Any) -> dict[str, Any]:
@@ -133,10 +128,9 @@ def _plain(value: Any) -> Any:
 
 def _read(name: str, given: Mapping[str, Any], processor: Any) -> Read | str:
     """What the processor says; the name of what is missing."""
-    family = next((family for family in FAMILIES if name.startswith(family)), None)
-    reader, keys = FAMILIES[family] if family else (_plain_processor, "")
+    registered = reader_of(name)
     try:
-        read = reader(given, processor)
+        read = registered.read(given, processor)
     except KeyError as error:
         return str(error.args[0])
     if given.get("do_resize") is False:
@@ -144,43 +138,10 @@ def _read(name: str, given: Mapping[str, Any], processor: Any) -> Read | str:
     options = [
         f"{key}={value!r}"
         for key, value in given.items()
-        if value not in (None, False, [], {}) and key not in _KNOWN and key not in keys.split()
+        if value not in (None, False, [], {}) and key not in _KNOWN | registered.options
     ]
     return _unknown(read, f"{name}: {', '.join(options)}") if options else read
 
 
 def _unknown(read: Read, why: str) -> Read:
     return Read(read.size, unknown=read.unknown or why)
-
-
-def _plain_processor(given: Mapping[str, Any], _: Any) -> Read:
-    """CLIP's, SigLIP's, ViT's ... and LLaVA-1.5's: squash, or shortest side and crop, or padding.
-
-    ``do_pad`` means another thing in each processor: below and at the right (DETR, OWLv2), to a
-    multiple (DPT). Only LLaVA's own is a padding to a square in the middle.
-    """
-    to, name = given.get("size"), str(given.get("image_processor_type"))
-    crops = bool(given.get("do_center_crop"))
-    edges = to if isinstance(to, Mapping) else {}
-    if "max_height" in edges and given.get("do_pad") and pair(given.get("pad_size")):
-        return _fitted(edges, pair(given["pad_size"]) or (0, 0))
-    size = (pair(given.get("crop_size")) if crops else None) or pair(to)
-    if size is None:
-        raise KeyError("size or crop_size")
-    shortest = to if crops and isinstance(to, int) else edges.get("shortest_edge")
-    if given.get("do_pad") or "longest_edge" in edges:
-        square = size[0] == size[1] and (shortest is None or shortest == size[0])
-        llava = name.startswith("LlavaImageProcessor") and square and "longest_edge" not in edges
-        unknown = "" if llava else f"{name}: size={to}, do_pad={given.get('do_pad')}"
-        return Read(size, "pad" if llava else None, unknown=unknown)
-    if shortest is not None and crops and int(shortest) >= max(size):
-        return Read(size, "shortest", int(shortest))
-    if pair(to) == size:
-        return Read(size, "squash")
-    return Read(size, unknown=f"{name}: a crop to {size} of size={to}")
-
-
-def _fitted(edges: Mapping[str, Any], size: Size) -> Read:
-    if (edges["max_height"], edges.get("max_width")) == size:
-        return Read(size, cuts=(Fit(size, "start"),))
-    return Read(size, unknown=f"size={dict(edges)} with pad_size={size}")

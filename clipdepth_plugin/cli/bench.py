@@ -184,13 +184,13 @@ def load_subject(options: BenchOptions, device: torch.device) -> Subject:
     """The host on its device, with the passes that depth is added to."""
     import torch
 
-    from clipdepth_plugin.latency.hosts import load_bench_host
+    from clipdepth_plugin.adapters.loading import load_host
     from clipdepth_plugin.latency.subject import make_subject
 
-    label, model = load_bench_host(options.host, random_weights=options.random_weights)
+    host = load_host(options.host, random_weights=options.random_weights)
     return make_subject(
-        model.to(device, getattr(torch, options.dtype)),
-        label=label,
+        host.model.to(device, getattr(torch, options.dtype)),
+        label=host.label,
         tower=options.tower,
         scope=options.scope,
         batch=options.batch,

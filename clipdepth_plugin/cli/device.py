@@ -1,18 +1,12 @@
-"""What a command's options name: the device, the output folder, the host's preprocessing."""
+"""What a command's options name: the device, the output folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
-from clipdepth_plugin.errors import DataError, HostError
-
-if TYPE_CHECKING:
-    from clipdepth_plugin.adapters.loading import LoadedHost
-    from clipdepth_plugin.adapters.preprocessing import Preprocessing
-    from clipdepth_plugin.adapters.towers import Tower
+from clipdepth_plugin.errors import DataError
 
 
 def find_device(name: str) -> torch.device:
@@ -39,18 +33,3 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{folder}: can't be made a folder ({error.strerror})") from error
-
-
-def preprocessing_of(host: LoadedHost, tower: Tower) -> Preprocessing:
-    """How pictures are prepared: as the host's own processor says, or as its tower does.
-
-    Raises:
-        HostError: Neither is known.
-    """
-    known = host.preprocessing or tower.preprocessing
-    if known is None:
-        raise HostError(
-            f"host {host.name!r} does not say how its pictures are normalised; give a "
-            "folder that has a preprocessor_config.json (mean, std, size)"
-        )
-    return known

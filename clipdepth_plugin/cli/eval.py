@@ -86,7 +86,7 @@ class EvalOptions:
         tuple[int, int] | None,
         typer.Option(
             metavar="H W",
-            help="The tower's input in place of the host's own size: the one trained at.",
+            help="The tower's input, in place of the size that the head was trained at.",
         ),
     ] = None
     pictures: Annotated[
@@ -117,13 +117,10 @@ def evaluate_head(options: EvalOptions, console: Console) -> int:
     with console.status(loading(options.host, options.head)):
         host = load_host(options.host)
         head = load_head(options.head).to(device)
-        plugin = DepthPlugin(host.model.to(device), head, tower=options.tower)
-    preprocessing = host.preprocessing or plugin.tower.preprocessing
-    if preprocessing is not None and options.input_size is not None:
-        own_size = preprocessing.size
-        preprocessing = preprocessing.at_size(options.input_size)
-        _say_size(head, own_size, options, console)
-    predict = HeadPredictor(plugin, preprocessing)
+        model = host.model.to(device)
+        plugin = DepthPlugin(model, head, tower=options.tower, processor=host.preprocessing)
+    predict = HeadPredictor(plugin, input_size=options.input_size)
+    _say_size(head, options, console)
     length = len(dataset) if hasattr(dataset, "__len__") else None
     with bar(console, "evaluating", length) as advance:
         result = evaluate(
@@ -155,24 +152,15 @@ def evaluate_head(options: EvalOptions, console: Console) -> int:
     return 0
 
 
-def _say_size(
-    head: DepthHead, own_size: tuple[int, int], options: EvalOptions, console: Console
-) -> None:
-    """Warns where another input size changes the metres of a head with a canonical camera.
-
-    Its focal lengths are in pixels of the tower's input, here as in training and in ``predict``.
-    """
-    canonical = head.config.canonical_focal
-    if canonical is None or options.input_size in (None, own_size):
-        return
-    (height, width), (own_height, own_width) = options.input_size, own_size
-    console.print(
-        f"--input-size {height} {width}: the metres are right only if {options.head} was trained "
-        f"at this size: its canonical focal length, {canonical:g}, is in pixels of the tower's "
-        f"input. Where it was trained at the host's own {own_height} {own_width}, leave the option "
-        "out",
-        style="yellow",
-    )
+def _say_size(head: DepthHead, options: EvalOptions, console: Console) -> None:
+    """Says that the pictures have another size than those that the head was trained on."""
+    given, trained = options.input_size, head.config.input_size
+    if given is not None and trained not in (None, given):
+        console.print(
+            f"--input-size {given[0]} {given[1]}: {options.head} was trained at "
+            f"{trained[0]} {trained[1]}",
+            style="yellow",
+        )
 
 
 def protocol_and_data(options: EvalOptions) -> tuple[Protocol, DataConfig]:

@@ -15,6 +15,7 @@ from rich.table import Table
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.structure import modules_around
 from clipdepth_plugin.adapters.towers import choose_tower, find_towers
+from clipdepth_plugin.adapters.trim import plan_trim
 from clipdepth_plugin.cli.console import loading, plain_console
 from clipdepth_plugin.cli.options import HostArgument, JsonOption, RandomWeightsOption
 
@@ -70,6 +71,7 @@ def describe_tower(
 ) -> dict[str, Any]:
     """One tower in types that JSON has; the host's own ``processor`` goes before the tower's."""
     preprocessing = processor or tower.preprocessing
+    trim = plan_trim(host, tower)
     return {
         **{name: getattr(tower, name) for name in _ROWS.values()},
         "has_class_token": tower.has_class_token,
@@ -77,8 +79,9 @@ def describe_tower(
         "inside": [type(one).__name__ for one in modules_around(host, tower.path)],
         "token_order": tower.rule.order,
         "takes": tower.rule.takes,
-        "views": [] if preprocessing is None else [str(way) for way in preprocessing.ways],
+        "views": [] if preprocessing is None else [str(rule) for rule in preprocessing.rules],
         "views_unknown": None if preprocessing is None else preprocessing.unknown or None,
+        "trim": {"blocks": trim.blocks, "why": trim.why},
     }
 
 
@@ -108,6 +111,9 @@ _MORE: dict[str, Callable[[dict[str, Any]], str]] = {
     "token order": lambda tower: tower["token_order"],
     "takes": lambda tower: f"({', '.join(map(str, tower['takes']))})",
     "views": _views,
+    "trim=True": lambda tower: (
+        f"{', '.join(tower['trim']['blocks']) or 'nothing'} left out: {tower['trim']['why']}"
+    ),
 }
 
 

@@ -19,7 +19,7 @@ from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.cli.console import bar, loading, plain_console
 from clipdepth_plugin.cli.data_spec import parse_data
-from clipdepth_plugin.cli.device import find_device, preprocessing_of
+from clipdepth_plugin.cli.device import find_device
 from clipdepth_plugin.cli.options import (
     DataOption,
     DeviceOption,
@@ -30,6 +30,7 @@ from clipdepth_plugin.cli.options import (
 from clipdepth_plugin.data import open_dataset
 from clipdepth_plugin.environment import package_versions
 from clipdepth_plugin.evaluation.layers import LayerRanking, LevelScore, ProbeOptions, rank_levels
+from clipdepth_plugin.plugin.framing import known_preprocessing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +77,7 @@ def rank_layers(options: LayersOptions, console: Console) -> int:
     with console.status(loading(options.host)), contextlib.redirect_stdout(sys.stderr):
         host = load_host(options.host)
         tower = choose_tower(host.model.to(device), options.tower)
-    preprocessing = preprocessing_of(host, tower)
+    preprocessing = known_preprocessing(tower, host.preprocessing)
     with bar(console, "probing", None) as advance:
         ranking = rank_levels(
             tower, preprocessing, train, validation, options=probe, advance=advance

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from clipdepth_plugin.adapters.pixels import normalised
 from clipdepth_plugin.data.augment import augment as vary
 from clipdepth_plugin.data.augment import flipped, sample_generator
 from clipdepth_plugin.data.batch import Batch
 from clipdepth_plugin.data.dataset import SampleDataset
 from clipdepth_plugin.data.order import Draw
-from clipdepth_plugin.data.views import View, make_view, normalised
+from clipdepth_plugin.data.views import View, make_view
 from clipdepth_plugin.errors import DataError
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from PIL import Image
 from pydantic import AfterValidator
 from torch import Tensor
 
@@ -35,3 +36,8 @@ class Sample:
     depth_1HW: Tensor
     intrinsics: Intrinsics | None
     name: str
+
+    @property
+    def picture(self) -> Image.Image:
+        """The picture as Pillow has it."""
+        return Image.fromarray(self.image_3HW.permute(1, 2, 0).contiguous().numpy())

@@ -5,16 +5,14 @@ Axes: H W pixels of the tower's input, h w of the depth map, Y X of the stored p
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from clipdepth_plugin.adapters.pixels import to_pixels
+from clipdepth_plugin.adapters.pixels import frame
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.arguments import Intrinsics
 from clipdepth_plugin.data.sample import Sample
@@ -38,26 +36,8 @@ class View:
     aspect: float
 
 
-def view_geometry(image_size: tuple[int, int], preprocessing: Preprocessing) -> ViewGeometry:
-    """Where a picture of ``image_size`` (H, W) lies in the view, in whole pixels.
-
-    As ``whole_view``, but where it is not known how the host resizes, the whole picture is
-    squashed, and padding is rounded to pixels as resizing libraries do.
-    """
-    if preprocessing.resize is None:
-        preprocessing = replace(preprocessing, resize="squash")
-    exact = preprocessing.whole_view(image_size)
-    scaled = _scaled(exact)
-    scale = (scaled[0] / image_size[0], scaled[1] / image_size[1])
-    offset = (math.floor(exact.offset[0]), math.floor(exact.offset[1]))
-    return ViewGeometry(image_size, preprocessing.size, scale, offset)
-
-
 def make_view(sample: Sample, preprocessing: Preprocessing, output_size: tuple[int, int]) -> View:
-    """Prepares a sample as the host prepares its pictures.
-
-    The picture is resized by Pillow with antialiasing, as ``to_pixels`` does (a squashed view is
-    bit for bit the same). What padding adds has the mean colour and no depth.
+    """Prepares a sample as ``frame`` prepares its picture. What padding adds has no depth.
 
     Depth is never averaged. Each pixel of the map takes the nearest stored pixel; where that is
     invalid, it takes the valid one nearest to its middle among the stored pixels that it covers.
@@ -68,52 +48,11 @@ def make_view(sample: Sample, preprocessing: Preprocessing, output_size: tuple[i
         preprocessing: The host's; ``resize=None`` squashes the whole picture.
         output_size: (h, w) of the depth map, which covers the whole view.
     """
-    height, width = sample.image_3HW.shape[1:]
-    geometry = view_geometry((height, width), preprocessing)
+    rgb_3HW, geometry = frame(sample.picture, preprocessing)
+    depth_hw = resize_depth(sample.depth_1HW[0].numpy(), geometry, output_size)
     camera = None if sample.intrinsics is None else geometry.intrinsics(sample.intrinsics)
-    return View(
-        _resized(sample.image_3HW, geometry, preprocessing),
-        torch.from_numpy(resize_depth(sample.depth_1HW[0].numpy(), geometry, output_size))[None],
-        camera,
-        geometry.scale[1] / geometry.scale[0],
-    )
-
-
-def normalised(rgb_3HW: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """RGB in 0..1 as the tower takes it, with ``to_pixels``' own arithmetic."""
-    mean_311 = torch.tensor(preprocessing.mean, dtype=torch.float32).view(3, 1, 1)
-    std_311 = torch.tensor(preprocessing.std, dtype=torch.float32).view(3, 1, 1)
-    return (rgb_3HW - mean_311) / std_311
-
-
-def _scaled(geometry: ViewGeometry) -> tuple[int, int]:
-    """(H, W) of the whole picture after the resize, before crop or padding."""
-    sizes = zip(geometry.image_size, geometry.scale, strict=True)
-    height, width = (max(1, round(size * scale)) for size, scale in sizes)
-    return height, width
-
-
-def _resized(image_3YX: Tensor, geometry: ViewGeometry, preprocessing: Preprocessing) -> Tensor:
-    image = Image.fromarray(image_3YX.permute(1, 2, 0).contiguous().numpy())
-    scaled = _scaled(geometry)
-    plain = replace(preprocessing, size=scaled, mean=(0.0,) * 3, std=(1.0,) * 3)
-    rgb_3HW = to_pixels([image], plain)[0]
-    if scaled == geometry.view_size:
-        return rgb_3HW
-    view_3HW = torch.tensor(preprocessing.mean).view(3, 1, 1).expand(3, *geometry.view_size).clone()
-    spans = [
-        _overlap(int(offset), size, room)
-        for offset, size, room in zip(geometry.offset, scaled, geometry.view_size, strict=True)
-    ]
-    (to_rows, from_rows), (to_columns, from_columns) = spans
-    view_3HW[:, to_rows, to_columns] = rgb_3HW[:, from_rows, from_columns]
-    return view_3HW
-
-
-def _overlap(offset: int, size: int, room: int) -> tuple[slice, slice]:
-    """Where a picture of ``size`` at ``offset`` lies in ``room``, and which part of it that is."""
-    start, stop = max(offset, 0), min(offset + size, room)
-    return slice(start, stop), slice(start - offset, stop - offset)
+    aspect = geometry.scale[1] / geometry.scale[0]
+    return View(rgb_3HW, torch.from_numpy(depth_hw)[None], camera, aspect)
 
 
 def resize_depth(

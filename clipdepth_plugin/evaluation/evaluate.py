@@ -5,6 +5,7 @@ Axes: H W a picture's own size, N pixels. Depths in metres.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -34,6 +35,8 @@ from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
 
 if TYPE_CHECKING:
     from clipdepth_plugin.data import Sample
+
+logger = logging.getLogger(__name__)
 
 BASELINE_PIXELS = 1000
 
@@ -87,7 +90,7 @@ class EvaluationResult:
         means: Alignment -> metric -> mean over pictures.
         baseline: The constant depth.
         baseline_means: As ``means``, of the constant.
-        skipped: Names of pictures without a pixel that counts.
+        skipped: Names of pictures without a pixel that counts and was shown to the tower.
         calibration: Of the raw predictions' confidence; None without one.
     """
 
@@ -136,7 +139,7 @@ def evaluate(
     rows: list[ImageRow] = []
     pixels: list[PixelSample] = []
     skipped: list[str] = []
-    start = 0
+    start = unseen = 0
     for samples in _batches(iterate(dataset), batch_size):
         indices = range(start, start + len(samples))
         start += len(samples)
@@ -145,12 +148,24 @@ def evaluate(
         skipped += [s.name for i, s in enumerate(samples) if i not in kept]
         maps = predict_samples(predictor, [samples[i] for i in kept], protocol)
         for i, predicted in zip(kept, maps, strict=True):
+            seen_HW = valid[i] & predicted.metres_HW.isfinite()
+            unseen += int(valid[i].sum() - seen_HW.sum())
+            valid[i] = seen_HW
+            if not seen_HW.any():
+                skipped.append(samples[i].name)
+                continue
             pred_HW = _positive(predicted.metres_HW, valid[i], protocol)
             rows.append(_row(indices[i], samples[i], pred_HW, valid[i], protocol, baseline))
             if (confidence_HW := predicted.confidence_HW) is not None:
                 depth_HW = samples[i].depth_1HW[0]
                 pixels.append(take_pixels(confidence_HW, pred_HW, depth_HW, valid[i]))
         advance(len(samples))
+    if unseen:
+        logger.warning(
+            "%d pixels with depth are not measured: the tower was not shown them, as the head's "
+            "resize rule (config.resize) crops pictures",
+            unseen,
+        )
     means: ByAlignment = {a: mean_metrics(row.metrics[a] for row in rows) for a in ALIGNMENTS}
     of_baseline: ByAlignment = {
         a: mean_metrics(row.baseline[a] for row in rows) for a in ALIGNMENTS

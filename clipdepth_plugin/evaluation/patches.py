@@ -15,11 +15,11 @@ from torch import Tensor
 
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
 from clipdepth_plugin.adapters.passes import TowerPass, Wanted
-from clipdepth_plugin.adapters.running import run_tower
+from clipdepth_plugin.adapters.pixels import to_pixels
+from clipdepth_plugin.adapters.running import TowerRunner
 from clipdepth_plugin.adapters.taps import Taps
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.evaluation.evaluate import iterate
-from clipdepth_plugin.evaluation.predictors import sample_pixels
 from clipdepth_plugin.features import one_size
 
 if TYPE_CHECKING:
@@ -94,10 +94,11 @@ class PatchReader:
         """
         self.levels = tuple(range(tower.depth + 1))
         self.features = min(tower.width, MAX_FEATURES // len(self.levels))
-        self._tower = tower
-        self._recorder = PassRecorder(Wanted.of(tower, self.levels, None), TowerPass)
-        self._taps = Taps(tower.module, tower, self._recorder, owner=self)
-        self._preprocessing = preprocessing
+        recorder = PassRecorder(Wanted.of(tower, self.levels, None), TowerPass)
+        taps = Taps(tower.module, tower, recorder, owner=self)
+        self._runner = TowerRunner(tower, taps, recorder)
+        self._preprocessing = preprocessing.whole()
+        self._patch_size = tower.patch_size
         self._patches = patches
         self._random = torch.Generator().manual_seed(seed)
         self._projection_DK: Tensor | None = None
@@ -107,9 +108,8 @@ class PatchReader:
 
     def tokens(self, samples: Sequence[Sample]) -> TowerFeatures:
         """All levels, each (B, P, D), of samples' pictures, without a graph."""
-        pixels_B3HW = sample_pixels(samples, self._preprocessing)
-        run = run_tower(self._tower, self._taps, self._recorder, pixels_B3HW, {})
-        return one_size(run.features)
+        pixels_B3HW = to_pixels([sample.picture for sample in samples], self._preprocessing)
+        return one_size(self._runner.run(pixels_B3HW, {}).features)
 
     def read(self, samples: Sequence[Sample]) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Yields (pictures of a batch, their tokens (N, L, K) float32, mean log depths (N,))."""
@@ -129,7 +129,7 @@ class PatchReader:
         log_P = patch_log_depth(
             depth_HW,
             features.grid,
-            patch_size=self._tower.patch_size,
+            patch_size=self._patch_size,
             pixel_size=self._preprocessing.size,
         )
         chosen_N = self._chosen(log_P)

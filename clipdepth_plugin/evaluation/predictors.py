@@ -5,38 +5,27 @@ Axes: B samples, C colours, H W a picture's own size.
 
 from __future__ import annotations
 
-import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from clipdepth_plugin.adapters.pixels import to_pixels
-from clipdepth_plugin.decoders.readout import confidence_of
 from clipdepth_plugin.errors import DataError, HostError
-from clipdepth_plugin.features import one_size
-from clipdepth_plugin.maps.geometry import ViewGeometry
-from clipdepth_plugin.plugin.estimating import estimate_whole
+from clipdepth_plugin.plugin.pictures import PictureDepth
 
 if TYPE_CHECKING:
     from clipdepth_plugin.adapters.preprocessing import Preprocessing
-    from clipdepth_plugin.arguments import Intrinsics, Size
+    from clipdepth_plugin.arguments import Size
     from clipdepth_plugin.data import Sample
     from clipdepth_plugin.evaluation.protocols import Protocol
-    from clipdepth_plugin.features import TowerFeatures
     from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
-
-logger = logging.getLogger(__name__)
-
 
 Predictor = Callable[[Sequence["Sample"]], list[Tensor]]
 """Anything that turns pictures into metres: from the samples' ``image_3HW`` (and ``intrinsics``)
 alone to one (1, H, W) float32 map in metres for each, of its picture's size; or (2, H, W), the
-second of them the confidence."""
+second of them the confidence. NaN where the tower did not see the picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,118 +42,38 @@ class Prediction:
 
 
 class HeadPredictor:
-    """A head on its tower; the whole picture is squashed to the tower's input, as in training.
+    """A head on its tower, by ``PictureDepth``: whole pictures or as the head was trained.
 
-    Gives the confidence, too, if the head predicts it. Maps are resized once, from the head's
-    native size to the picture's.
+    Gives the confidence, too, where the head predicts it.
     """
 
-    def __init__(self, plugin: DepthPlugin, preprocessing: Preprocessing | None = None) -> None:
+    def __init__(
+        self,
+        plugin: DepthPlugin,
+        preprocessing: Preprocessing | None = None,
+        *,
+        input_size: Size | None = None,
+    ) -> None:
         """Keeps the plug-in, attached or not.
 
         Args:
             plugin: Head and tower; the head must be in evaluation mode.
-            preprocessing: What the host's processor says; None takes what the tower says.
+            preprocessing: See ``PictureDepth``.
+            input_size: See ``PictureDepth``.
 
         Raises:
             HostError: No preprocessing is known, or the head is in training mode.
         """
-        known = preprocessing or plugin.tower.preprocessing
-        if known is None:
-            raise HostError(
-                f"no preprocessing is known for {plugin.tower}: give "
-                "preprocessing=... (mean, std, size)"
-            )
         if plugin.head.training:
             raise HostError("the head is in training mode: call head.eval() before evaluating")
-        self._plugin = plugin
-        self._preprocessing = known
-        self._warned = False
+        self.depth_of = PictureDepth(plugin, preprocessing, input_size=input_size)
+        self._head = plugin.head
 
     def __call__(self, samples: Sequence[Sample]) -> list[Tensor]:
-        """See ``Predictor``."""
-        pixels_B3HW = sample_pixels(samples, self._preprocessing)
-        features = one_size(self._plugin.features(pixels_B3HW))
-        sizes = [tuple(sample.image_3HW.shape[-2:]) for sample in samples]
-        maps: dict[tuple[int, ...], Tensor] = {}
-        with torch.no_grad():
-            for height, width in set(sizes):
-                maps[height, width] = predicted_maps(
-                    self._plugin, features, (height, width), self._preprocessing.size
-                )
-        predicted = []
-        for index, (size, sample) in enumerate(zip(sizes, samples, strict=True)):
-            metres_1HW, *rest = maps[size][index].split(1)
-            predicted.append(torch.cat([metres_1HW * self._camera_factor(sample), *rest]))
-        return predicted
-
-    def _camera_factor(self, sample: Sample) -> float:
-        """True over canonical focal length, for heads with a canonical camera."""
-        canonical = self._plugin.head.config.canonical_focal
-        if canonical is not None and sample.intrinsics is None and not self._warned:
-            logger.warning(
-                "%s (and maybe others): no intrinsics; its metres are those of the head's "
-                "canonical focal length, %g pixels",
-                sample.name,
-                canonical,
-            )
-            self._warned = True
-        height, width = sample.image_3HW.shape[-2:]
-        return camera_factor(sample.intrinsics, (height, width), self._preprocessing, canonical)
-
-
-def predicted_maps(
-    plugin: DepthPlugin, features: TowerFeatures, size: Size, pixel_size: Size
-) -> Tensor:
-    """The maps of whole pictures, resized once.
-
-    Args:
-        plugin: Head and tower.
-        features: Of the pictures, squashed to the tower's input.
-        size: (H, W) of the maps.
-        pixel_size: Size of that input.
-
-    Returns:
-        (B, 1 or 2, H, W) metres, and confidence where the head predicts it.
-    """
-    estimate = estimate_whole(
-        plugin.head, features, size, patch_size=plugin.tower.patch_size, pixel_size=pixel_size
-    )
-    if estimate.log_scale is None:
-        return estimate.metres
-    return torch.cat([estimate.metres, confidence_of(estimate.log_scale)], dim=1)
-
-
-def camera_factor(
-    intrinsics: Intrinsics | None,
-    image_size: Size,
-    preprocessing: Preprocessing,
-    canonical: float | None,
-) -> float:
-    """True over canonical focal length of a picture that is squashed to the tower's input.
-
-    1 if one of them is unknown.
-
-    Args:
-        intrinsics: (fx, fy, cx, cy) in pixels of the picture.
-        image_size: (H, W) of the picture.
-        preprocessing: Its size is the tower's input.
-        canonical: Canonical focal length in pixels of that input.
-    """
-    if intrinsics is None or canonical is None:
-        return 1.0
-    view = ViewGeometry.squashed(image_size, preprocessing.size)
-    fx, fy, _, _ = view.intrinsics(intrinsics)
-    return math.sqrt(fx * fy) / canonical
-
-
-def sample_pixels(samples: Sequence[Sample], preprocessing: Preprocessing) -> Tensor:
-    """(B, 3, H, W) the pictures of samples as the tower takes them, squashed to its input size."""
-    images = [
-        Image.fromarray(sample.image_3HW.permute(1, 2, 0).contiguous().numpy())
-        for sample in samples
-    ]
-    return to_pixels(images, preprocessing)
+        """See ``Predictor``; NaN where the tower did not see the picture."""
+        knows_cameras = self._head.config.canonical_focal is not None
+        cameras = [sample.intrinsics for sample in samples] if knows_cameras else None
+        return self.depth_of([sample.picture for sample in samples], cameras)
 
 
 def predict_samples(
@@ -175,7 +84,7 @@ def predict_samples(
     Confidence is averaged with the mirrored picture's, as metres are.
 
     Raises:
-        DataError: A map is not finite, or of another size than its picture.
+        DataError: A map is infinite somewhere or NaN all over, or of another size than its picture.
     """
     if not samples:
         return []
@@ -210,7 +119,7 @@ def _cropped(sample: Sample, box: tuple[int, int, int, int]) -> Sample:
 
 
 def _checked(maps: Sequence[Tensor], samples: Sequence[Sample]) -> list[Tensor]:
-    """(1 or 2, H, W) float32 maps on the CPU."""
+    """(1 or 2, H, W) float32 maps on the CPU, NaN where the tower did not see the picture."""
     checked = []
     for given_CHW, sample in zip(maps, samples, strict=True):
         size = tuple(sample.depth_1HW.shape)
@@ -222,7 +131,8 @@ def _checked(maps: Sequence[Tensor], samples: Sequence[Sample]) -> list[Tensor]:
                 f"{tuple(given_CHW.shape)} must have one size"
             )
         map_CHW = given_CHW.detach().float().cpu()
-        if not bool(torch.isfinite(map_CHW).all()):
+        unseen_CHW = map_CHW.isnan()
+        if bool(unseen_CHW.all()) or bool(map_CHW.isinf().any()):
             raise DataError(f"{sample.name}: the predicted depth is not finite (NaN or infinite)")
         checked.append(map_CHW)
     return checked

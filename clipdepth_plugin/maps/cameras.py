@@ -6,48 +6,45 @@ the picture, so a head learns one canonical lens and its metres are scaled for a
 
 from __future__ import annotations
 
-import logging
 import math
-import weakref
 from collections.abc import Sequence
 
-from torch import nn
-
-from clipdepth_plugin.arguments import Intrinsics, parse_focal, parse_intrinsics
+from clipdepth_plugin.arguments import Intrinsics, Size, parse_focal, parse_intrinsics
+from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.errors import HeadMismatchError, HostError
-from clipdepth_plugin.maps.geometry import ImageViews
+from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
 
-logger = logging.getLogger(__name__)
+Cameras = Intrinsics | Sequence[Intrinsics | None]
+"""(fx, fy, cx, cy), one for all images or one (None: not known) for each."""
 
-_TOLD = weakref.WeakSet[nn.Module]()
-"""Heads whose assumed focal length was said."""
+Focals = float | Sequence[float | None]
+"""A focal length in pixels, one for all images or one (None: not known) for each."""
 
 
-def say_assumed_focal(head: nn.Module, canonical: float | None) -> None:
-    """Which focal length is assumed where no camera was given; once for each head."""
-    if canonical is not None and head not in _TOLD:
-        _TOLD.add(head)
-        logger.warning(
-            "no camera given: focal length taken as %g px of the view; predict(focal_px=...) "
-            "or intrinsics=... give the metres of another camera",
-            canonical,
-        )
+def views_themselves(sizes: Sequence[Size]) -> list[ImageViews]:
+    """Views as images of their own, for cameras that are given in pixels of the tower's input."""
+    return [ImageViews((ViewGeometry.squashed(size, size),)) for size in sizes]
 
 
 def camera_scales(
-    canonical: float | None,
-    images: int | Sequence[ImageViews],
-    intrinsics: Intrinsics | Sequence[Intrinsics] | None,
-    focal_px: float | Sequence[float | None] | None,
-) -> list[float]:
+    config: HeadConfig,
+    images: Sequence[ImageViews],
+    intrinsics: Cameras | None,
+    focal_px: Focals | None = None,
+) -> list[float | None]:
     """Factor of each view's metres by its camera: true over canonical focal length.
 
+    The one is carried from the image into the view, the other to the view's size
+    (``HeadConfig.focal_at``).
+
     Args:
-        canonical: The head's; None for one that knows no cameras.
-        images: The number of views, each with a camera in its own pixels; or the images that were
-            cut into views, whose cameras go along into each.
-        intrinsics: (fx, fy, cx, cy), one for all or one for each.
-        focal_px: The focal length alone; None in a list for an unknown one.
+        config: The head's.
+        images: The images as they were made into views.
+        intrinsics: In pixels of the images.
+        focal_px: The focal length alone, likewise.
+
+    Returns:
+        One for each view; None where the camera is not known.
 
     Raises:
         HostError: Both are given, or not as many as there are images, or no cameras.
@@ -55,25 +52,25 @@ def camera_scales(
     """
     if intrinsics is not None and focal_px is not None:
         raise HostError("intrinsics and focal_px both say the focal length: give one")
-    if canonical is None:
+    if config.canonical_focal is None:
         raise HeadMismatchError(
             "this head was trained without a canonical camera (config.canonical_focal is "
             "None): the focal length cannot change its metres"
         )
-    count = images if isinstance(images, int) else len(images)
-    cameras: Sequence[Intrinsics | None]
     if intrinsics is not None:
-        cameras = parse_intrinsics(intrinsics, count)
+        cameras = parse_intrinsics(intrinsics, len(images))
     else:
-        focals = parse_focal(focal_px, count)
+        focals = parse_focal(focal_px, len(images))
         cameras = [None if f is None else (f, f, 0.0, 0.0) for f in focals]
-    unknown = [index for index, camera in enumerate(cameras) if camera is None]
-    if unknown:
-        logger.info("images %s: focal length taken as %g px of the view", unknown, canonical)
-    if not isinstance(images, int):
-        cameras = [
-            camera and view.intrinsics(camera)
-            for image, camera in zip(images, cameras, strict=True)
-            for view in image.views
-        ]
-    return [1.0 if c is None else math.sqrt(c[0] * c[1]) / canonical for c in cameras]
+    return [
+        None if camera is None else _scale(config, view, camera)
+        for image, camera in zip(images, cameras, strict=True)
+        for view in image.views
+    ]
+
+
+def _scale(config: HeadConfig, view: ViewGeometry, camera: Intrinsics) -> float:
+    fx, fy, _, _ = view.intrinsics(camera)
+    canonical = config.focal_at(view.view_size)
+    assert canonical is not None
+    return math.sqrt(fx * fy) / canonical

@@ -52,8 +52,8 @@ class ViewGeometry:
     def to_image(self, map_CHW: Tensor) -> Tensor:
         """Carries a map of the view back to the image.
 
-        Where the view is padded, what the map says of padding never mixes into the image: its
-        rim repeats the outermost pixels of the map that show nothing else.
+        Where the view is padded, the map's values of padding never mix into the image: its border
+        repeats the outermost pixels of the map that show nothing else.
 
         Args:
             map_CHW: (C, h, w), any size: it covers the whole view.

@@ -1,4 +1,4 @@
-"""One map of an image from those of the views a host cut it into: depth, or what goes with it.
+"""One map of an image from the maps of its tiles: depth, or confidence.
 
 Axes: H W the image's size.
 """
@@ -20,9 +20,9 @@ _FADE = 0.25
 def stitch(tiles: Sequence[Tensor], overview_1HW: Tensor | None = None) -> Tensor:
     """Pastes tiles of metres into one map.
 
-    A tile is a zoomed view, so its own scale is not to be trusted: each is first multiplied by
-    the median ratio of the overview to it, over the area both see, and then pasted in log depth
-    (beside 0 m, which the ``relu`` activation can give, in depth).
+    A tile is a zoomed view, so its scale is unreliable: each is first multiplied by the median
+    ratio of the overview to it, over the area both see, and then blended in log depth (in depth
+    next to 0 m, which the ``relu`` activation can give).
 
     Args:
         tiles: (1, H, W) metres, none below 0, at the image's size each; NaN where the tile sees

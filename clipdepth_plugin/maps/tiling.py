@@ -1,8 +1,8 @@
-"""Which of a pass's views show which part of which image, found from what the host may do.
+"""Which view of a pass shows which part of which image, found from the host's view rules.
 
-A host may make views in several ways: tiles where the caller asked for them, frames of a video,
-several images in one prompt. Number and sizes of the views that the tower saw say which it was;
-what they leave open is refused.
+A host may have several rules: tiles where the caller asked for them, frames of a video, several
+images in one prompt. The number and sizes of the views that the tower saw say which rule made
+them; where they fit rules that differ, an error asks for more.
 
 Sizes are (H, W).
 """
@@ -19,7 +19,7 @@ from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
 
 
 class ViewRule(Protocol):
-    """One way in which a host makes views of an image.
+    """How a host makes views of an image.
 
     Attributes:
         label: For messages.
@@ -44,14 +44,14 @@ def arrange(
     Args:
         sizes: (H, W) of the user's images: a list with one for each, or one for as many as the
             pass saw.
-        rules: The ways in which the host makes views, at least one.
+        rules: The host's, at least one.
         seen: (H, W) of each view that the tower saw.
         patch: (H, W) of a patch: towers may leave out a view's last, incomplete ones.
 
     Raises:
         HostError: None of the rules fits what was seen, or several do and differ.
     """
-    tried = [_try(way, sizes, seen, patch) for way in rules]
+    tried = [_try(rule, sizes, seen, patch) for rule in rules]
     fitting = [attempt for attempt in tried if attempt.fits]
     if not fitting:
         raise _no_fit(sizes, seen, tried)
@@ -60,7 +60,7 @@ def arrange(
         if _geometries(other.images) != _geometries(chosen.images):
             raise HostError(
                 f"original_sizes: {len(seen)} views may be {len(chosen.images)} images "
-                f"{chosen.way.label} or {len(other.images)} images {other.way.label}: give the "
+                f"{chosen.rule.label} or {len(other.images)} images {other.rule.label}: give the "
                 "(height, width) of every image of the pass, or attach(..., processor=...) the "
                 "image processor or the video processor alone"
             )
@@ -69,29 +69,29 @@ def arrange(
 
 @dataclass(frozen=True)
 class _Attempt:
-    """What one way would make of the images."""
+    """What one rule would make of the images."""
 
-    way: ViewRule
+    rule: ViewRule
     images: list[ImageViews]
     fits: bool
 
 
-def _try(way: ViewRule, sizes: Size | list[Size], seen: Sequence[Size], patch: Size) -> _Attempt:
+def _try(rule: ViewRule, sizes: Size | list[Size], seen: Sequence[Size], patch: Size) -> _Attempt:
     if isinstance(sizes, tuple):
-        one = way.views(sizes)
+        one = rule.views(sizes)
         images = [one] * max(1, len(seen) // len(one))
     else:
-        images = [way.views(size) for size in sizes]
+        images = [rule.views(size) for size in sizes]
     if sum(map(len, images)) != len(seen):
-        return _Attempt(way, images, fits=False)
-    if way.pads_behind:
+        return _Attempt(rule, images, fits=False)
+    if rule.pads_behind:
         rest = iter(seen)
         images = [
             replace(image, views=tuple(_padded(view, next(rest), patch) for view in image.views))
             for image in images
         ]
     fits = [view.view_size for view in _geometries(images)] == list(seen)
-    return _Attempt(way, images, fits)
+    return _Attempt(rule, images, fits)
 
 
 def _padded(view: ViewGeometry, seen: Size, patch: Size) -> ViewGeometry:
@@ -113,7 +113,7 @@ def _no_fit(sizes: Size | list[Size], seen: Sequence[Size], tried: list[_Attempt
     for attempt in tried:
         counts = [len(image) for image in attempt.images]
         expected = sorted({view.view_size for view in _geometries(attempt.images)})
-        lines.append(f"{attempt.way.label}: {_short(counts)} views of {_short(expected)}")
+        lines.append(f"{attempt.rule.label}: {_short(counts)} views of {_short(expected)}")
     images = "images of" if isinstance(sizes, list) else "any number of images of"
     return HostError(
         f"original_sizes: this pass has {len(seen)} views of {_short(sorted(set(seen)))}; of "

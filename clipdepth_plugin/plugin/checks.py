@@ -20,8 +20,13 @@ if TYPE_CHECKING:
     from clipdepth_plugin.fused.head import FusedHead  # brings triton in
 
 
-def check_fit(head: DepthHead | FusedHead, tower: Tower) -> None:
+def check_fit(head: DepthHead | FusedHead, tower: Tower, *, other_tower: bool = False) -> None:
     """Whether a head can read a tower.
+
+    Args:
+        head: The head.
+        tower: The tower.
+        other_tower: Whether its weights may be others than the head was trained on.
 
     Raises:
         HeadMismatchError: Says what the head needs and what the tower has.
@@ -48,7 +53,8 @@ def check_fit(head: DepthHead | FusedHead, tower: Tower) -> None:
             f"the head's FiLM was trained with the {config.context!r} context, this tower has "
             f"{', '.join(map(repr, tower.contexts))} ({tower})"
         )
-    check_same_tower(tower, config.provenance.tower_hashes, config.provenance.tower)
+    origin = config.provenance
+    check_same_tower(tower, origin.tower_hashes, origin.tower, other_tower=other_tower)
 
 
 def _shown(value: object) -> str:

@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from clipdepth_plugin.config import ResizeRule
 from clipdepth_plugin.data import AugmentConfig
 from clipdepth_plugin.training.losses import LossConfig
 from clipdepth_plugin.training.settings import (
@@ -48,11 +49,11 @@ class TrainConfig(Settings):
     """(H, W) of the tower's input in place of the host's own, for towers that take any size; the
     head is then made for that size."""
 
-    resize: Literal["whole", "host"] = "whole"
-    """``whole``: pictures are squashed to the tower's input, as the published recipe, ``clipdepth
-    eval`` and ``clipdepth predict`` do. ``host``: as the host's own preprocessing does, with its
-    centre crop or padding, for a head that will be attached to such a host; what is cropped is
-    never trained on, and ``eval`` still shows whole pictures."""
+    resize: ResizeRule = "whole"
+    """``whole``: pictures are squashed to the tower's input, as in the published recipe. ``host``:
+    as the host's own preprocessing does, with its centre crop or padding, for a head that will be
+    attached to such a host; what is cropped is never trained on. The head's config records it, and
+    ``clipdepth eval`` and ``clipdepth predict`` do the same."""
 
     head: HeadSettings = HeadSettings()
     data: DataSettings

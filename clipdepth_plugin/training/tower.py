@@ -14,11 +14,11 @@ from torch import Tensor
 from clipdepth_plugin.adapters.identity import tower_hashes
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.towers import choose_tower
-from clipdepth_plugin.errors import HostError
 from clipdepth_plugin.features import one_size
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.plugin.checks import check_fit
 from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
+from clipdepth_plugin.plugin.framing import known_preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,13 +54,7 @@ class FrozenTower:
         self.name = name if path is None else f"{name} ({path})"
         self.host = host.eval().requires_grad_(False)
         self.tower: Tower = choose_tower(host, path)
-        known = preprocessing or self.tower.preprocessing
-        if known is None:
-            raise HostError(
-                f"host {name!r} does not say how its pictures are normalised; give a folder that "
-                "has a preprocessor_config.json (mean, std, size)"
-            )
-        self.preprocessing = known
+        self.preprocessing = known_preprocessing(self.tower, preprocessing)
         self.hashes = tower_hashes(self.tower)
 
     def reader(
@@ -105,6 +99,9 @@ def make_head(
 ) -> DepthHead:
     """The head to train: new, or the saved one; checked against the tower.
 
+    Its config records input size and resize rule; a saved head's canonical camera is carried to
+    that size.
+
     Raises:
         HeadMismatchError: A saved head does not fit the tower.
         HeadFileError: It can't be read.
@@ -118,4 +115,5 @@ def make_head(
             tower.host, settings.preset, tower=tower.tower.path, **settings.options
         )
     check_fit(head, tower.tower)
+    head.config = head.config.trained_on(tower.preprocessing.size, config.resize)
     return head

@@ -21,8 +21,8 @@ from torch.distributed.checkpoint.state_dict import (
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.decoders.readout import DepthEstimate
 from clipdepth_plugin.errors import TrainingError
-from clipdepth_plugin.features import TowerFeatures
-from clipdepth_plugin.plugin.estimating import estimate_whole
+from clipdepth_plugin.features import TowerFeatures, Views
+from clipdepth_plugin.maps.placing import at_size
 
 if TYPE_CHECKING:
     from clipdepth_plugin.head import DepthHead
@@ -77,13 +77,16 @@ class TrainedHead(nn.Module):
             Maps of ``size``; auxiliary ones in training alone.
         """
         features = TowerFeatures(levels, context_BD, grid, pixels_B3HW)
-        return estimate_whole(
-            self.head,
-            features,
-            size,
-            patch_size=self._patch_size,
-            pixel_size=self._pixel_size,
-            auxiliary=self.training,
+        native: DepthEstimate = self.head.estimate(features, auxiliary=self.training)
+        views = [Views(features.batch, grid, self._pixel_size)]
+
+        def placed(map_B1HW: Tensor) -> Tensor:
+            return at_size([map_B1HW], views, self._patch_size, size)
+
+        return DepthEstimate(
+            placed(native.metres),
+            None if native.log_scale is None else placed(native.log_scale),
+            tuple(map(placed, native.auxiliary)),
         )
 
 

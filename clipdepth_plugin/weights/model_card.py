@@ -26,6 +26,7 @@ outputs.
 |---|---|
 | Tower | {tower}, width {width} |
 | Levels | semantic {semantic}, structural {structural} (k leaves block k, 0 enters the first) |
+| Input | {input} |
 | Context | {context} |
 | Output | (B, 1, H, W) float32, metres (planar z-depth) |
 | Confidence | {confidence} |
@@ -45,8 +46,8 @@ with attach(host, head) as plugin:
 {notes}"""
 _CONFIDENCE = "`plugin.confidence`: the probability that the true depth is within a factor of 1.25"
 _CAMERA = (
-    "canonical: metres are those of a focal length of {focal:g} pixels at the tower's input, "
-    "unless `plugin.predict(focal_px=...)` or `intrinsics=` says another"
+    "canonical: metres are those of a focal length of {focal:g} pixels at {size}, unless "
+    "`plugin.predict(focal_px=...)` or `intrinsics=` says another"
 )
 _MARK = re.compile(r"\n<!-- written by save_pretrained, sha256 ([0-9a-f]{64}) -->\n")
 
@@ -66,11 +67,12 @@ def model_card_text(config: HeadConfig) -> str:
         width=config.width,
         semantic=list(config.semantic_levels),
         structural=list(config.structural_levels) if config.structural else "off",
+        input=_input(config),
         context=f"`{config.context}`" if config.film else "none (FiLM off)",
         confidence=_CONFIDENCE if config.confidence else "not predicted",
         camera="not taken into account"
         if config.canonical_focal is None
-        else _CAMERA.format(focal=config.canonical_focal),
+        else _CAMERA.format(focal=config.canonical_focal, size=_size(config)),
         activation=config.activation,
         low=config.depth_range[0],
         high=config.depth_range[1],
@@ -81,6 +83,16 @@ def model_card_text(config: HeadConfig) -> str:
         notes=f"\n{origin.notes}\n" if origin.notes else "",
     )
     return f"{text}\n<!-- written by save_pretrained, sha256 {_hash(text)} -->\n"
+
+
+def _size(config: HeadConfig) -> str:
+    size = config.input_size
+    return "the tower's input" if size is None else f"{size[0]} x {size[1]}"
+
+
+def _input(config: HeadConfig) -> str:
+    how = {"whole": "whole pictures squashed", "host": "pictures resized by the host's own rule"}
+    return "not recorded" if config.resize is None else f"{how[config.resize]} to {_size(config)}"
 
 
 def is_unedited(card: str) -> bool:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from torch import nn
 
+from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.environment import describe_environment
-from clipdepth_plugin.latency.hosts import load_bench_host
 
 _RATIOS = pytest.StashKey[list[str]]()
 
@@ -18,7 +18,7 @@ _RATIOS = pytest.StashKey[list[str]]()
 @pytest.fixture(scope="session")
 def vit_b_16() -> nn.Module:
     """ViT-B/16 at 224; latency does not depend on the weights' values."""
-    return load_bench_host("config:vit-b-16")[1]
+    return load_host("config:vit-b-16").model
 
 
 @pytest.fixture

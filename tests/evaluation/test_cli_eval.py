@@ -20,7 +20,7 @@ from clipdepth_plugin.cli.data_spec import parse_data
 from clipdepth_plugin.config import PRESETS, HeadConfig
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.evaluation.report import Report
-from tests.tiny.command_line import PROCESSOR, run, tiny_host, words
+from tests.tiny.command_line import run, tiny_host, words
 
 
 @pytest.fixture(scope="module")
@@ -83,25 +83,18 @@ def test_eval_writes_the_report(host: Path, head: Path, data: Path, tmp_path: Pa
         picture.verify()
 
 
-def test_eval_says_what_another_size_does_to_the_metres(
+def test_eval_says_that_a_head_was_trained_at_another_size(
     host: Path, head: Path, data: Path, tmp_path: Path
 ) -> None:
-    canonical = DepthHead.from_pretrained(head)
-    canonical.config = canonical.config.model_copy(update={"canonical_focal": 40.0})
-    canonical.save_pretrained(tmp_path / "canonical")
-    shutil.copytree(host, tmp_path / "host")
-    smaller = {**PROCESSOR, "size": {"height": 16, "width": 16}}
-    (tmp_path / "host" / "preprocessor_config.json").write_text(json.dumps(smaller))
+    trained = DepthHead.from_pretrained(head)
+    trained.config = trained.config.trained_on((16, 16), "whole")
+    trained.save_pretrained(tmp_path / "trained")
     given = ("--data", f"rgbd:{data}:test", "-o", tmp_path / "out", "--pictures", "0")
-    # (host: of 16 or of 32 pixels, head, whether it warns)
-    cases = (("host", "canonical", True), (host, "canonical", False), ("host", head, False))
-    for which, trained, warns in cases:
-        options = ("--host", tmp_path / which, "--head", tmp_path / trained)
-        result = run("eval", *options, "--input-size", "32", "32", *given)
+    for which, said in ((head, False), ("trained", True)):
+        options = ("--host", host, "--head", tmp_path / which, "--input-size", "32", "32")
+        result = run("eval", *options, *given)
         assert result.exit_code == 0, result.output
-        shown = words(result.stderr)
-        assert ("--input-size 32 32: the metres are right only if" in shown) == warns
-        assert ("its canonical focal length, 40," in shown) == warns
+        assert ("trained was trained at 16 16" in words(result.stderr)) == said
 
 
 def test_eval_shows_names_as_they_are(host: Path, head: Path, data: Path, tmp_path: Path) -> None:

@@ -35,7 +35,6 @@ from clipdepth_plugin.evaluation.metrics import METRICS
 from clipdepth_plugin.evaluation.predictors import (
     HeadPredictor,
     predict_samples,
-    sample_pixels,
 )
 from clipdepth_plugin.evaluation.protocols import get_protocol
 from clipdepth_plugin.evaluation.report import (
@@ -173,6 +172,26 @@ def test_bad_predictions_are_named() -> None:
         evaluate(lambda shown: [torch.ones(1, 3, 3)] * len(shown), samples, RGBD)
 
 
+def test_what_the_tower_was_not_shown_is_not_measured(caplog: pytest.LogCaptureFixture) -> None:
+    """As beside a centre crop: NaN there, in what counts and in what is compared with."""
+    samples = [sample(0), sample(1)]
+    samples[1].depth_1HW[..., 10:] = 0  # all that is valid lies beside the crop
+
+    def cropped(shown: Sequence[Sample]) -> list[Tensor]:
+        maps = [one.depth_1HW * 2 for one in shown]
+        for map_1HW in maps:
+            map_1HW[..., :10] = torch.nan
+        return maps
+
+    result = evaluate(cropped, samples, get_protocol("rgbd", flip=False))
+    (row,) = result.rows
+    valid_HW = RGBD.valid(samples[0].depth_1HW[0], "")
+    assert row.pixels == int(valid_HW[:, 10:].sum()) < int(valid_HW.sum())
+    assert result.means["none"]["abs_rel"] == pytest.approx(1, abs=1e-6)
+    assert result.skipped == (samples[1].name,)
+    assert "pixels with depth are not measured: the tower was not shown them" in caplog.text
+
+
 def tiny_host(image_size: int = 32) -> CLIPVisionModel:
     torch.manual_seed(0)
     config = CLIPVisionConfig(
@@ -215,11 +234,12 @@ def test_maps_lie_where_the_plugin_puts_them_beside_an_unseen_border(preset: Pre
     samples = [sample(0, (36, 36)), sample(1, (72, 48))]
     with attach(host, head) as plugin, torch.no_grad():
         maps = HeadPredictor(plugin, seen)(samples)
-        host(sample_pixels(samples, seen))
+        pixels = to_pixels([one.picture for one in samples], seen)
+        host(pixels)
         for size, one_2HW, row in (((36, 36), maps[0], 0), ((72, 48), maps[1], 1)):
             metres, sure = plugin.predict(size), plugin.predict_confidence(size)
             torch.testing.assert_close(one_2HW, torch.cat([metres[row], sure[row]]))
-        features = one_size(plugin.features(sample_pixels(samples, seen)))
+        features = one_size(plugin.features(pixels))
         trained = TrainedHead(head, LossConfig(), patch_size=(8, 8), pixel_size=(36, 36))
         fields = features.levels, features.context, features.pixels, features.grid
         torch.testing.assert_close(trained(*fields, (36, 36)).metres, plugin.depth)
@@ -276,7 +296,9 @@ def test_a_canonical_camera_is_taken_into_account(caplog: pytest.LogCaptureFixtu
     factor = math.sqrt((30.0 * 32 / 40) * (31.0 * 32 / 24)) / 50.0
     torch.testing.assert_close(got[0], expected[0] * factor)
     torch.testing.assert_close(got[1], expected[1])
-    assert "set/test/seq/1 (and maybe others): no intrinsics" in caplog.text
+    assert "no camera given for views [1]: the metres are those of a focal length of 50 px" in (
+        caplog.text
+    )
 
 
 def test_a_head_in_training_mode_is_refused() -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from clipdepth_plugin.adapters.pixels import to_pixels
 from clipdepth_plugin.adapters.preprocessing import HALF_NORMALISATION, Preprocessing
 from clipdepth_plugin.adapters.taps import owners
 from clipdepth_plugin.adapters.towers import Tower, choose_tower
@@ -19,7 +20,6 @@ from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.evaluation import patches as patches_module
 from clipdepth_plugin.evaluation.layers import ProbeOptions, accepting_presets, rank_levels
 from clipdepth_plugin.evaluation.patches import PatchReader, patch_log_depth, split_samples
-from clipdepth_plugin.evaluation.predictors import sample_pixels
 from clipdepth_plugin.evaluation.ridge import RidgeSums
 
 PREPROCESSING = Preprocessing(*HALF_NORMALISATION, size=(32, 32), resize="squash")
@@ -73,7 +73,8 @@ def test_all_levels_are_the_towers_hidden_states(tower: Tower) -> None:
     samples = [Pictures()[index] for index in range(2)]
     features = PatchReader(tower, PREPROCESSING, None, seed=0).tokens(samples)
     with torch.no_grad():
-        out = tower.module(sample_pixels(samples, PREPROCESSING), output_hidden_states=True)
+        pixels_B3HW = to_pixels([one.picture for one in samples], PREPROCESSING)
+        out = tower.module(pixels_B3HW, output_hidden_states=True)
     assert list(features.levels) == list(range(DEPTH + 1))
     for level, expected in enumerate(out.hidden_states):
         torch.testing.assert_close(features.levels[level], expected[:, 1:])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from clipdepth_plugin.latency.hosts import BUILT_IN
+from clipdepth_plugin.adapters.loading.config import BUILT_IN
 from clipdepth_plugin.latency.schema import Audit
 from tests.results_scripts import ROOT, load_script
 

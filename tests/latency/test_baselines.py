@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from clipdepth_plugin import DepthHead
+from clipdepth_plugin import ClipDepthError, DepthHead
+from clipdepth_plugin.adapters.loading import load_host
+from clipdepth_plugin.adapters.loading.config import BUILT_IN
 from clipdepth_plugin.adapters.towers import choose_tower, find_towers
 from clipdepth_plugin.errors import BenchError
 from clipdepth_plugin.latency.baselines import (
@@ -20,7 +22,6 @@ from clipdepth_plugin.latency.baselines import (
     tower_baseline,
 )
 from clipdepth_plugin.latency.forms import FORMS, choose_forms
-from clipdepth_plugin.latency.hosts import BUILT_IN, load_bench_host
 from clipdepth_plugin.latency.resources import count_gflops, count_parameters
 from clipdepth_plugin.latency.separate import depth_anything_v2_small
 
@@ -90,7 +91,8 @@ def test_built_in_hosts_have_the_sizes_of_their_models(
     name: str, millions: float, tower_millions: float
 ) -> None:
     with torch.device("meta"):
-        label, model = load_bench_host(f"config:{name}")
+        host = load_host(f"config:{name}")
+        label, model = host.label, host.model
     assert label == BUILT_IN[name][0]
     (tower,) = find_towers(model)
     assert count_parameters(model) / 1e6 == pytest.approx(millions, rel=0.01)
@@ -98,8 +100,8 @@ def test_built_in_hosts_have_the_sizes_of_their_models(
 
 
 def test_an_unknown_built_in_host_is_refused() -> None:
-    with pytest.raises(BenchError, match=r"no such built-in config; there are config:vit-b-16"):
-        load_bench_host("config:vit-b-17")
+    with pytest.raises(ClipDepthError, match=r"no such built-in config; there are config:vit-b-16"):
+        load_host("config:vit-b-17")
 
 
 def test_the_separate_network_has_the_size_of_the_published_one() -> None:

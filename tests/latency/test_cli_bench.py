@@ -11,8 +11,8 @@ import pytest
 from torch import nn
 from typer.testing import CliRunner, Result
 
+from clipdepth_plugin.adapters.loading.config import BUILT_IN
 from clipdepth_plugin.cli.app import app
-from clipdepth_plugin.latency.hosts import BUILT_IN
 from clipdepth_plugin.latency.schema import Audit
 
 SHORT = ("--random-weights", "--rounds", "8", "--separate", "none", "--preset", "fast")

@@ -15,6 +15,7 @@ import transformers
 
 from clipdepth_plugin.adapters.processors.hf import from_processor
 from clipdepth_plugin.adapters.towers import choose_tower
+from clipdepth_plugin.adapters.trim import plan_trim
 from tests.test_original_sizes import CASES
 from tests.tiny.case import HostCase
 from tests.tiny.packed import EVERY_PACKED
@@ -79,7 +80,7 @@ def _rows() -> Iterator[Row]:
                 ", ".join(tower.contexts),
                 tower.rule.order,
                 _views(case.name),
-                "no",
+                "yes" if plan_trim(host, tower).blocks else "no",
                 "outputs, levels, places",  # what takes every row of both tables
                 "yes" if generates(case) else "-",
                 "yes" if any(one.host == case.name for one in CASES) else "-",
@@ -90,10 +91,10 @@ def _rows() -> Iterator[Row]:
 def _views(name: str) -> str:
     """How its own image processor makes views of a picture."""
     kinds = [
-        type(way).__name__
+        type(rule).__name__
         for case in CASES
         if case.host == name
-        for way in from_processor(getattr(transformers, case.processor)(**case.options)).ways
+        for rule in from_processor(getattr(transformers, case.processor)(**case.options)).rules
     ]
     return ", ".join(dict.fromkeys(kinds)) or "-"
 

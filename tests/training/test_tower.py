@@ -12,12 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from clipdepth_plugin.adapters.pixels import to_pixels
+from clipdepth_plugin.adapters.pixels import normalised, to_pixels
 from clipdepth_plugin.data import DataConfig, open_dataset
-from clipdepth_plugin.data.views import make_view, normalised
+from clipdepth_plugin.data.views import make_view
 from clipdepth_plugin.training.progress import Silent
 from clipdepth_plugin.training.session import open_session
-from clipdepth_plugin.training.tower import load_tower
+from clipdepth_plugin.training.tower import load_tower, make_head
 from tests.training.conftest import PROCESSOR, TinyRuns
 
 CROPS = {
@@ -43,7 +43,7 @@ def test_training_shows_the_picture_that_evaluation_shows(
         tower = load_tower(tiny.config("run", host=str(host), resize=resize))
         view = make_view(sample, tower.preprocessing, (16, 16))
         seen[resize] = normalised(view.rgb_3HW, tower.preprocessing)
-    shown = to_pixels([image], tower.preprocessing)[0]
+    shown = to_pixels([image], tower.preprocessing.whole())[0]
     assert tower.preprocessing.resize == kind
     torch.testing.assert_close(seen["whole"], shown, rtol=0, atol=1e-6)
     assert torch.equal(seen["host"], seen["whole"]) == (kind == "squash")
@@ -108,3 +108,16 @@ def test_bfloat16_that_a_processor_imitates_is_told(
     with caplog.at_level(logging.WARNING):
         open_session(tiny.config("run", precision=precision), Silent())
     assert ("no instructions for bfloat16" in caplog.text) == told
+
+
+def test_a_head_records_what_it_is_trained_with(tiny: TinyRuns) -> None:
+    options = {"options": {**tiny.head, "canonical_focal": 30.0}}
+    config = tiny.config("run", head=options, input_size=[14, 28], resize="host")
+    head = make_head(config, load_tower(config))
+    assert (head.config.input_size, head.config.resize) == ((14, 28), "host")
+    assert head.config.canonical_focal == 30.0
+    head.save_pretrained(tiny.folder / "saved")
+    further = tiny.config("further", head={"init": str(tiny.folder / "saved")})
+    head = make_head(further, load_tower(further))
+    assert (head.config.input_size, head.config.resize) == ((28, 28), "whole")
+    assert head.config.canonical_focal == pytest.approx(30 * 2**0.5)  # the same field of view

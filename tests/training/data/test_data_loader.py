@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from clipdepth_plugin.adapters.pixels import normalised
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.data import (
     AugmentConfig,
@@ -25,7 +26,7 @@ from clipdepth_plugin.data import (
 )
 from clipdepth_plugin.data.augment import augment
 from clipdepth_plugin.data.failures import BadFiles
-from clipdepth_plugin.data.views import make_view, normalised
+from clipdepth_plugin.data.views import make_view
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.training.cache_build import sample_contents
 from clipdepth_plugin.training.cache_files import CacheFiles

@@ -70,12 +70,12 @@ def _lfm2(out: Any) -> Iterable[Tensor]:
 
 @dataclass(frozen=True)
 class Case:
-    """One way of one image processor.
+    """One view rule of one image processor.
 
     Attributes:
         processor: Class name; the same with "Fast" and "Pil" is tried, too, where it exists.
         options: Its settings.
-        way: Which of the ways that are read from it.
+        rule: Which of the rules that are read from it.
         views: The (3, H, W) views of one image in its output.
         call: Options of the call.
         nest: How one image is given.
@@ -85,7 +85,7 @@ class Case:
     name: str
     processor: str
     options: dict[str, Any]
-    way: int = 0
+    rule: int = 0
     views: Callable[[Any], Iterable[Tensor]] = _all
     call: dict[str, Any] | None = None
     nest: Callable[[Any], Any] = lambda image: [image]
@@ -195,8 +195,8 @@ def seen_by(case: Case, variant: str, size: Size) -> tuple[list[Tensor], ImageVi
     processor = getattr(transformers, variant)(**{**PLAIN, **case.options})
     steps = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
     out = processor(case.nest(ramps(size)), **steps, **(case.call or {}))
-    way = from_processor(processor).ways[case.way]
-    return [torch.as_tensor(view).float() / 255 for view in case.views(out)], way.views(size), way
+    rule = from_processor(processor).rules[case.rule]
+    return [torch.as_tensor(view).float() / 255 for view in case.views(out)], rule.views(size), rule
 
 
 def check(view: ViewGeometry, seen_3HW: Tensor) -> None:
@@ -232,23 +232,23 @@ def check(view: ViewGeometry, seen_3HW: Tensor) -> None:
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize(("case", "variant"), _variants())
 def test_views_lie_where_the_processor_puts_them(case: Case, variant: str, size: Size) -> None:
-    seen, expected, way = seen_by(case, variant, size)
-    compare(seen, expected, way)
+    seen, expected, rule = seen_by(case, variant, size)
+    compare(seen, expected, rule)
 
 
 @pytest.mark.parametrize(("case", "variant"), _variants())
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(size=st.tuples(st.integers(18, 170), st.integers(18, 170)))
 def test_at_any_size(case: Case, variant: str, size: Size) -> None:
-    seen, expected, way = seen_by(case, variant, size)
-    compare(seen, expected, way)
+    seen, expected, rule = seen_by(case, variant, size)
+    compare(seen, expected, rule)
 
 
-def compare(seen: list[Tensor], expected: ImageViews, way: ViewRule) -> None:
+def compare(seen: list[Tensor], expected: ImageViews, rule: ViewRule) -> None:
     assert len(seen) == len(expected)
     for view, seen_3HW in zip(expected.views, seen, strict=True):
         shown = tuple(seen_3HW.shape[1:])
-        if way.pads_behind:
+        if rule.pads_behind:
             assert all(a >= b for a, b in zip(shown, view.view_size, strict=True))
         else:
             assert shown == view.view_size
@@ -266,5 +266,5 @@ def test_each_family_is_tested() -> None:
         if processor is None:
             continue  # PI0 came with transformers 5
         processor = processor(**{**PLAIN, **case.options})
-        kinds |= {type(way).__name__ for way in from_processor(processor).ways}
+        kinds |= {type(rule).__name__ for rule in from_processor(processor).rules}
     assert len(kinds) >= 12, kinds

@@ -1,4 +1,4 @@
-"""How hosts choose the grid of tiles that they stretch an image to.
+"""Grids of tiles that an image is stretched to: InternVL, AyaVision, Ovis 2, Command A Vision.
 
 Sizes are (H, W), grids (rows, columns). Where several grids are as good, their order decides, so it
 is that of the host's own image processor.
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from clipdepth_plugin.adapters.processors.tiles import grid_of, tiles_of
-from clipdepth_plugin.adapters.processors.view_rules import SmartResize
+from clipdepth_plugin.adapters.processors.registry import Read, register, sized
+from clipdepth_plugin.adapters.processors.tiles import grid_of
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.maps.geometry import ImageViews
 
@@ -35,7 +35,7 @@ class AspectGrid:
     def views(self, image_size: Size) -> ImageViews:
         """See ``ViewRule``."""
         grids = [grid for grid in _grids(self.max_tiles) if math.prod(grid) >= self.min_tiles]
-        grid = _nearest(image_size, self.tile, grids)
+        grid = nearest_grid(image_size, self.tile, grids)
         return grid_of(image_size, self.tile, grid, overview_first=self.overview_first)
 
 
@@ -90,60 +90,35 @@ class ScaleGrid:
         return grid_of(image_size, self.tile, grid)
 
 
-@dataclass(frozen=True)
-class TilesWhereLarge:
-    """LFM2-VL's: whole patches; of an image far above the bounds a grid of tiles before those.
+@register("GotOcr2ImageProcessor", options="crop_to_patches min_patches max_patches")
+def _aspect_grid(given: Mapping[str, Any], _: Any) -> Read:
+    """Processors of whole hosts switch tiles on by the call, so both rules are always tried."""
+    size = sized(given)
+    grid = AspectGrid(size, given.get("min_patches", 1), given.get("max_patches", 12))
+    return Read(size, "squash", view_rules=(grid,))
 
-    Attributes:
-        whole: How an image that is small enough is resized, and an overview.
-        patch: Side of a patch.
-        tile: Side of a tile.
-        min_tiles: The least number of tiles.
-        max_tiles: The largest.
-        tolerance: How many times ``whole.max_pixels`` an image may have without tiles.
-        overview: Whether there is one.
-    """
 
-    label: ClassVar[str] = "tiles where the image is large"
-    pads_behind: ClassVar[bool] = False
-    whole: SmartResize
-    patch: int
-    tile: int
-    min_tiles: int
-    max_tiles: int
-    tolerance: float
-    overview: bool
+@register(
+    "Ovis2ImageProcessor",
+    options="crop_to_patches min_patches max_patches use_covering_area_grid",
+)
+def _covering_grid(given: Mapping[str, Any], _: Any) -> Read:
+    size, most = sized(given), int(given["max_patches"])
+    if given.get("do_center_crop"):
+        return Read(size, unknown="do_center_crop=True")
+    if given.get("use_covering_area_grid", True):
+        return Read(size, "squash", view_rules=(CoveringGrid(size, most),))
+    grid = AspectGrid(size, int(given["min_patches"]), most, overview_first=True)
+    return Read(size, "squash", view_rules=(grid,))
 
-    def views(self, image_size: Size) -> ImageViews:
-        """See ``ViewRule``."""
-        whole = self.whole.views(image_size)
-        if not self._is_large(image_size):
-            return whole
-        tile = (self.tile, self.tile)
-        rows, columns = _nearest(image_size, tile, self._grids())
-        canvas = (rows * self.tile, columns * self.tile)
-        tiles = tiles_of(image_size, tile, canvas, canvas)
-        if len(tiles) == 1:
-            return ImageViews(tuple(tiles))
-        if not self.overview:
-            return ImageViews(tuple(tiles), None)
-        return ImageViews((*tiles, *whole.views), overview=len(tiles))
 
-    def _is_large(self, image_size: Size) -> bool:
-        factor = self.whole.factor
-        area = math.prod(max(self.patch, round(side / factor) * factor) for side in image_size)
-        return area > self.whole.max_pixels * self.tolerance
-
-    def _grids(self) -> list[Size]:
-        # Sorted out of a set, as the host does it: so even their order is the host's.
-        sides = {
-            (width, height)
-            for count in range(self.min_tiles, self.max_tiles + 1)
-            for width in range(1, count + 1)
-            for height in range(1, count + 1)
-            if self.min_tiles <= width * height <= self.max_tiles
-        }
-        return [(height, width) for width, height in sorted(sides, key=math.prod)]
+@register(
+    "Cohere2VisionImageProcessor",
+    options="crop_to_patches min_patches max_patches patch_size",
+)
+def _scale_grid(given: Mapping[str, Any], _: Any) -> Read:
+    size = sized(given)
+    return Read(size, "squash", view_rules=(ScaleGrid(size, int(given["max_patches"])),))
 
 
 def _grids(max_tiles: int) -> list[Size]:
@@ -157,7 +132,7 @@ def _grids(max_tiles: int) -> list[Size]:
     return sorted(grids, key=math.prod)
 
 
-def _nearest(image_size: Size, tile: Size, grids: Iterable[Size]) -> Size:
+def nearest_grid(image_size: Size, tile: Size, grids: Iterable[Size]) -> Size:
     """The nearest in shape; of equal ones the later, unless that is far finer than the image."""
     best, best_gap = (1, 1), math.inf
     for rows, columns in grids:

@@ -1,8 +1,8 @@
-"""Hosts to measure: built-in configs with random weights, or any that ``load_host`` takes.
+"""Built-in configs of transformers with random weights: hosts to measure, nothing is downloaded.
 
-Latency does not depend on the weights' values, so nothing is downloaded. The two multimodal
-configs are scaled down: their language models have 0.2 to 0.3 G parameters, so that depth's share
-of the prefill is larger than beside a model of 7 G.
+Latency does not depend on the weights' values. The two multimodal configs are scaled down: their
+language models have 0.2 to 0.3 G parameters, so that depth's share of the prefill is larger than
+beside a model of 7 G.
 """
 
 from __future__ import annotations
@@ -10,15 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from clipdepth_plugin.adapters.loading import load_host
-from clipdepth_plugin.errors import BenchError
+from clipdepth_plugin.adapters.loading.registry import Library, Loaded, register
+from clipdepth_plugin.errors import HostError
 
 if TYPE_CHECKING:
     from torch import nn
 
-PREFIX = "config:"
 IMAGE_TOKEN = 31_999
 _VOCABULARY = 32_000
 
@@ -104,24 +101,13 @@ BUILT_IN: dict[str, tuple[str, Callable[[], nn.Module]]] = {
 """Name -> label in reports, and how it is built."""
 
 
-def load_bench_host(spec: str, *, random_weights: bool = False) -> tuple[str, nn.Module]:
-    """A host to measure: its label in a report, and the model, float32 and in eval mode.
-
-    Args:
-        spec: ``config:NAME`` for one of ``BUILT_IN``, else what ``load_host`` takes.
-        random_weights: Build a named host from its config, as the built-in ones always are.
-
-    Raises:
-        BenchError: No such built-in config.
-        HostError: As ``load_host``.
-    """
-    if not spec.startswith(PREFIX):
-        return spec, load_host(spec, random_weights=random_weights).model
-    name = spec.removeprefix(PREFIX)
+def _load(name: str, random_weights: bool) -> Loaded:
+    """Builds one; its weights are random whatever is asked for."""
     if name not in BUILT_IN:
-        known = ", ".join(f"{PREFIX}{one}" for one in BUILT_IN)
-        raise BenchError(f"host {spec!r}: no such built-in config; there are {known}")
+        known = ", ".join(f"config:{one}" for one in BUILT_IN)
+        raise HostError(f"host 'config:{name}': no such built-in config; there are {known}")
     label, build = BUILT_IN[name]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return label, build().eval()
+    return Loaded(build(), label=label)
+
+
+register("config", Library(_load, "config:NAME (built in, random weights)"))

@@ -1,0 +1,33 @@
+"""The hook that all of ours are: nothing of it stays in a copy of a host."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from torch.utils.hooks import RemovableHandle
+
+
+class Hook:
+    """A hook that a copied, pickled or saved host carries as a no-op of the standard library.
+
+    Attributes:
+        owner: Whose hook it is: tells two plug-ins on one tower apart.
+    """
+
+    def __init__(self, owner: object, call: Callable[..., None]) -> None:
+        self.owner = owner
+        self._call = call
+
+    def __call__(self, *args: Any) -> None:
+        """What torch calls: looks, returns nothing, so nothing is replaced."""
+        self._call(*args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Takes any arguments and returns None, in any Python, without our package.
+        return getattr, (contextlib.nullcontext(), "__exit__")
+
+
+Registration = tuple[Callable[..., RemovableHandle], Hook, dict[str, Any]]
+"""A module's method that registers a hook, the hook, and the method's options."""

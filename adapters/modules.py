@@ -1,0 +1,152 @@
+"""The parts of a vision tower, found by structure: patch embeddings and lists of blocks.
+
+Names are looked at only to recognise attention ("attn", "attention") and a linear map of patches
+("patch").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+from torch import Tensor, nn
+
+_WRAPPED = {"_orig_mod", "_checkpoint_wrapped_module"}
+"""Where torch.compile(block) and torch's checkpoint_wrapper(block) keep the block."""
+
+
+@dataclass(frozen=True)
+class PatchEmbedding:
+    """The module that makes patch tokens of RGB pictures, or of patches that the host has cut.
+
+    Attributes:
+        path: Module path.
+        module: A convolution of pictures; one of videos or a linear map, where patches come cut.
+        width: D.
+        patch_size: (height, width) of a patch in pixels.
+        packed: Whether it maps patches that are cut already, so that it says nothing of their
+            order.
+        padding: (above and below, left and right) pixels that it puts around a picture.
+    """
+
+    path: str
+    module: nn.Module
+    width: int
+    patch_size: tuple[int, int]
+    packed: bool = False
+    padding: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class BlockList:
+    """A list of like attention blocks."""
+
+    path: str
+    blocks: tuple[nn.Module, ...]
+    width: int
+
+
+def patch_embeddings(model: nn.Module) -> Iterator[PatchEmbedding]:
+    """Convolutions from RGB whose stride is their kernel, and linear maps of RGB patches."""
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
+            kernel_h, kernel_w = size = (int(module.kernel_size[-2]), int(module.kernel_size[-1]))
+            like_patches = module.stride == module.kernel_size and kernel_h * kernel_w > 1
+            if module.in_channels == 3 and like_patches:
+                packed = isinstance(module, nn.Conv3d)
+                around = _padding(module)
+                yield PatchEmbedding(path, module, module.out_channels, size, packed, around)
+        elif isinstance(patch := getattr(module, "patch_size", None), int):
+            # Only the module that holds it tells such a map from any other.
+            for name, child in module.named_children():
+                maps_patches = isinstance(child, nn.Linear) and child.in_features == 3 * patch**2
+                if maps_patches and "patch" in name:
+                    yield PatchEmbedding(
+                        f"{path}.{name}" if path else name,
+                        child,
+                        int(cast("nn.Linear", child).out_features),
+                        (patch, patch),
+                        packed=True,
+                    )
+
+
+def _padding(convolution: nn.Conv2d | nn.Conv3d) -> tuple[int, int]:
+    said = convolution.padding
+    if isinstance(said, str):  # torch takes no stride with "same"; "valid" is none
+        return (0, 0)
+    return int(said[-2]), int(said[-1])
+
+
+def block_lists(model: nn.Module) -> list[BlockList]:
+    """The lists of like attention blocks in a model, whatever feeds them.
+
+    A list inside another one's blocks is none: its members are parts of a block. Nor is one of
+    whole towers, some of which pool by attention.
+    """
+    found: list[BlockList] = []
+    for path, module in model.named_modules():
+        inside = any(path.startswith(f"{one.path}." if one.path else "") for one in found)
+        if not isinstance(module, nn.ModuleList | nn.Sequential) or inside:
+            continue
+        blocks = _in_a_row(module)
+        if not blocks or len({type(unwrapped(block)) for block in blocks}) != 1:
+            continue
+        first = unwrapped(blocks[0])
+        width = _width(first)
+        towers = next(patch_embeddings(first), None) is not None
+        if has_attention(first) and width is not None and not towers:
+            found.append(BlockList(path, blocks, width))
+    return found
+
+
+def _in_a_row(blocks: nn.ModuleList | nn.Sequential) -> tuple[nn.Module, ...]:
+    """A list's blocks; those of chunks that run theirs themselves (DINOv2's) one after the other.
+
+    Chunks are filled up with identities, so that blocks keep their numbers.
+    """
+    chunks = [one for one in blocks if isinstance(one, nn.ModuleList | nn.Sequential)]
+    runs_itself = type(blocks).forward is not nn.Module.forward
+    if len(chunks) != len(blocks) or not all(
+        type(one).forward is not nn.Module.forward for one in chunks
+    ):
+        return tuple(blocks)
+    # Sequentials in a list that runs nothing may be branches (CrossViT's).
+    if not runs_itself and any(type(one) is nn.Sequential for one in chunks):
+        return tuple(blocks)
+    row = tuple(block for chunk in chunks for block in chunk if not isinstance(block, nn.Identity))
+    # Stages of several widths are no tower's one row of blocks.
+    return row if len({_width(unwrapped(block)) for block in row}) == 1 else tuple(blocks)
+
+
+def unwrapped(block: nn.Module) -> nn.Module:
+    """The block inside what torch.compile or a checkpointing wrapper put around it."""
+    while inside := block._modules.keys() & _WRAPPED:
+        wrapped = block._modules[inside.pop()]
+        assert wrapped is not None
+        block = wrapped
+    return block
+
+
+def has_attention(block: nn.Module) -> bool:
+    """Whether one of a module's children is attention, by its name or its class."""
+    return any(
+        "attn" in f"{name} {type(child).__name__}".lower()
+        or "attention" in f"{name} {type(child).__name__}".lower()
+        for name, child in block.named_children()
+    )
+
+
+def _width(block: nn.Module) -> int | None:
+    """The width that a block's own norm works on: the only vector weights it has.
+
+    Of blocks that hold nothing but lists of branches (timm's parallel ones): a branch's norm.
+    """
+    children = list(block.children())
+    if all(isinstance(child, nn.ModuleList) for child in children):
+        children = list(block.modules())
+    for child in children:
+        weight = getattr(child, "weight", None)
+        if isinstance(weight, Tensor) and weight.ndim == 1:
+            return weight.shape[0]
+    return None

@@ -1,0 +1,87 @@
+"""LLaVA-NeXT's and LLaVA-OneVision's anyres tiles: an overview, then tiles of a padded canvas.
+
+Sizes are (H, W).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from clipdepth_plugin.adapters.preprocessing import pair
+from clipdepth_plugin.adapters.processors.registry import Read, register
+from clipdepth_plugin.adapters.processors.tiles import tiles_of
+from clipdepth_plugin.adapters.processors.whole import PadToSquare
+from clipdepth_plugin.arguments import Size
+from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
+
+
+@dataclass(frozen=True)
+class AnyRes:
+    """LLaVA-NeXT's and LLaVA-OneVision's: the overview, then the tiles of a padded canvas.
+
+    Of the canvases the one that loses least; the image keeps its shape in it, in the middle.
+    """
+
+    label: ClassVar[str] = "an overview and anyres tiles"
+    pads_behind: ClassVar[bool] = False
+    tile: Size
+    canvases: tuple[Size, ...]
+
+    def views(self, image_size: Size) -> ImageViews:
+        """See ``ViewRule``."""
+        canvas = min(self.canvases, key=lambda canvas: _loss(image_size, canvas))
+        scale_h, scale_w = canvas[0] / image_size[0], canvas[1] / image_size[1]
+        if scale_w < scale_h:
+            resized = (min(math.ceil(image_size[0] * scale_w), canvas[0]), canvas[1])
+        else:
+            resized = (canvas[0], min(math.ceil(image_size[1] * scale_h), canvas[1]))
+        # The odd pixel of the padding goes behind.
+        corner = ((canvas[0] - resized[0]) // 2, (canvas[1] - resized[1]) // 2)
+        overview = ViewGeometry.squashed(image_size, self.tile)
+        return ImageViews((overview, *tiles_of(image_size, self.tile, resized, canvas, corner)))
+
+
+@register("LlavaNextImageProcessor", options="image_grid_pinpoints")
+def _anyres(given: Mapping[str, Any], _: Any) -> Read:
+    """LLaVA-NeXT resizes and crops tiles once more.
+
+    That is known to change nothing only where tile, resize and crop are one square that divides
+    the canvases.
+    """
+    crop = pair(given.get("crop_size")) if given.get("do_center_crop") is not False else None
+    to = given["size"]
+    resized = _square(to) if isinstance(to, Mapping) else pair(to)
+    tile = crop or resized
+    canvases = tuple((int(height), int(width)) for height, width in given["image_grid_pinpoints"])
+    if tile is None:
+        raise KeyError("size or crop_size")
+    whole = all(height % tile[0] == 0 and width % tile[1] == 0 for height, width in canvases)
+    if not whole or tile[0] != tile[1] or resized != tile:
+        return Read(tile, unknown=f"size={to}, crop_size={crop} and canvases {canvases[:3]} ...")
+    return Read(tile, view_rules=(AnyRes(tile, canvases),))
+
+
+@register("LlavaOnevisionImageProcessor", options="image_grid_pinpoints")
+def _anyres_or_square(given: Mapping[str, Any], processor: Any) -> Read:
+    """LLaVA-OneVision tiles an image that is alone in its prompt, and pads those that are not."""
+    read = _anyres({**given, "do_center_crop": False}, processor)
+    if given.get("do_center_crop") or not read.view_rules:
+        return Read(read.size, unknown=read.unknown or "do_center_crop=True")
+    return dataclasses.replace(read, view_rules=(*read.view_rules, PadToSquare(read.size)))
+
+
+def _square(size: Mapping[str, Any]) -> Size | None:
+    shortest = size.get("shortest_edge")
+    return pair(int(shortest)) if shortest is not None else pair(size)
+
+
+def _loss(image_size: Size, canvas: Size) -> tuple[int, int]:
+    """How little a canvas keeps of the image's pixels, then how much of it is wasted."""
+    scale = min(canvas[1] / image_size[1], canvas[0] / image_size[0])
+    kept = int(image_size[1] * scale) * int(image_size[0] * scale)
+    kept = min(kept, image_size[0] * image_size[1])
+    return -kept, canvas[0] * canvas[1] - kept

@@ -1,0 +1,125 @@
+"""Idefics 2's quarters, and the grid of tiles of Idefics 3 and SmolVLM.
+
+Sizes are (H, W).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from clipdepth_plugin.adapters.processors.registry import Read, register, sized
+from clipdepth_plugin.adapters.processors.tiles import grid_of
+from clipdepth_plugin.arguments import Size
+from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
+
+# Idefics 3 never makes an image larger, whatever its settings.
+_IDEFICS3_LIMIT = 4096
+
+
+@dataclass(frozen=True)
+class Quarters:
+    """Idefics 2's: the image resized between bounds, where ``split`` after its four quarters."""
+
+    label: ClassVar[str] = "between a shortest and a longest edge"
+    pads_behind: ClassVar[bool] = True
+    shortest: int
+    longest: int
+    split: bool
+
+    def views(self, image_size: Size) -> ImageViews:
+        """See ``ViewRule``."""
+        height, width = image_size
+        whole = self._view(image_size, (0, 0), image_size)
+        if not self.split:
+            return ImageViews((whole,))
+        rows = ((0, height // 2), (height // 2, height))
+        columns = ((0, width // 2), (width // 2, width))
+        quarters = [
+            self._view(image_size, (top, left), (bottom - top, right - left))
+            for (top, bottom), (left, right) in itertools.product(rows, columns)
+        ]
+        return ImageViews((*quarters, whole), overview=len(quarters))
+
+    def _view(self, image_size: Size, corner: Size, crop: Size) -> ViewGeometry:
+        height, width = _bounded(crop, self.longest, least=self.shortest)
+        return ViewGeometry.cropped(image_size, corner, crop, (height, width))
+
+
+@dataclass(frozen=True)
+class LongestSideGrid:
+    """Idefics 3's and SmolVLM's: the long side to ``longest``, all to whole tiles, overview last.
+
+    The shape is not quite kept, as both sides are rounded up to tiles.
+    """
+
+    label: ClassVar[str] = "a grid of tiles and an overview"
+    pads_behind: ClassVar[bool] = False
+    tile: int
+    longest: int
+
+    def views(self, image_size: Size) -> ImageViews:
+        """See ``ViewRule``."""
+        resized = _bounded(_long_side(image_size, self.longest), _IDEFICS3_LIMIT)
+        aspect = resized[1] / resized[0]
+        if resized[1] >= resized[0]:
+            width = self._up(resized[1])
+            canvas = (self._up(int(width / aspect)), width)
+        else:
+            height = self._up(resized[0])
+            canvas = (height, self._up(int(height * aspect)))
+        tile = (self.tile, self.tile)
+        return grid_of(image_size, tile, (canvas[0] // self.tile, canvas[1] // self.tile))
+
+    def _up(self, side: int) -> int:
+        return math.ceil(side / self.tile) * self.tile
+
+
+@register("Idefics2ImageProcessor", options="do_image_splitting")
+def _quarters(given: Mapping[str, Any], _: Any) -> Read:
+    edges = given["size"]
+    if not isinstance(edges, Mapping) or not {"shortest_edge", "longest_edge"} <= edges.keys():
+        size = sized(given)
+        return Read(size, unknown=f"size={edges}")
+    bounds = (int(edges["shortest_edge"]), int(edges["longest_edge"]))
+    rules = (Quarters(*bounds, split=True), Quarters(*bounds, split=False))
+    return Read((bounds[1], bounds[1]), view_rules=rules)
+
+
+@register(
+    "Idefics3ImageProcessor",
+    "SmolVLMImageProcessor",
+    "SmolVLMVideoProcessor",
+    options="do_image_splitting max_image_size",
+)
+def _longest_side_grid(given: Mapping[str, Any], _: Any) -> Read:
+    """Frames of SmolVLM are never split; images are by the call, so both rules are tried."""
+    tile = int(given["max_image_size"]["longest_edge"])
+    if "video_processor_type" in given:
+        return Read((tile, tile), "squash")
+    grid = LongestSideGrid(tile, int(given["size"]["longest_edge"]))
+    return Read((tile, tile), "squash", view_rules=(grid,))
+
+
+def _long_side(image_size: Size, longest: int) -> Size:
+    """The long side at ``longest``, the other even."""
+    height, width = image_size
+    aspect = width / height
+    landscape = width >= height
+    short = int(longest / aspect) if landscape else int(longest * aspect)
+    short = max(1, short + short % 2)
+    return (short, longest) if landscape else (longest, short)
+
+
+def _bounded(size: Size, longest: int, least: int = 1) -> Size:
+    """Shrunk to a long side of ``longest``; no side is shorter than ``least`` then."""
+    height, width = size
+    aspect = width / height
+    if width >= height and width > longest:
+        height, width = int(longest / aspect), longest
+    elif height > width and height > longest:
+        height, width = longest, int(longest * aspect)
+    return max(height, least), max(width, least)

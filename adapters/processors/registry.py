@@ -1,0 +1,90 @@
+"""Readers of image processors, by the class name that transformers gives them.
+
+A file of this folder holds one kind of picture preparation: its view rule, and a reader that is
+registered for the processors which prepare pictures so. Every file of the folder is imported when a
+reader is first looked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from clipdepth_plugin.adapters.discovery import import_siblings
+from clipdepth_plugin.adapters.preprocessing import ResizeKind, pair
+from clipdepth_plugin.arguments import Size
+from clipdepth_plugin.maps.tiling import ViewRule
+
+
+@dataclasses.dataclass(frozen=True)
+class Read:
+    """How a processor resizes; the arguments of ``Preprocessing`` that say so."""
+
+    size: Size
+    resize: ResizeKind | None = None
+    resize_to: int | None = None
+    view_rules: tuple[ViewRule, ...] = ()
+    unknown: str = ""
+
+
+Reader = Callable[[Mapping[str, Any], Any], Read]
+"""From a processor's settings, and the processor that was given; KeyError names what is missing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Registered:
+    """A reader, and the settings that it reads beside those that every processor has."""
+
+    read: Reader
+    options: frozenset[str]
+
+
+_BY_CLASS: dict[str, Registered] = {}
+_ANY_CLASS = ""
+_BACKENDS = ("Fast", "Pil")
+"""Ends of class names: the same processor on another library of images."""
+
+
+def register(*classes: str, options: str = "") -> Callable[[Reader], Reader]:
+    """Registers a reader.
+
+    Args:
+        classes: Names of transformers' classes, without "Fast" or "Pil"; none for the reader of
+            all that nobody registers.
+        options: The settings that it reads, with spaces between.
+
+    Raises:
+        ValueError: A class is registered already.
+    """
+
+    def add(read: Reader) -> Reader:
+        for name in classes or (_ANY_CLASS,):
+            if name in _BY_CLASS:
+                raise ValueError(f"{name or 'the default'}: two readers of this image processor")
+            _BY_CLASS[name] = Registered(read, frozenset(options.split()))
+        return read
+
+    return add
+
+
+def reader_of(class_name: str) -> Registered:
+    """The reader of a class of image processors."""
+    import_siblings(__name__, __file__)
+    name = class_name
+    for end in _BACKENDS:
+        name = name.removesuffix(end)
+    return _BY_CLASS.get(name) or _BY_CLASS[_ANY_CLASS]
+
+
+def sized(given: Mapping[str, Any]) -> Size:
+    """The (height, width) that a processor's ``size`` says."""
+    size = pair(given["size"])
+    if size is None:
+        raise KeyError("size (height and width)")
+    return size
+
+
+def largest(rule: ViewRule) -> Read:
+    """A rule without a size of its own: what a square image larger than any input becomes."""
+    return Read(rule.views((1 << 14, 1 << 14)).views[0].view_size, view_rules=(rule,))

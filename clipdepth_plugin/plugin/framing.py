@@ -1,0 +1,96 @@
+"""How pictures are made a tower's input: as the host does it, or as the head was trained."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from clipdepth_plugin.adapters.preprocessing import Preprocessing
+from clipdepth_plugin.adapters.processors.hf import from_processor
+from clipdepth_plugin.adapters.processors.lerobot import from_policy
+from clipdepth_plugin.adapters.towers import Tower
+from clipdepth_plugin.arguments import Size
+from clipdepth_plugin.config import HeadConfig
+from clipdepth_plugin.errors import HostError
+
+logger = logging.getLogger(__name__)
+
+
+def framing(
+    config: HeadConfig, preprocessing: Preprocessing, input_size: Size | None = None
+) -> Preprocessing:
+    """How pictures are made a tower's input for a head, one view of each.
+
+    As in its training where ``config`` says how; else the whole picture at the host's size.
+
+    Args:
+        config: The head's.
+        preprocessing: The host's.
+        input_size: (H, W) in place of the head's and the host's.
+    """
+    size = input_size or config.input_size or preprocessing.size
+    if size != preprocessing.size:
+        preprocessing = preprocessing.at_size(size)
+    if config.resize == "host" and preprocessing.resize is not None:
+        return replace(preprocessing, view_rules=())
+    return preprocessing.whole()
+
+
+def known_preprocessing(tower: Tower, preprocessing: Preprocessing | None) -> Preprocessing:
+    """What is given, or what the tower says of itself.
+
+    Raises:
+        HostError: Neither.
+    """
+    known = preprocessing or tower.preprocessing
+    if known is None:
+        raise HostError(
+            f"it is not known how pictures for {tower} are normalised: give a Preprocessing (mean, "
+            "std, size), or a host's folder that has a preprocessor_config.json"
+        )
+    return known
+
+
+def host_preprocessing(host: nn.Module, tower: Tower, processor: Any) -> Preprocessing | None:
+    """How a host prepares its pictures, from its processor or from the host itself.
+
+    Raises:
+        HostError: The processor can't be read, or the host prepares its pictures otherwise.
+    """
+    own = from_policy(host, tower.path)
+    if isinstance(processor, Preprocessing):
+        return processor
+    if processor is None:
+        return own or tower.preprocessing
+    if own is not None:
+        raise HostError(
+            "processor: this host resizes and pads its own pictures, as its config says, not as "
+            "its language model's processor would: leave processor out, or give a Preprocessing"
+        )
+    return from_processor(processor)
+
+
+def warn_of_other_views(config: HeadConfig, preprocessing: Preprocessing | None) -> None:
+    """Warns where a host makes views otherwise than those that a head was trained on."""
+    if preprocessing is None or not preprocessing.rules:
+        return
+    trained = framing(config, preprocessing)
+    size_differs = config.input_size not in (None, preprocessing.size)
+    rule_differs = config.resize is not None and preprocessing.rules != trained.rules
+    if not (size_differs or rule_differs):
+        return
+    how = trained.rules[0].label if config.resize else "shown"
+    hosts = " or ".join(dict.fromkeys(rule.label for rule in preprocessing.rules))
+    logger.warning(
+        "the head was trained on pictures %s to %d x %d; this host's are %s, at %d x %d: expect "
+        "larger errors than the head's own figures. Train a head on this host (clipdepth train, "
+        "resize: host), or show pictures as in training: "
+        "clipdepth_plugin.plugin.pictures.PictureDepth(plugin)(pictures)",
+        how,
+        *trained.size,
+        hosts,
+        *preprocessing.size,
+    )

@@ -1,0 +1,214 @@
+"""A head's maps of a tower pass: computed once, scaled by cameras, placed.
+
+Axes: B views, C metres and confidence, H W a map's size.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from clipdepth_plugin.adapters.layouts import TowerCall
+from clipdepth_plugin.adapters.passes import TowerPass, Wanted
+from clipdepth_plugin.adapters.preprocessing import Preprocessing
+from clipdepth_plugin.arguments import Size, parse_size, parse_sizes
+from clipdepth_plugin.decoders.readout import NO_CONFIDENCE, DepthEstimate, confidence_of
+from clipdepth_plugin.errors import HeadMismatchError, HostError, NoDepthError
+from clipdepth_plugin.maps.cameras import Cameras, Focals, camera_scales, views_themselves
+from clipdepth_plugin.maps.geometry import ImageViews
+from clipdepth_plugin.maps.placing import Join, at_pixels, at_size, in_images
+from clipdepth_plugin.maps.stitching import paste, stitch
+from clipdepth_plugin.maps.tiling import arrange
+from clipdepth_plugin.plugin.estimating import check_finite, estimates, on_heads_device
+
+if TYPE_CHECKING:
+    from clipdepth_plugin.fused.head import FusedHead  # brings triton in
+    from clipdepth_plugin.head import DepthHead
+
+logger = logging.getLogger(__name__)
+
+Place = Size | list[ImageViews] | None
+"""Where maps go: one size, the images that the views were made of, or the tower's input."""
+
+
+@dataclass
+class Reader:
+    """What the passes of a plug-in are read with.
+
+    Attributes:
+        head: The head.
+        preprocessing: How the host makes views of its pictures; None where that is not known.
+    """
+
+    head: DepthHead | FusedHead
+    preprocessing: Preprocessing | None
+    _said: bool = False
+
+    def say_assumed(self, size: Size, where: str = "") -> None:
+        """Says which camera is assumed where none is given: once, and not in compiled code.
+
+        Args:
+            size: (H, W) of a view.
+            where: Which views' camera is not known; empty for all.
+        """
+        focal = self.head.config.focal_at(size)
+        if focal is None or self._said or torch.compiler.is_compiling():
+            return
+        self._said = True
+        logger.warning(
+            "no camera given%s: the metres are those of a focal length of %g px at %d x %d; "
+            "focal_px=... or intrinsics=... (clipdepth predict: --focal-px) give those of another",
+            where,
+            focal,
+            *size,
+        )
+
+
+class PassMaps(TowerPass):
+    """One tower pass and a head's maps of it, and where they go."""
+
+    def __init__(self, reader: Reader, wanted: Wanted, call: TowerCall, hosts_own: bool) -> None:
+        super().__init__(wanted, call, hosts_own)
+        self._reader = reader
+        self._native: list[DepthEstimate] | None = None
+
+    @property
+    def _sizes(self) -> list[Size]:
+        """(H, W) of each view."""
+        return [views.pixel_size for views in self.views for _ in range(views.count)]
+
+    def metres(
+        self,
+        images: Sequence[ImageViews] | None = None,
+        intrinsics: Cameras | None = None,
+        focal_px: Focals | None = None,
+    ) -> list[Tensor]:
+        """Native maps (B, 1, h, w) of each of ``views``, in the metres of the cameras."""
+        return self.scaled([one.metres for one in self._read()], images, intrinsics, focal_px)
+
+    def scaled(
+        self,
+        natives: list[Tensor],
+        images: Sequence[ImageViews] | None,
+        intrinsics: Cameras | None,
+        focal_px: Focals | None,
+    ) -> list[Tensor]:
+        """Native metres (B, 1, h, w) of the canonical camera in those of the pictures' cameras.
+
+        The cameras are given for ``images``; None: for the views as they are.
+        """
+        if intrinsics is None and focal_px is None:
+            self._reader.say_assumed(self.views[0].pixel_size)
+            return natives
+        if images is None:
+            images = views_themselves(self._sizes)
+        scales = camera_scales(self._reader.head.config, images, intrinsics, focal_px)
+        if None in scales:
+            unknown = [index for index, scale in enumerate(scales) if scale is None]
+            self._reader.say_assumed(self.views[0].pixel_size, f" for views {unknown}")
+        factors = natives[0].new_tensor([1.0 if scale is None else scale for scale in scales])
+        parts = factors.split([len(native) for native in natives])
+        return [
+            native_B1HW * factor_B[:, None, None, None]
+            for native_B1HW, factor_B in zip(natives, parts, strict=True)
+        ]
+
+    def log_scales(self) -> list[Tensor]:
+        """Native maps (B, 1, h, w) of each of ``views``: log of the error's scale.
+
+        Raises:
+            HeadMismatchError: The head has none.
+        """
+        if not self._reader.head.config.confidence:
+            raise HeadMismatchError(NO_CONFIDENCE)
+        return [one.log_scale for one in self._read() if one.log_scale is not None]
+
+    def at_input(self, natives: list[Tensor]) -> list[Tensor]:
+        """The maps (B, 1, H, W) of each of ``views``: the caller's to write into."""
+        with torch.inference_mode(False):
+            maps = at_pixels(natives, self.views, self._wanted.patch_size)
+            return [map_B1HW.clone() for map_B1HW in maps]
+
+    def only(self, maps: list[Tensor], instead: str) -> Tensor:
+        """The maps of views of one size.
+
+        Raises:
+            NoDepthError: They are of several.
+        """
+        if len(maps) > 1:
+            sizes = ", ".join(f"{h} x {w}" for h, w in (views.pixel_size for views in self.views))
+            raise NoDepthError(
+                f"this pass saw views of several sizes ({sizes}), which make no one tensor: read "
+                f".{instead}"
+            )
+        return maps[0]
+
+    def placed(self, natives: list[Tensor], place: Place, join: Join) -> Tensor | list[Tensor]:
+        """The maps where ``place`` says; joined by ``join`` where images have several views."""
+        if isinstance(place, list):
+            patch_size = self._wanted.patch_size
+            return [m.clone() for m in in_images(natives, self.views, patch_size, place, join)]
+        if place is not None:
+            return at_size(natives, self.views, self._wanted.patch_size, place).clone()
+        return _as_one(self.at_input(natives))
+
+    def place(self, size: Size | None, original_sizes: Size | Sequence[Size] | None) -> Place:
+        """Where maps go, from the arguments of ``predict``."""
+        if size is not None and original_sizes is not None:
+            raise HostError("size and original_sizes both say how large the maps are: give one")
+        if original_sizes is None:
+            return None if size is None else parse_size(size, "size")
+        known = self._reader.preprocessing
+        if known is None:
+            raise HostError(
+                "original_sizes needs the host's preprocessing, which this host does not carry: "
+                "give attach(..., processor=...) the image processor that prepares its pixels, or "
+                "a Preprocessing that says how they are made"
+            )
+        sizes = parse_sizes(original_sizes, "original_sizes")
+        return arrange(sizes, known.known_rules(), self._sizes, self._wanted.patch_size)
+
+    def in_images(self, images: list[ImageViews], intrinsics: Cameras | None) -> list[Tensor]:
+        """(C, H, W) of each image: metres, and behind them confidence where the head has it."""
+        with torch.inference_mode(False):
+            maps = self.placed(self.metres(images, intrinsics), images, stitch)
+            if self._reader.head.config.confidence:
+                sure = self.placed(self.log_scales(), images, paste)
+                maps = [
+                    torch.cat([metres_1HW, confidence_of(log_scale_1HW)])
+                    for metres_1HW, log_scale_1HW in zip(maps, sure, strict=True)
+                ]
+            return list(maps)
+
+    def with_graph(
+        self, intrinsics: Cameras | None, focal_px: Focals | None
+    ) -> Tensor | list[Tensor]:
+        """The maps at the tower's input, computed anew and with gradients; tokens stay."""
+        head = self._reader.head
+        natives = [head(on_heads_device(one, head)) for one in self.batches]
+        trains = head.training or any(native.requires_grad for native in natives)
+        if not trains and not torch.compiler.is_compiling():
+            check_finite(natives)
+        natives = self.scaled(natives, None, intrinsics, focal_px)
+        return _as_one(at_pixels(natives, self.views, self._wanted.patch_size))
+
+    def _read(self) -> list[DepthEstimate]:
+        """The maps of each of ``views`` at the head's native size, computed once."""
+        # Made on first use (setdefault is atomic): torch.compile traces this object's making.
+        reading = self.__dict__.setdefault("_reading", threading.Lock())
+        with torch.inference_mode(False), reading:
+            if self._native is None:
+                self._native = estimates(self._reader.head, self._batches())
+                self.free("the tokens were freed when this pass's depth was read")
+            return self._native
+
+
+def _as_one(maps: list[Tensor]) -> Tensor | list[Tensor]:
+    """(B, 1, H, W) where all views are of one size, else (1, H, W) of each."""
+    return maps[0] if len(maps) == 1 else [map_1HW for one in maps for map_1HW in one]

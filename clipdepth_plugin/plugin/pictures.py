@@ -1,0 +1,75 @@
+"""From pictures to their depth maps: the one path of ``predict``, ``eval`` and who calls it.
+
+Axes: C metres and confidence, H W a picture's own size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image
+from torch import Tensor
+
+from clipdepth_plugin.adapters.pixels import frames
+from clipdepth_plugin.adapters.preprocessing import Preprocessing
+from clipdepth_plugin.arguments import Size
+from clipdepth_plugin.maps.cameras import Cameras
+from clipdepth_plugin.maps.geometry import ImageViews
+from clipdepth_plugin.plugin.checks import check_laid_out
+from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
+from clipdepth_plugin.plugin.framing import framing, known_preprocessing
+
+
+class PictureDepth:
+    """A plug-in as a function from pictures to depth maps at the pictures' own sizes.
+
+    Attributes:
+        framing: How pictures are made the tower's input; see ``framing.framing``.
+    """
+
+    def __init__(
+        self,
+        plugin: DepthPlugin,
+        preprocessing: Preprocessing | None = None,
+        *,
+        input_size: Size | None = None,
+    ) -> None:
+        """Keeps the plug-in, attached or not.
+
+        Args:
+            plugin: Head and tower; the head must be in evaluation mode.
+            preprocessing: How the host prepares its pictures; None takes what the plug-in knows.
+            input_size: (H, W) of the tower's input, in place of the head's and the host's.
+
+        Raises:
+            HostError: It is not known how pictures are normalised.
+        """
+        known = known_preprocessing(plugin.tower, preprocessing or plugin.preprocessing)
+        self.framing = framing(plugin.head.config, known, input_size)
+        self._plugin = plugin
+
+    def __call__(
+        self, images: Sequence[Image.Image], intrinsics: Cameras | None = None
+    ) -> list[Tensor]:
+        """The depth of pictures, in one tower pass.
+
+        Args:
+            images: RGB pictures of any sizes.
+            intrinsics: (fx, fy, cx, cy) in their pixels, one for all or one (or None) for each.
+
+        Returns:
+            (1, H, W) float32 metres of each picture, NaN where the tower did not see it; (2, H, W)
+            with the confidence behind them where the head predicts it.
+
+        Raises:
+            ImageError: A picture is not RGB, or the tower takes no batches of pictures.
+            NoDepthError: The depth is not finite.
+            HeadMismatchError: A camera for a head without a canonical one; or the head is in
+                training mode.
+        """
+        if not images:
+            return []
+        pixels_B3HW, geometries = frames(images, self.framing)
+        check_laid_out(pixels_B3HW, self._plugin.tower)
+        run = self._plugin.tower_pass(pixels_B3HW)
+        return run.in_images([ImageViews((one,)) for one in geometries], intrinsics)
