@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clipdepth_plugin.adapters.loading import load_host
-from clipdepth_plugin.adapters.loading.config import BUILT_IN as BUILT_IN
+from clipdepth_plugin.adapters.loading.config import BUILT_IN
 
 if TYPE_CHECKING:
     from torch import nn
+
+__all__ = ["BUILT_IN", "PREFIX", "load_bench_host"]
 
 PREFIX = "config:"
 
