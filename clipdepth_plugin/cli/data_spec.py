@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from clipdepth_plugin.errors import DataError
 
@@ -26,16 +26,15 @@ def parse_data(text: str, default_split: str = "test") -> DataConfig:
         DataError: Neither a known format nor a file that can be read.
         pydantic.ValidationError: The fields contradict each other.
     """
-    from clipdepth_plugin.data import DataConfig
+    from clipdepth_plugin.data import FORMATS, DataConfig
 
     if text.endswith(_FILES) and Path(text).is_file():
         return DataConfig.model_validate({"split": default_split, **_read(Path(text))})
-    formats = get_args(DataConfig.model_fields["format"].annotation)
     kind, _, place = text.partition(":")
-    if kind not in formats or not place:
+    if kind not in FORMATS or not place:
         raise DataError(
             f"data {text!r}: expected FORMAT:ROOT or FORMAT:ROOT:SPLIT with a format of "
-            f"{', '.join(formats)}, or a YAML or JSON file that exists"
+            f"{', '.join(sorted(FORMATS))}, or a YAML or JSON file that exists"
         )
     root, split = place, default_split
     before, _, after = place.rpartition(":")

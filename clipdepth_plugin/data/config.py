@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from os import path as ospath
 from pathlib import Path
@@ -20,32 +18,11 @@ from pydantic import (
 )
 
 from clipdepth_plugin.data.augment_config import AugmentConfig
+from clipdepth_plugin.data.registry import FORMATS, readers_of
 from clipdepth_plugin.data.sample import GivenCamera
 from clipdepth_plugin.errors import DataError
 
-Format = Literal["rgbd", "nyu", "nyu_mat", "kitti", "hf", "webdataset"]
 Crop = Literal["kb", "nyu"]
-
-STREAMS: frozenset[Format] = frozenset({"hf", "webdataset"})
-
-# The formats that read a field; the others refuse it.
-_READ_BY: dict[str, frozenset[Format]] = {
-    "files": frozenset({"nyu", "nyu_mat", "kitti"}),
-    "image_root": frozenset({"nyu", "kitti"}),
-    "depth_root": frozenset({"nyu", "kitti"}),
-    "depth_key": frozenset({"nyu_mat"}),
-    "crop": frozenset({"rgbd", "nyu", "nyu_mat", "kitti"}),
-    "redistributable": frozenset({"rgbd"}),
-    "with_camera": frozenset({"rgbd"}),
-    "subset": frozenset({"hf"}),
-    "revision": frozenset({"hf"}),
-    "image_column": STREAMS,
-    "depth_column": STREAMS,
-    "intrinsics_column": STREAMS,
-    "shuffle_buffer": STREAMS,
-    "shard_split": STREAMS,
-}
-_NEEDS_FILES: frozenset[Format] = frozenset({"nyu", "kitti"})
 
 
 class DataConfig(BaseModel):
@@ -57,8 +34,9 @@ class DataConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    format: Format
-    """``rgbd``: ``<root>/<split>/<sequence>/<name>.jpg`` and ``.depth.png``, with meta.json.
+    format: str
+    """How the set is stored, one of ``data/formats/``.
+    ``rgbd``: ``<root>/<split>/<sequence>/<name>.jpg`` and ``.depth.png``, with meta.json.
     ``nyu``, ``kitti``: BTS-style list "rgb depth focal" over folders. ``nyu_mat``: the official
     nyu_depth_v2_labeled.mat. ``hf``: a Hugging Face data set, streamed. ``webdataset``: tar
     shards, streamed."""
@@ -151,32 +129,28 @@ class DataConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for field in sorted(self.model_fields_set & _READ_BY.keys()):
+        if self.format not in FORMATS:
+            known = ", ".join(sorted(FORMATS))
+            raise ValueError(f"format: no such format {self.format!r}, known are {known}")
+        stored = FORMATS[self.format]
+        for field in sorted(self.model_fields_set - stored.reads):
             unset = getattr(self, field) == type(self).model_fields[field].default
-            if not unset and self.format not in _READ_BY[field]:
-                readers = ", ".join(sorted(_READ_BY[field]))
-                raise ValueError(f"{field}: not read by format {self.format}, only by {readers}")
-        if self.format in _NEEDS_FILES and self.files is None:
-            raise ValueError(f"files: format {self.format} needs the list of its files")
+            if not unset and (readers := readers_of(field)):
+                raise ValueError(
+                    f"{field}: not read by format {self.format}, only by {', '.join(readers)}"
+                )
+        for field in sorted(stored.needs):
+            if getattr(self, field) is None:
+                raise ValueError(f"{field}: must be given, format {self.format} needs it")
         if self.max_depth is not None and self.max_depth <= self.min_depth:
             raise ValueError(f"max_depth: {self.max_depth} m is not over {self.min_depth} m")
-        if self.format == "nyu_mat":
-            self._check_mat()
+        stored.check(self)
         return self
-
-    def _check_mat(self) -> None:
-        if self.split not in ("train", "test", "all"):
-            raise ValueError(f"split: nyu_mat has train, test and all, got {self.split!r}")
-        if self.split != "all" and self.files is None:
-            raise ValueError(
-                "files: nyu_mat needs the official splits.mat or a text file of image numbers to "
-                "know which are train and test; or say split: all"
-            )
 
     @property
     def is_stream(self) -> bool:
         """Whether the set is read front to back."""
-        return self.format in STREAMS
+        return FORMATS[self.format].streams
 
     @property
     def title(self) -> str:
@@ -191,27 +165,13 @@ class DataConfig(BaseModel):
         """
         return expand(self.root)
 
-    def reading(self) -> str:
-        """Hash of what a sample's content depends on here: place, units, crops.
-
-        Raises:
-            DataError: An environment variable is not set.
-        """
-        places = ("root", "files", "image_root", "depth_root")
-        chosen = ("name", "limit", "repeat", "augment", "redistributable", "with_camera")
-        fields = self.model_dump(mode="json", exclude={*chosen})
-        for place in places:
-            fields[place] = expand(fields[place] or "")
-        return hashlib.blake2b(json.dumps(fields).encode(), digest_size=8).hexdigest()
-
     def path(self, relative: str) -> Path:
         """A path of the config, environment variables expanded, taken from the root.
 
         Raises:
             DataError: An environment variable is not set.
         """
-        root = Path(self.location())
-        return (root.parent if self.format == "nyu_mat" else root) / expand(relative)
+        return Path(self.location()) / expand(relative)
 
 
 def expand(text: str) -> str:

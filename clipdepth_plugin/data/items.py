@@ -145,8 +145,8 @@ class SampleViews:
         return self._data.name(index)
 
     def stored_name(self, index: int) -> str:
-        """The name, and how its set is read: what a content is found by without reading it."""
-        return f"{self._data.name(index)} {self._data.reading_of(index)}"
+        """The name."""
+        return self._data.name(index)
 
     def content(self, index: int) -> str:
         """Hash of a sample as read: picture, depth, camera.

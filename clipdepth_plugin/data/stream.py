@@ -26,7 +26,7 @@ from clipdepth_plugin.data.augment import mixed_seed
 from clipdepth_plugin.data.config import DataConfig
 from clipdepth_plugin.data.files import (
     DepthUnit,
-    check_sizes,
+    make_sample,
     pixels_of,
     read_image,
     stored_depth,
@@ -36,6 +36,9 @@ from clipdepth_plugin.data.sample import Sample
 from clipdepth_plugin.errors import DataError, HostError
 
 _T = TypeVar("_T")
+
+FIELDS = ("image_column", "depth_column", "intrinsics_column", "shuffle_buffer", "shard_split")
+"""The fields of ``DataConfig`` that every stream reads."""
 
 
 class Record(NamedTuple):
@@ -125,9 +128,8 @@ class StreamDataset(IterableDataset[Sample], ABC):
             raise DataError(f"{record.name}: has no {what}; check image_column and depth_column")
         depth_1HW = self._depth(record)
         image_3HW = _image(record)
-        check_sizes(image_3HW, depth_1HW, record.name)
-        camera = self.config.intrinsics or _camera(record)
-        return Sample(image_3HW, depth_1HW, camera, record.name)
+        camera, name = self.config.intrinsics or _camera(record), record.name
+        return make_sample(self.config, image_3HW, depth_1HW, camera, name, name)
 
     def _depth(self, record: Record) -> Tensor:
         value, config = record.depth, self.config
