@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from os import path as ospath
 from pathlib import Path
 from typing import Literal, Self
@@ -172,6 +173,21 @@ class DataConfig(BaseModel):
             DataError: An environment variable is not set.
         """
         return Path(self.location()) / expand(relative)
+
+
+def check_mixture(configs: Sequence[DataConfig]) -> None:
+    """Whether sets can be joined.
+
+    Raises:
+        DataError: Streams are mixed with others, or only some of them split their shards.
+    """
+    if len({config.is_stream for config in configs}) > 1:
+        raise DataError(
+            "streams (hf, webdataset) can't be mixed with sets on disk: there is no common order; "
+            "make all of them streams, or none"
+        )
+    if len({config.shard_split for config in configs}) > 1:
+        raise DataError("shard_split: say the same for all streams of a mixture")
 
 
 def expand(text: str) -> str:

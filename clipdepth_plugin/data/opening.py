@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clipdepth_plugin.data.config import DataConfig
+from clipdepth_plugin.data.config import DataConfig, check_mixture
 from clipdepth_plugin.data.dataset import Mixture, SampleDataset, Spread
 from clipdepth_plugin.data.registry import FORMATS
 from clipdepth_plugin.data.stream import StreamDataset, StreamMixture
@@ -45,11 +45,7 @@ def open_mixture(configs: Sequence[DataConfig]) -> Mixture | StreamMixture:
     """
     if not configs:
         raise DataError("no data set given")
-    if len({config.is_stream for config in configs}) > 1:
-        raise DataError(
-            "streams (hf, webdataset) can't be mixed with sets on disk: there is no common order; "
-            "make all of them streams, or none"
-        )
+    check_mixture(configs)
     opened = [open_dataset(config) for config in configs]
     repeats = [config.repeat for config in configs]
     streams = [one for one in opened if isinstance(one, StreamDataset)]

@@ -154,14 +154,8 @@ class StreamMixture:
     """One stream or several, interleaved at random in the proportions given."""
 
     def __init__(self, streams: Sequence[StreamDataset], weights: Sequence[float]) -> None:
-        """Joins the streams.
-
-        Raises:
-            DataError: Only some of them split their shards over processes.
-        """
+        """Joins the streams."""
         self.streams, self.weights = tuple(streams), tuple(weights)
-        if len({one.config.shard_split for one in streams}) > 1:
-            raise DataError("shard_split: say the same for all streams of a mixture")
 
     @property
     def is_split(self) -> bool:

@@ -24,7 +24,7 @@ from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.precision import imitates_bfloat16
 from clipdepth_plugin.training.ema import Ema
 from clipdepth_plugin.training.level_norms import standardise_levels
-from clipdepth_plugin.training.sources import make_sources
+from clipdepth_plugin.training.sources import make_sources, open_data
 from clipdepth_plugin.training.step import Stepper
 from clipdepth_plugin.training.tower import FrozenTower, load_tower, make_head
 from clipdepth_plugin.training.trained import TrainedHead
@@ -113,7 +113,7 @@ def check_ready(config: TrainConfig) -> None:
 def open_session(
     config: TrainConfig, reporter: Reporter, *, head_class: type[DepthHead] = DepthHead
 ) -> Session:
-    """Loads the tower, makes the head, opens the data.
+    """Opens the data, loads the tower, makes the head.
 
     Args:
         config: The run.
@@ -124,6 +124,7 @@ def open_session(
         ClipDepthError: Whatever is wrong with host, head, data or cache.
     """
     accelerator = make_accelerator(config)
+    data = open_data(config)
     tower = load_tower(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -131,12 +132,12 @@ def open_session(
     if config.sync_batch_norm and accelerator.device.type == "cuda":
         head = nn.SyncBatchNorm.convert_sync_batchnorm(head)
     head_config = head.config
-    check_outputs(config, head_config)
     size = config.output_size or tower.preprocessing.size
+    config = config.model_copy(update={"loss": config.loss_for(head_config, size)})
     if accelerator.is_main_process:
         tell_of_resize(head_config, tower, size)
         tell_of_bfloat16(config, accelerator.device)
-    sources = make_sources(config, accelerator, tower, head, size, reporter)
+    sources = make_sources(config, accelerator, tower, head, data, size, reporter)
     if config.head.init is None:
         batches = math.ceil(config.head.standardise / config.micro_batch)
         standardise_levels(head, sources.train, batches, accelerator)
@@ -168,33 +169,6 @@ def open_session(
         total_steps=steps,
         validation_interval=interval,
     )
-
-
-def check_outputs(config: TrainConfig, head: HeadConfig) -> None:
-    """Whether the head gives every output that the loss weighs, and knows what is varied.
-
-    Raises:
-        TrainingError: One without the other; or pictures are zoomed for a head without a camera.
-    """
-    if head.confidence != (config.loss.confidence > 0):
-        raise TrainingError(
-            f"head.options.confidence is {head.confidence}, loss.confidence is "
-            f"{config.loss.confidence:g}: a head that predicts its confidence needs a weight for "
-            "it (1.0, say), and only such a head"
-        )
-    if len(config.loss.auxiliary) > head.auxiliary:
-        raise TrainingError(
-            f"loss.auxiliary weighs {len(config.loss.auxiliary)} auxiliary outputs, this head has "
-            f"{head.auxiliary}: shorten loss.auxiliary ([] for none) or set head.options.auxiliary"
-        )
-    varied = [one for one in (config.augment, *(d.augment for d in config.data.train)) if one]
-    zooms = any(one.zoom != (1.0, 1.0) for one in varied)
-    if zooms and head.canonical_focal is None:
-        raise TrainingError(
-            "augment.zoom changes the focal length, which this head is not told "
-            "(head.init: its canonical_focal is null): leave zoom out, or train a head with "
-            "head.options.canonical_focal"
-        )
 
 
 def tell_of_resize(head: HeadConfig, tower: FrozenTower, size: Size) -> None:
@@ -248,7 +222,7 @@ def _lengths(config: TrainConfig, source: FeatureSource) -> tuple[int, int]:
     """Steps of the run and between validations.
 
     Raises:
-        TrainingError: An epoch has no step, or has no known length.
+        TrainingError: An epoch has no step.
     """
     try:
         in_epoch: int | None = len(source) // config.gradient_accumulation
@@ -261,7 +235,6 @@ def _lengths(config: TrainConfig, source: FeatureSource) -> tuple[int, int]:
         )
     if config.steps is not None:
         return config.steps, config.validate_every or max(1, config.steps // 10)
-    if in_epoch is None:
-        raise TrainingError("a stream has no length: say how long the run is with steps")
-    assert config.epochs is not None
+    assert config.epochs is not None  # a stream needs steps
+    assert in_epoch is not None
     return config.epochs * in_epoch, config.validate_every or in_epoch

@@ -18,6 +18,8 @@ from pydantic import (
 
 from clipdepth_plugin.config import HeadConfig, Preset
 from clipdepth_plugin.data import DataConfig
+from clipdepth_plugin.data.config import check_mixture
+from clipdepth_plugin.errors import DataError
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -62,7 +64,7 @@ class HeadSettings(Settings):
         if fixed:
             raise ValueError(f"options.{fixed[0]}: is set by the run, not by an option")
         try:
-            HeadConfig(**{"width": 1, "preset": self.preset, **self.options})
+            self.config()
         except ValidationError as error:
             problems = "; ".join(
                 f"options.{'.'.join(map(str, one['loc'])) or '?'}: {one['msg']}"
@@ -70,6 +72,15 @@ class HeadSettings(Settings):
             )
             raise ValueError(problems) from error
         return self
+
+    def config(self) -> HeadConfig | None:
+        """The config of a new head, but for what the host decides (width, levels, context).
+
+        None with ``init``: it is not known before the saved head is read.
+        """
+        if self.init is not None:
+            return None
+        return HeadConfig(**{"width": 1, "preset": self.preset, **self.options})
 
 
 class DataSettings(Settings):
@@ -80,6 +91,23 @@ class DataSettings(Settings):
 
     validation: tuple[DataConfig, ...] = ()
     """Sets that AbsRel is measured on to choose the best weights; empty: the last ones are kept."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, sets in (("train", self.train), ("validation", self.validation)):
+            try:
+                check_mixture(sets)
+            except DataError as error:
+                raise ValueError(f"{name}: {error}") from error
+        for i, one in enumerate(self.validation):
+            if one.augment is not None:
+                raise ValueError(f"validation.{i}.augment: what is measured is not varied")
+        return self
+
+    @property
+    def are_streams(self) -> bool:
+        """Whether any set is a stream."""
+        return any(one.is_stream for one in (*self.train, *self.validation))
 
 
 class OptimiserSettings(Settings):

@@ -46,38 +46,48 @@ class Sources:
     pictures: Callable[[int], Tensor]
 
 
+def open_data(config: TrainConfig) -> tuple[Data, Data | None]:
+    """Opens the training and the validation sets; no sample is read.
+
+    Raises:
+        DataError: A set can't be opened.
+    """
+    sets = config.data
+    return open_mixture(sets.train), open_mixture(sets.validation) if sets.validation else None
+
+
 def make_sources(
     config: TrainConfig,
     accelerator: Accelerator,
     tower: FrozenTower,
     head: DepthHead,
+    data: tuple[Data, Data | None],
     size: tuple[int, int],
     reporter: Reporter,
 ) -> Sources:
-    """Opens the data, and fills the token cache where there is one.
+    """Makes batches of the data, and fills the token cache where there is one.
 
     Args:
         config: The run.
         accelerator: Its processes and device.
         tower: The frozen tower; moved to the device where it will run.
         head: Says what is read of it.
+        data: As ``open_data`` gives it.
         size: (H, W) of the depth maps.
         reporter: Hears of the cache being filled.
 
     Raises:
-        DataError: A set can't be opened.
         TrainingError: The cache was made by other weights or settings, or can't be written.
     """
     maker = _Maker(config, accelerator, tower, head, size)
-    train = open_mixture(config.data.train)
-    validation = open_mixture(config.data.validation) if config.data.validation else None
+    train, validation = data
     if config.cache is not None:
         cache = open_cache(config, accelerator, tower, head, size)
         sources = [
             None
-            if data is None
-            else make_cached_source(cache, data, training=data is train, tell=reporter.doing)
-            for data in (train, validation)
+            if one is None
+            else make_cached_source(cache, one, training=one is train, tell=reporter.doing)
+            for one in data
         ]
         tower.host.to("cpu")
         assert sources[0] is not None

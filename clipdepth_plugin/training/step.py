@@ -16,7 +16,8 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from clipdepth_plugin.errors import TrainingError
-from clipdepth_plugin.training.losses import DepthLoss, sum_over_processes
+from clipdepth_plugin.training.losses import DepthLoss
+from clipdepth_plugin.training.pooling import sum_over_processes
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -16,7 +16,7 @@ from torch import nn
 
 from clipdepth_plugin import DepthHead
 from clipdepth_plugin.adapters.loading import load_host
-from clipdepth_plugin.errors import TrainingError
+from clipdepth_plugin.errors import ConfigError, TrainingError
 from clipdepth_plugin.plugin.depth_plugin import attach
 from clipdepth_plugin.training import step
 from clipdepth_plugin.training.batches import camera_scale
@@ -92,6 +92,14 @@ def test_the_better_of_raw_and_averaged_weights_is_kept(tiny: TinyRuns) -> None:
     assert kind == f"validation_{result.weights}"
 
 
+@pytest.mark.parametrize("preset", ["fast", "guided"])
+def test_the_default_loss_trains_every_preset(tiny: TinyRuns, preset: str) -> None:
+    """Of the dual-path ones all other tests are."""
+    options = {"channels": [8, 8, 8], "film_hidden": 8}
+    train(tiny.config("run", steps=1, head={"preset": preset, "options": options}))
+    assert math.isfinite(tiny.losses("run")[1])
+
+
 @pytest.mark.parametrize(("decay", "kept"), [(None, "model"), (0.9, "ema")])
 def test_the_head_has_the_weights_that_it_says(
     tiny: TinyRuns, decay: float | None, kept: str
@@ -120,7 +128,9 @@ def test_a_saved_head_is_trained_on(tiny: TinyRuns) -> None:
     first = train(tiny.config("first", steps=30))
     train(tiny.config("second", head={"init": str(first.head)}, optimiser={"lr": 1e-4}))
     assert tiny.losses("second")[1] < 0.8 * tiny.losses("first")[1]
-    with pytest.raises(TrainingError, match=r"augment.zoom changes the focal length.*head.init"):
+    with pytest.raises(
+        ConfigError, match=r"augment\.zoom: changes the focal length, which this head"
+    ):
         train(tiny.config("third", head={"init": str(first.head)}, augment={"zoom": [1.0, 1.5]}))
 
 
