@@ -144,10 +144,6 @@ class SampleViews:
         """A sample's name."""
         return self._data.name(index)
 
-    def stored_name(self, index: int) -> str:
-        """The name."""
-        return self._data.name(index)
-
     def content(self, index: int) -> str:
         """Hash of a sample as read: picture, depth, camera.
 

@@ -24,6 +24,7 @@ from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.precision import imitates_bfloat16
 from clipdepth_plugin.training.ema import Ema
 from clipdepth_plugin.training.level_norms import standardise_levels
+from clipdepth_plugin.training.progress import Reporter, Silent
 from clipdepth_plugin.training.sources import make_sources, open_data
 from clipdepth_plugin.training.step import Stepper
 from clipdepth_plugin.training.tower import FrozenTower, load_tower, make_head
@@ -32,7 +33,6 @@ from clipdepth_plugin.training.trained import TrainedHead
 if TYPE_CHECKING:
     from clipdepth_plugin.training.batches import FeatureSource
     from clipdepth_plugin.training.config import TrainConfig
-    from clipdepth_plugin.training.progress import Reporter
     from clipdepth_plugin.training.sources import Sources
     from clipdepth_plugin.training.validation import Best
 
@@ -124,6 +124,8 @@ def open_session(
         ClipDepthError: Whatever is wrong with host, head, data or cache.
     """
     accelerator = make_accelerator(config)
+    if not accelerator.is_main_process:
+        reporter = Silent()
     data = open_data(config)
     tower = load_tower(config)
     with torch.random.fork_rng(devices=[]):

@@ -147,12 +147,6 @@ class CacheSettings(Settings):
     ``augment`` flips. A number K: the image, its mirror image and K - 2 augmented ones, which
     are the same for every ``seed``."""
 
-    verify: bool = True
-    """Read and hash every image at the start. False trusts that images which were cached under
-    their name have not changed: a faster start. A set that is read in another way than then
-    (``max_depth``, ``crop``, another ``meta.json`` or list) is read anew all the same, and so is
-    an image that was not stored in every view."""
-
     prefetch: PositiveInt = 4
     """Batches that are read ahead."""
 

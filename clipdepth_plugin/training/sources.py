@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from clipdepth_plugin.data import Loader, Mixture, StreamMixture, make_loader, open_mixture
 from clipdepth_plugin.training.batches import FeatureSource, TowerSource
-from clipdepth_plugin.training.cached import make_cached_source, open_cache
+from clipdepth_plugin.training.cached import CachedRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -74,27 +74,26 @@ def make_sources(
         head: Says what is read of it.
         data: As ``open_data`` gives it.
         size: (H, W) of the depth maps.
-        reporter: Hears of the cache being filled.
+        reporter: Is told how far the cache is filled.
 
     Raises:
         TrainingError: The cache was made by other weights or settings, or can't be written.
     """
-    maker = _Maker(config, accelerator, tower, head, size)
     train, validation = data
+    maker = _Maker(config, accelerator, tower, head, size)
+    pictures = maker.pictures(validation)
     if config.cache is not None:
-        cache = open_cache(config, accelerator, tower, head, size)
+        cached = CachedRun(config, accelerator, tower, head, size, reporter)
         sources = [
-            None
-            if one is None
-            else make_cached_source(cache, one, training=one is train, tell=reporter.doing)
+            cached.source(one, training=one is train) if isinstance(one, Mixture) else None
             for one in data
         ]
         tower.host.to("cpu")
-        assert sources[0] is not None
-        return Sources(sources[0], sources[1], maker.pictures(validation))
+        assert sources[0] is not None  # a config with streams has no cache
+        return Sources(sources[0], sources[1], pictures)
     tower.host.to(accelerator.device)
     measured = None if validation is None else maker.source(validation, training=False)
-    return Sources(maker.source(train, training=True), measured, maker.pictures(validation))
+    return Sources(maker.source(train, training=True), measured, pictures)
 
 
 def while_all_have_one(accelerator: Accelerator, batches: Iterable[Batch]) -> Iterator[Batch]:

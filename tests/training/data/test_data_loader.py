@@ -27,9 +27,7 @@ from clipdepth_plugin.data.augment import augment
 from clipdepth_plugin.data.failures import BadFiles
 from clipdepth_plugin.data.views import make_view, normalised
 from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.training.cache_build import sample_contents
-from clipdepth_plugin.training.cache_files import CacheFiles
-from clipdepth_plugin.training.cache_layout import RecordLayout
+from clipdepth_plugin.training.cache_fill import sample_contents
 
 if TYPE_CHECKING:
     from tests.training.data.conftest import Trees
@@ -180,21 +178,15 @@ def test_views_for_a_cache(trees: Trees, squash: Preprocessing) -> None:
     assert views.view_key(0, 3) == views.view_key(5, 3)
 
 
-@pytest.mark.parametrize("verify", [True, False])
 def test_a_damaged_calibration_is_a_bad_sample_of_a_cache(
-    trees: Trees, squash: Preprocessing, tmp_path: Path, *, verify: bool
+    trees: Trees, squash: Preprocessing
 ) -> None:
-    """What a sample is read with is asked for its name, too, and must not end the run there."""
     config = trees.kitti(count=2)
     (calibration,) = Path(config.root).rglob("calib_cam_to_cam.txt")
     calibration.write_text("P_rect_02: none\n")
     views = SampleViews(open_mixture([config]), ViewMaker(squash, (12, 20)))  # type: ignore[arg-type]
-    layout = RecordLayout((1,), (2, 3), 5, False, (12, 20), torch.float32)
-    files = CacheFiles.open(tmp_path / "cache", {}, layout)
     bad = BadFiles(2)
-    found = sample_contents(
-        files, views, (0, 1), verify=verify, chosen=(0,), bad=bad, workers=0, tell=lambda *_: None
-    )
+    found = sample_contents(views, (0, 1), bad, 0, lambda *_: None)
     assert found == [None, None]
     assert len(bad.reasons) == 2
 
