@@ -12,7 +12,7 @@ import torch
 from clipdepth_plugin.cli.console import bar, plain_console
 from clipdepth_plugin.cli.device import find_device, make_folder
 from clipdepth_plugin.environment import describe_circumstances
-from clipdepth_plugin.files.depth_maps import write_atomically
+from clipdepth_plugin.files.atomic import write_atomically
 from clipdepth_plugin.latency.kernel_forms import dtype_name
 from clipdepth_plugin.latency.kernel_measure import (
     KernelPlan,
@@ -81,4 +81,4 @@ def _show(report: KernelReport) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_atomically(path, text.encode())

@@ -18,7 +18,7 @@ from clipdepth_plugin.cli.console import bar, loading, plain_console
 from clipdepth_plugin.cli.device import find_device, make_folder
 from clipdepth_plugin.config import PRESETS
 from clipdepth_plugin.environment import describe_circumstances
-from clipdepth_plugin.files.depth_maps import write_atomically
+from clipdepth_plugin.files.atomic import write_atomically
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.latency.audit import Method, Subject, audit
 from clipdepth_plugin.latency.bases import (
@@ -226,4 +226,4 @@ def _json(report: Audit) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_atomically(path, text.encode())

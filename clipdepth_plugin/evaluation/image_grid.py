@@ -17,7 +17,7 @@ from clipdepth_plugin.errors import DepthFileError
 from clipdepth_plugin.evaluation.evaluate import EvaluationResult, ImageRow, iterate
 from clipdepth_plugin.evaluation.metrics import Alignment
 from clipdepth_plugin.evaluation.predictors import Predictor, predict_samples
-from clipdepth_plugin.files.depth_maps import write_atomically
+from clipdepth_plugin.files.atomic import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

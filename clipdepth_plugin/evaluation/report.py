@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from clipdepth_plugin.environment import package_versions, platform_name
 from clipdepth_plugin.evaluation.metrics import ALIGNMENTS, METRICS, Alignment
-from clipdepth_plugin.files.depth_maps import write_atomically
+from clipdepth_plugin.files.atomic import write_atomically
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -147,7 +147,7 @@ def write_json(path: Path, report: BaseModel) -> None:
         DepthFileError: The file can't be written.
     """
     content = report.model_dump_json(indent=2).encode() + b"\n"
-    write_atomically(path, lambda file: file.write(content))
+    write_atomically(path, content)
 
 
 def write_csv(path: Path, result: EvaluationResult, align: Alignment) -> None:
@@ -168,7 +168,7 @@ def write_csv(path: Path, result: EvaluationResult, align: Alignment) -> None:
         values.append(row.baseline[align]["abs_rel"])
         shown = ["" if math.isnan(value) else f"{value:.7g}" for value in values]
         writer.writerow([row.name, row.pixels, f"{row.scales[align]:.7g}", *shown])
-    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+    write_atomically(path, text.getvalue().encode())
 
 
 def make_table(result: EvaluationResult, align: Alignment = "none") -> Table:

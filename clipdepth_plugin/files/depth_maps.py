@@ -6,28 +6,23 @@ Axes: H W pixels of the map.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
-import os
-import secrets
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
+from clipdepth_plugin.arguments import StrPath
 from clipdepth_plugin.errors import DepthFileError, ImageError
+from clipdepth_plugin.files.atomic import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
-StrPath = str | os.PathLike[str]
 DepthMap = Tensor | NDArray[Any]
 
 MAX_MILLIMETRES = 65535
@@ -225,33 +220,3 @@ def _as_map(depth_HW: DepthMap, path: StrPath) -> NDArray[Any]:
             "write the maps of a batch one by one, as depth[i, 0]"
         )
     return depth_HW
-
-
-def write_atomically(path: StrPath, write: Callable[[IO[bytes]], object]) -> None:
-    """Writes beside ``path``, syncs and moves into place; on failure nothing is left behind."""
-    target = Path(path)
-    content = io.BytesIO()
-    write(content)
-    try:
-        with _temporary_beside(target) as file:
-            file.write(content.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise DepthFileError(
-            f"{target}: can't be written ({error.strerror or error}); nothing was left there. "
-            "Check that the folder exists, may be written to, and has room on its disk"
-        ) from error
-
-
-@contextlib.contextmanager
-def _temporary_beside(target: Path) -> Iterator[IO[bytes]]:
-    """A new file in ``target``'s folder that replaces it when the block ends well."""
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

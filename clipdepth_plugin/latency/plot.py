@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clipdepth_plugin.files.depth_maps import write_atomically
+from clipdepth_plugin.files.atomic import write_atomically
 from clipdepth_plugin.latency.schema import Audit, Figure, Range, Sweep
 
 if TYPE_CHECKING:

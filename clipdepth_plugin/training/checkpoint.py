@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from clipdepth_plugin.errors import TrainingError
-from clipdepth_plugin.files.atomic import new_folder, remove_leftovers, write_synced
+from clipdepth_plugin.files.atomic import new_folder, remove_leftovers
 
 logger = logging.getLogger(__name__)
 
@@ -94,9 +94,9 @@ class Checkpoints:
         manifest = {"format": _FORMAT, "files": files}
         contents[MANIFEST] = json.dumps(manifest, indent=1).encode()
         path = self.folder / f"step-{checkpoint.step:08d}"
-        with new_folder(path) as temporary:
+        with new_folder(path, TrainingError) as temporary:
             for name, data in contents.items():
-                write_synced(temporary / name, data)
+                (temporary / name).write_bytes(data)
         for old in self.paths()[: -self.keep]:
             shutil.rmtree(old, ignore_errors=True)
         return path

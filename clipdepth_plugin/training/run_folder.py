@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipdepth_plugin.errors import TrainingError
-from clipdepth_plugin.files.atomic import write_file
+from clipdepth_plugin.files.atomic import write_atomically
 from clipdepth_plugin.training.checkpoint import Checkpoints
 from clipdepth_plugin.training.config_file import dump_config, load_config
 from clipdepth_plugin.training.image_grids import png_bytes
@@ -86,9 +86,11 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise TrainingError(f"{self.path}: can't be made ({error.strerror})") from error
-        write_file(self.path / "config.yaml", dump_config(self._config).encode())
+        write_atomically(
+            self.path / "config.yaml", dump_config(self._config).encode(), TrainingError
+        )
         kept = [line for line in read_log(self.log) if line["step"] <= step]
-        write_file(self.log, b"".join(_line(record) for record in kept))
+        write_atomically(self.log, b"".join(_line(record) for record in kept), TrainingError)
         if self._config.logging.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -121,7 +123,7 @@ class RunFolder:
         """
         folder = self.path / "pictures"
         folder.mkdir(exist_ok=True)
-        write_file(folder / f"step-{step:08d}.png", png_bytes(sheet_HWC))
+        write_atomically(folder / f"step-{step:08d}.png", png_bytes(sheet_HWC), TrainingError)
         if self._board is not None:
             self._board.add_image("validation", sheet_HWC, step, dataformats="HWC")
 

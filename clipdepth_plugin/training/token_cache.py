@@ -25,7 +25,7 @@ from torch import Tensor
 
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.features import TowerFeatures
-from clipdepth_plugin.files.atomic import write_file
+from clipdepth_plugin.files.atomic import write_atomically
 
 IDENTITY = "cache.json"
 SHARD_BYTES = 128 * 1024 * 1024
@@ -76,7 +76,7 @@ class TokenCache:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise TrainingError(f"cache {folder}: can't be made ({error.strerror})") from error
-            write_file(path, json.dumps(identity, indent=1).encode())
+            write_atomically(path, json.dumps(identity, indent=1).encode(), TrainingError)
         self.refresh()
 
     def __contains__(self, key: Key) -> bool:
@@ -137,7 +137,8 @@ class TokenCache:
             return
         whole = {name: torch.cat([one[name] for one in self._added]) for name in self._added[0]}
         path = self.folder / f"shard-{secrets.token_hex(8)}.safetensors"
-        write_file(path, safetensors.torch.save(whole, {"keys": json.dumps(self._keys)}))
+        content = safetensors.torch.save(whole, {"keys": json.dumps(self._keys)})
+        write_atomically(path, content, TrainingError)
         self._keys, self._added = [], []
 
 

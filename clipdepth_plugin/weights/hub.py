@@ -5,11 +5,8 @@ A head is a folder, local or on the hub: config.json, model.safetensors, README.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, Self, cast
 
@@ -22,6 +19,7 @@ from torch import Tensor, nn
 
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.errors import HeadFileError
+from clipdepth_plugin.files.atomic import new_files
 from clipdepth_plugin.weights.model_card import is_unedited, model_card_text
 
 CONFIG_FILE = "config.json"
@@ -158,21 +156,10 @@ class HubMixin(
         folder = Path(save_directory)
         if config is not None:
             raise HeadFileError("config: a head is saved with its own config; leave it out")
-        try:
-            with (
-                _made(folder),
-                tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary,
-            ):
-                super().save_pretrained(temporary, model_card_kwargs=model_card_kwargs)
-                names = [WEIGHTS_FILE, CONFIG_FILE]
-                if _may_replace(folder / CARD_FILE):
-                    names.append(CARD_FILE)
-                for name in names:
-                    _sync(Path(temporary, name))
-                for name in names:
-                    Path(temporary, name).replace(folder / name)
-        except (OSError, SafetensorError) as error:
-            raise HeadFileError(f"{folder}: the head could not be written: {error}") from error
+        with new_files(folder, HeadFileError) as temporary:
+            super().save_pretrained(temporary, model_card_kwargs=model_card_kwargs)
+            if not _may_replace(folder / CARD_FILE):
+                (temporary / CARD_FILE).unlink()
         if push_to_hub:
             return self.push_to_hub(
                 repo_id or folder.name, model_card_kwargs=model_card_kwargs, **push_to_hub_kwargs
@@ -255,20 +242,6 @@ def load_weights(head: nn.Module, state: dict[str, Tensor], source: Path | str) 
     head.load_state_dict(state)
 
 
-@contextlib.contextmanager
-def _made(folder: Path) -> Iterator[None]:
-    """The folder, made where it is missing; what was made goes again if all fails."""
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except BaseException:
-        for path in new:
-            with contextlib.suppress(OSError):  # not made yet, or no longer empty
-                path.rmdir()
-        raise
-
-
 def _may_replace(card: Path) -> bool:
     """Whether there is no card, or one of ours that nobody edited."""
     try:
@@ -277,8 +250,3 @@ def _may_replace(card: Path) -> bool:
         return True
     except UnicodeDecodeError:
         return False
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

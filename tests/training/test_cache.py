@@ -148,7 +148,7 @@ def test_a_whole_cache_that_cannot_be_written_to_is_used(
     train(tiny.config("first", cache=cache_of(tiny)))
     moved = tiny.folder / "moved" / "other-name"
     shutil.copytree(tiny.data, moved)
-    monkeypatch.setattr(token_cache, "write_file", lambda *_: pytest.fail("written"))
+    monkeypatch.setattr(token_cache, "write_atomically", lambda *_: pytest.fail("written"))
     data = {**tiny.tree("any")["data"]}
     data = {part: [{**data[part][0], "root": str(moved)}] for part in data}
     train(tiny.config("second", data=data, cache=cache_of(tiny)))

@@ -78,9 +78,9 @@ def test_a_full_disk_keeps_the_finished_shards(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", no_room)
+        patch.setattr(os, "fsync", no_room)
         cache.add([Key("another", "plain")], {name: x[:1] for name, x in whole.items()})
-        with pytest.raises(TrainingError, match=r"No space left.*written before is untouched"):
+        with pytest.raises(TrainingError, match=r"No space left.*was there before is untouched"):
             cache.flush()
     cache.refresh()
     assert all(key in cache for key in KEYS)
