@@ -10,7 +10,7 @@ from clipdepth_plugin.data.augment_config import AugmentConfig
 from clipdepth_plugin.data.batch import Batch
 from clipdepth_plugin.data.config import DataConfig
 from clipdepth_plugin.data.dataset import Mixture, SampleDataset
-from clipdepth_plugin.data.items import SampleViews, ViewMaker
+from clipdepth_plugin.data.items import Reading, SampleViews, ViewMaker
 from clipdepth_plugin.data.loader import Loader, make_loader
 from clipdepth_plugin.data.opening import open_dataset, open_mixture
 from clipdepth_plugin.data.order import Draw, EpochOrder, EpochPlan
@@ -30,6 +30,7 @@ __all__ = [
     "Intrinsics",
     "Loader",
     "Mixture",
+    "Reading",
     "Sample",
     "SampleDataset",
     "SampleViews",

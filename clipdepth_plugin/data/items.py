@@ -38,7 +38,6 @@ class Item:
     intrinsics_4: Tensor
     name: str
     index: int
-    view: int
 
 
 class ViewMaker:
@@ -68,15 +67,6 @@ class ViewMaker:
         """What varies the samples of a set: the set's own, where it has one and anything is."""
         return self.augment if own is None or self.augment is None else own
 
-    def make(
-        self, sample: Sample, draw: Draw, epoch: int, view: int | None, own: AugmentConfig | None
-    ) -> Item:
-        """``random``, or ``fixed`` where there is a view; ``own`` is the set's augmentation."""
-        augment = self.augment_with(own)
-        if view is None:
-            return self.random(sample, draw, epoch, augment)
-        return self.fixed(sample, draw.index, view, augment)
-
     def fixed(self, sample: Sample, index: int, view: int, augment: AugmentConfig | None) -> Item:
         """View 0: plain. 1: flipped. Higher: augmented, the same in every epoch.
 
@@ -91,17 +81,18 @@ class ViewMaker:
                 raise DataError(f"view {view} is an augmented one, but there is no augmentation")
             generator = sample_generator(self.seed, -view, index)  # epochs are never negative
             made, _ = vary(made, augment, generator)
-        return self._item(made, sample.name, index, view)
+        return self._item(made, sample.name, index)
 
-    def random(self, sample: Sample, draw: Draw, epoch: int, augment: AugmentConfig | None) -> Item:
-        """As augmentation has it in this epoch; plain without augmentation."""
-        made, flip = make_view(sample, self.preprocessing, self.output_size), False
+    def random(self, sample: Sample, draw: Draw, epoch: int, own: AugmentConfig | None) -> Item:
+        """As augmentation has it in this epoch; ``own`` is the augmentation of the sample's set."""
+        augment = self.augment_with(own)
+        made = make_view(sample, self.preprocessing, self.output_size)
         if augment is not None:
             generator = sample_generator(self.seed, epoch, draw.index, draw.repeat)
-            made, flip = vary(made, augment, generator)
-        return self._item(made, sample.name, draw.index, FLIPPED if flip else PLAIN)
+            made, _ = vary(made, augment, generator)
+        return self._item(made, sample.name, draw.index)
 
-    def _item(self, made: View, name: str, index: int, view: int) -> Item:
+    def _item(self, made: View, name: str, index: int) -> Item:
         camera = made.intrinsics or (torch.nan,) * 4
         return Item(
             normalised(made.rgb_3HW, self.preprocessing),
@@ -109,7 +100,6 @@ class ViewMaker:
             torch.tensor(camera, dtype=torch.float32),
             name,
             index,
-            view,
         )
 
 
@@ -118,13 +108,11 @@ class Reading:
     """How batches are read.
 
     Attributes:
-        view: The view that every sample is given in; None varies it at random.
         workers: Processes (for streams: threads); 0 reads as asked.
         bad_file_limit: Different samples that may be bad.
         pin_memory: Page-locked memory for a GPU.
     """
 
-    view: int | None = None
     workers: int = 0
     bad_file_limit: int = 0
     pin_memory: bool = False
@@ -204,5 +192,4 @@ def collate(items: Sequence[Item]) -> Batch:
         torch.stack([item.intrinsics_4 for item in items]),
         [item.name for item in items],
         torch.tensor([item.index for item in items]),
-        torch.tensor([item.view for item in items]),
     )

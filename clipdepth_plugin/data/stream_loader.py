@@ -89,9 +89,8 @@ class StreamLoader:
             sample = one.stream.decode(one.record)
         except ClipDepthError as error:
             return Failure(one.record.name, str(error))
-        own = one.stream.config.augment
-        draw, view = Draw(one.number, 0), self._reading.view
-        return self._maker.make(sample, draw, self._plan.epoch, view, own)
+        draw, own = Draw(one.number, 0), one.stream.config.augment
+        return self._maker.random(sample, draw, self._plan.epoch, own)
 
     def _batch(self, rows: list[Item | Failure]) -> Batch:
         good = [(place, row) for place, row in enumerate(rows) if isinstance(row, Item)]

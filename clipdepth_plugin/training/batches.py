@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from clipdepth_plugin.data.order import EpochPlan
 from clipdepth_plugin.errors import TrainingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from accelerate import Accelerator
+
     from clipdepth_plugin.data import Batch
     from clipdepth_plugin.features import TowerFeatures
+    from clipdepth_plugin.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,22 @@ class TowerSource:
                 camera_scale(moved.intrinsics_B4, self._canonical_focal, moved.names),
                 moved.names,
             )
+
+
+def epoch_plan(
+    config: TrainConfig, accelerator: Accelerator, epoch: int, start: int, *, training: bool
+) -> EpochPlan:
+    """This process's part of an epoch from batch ``start`` on, with or without a cache."""
+    return EpochPlan(
+        batch_size=config.micro_batch // accelerator.num_processes,
+        seed=config.seed,
+        epoch=epoch,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        start_batch=start,
+        drop_last=training,
+        shuffle=training,
+    )
 
 
 def camera_scale(intrinsics_B4: Tensor, canonical_focal: float | None, names: list[str]) -> Tensor:

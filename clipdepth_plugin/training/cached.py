@@ -21,9 +21,9 @@ from clipdepth_plugin.data.augment import is_flipped, mixed_seed, sample_generat
 from clipdepth_plugin.data.config import expand
 from clipdepth_plugin.data.failures import BadFiles
 from clipdepth_plugin.data.items import FLIPPED, PLAIN, SampleViews, ViewMaker
-from clipdepth_plugin.data.order import Draw, EpochOrder, EpochPlan
+from clipdepth_plugin.data.order import Draw, EpochOrder
 from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.training.batches import FeatureBatch, camera_scale
+from clipdepth_plugin.training.batches import FeatureBatch, camera_scale, epoch_plan
 from clipdepth_plugin.training.cache_fill import fill_cache, sample_contents
 from clipdepth_plugin.training.token_cache import (
     Key,
@@ -156,16 +156,7 @@ class CachedRun:
         self._fill(views, contents, numbers)
 
         def make_order(epoch: int, start: int) -> EpochOrder:
-            plan = EpochPlan(
-                batch_size=config.micro_batch // accelerator.num_processes,
-                seed=config.seed,
-                epoch=epoch,
-                rank=accelerator.process_index,
-                world_size=accelerator.num_processes,
-                start_batch=start,
-                drop_last=training,
-                shuffle=training,
-            )
+            plan = epoch_plan(config, accelerator, epoch, start, training=training)
             return EpochOrder(plan, data.counts, data.repeats)
 
         read = partial(self.cache.read, pinned=accelerator.device.type == "cuda")

@@ -5,14 +5,23 @@ Axes: P pictures, H W pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
-from clipdepth_plugin.data import Loader, Mixture, StreamMixture, make_loader, open_mixture
-from clipdepth_plugin.training.batches import FeatureSource, TowerSource
+from clipdepth_plugin.data import (
+    EpochOrder,
+    EpochPlan,
+    Mixture,
+    Reading,
+    StreamMixture,
+    ViewMaker,
+    make_loader,
+    open_mixture,
+)
+from clipdepth_plugin.training.batches import FeatureSource, TowerSource, epoch_plan
 from clipdepth_plugin.training.cached import CachedRun
 
 if TYPE_CHECKING:
@@ -21,7 +30,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
-    from clipdepth_plugin.data import Batch, StreamLoader
+    from clipdepth_plugin.data import Batch
     from clipdepth_plugin.head import DepthHead
     from clipdepth_plugin.training.config import TrainConfig
     from clipdepth_plugin.training.progress import Reporter
@@ -109,7 +118,7 @@ def while_all_have_one(accelerator: Accelerator, batches: Iterable[Batch]) -> It
 
 
 class _Maker:
-    """Makes loaders with what a run has in common."""
+    """Makes sources and loaders with what a run has in common."""
 
     def __init__(
         self,
@@ -122,57 +131,42 @@ class _Maker:
         self._config, self._accelerator, self._tower, self._size = config, accelerator, tower, size
         self._read = tower.reader(head, accelerator.autocast)
         self._canonical_focal = head.config.canonical_focal
+        self._reading = Reading(
+            workers=config.workers,
+            bad_file_limit=config.bad_file_limit,
+            pin_memory=accelerator.device.type == "cuda",
+        )
 
     def source(self, data: Data, *, training: bool) -> TowerSource:
-        config, processes = self._config, self._accelerator.num_processes
+        config, accelerator = self._config, self._accelerator
+        augment = config.augment if training else None
+        maker = ViewMaker(self._tower.preprocessing, self._size, augment, config.seed)
+        split = isinstance(data, StreamMixture) and data.is_split
+        uneven = training and split and accelerator.num_processes > 1
 
         def load(epoch: int, start: int) -> Iterable[Batch]:
-            return self._loader(
-                data,
-                epoch=epoch,
-                start_batch=start,
-                batch_size=config.micro_batch // processes,
-                augment=config.augment if training else None,
-                shuffle=training,
-                drop_last=training,
-                workers=config.workers,
-                rank=self._accelerator.process_index,
-                world_size=processes,
-            )
+            plan = epoch_plan(config, accelerator, epoch, start, training=training)
+            loader = make_loader(data, maker, plan, self._reading)
+            return while_all_have_one(accelerator, loader) if uneven else loader
 
-        def load_together(epoch: int, start: int) -> Iterable[Batch]:
-            return while_all_have_one(self._accelerator, load(epoch, start))
-
-        whole = load(0, 0)
-        length = len(whole) if isinstance(whole, Loader) else None
-        device = self._accelerator.device
-        uneven = training and isinstance(data, StreamMixture) and data.is_split and processes > 1
-        loader = load_together if uneven else load
-        return TowerSource(loader, self._read, device, self._canonical_focal, length)
+        length = None
+        if isinstance(data, Mixture):
+            plan = epoch_plan(config, accelerator, 0, 0, training=training)
+            length = len(EpochOrder(plan, data.counts, data.repeats))
+        return TowerSource(load, self._read, accelerator.device, self._canonical_focal, length)
 
     def pictures(self, data: Data | None) -> Callable[[int], Tensor]:
         preprocessing = self._tower.preprocessing
+        maker = ViewMaker(preprocessing, self._size)
 
         def read(count: int) -> Tensor:
             assert data is not None
-            loader = self._loader(
-                data, epoch=0, batch_size=count, augment=None, shuffle=False, drop_last=False
-            )
-            pixels_P3HW = next(iter(loader)).pixels_B3HW
+            plan = EpochPlan(batch_size=count, seed=0, epoch=0, drop_last=False, shuffle=False)
+            reading = replace(self._reading, workers=0)
+            pixels_P3HW = next(iter(make_loader(data, maker, plan, reading))).pixels_B3HW
             std_311 = torch.tensor(preprocessing.std).view(3, 1, 1)
             mean_311 = torch.tensor(preprocessing.mean).view(3, 1, 1)
             rgb_P3HW = F.interpolate(pixels_P3HW * std_311 + mean_311, self._size, mode="area")
             return (rgb_P3HW * 255).round().clamp(0, 255).to(torch.uint8)
 
         return read
-
-    def _loader(self, data: Data, **options: Any) -> Loader | StreamLoader:
-        return make_loader(
-            data,
-            preprocessing=self._tower.preprocessing,
-            output_size=self._size,
-            seed=self._config.seed,
-            bad_file_limit=self._config.bad_file_limit,
-            pin_memory=self._accelerator.device.type == "cuda",
-            **options,
-        )
