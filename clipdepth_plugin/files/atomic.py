@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, whenever the process ends.
+"""Files that appear whole or not at all, whenever the process ends.
 
 Written beside their place, synced to the disk and then renamed.
 """
@@ -52,32 +52,6 @@ def write_atomically(
 
 
 @contextlib.contextmanager
-def new_folder(path: Path, error: Error) -> Iterator[Path]:
-    """Makes a folder: yields a temporary one that becomes ``path``, replacing what is there.
-
-    Raises:
-        ClipDepthError: It can't be written (no room, no right); what was there still is.
-    """
-    with _reported(path, error):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary, replaced = _temporary(path), _temporary(path)
-        temporary.mkdir()
-        try:
-            yield temporary
-            for file in temporary.iterdir():
-                sync(file)
-            sync(temporary)
-            if path.exists():
-                path.rename(replaced)
-            temporary.rename(path)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        sync(path.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
-
-
-@contextlib.contextmanager
 def new_files(folder: Path, error: Error) -> Iterator[Path]:
     """Replaces files of a folder: yields a temporary folder whose files move into it at the end.
 
@@ -120,12 +94,9 @@ def sync(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what a killed process was writing in ``folder``."""
+    """Removes the files that a killed process was writing in ``folder``."""
     for left in folder.glob(f"{TEMPORARY}*"):
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
+        left.unlink(missing_ok=True)
 
 
 def _temporary(path: Path) -> Path:

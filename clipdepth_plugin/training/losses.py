@@ -5,7 +5,7 @@ Axes: B views, H W a map's size. Depths in metres.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
@@ -15,11 +15,12 @@ from torch import Tensor
 
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.config import HeadConfig
+from clipdepth_plugin.decoders.readout import DepthEstimate
 from clipdepth_plugin.training.terms.confidence import Confidence
 from clipdepth_plugin.training.terms.gradient import Gradient
 from clipdepth_plugin.training.terms.silog import Silog
 from clipdepth_plugin.training.terms.ssim import Ssim
-from clipdepth_plugin.training.terms.term import LossTerm, Maps, Part
+from clipdepth_plugin.training.terms.term import LossTerm, Part
 
 Reduce = Callable[[Tensor], Tensor]
 
@@ -98,30 +99,22 @@ class DepthLoss:
         self._reduce = reduce
 
     def __call__(
-        self,
-        pred_B1HW: Tensor,
-        aux: Sequence[Tensor],
-        depth_B1HW: Tensor,
-        valid_B1HW: Tensor,
-        log_scale_B1HW: Tensor | None = None,
+        self, estimate: DepthEstimate, depth_B1HW: Tensor, valid_B1HW: Tensor
     ) -> LossTerms:
         """The loss of one batch.
 
         Args:
-            pred_B1HW: Predicted metres.
-            aux: Auxiliary outputs of the same shape, stage 0 first.
+            estimate: The head's, every map of the truth's size.
             depth_B1HW: True metres; what lies where not valid is never used.
             valid_B1HW: Bool; may be sparse, or empty, which gives zero gradients.
-            log_scale_B1HW: Predicted log scale of the error of log depth, where there is one.
         """
-        maps = Maps(
-            _at_least_32(pred_B1HW),
-            [_at_least_32(one) for one in aux],
-            None if log_scale_B1HW is None else _at_least_32(log_scale_B1HW),
-            depth_B1HW,
-            valid_B1HW,
+        log_scale = estimate.log_scale
+        estimate = DepthEstimate(
+            _at_least_32(estimate.metres),
+            None if log_scale is None else _at_least_32(log_scale),
+            tuple(_at_least_32(one) for one in estimate.auxiliary),
         )
-        sums = [part.sums(maps) for part in self._parts]
+        sums = [part.sums(estimate, depth_B1HW, valid_B1HW) for part in self._parts]
         if self._reduce is not None:
             flat_K = self._reduce(torch.cat([one.flatten() for one in sums]))
             pieces = torch.split(flat_K, [one.numel() for one in sums])

@@ -4,7 +4,7 @@ config.yaml            the merged config
 log.jsonl              one line for each logged step and validation
 tensorboard/           the same for TensorBoard
 pictures/step-*.png    RGB, truth, prediction, error
-checkpoints/step-*/    to resume from
+checkpoints/step-*     to resume from
 head/                  the best head so far, as ``DepthHead.from_pretrained`` takes it
 """
 

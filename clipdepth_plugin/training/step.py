@@ -114,8 +114,7 @@ class Stepper:
         estimate: DepthEstimate = self._model(
             features.levels, features.context, features.pixels, features.grid, self._size
         )
-        truth = (batch.target_B1HW, batch.valid_B1HW)
-        result = self._loss(estimate.metres, estimate.auxiliary, *truth, estimate.log_scale)
+        result = self._loss(estimate, batch.target_B1HW, batch.valid_B1HW)
         loss = float(result.total.detach())
         # The loss is pooled, so that every process takes the same turn here.
         if not math.isfinite(loss):

@@ -20,6 +20,7 @@ from clipdepth_plugin.errors import ConfigError, TrainingError
 from clipdepth_plugin.plugin.depth_plugin import attach
 from clipdepth_plugin.training import step
 from clipdepth_plugin.training.batches import camera_scale
+from clipdepth_plugin.training.checkpoint import read_checkpoint
 from clipdepth_plugin.training.engine import train
 from clipdepth_plugin.training.progress import Progress
 from clipdepth_plugin.training.run_folder import read_log
@@ -108,9 +109,9 @@ def test_the_head_has_the_weights_that_it_says(
     result = train(tiny.config("run", data={"train": tree["data"]["train"]}, ema=decay))
     assert result.abs_rel is None
     assert result.weights == ("ema" if decay else "raw")
-    newest = tiny.folder / "run/checkpoints/step-00000006"
+    newest = read_checkpoint(tiny.folder / "run/checkpoints/step-00000006.safetensors")
     head = load_file(result.head / "model.safetensors")
-    weights = {part: load_file(newest / f"{part}.safetensors") for part in ("model", kept)}
+    weights = {part: newest.tensors[part] for part in ("model", kept)}
     assert all(torch.equal(x, weights[kept][f"head.{name}"]) for name, x in head.items())
     other = decay is not None
     assert other == any(not torch.equal(x, weights["model"][n]) for n, x in weights[kept].items())

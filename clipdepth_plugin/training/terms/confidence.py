@@ -14,9 +14,9 @@ from torch import Tensor
 
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.config import HeadConfig
+from clipdepth_plugin.decoders.readout import DepthEstimate
 from clipdepth_plugin.training.terms.term import (
     LossTerm,
-    Maps,
     Part,
     log_ratio,
     mean_from_moments,
@@ -35,15 +35,10 @@ class Confidence(LossTerm):
     def parts(self) -> Iterator[Part]:
         """See ``LossTerm``."""
 
-        def sums(maps: Maps) -> Tensor:
-            assert maps.log_scale_B1HW is not None  # ``check`` has seen to it
-            return confidence_moments(
-                maps.pred_B1HW.detach(),
-                maps.log_scale_B1HW,
-                maps.depth_B1HW,
-                maps.valid_B1HW,
-                self.min_depth,
-            )
+        def sums(given: DepthEstimate, depth_B1HW: Tensor, valid_B1HW: Tensor) -> Tensor:
+            assert given.log_scale is not None  # ``check`` has seen to it
+            pred_B1HW, truth = given.metres.detach(), (depth_B1HW, valid_B1HW)
+            return confidence_moments(pred_B1HW, given.log_scale, *truth, self.min_depth)
 
         yield Part("confidence", self.confidence, sums, mean_from_moments, trains_depth=False)
 

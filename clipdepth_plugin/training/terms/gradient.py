@@ -14,7 +14,6 @@ from torch import Tensor
 
 from clipdepth_plugin.training.terms.term import (
     LossTerm,
-    Maps,
     Part,
     log_ratio,
     mean_from_moments,
@@ -33,12 +32,13 @@ class Gradient(LossTerm):
 
     def parts(self) -> Iterator[Part]:
         """See ``LossTerm``."""
-
-        def sums(maps: Maps) -> Tensor:
-            truth = (maps.depth_B1HW, maps.valid_B1HW)
-            return gradient_moments(maps.pred_B1HW, *truth, self.gradient_scales, self.min_depth)
-
-        yield Part("gradient", self.gradient, sums, mean_from_moments)
+        options = (self.gradient_scales, self.min_depth)
+        yield Part(
+            "gradient",
+            self.gradient,
+            lambda given, depth, valid: gradient_moments(given.metres, depth, valid, *options),
+            mean_from_moments,
+        )
 
 
 def gradient_moments(

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.config import HeadConfig
-from clipdepth_plugin.training.terms.term import LossTerm, Maps, Part, log_ratio, wide
+from clipdepth_plugin.decoders.readout import DepthEstimate
+from clipdepth_plugin.training.terms.term import LossTerm, Part, Sums, log_ratio, wide
 
 _SMALLEST_SQUARE = 1e-7
 
@@ -37,15 +38,15 @@ class Silog(LossTerm):
     def parts(self) -> Iterator[Part]:
         """See ``LossTerm``."""
 
-        def of(pick: Callable[[Maps], Tensor]) -> Callable[[Maps], Tensor]:
-            return lambda maps: silog_moments(
-                pick(maps), maps.depth_B1HW, maps.valid_B1HW, self.min_depth
+        def of(pick: Callable[[DepthEstimate], Tensor]) -> Sums:
+            return lambda given, depth, valid: silog_moments(
+                pick(given), depth, valid, self.min_depth
             )
 
         value = partial(silog_from_moments, mean_weight=self.silog_mean)
-        yield Part("silog", self.silog, of(lambda maps: maps.pred_B1HW), value)
+        yield Part("silog", self.silog, of(lambda given: given.metres), value)
         for i, weight in enumerate(self.auxiliary):
-            sums = of(lambda maps, i=i: maps.auxiliary[i])  # type: ignore[misc]
+            sums = of(lambda given, i=i: given.auxiliary[i])  # type: ignore[misc]
             yield Part(f"aux{i}", weight, sums, value, trains_depth=False)
 
     def defaults_for(self, head: HeadConfig) -> dict[str, Any]:

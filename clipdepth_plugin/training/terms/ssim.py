@@ -33,7 +33,7 @@ class Ssim(LossTerm):
         yield Part(
             "ssim",
             self.ssim,
-            lambda maps: ssim_moments(maps.pred_B1HW, maps.depth_B1HW, maps.valid_B1HW),
+            lambda given, depth, valid: ssim_moments(given.metres, depth, valid),
             mean_from_moments,
         )
 

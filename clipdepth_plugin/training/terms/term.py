@@ -9,8 +9,7 @@ Axes: B views, H W a map's size, S scales, K sums. Depths in metres.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -19,25 +18,14 @@ from torch import Tensor
 
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.config import HeadConfig
+from clipdepth_plugin.decoders.readout import DepthEstimate
 
+Sums = Callable[[DepthEstimate, Tensor, Tensor], Tensor]
+"""(estimate, true metres (B, 1, H, W), bool (B, 1, H, W) where there is truth) -> sums.
 
-@dataclass(frozen=True)
-class Maps:
-    """What the terms of one batch are computed from.
-
-    Attributes:
-        pred_B1HW: Predicted metres, float32 or float64 like all predictions here.
-        auxiliary: Predicted metres of the head's first stages.
-        log_scale_B1HW: Predicted log scale of the error of log depth; None without one.
-        depth_B1HW: True metres; anything where not valid.
-        valid_B1HW: Which pixels have a true depth.
-    """
-
-    pred_B1HW: Tensor
-    auxiliary: Sequence[Tensor]
-    log_scale_B1HW: Tensor | None
-    depth_B1HW: Tensor
-    valid_B1HW: Tensor
+What lies where there is no truth is never used. The estimate is float32 or float64, the sums are
+float64, of any shape.
+"""
 
 
 class Part(NamedTuple):
@@ -46,14 +34,14 @@ class Part(NamedTuple):
     Attributes:
         name: In the log.
         weight: Of the value in the total; parts of weight 0 are not computed.
-        sums: Maps of a batch -> sums (any shape), float64.
+        sums: Of a batch.
         value: Sums -> the number, a scalar.
         trains_depth: Whether it trains the depth output.
     """
 
     name: str
     weight: float
-    sums: Callable[[Maps], Tensor]
+    sums: Sums
     value: Callable[[Tensor], Tensor]
     trains_depth: bool = True
 
