@@ -26,7 +26,7 @@ class AugmentConfig(BaseModel):
 
     zoom: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
     """Range of the factor by which a window of the view is magnified to the whole, as a longer
-    lens would see it; for heads with ``canonical_focal``, which are told the focal length."""
+    lens would see it; for heads with ``canonical_focal``, which take the lens into account."""
 
     gamma: tuple[PositiveFloat, PositiveFloat] = (0.9, 1.1)
     """Range of the exponent of RGB in 0..1."""

@@ -149,13 +149,13 @@ class SampleViews:
             content: What it was found to be.
 
         Raises:
-            ClipDepthError: The sample can't be read, or is another one by now.
+            ClipDepthError: The sample can't be read, or has changed.
         """
         sample = self._data[index]
         if _content(sample) != content:
             raise DataError(
-                f"{self.name(index)}: its files have changed since they were read a moment ago; "
-                "run again, once nothing writes there"
+                f"{self.name(index)}: its files have changed since they were hashed; run again "
+                "when nothing writes to them"
             )
         item = self._maker.fixed(sample, index, view, self.augment_of(index))
         return item.pixels_3HW, item.depth_1HW, item.intrinsics_4

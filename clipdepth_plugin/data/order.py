@@ -33,7 +33,7 @@ class EpochPlan:
 
     The order of all samples depends on (seed, epoch) alone. A global batch is the next
     ``batch_size * world_size`` of them, and each process takes its contiguous part of it: W
-    processes with batches of b see the very batches of one process with W * b.
+    processes with batches of b see the same batches as one process with W * b.
 
     Attributes:
         batch_size: Of this process.

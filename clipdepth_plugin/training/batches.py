@@ -1,4 +1,4 @@
-"""FeatureBatch: what the training loop eats, whether the tower ran for it or a cache was read.
+"""FeatureBatch: the input of a training step, from the tower or from the token cache.
 
 Axes: B views, H W a map's size.
 """
@@ -51,7 +51,7 @@ class FeatureBatch:
 
 
 class FeatureSource(Protocol):
-    """Where batches come from."""
+    """A source of batches."""
 
     def __len__(self) -> int:
         """Batches in an epoch; raises TypeError where that is not known (streams)."""
@@ -61,7 +61,7 @@ class FeatureSource(Protocol):
 
 
 class TowerSource:
-    """Reads pictures and runs the tower."""
+    """Batches from pictures, through the tower."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Fills a token cache: hashes every sample, and runs the tower for views that are not there yet.
+"""Fills a token cache: hashes every sample, and runs the tower for missing views.
 
 Axes: B views, H W pixels, h w a depth map's size.
 """

@@ -138,7 +138,7 @@ class CachedRun:
     def source(self, data: Mixture, *, training: bool) -> CachedSource:
         """A source of batches from the cache, filled first with what is missing.
 
-        To be called in every process; each runs the tower for its part.
+        Call it in every process; each runs the tower for its part.
 
         Args:
             data: The samples.
@@ -243,7 +243,7 @@ def choose_views(
 ) -> tuple[tuple[int, ...], Pick]:
     """The views that are cached of training samples, and which of them an epoch takes.
 
-    With ``flip`` a sample is mirrored in the very epochs in which it would be without a cache.
+    With ``flip`` a sample is mirrored in the same epochs as without a cache.
     """
     seed, views = config.seed, settings.views
     augments = [config.augment, *(one.augment for one in config.data.train)]

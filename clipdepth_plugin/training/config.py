@@ -151,7 +151,8 @@ class TrainConfig(Settings):
         for i, one in enumerate(self.data.train):
             if self.augment is None and one.augment is not None:
                 raise ValueError(
-                    f"data.train.{i}.augment: augment is null, so nothing is varied; leave one out"
+                    f"data.train.{i}.augment: augment is null, so nothing is augmented; leave one "
+                    "out"
                 )
         head = self.head.config()
         if head is not None:

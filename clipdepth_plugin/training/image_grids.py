@@ -1,4 +1,4 @@
-"""Sheets to look at: RGB, truth, prediction and error of some samples.
+"""Image grids: RGB, truth, prediction and error of some samples.
 
 Axes: P samples (rows), H W pixels of each picture, C colours.
 """
@@ -22,7 +22,7 @@ _GREY = 128
 _GAP = 2
 
 
-def picture_sheet(rgb_P3HW: Tensor, truth_P1HW: Tensor, pred_P1HW: Tensor) -> NDArray[np.uint8]:
+def image_grid(rgb_P3HW: Tensor, truth_P1HW: Tensor, pred_P1HW: Tensor) -> NDArray[np.uint8]:
     """Draws one row for each sample: RGB | truth | prediction | relative error.
 
     Truth and prediction share a scale of log depth, from the 1st to the 99th percentile of the
@@ -43,10 +43,10 @@ def picture_sheet(rgb_P3HW: Tensor, truth_P1HW: Tensor, pred_P1HW: Tensor) -> ND
     return np.concatenate(rows, axis=0)
 
 
-def png_bytes(sheet_HWC: NDArray[np.uint8]) -> bytes:
+def png_bytes(grid_HWC: NDArray[np.uint8]) -> bytes:
     """A picture (rows, columns, 3) uint8 as a PNG file's content."""
     content = io.BytesIO()
-    Image.fromarray(sheet_HWC).save(content, format="PNG")
+    Image.fromarray(grid_HWC).save(content, format="PNG")
     return content.getvalue()
 
 

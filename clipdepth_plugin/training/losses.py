@@ -1,4 +1,4 @@
-"""DepthLoss: what training minimises, and LossConfig, which says so.
+"""DepthLoss, the training objective, and LossConfig, its weights.
 
 Axes: B views, H W a map's size. Depths in metres.
 """
@@ -82,8 +82,8 @@ class LossTerms:
 class DepthLoss:
     """The weighted sum of the terms of ``LossConfig``.
 
-    With ``reduce`` the terms' sums are pooled over the processes first, so each process gets the
-    very loss of all their samples together.
+    With ``reduce`` the terms' sums are pooled over the processes first, so each process computes
+    the loss of all samples of all processes.
     """
 
     def __init__(self, config: LossConfig, reduce: Reduce | None = None) -> None:

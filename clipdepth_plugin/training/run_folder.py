@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from clipdepth_plugin.training.config import TrainConfig
 
-# What may differ when a run is resumed: none of it changes a number that is computed.
+# Fields that may differ when a run is resumed, as they change no result.
 _FREE = ("run", "workers", "checkpoint_every", "keep", "bad_file_limit", "logging", "provenance")
 
 
@@ -53,7 +53,7 @@ class RunFolder:
         return self.path / "log.jsonl"
 
     def check(self, *, resume: bool) -> None:
-        """Whether this run may start in the folder; nothing is written.
+        """Checks that this run may start in the folder; nothing is written.
 
         Raises:
             TrainingError: There is another run in it, or one to be resumed and ``resume`` is
@@ -64,7 +64,7 @@ class RunFolder:
             return
         if not resume:
             raise TrainingError(
-                f"{self.path} holds a run already: go on with it (--resume), or choose another "
+                f"{self.path} holds a run already: continue it (--resume), or choose another "
                 "folder (--run)"
             )
         before = load_config(stored).model_dump(mode="json", exclude=set(_FREE))
@@ -77,7 +77,7 @@ class RunFolder:
             )
 
     def open(self, step: int) -> None:
-        """Makes the folder and the log ready to go on after ``step``.
+        """Prepares the folder and the log to continue after ``step``.
 
         Raises:
             TrainingError: The folder can't be written.
@@ -107,7 +107,7 @@ class RunFolder:
                 file.write(_line(record))
         except OSError as error:
             raise TrainingError(
-                f"{self.log}: can't be written ({error.strerror}); make room and go on with "
+                f"{self.log}: can't be written ({error.strerror}); make room and continue with "
                 "--resume"
             ) from error
         if self._board is not None:
@@ -115,17 +115,17 @@ class RunFolder:
                 if isinstance(value, float):
                     self._board.add_scalar(f"{record['kind']}/{name}", value, record["step"])
 
-    def write_pictures(self, step: int, sheet_HWC: NDArray[np.uint8]) -> None:
-        """Adds a sheet of pictures, to the folder and to TensorBoard.
+    def write_pictures(self, step: int, grid_HWC: NDArray[np.uint8]) -> None:
+        """Adds an image grid to the folder and to TensorBoard.
 
         Raises:
             TrainingError: It can't be written.
         """
         folder = self.path / "pictures"
         folder.mkdir(exist_ok=True)
-        write_atomically(folder / f"step-{step:08d}.png", png_bytes(sheet_HWC), TrainingError)
+        write_atomically(folder / f"step-{step:08d}.png", png_bytes(grid_HWC), TrainingError)
         if self._board is not None:
-            self._board.add_image("validation", sheet_HWC, step, dataformats="HWC")
+            self._board.add_image("validation", grid_HWC, step, dataformats="HWC")
 
     def close(self) -> None:
         """Closes what is open."""

@@ -1,4 +1,4 @@
-"""Everything of a run that is kept: log, validations, checkpoints, the best head."""
+"""RunRecorder: log, validations, checkpoints and the best head of a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.training.checkpoint import Checkpoint, read_checkpoint
-from clipdepth_plugin.training.image_grids import picture_sheet
+from clipdepth_plugin.training.image_grids import image_grid
 from clipdepth_plugin.training.trained import (
     head_tensors,
     load_model_tensors,
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class RunRecorder:
-    """Keeps what a run makes; its methods are to be called in every process.
+    """Records a run; call its methods in every process.
 
     Attributes:
         folder: Where.
@@ -53,10 +53,10 @@ class RunRecorder:
         self._main = session.accelerator.is_main_process
 
     def start(self, *, resume: bool) -> tuple[int, int, int]:
-        """Opens the folder, and loads the newest checkpoint where there is one to go on from.
+        """Opens the folder, and loads the newest checkpoint where the run is resumed.
 
         Returns:
-            Step, epoch and batch to go on with.
+            Step, epoch and batch to continue with.
 
         Raises:
             TrainingError: The folder can't be written, or every checkpoint is damaged.
@@ -212,8 +212,8 @@ class RunRecorder:
     def _draw(self, step: int, seen: Validation) -> None:
         if count := seen.truth.shape[0]:
             rgb_P3HW = self._session.sources.pictures(count)
-            sheet = picture_sheet(rgb_P3HW, seen.truth, seen.pictures)
-            self.folder.write_pictures(step, sheet)
+            grid = image_grid(rgb_P3HW, seen.truth, seen.pictures)
+            self.folder.write_pictures(step, grid)
 
     def _save_head(self, metrics: dict[str, float]) -> None:
         with self._weights(self.best.weights):

@@ -1,4 +1,4 @@
-"""Everything that a run needs, made from its config: tower, head, data, optimiser.
+"""Session: what a run needs, made from its config: tower, head, data, optimiser.
 
 Axes: B views, H W pixels.
 """
@@ -23,7 +23,7 @@ from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.precision import imitates_bfloat16
 from clipdepth_plugin.training.ema import Ema
-from clipdepth_plugin.training.level_norms import standardise_levels
+from clipdepth_plugin.training.level_norms import init_level_norms
 from clipdepth_plugin.training.progress import Reporter, Silent
 from clipdepth_plugin.training.sources import make_sources, open_data
 from clipdepth_plugin.training.step import Stepper
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Session:
-    """A run that is ready to go.
+    """A run that is ready to start.
 
     Attributes:
         config: Its config.
@@ -73,7 +73,7 @@ class Session:
     validation_interval: int
 
     def provenance(self, best: Best, metrics: dict[str, float]) -> Provenance:
-        """What the saved head says of itself."""
+        """The provenance that the saved head records."""
         config = self.config
         given = config.provenance
         data = given.data or tuple(f"{one.root} ({one.split})" for one in config.data.train)
@@ -94,7 +94,7 @@ class Session:
 
 
 def check_ready(config: TrainConfig) -> None:
-    """Whether this machine can do what the config asks for; nothing is loaded.
+    """Checks that this machine can run the config; nothing is loaded.
 
     Raises:
         TrainingError: A package is missing, or fp16 was asked for without a GPU.
@@ -117,11 +117,11 @@ def open_session(
 
     Args:
         config: The run.
-        reporter: Hears of the cache being filled.
-        head_class: Of the head; one with a decoder of its own, say.
+        reporter: Receives the progress of filling the cache.
+        head_class: Class of the head, e.g. one with a decoder of its own.
 
     Raises:
-        ClipDepthError: Whatever is wrong with host, head, data or cache.
+        ClipDepthError: Host, head, data or cache can't be used.
     """
     accelerator = make_accelerator(config)
     if not accelerator.is_main_process:
@@ -137,12 +137,12 @@ def open_session(
     size = config.output_size or tower.preprocessing.size
     config = config.model_copy(update={"loss": config.loss_for(head_config, size)})
     if accelerator.is_main_process:
-        tell_of_resize(head_config, tower, size)
-        tell_of_bfloat16(config, accelerator.device)
+        warn_of_resize(head_config, tower, size)
+        warn_of_bfloat16(config, accelerator.device)
     sources = make_sources(config, accelerator, tower, head, data, size, reporter)
     if config.head.init is None:
-        batches = math.ceil(config.head.standardise / config.micro_batch)
-        standardise_levels(head, sources.train, batches, accelerator)
+        batches = math.ceil(config.head.norm_init_pictures / config.micro_batch)
+        init_level_norms(head, sources.train, batches, accelerator)
     model: nn.Module = TrainedHead(
         head,
         config.loss,
@@ -173,29 +173,29 @@ def open_session(
     )
 
 
-def tell_of_resize(head: HeadConfig, tower: FrozenTower, size: Size) -> None:
-    """Warns where the loss would hide dead outputs: a ReLU's map that is resized for it."""
+def warn_of_resize(head: HeadConfig, tower: FrozenTower, size: Size) -> None:
+    """Warns where the loss sees a ReLU's map resized, which hides dead outputs."""
     pixels, patch = tower.preprocessing.size, tower.tower.patch_size
     height, width = (head.upsampling * (side // of) for side, of in zip(pixels, patch, strict=True))
     all_seen = all(side % of == 0 for side, of in zip(pixels, patch, strict=True))
     if head.activation == "relu" and (size != (height, width) or not all_seen):
-        # Beside a rim that no patch covers, maps are resized whatever their size is to be.
+        # Maps with an unseen border are always resized.
         advice = f"output_size: [{height}, {width}], or " if all_seen else ""
         logger.warning(
             "output_size: the head's own maps are %d x %d, and the loss sees them resized to %d x "
-            "%d. A ReLU that dies at some of their pixels is hidden by that: set "
+            "%d, which hides a ReLU that is dead at some of their pixels: set "
             "%shead.options.activation: log",
             *(height, width, *size, advice),
         )
 
 
-def tell_of_bfloat16(config: TrainConfig, device: torch.device) -> None:
-    """Warns where bfloat16 makes a run slower, which is what it is chosen against."""
+def warn_of_bfloat16(config: TrainConfig, device: torch.device) -> None:
+    """Warns where bfloat16 makes a run slower."""
     if config.precision == "bf16" and imitates_bfloat16(device):
         logger.warning(
-            "precision: bf16, but this processor has no instructions for bfloat16 and imitates it: "
-            "precision: no is several times as fast here (a token cache that exists belongs to the "
-            "precision that it was made in)"
+            "precision: bf16, but this processor has no bfloat16 instructions and emulates them: "
+            "precision: no is several times as fast here (an existing token cache can only be used "
+            "with the precision that it was made in)"
         )
 
 

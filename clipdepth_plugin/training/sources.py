@@ -1,4 +1,4 @@
-"""Where a run's batches come from: the data sets, through the tower or through its cache.
+"""Sources of a run's batches: data sets through the tower, or through the token cache.
 
 Axes: P pictures, H W pixels.
 """
@@ -74,16 +74,16 @@ def make_sources(
     size: tuple[int, int],
     reporter: Reporter,
 ) -> Sources:
-    """Makes batches of the data, and fills the token cache where there is one.
+    """Makes the sources of batches, and fills the token cache where the run has one.
 
     Args:
         config: The run.
         accelerator: Its processes and device.
         tower: The frozen tower; moved to the device where it will run.
-        head: Says what is read of it.
+        head: Defines which features are read.
         data: As ``open_data`` gives it.
         size: (H, W) of the depth maps.
-        reporter: Is told how far the cache is filled.
+        reporter: Receives the progress of filling the cache.
 
     Raises:
         TrainingError: The cache was made by other weights or settings, or can't be written.
@@ -118,7 +118,7 @@ def while_all_have_one(accelerator: Accelerator, batches: Iterable[Batch]) -> It
 
 
 class _Maker:
-    """Makes sources and loaders with what a run has in common."""
+    """Makes the sources of one run."""
 
     def __init__(
         self,

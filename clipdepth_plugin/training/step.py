@@ -116,7 +116,7 @@ class Stepper:
         )
         result = self._loss(estimate, batch.target_B1HW, batch.valid_B1HW)
         loss = float(result.total.detach())
-        # The loss is pooled, so that every process takes the same turn here.
+        # The loss is pooled, so every process takes the same branch.
         if not math.isfinite(loss):
             odd_B = (~torch.isfinite(estimate.metres)).flatten(1).any(dim=1)
             self._stop(f"{where}: the loss is {loss}", [batch], odd_B)

@@ -1,4 +1,4 @@
-"""The head as training runs it, and everything of it that a checkpoint holds.
+"""TrainedHead, and its weights and optimiser state for checkpoints.
 
 Axes: B views, N tokens, D width, H W a map's size.
 """
@@ -92,7 +92,7 @@ class TrainedHead(nn.Module):
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     """A copy of the whole model's weights, on the CPU; maybe empty in all but the first process.
 
-    To be called in every process.
+    Call it in every process.
     """
     tensors: dict[str, Any] = get_model_state_dict(model, options=_WHOLE)
     # On the CPU they are the model's own, and would change with it.

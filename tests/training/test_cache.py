@@ -132,7 +132,7 @@ def test_a_picture_that_changes_while_the_cache_is_filled_is_refused(
             fill(*arguments, **options)
 
     monkeypatch.setattr(cached, "fill_cache", late)
-    with pytest.raises(DataError, match="002: its files have changed since they were read"):
+    with pytest.raises(DataError, match="002: its files have changed since they were hashed"):
         train(tiny.config("run", cache=cache_of(tiny)))
     monkeypatch.undo()
     train(tiny.config("plain", augment=None))

@@ -91,11 +91,11 @@ def test_overrides_reach_any_field(
         ),
         (
             ["--data.train.0.augment", "{flip: 0.5}", "--augment", "null"],
-            r"data\.train\.0\.augment: augment is null, so nothing is varied",
+            r"data\.train\.0\.augment: augment is null, so nothing is augmented",
         ),
         (
             ["--data.validation.0", "{format: rgbd, root: x, augment: {}}"],
-            r"data: validation\.0\.augment: what is measured is not varied",
+            r"data: validation\.0\.augment: validation data is not augmented",
         ),
         (["--cache.dtype", "float32"], r"cache\.folder: must be given"),
         (
