@@ -8,9 +8,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate.utils import gather_object
@@ -20,11 +21,10 @@ from clipdepth_plugin.data.ahead import map_ahead
 from clipdepth_plugin.data.augment import is_flipped, mixed_seed, sample_generator
 from clipdepth_plugin.data.config import expand
 from clipdepth_plugin.data.failures import BadFiles
-from clipdepth_plugin.data.items import FLIPPED, PLAIN, SampleViews, ViewMaker
+from clipdepth_plugin.data.items import FLIPPED, PLAIN, SampleViews
 from clipdepth_plugin.data.order import Draw, EpochOrder
 from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.training.batches import FeatureBatch, camera_scale, epoch_plan
-from clipdepth_plugin.training.cache_fill import fill_cache, sample_contents
+from clipdepth_plugin.training.cache_fill import Tell, fill_cache, sample_contents
 from clipdepth_plugin.training.token_cache import (
     Key,
     Records,
@@ -34,14 +34,9 @@ from clipdepth_plugin.training.token_cache import (
 )
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
     from clipdepth_plugin.data.dataset import Mixture
-    from clipdepth_plugin.head import DepthHead
+    from clipdepth_plugin.training.batches import FeatureBatch, SourceContext
     from clipdepth_plugin.training.config import TrainConfig
-    from clipdepth_plugin.training.progress import Reporter
-    from clipdepth_plugin.training.settings import CacheSettings
-    from clipdepth_plugin.training.tower import FrozenTower
 
 logger = logging.getLogger(__name__)
 
@@ -51,201 +46,124 @@ _VIEWS_SEED = 0
 Pick = Callable[[int, int, int], int]
 """(epoch, sample, repeat in the epoch) -> number of a view."""
 
+_PLAIN: tuple[tuple[int, ...], Pick] = ((PLAIN,), lambda *_: PLAIN)
 
+
+@dataclass(frozen=True)
 class CachedSource:
-    """Reads tokens instead of pictures, in the order of training without a cache."""
+    """Reads tokens instead of pictures, in the order of training without a cache.
 
-    def __init__(
-        self,
-        read: Callable[[Sequence[Key]], Records],
-        views: SampleViews,
-        contents: Sequence[str | None],
-        make_order: Callable[[int, int], EpochOrder],
-        pick: Pick,
-        finish: Callable[[list[str], Records], FeatureBatch],
-        prefetch: int,
-    ) -> None:
-        """Keeps what it needs.
+    Attributes:
+        context: Of the run.
+        cache: Holds every record that is ever asked for.
+        data: The samples.
+        views: Their views.
+        contents: Content hash of each sample, None for bad ones; one at least is good.
+        pick: Which view of a sample an epoch takes.
+        training: Shuffled; else in order.
+    """
 
-        Args:
-            read: Keys -> records.
-            views: The samples.
-            contents: Content hash of each, None for bad ones; one at least is good.
-            make_order: (epoch, start batch) -> this process's order.
-            pick: Which view of a sample an epoch takes.
-            finish: Samples' names, records -> the batch on its device.
-            prefetch: Batches read ahead.
-        """
-        self._read, self._views, self._contents = read, views, contents
-        self._make_order, self._pick, self._finish = make_order, pick, finish
-        self._prefetch = prefetch
+    context: SourceContext
+    cache: TokenCache
+    data: Mixture
+    views: SampleViews
+    contents: Sequence[str | None]
+    pick: Pick
+    training: bool
 
     def __len__(self) -> int:
-        return len(self._make_order(0, 0))
+        return len(self._order(0, 0))
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[FeatureBatch]:
         """See ``FeatureSource``."""
-        order, threads = self._make_order(epoch, start), min(self._prefetch, 4)
-        load = partial(self._load, epoch)
-        for names, records in map_ahead(load, order, threads=threads, ahead=self._prefetch):
-            yield self._finish(names, records)
+        context = self.context
+        assert context.config.cache is not None
+        ahead, load = context.config.cache.prefetch, partial(self._load, epoch)
+        order = self._order(epoch, start)
+        for names, records in map_ahead(load, order, threads=min(ahead, 4), ahead=ahead):
+            on = {name: x.to(context.device, non_blocking=True) for name, x in records.items()}
+            features = features_of(on, context.head.levels, context.tower.grid)
+            yield context.batch(features, on["depth"], on["intrinsics"], names)
+
+    def _order(self, epoch: int, start: int) -> EpochOrder:
+        plan = self.context.plan(epoch, start, training=self.training)
+        return EpochOrder(plan, self.data.counts, self.data.repeats)
 
     def _load(self, epoch: int, draws: Sequence[Draw]) -> tuple[list[str], Records]:
         keys, names = [], []
         for draw in draws:
             index, content = self._readable(draw.index)
-            view = self._pick(epoch, index, draw.repeat)
-            keys.append(Key(content, self._views.view_key(index, view)))
-            names.append(self._views.name(index))
-        return names, self._read(keys)
+            view = self.pick(epoch, index, draw.repeat)
+            keys.append(Key(content, self.views.view_key(index, view)))
+            names.append(self.views.name(index))
+        return names, self.cache.read(keys, pinned=self.context.device.type == "cuda")
 
     def _readable(self, index: int) -> tuple[int, str]:
         """The sample, or the next one that is not bad, as the loader replaces it."""
-        while (content := self._contents[index]) is None:
-            index = (index + 1) % len(self._contents)
+        while (content := self.contents[index]) is None:
+            index = (index + 1) % len(self.contents)
         return index, content
 
 
-class CachedRun:
-    """A run's token cache, opened; makes sources of batches and fills it for them."""
+def open_cache(context: SourceContext) -> TokenCache:
+    """Opens the cache that the config names, or makes it.
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        accelerator: Accelerator,
-        tower: FrozenTower,
-        head: DepthHead,
-        size: tuple[int, int],
-        reporter: Reporter,
-    ) -> None:
-        """Opens the cache that the config names, or makes it.
-
-        Raises:
-            TrainingError: It was made by other weights, preprocessing or settings; says which.
-            DataError: Its folder has an environment variable that is not set.
-        """
-        assert config.cache is not None
-        self._config, self._settings = config, config.cache
-        self._accelerator, self._tower, self._reporter = accelerator, tower, reporter
-        self._size, self._head = size, head.config
-        (height, width), patch = tower.preprocessing.size, tower.tower.patch_size
-        self._grid = (height // patch[0], width // patch[1])
-        identity = self._identity(patch)
-        with accelerator.main_process_first():
-            self.cache = TokenCache(Path(expand(config.cache.folder)), identity)
-        self._read_tower = tower.reader(head, accelerator.autocast)
-
-    def source(self, data: Mixture, *, training: bool) -> CachedSource:
-        """A source of batches from the cache, filled first with what is missing.
-
-        Call it in every process; each runs the tower for its part.
-
-        Args:
-            data: The samples.
-            training: Shuffled and in several views; else in order and plain.
-
-        Raises:
-            TrainingError: No room on the disk.
-            DataError: More samples are bad than the config allows for.
-        """
-        config, accelerator = self._config, self._accelerator
-        maker = ViewMaker(self._tower.preprocessing, self._size, config.augment, _VIEWS_SEED)
-        views = SampleViews(data, maker)
-        numbers, pick = choose_views(config, self._settings, views) if training else _PLAIN
-        contents = self._contents(views)
-        self._fill(views, contents, numbers)
-
-        def make_order(epoch: int, start: int) -> EpochOrder:
-            plan = epoch_plan(config, accelerator, epoch, start, training=training)
-            return EpochOrder(plan, data.counts, data.repeats)
-
-        read = partial(self.cache.read, pinned=accelerator.device.type == "cuda")
-        prefetch = self._settings.prefetch
-        return CachedSource(read, views, contents, make_order, pick, self._finish, prefetch)
-
-    def _identity(self, patch: tuple[int, int]) -> dict[str, Any]:
-        """Everything but the samples that a cached token depends on."""
-        head, grid = self._head, self._grid
-        pixels = [side * of for side, of in zip(grid, patch, strict=True)]
-        return {
-            "format": 2,
-            "tower weights": self._tower.fingerprint(),
-            "preprocessing": dataclasses.asdict(self._tower.preprocessing),
-            "levels": head.levels,
-            "context": head.context if head.film else None,
-            "grid": grid,
-            "width": self._tower.tower.width,
-            "output size": self._size,
-            "dtype": self._settings.dtype,
-            "precision": self._config.precision,
-            "pixels": pixels if head.reads_pixels else None,
-        }
-
-    def _contents(self, views: SampleViews) -> list[str | None]:
-        """Content hash of every sample, None for bad ones; each process reads its part."""
-        accelerator, config = self._accelerator, self._config
-        mine = range(accelerator.process_index, len(views), accelerator.num_processes)
-        bad = BadFiles(config.bad_file_limit)
-        found = sample_contents(views, mine, bad, config.workers, self._reporter.doing)
-        contents: list[str | None] = [None] * len(views)
-        for index, content in gather_object(list(zip(mine, found, strict=True))):
-            contents[index] = content
-        if not any(contents):
-            raise DataError("no sample of the set can be read")
-        return contents
-
-    def _fill(
-        self, views: SampleViews, contents: Sequence[str | None], numbers: Sequence[int]
-    ) -> None:
-        """Runs the tower for every view that is not there; each process for its part."""
-        accelerator, config = self._accelerator, self._config
-        wanted = {
-            Key(content, views.view_key(index, view)): (index, view)
-            for index, content in enumerate(contents)
-            if content is not None
-            for view in numbers
-        }
-        missing = [(key, *place) for key, place in wanted.items() if key not in self.cache]
-        if not missing:
-            return
-        self._tower.host.to(accelerator.device)
-        fill_cache(
-            self.cache,
-            views,
-            missing[accelerator.process_index :: accelerator.num_processes],
-            self._compute,
-            batch_size=config.micro_batch // accelerator.num_processes,
-            workers=config.workers,
-            tell=self._reporter.doing,
-        )
-        accelerator.wait_for_everyone()
-        self.cache.refresh()
-
-    def _compute(self, pixels_B3HW: Tensor, depth_B1HW: Tensor, intrinsics_B4: Tensor) -> Records:
-        dtype, levels = getattr(torch, self._settings.dtype), self._head.levels
-        features = self._read_tower(pixels_B3HW)
-        return to_records(features, depth_B1HW, intrinsics_B4, levels=levels, dtype=dtype)
-
-    def _finish(self, names: list[str], records: Records) -> FeatureBatch:
-        device = self._accelerator.device
-        depth_B1HW = records.pop("depth").to(device, non_blocking=True)
-        intrinsics_B4 = records.pop("intrinsics").to(device, non_blocking=True)
-        scale_B = camera_scale(intrinsics_B4, self._head.canonical_focal, names)
-        features = features_of(records, self._head.levels, self._grid, device)
-        return FeatureBatch(features, depth_B1HW, depth_B1HW > 0, scale_B, names)
+    Raises:
+        TrainingError: It was made by other weights, preprocessing or settings; says which.
+        DataError: Its folder has an environment variable that is not set.
+    """
+    config, head, tower = context.config, context.head, context.tower
+    assert config.cache is not None
+    pixels = [side * of for side, of in zip(tower.grid, tower.tower.patch_size, strict=True)]
+    identity = {  # everything but the samples that a cached token depends on
+        "format": 2,
+        "tower weights": tower.fingerprint(),
+        "preprocessing": dataclasses.asdict(tower.preprocessing),
+        "levels": head.levels,
+        "context": head.context if head.film else None,
+        "grid": tower.grid,
+        "width": tower.tower.width,
+        "output size": context.size,
+        "dtype": config.cache.dtype,
+        "precision": config.precision,
+        "pixels": pixels if head.reads_pixels else None,
+    }
+    with context.accelerator.main_process_first():
+        return TokenCache(Path(expand(config.cache.folder)), identity)
 
 
-_PLAIN: tuple[tuple[int, ...], Pick] = ((PLAIN,), lambda *_: PLAIN)
+def cached_source(
+    context: SourceContext, cache: TokenCache, data: Mixture, *, training: bool, tell: Tell
+) -> CachedSource:
+    """A source of batches from the cache, filled first with what is missing.
+
+    Call it in every process; each runs the tower for its part.
+
+    Args:
+        context: Of the run.
+        cache: Its cache.
+        data: The samples.
+        training: Shuffled and in several views; else in order and plain.
+        tell: Is called with the progress.
+
+    Raises:
+        TrainingError: No room on the disk.
+        DataError: More samples are bad than the config allows for.
+    """
+    views = SampleViews(data, context.maker(context.config.augment, _VIEWS_SEED))
+    numbers, pick = choose_views(context.config, views) if training else _PLAIN
+    contents = _contents(context, views, tell)
+    _fill(context, cache, views, contents, numbers, tell)
+    return CachedSource(context, cache, data, views, contents, pick, training)
 
 
-def choose_views(
-    config: TrainConfig, settings: CacheSettings, samples: SampleViews
-) -> tuple[tuple[int, ...], Pick]:
+def choose_views(config: TrainConfig, samples: SampleViews) -> tuple[tuple[int, ...], Pick]:
     """The views that are cached of training samples, and which of them an epoch takes.
 
     With ``flip`` a sample is mirrored in the same epochs as without a cache.
     """
-    seed, views = config.seed, settings.views
+    assert config.cache is not None
+    seed, views = config.seed, config.cache.views
     augments = [config.augment, *(one.augment for one in config.data.train)]
     if isinstance(views, int):
         return (
@@ -258,3 +176,56 @@ def choose_views(
     return (PLAIN, FLIPPED), lambda epoch, index, repeat: int(
         is_flipped(samples.augment_of(index), sample_generator(seed, epoch, index, repeat))
     )
+
+
+def _contents(context: SourceContext, views: SampleViews, tell: Tell) -> list[str | None]:
+    """Content hash of every sample, None for bad ones; each process reads its part."""
+    config, accelerator = context.config, context.accelerator
+    mine = range(accelerator.process_index, len(views), accelerator.num_processes)
+    found = sample_contents(views, mine, BadFiles(config.bad_file_limit), config.workers, tell)
+    contents: list[str | None] = [None] * len(views)
+    for index, content in gather_object(list(zip(mine, found, strict=True))):
+        contents[index] = content
+    if not any(contents):
+        raise DataError("no sample of the set can be read")
+    return contents
+
+
+def _fill(
+    context: SourceContext,
+    cache: TokenCache,
+    views: SampleViews,
+    contents: Sequence[str | None],
+    numbers: Sequence[int],
+    tell: Tell,
+) -> None:
+    """Runs the tower for every missing view; each process for its part."""
+    wanted = {
+        Key(content, views.view_key(index, view)): (index, view)
+        for index, content in enumerate(contents)
+        if content is not None
+        for view in numbers
+    }
+    missing = [(key, *place) for key, place in wanted.items() if key not in cache]
+    if not missing:
+        return
+    accelerator, settings = context.accelerator, context.config.cache
+    assert settings is not None
+    context.tower.host.to(context.device)
+    levels, dtype = context.head.levels, getattr(torch, settings.dtype)
+
+    def compute(pixels_B3HW: Tensor, depth_B1HW: Tensor, intrinsics_B4: Tensor) -> Records:
+        features = context.read(pixels_B3HW)
+        return to_records(features, depth_B1HW, intrinsics_B4, levels=levels, dtype=dtype)
+
+    fill_cache(
+        cache,
+        views,
+        missing[accelerator.process_index :: accelerator.num_processes],
+        compute,
+        batch_size=context.batch_size,
+        workers=context.config.workers,
+        tell=tell,
+    )
+    accelerator.wait_for_everyone()
+    cache.refresh()

@@ -22,6 +22,7 @@ from clipdepth_plugin.config import HeadConfig, Provenance
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.precision import imitates_bfloat16
+from clipdepth_plugin.training.batches import SourceContext
 from clipdepth_plugin.training.ema import Ema
 from clipdepth_plugin.training.level_norms import init_level_norms
 from clipdepth_plugin.training.progress import Reporter, Silent
@@ -139,7 +140,9 @@ def open_session(
     if accelerator.is_main_process:
         warn_of_resize(head_config, tower, size)
         warn_of_bfloat16(config, accelerator.device)
-    sources = make_sources(config, accelerator, tower, head, data, size, reporter)
+    read = tower.reader(head, accelerator.autocast)
+    context = SourceContext(config, accelerator, tower, head_config, read, size)
+    sources = make_sources(context, data, reporter)
     if config.head.init is None:
         batches = math.ceil(config.head.norm_init_pictures / config.micro_batch)
         init_level_norms(head, sources.train, batches, accelerator)

@@ -168,20 +168,16 @@ def to_records(
     return {name: x.cpu().contiguous() for name, x in records.items()}
 
 
-def features_of(
-    records: Records, levels: Sequence[int], grid: tuple[int, int], device: torch.device
-) -> TowerFeatures:
-    """The features of a batch of records, on a device.
+def features_of(records: Records, levels: Sequence[int], grid: tuple[int, int]) -> TowerFeatures:
+    """The features of B records.
 
     Args:
-        records: B of them.
+        records: As ``TokenCache.read`` gives them, on any device.
         levels: That they hold, in order.
         grid: Patch grid (h, w).
-        device: Where to.
     """
-    on = {name: x.to(device, non_blocking=True) for name, x in records.items()}
-    tokens = {level: on["tokens"][:, i] for i, level in enumerate(levels)}
-    return TowerFeatures(tokens, on.get("context"), grid, on.get("pixels"))
+    tokens = {level: records["tokens"][:, i] for i, level in enumerate(levels)}
+    return TowerFeatures(tokens, records.get("context"), grid, records.get("pixels"))
 
 
 def _check_identity(path: Path, identity: Mapping[str, Any]) -> None:

@@ -64,6 +64,12 @@ class FrozenTower:
         self.preprocessing = known
         self.hashes = tower_hashes(self.tower)
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patch grid (h, w) of the tower's input."""
+        (height, width), patch = self.preprocessing.size, self.tower.patch_size
+        return height // patch[0], width // patch[1]
+
     def fingerprint(self) -> str:
         """Hash of every parameter and buffer of the tower: tokens depend on all of them."""
         digests = []

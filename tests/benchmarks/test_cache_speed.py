@@ -70,7 +70,7 @@ def epochs(tmp_path_factory: pytest.TempPathFactory) -> Epochs:
     plugin = DepthPlugin(host, head)
     batches = [feature_batch(random_features(head.config)) for _ in range(BATCHES)]
     folder = tmp_path_factory.mktemp("cache")
-    cached = cached_batches(folder, head.config.levels, batches, accelerator.device)
+    cached = cached_batches(folder, head.config.levels, batches)
     pixels_B3HW = torch.randn(BATCH, 3, 224, 224)
 
     def epoch(batches: Iterator[FeatureBatch]) -> None:
@@ -98,7 +98,7 @@ def feature_batch(features: TowerFeatures) -> FeatureBatch:
 
 
 def cached_batches(
-    folder: Path, levels: tuple[int, ...], batches: list[FeatureBatch], device: torch.device
+    folder: Path, levels: tuple[int, ...], batches: list[FeatureBatch]
 ) -> Callable[[], Iterator[FeatureBatch]]:
     """Batches read from a cache as a run reads them."""
     cache, plan = TokenCache(folder, {"format": 1}), []
@@ -115,7 +115,7 @@ def cached_batches(
         for records in map_ahead(cache.read, plan, threads=4, ahead=4):
             depth_B1HW = records.pop("depth")
             names = [str(i) for i in range(BATCH)]
-            features = features_of(records, levels, GRID, device)
+            features = features_of(records, levels, GRID)
             yield FeatureBatch(features, depth_B1HW, depth_B1HW > 0, torch.ones(BATCH), names)
 
     return read

@@ -56,7 +56,7 @@ def test_records_are_read_back_as_they_were_stored(
     got = TokenCache(tmp_path, {"format": 1}).read([KEYS[i] for i in order])
     assert torch.equal(got["depth"], whole["depth"][order])
     assert got["intrinsics"].isnan().all()
-    read = features_of(got, (1, 2), (2, 3), torch.device("cpu"))
+    read = features_of(got, (1, 2), (2, 3))
     for level in (1, 2):
         assert torch.equal(read.levels[level], stored.levels[level][order].to(dtype))
     for now, before in ((read.context, stored.context), (read.pixels, stored.pixels)):
