@@ -29,8 +29,8 @@ Crop = Literal["kb", "nyu"]
 class DataConfig(BaseModel):
     """A data set or a part of one.
 
-    Paths may hold environment variables (``$CLIPDEPTH_DATA/libero``); they are expanded when the
-    set is opened, so that a stored config stays true elsewhere.
+    Paths may hold environment variables (``$CLIPDEPTH_DATA/libero``), which are expanded when the
+    set is opened: a stored config is portable.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -51,7 +51,7 @@ class DataConfig(BaseModel):
     List formats and tar files: only part of the samples' names."""
 
     name: str | None = None
-    """What the set is called in samples' names; None: the last part of ``root``."""
+    """Name of the set in samples' names; None: the last part of ``root``."""
 
     files: str | None = None
     """``nyu``, ``kitti``: the list, relative to ``root`` or absolute. ``nyu_mat``: the official
@@ -69,7 +69,7 @@ class DataConfig(BaseModel):
     (``kitti``), 1 (``nyu_mat``, and floats in streams); integers in streams need it."""
 
     depth_key: Literal["rawDepths", "depths"] = "rawDepths"
-    """``rawDepths``: as measured, what published figures use. ``depths``: holes painted in."""
+    """``rawDepths``: as measured, used by published figures. ``depths``: inpainted."""
 
     min_depth: NonNegativeFloat = 1e-3
     """Nearest depth in metres; less is invalid."""
@@ -86,8 +86,8 @@ class DataConfig(BaseModel):
     frame of NYU's pictures, rows 45 to 471 and columns 43 to 607."""
 
     redistributable: bool = False
-    """Only sequences whose source has ``"redistributable": "yes"`` in meta.json, word for word:
-    conditions ("yes, with attribution") don't count."""
+    """Only sequences whose source has exactly ``"redistributable": "yes"`` in meta.json, without
+    conditions ("yes, with attribution")."""
 
     with_camera: bool = False
     """Only frames whose intrinsics are known, as a head with a canonical camera needs."""
@@ -97,12 +97,12 @@ class DataConfig(BaseModel):
     epoch the same; with ``shard_split`` each process has its share of them)."""
 
     repeat: PositiveFloat = 1.0
-    """Times each sample is seen in an epoch of a mixture; of 2.5, half of them a third time, others
-    in each epoch; 0.5 takes half. Between streams: how often one is drawn against the others."""
+    """How often each sample is seen in an epoch; 2.5: twice, and a random half of the samples once
+    more. For streams: sampling weight relative to the other streams."""
 
     augment: AugmentConfig | None = None
-    """How this training set is varied, all of it in place of the run's ``augment``: one lens and
-    one room want more variation than many. None: as the run's says."""
+    """Augmentation of this training set; replaces the run's ``augment`` entirely. None: the
+    run's."""
 
     subset: str | None = None
     """Configuration name of a Hugging Face data set."""
@@ -121,11 +121,11 @@ class DataConfig(BaseModel):
     "intrinsics.json" where it is there."""
 
     shuffle_buffer: PositiveInt = 1000
-    """Undecoded samples of a stream that are held to draw from."""
+    """Size of a stream's shuffle buffer, in undecoded samples."""
 
     shard_split: bool = False
-    """Each process reads its own shards only: less traffic, but batches then depend on the number
-    of processes, and an epoch ends with the process that has no more first. Off: each reads the
+    """True: each process reads its own shards. Less traffic, but batches depend on the number of
+    processes, and an epoch ends when the first process has no more. False: each process reads the
     whole stream and decodes its part of each batch."""
 
     @model_validator(mode="after")
@@ -155,7 +155,7 @@ class DataConfig(BaseModel):
 
     @property
     def title(self) -> str:
-        """What the set is called in samples' names."""
+        """Name of the set in samples' names."""
         return self.name or ospath.basename(self.root.rstrip("/")) or self.root  # noqa: PTH119
 
     def location(self) -> str:

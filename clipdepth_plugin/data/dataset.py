@@ -1,4 +1,4 @@
-"""SampleDataset: what every format that can be read in any order gives.
+"""SampleDataset: a set whose samples can be read in any order.
 
 Axes: H W pixels.
 """
@@ -23,7 +23,7 @@ class SampleDataset(Dataset[Sample], ABC):
     """Samples by number.
 
     Attributes:
-        own_augment: How its samples are varied in place of the run's way; None: in that way.
+        own_augment: Augmentation of its samples in place of the run's; None: the run's.
     """
 
     own_augment: AugmentConfig | None = None
@@ -48,7 +48,7 @@ class SampleDataset(Dataset[Sample], ABC):
         """A sample's name, without reading it."""
 
     def augment_of(self, index: int) -> AugmentConfig | None:  # noqa: ARG002
-        """How the sample is varied in place of the run's way; None: in that way."""
+        """Augmentation of the sample in place of the run's; None: the run's."""
         return self.own_augment
 
 

@@ -82,23 +82,23 @@ def pixels_of(image: Image.Image, what: str) -> Tensor:
 
     Raises:
         ImageError: Its values have no defined white.
-        DataError: It is to be turned, and its depth may be turned already or not.
+        DataError: It has an EXIF orientation, which its depth may or may not share.
     """
     check_upright(image, what)
     return image_tensor(upright_rgb(image, what))
 
 
 def check_upright(image: Image.Image, what: str) -> None:
-    """Whether a picture lies on its depth as it is stored.
+    """Checks that a picture is stored upright.
 
     Raises:
-        DataError: Its EXIF orientation says that it is to be turned or mirrored.
+        DataError: It has another EXIF orientation.
     """
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     if orientation != 1:
         raise DataError(
-            f"{what}: is to be turned when it is shown (EXIF orientation {orientation}), and it is "
-            "not known whether its depth is: store both upright, without that tag"
+            f"{what}: has EXIF orientation {orientation}, and it is not known whether its depth is "
+            "rotated too: store both upright, without that tag"
         )
 
 

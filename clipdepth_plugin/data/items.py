@@ -55,7 +55,7 @@ class ViewMaker:
         Args:
             preprocessing: The host's.
             output_size: (H, W) of the depth maps.
-            augment: Random variation, or None; of the sets that don't say their own.
+            augment: Of sets without an augmentation of their own; None switches all off.
             seed: Of the run.
         """
         self.preprocessing = preprocessing
@@ -64,7 +64,7 @@ class ViewMaker:
         self.seed = seed
 
     def augment_with(self, own: AugmentConfig | None) -> AugmentConfig | None:
-        """What varies the samples of a set: the set's own, where it has one and anything is."""
+        """Augmentation of a set's samples: its own, else the run's; none where the run has none."""
         return self.augment if own is None or self.augment is None else own
 
     def fixed(self, sample: Sample, index: int, view: int, augment: AugmentConfig | None) -> Item:
@@ -108,8 +108,8 @@ class Reading:
     """How batches are read.
 
     Attributes:
-        workers: Processes (for streams: threads); 0 reads as asked.
-        bad_file_limit: Different samples that may be bad.
+        workers: Processes (for streams: threads) that read ahead; 0 reads on demand.
+        bad_file_limit: Different samples of an epoch that may be bad, in this process.
         pin_memory: Page-locked memory for a GPU.
     """
 
@@ -119,7 +119,7 @@ class Reading:
 
 
 class SampleViews:
-    """The samples of a set in views of a fixed number: what a cache of tokens is made from."""
+    """The samples of a set in numbered views, from which a token cache is made."""
 
     def __init__(self, data: SampleDataset, maker: ViewMaker) -> None:
         """Keeps both."""
@@ -146,7 +146,7 @@ class SampleViews:
         Args:
             index: Of the sample.
             view: Which view of it.
-            content: What it was found to be.
+            content: Its content hash.
 
         Raises:
             ClipDepthError: The sample can't be read, or has changed.
@@ -161,11 +161,11 @@ class SampleViews:
         return item.pixels_3HW, item.depth_1HW, item.intrinsics_4
 
     def augment_of(self, index: int) -> AugmentConfig | None:
-        """What varies a sample, or None."""
+        """The augmentation of a sample, or None."""
         return self._maker.augment_with(self._data.augment_of(index))
 
     def view_key(self, index: int, view: int) -> str:
-        """What a view of a sample is, in words: its recipe, seed included, but not its place."""
+        """Identifies a view of any sample: its recipe and seed."""
         if view in (PLAIN, FLIPPED):
             return ("plain", "flipped")[view]
         config = self.augment_of(index)

@@ -1,7 +1,7 @@
 """Streams: sets larger than the disk, read front to back.
 
-What comes from the stream is a record, still undecoded, so that it is cheap to shuffle, to pass
-over, and to read in every process.
+A stream yields undecoded records, which are cheap to shuffle, to skip, and to read in every
+process.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Record(NamedTuple):
         image: Its picture: bytes or a Pillow image.
         depth: Its depth: bytes, a Pillow image or an array.
         intrinsics: [fx, fy, cx, cy], a 3 x 3 matrix, either as JSON, or None.
-        error: What was wrong where the stream itself could not be read.
+        error: Why the stream itself could not be read here.
     """
 
     name: str
@@ -70,7 +70,7 @@ class StreamDataset(IterableDataset[Sample], ABC):
     @property
     @abstractmethod
     def shard_count(self) -> int:
-        """Number of files that the stream is cut into."""
+        """Number of files of the stream."""
 
     @abstractmethod
     def read_shard(self, shard: int) -> Iterator[Record]:
@@ -143,7 +143,7 @@ class StreamDataset(IterableDataset[Sample], ABC):
             )
         if stored.dtype.kind != "f" and config.depth_scale is None:
             raise DataError(
-                f"{record.name}: depth is stored in whole numbers ({stored.dtype}); say "
+                f"{record.name}: depth is stored in whole numbers ({stored.dtype}); set "
                 "depth_scale, the stored value of one metre"
             )
         high = config.max_depth or math.inf

@@ -33,7 +33,7 @@ OVERFLOWS = 32
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step did.
+    """The result of one step.
 
     Attributes:
         loss: Mean over the accumulated batches, of all processes together.
@@ -47,7 +47,7 @@ class StepResult:
 
 
 class Stepper:
-    """Makes optimiser steps; its random numbers are a stream of their own.
+    """Makes optimiser steps; its random numbers come from a stream of its own.
 
     Attributes:
         rng: State of that stream: ``cpu`` and, on a GPU, ``cuda``.
@@ -83,7 +83,7 @@ class Stepper:
         Args:
             batches: The accumulated ones.
             learning_rate: Of this step.
-            where: Place in the run, for errors.
+            where: Position in the run, for errors.
 
         Raises:
             TrainingError: The loss or the gradient is not finite; nothing was updated.
@@ -135,7 +135,7 @@ class Stepper:
     def _stop(
         self, what: str, batches: Sequence[FeatureBatch], odd_B: Tensor | None = None
     ) -> None:
-        """Raises with the file names of all processes' batches."""
+        """Raises an error that names the samples of all processes' batches."""
         names = [name for batch in batches for name in batch.names]
         odd = [] if odd_B is None else [names[i] for i in odd_B.nonzero().flatten().tolist()]
         names, odd = gather_object(names), gather_object(odd)
@@ -147,7 +147,7 @@ class Stepper:
 
     @contextlib.contextmanager
     def _own_randomness(self) -> Any:
-        """Runs inside on this step's random stream, whatever others draw between the steps."""
+        """Inside, torch draws from this stepper's random stream, and nothing else does."""
         devices = [self._accelerator.device] if "cuda" in self.rng else []
         with torch.random.fork_rng(devices=devices):
             torch.set_rng_state(self.rng["cpu"])

@@ -50,7 +50,7 @@ class Meta(BaseModel):
     depth_scale: PositiveFloat
     max_depth_m: PositiveFloat | None = None
     intrinsics: dict[str, Any] = Field(default_factory=dict)
-    sequences: dict[str, Any] = Field(default_factory=dict)  # "<split>/<sequence>", if not counts
+    sequences: dict[str, Any] = Field(default_factory=dict)  # "<split>/<sequence>" -> its entry
     sources: dict[str, _Source] = Field(default_factory=dict)
 
     def source(self, sequence: str) -> _Source | None:
@@ -151,7 +151,7 @@ class RgbdFolder(SampleDataset):
         if not meta.sources:
             raise DataError(
                 f'{self._root / "meta.json"}: has no "sources" that say what is redistributable; '
-                "leave redistributable out"
+                "leave out redistributable"
             )
         return [one for one in found if self._is_free(meta, one)]
 
