@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from clipdepth_plugin.data.failures import BadFiles, Failure
 from clipdepth_plugin.errors import ClipDepthError
@@ -41,7 +42,13 @@ def sample_contents(
         DataError: Too many can't be read.
     """
     contents: list[str | None] = []
-    loader = DataLoader(_Contents(views, indices), None, num_workers=workers, generator=_own())
+    loader: DataLoader[Any] = DataLoader(
+        indices,  # type: ignore[arg-type]
+        None,
+        num_workers=workers,
+        collate_fn=partial(_content, views),
+        generator=_own(),
+    )
     for index, (content, problem) in zip(indices, loader, strict=True):
         contents.append(content)
         bad.add([] if problem is None else [Failure(views.name(index), problem)])
@@ -76,39 +83,34 @@ def fill_cache(
     """
     logger.info("cache %s: %d views to compute", cache.folder, len(missing))
     done = 0
-    pending = _Pending(views, missing)
-    for batch in DataLoader(pending, batch_size, num_workers=workers, generator=_own()):
-        keys = [key for key, _, _ in missing[done : done + len(batch[0])]]
-        cache.add(keys, read(*batch))
+    loader: DataLoader[Any] = DataLoader(
+        missing,  # type: ignore[arg-type]
+        batch_size,
+        num_workers=workers,
+        collate_fn=partial(_loaded, views),
+        generator=_own(),
+    )
+    for keys, tensors in loader:
+        cache.add(keys, read(*tensors))
         done += len(keys)
         tell("running the tower", done, len(missing))
     cache.flush()
 
 
-class _Contents(Dataset[tuple[str | None, str | None]]):
-    def __init__(self, views: SampleViews, indices: Sequence[int]) -> None:
-        self._views, self._indices = views, indices
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, row: int) -> tuple[str | None, str | None]:
-        try:
-            return self._views.content(self._indices[row]), None
-        except ClipDepthError as error:
-            return None, str(error)
+def _content(views: SampleViews, index: int) -> tuple[str | None, str | None]:
+    """A sample's content hash, or why it can't be read."""
+    try:
+        return views.content(index), None
+    except ClipDepthError as error:
+        return None, str(error)
 
 
-class _Pending(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    def __init__(self, views: SampleViews, missing: Sequence[tuple[Key, int, int]]) -> None:
-        self._views, self._missing = views, missing
-
-    def __len__(self) -> int:
-        return len(self._missing)
-
-    def __getitem__(self, row: int) -> tuple[Tensor, Tensor, Tensor]:
-        key, index, view = self._missing[row]
-        return self._views.view(index, view, key.content)
+def _loaded(
+    views: SampleViews, rows: Sequence[tuple[Key, int, int]]
+) -> tuple[list[Key], list[Tensor]]:
+    """The keys of B views, and their stacked pixels, depth and intrinsics."""
+    found = [views.view(index, view, key.content) for key, index, view in rows]
+    return [key for key, _, _ in rows], [torch.stack(one) for one in zip(*found, strict=True)]
 
 
 def _own() -> torch.Generator:

@@ -1,7 +1,7 @@
 """Checkpoints: one safetensors file for each, whole or not there at all.
 
 checkpoints/step-00000400.safetensors    tensors ``<part>/<name>``; in its metadata, as JSON, the
-                                         position in the data, optimiser groups, best so far
+                                         position in the data and the best weights so far
 """
 
 from __future__ import annotations

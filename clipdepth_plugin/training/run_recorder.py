@@ -117,7 +117,7 @@ class RunRecorder:
             TrainingError: It can't be written; the ones before stay.
         """
         session = self._session
-        tensors, groups = optimiser_tensors(session.model, session.optimiser.optimizer)
+        tensors = optimiser_tensors(session.model, session.optimiser.optimizer)
         with self._weights("ema"):
             average = model_tensors(session.model) if session.ema is not None else {}
         states: list[dict[str, Tensor]] = gather_object([session.stepper.rng])
@@ -129,7 +129,6 @@ class RunRecorder:
                 "epoch": epoch,
                 "batch": batch,
                 "best": dataclasses.asdict(self.best),
-                "optimiser_groups": groups,
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "processes": self._accelerator.num_processes,
                 "torch": torch.__version__,
@@ -168,12 +167,7 @@ class RunRecorder:
             load_model_tensors(session.model, tensors["ema"])
             session.ema.restart()
         load_model_tensors(session.model, tensors["model"])
-        load_optimiser_tensors(
-            session.model,
-            session.optimiser.optimizer,
-            tensors["optimiser"],
-            state["optimiser_groups"],
-        )
+        load_optimiser_tensors(session.model, session.optimiser.optimizer, tensors["optimiser"])
         rank = self._accelerator.process_index
         if state["processes"] != self._accelerator.num_processes:
             logger.warning(
