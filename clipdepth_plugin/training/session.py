@@ -19,6 +19,7 @@ from torch import nn
 
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.config import HeadConfig, Provenance
+from clipdepth_plugin.data.config import expand
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.precision import imitates_bfloat16
@@ -99,7 +100,10 @@ def check_ready(config: TrainConfig) -> None:
 
     Raises:
         TrainingError: A package is missing, or fp16 was asked for without a GPU.
+        DataError: An environment variable of the cache's folder is not set.
     """
+    if config.cache is not None:
+        expand(config.cache.folder)
     wanted = {"tensorboard": config.logging.tensorboard, "matplotlib": config.logging.pictures > 0}
     for package, needed in wanted.items():
         if needed and importlib.util.find_spec(package) is None:

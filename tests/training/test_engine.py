@@ -16,9 +16,9 @@ from torch import nn
 
 from clipdepth_plugin import DepthHead
 from clipdepth_plugin.adapters.loading import load_host
-from clipdepth_plugin.errors import ConfigError, TrainingError
+from clipdepth_plugin.errors import ConfigError, DataError, TrainingError
 from clipdepth_plugin.plugin.depth_plugin import attach
-from clipdepth_plugin.training import step
+from clipdepth_plugin.training import session, step
 from clipdepth_plugin.training.batches import camera_scale
 from clipdepth_plugin.training.checkpoint import read_checkpoint
 from clipdepth_plugin.training.engine import train
@@ -276,10 +276,19 @@ def test_a_finished_run_is_not_overwritten(tiny: TinyRuns) -> None:
         train(tiny.config("run", seed=1, optimiser={"lr": 1.0}), resume=True)
 
 
-def test_an_unset_variable_is_named(tiny: TinyRuns, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_and_paths_are_checked_before_the_tower_is_loaded(
+    tiny: TinyRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("NO_SUCH_DATA", raising=False)
-    data = {"train": [{"format": "rgbd", "root": "$NO_SUCH_DATA/x"}]}
-    with pytest.raises(ValueError, match="NO_SUCH_DATA is not set"):
+    monkeypatch.setattr(session, "load_tower", lambda _: pytest.fail("loaded"))
+    for changes in (
+        {"data": {"train": [{"format": "rgbd", "root": "$NO_SUCH_DATA/x"}]}},
+        {"cache": {"folder": "$NO_SUCH_DATA/x"}},
+    ):
+        with pytest.raises(DataError, match="NO_SUCH_DATA is not set"):
+            train(tiny.config("run", **changes))
+    data = {"train": [{"format": "rgbd", "root": str(tiny.folder / "nowhere")}]}
+    with pytest.raises(DataError, match="nowhere: no such folder"):
         train(tiny.config("run", data=data))
 
 
