@@ -64,7 +64,7 @@ class TokenCache:
                 can't be read or written.
         """
         self.folder = folder
-        self._places: dict[Key, tuple[dict[str, Any], int]] = {}
+        self._places: dict[Key, tuple[Records, int]] = {}
         self._opened: set[Path] = set()
         self._keys: list[Key] = []
         self._added: list[Records] = []
@@ -96,7 +96,8 @@ class TokenCache:
                 raise TrainingError(
                     f"cache {path}: damaged ({error}); remove this file, and run again"
                 ) from error
-            parts = {name: shard.get_slice(name) for name in shard.keys()}  # noqa: SIM118
+            # The tensors are mapped: rows are read from the disk when they are copied.
+            parts = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118
             self._places |= {Key(*key): (parts, row) for row, key in enumerate(keys)}
             self._opened.add(path)
 
