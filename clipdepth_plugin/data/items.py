@@ -50,7 +50,7 @@ class ViewMaker:
         augment: AugmentConfig | None = None,
         seed: int = 0,
     ) -> None:
-        """Keeps what defines a view.
+        """Defines the views.
 
         Args:
             preprocessing: The host's.
@@ -122,7 +122,7 @@ class SampleViews:
     """The samples of a set in numbered views, from which a token cache is made."""
 
     def __init__(self, data: SampleDataset, maker: ViewMaker) -> None:
-        """Keeps both."""
+        """Views of ``data`` as ``maker`` makes them."""
         self._data, self._maker = data, maker
 
     def __len__(self) -> int:

@@ -37,7 +37,7 @@ class StreamLoader:
     """Batches of one epoch of a stream; can be run through again and gives the same ones.
 
     A record that can't be decoded is replaced by the next good one of its batch (which is then in
-    it twice), so that every process goes on with whole batches.
+    it twice), so that every process has whole batches.
 
     Attributes:
         bad: What could not be read, of the last run through.
@@ -46,7 +46,7 @@ class StreamLoader:
     def __init__(
         self, mixture: StreamMixture, maker: ViewMaker, plan: EpochPlan, reading: Reading
     ) -> None:
-        """Keeps what it needs; ``make_loader`` documents what the arguments hold."""
+        """Prepares to read; see ``make_loader`` for the arguments."""
         self._mixture, self._maker, self._plan, self._reading = mixture, maker, plan, reading
         self.bad = BadFiles(reading.bad_file_limit)
 

@@ -30,7 +30,7 @@ _FORMAT = 2
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a run needs to go on.
+    """All that a run needs to continue.
 
     Attributes:
         step: Optimiser steps done.
@@ -83,7 +83,7 @@ class Checkpoints:
     def newest(self) -> Path | None:
         """The newest checkpoint that can be read; None where there is none at all.
 
-        A damaged one is reported by name and set aside (``corrupt-`` before its name).
+        A damaged one is logged and renamed (prefix ``corrupt-``).
 
         Raises:
             TrainingError: There are checkpoints, and all are damaged.
@@ -95,7 +95,7 @@ class Checkpoints:
                 read_checkpoint(path)
             except TrainingError as error:
                 damaged.append(path.name)
-                logger.error("%s; it is set aside and the one before is used", error)
+                logger.error("%s; it is set aside, and the one before it is used", error)
                 path.replace(path.with_name(f"{CORRUPT}{path.name}"))
             else:
                 return path

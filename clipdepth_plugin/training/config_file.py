@@ -72,7 +72,7 @@ def with_cache(config: TrainConfig) -> TrainConfig:
 
 
 def dump_config(config: TrainConfig) -> str:
-    """The whole config as YAML, defaults included; ``load_config`` reads it back as it was."""
+    """The whole config as YAML, defaults included; ``load_config`` reads the same config back."""
     tree = config.model_dump(mode="json")
     if config.head.init is not None:
         # With init these may not be given, not even as their defaults.

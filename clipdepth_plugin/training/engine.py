@@ -63,7 +63,7 @@ def train(
         The best head and its AbsRel.
 
     Raises:
-        TrainingError: The run cannot start, go on or write; the loss is not finite.
+        TrainingError: The run can't start, continue or write; the loss is not finite.
         HostError: The host can't be loaded.
         DataError: The data can't be read.
         HeadMismatchError: The head does not fit the tower.
@@ -102,7 +102,7 @@ class _Run:
         return TrainResult(head, self._step, best.abs_rel, best.weights, is_main)
 
     def _run_epoch(self) -> None:
-        """The rest of an epoch, or of the run."""
+        """Runs to the end of the epoch, or of the run."""
         source, begun_at = self._session.sources.train, self._batch
         batches = source.batches(self._epoch, self._batch)
         try:

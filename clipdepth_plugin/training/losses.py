@@ -36,7 +36,7 @@ class LossConfig(Silog, Ssim, Gradient, Confidence):
         trained = [part for part in self.all_parts() if part.trains_depth]
         if not any(part.weight for part in trained):
             names = ", ".join(part.name for part in trained)
-            raise ValueError(f"{names}: all are 0, so that nothing would train the output")
+            raise ValueError(f"{names}: all are 0, so nothing would train the output")
         return self
 
     def all_parts(self) -> list[Part]:
@@ -87,7 +87,7 @@ class DepthLoss:
     """
 
     def __init__(self, config: LossConfig, reduce: Reduce | None = None) -> None:
-        """Keeps both.
+        """Prepares the parts that have a weight.
 
         Args:
             config: The weights, as ``LossConfig.for_head`` gives them.

@@ -39,7 +39,7 @@ class RunRecorder:
     """Records a run; call its methods in every process.
 
     Attributes:
-        folder: Where.
+        folder: The run's folder.
         best: The best weights so far.
         last_abs_rel: Of the last validation; NaN before the first.
     """

@@ -111,7 +111,7 @@ class TowerSource:
     """Batches from pictures, through the tower."""
 
     def __init__(self, context: SourceContext, data: Data, *, training: bool) -> None:
-        """Keeps what it needs.
+        """Prepares to read; nothing is read.
 
         Args:
             context: Of the run.

@@ -142,7 +142,7 @@ class Stepper:
         first = f"; not finite for {', '.join(odd)}" if odd else ""
         raise TrainingError(
             f"{what}{first}. The batch: {', '.join(names)}. Look at these files, lower "
-            "optimiser.lr, or train in float32 (precision: no), then go on with --resume"
+            "optimiser.lr, or train in float32 (precision: no), then continue with --resume"
         )
 
     @contextlib.contextmanager

@@ -49,14 +49,14 @@ class TokenCache:
     """A cache's folder, opened.
 
     Attributes:
-        folder: Where.
+        folder: The folder.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         """Opens a cache, or makes an empty one.
 
         Args:
-            folder: Where.
+            folder: The folder.
             identity: All that a record depends on beside its key, in types that JSON has.
 
         Raises:

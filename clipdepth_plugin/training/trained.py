@@ -105,7 +105,7 @@ def head_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_model_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Puts back what ``model_tensors`` gave, in every process.
+    """Loads what ``model_tensors`` gave, in every process.
 
     Raises:
         TrainingError: It is of another head.
@@ -132,7 +132,7 @@ def optimiser_tensors(model: nn.Module, optimiser: torch.optim.Optimizer) -> dic
 def load_optimiser_tensors(
     model: nn.Module, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Puts back what ``optimiser_tensors`` gave, in every process; its options are the config's."""
+    """Loads what ``optimiser_tensors`` gave, in every process; its options are the config's."""
     state: dict[str, dict[str, Tensor]] = {}
     for name, x in tensors.items():
         parameter, _, quantity = name.rpartition("|")

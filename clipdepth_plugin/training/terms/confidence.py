@@ -36,7 +36,7 @@ class Confidence(LossTerm):
         """See ``LossTerm``."""
 
         def sums(given: DepthEstimate, depth_B1HW: Tensor, valid_B1HW: Tensor) -> Tensor:
-            assert given.log_scale is not None  # ``check`` has seen to it
+            assert given.log_scale is not None  # see ``check``
             pred_B1HW, truth = given.metres.detach(), (depth_B1HW, valid_B1HW)
             return confidence_moments(pred_B1HW, given.log_scale, *truth, self.min_depth)
 
