@@ -182,7 +182,7 @@ def test_tar_addresses_are_checked(options: dict[str, Any], words: str) -> None:
 
 def test_units_and_columns(trees: Trees) -> None:
     whole_numbers = opened(trees.tar(depth_scale=None))
-    with pytest.raises(DataError, match="say depth_scale"):
+    with pytest.raises(DataError, match="set depth_scale"):
         next(iter(whole_numbers))
     with pytest.raises(DataError, match="has no depth; check image_column"):
         next(iter(opened(trees.tar(depth_column="z.png"))))
