@@ -6,6 +6,7 @@ Lists, tuples, NumPy arrays and tensors are all taken.
 from __future__ import annotations
 
 import math
+import os
 from numbers import Real
 from typing import Any, NoReturn
 
@@ -13,6 +14,9 @@ from clipdepth_plugin.errors import HostError
 
 Size = tuple[int, int]
 """(height, width)."""
+
+StrPath = str | os.PathLike[str]
+"""A path as users give it."""
 
 Intrinsics = tuple[float, float, float, float]
 """(fx, fy, cx, cy) in pixels; integer coordinates are pixel centres."""

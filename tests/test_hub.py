@@ -130,7 +130,7 @@ def test_failed_save_leaves_what_was_there(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("clipdepth_plugin.weights.hub.save", full)
-    with pytest.raises(HeadFileError, match=r"could not be written.*No space left"):
+    with pytest.raises(HeadFileError, match=r"can't be written.*No space left"):
         head.save_pretrained(tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
@@ -171,7 +171,7 @@ def test_failed_first_save_leaves_no_folder(
     monkeypatch.setattr("clipdepth_plugin.weights.hub.save", full)
     (tmp_path / "empty").mkdir()
     for name in ("new", "new/inside", "empty"):
-        with pytest.raises(HeadFileError, match=r"could not be written.*No space left"):
+        with pytest.raises(HeadFileError, match=r"can't be written.*No space left"):
             head.save_pretrained(tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
     assert list((tmp_path / "empty").iterdir()) == []

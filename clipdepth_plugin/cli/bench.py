@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -217,14 +216,14 @@ def load_heads(options: BenchOptions, subject: Subject) -> dict[str, DepthHead]:
 def show(report: Audit, options: BenchOptions) -> None:
     """Writes the files, then the table and the verdict, or JSON, on stdout."""
     from clipdepth_plugin.cli.console import plain_console
-    from clipdepth_plugin.files.depth_maps import write_atomically
+    from clipdepth_plugin.files.atomic import write_atomically
     from clipdepth_plugin.latency.plot import write_plot
     from clipdepth_plugin.latency.report import to_markdown
 
     as_json = report.model_dump_json(indent=1) + "\n"
     if options.output is not None:
         for name, text in zip(FILES, (as_json, to_markdown(report)), strict=False):
-            write_atomically(options.output / name, partial(_write, text))
+            write_atomically(options.output / name, text.encode())
         write_plot(options.output / FILES[-1], report)
     if options.as_json:
         sys.stdout.write(as_json)
@@ -253,7 +252,3 @@ def make_table(audit: Audit) -> Table:
     for figure, cells in zip(audit.figures, rows(audit), strict=True):
         table.add_row(*cells, style="bold" if figure.what == "depth" else "")
     return table
-
-
-def _write(text: str, file: IO[bytes]) -> None:
-    file.write(text.encode())

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 
-from clipdepth_plugin.data import DataConfig
+from clipdepth_plugin.data import FORMATS, DataConfig
 from clipdepth_plugin.errors import DataError
 
 _FILES = (".yaml", ".yml", ".json")
@@ -27,12 +27,11 @@ def parse_data(text: str, default_split: str = "test") -> DataConfig:
     """
     if text.endswith(_FILES) and Path(text).is_file():
         return DataConfig.model_validate({"split": default_split, **_read(Path(text))})
-    formats = get_args(DataConfig.model_fields["format"].annotation)
     kind, _, location = text.partition(":")
-    if kind not in formats or not location:
+    if kind not in FORMATS or not location:
         raise DataError(
             f"data {text!r}: expected FORMAT:ROOT or FORMAT:ROOT:SPLIT with a format of "
-            f"{', '.join(formats)}, or a YAML or JSON file that exists"
+            f"{', '.join(sorted(FORMATS))}, or a YAML or JSON file that exists"
         )
     root, split = location, default_split
     before, _, after = location.rpartition(":")

@@ -1,8 +1,8 @@
-"""Random variation of a view: picture, depth and camera together (kornia).
+"""Random augmentation of a view: picture, depth and camera together (kornia).
 
-Every sample has a generator of its own, seeded by (seed, epoch, index, repeat) and nothing else, so
-what happens to it depends neither on the other samples nor on workers and processes. Every call
-takes the same count of random numbers, whatever the config switches on.
+Every sample has a generator of its own, seeded by (seed, epoch, index, repeat) alone, so its
+augmentation depends neither on other samples nor on workers and processes. Every call draws the
+same number of random numbers, whatever the config enables.
 
 Axes: H W pixels of the tower's input, h w of the depth map.
 """
@@ -51,15 +51,15 @@ def is_flipped(config: AugmentConfig | None, generator: torch.Generator) -> bool
 
 
 def augment(view: View, config: AugmentConfig, generator: torch.Generator) -> tuple[View, bool]:
-    """Varies a view at random.
+    """Augments a view at random.
 
-    Rotation is about the view's middle, bilinear for the picture and nearest for the depth; what
-    comes in from outside has the border's colour and no depth. It leaves fx and fy as they are,
-    which is right where the stored picture's pixels are square.
+    Rotation is about the view's middle, bilinear for the picture and nearest for the depth. Pixels
+    from outside repeat the border's colour and have no depth. fx and fy stay, which is exact where
+    the stored picture's pixels are square.
 
     Args:
         view: As ``make_view`` gives it.
-        config: What may happen, and how much.
+        config: Ranges and probabilities.
         generator: See ``sample_generator``.
 
     Returns:

@@ -1,4 +1,4 @@
-"""AugmentConfig: how training samples are varied; checked on construction."""
+"""AugmentConfig: random augmentation of training samples; checked on construction."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class AugmentConfig(BaseModel):
-    """Random variation of training samples; a range of (1, 1) or 0 degrees switches a part off.
+    """Random augmentation of training samples; a range of (1, 1) or 0 degrees disables a part.
 
     The defaults are the published recipe (SPACE-CLIP, arXiv 2601.17657).
     """
@@ -19,14 +19,14 @@ class AugmentConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     flip: Probability = 0.5
-    """How often the view is mirrored left to right."""
+    """Probability of mirroring the view left to right."""
 
     rotation_degrees: float = Field(default=1.0, ge=0.0, le=45.0)
     """Rotations are drawn from minus to plus this."""
 
     zoom: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
     """Range of the factor by which a window of the view is magnified to the whole, as a longer
-    lens would see it; for heads with ``canonical_focal``, which are told the focal length."""
+    lens would see it; for heads with ``canonical_focal``, which take the lens into account."""
 
     gamma: tuple[PositiveFloat, PositiveFloat] = (0.9, 1.1)
     """Range of the exponent of RGB in 0..1."""
@@ -38,7 +38,7 @@ class AugmentConfig(BaseModel):
     """Range of the factors on red, green and blue, drawn one by one."""
 
     probability: Probability = 0.5
-    """How often each of rotation, zoom, gamma, brightness and colour is applied."""
+    """Probability of each of rotation, zoom, gamma, brightness and colour."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

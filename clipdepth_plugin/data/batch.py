@@ -26,8 +26,6 @@ class Batch:
         names: B names.
         indices_B: int64, index in the (concatenated) data set. Where a bad file was replaced it
             is that of the sample that is really here; in a stream, the place in the stream.
-        views_B: int64, the view: 0 = plain or augmented without a flip, 1 = flipped; with
-            ``make_loader(view=k)`` it is k.
     """
 
     pixels_B3HW: Tensor
@@ -36,7 +34,6 @@ class Batch:
     intrinsics_B4: Tensor
     names: list[str]
     indices_B: Tensor
-    views_B: Tensor
 
     def __len__(self) -> int:
         return len(self.names)

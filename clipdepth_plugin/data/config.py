@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
+from collections.abc import Sequence
 from os import path as ospath
 from pathlib import Path
 from typing import Literal, Self
@@ -20,45 +19,25 @@ from pydantic import (
 )
 
 from clipdepth_plugin.data.augment_config import AugmentConfig
+from clipdepth_plugin.data.registry import FORMATS, readers_of
 from clipdepth_plugin.data.sample import GivenCamera
 from clipdepth_plugin.errors import DataError
 
-Format = Literal["rgbd", "nyu", "nyu_mat", "kitti", "hf", "webdataset"]
 Crop = Literal["kb", "nyu"]
-
-STREAMS: frozenset[Format] = frozenset({"hf", "webdataset"})
-
-# The formats that read a field; the others refuse it.
-_READ_BY: dict[str, frozenset[Format]] = {
-    "files": frozenset({"nyu", "nyu_mat", "kitti"}),
-    "image_root": frozenset({"nyu", "kitti"}),
-    "depth_root": frozenset({"nyu", "kitti"}),
-    "depth_key": frozenset({"nyu_mat"}),
-    "crop": frozenset({"rgbd", "nyu", "nyu_mat", "kitti"}),
-    "redistributable": frozenset({"rgbd"}),
-    "with_camera": frozenset({"rgbd"}),
-    "subset": frozenset({"hf"}),
-    "revision": frozenset({"hf"}),
-    "image_column": STREAMS,
-    "depth_column": STREAMS,
-    "intrinsics_column": STREAMS,
-    "shuffle_buffer": STREAMS,
-    "shard_split": STREAMS,
-}
-_NEEDS_FILES: frozenset[Format] = frozenset({"nyu", "kitti"})
 
 
 class DataConfig(BaseModel):
     """A data set or a part of one.
 
-    Paths may hold environment variables (``$CLIPDEPTH_DATA/libero``); they are expanded when the
-    set is opened, so that a stored config stays true elsewhere.
+    Paths may hold environment variables (``$CLIPDEPTH_DATA/libero``), which are expanded when the
+    set is opened: a stored config is portable.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    format: Format
-    """``rgbd``: ``<root>/<split>/<sequence>/<name>.jpg`` and ``.depth.png``, with meta.json.
+    format: str
+    """How the set is stored, one of ``data/formats/``.
+    ``rgbd``: ``<root>/<split>/<sequence>/<name>.jpg`` and ``.depth.png``, with meta.json.
     ``nyu``, ``kitti``: BTS-style list "rgb depth focal" over folders. ``nyu_mat``: the official
     nyu_depth_v2_labeled.mat. ``hf``: a Hugging Face data set, streamed. ``webdataset``: tar
     shards, streamed."""
@@ -72,7 +51,7 @@ class DataConfig(BaseModel):
     List formats and tar files: only part of the samples' names."""
 
     name: str | None = None
-    """What the set is called in samples' names; None: the last part of ``root``."""
+    """Name of the set in samples' names; None: the last part of ``root``."""
 
     files: str | None = None
     """``nyu``, ``kitti``: the list, relative to ``root`` or absolute. ``nyu_mat``: the official
@@ -90,7 +69,7 @@ class DataConfig(BaseModel):
     (``kitti``), 1 (``nyu_mat``, and floats in streams); integers in streams need it."""
 
     depth_key: Literal["rawDepths", "depths"] = "rawDepths"
-    """``rawDepths``: as measured, what published figures use. ``depths``: holes painted in."""
+    """``rawDepths``: as measured, used by published figures. ``depths``: inpainted."""
 
     min_depth: NonNegativeFloat = 1e-3
     """Nearest depth in metres; less is invalid."""
@@ -107,8 +86,8 @@ class DataConfig(BaseModel):
     frame of NYU's pictures, rows 45 to 471 and columns 43 to 607."""
 
     redistributable: bool = False
-    """Only sequences whose source has ``"redistributable": "yes"`` in meta.json, word for word:
-    conditions ("yes, with attribution") don't count."""
+    """Only sequences whose source has exactly ``"redistributable": "yes"`` in meta.json, without
+    conditions ("yes, with attribution")."""
 
     with_camera: bool = False
     """Only frames whose intrinsics are known, as a head with a canonical camera needs."""
@@ -118,12 +97,12 @@ class DataConfig(BaseModel):
     epoch the same; with ``shard_split`` each process has its share of them)."""
 
     repeat: PositiveFloat = 1.0
-    """Times each sample is seen in an epoch of a mixture; of 2.5, half of them a third time, others
-    in each epoch; 0.5 takes half. Between streams: how often one is drawn against the others."""
+    """How often each sample is seen in an epoch; 2.5: twice, and a random half of the samples once
+    more. For streams: sampling weight relative to the other streams."""
 
     augment: AugmentConfig | None = None
-    """How this training set is varied, all of it in place of the run's ``augment``: one lens and
-    one room want more variation than many. None: as the run's says."""
+    """Augmentation of this training set; replaces the run's ``augment`` entirely. None: the
+    run's."""
 
     subset: str | None = None
     """Configuration name of a Hugging Face data set."""
@@ -142,45 +121,41 @@ class DataConfig(BaseModel):
     "intrinsics.json" where it is there."""
 
     shuffle_buffer: PositiveInt = 1000
-    """Undecoded samples of a stream that are held to draw from."""
+    """Size of a stream's shuffle buffer, in undecoded samples."""
 
     shard_split: bool = False
-    """Each process reads its own shards only: less traffic, but batches then depend on the number
-    of processes, and an epoch ends with the process that has no more first. Off: each reads the
+    """True: each process reads its own shards. Less traffic, but batches depend on the number of
+    processes, and an epoch ends when the first process has no more. False: each process reads the
     whole stream and decodes its part of each batch."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for field in sorted(self.model_fields_set & _READ_BY.keys()):
+        if self.format not in FORMATS:
+            known = ", ".join(sorted(FORMATS))
+            raise ValueError(f"format: no such format {self.format!r}, known are {known}")
+        stored = FORMATS[self.format]
+        for field in sorted(self.model_fields_set - stored.reads):
             unset = getattr(self, field) == type(self).model_fields[field].default
-            if not unset and self.format not in _READ_BY[field]:
-                readers = ", ".join(sorted(_READ_BY[field]))
-                raise ValueError(f"{field}: not read by format {self.format}, only by {readers}")
-        if self.format in _NEEDS_FILES and self.files is None:
-            raise ValueError(f"files: format {self.format} needs the list of its files")
+            if not unset and (readers := readers_of(field)):
+                raise ValueError(
+                    f"{field}: not read by format {self.format}, only by {', '.join(readers)}"
+                )
+        for field in sorted(stored.needs):
+            if getattr(self, field) is None:
+                raise ValueError(f"{field}: must be given, format {self.format} needs it")
         if self.max_depth is not None and self.max_depth <= self.min_depth:
             raise ValueError(f"max_depth: {self.max_depth} m is not over {self.min_depth} m")
-        if self.format == "nyu_mat":
-            self._check_mat()
+        stored.check(self)
         return self
-
-    def _check_mat(self) -> None:
-        if self.split not in ("train", "test", "all"):
-            raise ValueError(f"split: nyu_mat has train, test and all, got {self.split!r}")
-        if self.split != "all" and self.files is None:
-            raise ValueError(
-                "files: nyu_mat needs the official splits.mat or a text file of image numbers to "
-                "know which are train and test; or say split: all"
-            )
 
     @property
     def is_stream(self) -> bool:
         """Whether the set is read front to back."""
-        return self.format in STREAMS
+        return FORMATS[self.format].streams
 
     @property
     def title(self) -> str:
-        """What the set is called in samples' names."""
+        """Name of the set in samples' names."""
         return self.name or ospath.basename(self.root.rstrip("/")) or self.root  # noqa: PTH119
 
     def location(self) -> str:
@@ -191,27 +166,28 @@ class DataConfig(BaseModel):
         """
         return expand(self.root)
 
-    def reading(self) -> str:
-        """Hash of what a sample's content depends on here: place, units, crops.
-
-        Raises:
-            DataError: An environment variable is not set.
-        """
-        places = ("root", "files", "image_root", "depth_root")
-        chosen = ("name", "limit", "repeat", "augment", "redistributable", "with_camera")
-        fields = self.model_dump(mode="json", exclude={*chosen})
-        for place in places:
-            fields[place] = expand(fields[place] or "")
-        return hashlib.blake2b(json.dumps(fields).encode(), digest_size=8).hexdigest()
-
     def path(self, relative: str) -> Path:
         """A path of the config, environment variables expanded, taken from the root.
 
         Raises:
             DataError: An environment variable is not set.
         """
-        root = Path(self.location())
-        return (root.parent if self.format == "nyu_mat" else root) / expand(relative)
+        return Path(self.location()) / expand(relative)
+
+
+def check_mixture(configs: Sequence[DataConfig]) -> None:
+    """Whether sets can be joined.
+
+    Raises:
+        DataError: Streams are mixed with others, or only some of them split their shards.
+    """
+    if len({config.is_stream for config in configs}) > 1:
+        raise DataError(
+            "streams (hf, webdataset) can't be mixed with sets on disk: there is no common order; "
+            "make all of them streams, or none"
+        )
+    if len({config.shard_split for config in configs}) > 1:
+        raise DataError("shard_split: say the same for all streams of a mixture")
 
 
 def expand(text: str) -> str:

@@ -1,4 +1,4 @@
-"""SampleDataset: what every format that can be read in any order gives.
+"""SampleDataset: a set whose samples can be read in any order.
 
 Axes: H W pixels.
 """
@@ -6,7 +6,6 @@ Axes: H W pixels.
 from __future__ import annotations
 
 import bisect
-import hashlib
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -24,12 +23,10 @@ class SampleDataset(Dataset[Sample], ABC):
     """Samples by number.
 
     Attributes:
-        own_augment: How its samples are varied in place of the run's way; None: in that way.
-        reading: ``DataConfig.reading`` of the config that it was opened with.
+        own_augment: Augmentation of its samples in place of the run's; None: the run's.
     """
 
     own_augment: AugmentConfig | None = None
-    reading: str = ""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -51,20 +48,8 @@ class SampleDataset(Dataset[Sample], ABC):
         """A sample's name, without reading it."""
 
     def augment_of(self, index: int) -> AugmentConfig | None:  # noqa: ARG002
-        """How the sample is varied in place of the run's way; None: in that way."""
+        """Augmentation of the sample in place of the run's; None: the run's."""
         return self.own_augment
-
-    def read_with(self, index: int) -> object:  # noqa: ARG002
-        """What the set's lists and other files say of the sample: units, its depth, its camera.
-
-        Its ``repr`` counts. None: nothing, or all of it comes from the config.
-        """
-        return None
-
-    def reading_of(self, index: int) -> str:
-        """Hash of how the sample is read, beside its own files."""
-        known = f"{self.reading} {self.read_with(index)!r}"
-        return hashlib.blake2b(known.encode(), digest_size=8).hexdigest()
 
 
 class Spread(SampleDataset):
@@ -84,10 +69,6 @@ class Spread(SampleDataset):
     def name(self, index: int) -> str:
         """See ``SampleDataset``."""
         return self._whole.name(self._there(index))
-
-    def read_with(self, index: int) -> object:
-        """See ``SampleDataset``."""
-        return self._whole.read_with(self._there(index))
 
     def _there(self, index: int) -> int:
         return checked(index, self._count) * len(self._whole) // self._count
@@ -124,11 +105,6 @@ class Mixture(SampleDataset):
         """See ``SampleDataset``."""
         part, inside = self._place(index)
         return self.sets[part].augment_of(inside)
-
-    def reading_of(self, index: int) -> str:
-        """See ``SampleDataset``."""
-        part, inside = self._place(index)
-        return self.sets[part].reading_of(inside)
 
     @property
     def counts(self) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ class BadFiles:
     """
 
     def __init__(self, limit: int) -> None:
-        """Allows for ``limit`` different samples."""
+        """Allows ``limit`` different samples."""
         self.limit = limit
         self.reasons: dict[str, str] = {}
 
@@ -48,4 +48,4 @@ class BadFiles:
     def error(self, what: str) -> DataError:
         """An error that lists everything seen so far."""
         listed = "".join(f"\n  {name}: {reason}" for name, reason in self.reasons.items())
-        return DataError(f"{what}; mend or remove them, or allow for more:{listed}")
+        return DataError(f"{what}; repair or remove them, or raise bad_file_limit:{listed}")

@@ -17,6 +17,10 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from torch import Tensor
 
+from clipdepth_plugin.arguments import Intrinsics
+from clipdepth_plugin.data.camera import cropped
+from clipdepth_plugin.data.config import DataConfig
+from clipdepth_plugin.data.sample import Sample
 from clipdepth_plugin.errors import DataError, ImageError
 from clipdepth_plugin.files.pictures import opened_image, upright_rgb
 
@@ -78,23 +82,23 @@ def pixels_of(image: Image.Image, what: str) -> Tensor:
 
     Raises:
         ImageError: Its values have no defined white.
-        DataError: It is to be turned, and its depth may be turned already or not.
+        DataError: It has an EXIF orientation, which its depth may or may not share.
     """
     check_upright(image, what)
     return image_tensor(upright_rgb(image, what))
 
 
 def check_upright(image: Image.Image, what: str) -> None:
-    """Whether a picture lies on its depth as it is stored.
+    """Checks that a picture is stored upright.
 
     Raises:
-        DataError: Its EXIF orientation says that it is to be turned or mirrored.
+        DataError: It has another EXIF orientation.
     """
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     if orientation != 1:
         raise DataError(
-            f"{what}: is to be turned when it is shown (EXIF orientation {orientation}), and it is "
-            "not known whether its depth is: store both upright, without that tag"
+            f"{what}: has EXIF orientation {orientation}, and it is not known whether its depth is "
+            "rotated too: store both upright, without that tag"
         )
 
 
@@ -142,17 +146,34 @@ def stored_depth(source: Path | bytes, what: str) -> NDArray[Any]:
     return stored_HW
 
 
-def check_sizes(image_3HW: Tensor, depth_1HW: Tensor, what: str) -> None:
-    """Sees to it that depth lies on the picture's pixels.
+def make_sample(
+    config: DataConfig,
+    image_3HW: Tensor,
+    depth_1HW: Tensor,
+    camera: Intrinsics | None,
+    name: str,
+    what: str,
+) -> Sample:
+    """A sample from its parts, cropped as the config says.
+
+    Args:
+        config: Of the set.
+        image_3HW: uint8 RGB.
+        depth_1HW: Metres.
+        camera: (fx, fy, cx, cy) of the whole picture; None where not known.
+        name: Of the sample.
+        what: The file in errors.
 
     Raises:
-        DataError: The sizes differ.
+        DataError: Picture and depth differ in size, or are too small for the crop.
     """
     if image_3HW.shape[1:] != depth_1HW.shape[1:]:
         raise DataError(
             f"{what}: the picture is {tuple(image_3HW.shape[1:])}, its depth "
             f"{tuple(depth_1HW.shape[1:])} (height, width); they must lie pixel on pixel"
         )
+    sample = Sample(image_3HW, depth_1HW, camera, name)
+    return cropped(sample, config.crop) if config.crop else sample
 
 
 def require(module: str, extra: str, why: str) -> Any:

@@ -39,7 +39,6 @@ class Item:
     intrinsics_4: Tensor
     name: str
     index: int
-    view: int
 
 
 class ViewMaker:
@@ -52,12 +51,12 @@ class ViewMaker:
         augment: AugmentConfig | None = None,
         seed: int = 0,
     ) -> None:
-        """Keeps what defines a view.
+        """Defines the views.
 
         Args:
             preprocessing: The host's.
             output_size: (H, W) of the depth maps.
-            augment: Random variation, or None; of the sets that don't say their own.
+            augment: Of sets without an augmentation of their own; None switches all off.
             seed: Of the run.
         """
         self.preprocessing = preprocessing
@@ -66,17 +65,8 @@ class ViewMaker:
         self.seed = seed
 
     def augment_with(self, own: AugmentConfig | None) -> AugmentConfig | None:
-        """What varies the samples of a set: the set's own, where it has one and anything is."""
+        """Augmentation of a set's samples: its own, else the run's; none where the run has none."""
         return self.augment if own is None or self.augment is None else own
-
-    def make(
-        self, sample: Sample, draw: Draw, epoch: int, view: int | None, own: AugmentConfig | None
-    ) -> Item:
-        """``random``, or ``fixed`` where there is a view; ``own`` is the set's augmentation."""
-        augment = self.augment_with(own)
-        if view is None:
-            return self.random(sample, draw, epoch, augment)
-        return self.fixed(sample, draw.index, view, augment)
 
     def fixed(self, sample: Sample, index: int, view: int, augment: AugmentConfig | None) -> Item:
         """View 0: plain. 1: flipped. Higher: augmented, the same in every epoch.
@@ -92,17 +82,18 @@ class ViewMaker:
                 raise DataError(f"view {view} is an augmented one, but there is no augmentation")
             generator = sample_generator(self.seed, -view, index)  # epochs are never negative
             made, _ = vary(made, augment, generator)
-        return self._item(made, sample.name, index, view)
+        return self._item(made, sample.name, index)
 
-    def random(self, sample: Sample, draw: Draw, epoch: int, augment: AugmentConfig | None) -> Item:
-        """As augmentation has it in this epoch; plain without augmentation."""
-        made, flip = make_view(sample, self.preprocessing, self.output_size), False
+    def random(self, sample: Sample, draw: Draw, epoch: int, own: AugmentConfig | None) -> Item:
+        """As augmentation has it in this epoch; ``own`` is the augmentation of the sample's set."""
+        augment = self.augment_with(own)
+        made = make_view(sample, self.preprocessing, self.output_size)
         if augment is not None:
             generator = sample_generator(self.seed, epoch, draw.index, draw.repeat)
-            made, flip = vary(made, augment, generator)
-        return self._item(made, sample.name, draw.index, FLIPPED if flip else PLAIN)
+            made, _ = vary(made, augment, generator)
+        return self._item(made, sample.name, draw.index)
 
-    def _item(self, made: View, name: str, index: int, view: int) -> Item:
+    def _item(self, made: View, name: str, index: int) -> Item:
         camera = made.intrinsics or (torch.nan,) * 4
         return Item(
             normalised(made.rgb_3HW, self.preprocessing),
@@ -110,7 +101,6 @@ class ViewMaker:
             torch.tensor(camera, dtype=torch.float32),
             name,
             index,
-            view,
         )
 
 
@@ -119,23 +109,21 @@ class Reading:
     """How batches are read.
 
     Attributes:
-        view: The view that every sample is given in; None varies it at random.
-        workers: Processes (for streams: threads); 0 reads as asked.
-        bad_file_limit: Different samples that may be bad.
+        workers: Processes (for streams: threads) that read ahead; 0 reads on demand.
+        bad_file_limit: Different samples of an epoch that may be bad, in this process.
         pin_memory: Page-locked memory for a GPU.
     """
 
-    view: int | None = None
     workers: int = 0
     bad_file_limit: int = 0
     pin_memory: bool = False
 
 
 class SampleViews:
-    """The samples of a set in views of a fixed number: what a cache of tokens is made from."""
+    """The samples of a set in numbered views, from which a token cache is made."""
 
     def __init__(self, data: SampleDataset, maker: ViewMaker) -> None:
-        """Keeps both."""
+        """Views of ``data`` as ``maker`` makes them."""
         self._data, self._maker = data, maker
 
     def __len__(self) -> int:
@@ -144,10 +132,6 @@ class SampleViews:
     def name(self, index: int) -> str:
         """A sample's name."""
         return self._data.name(index)
-
-    def stored_name(self, index: int) -> str:
-        """The name, and how its set is read: what a content is found by without reading it."""
-        return f"{self._data.name(index)} {self._data.reading_of(index)}"
 
     def content(self, index: int) -> str:
         """Hash of a sample as read: picture, depth, camera.
@@ -163,26 +147,26 @@ class SampleViews:
         Args:
             index: Of the sample.
             view: Which view of it.
-            content: What it was found to be.
+            content: Its content hash.
 
         Raises:
-            ClipDepthError: The sample can't be read, or is another one by now.
+            ClipDepthError: The sample can't be read, or has changed.
         """
         sample = self._data[index]
         if _content(sample) != content:
             raise DataError(
-                f"{self.name(index)}: its files have changed since they were read a moment ago; "
-                "run again, once nothing writes there"
+                f"{self.name(index)}: its files have changed since they were hashed; run again "
+                "when nothing writes to them"
             )
         item = self._maker.fixed(sample, index, view, self.augment_of(index))
         return item.pixels_3HW, item.depth_1HW, item.intrinsics_4
 
     def augment_of(self, index: int) -> AugmentConfig | None:
-        """What varies a sample, or None."""
+        """The augmentation of a sample, or None."""
         return self._maker.augment_with(self._data.augment_of(index))
 
     def view_key(self, index: int, view: int) -> str:
-        """What a view of a sample is, in words: its recipe, seed included, but not its place."""
+        """Identifies a view of any sample: its recipe and seed."""
         if view in (PLAIN, FLIPPED):
             return ("plain", "flipped")[view]
         config = self.augment_of(index)
@@ -209,5 +193,4 @@ def collate(items: Sequence[Item]) -> Batch:
         torch.stack([item.intrinsics_4 for item in items]),
         [item.name for item in items],
         torch.tensor([item.index for item in items]),
-        torch.tensor([item.view for item in items]),
     )

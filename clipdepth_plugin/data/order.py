@@ -15,12 +15,12 @@ from clipdepth_plugin.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """A sample's turn.
+    """One use of a sample in an epoch.
 
     Attributes:
         index: In the (concatenated) data set.
-        repeat: How often it was taken in this epoch before; the same sample is then varied in
-            another way.
+        repeat: How often it was used in this epoch before; it is augmented differently each
+            time.
     """
 
     index: int
@@ -29,11 +29,11 @@ class Draw:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochPlan:
-    """What one process sees of one epoch.
+    """The part of an epoch that one process reads.
 
     The order of all samples depends on (seed, epoch) alone. A global batch is the next
     ``batch_size * world_size`` of them, and each process takes its contiguous part of it: W
-    processes with batches of b see the very batches of one process with W * b.
+    processes with batches of b see the same batches as one process with W * b.
 
     Attributes:
         batch_size: Of this process.
@@ -44,7 +44,7 @@ class EpochPlan:
         start_batch: The first batch that is wanted.
         drop_last: Leave out a last batch that is not full. Kept, it is split evenly; where it has
             fewer samples than there are processes, the last of them get one batch less.
-        shuffle: False takes the samples as they stand.
+        shuffle: False keeps the order of the samples.
     """
 
     batch_size: int

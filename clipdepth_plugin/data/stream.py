@@ -1,7 +1,7 @@
 """Streams: sets larger than the disk, read front to back.
 
-What comes from the stream is a record, still undecoded, so that it is cheap to shuffle, to pass
-over, and to read in every process.
+A stream yields undecoded records, which are cheap to shuffle, to skip, and to read in every
+process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from clipdepth_plugin.data.augment import mixed_seed
 from clipdepth_plugin.data.config import DataConfig
 from clipdepth_plugin.data.files import (
     DepthUnit,
-    check_sizes,
+    make_sample,
     pixels_of,
     read_image,
     stored_depth,
@@ -37,6 +37,9 @@ from clipdepth_plugin.errors import DataError, HostError
 
 _T = TypeVar("_T")
 
+FIELDS = ("image_column", "depth_column", "intrinsics_column", "shuffle_buffer", "shard_split")
+"""The fields of ``DataConfig`` that every stream reads."""
+
 
 class Record(NamedTuple):
     """A sample before decoding.
@@ -46,7 +49,7 @@ class Record(NamedTuple):
         image: Its picture: bytes or a Pillow image.
         depth: Its depth: bytes, a Pillow image or an array.
         intrinsics: [fx, fy, cx, cy], a 3 x 3 matrix, either as JSON, or None.
-        error: What was wrong where the stream itself could not be read.
+        error: Why the stream itself could not be read here.
     """
 
     name: str
@@ -67,7 +70,7 @@ class StreamDataset(IterableDataset[Sample], ABC):
     @property
     @abstractmethod
     def shard_count(self) -> int:
-        """Number of files that the stream is cut into."""
+        """Number of files of the stream."""
 
     @abstractmethod
     def read_shard(self, shard: int) -> Iterator[Record]:
@@ -125,9 +128,8 @@ class StreamDataset(IterableDataset[Sample], ABC):
             raise DataError(f"{record.name}: has no {what}; check image_column and depth_column")
         depth_1HW = self._depth(record)
         image_3HW = _image(record)
-        check_sizes(image_3HW, depth_1HW, record.name)
-        camera = self.config.intrinsics or _camera(record)
-        return Sample(image_3HW, depth_1HW, camera, record.name)
+        camera, name = self.config.intrinsics or _camera(record), record.name
+        return make_sample(self.config, image_3HW, depth_1HW, camera, name, name)
 
     def _depth(self, record: Record) -> Tensor:
         value, config = record.depth, self.config
@@ -141,7 +143,7 @@ class StreamDataset(IterableDataset[Sample], ABC):
             )
         if stored.dtype.kind != "f" and config.depth_scale is None:
             raise DataError(
-                f"{record.name}: depth is stored in whole numbers ({stored.dtype}); say "
+                f"{record.name}: depth is stored in whole numbers ({stored.dtype}); set "
                 "depth_scale, the stored value of one metre"
             )
         high = config.max_depth or math.inf
@@ -152,14 +154,8 @@ class StreamMixture:
     """One stream or several, interleaved at random in the proportions given."""
 
     def __init__(self, streams: Sequence[StreamDataset], weights: Sequence[float]) -> None:
-        """Joins the streams.
-
-        Raises:
-            DataError: Only some of them split their shards over processes.
-        """
+        """Joins the streams."""
         self.streams, self.weights = tuple(streams), tuple(weights)
-        if len({one.config.shard_split for one in streams}) > 1:
-            raise DataError("shard_split: say the same for all streams of a mixture")
 
     @property
     def is_split(self) -> bool:

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from clipdepth_plugin.errors import DepthFileError
 from clipdepth_plugin.evaluation.evaluate import EvaluationResult, ImageRow, iterate
 from clipdepth_plugin.evaluation.metrics import Alignment
 from clipdepth_plugin.evaluation.predictors import Predictor, predict_samples
 from clipdepth_plugin.evaluation.protocols import Protocol
-from clipdepth_plugin.files.atomic import write_file
+from clipdepth_plugin.files.atomic import write_atomically
 from clipdepth_plugin.files.colours import Panel, comparison, image_grid
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def write_image_grid(
             pred_HW = predict_samples(predict, [sample], protocol)[0].metres_HW.double()
             title = f"{kind}: AbsRel {row.metrics[alignment]['abs_rel']:.3f}\n{row.name}"
             rows.append(_panels(sample, pred_HW * row.scales[alignment], protocol, title))
-    write_file(path, image_grid(rows), DepthFileError)
+    write_atomically(path, image_grid(rows))
 
 
 def _fetch(dataset: Any, indices: set[int]) -> dict[int, Sample]:

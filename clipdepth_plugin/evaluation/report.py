@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from clipdepth_plugin.environment import package_versions, platform_name
-from clipdepth_plugin.errors import DepthFileError
 from clipdepth_plugin.evaluation.calibration import Calibration
 from clipdepth_plugin.evaluation.metrics import METRICS, Alignment
-from clipdepth_plugin.files.atomic import write_file
+from clipdepth_plugin.files.atomic import write_atomically
 
 if TYPE_CHECKING:
     from clipdepth_plugin.evaluation.evaluate import EvaluationResult
@@ -128,7 +127,7 @@ def write_json(path: Path, report: BaseModel) -> None:
     Raises:
         DepthFileError: The file can't be written.
     """
-    write_file(path, report.model_dump_json(indent=2).encode() + b"\n", DepthFileError)
+    write_atomically(path, report.model_dump_json(indent=2).encode() + b"\n")
 
 
 def write_csv(path: Path, result: EvaluationResult, align: Alignment) -> None:
@@ -149,7 +148,7 @@ def write_csv(path: Path, result: EvaluationResult, align: Alignment) -> None:
         values.append(row.baseline[align]["abs_rel"])
         shown = ["" if math.isnan(value) else f"{value:.7g}" for value in values]
         writer.writerow([row.name, row.pixels, f"{row.scales[align]:.7g}", *shown])
-    write_file(path, text.getvalue().encode(), DepthFileError)
+    write_atomically(path, text.getvalue().encode())
 
 
 def _without_nan(means: dict[Alignment, dict[str, float]]) -> Figures:

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, whenever the process ends.
+"""Files that appear whole or not at all, whenever the process ends.
 
 They are written beside their path, synced to the disk and then renamed.
 """
@@ -9,82 +9,84 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
-from clipdepth_plugin.errors import ClipDepthError, TrainingError
+from clipdepth_plugin.arguments import StrPath
+from clipdepth_plugin.errors import ClipDepthError, DepthFileError
 
 TEMPORARY = ".writing-"
 """Prefix of the names of what is being written; left over only by a killed process."""
 
+Error = type[ClipDepthError]
 
-def write_file(
-    path: Path, content: bytes | memoryview, error: type[ClipDepthError] = TrainingError
+
+def write_atomically(
+    path: StrPath,
+    content: bytes | memoryview | Callable[[IO[bytes]], object],
+    error: Error = DepthFileError,
 ) -> None:
-    """Writes a file atomically, replacing the one that is there.
+    """Writes a file, replacing the one that is there.
+
+    Args:
+        path: Of the file; its folder has to be there.
+        content: Of the file, or what writes it to an open file.
+        error: The class of error.
 
     Raises:
-        TrainingError: It can't be written (no room, no right); what was there before is untouched.
-            ``error`` is another class to raise.
+        ClipDepthError: It can't be written (no room, no right); what was there still is.
     """
-    with _os_errors_as(error, path):
+    path = Path(path)
+    with _reported(path, error):
         temporary = _temporary(path)
         try:
-            write_synced(temporary, content)
+            with temporary.open("xb") as file:
+                _ = content(file) if callable(content) else file.write(content)
+            sync(temporary)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        sync_folder(path.parent)
+        sync(path.parent)
 
 
 @contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Makes a folder atomically: yields a temporary one that becomes ``path`` at the end.
+def new_files(folder: Path, error: Error) -> Iterator[Path]:
+    """Replaces files of a folder: yields a temporary folder whose files move into it at the end.
 
-    Files in it are to be written with ``write_synced``. A folder that is at ``path`` is replaced.
+    The folder is made where it is missing, and what was made goes again if all fails.
 
     Raises:
-        TrainingError: It can't be written (no room, no right); what was there before is untouched.
+        ClipDepthError: A file can't be written (no room, no right); those that were there still
+            are.
     """
-    with _os_errors_as(TrainingError, path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary, replaced = _temporary(path), _temporary(path)
-        temporary.mkdir()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    with _reported(folder, error):
+        temporary = folder / f"{TEMPORARY}{secrets.token_hex(4)}"
         try:
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir()
             yield temporary
-            sync_folder(temporary)
-            if path.exists():
-                path.rename(replaced)
-            temporary.rename(path)
+            files = sorted(temporary.iterdir())
+            for file in files:
+                sync(file)
+            for file in files:
+                file.replace(folder / file.name)
+            temporary.rmdir()
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
+            for path in made:
+                with contextlib.suppress(OSError):  # not made yet, or no longer empty
+                    path.rmdir()
             raise
-        sync_folder(path.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
 
 
-def write_synced(path: Path, content: bytes | memoryview) -> None:
-    """Writes a new file and waits until it is on the disk.
-
-    Raises:
-        OSError: As the system says.
-    """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        rest = memoryview(content).cast("B")
-        while len(rest):
-            rest = rest[os.write(descriptor, rest) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes a folder's entries (a rename, a new file) durable, where the system can."""
-    if os.name != "posix":
+def sync(path: Path) -> None:
+    """Makes a file's content or a folder's entries durable, where the system can."""
+    if path.is_dir() and os.name != "posix":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:
@@ -92,12 +94,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what a killed process was writing in ``folder``."""
+    """Removes the files that a killed process was writing in ``folder``."""
     for left in folder.glob(f"{TEMPORARY}*"):
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
+        left.unlink(missing_ok=True)
 
 
 def _temporary(path: Path) -> Path:
@@ -105,12 +104,11 @@ def _temporary(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _os_errors_as(kind: type[ClipDepthError], path: Path) -> Iterator[None]:
+def _reported(path: Path, as_error: Error) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise kind(
+        raise as_error(
             f"{path}: can't be written ({error.strerror or error}); what was there before is "
-            "untouched. Check that the folder exists, may be written to and has room on its disk, "
-            "then run it again (training with --resume)"
+            "untouched. Check that the folder exists, may be written to, and has room on its disk"
         ) from error

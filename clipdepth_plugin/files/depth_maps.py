@@ -6,26 +6,23 @@ Axes: H W pixels of the map.
 
 from __future__ import annotations
 
-import io
 import logging
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
+from clipdepth_plugin.arguments import StrPath
 from clipdepth_plugin.errors import DepthFileError, ImageError
-from clipdepth_plugin.files.atomic import write_file
+from clipdepth_plugin.files.atomic import write_atomically
 from clipdepth_plugin.files.colours import Panel, depth_panel, image_grid
 from clipdepth_plugin.files.pictures import opened_image
 
 logger = logging.getLogger(__name__)
 
-StrPath = str | os.PathLike[str]
 DepthMap = Tensor | NDArray[Any]
 
 MAX_MILLIMETRES = 65535
@@ -158,7 +155,7 @@ def write_colour(
     panels = [] if image is None else [Panel(np.asarray(image))]
     noted = {NOTE_KEY: COLOUR_NOTE}
     content = image_grid([[*panels, depth_panel(depth_HW)]], panel_inches=8, note=noted)
-    write_file(Path(path), content, DepthFileError)
+    write_atomically(path, content)
 
 
 def _as_map(depth_HW: DepthMap, path: StrPath) -> NDArray[Any]:
@@ -170,10 +167,3 @@ def _as_map(depth_HW: DepthMap, path: StrPath) -> NDArray[Any]:
             "write the maps of a batch one by one, as depth[i, 0]"
         )
     return depth_HW
-
-
-def write_atomically(path: StrPath, write: Callable[[IO[bytes]], object]) -> None:
-    """Writes a file by a function that writes to a binary stream; see ``write_file``."""
-    content = io.BytesIO()
-    write(content)
-    write_file(Path(path), content.getbuffer(), DepthFileError)

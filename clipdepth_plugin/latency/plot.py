@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clipdepth_plugin.files.depth_maps import write_atomically
+from clipdepth_plugin.files.atomic import write_atomically
 from clipdepth_plugin.latency.schema import Audit
 
 _COLOURS = {"separate": "tab:gray", "tower": "tab:orange"}

@@ -1,4 +1,4 @@
-"""FeatureBatch: what the training loop eats, whether the tower ran for it or a cache was read.
+"""FeatureBatch: the input of a training step, from the tower or from the token cache.
 
 Axes: B views, H W a map's size.
 """
@@ -12,13 +12,18 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from clipdepth_plugin.data import EpochPlan, ViewMaker
 from clipdepth_plugin.errors import TrainingError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from accelerate import Accelerator
 
-    from clipdepth_plugin.data import Batch
+    from clipdepth_plugin.arguments import Size
+    from clipdepth_plugin.config import HeadConfig
+    from clipdepth_plugin.data import AugmentConfig
     from clipdepth_plugin.features import TowerFeatures
+    from clipdepth_plugin.training.config import TrainConfig
+    from clipdepth_plugin.training.tower import FrozenTower
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class FeatureBatch:
 
 
 class FeatureSource(Protocol):
-    """Where batches come from."""
+    """A source of batches."""
 
     def __len__(self) -> int:
         """Batches in an epoch; raises TypeError where that is not known (streams)."""
@@ -56,48 +61,69 @@ class FeatureSource(Protocol):
         """The batches of one epoch, in this process's part, from number ``start`` on."""
 
 
-class TowerSource:
-    """Reads pictures and runs the tower."""
+@dataclass(frozen=True)
+class SourceContext:
+    """What the sources of one run share.
 
-    def __init__(
+    Attributes:
+        config: The run's.
+        accelerator: Its processes and device.
+        tower: The frozen tower.
+        head: The head's config.
+        read: (B, 3, H, W) pixels -> the features that the head reads.
+        size: (H, W) of the depth maps.
+    """
+
+    config: TrainConfig
+    accelerator: Accelerator
+    tower: FrozenTower
+    head: HeadConfig
+    read: Callable[[Tensor], TowerFeatures]
+    size: Size
+
+    @property
+    def device(self) -> torch.device:
+        """Where to compute."""
+        device: torch.device = self.accelerator.device
+        return device
+
+    @property
+    def batch_size(self) -> int:
+        """Views in one forward pass of this process."""
+        processes: int = self.accelerator.num_processes
+        return self.config.micro_batch // processes
+
+    def maker(self, augment: AugmentConfig | None, seed: int) -> ViewMaker:
+        """Makes views as this tower sees them."""
+        return ViewMaker(self.tower.preprocessing, self.size, augment, seed)
+
+    def plan(self, epoch: int, start: int, *, training: bool) -> EpochPlan:
+        """This process's part of an epoch from batch ``start`` on, with or without a cache."""
+        return EpochPlan(
+            batch_size=self.batch_size,
+            seed=self.config.seed,
+            epoch=epoch,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+            start_batch=start,
+            drop_last=training,
+            shuffle=training,
+        )
+
+    def batch(
         self,
-        loader: Callable[[int, int], Iterable[Batch]],
-        read: Callable[[Tensor], TowerFeatures],
-        device: torch.device,
-        canonical_focal: float | None,
-        length: int | None,
-    ) -> None:
-        """Keeps what it needs.
+        features: TowerFeatures,
+        depth_B1HW: Tensor,
+        intrinsics_B4: Tensor,
+        names: list[str],
+    ) -> FeatureBatch:
+        """A batch of tensors that are on the device.
 
-        Args:
-            loader: (epoch, start batch) -> batches.
-            read: (B, 3, H, W) pixels -> features.
-            device: Where to compute.
-            canonical_focal: The head's.
-            length: Batches in an epoch; None where that is not known.
+        Raises:
+            TrainingError: The head needs a camera that is not known.
         """
-        self._loader = loader
-        self._read = read
-        self._device = device
-        self._canonical_focal = canonical_focal
-        self._length = length
-
-    def __len__(self) -> int:
-        if self._length is None:
-            raise TypeError("a stream has no length")
-        return self._length
-
-    def batches(self, epoch: int, start: int = 0) -> Iterator[FeatureBatch]:
-        """See ``FeatureSource``."""
-        for batch in self._loader(epoch, start):
-            moved = batch.to(self._device)
-            yield FeatureBatch(
-                self._read(moved.pixels_B3HW),
-                moved.depth_B1HW,
-                moved.valid_B1HW,
-                camera_scale(moved.intrinsics_B4, self._canonical_focal, moved.names),
-                moved.names,
-            )
+        scale_B = camera_scale(intrinsics_B4, self.head.canonical_focal, names)
+        return FeatureBatch(features, depth_B1HW, depth_B1HW > 0, scale_B, names)
 
 
 def camera_scale(intrinsics_B4: Tensor, canonical_focal: float | None, names: list[str]) -> Tensor:

@@ -1,192 +1,188 @@
-"""A run's batches from its token cache: opening, filling, and which views an epoch takes.
+"""A run's batches from its token cache: filling it, and which views an epoch takes.
 
-Axes: B views.
+Axes: B views, H W a depth map's size.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from accelerate.utils import gather_object
+from torch import Tensor
 
+from clipdepth_plugin.data.ahead import map_ahead
+from clipdepth_plugin.data.augment import is_flipped, mixed_seed, sample_generator
 from clipdepth_plugin.data.config import expand
-from clipdepth_plugin.data.dataset import Mixture
 from clipdepth_plugin.data.failures import BadFiles
-from clipdepth_plugin.data.items import SampleViews, ViewMaker
-from clipdepth_plugin.data.order import EpochOrder, EpochPlan
-from clipdepth_plugin.errors import DataError, TrainingError
-from clipdepth_plugin.training.cache_build import (
-    build_cache,
-    cache_identity,
-    sample_contents,
+from clipdepth_plugin.data.items import FLIPPED, PLAIN, SampleViews
+from clipdepth_plugin.data.order import Draw, EpochOrder
+from clipdepth_plugin.errors import DataError
+from clipdepth_plugin.training.cache_fill import Tell, fill_cache, sample_contents
+from clipdepth_plugin.training.token_cache import (
+    Key,
+    Records,
+    TokenCache,
+    features_of,
+    to_records,
 )
-from clipdepth_plugin.training.cache_files import CacheFiles, Key
-from clipdepth_plugin.training.cache_layout import RecordLayout
-from clipdepth_plugin.training.cache_plan import (
-    PLAIN_VIEW,
-    CachePlan,
-    ViewChoice,
-    choose_views,
-)
-from clipdepth_plugin.training.cache_source import CachedSource
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-    from clipdepth_plugin.data.stream import StreamMixture
-    from clipdepth_plugin.head import DepthHead
-    from clipdepth_plugin.training.cache_build import Read, Tell
+    from clipdepth_plugin.data.dataset import Mixture
+    from clipdepth_plugin.training.batches import FeatureBatch, SourceContext
     from clipdepth_plugin.training.config import TrainConfig
-    from clipdepth_plugin.training.settings import CacheSettings
-    from clipdepth_plugin.training.tower import FrozenTower
+
+logger = logging.getLogger(__name__)
 
 _VIEWS_SEED = 0
 """Of the augmented views: not the run's, so that runs of all seeds share them."""
 
+Pick = Callable[[int, int, int], int]
+"""(epoch, sample, repeat in the epoch) -> number of a view."""
+
+_PLAIN: tuple[tuple[int, ...], Pick] = ((PLAIN,), lambda *_: PLAIN)
+
 
 @dataclass(frozen=True)
-class OpenCache:
-    """A cache and the run that uses it.
+class CachedSource:
+    """Reads tokens instead of pictures, in the order of training without a cache.
 
     Attributes:
-        files: The cache's files.
-        settings: Its part of the config.
-        config: The run's config.
-        accelerator: Its processes.
-        tower: What fills it.
-        read: Pixels -> features.
-        size: (H, W) of the depth maps.
-        canonical_focal: The head's.
+        context: Of the run.
+        cache: Holds every record that is ever asked for.
+        data: The samples.
+        views: Their views.
+        contents: Content hash of each sample, None for bad ones; one at least is good.
+        pick: Which view of a sample an epoch takes.
+        training: Shuffled; else in order.
     """
 
-    files: CacheFiles
-    settings: CacheSettings
-    config: TrainConfig
-    accelerator: Accelerator
-    tower: FrozenTower
-    read: Read
-    size: tuple[int, int]
-    canonical_focal: float | None
+    context: SourceContext
+    cache: TokenCache
+    data: Mixture
+    views: SampleViews
+    contents: Sequence[str | None]
+    pick: Pick
+    training: bool
+
+    def __len__(self) -> int:
+        return len(self._order(0, 0))
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[FeatureBatch]:
+        """See ``FeatureSource``."""
+        context = self.context
+        assert context.config.cache is not None
+        ahead, load = context.config.cache.prefetch, partial(self._load, epoch)
+        order = self._order(epoch, start)
+        for names, records in map_ahead(load, order, threads=min(ahead, 4), ahead=ahead):
+            on = {name: x.to(context.device, non_blocking=True) for name, x in records.items()}
+            features = features_of(on, context.head.levels, context.tower.grid)
+            yield context.batch(features, on["depth"], on["intrinsics"], names)
+
+    def _order(self, epoch: int, start: int) -> EpochOrder:
+        plan = self.context.plan(epoch, start, training=self.training)
+        return EpochOrder(plan, self.data.counts, self.data.repeats)
+
+    def _load(self, epoch: int, draws: Sequence[Draw]) -> tuple[list[str], Records]:
+        keys, names = [], []
+        for draw in draws:
+            index, content = self._readable(draw.index)
+            view = self.pick(epoch, index, draw.repeat)
+            keys.append(Key(content, self.views.view_key(index, view)))
+            names.append(self.views.name(index))
+        return names, self.cache.read(keys, pinned=self.context.device.type == "cuda")
+
+    def _readable(self, index: int) -> tuple[int, str]:
+        """The sample, or the next one that is not bad, as the loader replaces it."""
+        while (content := self.contents[index]) is None:
+            index = (index + 1) % len(self.contents)
+        return index, content
 
 
-def open_cache(
-    config: TrainConfig,
-    accelerator: Accelerator,
-    tower: FrozenTower,
-    head: DepthHead,
-    size: tuple[int, int],
-) -> OpenCache:
-    """Opens the cache that a config names, or makes it.
+def open_cache(context: SourceContext) -> TokenCache:
+    """Opens the cache that the config names, or makes it.
 
     Raises:
         TrainingError: It was made by other weights, preprocessing or settings; says which.
         DataError: Its folder has an environment variable that is not set.
     """
-    settings = config.cache
-    assert settings is not None
-    (height, width), patch = tower.preprocessing.size, tower.tower.patch_size
-    grid = (height // patch[0], width // patch[1])
-    layout = RecordLayout(
-        levels=head.config.levels,
-        grid=grid,
-        width=tower.tower.width,
-        has_context=head.config.film,
-        size=size,
-        dtype=getattr(torch, settings.dtype),
-        pixel_size=(grid[0] * patch[0], grid[1] * patch[1]) if head.reads_pixels else None,
-    )
-    context = head.config.context if head.config.film else None
-    identity = cache_identity(tower, layout, context, config.precision)
-    folder = Path(expand(settings.folder))
-    with accelerator.main_process_first():
-        files = CacheFiles.open(folder, identity, layout)
-    read = tower.reader(head, accelerator.autocast)
-    focal = head.config.canonical_focal
-    return OpenCache(files, settings, config, accelerator, tower, read, size, focal)
+    config, head, tower = context.config, context.head, context.tower
+    assert config.cache is not None
+    pixels = [side * of for side, of in zip(tower.grid, tower.tower.patch_size, strict=True)]
+    identity = {  # everything but the samples that a cached token depends on
+        "format": 2,
+        "tower weights": tower.fingerprint(),
+        "preprocessing": dataclasses.asdict(tower.preprocessing),
+        "levels": head.levels,
+        "context": head.context if head.film else None,
+        "grid": tower.grid,
+        "width": tower.tower.width,
+        "output size": context.size,
+        "dtype": config.cache.dtype,
+        "precision": config.precision,
+        "pixels": pixels if head.reads_pixels else None,
+    }
+    with context.accelerator.main_process_first():
+        return TokenCache(Path(expand(config.cache.folder)), identity)
 
 
-def make_cached_source(
-    cache: OpenCache, data: Mixture | StreamMixture, *, training: bool, tell: Tell
+def cached_source(
+    context: SourceContext, cache: TokenCache, data: Mixture, *, training: bool, tell: Tell
 ) -> CachedSource:
     """A source of batches from the cache, filled first with what is missing.
 
-    To be called in every process; each runs the tower for its part.
+    Call it in every process; each runs the tower for its part.
 
     Args:
-        cache: The cache.
+        context: Of the run.
+        cache: Its cache.
         data: The samples.
         training: Shuffled and in several views; else in order and plain.
-        tell: Hears of the progress.
+        tell: Is called with the progress.
 
     Raises:
-        TrainingError: A stream, or no room on the disk.
+        TrainingError: No room on the disk.
         DataError: More samples are bad than the config allows for.
     """
-    if not isinstance(data, Mixture):
-        raise TrainingError(
-            "cache: a stream's samples have no fixed place, so their tokens can't be kept; train "
-            "without a cache"
+    views = SampleViews(data, context.maker(context.config.augment, _VIEWS_SEED))
+    numbers, pick = choose_views(context.config, views) if training else _PLAIN
+    contents = _contents(context, views, tell)
+    _fill(context, cache, views, contents, numbers, tell)
+    return CachedSource(context, cache, data, views, contents, pick, training)
+
+
+def choose_views(config: TrainConfig, samples: SampleViews) -> tuple[tuple[int, ...], Pick]:
+    """The views that are cached of training samples, and which of them an epoch takes.
+
+    With ``flip`` a sample is mirrored in the same epochs as without a cache.
+    """
+    assert config.cache is not None
+    seed, views = config.seed, config.cache.views
+    augments = [config.augment, *(one.augment for one in config.data.train)]
+    if isinstance(views, int):
+        return (
+            tuple(range(views)),
+            lambda epoch, index, repeat: mixed_seed("view", seed, epoch, index, repeat) % views,
         )
-    config, accelerator = cache.config, cache.accelerator
-    tell = tell if accelerator.is_main_process else _untold
-    maker = ViewMaker(cache.tower.preprocessing, cache.size, config.augment, _VIEWS_SEED)
-    views = SampleViews(data, maker)
-    choice = choose_views(config, cache.settings.views, views) if training else PLAIN_VIEW
-    contents = _contents(cache, views, choice, tell)
-    _fill(cache, views, contents, choice, tell)
-    make_order = _order_maker(cache, data, training=training)
-    return CachedSource(
-        cache.files,
-        CachePlan(make_order, contents, choice, views),
-        len(make_order(0, 0)),
-        accelerator.device,
-        cache.canonical_focal,
-        cache.settings.prefetch,
+    if config.augment is None or not any(one and one.flip > 0 for one in augments):
+        return _PLAIN
+    logger.info("cache.views is flip: of augment only the flip is used")
+    return (PLAIN, FLIPPED), lambda epoch, index, repeat: int(
+        is_flipped(samples.augment_of(index), sample_generator(seed, epoch, index, repeat))
     )
 
 
-def _order_maker(
-    cache: OpenCache, data: Mixture, *, training: bool
-) -> Callable[[int, int], EpochOrder]:
-    """(epoch, start batch) -> the order that the loader without a cache has."""
-    make_plan = functools.partial(
-        EpochPlan,
-        batch_size=cache.config.micro_batch // cache.accelerator.num_processes,
-        seed=cache.config.seed,
-        shuffle=training,
-        drop_last=training,
-        rank=cache.accelerator.process_index,
-        world_size=cache.accelerator.num_processes,
-    )
-
-    def make_order(epoch: int, start: int) -> EpochOrder:
-        plan = make_plan(epoch=epoch, start_batch=start)
-        return EpochOrder(plan, data.counts, data.repeats)
-
-    return make_order
-
-
-def _contents(
-    cache: OpenCache, views: SampleViews, choice: ViewChoice, tell: Tell
-) -> list[str | None]:
+def _contents(context: SourceContext, views: SampleViews, tell: Tell) -> list[str | None]:
     """Content hash of every sample, None for bad ones; each process reads its part."""
-    rank, processes = cache.accelerator.process_index, cache.accelerator.num_processes
-    mine = range(rank, len(views), processes)
-    found = sample_contents(
-        cache.files,
-        views,
-        mine,
-        verify=cache.settings.verify,
-        chosen=choice.views,
-        bad=BadFiles(cache.config.bad_file_limit),
-        workers=cache.config.workers,
-        tell=tell,
-    )
+    config, accelerator = context.config, context.accelerator
+    mine = range(accelerator.process_index, len(views), accelerator.num_processes)
+    found = sample_contents(views, mine, BadFiles(config.bad_file_limit), config.workers, tell)
     contents: list[str | None] = [None] * len(views)
     for index, content in gather_object(list(zip(mine, found, strict=True))):
         contents[index] = content
@@ -196,35 +192,40 @@ def _contents(
 
 
 def _fill(
-    cache: OpenCache,
+    context: SourceContext,
+    cache: TokenCache,
     views: SampleViews,
     contents: Sequence[str | None],
-    choice: ViewChoice,
+    numbers: Sequence[int],
     tell: Tell,
 ) -> None:
-    """Runs the tower for every view that is not there; each process for its part."""
+    """Runs the tower for every missing view; each process for its part."""
     wanted = {
         Key(content, views.view_key(index, view)): (index, view)
         for index, content in enumerate(contents)
         if content is not None
-        for view in choice.views
+        for view in numbers
     }
-    missing = [(key, *place) for key, place in wanted.items() if key not in cache.files]
-    accelerator, config = cache.accelerator, cache.config
-    if missing:
-        cache.tower.host.to(accelerator.device)
-        build_cache(
-            cache.files,
-            views,
-            missing[accelerator.process_index :: accelerator.num_processes],
-            cache.read,
-            batch_size=max(config.micro_batch // accelerator.num_processes, 1),
-            workers=config.workers,
-            tell=tell,
-        )
-        accelerator.wait_for_everyone()
-        cache.files.refresh()
+    missing = [(key, *place) for key, place in wanted.items() if key not in cache]
+    if not missing:
+        return
+    accelerator, settings = context.accelerator, context.config.cache
+    assert settings is not None
+    context.tower.host.to(context.device)
+    levels, dtype = context.head.levels, getattr(torch, settings.dtype)
 
+    def compute(pixels_B3HW: Tensor, depth_B1HW: Tensor, intrinsics_B4: Tensor) -> Records:
+        features = context.read(pixels_B3HW)
+        return to_records(features, depth_B1HW, intrinsics_B4, levels=levels, dtype=dtype)
 
-def _untold(what: str, done: int, total: int) -> None:
-    """Tells nobody: only the main process reports."""
+    fill_cache(
+        cache,
+        views,
+        missing[accelerator.process_index :: accelerator.num_processes],
+        compute,
+        batch_size=context.batch_size,
+        workers=context.config.workers,
+        tell=tell,
+    )
+    accelerator.wait_for_everyone()
+    cache.refresh()

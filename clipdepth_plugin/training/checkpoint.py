@@ -1,44 +1,36 @@
-"""Checkpoints on disk: safetensors and JSON in a folder for each, whole or not there at all.
+"""Checkpoints: one safetensors file for each, whole or not there at all.
 
-checkpoints/step-00000400/manifest.json     size and sha256 of the other files
-                          state.json        position in the data, optimiser groups, best so far
-                          model.safetensors, ema.safetensors, optimiser.safetensors,
-                          rng.safetensors
+checkpoints/step-00000400.safetensors    tensors ``<part>/<name>``; in its metadata, as JSON, the
+                                         position in the data and the best weights so far
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from clipdepth_plugin.errors import TrainingError
-from clipdepth_plugin.files.atomic import new_folder, remove_leftovers, write_synced
+from clipdepth_plugin.files.atomic import remove_leftovers, write_atomically
 
 logger = logging.getLogger(__name__)
 
 PARTS = ("model", "ema", "optimiser", "rng")
-MANIFEST = "manifest.json"
-STATE = "state.json"
 CORRUPT = "corrupt-"
 
-_FORMAT = 1
-_NAME = re.compile(r"step-(\d{8,})")
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a run needs to go on.
+    """All that a run needs to continue.
 
     Attributes:
         step: Optimiser steps done.
@@ -64,47 +56,34 @@ class Checkpoints:
         self.keep = keep
 
     def paths(self) -> list[Path]:
-        """The checkpoints' folders, by step."""
-        if not self.folder.is_dir():
-            return []
-        found = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]
-        return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+        """The checkpoints, by step."""
+        found = self.folder.glob("step-*.safetensors")
+        return sorted(found, key=lambda path: int(path.stem.removeprefix("step-")))
 
     def save(self, checkpoint: Checkpoint) -> Path:
         """Writes a checkpoint, then removes the oldest beyond ``keep``.
 
-        Returns:
-            Its folder.
-
         Raises:
             TrainingError: It can't be written; those that are there stay.
         """
-        contents = {
-            f"{part}.safetensors": safetensors.torch.save(
-                {name: x.contiguous() for name, x in checkpoint.tensors[part].items()}
-            )
+        tensors = {
+            f"{part}/{name}": x.contiguous()
             for part in PARTS
+            for name, x in checkpoint.tensors[part].items()
         }
-        state = {"step": checkpoint.step, **checkpoint.state}
-        contents[STATE] = json.dumps(state, indent=1, allow_nan=False).encode()
-        files = {
-            name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-            for name, data in contents.items()
-        }
-        manifest = {"format": _FORMAT, "files": files}
-        contents[MANIFEST] = json.dumps(manifest, indent=1).encode()
-        path = self.folder / f"step-{checkpoint.step:08d}"
-        with new_folder(path) as temporary:
-            for name, data in contents.items():
-                write_synced(temporary / name, data)
+        state = {"format": _FORMAT, "step": checkpoint.step, **checkpoint.state}
+        content = safetensors.torch.save(tensors, {"state": json.dumps(state, allow_nan=False)})
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"step-{checkpoint.step:08d}.safetensors"
+        write_atomically(path, content, TrainingError)
         for old in self.paths()[: -self.keep]:
-            shutil.rmtree(old, ignore_errors=True)
+            old.unlink(missing_ok=True)
         return path
 
     def newest(self) -> Path | None:
-        """The newest checkpoint that is whole; None where there is none at all.
+        """The newest checkpoint that can be read; None where there is none at all.
 
-        A damaged one is reported by name and set aside (``corrupt-`` before its name).
+        A damaged one is logged and renamed (prefix ``corrupt-``).
 
         Raises:
             TrainingError: There are checkpoints, and all are damaged.
@@ -113,11 +92,11 @@ class Checkpoints:
         damaged: list[str] = []
         for path in reversed(self.paths()):
             try:
-                _verify(path)
+                read_checkpoint(path)
             except TrainingError as error:
                 damaged.append(path.name)
-                logger.error("%s; it is set aside and the one before is used", error)
-                self._set_aside(path)
+                logger.error("%s; it is set aside, and the one before it is used", error)
+                path.replace(path.with_name(f"{CORRUPT}{path.name}"))
             else:
                 return path
         if damaged:
@@ -127,51 +106,23 @@ class Checkpoints:
             )
         return None
 
-    def _set_aside(self, path: Path) -> None:
-        aside = path.with_name(f"{CORRUPT}{path.name}")
-        shutil.rmtree(aside, ignore_errors=True)
-        path.rename(aside)
-
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint that ``Checkpoints.newest`` found whole.
+    """Reads a checkpoint.
 
     Raises:
-        TrainingError: It can't be read.
+        TrainingError: It is damaged, or another release's.
     """
-    _verify(path)
+    tensors: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
     try:
-        tensors = {
-            part: safetensors.torch.load_file(path / f"{part}.safetensors") for part in PARTS
-        }
-        state = json.loads((path / STATE).read_text(encoding="utf-8"))
-    except (OSError, SafetensorError, ValueError) as error:
-        raise TrainingError(f"checkpoint {path}: can't be read ({error})") from error
-    return Checkpoint(int(state["step"]), tensors, state)
-
-
-def _verify(path: Path) -> None:
-    """Compares every file with the manifest.
-
-    Raises:
-        TrainingError: Says which file is missing or other than it was written.
-    """
-    try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        files = dict(manifest["files"])
-        version = manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"checkpoint {path}: {MANIFEST} is missing or damaged") from error
+        with safe_open(path, framework="pt") as file:
+            state = json.loads(file.metadata()["state"])
+            for key in file.keys():  # noqa: SIM118
+                part, _, name = key.partition("/")
+                tensors[part][name] = file.get_tensor(key)
+        step, version = int(state["step"]), state["format"]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise TrainingError(f"checkpoint {path}: damaged ({error})") from error
     if version != _FORMAT:
         raise TrainingError(f"checkpoint {path}: format {version}, this release reads {_FORMAT}")
-    for name in (*(f"{part}.safetensors" for part in PARTS), STATE):
-        file = path / name
-        if name not in files or not file.is_file():
-            raise TrainingError(f"checkpoint {path}: {name} is missing")
-        with file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        if digest != files[name]["sha256"]:
-            raise TrainingError(
-                f"checkpoint {path}: {name} is damaged ({file.stat().st_size} bytes, "
-                f"{files[name]['bytes']} were written)"
-            )
+    return Checkpoint(step, tensors, state)

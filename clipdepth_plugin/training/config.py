@@ -13,8 +13,10 @@ from pydantic import (
     model_validator,
 )
 
-from clipdepth_plugin.config import ResizeRule
+from clipdepth_plugin.arguments import Size
+from clipdepth_plugin.config import HeadConfig, ResizeRule
 from clipdepth_plugin.data import AugmentConfig
+from clipdepth_plugin.errors import ConfigError
 from clipdepth_plugin.training.losses import LossConfig
 from clipdepth_plugin.training.settings import (
     CacheSettings,
@@ -137,29 +139,50 @@ class TrainConfig(Settings):
                 f"batch_size: {self.batch_size} can't be split into gradient_accumulation = "
                 f"{self.gradient_accumulation} equal batches"
             )
+        if self.data.are_streams and self.cache is not None:
+            raise ValueError(
+                "cache: a stream's samples have no fixed place, so their tokens can't be kept; "
+                "train without a cache"
+            )
+        if self.data.train[0].is_stream and self.steps is None:
+            raise ValueError("steps: a stream has no length: say how long the run is with steps")
         if self.cache is not None and self.augment is None and self.cache.views not in ("flip", 1):
             raise ValueError("cache.views: more than one view needs augment")
-        self._check_augment()
+        for i, one in enumerate(self.data.train):
+            if self.augment is None and one.augment is not None:
+                raise ValueError(
+                    f"data.train.{i}.augment: augment is null, so nothing is augmented; leave one "
+                    "out"
+                )
+        head = self.head.config()
+        if head is not None:
+            self.loss_for(head, self.output_size)
         return self
 
-    def _check_augment(self) -> None:
-        for i, one in enumerate(self.data.validation):
-            if one.augment is not None:
-                raise ValueError(f"data.validation.{i}.augment: what is measured is not varied")
+    def loss_for(self, head: HeadConfig, size: Size | None) -> LossConfig:
+        """The loss for a head, which this run is checked against.
+
+        Args:
+            head: The head's config.
+            size: (H, W) of the maps; None where not known yet.
+
+        Raises:
+            ConfigError: Loss or augmentation contradict the head.
+        """
         varied = {"augment": self.augment} | {
             f"data.train.{i}.augment": one.augment for i, one in enumerate(self.data.train)
         }
-        told = self.head.init is not None or self.head.options.get("canonical_focal") is not None
         for name, augment in varied.items():
-            if augment is None:
-                continue
-            if self.augment is None:
-                raise ValueError(f"{name}: augment is null, so nothing is varied; leave one out")
-            if augment.zoom != (1.0, 1.0) and not told:
-                raise ValueError(
-                    f"{name}.zoom: changes the focal length, which only a head with "
-                    "head.options.canonical_focal is told"
+            zooms = augment is not None and augment.zoom != (1.0, 1.0)
+            if zooms and head.canonical_focal is None:
+                raise ConfigError(
+                    f"{name}.zoom: changes the focal length, which this head does not take into "
+                    "account: leave zoom out, or train one with head.options.canonical_focal"
                 )
+        try:
+            return self.loss.for_head(head, size)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
     @property
     def micro_batch(self) -> int:

@@ -13,7 +13,6 @@ from pydantic import BaseModel, ValidationError
 
 from clipdepth_plugin.errors import ConfigError
 from clipdepth_plugin.training.config import TrainConfig
-from clipdepth_plugin.training.settings import CacheSettings
 
 
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> TrainConfig:
@@ -59,19 +58,27 @@ def check_config(tree: dict[str, Any], source: str) -> TrainConfig:
 
 
 def with_cache(config: TrainConfig) -> TrainConfig:
-    """The config with the token cache on, in ``token-cache`` beside the run where it has none."""
+    """The config with the token cache on, in ``token-cache`` beside the run where it has none.
+
+    Raises:
+        ConfigError: The run can't be trained from a cache.
+    """
     if config.cache is not None:
         return config
-    folder = str(Path(config.run).parent / "token-cache")
-    return config.model_copy(update={"cache": CacheSettings(folder=folder)})
+    tree = yaml.safe_load(dump_config(config))
+    return check_config(
+        {**tree, "cache": {"folder": str(Path(config.run).parent / "token-cache")}}, "--cache"
+    )
 
 
 def dump_config(config: TrainConfig) -> str:
-    """The whole config as YAML, defaults included; ``load_config`` reads it back as it was."""
+    """The whole config as YAML, defaults included; ``load_config`` reads the same config back."""
     tree = config.model_dump(mode="json")
     if config.head.init is not None:
         # With init these may not be given, not even as their defaults.
         tree["head"] = {"init": config.head.init}
+    if "auxiliary" not in config.loss.model_fields_set:
+        del tree["loss"]["auxiliary"]  # so that it still depends on the head
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 

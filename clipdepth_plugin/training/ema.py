@@ -16,8 +16,8 @@ class Ema:
     Holds whatever the model holds in this process, so shards of a sharded model too. Integer
     buffers (batch counters) are copied.
 
-    The average warms up: step t keeps (1 + t) / (10 + t) of it, at most ``decay``, or short runs
-    would end as a mixture of their first, random weights.
+    The average warms up: step t keeps (1 + t) / (10 + t) of it, at most ``decay``; otherwise short
+    runs would end with a share of their random initial weights.
 
     Attributes:
         decay: Share of the average that a step keeps, in the long run.
@@ -30,7 +30,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Takes the model's weights in, after optimiser step ``step``, counted from 1."""
+        """Updates the average after optimiser step ``step``, counted from 1."""
         kept = min(self.decay, (1 + step) / (10 + step))
         for name, x in _tensors(self._model):
             average = self._average[name]

@@ -28,14 +28,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
         head: Folder of the best head.
         steps: Optimiser steps of the whole run.
         abs_rel: Its AbsRel on the validation data; None without such.
         weights: Which weights it has: ``raw`` or ``ema``.
-        is_main: Whether this is the process that wrote it.
+        is_main: Whether this process wrote it.
     """
 
     head: Path
@@ -55,15 +55,15 @@ def train(
 
     Args:
         config: The run.
-        resume: Go on from the newest checkpoint in the run's folder; from the start where there
-            is none yet.
-        reporter: Hears of the progress, in the main process.
+        resume: Continue from the newest checkpoint in the run's folder, or start where there is
+            none yet.
+        reporter: Receives the progress, in the main process.
 
     Returns:
-        Where the best head is, and how good.
+        The best head and its AbsRel.
 
     Raises:
-        TrainingError: The run cannot start, go on or write; the loss is not finite.
+        TrainingError: The run can't start, continue or write; the loss is not finite.
         HostError: The host can't be loaded.
         DataError: The data can't be read.
         HeadMismatchError: The head does not fit the tower.
@@ -77,7 +77,7 @@ def train(
 
 
 class _Run:
-    """The loop: epochs of batches, steps, and what falls due between them."""
+    """The loop over epochs and steps, with log, validation and checkpoints between steps."""
 
     def __init__(self, session: Session, folder: RunFolder, reporter: Reporter) -> None:
         self._session = session
@@ -102,7 +102,7 @@ class _Run:
         return TrainResult(head, self._step, best.abs_rel, best.weights, is_main)
 
     def _run_epoch(self) -> None:
-        """The rest of an epoch, or of the run."""
+        """Runs to the end of the epoch, or of the run."""
         source, begun_at = self._session.sources.train, self._batch
         batches = source.batches(self._epoch, self._batch)
         try:
@@ -147,7 +147,7 @@ class _Run:
         self._clock = time.perf_counter()
 
     def _after_step(self, result: StepResult, rate: float, speed: float) -> None:
-        """Log, validation and checkpoint, where they are due."""
+        """Log, validation and checkpoint, at their intervals."""
         config, step, epoch = self._config, self._step, self._epoch
         last = step == self._total
         if last or step % config.logging.every == 0:

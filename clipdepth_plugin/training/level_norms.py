@@ -1,9 +1,9 @@
-"""A new head's level norms begin where the tower's tokens are: mean 0, deviation 1 in each channel.
+"""Data-dependent initialisation of a new head's level norms.
 
-A layer norm gives each token the deviation 1, but not its channels: most of them hardly vary from
-token to token, beside a few that are far from 0 everywhere. A head that has to learn that first
-learns depth later. Measured once on the first pictures, as in Weight
-Normalization (arXiv 1602.07868, section 3), and learnt from there.
+Scale and shift are set so that each channel of the tower's tokens has mean 0 and deviation 1. A
+layer norm alone gives each token deviation 1, but most channels hardly vary between tokens, and a
+few are far from 0 everywhere. The statistics are measured once on the first pictures, as in Weight
+Normalization (arXiv 1602.07868, section 3); scale and shift are trained from there.
 
 Axes: B views, N patch tokens, D tower width; M = 2 D + 1: sums of D channels and of their squares,
 and the number of tokens.
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
     from clipdepth_plugin.training.batches import FeatureSource
 
 _LEAST_DEVIATION = 1e-3
-"""Of a channel; so that one that does not vary at all is not blown up."""
+"""Of a channel; limits the scale of one that does not vary."""
 
 
-def standardise_levels(
+def init_level_norms(
     head: DepthHead, source: FeatureSource, batches: int, accelerator: Accelerator
 ) -> None:
-    """Sets scale and shift of a head's level norms; one that does not normalise levels has none.
+    """Initialises scale and shift of a head's level norms; does nothing for a head without them.
 
-    To be called in every process; the statistics are those of all their batches.
+    Call it in every process; the statistics are pooled over all of them.
 
     Args:
-        head: A new one.
-        source: Of the training batches, the first of which are read.
-        batches: So many, or as many as there are.
-        accelerator: The processes.
+        head: A new head.
+        source: Training batches.
+        batches: How many of the first batches are read, at most.
+        accelerator: Of the run.
     """
     norms = head.decoder.level_norms()
     if not norms:
@@ -70,7 +70,7 @@ def _sums(tokens_BND: Tensor) -> Tensor:
 
 
 def _set(norms: Iterable[nn.LayerNorm], total_M: Tensor) -> None:
-    """Gives layer norms the scale and shift after which each channel has mean 0, deviation 1."""
+    """Sets scale and shift so that each channel has mean 0 and deviation 1."""
     count = float(total_M[-1])
     if not count:
         return

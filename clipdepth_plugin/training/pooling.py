@@ -1,4 +1,4 @@
-"""A sum over processes that autograd sees through."""
+"""A differentiable sum over processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on; the command line makes a progress bar of it."""
+"""Progress of a run, for the command line's progress bar."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class Progress:
 
 
 class Reporter(Protocol):
-    """Listens to a run, in the main process only."""
+    """Receives the progress of a run, in the main process only."""
 
     def doing(self, what: str, done: int, total: int) -> None:
-        """Something long before or between the steps: ``done`` of ``total``."""
+        """``done`` of ``total`` of something that takes long, before the steps."""
 
     def step(self, progress: Progress) -> None:
-        """A step was made."""
+        """A step is finished."""
 
 
 class Silent:
-    """Listens and does nothing."""
+    """A reporter that does nothing."""
 
     def doing(self, what: str, done: int, total: int) -> None:
         """See ``Reporter``."""

@@ -4,7 +4,7 @@ config.yaml            the merged config
 log.jsonl              one line for each logged step and validation
 tensorboard/           the same for TensorBoard
 pictures/step-*.png    RGB, truth, prediction, error
-checkpoints/step-*/    to resume from
+checkpoints/step-*     to resume from
 head/                  the best head so far, as ``DepthHead.from_pretrained`` takes it
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from clipdepth_plugin.errors import TrainingError
-from clipdepth_plugin.files.atomic import write_file
+from clipdepth_plugin.files.atomic import write_atomically
 from clipdepth_plugin.training.checkpoint import Checkpoints
 from clipdepth_plugin.training.config_file import dump_config, load_config
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from clipdepth_plugin.training.config import TrainConfig
 
-# What may differ when a run is resumed: none of it changes a number that is computed.
+# Fields that may differ when a run is resumed, as they change no result.
 _FREE = ("run", "workers", "checkpoint_every", "keep", "bad_file_limit", "logging", "provenance")
 
 
@@ -54,7 +54,7 @@ class RunFolder:
         return self.path / "log.jsonl"
 
     def check(self, *, resume: bool) -> None:
-        """Whether this run may start in the folder; nothing is written.
+        """Checks that this run may start in the folder; nothing is written.
 
         Raises:
             TrainingError: There is another run in it, or one to be resumed and ``resume`` is
@@ -65,7 +65,7 @@ class RunFolder:
             return
         if not resume:
             raise TrainingError(
-                f"{self.path} holds a run already: go on with it (--resume), or choose another "
+                f"{self.path} holds a run already: continue it (--resume), or choose another "
                 "folder (--run)"
             )
         before = load_config(stored).model_dump(mode="json", exclude=set(_FREE))
@@ -78,7 +78,7 @@ class RunFolder:
             )
 
     def open(self, step: int) -> None:
-        """Makes the folder and the log ready to go on after ``step``.
+        """Prepares the folder and the log to continue after ``step``.
 
         Raises:
             TrainingError: The folder can't be written.
@@ -87,9 +87,11 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise TrainingError(f"{self.path}: can't be made ({error.strerror})") from error
-        write_file(self.path / "config.yaml", dump_config(self._config).encode())
+        write_atomically(
+            self.path / "config.yaml", dump_config(self._config).encode(), TrainingError
+        )
         kept = [line for line in read_log(self.log) if line["step"] <= step]
-        write_file(self.log, b"".join(_line(record) for record in kept))
+        write_atomically(self.log, b"".join(_line(record) for record in kept), TrainingError)
         if self._config.logging.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -106,7 +108,7 @@ class RunFolder:
                 file.write(_line(record))
         except OSError as error:
             raise TrainingError(
-                f"{self.log}: can't be written ({error.strerror}); make room and go on with "
+                f"{self.log}: can't be written ({error.strerror}); make room and continue with "
                 "--resume"
             ) from error
         if self._board is not None:
@@ -122,7 +124,7 @@ class RunFolder:
         """
         folder = self.path / "pictures"
         folder.mkdir(exist_ok=True)
-        write_file(folder / f"step-{step:08d}.png", png)
+        write_atomically(folder / f"step-{step:08d}.png", png, TrainingError)
         if self._board is not None:
             grid_HWC = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
             self._board.add_image("validation", grid_HWC, step, dataformats="HWC")

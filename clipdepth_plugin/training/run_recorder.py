@@ -1,4 +1,4 @@
-"""Everything of a run that is kept: log, validations, checkpoints, the best head."""
+"""RunRecorder: log, validations, checkpoints and the best head of a run."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ logger = logging.getLogger(__name__)
 
 
 class RunRecorder:
-    """Keeps what a run makes; its methods are to be called in every process.
+    """Records a run; call its methods in every process.
 
     Attributes:
-        folder: Where.
+        folder: The run's folder.
         best: The best weights so far.
         last_abs_rel: Of the last validation; NaN before the first.
     """
@@ -53,10 +53,10 @@ class RunRecorder:
         self._main = session.accelerator.is_main_process
 
     def start(self, *, resume: bool) -> tuple[int, int, int]:
-        """Opens the folder, and loads the newest checkpoint where there is one to go on from.
+        """Opens the folder, and loads the newest checkpoint where the run is resumed.
 
         Returns:
-            Step, epoch and batch to go on with.
+            Step, epoch and batch to continue with.
 
         Raises:
             TrainingError: The folder can't be written, or every checkpoint is damaged.
@@ -117,7 +117,7 @@ class RunRecorder:
             TrainingError: It can't be written; the ones before stay.
         """
         session = self._session
-        tensors, groups = optimiser_tensors(session.model, session.optimiser.optimizer)
+        tensors = optimiser_tensors(session.model, session.optimiser.optimizer)
         with self._weights("ema"):
             average = model_tensors(session.model) if session.ema is not None else {}
         states: list[dict[str, Tensor]] = gather_object([session.stepper.rng])
@@ -129,7 +129,6 @@ class RunRecorder:
                 "epoch": epoch,
                 "batch": batch,
                 "best": dataclasses.asdict(self.best),
-                "optimiser_groups": groups,
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "processes": self._accelerator.num_processes,
                 "torch": torch.__version__,
@@ -168,12 +167,7 @@ class RunRecorder:
             load_model_tensors(session.model, tensors["ema"])
             session.ema.restart()
         load_model_tensors(session.model, tensors["model"])
-        load_optimiser_tensors(
-            session.model,
-            session.optimiser.optimizer,
-            tensors["optimiser"],
-            state["optimiser_groups"],
-        )
+        load_optimiser_tensors(session.model, session.optimiser.optimizer, tensors["optimiser"])
         rank = self._accelerator.process_index
         if state["processes"] != self._accelerator.num_processes:
             logger.warning(

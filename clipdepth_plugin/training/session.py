@@ -1,4 +1,4 @@
-"""Everything that a run needs, made from its config: tower, head, data, optimiser.
+"""Session: what a run needs, made from its config: tower, head, data, optimiser.
 
 Axes: B views, H W pixels.
 """
@@ -19,12 +19,15 @@ from torch import nn
 
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.config import HeadConfig, Provenance
+from clipdepth_plugin.data.config import expand
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.precision import imitates_bfloat16
+from clipdepth_plugin.training.batches import SourceContext
 from clipdepth_plugin.training.ema import Ema
-from clipdepth_plugin.training.level_norms import standardise_levels
-from clipdepth_plugin.training.sources import make_sources
+from clipdepth_plugin.training.level_norms import init_level_norms
+from clipdepth_plugin.training.progress import Reporter, Silent
+from clipdepth_plugin.training.sources import make_sources, open_data
 from clipdepth_plugin.training.step import Stepper
 from clipdepth_plugin.training.tower import FrozenTower, load_tower, make_head
 from clipdepth_plugin.training.trained import TrainedHead
@@ -32,7 +35,6 @@ from clipdepth_plugin.training.trained import TrainedHead
 if TYPE_CHECKING:
     from clipdepth_plugin.training.batches import FeatureSource
     from clipdepth_plugin.training.config import TrainConfig
-    from clipdepth_plugin.training.progress import Reporter
     from clipdepth_plugin.training.sources import Sources
     from clipdepth_plugin.training.validation import Best
 
@@ -42,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Session:
-    """A run that is ready to go.
+    """A run that is ready to start.
 
     Attributes:
         config: Its config.
@@ -73,7 +75,7 @@ class Session:
     validation_interval: int
 
     def provenance(self, best: Best, metrics: dict[str, float]) -> Provenance:
-        """What the saved head says of itself."""
+        """The provenance that the saved head records."""
         config = self.config
         given = config.provenance
         data = given.data or tuple(f"{one.root} ({one.split})" for one in config.data.train)
@@ -94,11 +96,14 @@ class Session:
 
 
 def check_ready(config: TrainConfig) -> None:
-    """Whether this machine can do what the config asks for; nothing is loaded.
+    """Checks that this machine can run the config; nothing is loaded.
 
     Raises:
         TrainingError: A package is missing, or fp16 was asked for without a GPU.
+        DataError: An environment variable of the cache's folder is not set.
     """
+    if config.cache is not None:
+        expand(config.cache.folder)
     wanted = {"tensorboard": config.logging.tensorboard, "matplotlib": config.logging.pictures > 0}
     for package, needed in wanted.items():
         if needed and importlib.util.find_spec(package) is None:
@@ -113,17 +118,20 @@ def check_ready(config: TrainConfig) -> None:
 def open_session(
     config: TrainConfig, reporter: Reporter, *, head_class: type[DepthHead] = DepthHead
 ) -> Session:
-    """Loads the tower, makes the head, opens the data.
+    """Opens the data, loads the tower, makes the head.
 
     Args:
         config: The run.
-        reporter: Hears of the cache being filled.
-        head_class: Of the head; one with a decoder of its own, say.
+        reporter: Receives the progress of filling the cache.
+        head_class: Class of the head, e.g. one with a decoder of its own.
 
     Raises:
-        ClipDepthError: Whatever is wrong with host, head, data or cache.
+        ClipDepthError: Host, head, data or cache can't be used.
     """
     accelerator = make_accelerator(config)
+    if not accelerator.is_main_process:
+        reporter = Silent()
+    data = open_data(config)
     tower = load_tower(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -131,15 +139,17 @@ def open_session(
     if config.sync_batch_norm and accelerator.device.type == "cuda":
         head = nn.SyncBatchNorm.convert_sync_batchnorm(head)
     head_config = head.config
-    check_outputs(config, head_config)
     size = config.output_size or tower.preprocessing.size
+    config = config.model_copy(update={"loss": config.loss_for(head_config, size)})
     if accelerator.is_main_process:
-        tell_of_resize(head_config, tower, size)
-        tell_of_bfloat16(config, accelerator.device)
-    sources = make_sources(config, accelerator, tower, head, size, reporter)
+        warn_of_resize(head_config, tower, size)
+        warn_of_bfloat16(config, accelerator.device)
+    read = tower.reader(head, accelerator.autocast)
+    context = SourceContext(config, accelerator, tower, head_config, read, size)
+    sources = make_sources(context, data, reporter)
     if config.head.init is None:
-        batches = math.ceil(config.head.standardise / config.micro_batch)
-        standardise_levels(head, sources.train, batches, accelerator)
+        batches = math.ceil(config.head.norm_init_pictures / config.micro_batch)
+        init_level_norms(head, sources.train, batches, accelerator)
     model: nn.Module = TrainedHead(
         head,
         config.loss,
@@ -170,56 +180,29 @@ def open_session(
     )
 
 
-def check_outputs(config: TrainConfig, head: HeadConfig) -> None:
-    """Whether the head gives every output that the loss weighs, and knows what is varied.
-
-    Raises:
-        TrainingError: One without the other; or pictures are zoomed for a head without a camera.
-    """
-    if head.confidence != (config.loss.confidence > 0):
-        raise TrainingError(
-            f"head.options.confidence is {head.confidence}, loss.confidence is "
-            f"{config.loss.confidence:g}: a head that predicts its confidence needs a weight for "
-            "it (1.0, say), and only such a head"
-        )
-    if len(config.loss.auxiliary) > head.auxiliary:
-        raise TrainingError(
-            f"loss.auxiliary weighs {len(config.loss.auxiliary)} auxiliary outputs, this head has "
-            f"{head.auxiliary}: shorten loss.auxiliary ([] for none) or set head.options.auxiliary"
-        )
-    varied = [one for one in (config.augment, *(d.augment for d in config.data.train)) if one]
-    zooms = any(one.zoom != (1.0, 1.0) for one in varied)
-    if zooms and head.canonical_focal is None:
-        raise TrainingError(
-            "augment.zoom changes the focal length, which this head is not told "
-            "(head.init: its canonical_focal is null): leave zoom out, or train a head with "
-            "head.options.canonical_focal"
-        )
-
-
-def tell_of_resize(head: HeadConfig, tower: FrozenTower, size: Size) -> None:
-    """Warns where the loss would hide dead outputs: a ReLU's map that is resized for it."""
+def warn_of_resize(head: HeadConfig, tower: FrozenTower, size: Size) -> None:
+    """Warns where the loss sees a ReLU's map resized, which hides dead outputs."""
     pixels, patch = tower.preprocessing.size, tower.tower.patch_size
     height, width = (head.upsampling * (side // of) for side, of in zip(pixels, patch, strict=True))
     all_seen = all(side % of == 0 for side, of in zip(pixels, patch, strict=True))
     if head.activation == "relu" and (size != (height, width) or not all_seen):
-        # Beside a rim that no patch covers, maps are resized whatever their size is to be.
+        # Maps with an unseen border are always resized.
         advice = f"output_size: [{height}, {width}], or " if all_seen else ""
         logger.warning(
             "output_size: the head's own maps are %d x %d, and the loss sees them resized to %d x "
-            "%d. A ReLU that dies at some of their pixels is hidden by that: set "
+            "%d, which hides a ReLU that is dead at some of their pixels: set "
             "%shead.options.activation: log",
             *(height, width, *size, advice),
         )
 
 
-def tell_of_bfloat16(config: TrainConfig, device: torch.device) -> None:
-    """Warns where bfloat16 makes a run slower, which is what it is chosen against."""
+def warn_of_bfloat16(config: TrainConfig, device: torch.device) -> None:
+    """Warns where bfloat16 makes a run slower."""
     if config.precision == "bf16" and imitates_bfloat16(device):
         logger.warning(
-            "precision: bf16, but this processor has no instructions for bfloat16 and imitates it: "
-            "precision: no is several times as fast here (a token cache that exists belongs to the "
-            "precision that it was made in)"
+            "precision: bf16, but this processor has no bfloat16 instructions and emulates them: "
+            "precision: no is several times as fast here (an existing token cache can only be used "
+            "with the precision that it was made in)"
         )
 
 
@@ -248,7 +231,7 @@ def _lengths(config: TrainConfig, source: FeatureSource) -> tuple[int, int]:
     """Steps of the run and between validations.
 
     Raises:
-        TrainingError: An epoch has no step, or has no known length.
+        TrainingError: An epoch has no step.
     """
     try:
         in_epoch: int | None = len(source) // config.gradient_accumulation
@@ -261,7 +244,6 @@ def _lengths(config: TrainConfig, source: FeatureSource) -> tuple[int, int]:
         )
     if config.steps is not None:
         return config.steps, config.validate_every or max(1, config.steps // 10)
-    if in_epoch is None:
-        raise TrainingError("a stream has no length: say how long the run is with steps")
-    assert config.epochs is not None
+    assert config.epochs is not None  # a stream needs steps
+    assert in_epoch is not None
     return config.epochs * in_epoch, config.validate_every or in_epoch

@@ -18,6 +18,8 @@ from pydantic import (
 
 from clipdepth_plugin.config import HeadConfig, Preset
 from clipdepth_plugin.data import DataConfig
+from clipdepth_plugin.data.config import check_mixture
+from clipdepth_plugin.errors import DataError
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -42,27 +44,27 @@ class HeadSettings(Settings):
     """Fields of ``HeadConfig`` for a new head, in place of the preset's."""
 
     init: str | None = None
-    """A head's folder or hub id to go on from; then none of the other fields may be given."""
+    """Folder or hub id of a saved head to start from; the other fields must not be given then."""
 
-    standardise: NonNegativeInt = 64
-    """Training pictures from whose tokens a new head's level norms take their first scale and shift
-    (presets ``fast`` and ``guided``; the others do not normalise levels), rounded up to whole
-    batches. 0: they begin as torch's do."""
+    norm_init_pictures: NonNegativeInt = 64
+    """Training pictures whose tokens initialise the level norms of a new head (presets ``fast`` and
+    ``guided``; the others do not normalise levels), rounded up to whole batches. 0: scale 1 and
+    shift 0."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.init is not None:
-            if self.model_fields_set & {"preset", "options", "standardise"}:
+            if self.model_fields_set & {"preset", "options", "norm_init_pictures"}:
                 raise ValueError(
-                    "init: a saved head has its own config and norms; leave preset, options and "
-                    "standardise"
+                    "init: a saved head has its own config and norms; leave out preset, options "
+                    "and norm_init_pictures"
                 )
             return self
         fixed = sorted(self.options.keys() & set(_NOT_OPTIONS))
         if fixed:
             raise ValueError(f"options.{fixed[0]}: is set by the run, not by an option")
         try:
-            HeadConfig(**{"width": 1, "preset": self.preset, **self.options})
+            self.config()
         except ValidationError as error:
             problems = "; ".join(
                 f"options.{'.'.join(map(str, one['loc'])) or '?'}: {one['msg']}"
@@ -71,15 +73,41 @@ class HeadSettings(Settings):
             raise ValueError(problems) from error
         return self
 
+    def config(self) -> HeadConfig | None:
+        """The config of a new head, but for what the host decides (width, levels, context).
+
+        None with ``init``: it is not known before the saved head is read.
+        """
+        if self.init is not None:
+            return None
+        return HeadConfig(**{"width": 1, "preset": self.preset, **self.options})
+
 
 class DataSettings(Settings):
-    """What is trained and measured on."""
+    """Training and validation data."""
 
     train: tuple[DataConfig, ...] = Field(min_length=1)
-    """Training sets; several are one long one."""
+    """Training sets; several are concatenated."""
 
     validation: tuple[DataConfig, ...] = ()
-    """Sets that AbsRel is measured on to choose the best weights; empty: the last ones are kept."""
+    """Sets whose AbsRel selects the best weights; empty: the last weights are kept."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, sets in (("train", self.train), ("validation", self.validation)):
+            try:
+                check_mixture(sets)
+            except DataError as error:
+                raise ValueError(f"{name}: {error}") from error
+        for i, one in enumerate(self.validation):
+            if one.augment is not None:
+                raise ValueError(f"validation.{i}.augment: validation data is not augmented")
+        return self
+
+    @property
+    def are_streams(self) -> bool:
+        """Whether any set is a stream."""
+        return any(one.is_stream for one in (*self.train, *self.validation))
 
 
 class OptimiserSettings(Settings):
@@ -106,31 +134,25 @@ class ScheduleSettings(Settings):
 
 
 class CacheSettings(Settings):
-    """The tower's tokens, computed once and kept on disk."""
+    """Tower tokens, computed once and kept on disk."""
 
     folder: str
-    """Where; environment variables are expanded. Several runs may share a folder."""
+    """Folder; environment variables are expanded. Several runs may share it."""
 
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """How tokens are kept; bfloat16 is half the size."""
+    """Dtype of the stored tokens; bfloat16 takes half the space."""
 
     views: Literal["flip"] | PositiveInt = "flip"
-    """The views of each training image. ``flip``: the image and its mirror image, taken in turn as
-    ``augment`` flips. A number K: the image, its mirror image and K - 2 augmented ones, which
-    are the same for every ``seed``."""
-
-    verify: bool = True
-    """Read and hash every image at the start. False trusts that images which were cached under
-    their name have not changed: a faster start. A set that is read in another way than then
-    (``max_depth``, ``crop``, another ``meta.json`` or list) is read anew all the same, and so is
-    an image that was not stored in every view."""
+    """Views of each training image. ``flip``: the image and its mirror image, chosen as ``augment``
+    flips. A number K: the image, its mirror image and K - 2 augmented views, which are the same for
+    every ``seed``."""
 
     prefetch: PositiveInt = 4
     """Batches that are read ahead."""
 
 
 class LoggingSettings(Settings):
-    """What is written beside the weights."""
+    """Log, pictures and TensorBoard."""
 
     every: PositiveInt = 10
     """Steps between two lines of the log."""
@@ -143,7 +165,7 @@ class LoggingSettings(Settings):
 
 
 class ProvenanceSettings(Settings):
-    """What the saved head says of itself beside the tower."""
+    """What the saved head records beside the tower."""
 
     data: tuple[str, ...] = ()
     """The data sets with their licences; empty: the roots and splits of ``data.train``."""

@@ -1,4 +1,4 @@
-"""Where a run's batches come from: the data sets, through the tower or through its cache.
+"""Sources of a run's batches: data sets through the tower, or through the token cache.
 
 Axes: P pictures, H W pixels.
 """
@@ -6,26 +6,32 @@ Axes: P pictures, H W pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
-from clipdepth_plugin.data import Loader, Mixture, StreamMixture, make_loader, open_mixture
-from clipdepth_plugin.training.batches import FeatureSource, TowerSource
-from clipdepth_plugin.training.cached import make_cached_source, open_cache
+from clipdepth_plugin.data import (
+    EpochOrder,
+    EpochPlan,
+    Mixture,
+    Reading,
+    StreamMixture,
+    make_loader,
+    open_mixture,
+)
+from clipdepth_plugin.training.cached import cached_source, open_cache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from accelerate import Accelerator
     from torch import Tensor
 
-    from clipdepth_plugin.data import Batch, StreamLoader
-    from clipdepth_plugin.head import DepthHead
+    from clipdepth_plugin.data import Batch
+    from clipdepth_plugin.training.batches import FeatureBatch, FeatureSource, SourceContext
     from clipdepth_plugin.training.config import TrainConfig
     from clipdepth_plugin.training.progress import Reporter
-    from clipdepth_plugin.training.tower import FrozenTower
 
     Data = Mixture | StreamMixture
 
@@ -35,59 +41,112 @@ class Sources:
     """The data of a run.
 
     Attributes:
+        context: Of the run.
         train: Training batches.
         validation: Validation batches in order, or None.
-        pictures: Number of pictures -> the first validation pictures (P, 3, H, W), uint8, at the
-            output's size.
+        validation_data: What they are made of.
     """
 
+    context: SourceContext
     train: FeatureSource
     validation: FeatureSource | None
-    pictures: Callable[[int], Tensor]
+    validation_data: Data | None
+
+    def pictures(self, count: int) -> Tensor:
+        """The first ``count`` validation pictures, (P, 3, H, W) uint8 at the output's size."""
+        assert self.validation_data is not None
+        context, preprocessing = self.context, self.context.tower.preprocessing
+        plan = EpochPlan(batch_size=count, seed=0, epoch=0, drop_last=False, shuffle=False)
+        reading = Reading(bad_file_limit=context.config.bad_file_limit)
+        batches = make_loader(self.validation_data, context.maker(None, 0), plan, reading)
+        std_311 = torch.tensor(preprocessing.std).view(3, 1, 1)
+        mean_311 = torch.tensor(preprocessing.mean).view(3, 1, 1)
+        pixels_P3HW = next(iter(batches)).pixels_B3HW * std_311 + mean_311
+        rgb_P3HW = F.interpolate(pixels_P3HW, context.size, mode="area")
+        return (rgb_P3HW * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def make_sources(
-    config: TrainConfig,
-    accelerator: Accelerator,
-    tower: FrozenTower,
-    head: DepthHead,
-    size: tuple[int, int],
-    reporter: Reporter,
-) -> Sources:
-    """Opens the data, and fills the token cache where there is one.
-
-    Args:
-        config: The run.
-        accelerator: Its processes and device.
-        tower: The frozen tower; moved to the device where it will run.
-        head: Says what is read of it.
-        size: (H, W) of the depth maps.
-        reporter: Hears of the cache being filled.
+def open_data(config: TrainConfig) -> tuple[Data, Data | None]:
+    """Opens the training and the validation sets; no sample is read.
 
     Raises:
         DataError: A set can't be opened.
+    """
+    sets = config.data
+    return open_mixture(sets.train), open_mixture(sets.validation) if sets.validation else None
+
+
+def make_sources(
+    context: SourceContext, data: tuple[Data, Data | None], reporter: Reporter
+) -> Sources:
+    """Makes the sources of batches, and fills the token cache where the run has one.
+
+    Args:
+        context: Of the run; its tower is moved to the device where it will run.
+        data: As ``open_data`` gives it.
+        reporter: Receives the progress of filling the cache.
+
+    Raises:
         TrainingError: The cache was made by other weights or settings, or can't be written.
     """
-    maker = _Maker(config, accelerator, tower, head, size)
-    train = open_mixture(config.data.train)
-    validation = open_mixture(config.data.validation) if config.data.validation else None
-    if config.cache is not None:
-        cache = open_cache(config, accelerator, tower, head, size)
-        sources = [
-            None
-            if data is None
-            else make_cached_source(cache, data, training=data is train, tell=reporter.doing)
-            for data in (train, validation)
-        ]
-        tower.host.to("cpu")
-        assert sources[0] is not None
-        return Sources(sources[0], sources[1], maker.pictures(validation))
-    tower.host.to(accelerator.device)
-    measured = None if validation is None else maker.source(validation, training=False)
-    return Sources(maker.source(train, training=True), measured, maker.pictures(validation))
+    host = context.tower.host
+    cache = None if context.config.cache is None else open_cache(context)
+    if cache is None:
+        host.to(context.device)
+
+    def make(one: Data, *, training: bool) -> FeatureSource:
+        if cache is None:
+            return TowerSource(context, one, training=training)
+        assert isinstance(one, Mixture)  # a config with streams has no cache
+        return cached_source(context, cache, one, training=training, tell=reporter.doing)
+
+    train = make(data[0], training=True)
+    validation = None if data[1] is None else make(data[1], training=False)
+    if cache is not None:
+        host.to("cpu")
+    return Sources(context, train, validation, data[1])
 
 
-def while_all_have_one(accelerator: Accelerator, batches: Iterable[Batch]) -> Iterator[Batch]:
+class TowerSource:
+    """Batches from pictures, through the tower."""
+
+    def __init__(self, context: SourceContext, data: Data, *, training: bool) -> None:
+        """Prepares to read; nothing is read.
+
+        Args:
+            context: Of the run.
+            data: The samples.
+            training: Shuffled and augmented; else in order and plain.
+        """
+        config = context.config
+        self._context, self._data, self._training = context, data, training
+        self._maker = context.maker(config.augment if training else None, config.seed)
+        self._reading = Reading(
+            workers=config.workers,
+            bad_file_limit=config.bad_file_limit,
+            pin_memory=context.device.type == "cuda",
+        )
+
+    def __len__(self) -> int:
+        if not isinstance(self._data, Mixture):
+            raise TypeError("a stream has no length")
+        plan = self._context.plan(0, 0, training=self._training)
+        return len(EpochOrder(plan, self._data.counts, self._data.repeats))
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[FeatureBatch]:
+        """See ``FeatureSource``."""
+        context, data = self._context, self._data
+        plan = context.plan(epoch, start, training=self._training)
+        loaded: Iterable[Batch] = make_loader(data, self._maker, plan, self._reading)
+        if self._training and isinstance(data, StreamMixture) and data.is_split:
+            loaded = _while_all_have_one(context.accelerator, loaded)
+        for batch in loaded:
+            moved = batch.to(context.device)
+            features = context.read(moved.pixels_B3HW)
+            yield context.batch(features, moved.depth_B1HW, moved.intrinsics_B4, moved.names)
+
+
+def _while_all_have_one(accelerator: Accelerator, batches: Iterable[Batch]) -> Iterator[Batch]:
     """Batches until one process has no more, so that all are in the same epoch and batch."""
     coming = iter(batches)
     while True:
@@ -97,73 +156,3 @@ def while_all_have_one(accelerator: Accelerator, batches: Iterable[Batch]) -> It
             return
         assert batch is not None
         yield batch
-
-
-class _Maker:
-    """Makes loaders with what a run has in common."""
-
-    def __init__(
-        self,
-        config: TrainConfig,
-        accelerator: Accelerator,
-        tower: FrozenTower,
-        head: DepthHead,
-        size: tuple[int, int],
-    ) -> None:
-        self._config, self._accelerator, self._tower, self._size = config, accelerator, tower, size
-        self._read = tower.reader(head, accelerator.autocast)
-        self._canonical_focal = head.config.canonical_focal
-
-    def source(self, data: Data, *, training: bool) -> TowerSource:
-        config, processes = self._config, self._accelerator.num_processes
-
-        def load(epoch: int, start: int) -> Iterable[Batch]:
-            return self._loader(
-                data,
-                epoch=epoch,
-                start_batch=start,
-                batch_size=config.micro_batch // processes,
-                augment=config.augment if training else None,
-                shuffle=training,
-                drop_last=training,
-                workers=config.workers,
-                rank=self._accelerator.process_index,
-                world_size=processes,
-            )
-
-        def load_together(epoch: int, start: int) -> Iterable[Batch]:
-            return while_all_have_one(self._accelerator, load(epoch, start))
-
-        whole = load(0, 0)
-        length = len(whole) if isinstance(whole, Loader) else None
-        device = self._accelerator.device
-        uneven = training and isinstance(data, StreamMixture) and data.is_split and processes > 1
-        loader = load_together if uneven else load
-        return TowerSource(loader, self._read, device, self._canonical_focal, length)
-
-    def pictures(self, data: Data | None) -> Callable[[int], Tensor]:
-        preprocessing = self._tower.preprocessing
-
-        def read(count: int) -> Tensor:
-            assert data is not None
-            loader = self._loader(
-                data, epoch=0, batch_size=count, augment=None, shuffle=False, drop_last=False
-            )
-            pixels_P3HW = next(iter(loader)).pixels_B3HW
-            std_311 = torch.tensor(preprocessing.std).view(3, 1, 1)
-            mean_311 = torch.tensor(preprocessing.mean).view(3, 1, 1)
-            rgb_P3HW = F.interpolate(pixels_P3HW * std_311 + mean_311, self._size, mode="area")
-            return (rgb_P3HW * 255).round().clamp(0, 255).to(torch.uint8)
-
-        return read
-
-    def _loader(self, data: Data, **options: Any) -> Loader | StreamLoader:
-        return make_loader(
-            data,
-            preprocessing=self._tower.preprocessing,
-            output_size=self._size,
-            seed=self._config.seed,
-            bad_file_limit=self._config.bad_file_limit,
-            pin_memory=self._accelerator.device.type == "cuda",
-            **options,
-        )

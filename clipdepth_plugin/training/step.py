@@ -16,7 +16,8 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from clipdepth_plugin.errors import TrainingError
-from clipdepth_plugin.training.losses import DepthLoss, sum_over_processes
+from clipdepth_plugin.training.losses import DepthLoss
+from clipdepth_plugin.training.pooling import sum_over_processes
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -32,7 +33,7 @@ OVERFLOWS = 32
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step did.
+    """The result of one step.
 
     Attributes:
         loss: Mean over the accumulated batches, of all processes together.
@@ -46,7 +47,7 @@ class StepResult:
 
 
 class Stepper:
-    """Makes optimiser steps; its random numbers are a stream of their own.
+    """Makes optimiser steps; its random numbers come from a stream of its own.
 
     Attributes:
         rng: State of that stream: ``cpu`` and, on a GPU, ``cuda``.
@@ -82,7 +83,7 @@ class Stepper:
         Args:
             batches: The accumulated ones.
             learning_rate: Of this step.
-            where: Place in the run, for errors.
+            where: Position in the run, for errors.
 
         Raises:
             TrainingError: The loss or the gradient is not finite; nothing was updated.
@@ -113,10 +114,9 @@ class Stepper:
         estimate: DepthEstimate = self._model(
             features.levels, features.context, features.pixels, features.grid, self._size
         )
-        truth = (batch.target_B1HW, batch.valid_B1HW)
-        result = self._loss(estimate.metres, estimate.auxiliary, *truth, estimate.log_scale)
+        result = self._loss(estimate, batch.target_B1HW, batch.valid_B1HW)
         loss = float(result.total.detach())
-        # The loss is pooled, so that every process takes the same turn here.
+        # The loss is pooled, so every process takes the same branch.
         if not math.isfinite(loss):
             odd_B = (~torch.isfinite(estimate.metres)).flatten(1).any(dim=1)
             self._stop(f"{where}: the loss is {loss}", [batch], odd_B)
@@ -135,19 +135,19 @@ class Stepper:
     def _stop(
         self, what: str, batches: Sequence[FeatureBatch], odd_B: Tensor | None = None
     ) -> None:
-        """Raises with the file names of all processes' batches."""
+        """Raises an error that names the samples of all processes' batches."""
         names = [name for batch in batches for name in batch.names]
         odd = [] if odd_B is None else [names[i] for i in odd_B.nonzero().flatten().tolist()]
         names, odd = gather_object(names), gather_object(odd)
         first = f"; not finite for {', '.join(odd)}" if odd else ""
         raise TrainingError(
             f"{what}{first}. The batch: {', '.join(names)}. Look at these files, lower "
-            "optimiser.lr, or train in float32 (precision: no), then go on with --resume"
+            "optimiser.lr, or train in float32 (precision: no), then continue with --resume"
         )
 
     @contextlib.contextmanager
     def _own_randomness(self) -> Any:
-        """Runs inside on this step's random stream, whatever others draw between the steps."""
+        """Inside, torch draws from this stepper's random stream, and nothing else does."""
         devices = [self._accelerator.device] if "cuda" in self.rng else []
         with torch.random.fork_rng(devices=devices):
             torch.set_rng_state(self.rng["cpu"])

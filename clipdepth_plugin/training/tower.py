@@ -6,6 +6,7 @@ Axes: B views, H W pixels.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from typing import TYPE_CHECKING
 
 import torch
@@ -56,6 +57,20 @@ class FrozenTower:
         self.tower: Tower = choose_tower(host, path)
         self.preprocessing = known_preprocessing(self.tower, preprocessing)
         self.hashes = tower_hashes(self.tower)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patch grid (h, w) of the tower's input."""
+        (height, width), patch = self.preprocessing.size, self.tower.patch_size
+        return height // patch[0], width // patch[1]
+
+    def fingerprint(self) -> str:
+        """Hash of every parameter and buffer of the tower: tokens depend on all of them."""
+        digests = []
+        for x in (*self.tower.module.parameters(), *self.tower.module.buffers()):
+            data = x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+            digests.append(hashlib.sha256(data.tobytes()).digest())
+        return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
 
     def reader(
         self, head: DepthHead, autocast: Callable[[], contextlib.AbstractContextManager[None]]

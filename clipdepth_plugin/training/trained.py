@@ -1,4 +1,4 @@
-"""The head as training runs it, and everything of it that a checkpoint holds.
+"""TrainedHead, and its weights and optimiser state for checkpoints.
 
 Axes: B views, N tokens, D width, H W a map's size.
 """
@@ -93,7 +93,7 @@ class TrainedHead(nn.Module):
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     """A copy of the whole model's weights, on the CPU; maybe empty in all but the first process.
 
-    To be called in every process.
+    Call it in every process.
     """
     tensors: dict[str, Any] = get_model_state_dict(model, options=_WHOLE)
     # On the CPU they are the model's own, and would change with it.
@@ -106,7 +106,7 @@ def head_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_model_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Puts back what ``model_tensors`` gave, in every process.
+    """Loads what ``model_tensors`` gave, in every process.
 
     Raises:
         TrainingError: It is of another head.
@@ -120,37 +120,24 @@ def load_model_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         ) from error
 
 
-def optimiser_tensors(
-    model: nn.Module, optimiser: torch.optim.Optimizer
-) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """The optimiser's state without pickle.
-
-    Returns:
-        ``<parameter>|<quantity>`` -> tensor, and the parameter groups as JSON has them.
-    """
+def optimiser_tensors(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state: ``<parameter>|<quantity>`` -> tensor. Call it in every process."""
     state: dict[str, Any] = get_optimizer_state_dict(model, optimiser, options=_WHOLE)
-    tensors = {
+    return {
         f"{name}|{quantity}": torch.as_tensor(x)
         for name, quantities in state.get("state", {}).items()
         for quantity, x in quantities.items()
     }
-    return tensors, list(state.get("param_groups", []))
 
 
 def load_optimiser_tensors(
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    tensors: Mapping[str, Tensor],
-    groups: list[dict[str, Any]],
+    model: nn.Module, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Puts back what ``optimiser_tensors`` gave, in every process."""
+    """Loads what ``optimiser_tensors`` gave, in every process; its options are the config's."""
     state: dict[str, dict[str, Tensor]] = {}
     for name, x in tensors.items():
         parameter, _, quantity = name.rpartition("|")
         state.setdefault(parameter, {})[quantity] = x
-    as_tuples = [
-        {key: tuple(value) if key == "betas" else value for key, value in group.items()}
-        for group in groups
-    ]
-    whole: Any = {"state": state, "param_groups": as_tuples}
+    groups = get_optimizer_state_dict(model, optimiser)["param_groups"]
+    whole: Any = {"state": state, "param_groups": groups}
     set_optimizer_state_dict(model, optimiser, whole, options=_WHOLE)

@@ -5,11 +5,7 @@ A folder is local or on the hub, as huggingface_hub's mixin has it; weights are 
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +18,7 @@ from torch import Tensor, nn
 
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.errors import HeadFileError
+from clipdepth_plugin.files.atomic import new_files
 from clipdepth_plugin.weights.model_card import is_unedited, model_card_text
 
 CONFIG_FILE = "config.json"
@@ -106,18 +103,15 @@ class HubMixin(
         if config is not None:
             raise HeadFileError("config: a head is saved with its own config; leave it out")
         state = {name: value.detach().contiguous() for name, value in self.state_dict().items()}
-        try:
-            with _staged(folder) as temporary:
-                # Not save_file: it makes files that only their owner may read.
-                weights = save(state, metadata={"format": "pt"})
-                (temporary / WEIGHTS_FILE).write_bytes(weights)
-                text = self.config.model_dump_json(indent=2) + "\n"
-                (temporary / CONFIG_FILE).write_text(text, encoding="utf-8")
-                if _may_replace(folder / CARD_FILE):
-                    card = model_card_text(self.config)
-                    (temporary / CARD_FILE).write_text(card, encoding="utf-8")
-        except (OSError, SafetensorError) as error:
-            raise HeadFileError(f"{folder}: the head could not be written: {error}") from error
+        with new_files(folder, HeadFileError) as temporary:
+            # Not save_file: it makes files that only their owner may read.
+            weights = save(state, metadata={"format": "pt"})
+            (temporary / WEIGHTS_FILE).write_bytes(weights)
+            text = self.config.model_dump_json(indent=2) + "\n"
+            (temporary / CONFIG_FILE).write_text(text, encoding="utf-8")
+            if _may_replace(folder / CARD_FILE):
+                card = model_card_text(self.config)
+                (temporary / CARD_FILE).write_text(card, encoding="utf-8")
         if push_to_hub:
             return self.push_to_hub(repo_id or folder.name, **push_to_hub_kwargs)
         return None
@@ -233,29 +227,6 @@ def load_weights(head: nn.Module, state: dict[str, Tensor], source: Path | str) 
     head.load_state_dict(state)
 
 
-@contextlib.contextmanager
-def _staged(folder: Path) -> Iterator[Path]:
-    """A hidden folder inside, whose files move into the folder at the end.
-
-    The folder is made where it is missing; what was made is removed again if all fails.
-    """
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
-            yield Path(temporary)
-            files = sorted(Path(temporary).iterdir())
-            for file in files:
-                _sync(file)
-            for file in files:
-                file.replace(folder / file.name)
-    except BaseException:
-        for path in new:
-            with contextlib.suppress(OSError):  # not made yet, or no longer empty
-                path.rmdir()
-        raise
-
-
 def _may_replace(card: Path) -> bool:
     """Whether there is no card, or an unedited one that a save wrote."""
     try:
@@ -264,8 +235,3 @@ def _may_replace(card: Path) -> bool:
         return True
     except UnicodeDecodeError:
         return False
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

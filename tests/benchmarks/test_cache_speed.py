@@ -5,7 +5,7 @@
 A fast head on ViT-B/16 at 224. The cache should reach 0.9 of the speed of tokens in memory, and 5
 times that of the tower. It lies in the page cache, as that of any data set smaller than the memory.
 
-Axes: B views, N tokens, D width, K bytes of a record.
+Axes: B views, H W a depth map's size.
 """
 
 from __future__ import annotations
@@ -18,26 +18,24 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from clipdepth_plugin import DepthHead, DepthPlugin
+from clipdepth_plugin import DepthHead, DepthPlugin, HeadConfig
+from clipdepth_plugin.data.ahead import map_ahead
 from clipdepth_plugin.features import TowerFeatures, one_size
 from clipdepth_plugin.latency.intervals import Interval, median_interval
 from clipdepth_plugin.latency.rounds import Variant, run_rounds
 from clipdepth_plugin.latency.timers import wall_timer
 from clipdepth_plugin.training.batches import FeatureBatch
-from clipdepth_plugin.training.cache_files import CacheFiles, Key, ShardWriter
-from clipdepth_plugin.training.cache_layout import RecordLayout
-from clipdepth_plugin.training.cache_source import CachedBatch, CachedSource
 from clipdepth_plugin.training.config_file import check_config
 from clipdepth_plugin.training.session import make_accelerator
 from clipdepth_plugin.training.step import Stepper
+from clipdepth_plugin.training.token_cache import Key, TokenCache, features_of, to_records
 from clipdepth_plugin.training.trained import TrainedHead
 
-BATCH, BATCHES, SIZE = 4, 2, (112, 112)
+BATCH, BATCHES, SIZE, GRID = 4, 2, (112, 112), (14, 14)
 CONFIG = {
     "run": "unused",
     "host": "timm:vit_base_patch16_224",
     "head": {"preset": "fast"},
-    "loss": {"auxiliary": []},
     "data": {"train": [{"format": "rgbd", "root": "unused"}]},
     "batch_size": BATCH,
 }
@@ -63,13 +61,15 @@ def epochs(tmp_path_factory: pytest.TempPathFactory) -> Epochs:
     config = check_config(CONFIG, "benchmark")
     accelerator = make_accelerator(config)
     optimiser = torch.optim.AdamW(head.parameters())
-    trained = TrainedHead(head, config.loss, patch_size=(16, 16), pixel_size=(224, 224))
+    loss = config.loss_for(head.config, SIZE)
+    trained = TrainedHead(head, loss, patch_size=(16, 16), pixel_size=(224, 224))
     model, optimiser = accelerator.prepare(trained, optimiser)
+    config = config.model_copy(update={"loss": loss})
     stepper = Stepper(accelerator, model, optimiser, config, SIZE)
     plugin = DepthPlugin(host, head)
-    layout = RecordLayout(head.config.levels, (14, 14), 768, True, SIZE, torch.bfloat16)
-    batches = [feature_batch(random_features(layout)) for _ in range(BATCHES)]
-    cache = make_cache(tmp_path_factory.mktemp("cache"), layout, batches, accelerator.device)
+    batches = [feature_batch(random_features(head.config)) for _ in range(BATCHES)]
+    folder = tmp_path_factory.mktemp("cache")
+    cached = cached_batches(folder, head.config.levels, batches)
     pixels_B3HW = torch.randn(BATCH, 3, 224, 224)
 
     def epoch(batches: Iterator[FeatureBatch]) -> None:
@@ -78,16 +78,16 @@ def epochs(tmp_path_factory: pytest.TempPathFactory) -> Epochs:
 
     return Epochs(
         lambda: epoch(iter(batches)),
-        lambda: epoch(cache.batches(0)),
+        lambda: epoch(cached()),
         lambda: epoch(
             feature_batch(one_size(plugin.features(pixels_B3HW))) for _ in range(BATCHES)
         ),
     )
 
 
-def random_features(layout: RecordLayout) -> TowerFeatures:
-    tokens = {k: torch.randn(BATCH, 196, 768).to(layout.dtype) for k in layout.levels}
-    return TowerFeatures(tokens, torch.randn(BATCH, 768), layout.grid)
+def random_features(head: HeadConfig) -> TowerFeatures:
+    tokens = {k: torch.randn(BATCH, 196, 768).bfloat16() for k in head.levels}
+    return TowerFeatures(tokens, torch.randn(BATCH, 768), GRID)
 
 
 def feature_batch(features: TowerFeatures) -> FeatureBatch:
@@ -96,18 +96,28 @@ def feature_batch(features: TowerFeatures) -> FeatureBatch:
     return FeatureBatch(features, depth_B1HW, depth_B1HW > 0, torch.ones(BATCH), names)
 
 
-def make_cache(
-    folder: Path, layout: RecordLayout, batches: list[FeatureBatch], device: torch.device
-) -> CachedSource:
-    files, plan = CacheFiles.open(folder, {"format": 1}, layout), []
-    writer, cameras_B4 = ShardWriter(files), torch.full((BATCH, 4), torch.nan)
+def cached_batches(
+    folder: Path, levels: tuple[int, ...], batches: list[FeatureBatch]
+) -> Callable[[], Iterator[FeatureBatch]]:
+    """Batches read from a cache as a run reads them."""
+    cache, plan = TokenCache(folder, {"format": 1}), []
+    cameras_B4 = torch.full((BATCH, 4), torch.nan)
     for number, batch in enumerate(batches):
         keys = [Key(f"{number}-{name}", "plain") for name in batch.names]
-        writer.add(keys, batch.names, layout.pack(batch.features, batch.depth_B1HW, cameras_B4))
-        plan.append(CachedBatch(keys, batch.names))
-    writer.finish()
-    files.refresh()
-    return CachedSource(files, lambda *_: iter(plan), len(plan), device, None, prefetch=4)
+        truth = (batch.depth_B1HW, cameras_B4)
+        cache.add(keys, to_records(batch.features, *truth, levels=levels, dtype=torch.bfloat16))
+        plan.append(keys)
+    cache.flush()
+    cache.refresh()
+
+    def read() -> Iterator[FeatureBatch]:
+        for records in map_ahead(cache.read, plan, threads=4, ahead=4):
+            depth_B1HW = records.pop("depth")
+            names = [str(i) for i in range(BATCH)]
+            features = features_of(records, levels, GRID)
+            yield FeatureBatch(features, depth_B1HW, depth_B1HW > 0, torch.ones(BATCH), names)
+
+    return read
 
 
 def speed_ratio(cached: Epoch, other: Epoch, rounds: int) -> Interval:

@@ -41,7 +41,7 @@ def test_a_run_with_overrides_and_a_cache(tiny: TinyRuns, file: Path) -> None:
     assert stored["steps"] == 3
     assert stored["optimiser"]["lr"] == 1e-3
     assert stored["cache"]["folder"] == str(tiny.folder / "token-cache")
-    assert list((tiny.folder / "token-cache").glob("shard-*.bin"))
+    assert list((tiny.folder / "token-cache").glob("shard-*.safetensors"))
     code, output = run(file, "--cache", "--resume", *overrides[:3])
     assert code == 0, output
 

@@ -15,6 +15,7 @@ from clipdepth_plugin.training.config_file import check_config, dump_config, loa
 if TYPE_CHECKING:
     from tests.training.conftest import TinyRuns
 
+STREAM = "{format: webdataset, root: x.tar}"
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
@@ -90,13 +91,36 @@ def test_overrides_reach_any_field(
         ),
         (
             ["--data.train.0.augment", "{flip: 0.5}", "--augment", "null"],
-            r"data\.train\.0\.augment: augment is null, so nothing is varied",
+            r"data\.train\.0\.augment: augment is null, so nothing is augmented",
         ),
         (
             ["--data.validation.0", "{format: rgbd, root: x, augment: {}}"],
-            r"data\.validation\.0\.augment: what is measured is not varied",
+            r"data: validation\.0\.augment: validation data is not augmented",
         ),
         (["--cache.dtype", "float32"], r"cache\.folder: must be given"),
+        (
+            ["--loss.auxiliary", "[1, 1, 1]"],
+            r"loss\.auxiliary: weighs 3 auxiliary outputs, this head has 2",
+        ),
+        (["--loss.confidence", "1"], r"loss\.confidence: is 1, head\.options\.confidence is False"),
+        (["--head.options.confidence", "true"], r"loss\.confidence: is 0, .* True: a head that"),
+        (["--output_size", "[5, 80]"], r"loss\.ssim: needs maps larger than 5 pixels.*\(5, 80\)"),
+        (
+            ["--data.train.0", STREAM, "--data.validation", "[]", "--steps", "null"],
+            r"steps: a stream has no length: say how long",
+        ),
+        (
+            ["--data.train.0", STREAM, "--data.validation", "[]", "--cache.folder", "x"],
+            r"cache: a stream's samples have no fixed place",
+        ),
+        (
+            ["--data.train", f"[{STREAM}, {{format: rgbd, root: x}}]"],
+            r"data: train: streams .* can't be mixed",
+        ),
+        (
+            ["--data.train", f"[{STREAM}, {STREAM[:-1]}, shard_split: true}}]"],
+            r"data: train: shard_split: say the same for all",
+        ),
     ],
     ids=lambda given: " ".join(given) if isinstance(given, list) else "",
 )
@@ -131,6 +155,32 @@ def test_the_stored_config_is_read_back_as_it_was(
     path = tmp_path / "stored.yaml"
     path.write_text(dump_config(config))
     assert load_config(path) == config
+
+
+@pytest.mark.parametrize(
+    ("preset", "weights"),
+    [("spaceclip", (0.1, 0.05)), ("spaceclip-middle", (0.1, 0.05)), ("fast", ()), ("guided", ())],
+)
+def test_the_default_loss_fits_every_preset(
+    tree: dict[str, Any], tmp_path: Path, preset: str, weights: tuple[float, ...]
+) -> None:
+    config = check_config({**tree, "head": {"preset": preset}}, "test")
+    head = config.head.config()
+    assert head is not None
+    assert config.loss_for(head, None).auxiliary == weights
+    path = tmp_path / "stored.yaml"
+    path.write_text(dump_config(config))
+    assert load_config(path).loss_for(head, None).auxiliary == weights
+
+
+def test_a_head_with_fewer_auxiliary_outputs_takes_the_first_default_weights(
+    tree: dict[str, Any],
+) -> None:
+    options = {**tree["head"]["options"], "auxiliary": 1}
+    config = check_config({**tree, "head": {"options": options}}, "test")
+    head = config.head.config()
+    assert head is not None
+    assert config.loss_for(head, None).auxiliary == (0.1,)
 
 
 def test_the_defaults_are_the_published_recipe(tree: dict[str, Any]) -> None:
@@ -173,3 +223,6 @@ def test_the_cache_is_turned_on_beside_the_run(tree: dict[str, Any]) -> None:
     assert config.cache is not None
     assert config.cache.folder == str(Path(config.run).parent / "token-cache")
     assert with_cache(config) is config
+    stream = {"train": [yaml.safe_load(STREAM)]}
+    with pytest.raises(ConfigError, match="cache: a stream's samples have no fixed place"):
+        with_cache(check_config({**tree, "data": stream}, "test"))

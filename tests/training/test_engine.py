@@ -16,10 +16,11 @@ from torch import nn
 
 from clipdepth_plugin import DepthHead
 from clipdepth_plugin.adapters.loading import load_host
-from clipdepth_plugin.errors import TrainingError
+from clipdepth_plugin.errors import ConfigError, DataError, TrainingError
 from clipdepth_plugin.plugin.depth_plugin import attach
-from clipdepth_plugin.training import step
+from clipdepth_plugin.training import session, step
 from clipdepth_plugin.training.batches import camera_scale
+from clipdepth_plugin.training.checkpoint import read_checkpoint
 from clipdepth_plugin.training.engine import train
 from clipdepth_plugin.training.progress import Progress
 from clipdepth_plugin.training.run_folder import read_log
@@ -92,6 +93,14 @@ def test_the_better_of_raw_and_averaged_weights_is_kept(tiny: TinyRuns) -> None:
     assert kind == f"validation_{result.weights}"
 
 
+@pytest.mark.parametrize("preset", ["fast", "guided"])
+def test_the_default_loss_trains_every_preset(tiny: TinyRuns, preset: str) -> None:
+    """Of the dual-path ones all other tests are."""
+    options = {"channels": [8, 8, 8], "film_hidden": 8}
+    train(tiny.config("run", steps=1, head={"preset": preset, "options": options}))
+    assert math.isfinite(tiny.losses("run")[1])
+
+
 @pytest.mark.parametrize(("decay", "kept"), [(None, "model"), (0.9, "ema")])
 def test_the_head_has_the_weights_that_it_says(
     tiny: TinyRuns, decay: float | None, kept: str
@@ -100,9 +109,9 @@ def test_the_head_has_the_weights_that_it_says(
     result = train(tiny.config("run", data={"train": tree["data"]["train"]}, ema=decay))
     assert result.abs_rel is None
     assert result.weights == ("ema" if decay else "raw")
-    newest = tiny.folder / "run/checkpoints/step-00000006"
+    newest = read_checkpoint(tiny.folder / "run/checkpoints/step-00000006.safetensors")
     head = load_file(result.head / "model.safetensors")
-    weights = {part: load_file(newest / f"{part}.safetensors") for part in ("model", kept)}
+    weights = {part: newest.tensors[part] for part in ("model", kept)}
     assert all(torch.equal(x, weights[kept][f"head.{name}"]) for name, x in head.items())
     other = decay is not None
     assert other == any(not torch.equal(x, weights["model"][n]) for n, x in weights[kept].items())
@@ -120,7 +129,9 @@ def test_a_saved_head_is_trained_on(tiny: TinyRuns) -> None:
     first = train(tiny.config("first", steps=30))
     train(tiny.config("second", head={"init": str(first.head)}, optimiser={"lr": 1e-4}))
     assert tiny.losses("second")[1] < 0.8 * tiny.losses("first")[1]
-    with pytest.raises(TrainingError, match=r"augment.zoom changes the focal length.*head.init"):
+    with pytest.raises(
+        ConfigError, match=r"augment\.zoom: changes the focal length, which this head"
+    ):
         train(tiny.config("third", head={"init": str(first.head)}, augment={"zoom": [1.0, 1.5]}))
 
 
@@ -265,10 +276,19 @@ def test_a_finished_run_is_not_overwritten(tiny: TinyRuns) -> None:
         train(tiny.config("run", seed=1, optimiser={"lr": 1.0}), resume=True)
 
 
-def test_an_unset_variable_is_named(tiny: TinyRuns, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_and_paths_are_checked_before_the_tower_is_loaded(
+    tiny: TinyRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("NO_SUCH_DATA", raising=False)
-    data = {"train": [{"format": "rgbd", "root": "$NO_SUCH_DATA/x"}]}
-    with pytest.raises(ValueError, match="NO_SUCH_DATA is not set"):
+    monkeypatch.setattr(session, "load_tower", lambda _: pytest.fail("loaded"))
+    for changes in (
+        {"data": {"train": [{"format": "rgbd", "root": "$NO_SUCH_DATA/x"}]}},
+        {"cache": {"folder": "$NO_SUCH_DATA/x"}},
+    ):
+        with pytest.raises(DataError, match="NO_SUCH_DATA is not set"):
+            train(tiny.config("run", **changes))
+    data = {"train": [{"format": "rgbd", "root": str(tiny.folder / "nowhere")}]}
+    with pytest.raises(DataError, match="nowhere: no such folder"):
         train(tiny.config("run", data=data))
 
 

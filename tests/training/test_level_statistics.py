@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +13,7 @@ from clipdepth_plugin import DepthHead
 from clipdepth_plugin.training.batches import FeatureBatch
 from clipdepth_plugin.training.config import TrainConfig
 from clipdepth_plugin.training.engine import train
-from clipdepth_plugin.training.level_norms import standardise_levels
+from clipdepth_plugin.training.level_norms import init_level_norms
 from clipdepth_plugin.training.progress import Silent
 from clipdepth_plugin.training.session import Session, open_session
 from tests.training.conftest import TinyRuns
@@ -59,7 +58,7 @@ def test_each_channel_has_mean_0_and_deviation_1(tiny: TinyRuns) -> None:
 @pytest.mark.parametrize(("pictures", "of"), [(2, 1), (3, 2), (4, 2)])
 def test_so_many_pictures_are_read_in_whole_batches(tiny: TinyRuns, pictures: int, of: int) -> None:
     whole = open_session(tiny.config("whole", head=FAST, loss=LOSS), Silent())
-    head = {**FAST, "standardise": pictures}
+    head = {**FAST, "norm_init_pictures": pictures}
     session = open_session(tiny.config("run", head=head, loss=LOSS), Silent())
     (level, norm), (_, other) = norms_of(session)[0], norms_of(whole)[0]
     assert not torch.equal(norm.weight, other.weight)
@@ -69,7 +68,7 @@ def test_so_many_pictures_are_read_in_whole_batches(tiny: TinyRuns, pictures: in
 
 
 def test_none_are_read_where_none_are_asked_for(tiny: TinyRuns) -> None:
-    head = {**FAST, "standardise": 0}
+    head = {**FAST, "norm_init_pictures": 0}
     session = open_session(tiny.config("run", head=head, loss=LOSS), Silent())
     for _, norm in norms_of(session):
         assert bool((norm.weight == 1).all())
@@ -89,9 +88,11 @@ def test_a_channel_that_never_varies_is_not_blown_up(tiny: TinyRuns) -> None:
                     x_BND.copy_(torch.arange(16.0))
                 yield batch
 
-    session = open_session(tiny.config("run", head={**FAST, "standardise": 0}, loss=LOSS), Silent())
+    session = open_session(
+        tiny.config("run", head={**FAST, "norm_init_pictures": 0}, loss=LOSS), Silent()
+    )
     source = session.sources.train
-    standardise_levels(head_of(session), Alike(), 2, session.accelerator)
+    init_level_norms(head_of(session), Alike(), 2, session.accelerator)
     with torch.no_grad():
         for _, norm in norms_of(session):
             assert bool((norm.weight <= 1e3).all())
@@ -110,6 +111,6 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tiny: TinyRuns) -> None:
     config: TrainConfig = tiny.config("run", head=FAST, loss=LOSS)
     train(config)
     whole = tiny.losses("run")
-    shutil.rmtree(tiny.folder / "run" / "checkpoints" / "step-00000006")
+    (tiny.folder / "run" / "checkpoints" / "step-00000006.safetensors").unlink()
     train(config, resume=True)
     assert tiny.losses("run") == whole

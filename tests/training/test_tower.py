@@ -92,7 +92,7 @@ def test_a_resize_that_may_hide_a_dead_relu_is_told(
     ],
     ids=["imitated", "native", "not known", "older torch", "float32"],
 )
-def test_bfloat16_that_a_processor_imitates_is_told(
+def test_a_processor_without_bfloat16_instructions_is_warned_of(
     tiny: TinyRuns,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -107,7 +107,7 @@ def test_bfloat16_that_a_processor_imitates_is_told(
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features, raising=False)
     with caplog.at_level(logging.WARNING):
         open_session(tiny.config("run", precision=precision), Silent())
-    assert ("no instructions for bfloat16" in caplog.text) == told
+    assert ("has no bfloat16 instructions" in caplog.text) == told
 
 
 def test_a_head_records_what_it_is_trained_with(tiny: TinyRuns) -> None:

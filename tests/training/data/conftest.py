@@ -20,7 +20,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
-from clipdepth_plugin.data import DataConfig
+from clipdepth_plugin.data import (
+    DataConfig,
+    EpochPlan,
+    Loader,
+    Reading,
+    StreamLoader,
+    ViewMaker,
+    make_loader,
+    open_mixture,
+)
 
 SIZE = (24, 32)
 CAMERA = (30.0, 31.0, 15.5, 11.5)
@@ -172,3 +181,14 @@ def truth() -> Callable[..., NDArray[np.float32]]:
 def squash() -> Preprocessing:
     """A host that squashes to 16 x 16."""
     return Preprocessing((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), (16, 16), "squash")
+
+
+def make(data: Any, preprocessing: Preprocessing, **options: Any) -> Loader | StreamLoader:
+    """``make_loader`` of configs or an opened set, with options by name."""
+    given = {"batch_size": 2, "seed": 3, "epoch": 1, "augment": None, **options}
+    seed, augment = given["seed"], given.pop("augment")
+    reading = {"workers", "bad_file_limit", "pin_memory"} & given.keys()
+    read = Reading(**{name: given.pop(name) for name in reading})
+    opened = open_mixture(data) if isinstance(data, list) else data
+    maker = ViewMaker(preprocessing, (12, 20), augment, seed)
+    return make_loader(opened, maker, EpochPlan(**given), read)

@@ -205,34 +205,6 @@ def test_kitti_crop_moves_the_camera(trees: Trees, truth: Any) -> None:
         opened(trees.kitti(count=1, crop="kb"))[0]
 
 
-@pytest.mark.parametrize(
-    ("file", "before", "after"),
-    [
-        ("eigen.txt", "0000000001.png 721.5377", "0000000001.png 700"),
-        ("eigen.txt", "image_02/0000000001.png 721", "image_02/0000000000.png 721"),
-        ("raw/{date}/calib_cam_to_cam.txt", "7.2e+02 0 6.1e+02", "7.3e+02 0 6.1e+02"),
-    ],
-)
-def test_how_a_listed_sample_is_read_is_told_apart(
-    trees: Trees, file: str, before: str, after: str
-) -> None:
-    """Its name says the picture alone: a cache that trusts names goes by this, too."""
-    config = trees.kitti()
-
-    def readings() -> list[str]:
-        return [opened(config).reading_of(index) for index in range(4)]
-
-    path = Path(config.root, file.format(date="2011_09_26"))
-    text, first = path.read_text(), readings()
-    assert text.count(before) == 1
-    assert readings() == first
-    path.write_text(text.replace(before, after))
-    changed = [a != b for a, b in zip(first, readings(), strict=True)]
-    assert changed == ([True] * 4 if file.startswith("raw") else [False, True, False, False])
-    limited = config.model_copy(update={"limit": 2})
-    assert opened(limited).reading_of(1) == opened(config).reading_of(2)
-
-
 def test_kitti_without_calibration_says_so(trees: Trees, caplog: pytest.LogCaptureFixture) -> None:
     data = opened(trees.kitti(calibration=False))
     with caplog.at_level(logging.WARNING):

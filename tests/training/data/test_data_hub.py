@@ -14,10 +14,10 @@ from clipdepth_plugin.data import (
     Batch,
     DataConfig,
     StreamDataset,
-    make_loader,
     open_dataset,
 )
 from clipdepth_plugin.errors import DataError
+from tests.training.data.conftest import make
 
 if TYPE_CHECKING:
     from tests.training.data.conftest import Trees
@@ -30,9 +30,7 @@ def opened(config: DataConfig) -> StreamDataset:
 
 
 def batches(data: Any, preprocessing: Preprocessing, **options: Any) -> list[Batch]:
-    defaults: dict[str, Any] = {"output_size": (12, 20), "batch_size": 2, "seed": 3, "epoch": 0}
-    given = {**defaults, "augment": None, **options}
-    return list(make_loader(data, preprocessing=preprocessing, **given))
+    return list(make(data, preprocessing, **{"epoch": 0, **options}))
 
 
 def names(found: list[Batch]) -> list[str]:

@@ -15,11 +15,11 @@ from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.data import (
     AugmentConfig,
     Batch,
+    DataConfig,
     Loader,
     SampleDataset,
     SampleViews,
     ViewMaker,
-    make_loader,
     open_dataset,
     open_mixture,
     sample_generator,
@@ -28,23 +28,15 @@ from clipdepth_plugin.data.augment import augment
 from clipdepth_plugin.data.failures import BadFiles
 from clipdepth_plugin.data.views import make_view
 from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.training.cache_build import sample_contents
-from clipdepth_plugin.training.cache_files import CacheFiles
-from clipdepth_plugin.training.cache_layout import RecordLayout
+from clipdepth_plugin.training.cache_fill import sample_contents
+from tests.training.data.conftest import make
 
 if TYPE_CHECKING:
     from tests.training.data.conftest import Trees
 
 
 def loader(data: Any, preprocessing: Preprocessing, **options: Any) -> Loader:
-    defaults: dict[str, Any] = {
-        "output_size": (12, 20),
-        "batch_size": 2,
-        "seed": 3,
-        "epoch": 1,
-        "augment": AugmentConfig(probability=1.0),
-    }
-    made = make_loader(data, preprocessing=preprocessing, **{**defaults, **options})
+    made = make(data, preprocessing, **{"augment": AugmentConfig(probability=1.0), **options})
     assert isinstance(made, Loader)
     return made
 
@@ -52,7 +44,7 @@ def loader(data: Any, preprocessing: Preprocessing, **options: Any) -> Loader:
 def assert_same(left: Iterable[Batch], right: Iterable[Batch]) -> None:
     for a, b in zip(left, right, strict=True):
         assert a.names == b.names
-        for field in ("pixels_B3HW", "depth_B1HW", "valid_B1HW", "indices_B", "views_B"):
+        for field in ("pixels_B3HW", "depth_B1HW", "valid_B1HW", "indices_B"):
             assert torch.equal(getattr(a, field), getattr(b, field))
         torch.testing.assert_close(a.intrinsics_B4, b.intrinsics_B4, equal_nan=True)
 
@@ -65,7 +57,6 @@ def test_a_batch(trees: Trees, squash: Preprocessing, truth: Any) -> None:
     assert len(batch) == 2
     assert batch.names == ["rooms/train/a/002", "rooms/train/b/003"]
     assert batch.indices_B.tolist() == [2, 3]
-    assert batch.views_B.tolist() == [0, 0]
     assert (batch.pixels_B3HW.shape, batch.pixels_B3HW.dtype) == ((2, 3, 16, 16), torch.float32)
     assert (batch.depth_B1HW.shape, batch.depth_B1HW.dtype) == ((2, 1, 12, 20), torch.float32)
     assert torch.equal(batch.valid_B1HW, batch.depth_B1HW > 0)
@@ -131,33 +122,34 @@ def test_epochs_differ_and_augmentation_goes_with_the_sample(
     data = open_dataset(config)
     assert isinstance(data, SampleDataset)
     view = make_view(data[4], squash, (12, 20))
-    view, flips = augment(view, AugmentConfig(probability=1.0), sample_generator(3, 0, 4))
+    view, _ = augment(view, AugmentConfig(probability=1.0), sample_generator(3, 0, 4))
     assert torch.equal(straight.pixels_B3HW[4], normalised(view.rgb_3HW, squash))
-    assert straight.views_B[4] == int(flips)
+
+
+def fixed(config: DataConfig, preprocessing: Preprocessing, view: int) -> torch.Tensor:
+    """Pixels of every sample in a view of a fixed number."""
+    augment = AugmentConfig(probability=1.0)
+    data = open_dataset(config)
+    assert isinstance(data, SampleDataset)
+    views = SampleViews(data, ViewMaker(preprocessing, (12, 20), augment, 3))
+    return torch.stack([views.view(i, view, views.content(i))[0] for i in range(len(views))])
 
 
 def test_fixed_views(trees: Trees, squash: Preprocessing) -> None:
     config = trees.rgbd()
-    options: dict[str, Any] = {"shuffle": False, "batch_size": 6}
-    plain, mirrored, third, fourth = (
-        next(iter(loader([config], squash, view=view, **options))) for view in range(4)
-    )
-    unvaried = next(iter(loader([config], squash, augment=None, **options)))
-    assert torch.equal(plain.pixels_B3HW, unvaried.pixels_B3HW)
-    assert torch.equal(mirrored.pixels_B3HW, plain.pixels_B3HW.flip(3))
-    assert torch.equal(mirrored.depth_B1HW, plain.depth_B1HW.flip(3))
-    assert mirrored.views_B.tolist() == [1] * 6
-    assert not torch.equal(third.pixels_B3HW, fourth.pixels_B3HW)
-    later = next(iter(loader([config], squash, view=2, epoch=5, **options)))
-    assert torch.equal(later.pixels_B3HW, third.pixels_B3HW)
-    with pytest.raises(DataError, match="no augmentation"):
-        next(iter(loader([config], squash, view=2, augment=None)))
+    plain, mirrored, third, fourth = (fixed(config, squash, view) for view in range(4))
+    unvaried = next(iter(loader([config], squash, augment=None, shuffle=False, batch_size=6)))
+    assert torch.equal(plain, unvaried.pixels_B3HW)
+    assert torch.equal(mirrored, plain.flip(3))
+    assert not torch.equal(third, fourth)
+    assert torch.equal(fixed(config, squash, 2), third)
     # Flipping alone gives one of the two views, bit for bit.
     only = AugmentConfig(rotation_degrees=0, gamma=(1, 1), brightness=(1, 1), colour=(1, 1))
-    live = next(iter(loader([config], squash, augment=only, epoch=2, **options)))
-    assert set(live.views_B.tolist()) == {0, 1}
-    for row, view in enumerate(live.views_B.tolist()):
-        assert torch.equal(live.pixels_B3HW[row], (plain, mirrored)[view].pixels_B3HW[row])
+    options: dict[str, Any] = {"shuffle": False, "batch_size": 6, "epoch": 2}
+    live = next(iter(loader([config], squash, augment=only, **options))).pixels_B3HW
+    views = [[plain[row], mirrored[row]] for row in range(6)]
+    picked = [[torch.equal(one, live[row]) for one in views[row]] for row in range(6)]
+    assert {*map(tuple, picked)} == {(True, False), (False, True)}
 
 
 def test_views_for_a_cache(trees: Trees, squash: Preprocessing) -> None:
@@ -165,8 +157,8 @@ def test_views_for_a_cache(trees: Trees, squash: Preprocessing) -> None:
     data = open_dataset(config)
     assert isinstance(data, SampleDataset)
     views = SampleViews(data, ViewMaker(squash, (12, 20), AugmentConfig(), seed=3))
-    batch = next(iter(loader([config], squash, view=1, shuffle=False)))
-    pixels_3HW, depth_1HW, camera_4 = views.view(1, 1, views.content(1))
+    batch = next(iter(loader([config], squash, augment=None, shuffle=False)))
+    pixels_3HW, depth_1HW, camera_4 = views.view(1, 0, views.content(1))
     assert torch.equal(pixels_3HW, batch.pixels_B3HW[1])
     assert torch.equal(depth_1HW, batch.depth_B1HW[1])
     assert torch.equal(camera_4, batch.intrinsics_B4[1])
@@ -181,21 +173,15 @@ def test_views_for_a_cache(trees: Trees, squash: Preprocessing) -> None:
     assert views.view_key(0, 3) == views.view_key(5, 3)
 
 
-@pytest.mark.parametrize("verify", [True, False])
 def test_a_damaged_calibration_is_a_bad_sample_of_a_cache(
-    trees: Trees, squash: Preprocessing, tmp_path: Path, *, verify: bool
+    trees: Trees, squash: Preprocessing
 ) -> None:
-    """What a sample is read with is asked for its name, too, and must not end the run there."""
     config = trees.kitti(count=2)
     (calibration,) = Path(config.root).rglob("calib_cam_to_cam.txt")
     calibration.write_text("P_rect_02: none\n")
     views = SampleViews(open_mixture([config]), ViewMaker(squash, (12, 20)))  # type: ignore[arg-type]
-    layout = RecordLayout((1,), (2, 3), 5, False, (12, 20), torch.float32)
-    files = CacheFiles.open(tmp_path / "cache", {}, layout)
     bad = BadFiles(2)
-    found = sample_contents(
-        files, views, (0, 1), verify=verify, chosen=(0,), bad=bad, workers=0, tell=lambda *_: None
-    )
+    found = sample_contents(views, (0, 1), bad, 0, lambda *_: None)
     assert found == [None, None]
     assert len(bad.reasons) == 2
 
@@ -208,18 +194,15 @@ def test_a_set_may_be_varied_in_its_own_way(trees: Trees, squash: Preprocessing)
         next(iter(loader(sets, squash, augment=augment, shuffle=False, batch_size=10)))
         for augment in (None, run)
     )
-    assert straight.views_B.tolist() == [0] * 10  # where nothing is varied, no set is
-    assert given.views_B.tolist() == [0] * 6 + [1] * 4
     assert torch.equal(given.pixels_B3HW[:6], straight.pixels_B3HW[:6])
     assert torch.equal(given.pixels_B3HW[6:], straight.pixels_B3HW[6:].flip(3))
     views = SampleViews(open_mixture(sets), ViewMaker(squash, (12, 20), run, seed=3))  # type: ignore[arg-type]
     assert [views.augment_of(index) for index in (5, 6)] == [run, lens]
     assert views.view_key(5, 2) != views.view_key(6, 2)
     assert views.view_key(5, 1) == views.view_key(6, 1)
-    fixed = next(iter(loader(sets, squash, augment=run, view=2, shuffle=False, batch_size=10)))
     for index in range(10):
-        assert torch.equal(views.view(index, 2, views.content(index))[0], fixed.pixels_B3HW[index])
-        assert torch.equal(fixed.pixels_B3HW[index], given.pixels_B3HW[index])
+        pixels_3HW = views.view(index, 2, views.content(index))[0]
+        assert torch.equal(pixels_3HW, given.pixels_B3HW[index])
 
 
 @pytest.mark.parametrize("limit", [None, 3])
@@ -232,7 +215,6 @@ def test_so_may_one_that_is_opened_alone(
     alone, joined = (
         next(iter(loader(data, squash, **options))) for data in (open_dataset(config), [config])
     )
-    assert set(alone.views_B.tolist()) == {1}
     assert torch.equal(alone.pixels_B3HW, joined.pixels_B3HW)
 
 

@@ -20,11 +20,11 @@ from clipdepth_plugin.data import (
     DataConfig,
     StreamDataset,
     StreamLoader,
-    make_loader,
     open_dataset,
 )
 from clipdepth_plugin.data.stream import Record
 from clipdepth_plugin.errors import DataError
+from tests.training.data.conftest import make
 
 if TYPE_CHECKING:
     from tests.training.data.conftest import Trees
@@ -39,18 +39,7 @@ def opened(config: DataConfig) -> StreamDataset:
 
 
 def batches(data: Any, preprocessing: Preprocessing, **options: Any) -> list[Batch]:
-    made = make_loader(
-        data,
-        preprocessing=preprocessing,
-        **{
-            "output_size": (12, 20),
-            "batch_size": 2,
-            "seed": 3,
-            "epoch": 0,
-            "augment": AugmentConfig(),
-            **options,
-        },
-    )
+    made = make(data, preprocessing, **{"epoch": 0, "augment": AugmentConfig(), **options})
     assert isinstance(made, StreamLoader)
     return list(made)
 
@@ -148,7 +137,6 @@ def test_a_stream_may_be_varied_in_its_own_way(
         for one in (None, always)
     )
     assert torch.equal(own[0].pixels_B3HW, plain[0].pixels_B3HW.flip(3))
-    assert own[0].views_B.tolist() == [1] * len(own[0])
 
 
 def test_streams_interleave(trees: Trees, squash: Preprocessing) -> None:
@@ -194,7 +182,7 @@ def test_tar_addresses_are_checked(options: dict[str, Any], words: str) -> None:
 
 def test_units_and_columns(trees: Trees) -> None:
     whole_numbers = opened(trees.tar(depth_scale=None))
-    with pytest.raises(DataError, match="say depth_scale"):
+    with pytest.raises(DataError, match="set depth_scale"):
         next(iter(whole_numbers))
     with pytest.raises(DataError, match="has no depth; check image_column"):
         next(iter(opened(trees.tar(depth_column="z.png"))))

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clipdepth_plugin.data.camera import NYU_CAMERA, NYU_SIZE, cropped, rescaled
-from clipdepth_plugin.data.config import DataConfig
+from clipdepth_plugin.data.camera import NYU_CAMERA, NYU_SIZE, rescaled
+from clipdepth_plugin.data.config import DataConfig, expand
 from clipdepth_plugin.data.dataset import SampleDataset, checked
-from clipdepth_plugin.data.files import DepthUnit, check_sizes, require
+from clipdepth_plugin.data.files import DepthUnit, make_sample, require
+from clipdepth_plugin.data.registry import register_format
 from clipdepth_plugin.data.sample import Sample
 from clipdepth_plugin.errors import DataError
 
@@ -28,6 +29,17 @@ _FARTHEST = 10.0
 _KEYS = {"train": "trainNdxs", "test": "testNdxs"}
 
 
+def _check(config: DataConfig) -> None:
+    if config.split not in (*_KEYS, "all"):
+        raise ValueError(f"split: nyu_mat has train, test and all, got {config.split!r}")
+    if config.split != "all" and config.files is None:
+        raise ValueError(
+            "files: nyu_mat needs the official splits.mat or a text file of image numbers to "
+            "know which are train and test; or say split: all"
+        )
+
+
+@register_format("nyu_mat", reads={"files", "depth_key", "crop"}, check=_check)
 class NyuMat(SampleDataset):
     """Frames of the labelled file, in the order of the split's list."""
 
@@ -52,7 +64,7 @@ class NyuMat(SampleDataset):
             self._numbers = np.arange(1, self._count + 1)
         else:
             assert config.files is not None
-            self._numbers = self._checked(config.path(config.files))
+            self._numbers = self._checked(self._path.parent / expand(config.files))
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -76,11 +88,9 @@ class NyuMat(SampleDataset):
             raise DataError(f"{what} can't be read ({error}); download the file again") from error
         image_3HW = torch.from_numpy(np.ascontiguousarray(image_3WH.transpose(0, 2, 1)))
         depth_1HW = self._unit.metres(np.ascontiguousarray(depth_WH.T))
-        check_sizes(image_3HW, depth_1HW, what)
         height, width = depth_1HW.shape[1:]
         camera = self._config.intrinsics or rescaled(NYU_CAMERA, NYU_SIZE, (height, width))
-        sample = Sample(image_3HW, depth_1HW, camera, self.name(index))
-        return cropped(sample, self._config.crop) if self._config.crop else sample
+        return make_sample(self._config, image_3HW, depth_1HW, camera, self.name(index), what)
 
     def _array(self, key: str) -> Any:
         """An HDF5 data set. Every process opens the file for itself: handles don't survive fork."""

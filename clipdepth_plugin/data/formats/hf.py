@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clipdepth_plugin.data.config import DataConfig
 from clipdepth_plugin.data.files import require
-from clipdepth_plugin.data.stream import Record, StreamDataset
+from clipdepth_plugin.data.registry import register_format
+from clipdepth_plugin.data.stream import FIELDS, Record, StreamDataset
 from clipdepth_plugin.errors import DataError
 
 if TYPE_CHECKING:
     from clipdepth_plugin.data.sample import Sample
 
 
+@register_format("hf", reads={*FIELDS, "subset", "revision"}, streams=True)
 class HubStream(StreamDataset):
     """The rows of a data set, pictures not yet decoded."""
 

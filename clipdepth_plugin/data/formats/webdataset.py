@@ -17,12 +17,14 @@ from typing import Any
 
 from clipdepth_plugin.data.config import DataConfig
 from clipdepth_plugin.data.files import require
-from clipdepth_plugin.data.stream import Record, StreamDataset
+from clipdepth_plugin.data.registry import register_format
+from clipdepth_plugin.data.stream import FIELDS, Record, StreamDataset
 from clipdepth_plugin.errors import DataError
 
 _IMAGE, _DEPTH, _CAMERA = "jpg;jpeg;png;webp", "depth.png", "intrinsics.json"
 
 
+@register_format("webdataset", reads=FIELDS, streams=True)
 class TarStream(StreamDataset):
     """The samples of tar shards, local or remote."""
 

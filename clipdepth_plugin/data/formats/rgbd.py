@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, TypeAdapter, ValidationError
 
 from clipdepth_plugin.arguments import Intrinsics
-from clipdepth_plugin.data.camera import cropped
 from clipdepth_plugin.data.config import DataConfig
 from clipdepth_plugin.data.dataset import SampleDataset, checked
-from clipdepth_plugin.data.files import DepthUnit, check_sizes, read_depth, read_image
+from clipdepth_plugin.data.files import DepthUnit, make_sample, read_depth, read_image
+from clipdepth_plugin.data.registry import register_format
 from clipdepth_plugin.data.sample import GivenCamera, Sample
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.files.pictures import DEPTH_SUFFIX, OUR_SUFFIXES, SUFFIXES
@@ -50,7 +50,7 @@ class Meta(BaseModel):
     depth_scale: PositiveFloat
     max_depth_m: PositiveFloat | None = None
     intrinsics: dict[str, Any] = Field(default_factory=dict)
-    sequences: dict[str, Any] = Field(default_factory=dict)  # "<split>/<sequence>", if not counts
+    sequences: dict[str, Any] = Field(default_factory=dict)  # "<split>/<sequence>" -> its entry
     sources: dict[str, _Source] = Field(default_factory=dict)
 
     def source(self, sequence: str) -> _Source | None:
@@ -77,6 +77,7 @@ class _Frame(NamedTuple):
     camera: Intrinsics | None
 
 
+@register_format("rgbd", reads={"crop", "redistributable", "with_camera"})
 class RgbdFolder(SampleDataset):
     """A split of an RGB-D folder, sequences and frames in the order of their names."""
 
@@ -119,20 +120,14 @@ class RgbdFolder(SampleDataset):
         inside = frame.folder.relative_to(self._root / self._config.split).as_posix()
         return f"{self._config.title}/{self._config.split}/{inside}/{frame.stem}"
 
-    def read_with(self, index: int) -> object:
-        """See ``SampleDataset``."""
-        return self._unit, self._frames[checked(index, len(self))].camera
-
     def __getitem__(self, index: int) -> Sample:
         """See ``SampleDataset``."""
         frame = self._frames[checked(index, len(self))]
         depth_path = frame.folder / f"{frame.stem}{DEPTH_SUFFIX}"
         depth_1HW = read_depth(depth_path, self._unit)
         image_3HW = read_image(frame.folder / f"{frame.stem}{frame.suffix}", "")
-        check_sizes(image_3HW, depth_1HW, str(depth_path))
-        camera = self._config.intrinsics or frame.camera
-        sample = Sample(image_3HW, depth_1HW, camera, self.name(index))
-        return cropped(sample, self._config.crop) if self._config.crop else sample
+        camera, name = self._config.intrinsics or frame.camera, self.name(index)
+        return make_sample(self._config, image_3HW, depth_1HW, camera, name, str(depth_path))
 
     def _meta(self) -> Meta:
         if not self._root.is_dir():
@@ -156,7 +151,7 @@ class RgbdFolder(SampleDataset):
         if not meta.sources:
             raise DataError(
                 f'{self._root / "meta.json"}: has no "sources" that say what is redistributable; '
-                "leave redistributable out"
+                "leave out redistributable"
             )
         return [one for one in found if self._is_free(meta, one)]
 

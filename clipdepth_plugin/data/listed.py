@@ -1,0 +1,137 @@
+"""ListedSet: BTS-style lists, "rgb depth focal" a line, over folders of pictures.
+
+A line whose depth is None (45 of 697 in KITTI's Eigen list) is left out. Leading slashes are
+dropped. A .png that does not exist is looked for as .jpg and the other way round, since KITTI is
+distributed as both.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+from clipdepth_plugin.arguments import Intrinsics
+from clipdepth_plugin.data.config import DataConfig
+from clipdepth_plugin.data.dataset import SampleDataset, checked
+from clipdepth_plugin.data.files import DepthUnit, make_sample, read_depth, read_image
+from clipdepth_plugin.data.sample import Sample
+from clipdepth_plugin.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+FIELDS = ("image_root", "depth_root", "crop")
+"""The fields of ``DataConfig`` that list formats read beside ``files``."""
+
+_OTHER_SUFFIX = {".png": ".jpg", ".jpg": ".png"}
+
+
+class Line(NamedTuple):
+    """A line of the list; paths are relative to ``image_root`` and ``depth_root``."""
+
+    image: str
+    depth: str
+    focal: float | None
+
+
+class ListedSet(SampleDataset):
+    """The samples that a list names, in its order.
+
+    Attributes:
+        images: Folder of the pictures.
+        depth_scale: Stored value of one metre, where the config does not say.
+        max_depth: Farthest valid depth in metres, where the config does not say.
+        depth_folders: Where below ``depth_root`` a depth map may be.
+    """
+
+    depth_scale: ClassVar[float]
+    max_depth: ClassVar[float]
+    depth_folders: ClassVar[tuple[str, ...]] = ("",)
+
+    def __init__(self, config: DataConfig) -> None:
+        """Reads the list; no picture is read.
+
+        Raises:
+            DataError: The list or a folder is missing, or a line can't be understood.
+        """
+        assert config.files is not None
+        self._config = config
+        self.images = config.path(config.image_root)
+        self._depths = config.path(config.depth_root)
+        for folder in (self.images, self._depths):
+            if not folder.is_dir():
+                raise DataError(f"{folder}: no such folder; check root, image_root and depth_root")
+        path = config.path(config.files)
+        self._lines = _read_list(path)
+        if not self._lines:
+            raise DataError(f"{path}: names no picture that has depth")
+        self._unit = DepthUnit(
+            config.depth_scale or self.depth_scale,
+            config.min_depth,
+            config.max_depth or self.max_depth,
+        )
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def name(self, index: int) -> str:
+        """``<set>/<split>/<picture's path in the list, without suffix>``."""
+        image = self._lines[checked(index, len(self))].image
+        return f"{self._config.title}/{self._config.split}/{image.rpartition('.')[0] or image}"
+
+    def __getitem__(self, index: int) -> Sample:
+        """See ``SampleDataset``."""
+        line = self._lines[checked(index, len(self))]
+        depth_path = _find(self._depths, line.depth, self.depth_folders)
+        depth_1HW = read_depth(depth_path, self._unit)
+        image_3HW = read_image(_find(self.images, line.image), "")
+        height, width = depth_1HW.shape[1:]
+        camera = self._config.intrinsics or self.camera(line, (height, width))
+        name = self.name(index)
+        return make_sample(self._config, image_3HW, depth_1HW, camera, name, str(depth_path))
+
+    @abstractmethod
+    def camera(self, line: Line, size: tuple[int, int]) -> Intrinsics | None:
+        """The camera of a line's picture, stored at ``size`` (H, W); None where not known."""
+
+
+def _read_list(path: Path) -> list[Line]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such list; check files") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: the list can't be read ({error})") from error
+    lines, without = [], 0
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        if not words:
+            continue
+        if len(words) not in (2, 3):
+            raise DataError(f'{path}:{number}: expected "rgb depth focal", got {line!r}')
+        try:
+            focal = float(words[2]) if len(words) == 3 else None
+        except ValueError as error:
+            raise DataError(
+                f"{path}:{number}: the focal length {words[2]!r} is no number"
+            ) from error
+        if words[1] == "None":
+            without += 1
+            continue
+        lines.append(Line(words[0].lstrip("/"), words[1].lstrip("/"), focal))
+    if without:
+        logger.info("%s: %d of %d lines have no depth", path, without, without + len(lines))
+    return lines
+
+
+def _find(root: Path, relative: str, folders: tuple[str, ...] = ("",)) -> Path:
+    """The file that exists; the path as listed where none does, so that reading it says so."""
+    listed = root / relative
+    swapped = listed.with_suffix(_OTHER_SUFFIX.get(listed.suffix, listed.suffix)).name
+    for folder in folders:
+        path = root / folder / relative
+        for candidate in (path, path.with_name(swapped)):
+            if candidate.exists():
+                return candidate
+    return listed

@@ -1,0 +1,91 @@
+"""LossTerm: what every term of the loss gives, and what the terms share.
+
+A term is computed in two steps: sums over a batch, and the scalar that the sums stand for. Sums
+of several batches (or processes) are added before the scalar is taken, which gives the term of all
+of them together.
+
+Axes: B views, H W a map's size, S scales, K sums. Depths in metres.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, PositiveFloat
+from torch import Tensor
+
+from clipdepth_plugin.arguments import Size
+from clipdepth_plugin.config import HeadConfig
+from clipdepth_plugin.decoders.readout import DepthEstimate
+
+Sums = Callable[[DepthEstimate, Tensor, Tensor], Tensor]
+"""(estimate, true metres (B, 1, H, W), bool (B, 1, H, W) where there is truth) -> sums.
+
+What lies where there is no truth is never used. The estimate is float32 or float64, the sums are
+float64, of any shape.
+"""
+
+
+class Part(NamedTuple):
+    """One number of the loss.
+
+    Attributes:
+        name: In the log.
+        weight: Of the value in the total; parts of weight 0 are not computed.
+        sums: Of a batch.
+        value: Sums -> the number, a scalar.
+        trains_depth: Whether it trains the depth output.
+    """
+
+    name: str
+    weight: float
+    sums: Sums
+    value: Callable[[Tensor], Tensor]
+    trains_depth: bool = True
+
+
+class LossTerm(BaseModel):
+    """A term of the loss; its fields are fields of ``loss:`` in the config."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    min_depth: PositiveFloat = 1e-3
+    """Metres. Predictions below it count as it in the logarithms: a dead ReLU's 0 m costs a
+    lot, but no infinity."""
+
+    def parts(self) -> Iterator[Part]:
+        """Its numbers, those of weight 0 too."""
+        raise NotImplementedError
+
+    def defaults_for(self, head: HeadConfig) -> dict[str, Any]:  # noqa: ARG002
+        """Fields whose default depends on the head, where they are not given."""
+        return {}
+
+    def check(self, head: HeadConfig, size: Size | None) -> None:
+        """Checks the fields against the head and the maps' size (H, W), None where not known.
+
+        Raises:
+            ValueError: They contradict each other; begins with the field.
+        """
+
+
+def mean_from_moments(moments_S2: Tensor) -> Tensor:
+    """Mean over scales of sum / count; 0 where a scale has nothing to count."""
+    return (moments_S2[:, 0] / moments_S2[:, 1].clamp_min(1)).mean()
+
+
+def log_ratio(
+    pred_B1HW: Tensor, depth_B1HW: Tensor, valid_B1HW: Tensor, min_depth: float
+) -> Tensor:
+    """Log pred - log depth, 0 (and no gradient, whatever is there) where not valid."""
+    one = torch.ones((), dtype=pred_B1HW.dtype, device=pred_B1HW.device)
+    pred_B1HW = torch.where(valid_B1HW, pred_B1HW, one).clamp_min(min_depth)
+    depth_B1HW = torch.where(valid_B1HW, depth_B1HW.to(pred_B1HW.dtype), one)
+    return (pred_B1HW.log() - depth_B1HW.log()).masked_fill(~valid_B1HW, 0)
+
+
+def wide(x: Tensor) -> Tensor:
+    """Float64, which Apple's GPUs do not have."""
+    return x if x.device.type == "mps" else x.double()
