@@ -116,7 +116,7 @@ def stack_of(cubin: bytes) -> int:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        usage = [tool, "-res-usage", file.name]
+        usage = [str(tool), "-res-usage", file.name]
         report = subprocess.run(usage, capture_output=True, text=True, check=True).stdout
     (stack,) = re.findall(r"STACK:(\d+)", report)
     return int(stack)
