@@ -24,8 +24,8 @@ def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runs(demo_folder: Path) -> dict[str, tuple[int, str]]:
-    """Of each example its exit status and what it prints; warnings are errors there, too."""
+def runs(demo_folder: Path) -> dict[str, tuple[int, str, str]]:
+    """Of each example its exit status, what it prints and its errors; a warning is one, too."""
     names = [name for name in EXAMPLES if "policy" not in name or not BY_NAME["pi0"].absent]
     arguments = {"00_demo.py": [str(demo_folder)]}
     commands = [[f"examples/{name}", *arguments.get(name, [])] for name in names]
@@ -40,14 +40,14 @@ def runs(demo_folder: Path) -> dict[str, tuple[int, str]]:
     return dict(zip(names, json.loads(done.stdout), strict=True))
 
 
-def said_by(name: str, runs: dict[str, tuple[int, str]]) -> str:
+def said_by(name: str, runs: dict[str, tuple[int, str, str]]) -> str:
     """What an example prints."""
-    status, said = runs[name]
-    assert status == 0, said
+    status, said, errors = runs[name]
+    assert status == 0, errors
     return said
 
 
-def test_demo(runs: dict[str, tuple[int, str]], demo_folder: Path) -> None:
+def test_demo(runs: dict[str, tuple[int, str, str]], demo_folder: Path) -> None:
     said = said_by("00_demo.py", runs)
     assert "bit for bit what it was alone" in said
     assert "AbsRel raw" in said
@@ -56,13 +56,13 @@ def test_demo(runs: dict[str, tuple[int, str]], demo_folder: Path) -> None:
     assert (demo_folder / "coffee.colour.png").stat().st_size > 10_000
 
 
-def test_attach_to_vlm(runs: dict[str, tuple[int, str]]) -> None:
+def test_attach_to_vlm(runs: dict[str, tuple[int, str, str]]) -> None:
     said = said_by("01_attach_to_vlm.py", runs)
     assert "The same text: True" in said
     assert "Depth (1, 1, 32, 32)" in said
 
 
-def test_torch_module(runs: dict[str, tuple[int, str]]) -> None:
+def test_torch_module(runs: dict[str, tuple[int, str, str]]) -> None:
     said = said_by("02_torch_module.py", runs)
     (losses,) = re.findall(r"([\d.]+) -> ([\d.]+)", said)
     assert float(losses[1]) < 0.7 * float(losses[0])
@@ -70,13 +70,13 @@ def test_torch_module(runs: dict[str, tuple[int, str]]) -> None:
 
 
 @pytest.mark.skipif(BY_NAME["pi0"].absent, reason="this transformers has no PI0")
-def test_depth_beside_a_policy(runs: dict[str, tuple[int, str]]) -> None:
+def test_depth_beside_a_policy(runs: dict[str, tuple[int, str, str]]) -> None:
     said = said_by("04_depth_beside_a_policy.py", runs)
     assert "The same 8 actions: True" in said
     assert len(re.findall(r"Camera \d: [\d.]+ to [\d.]+ m", said)) == 3
 
 
-def test_added_latency(runs: dict[str, tuple[int, str]]) -> None:
+def test_added_latency(runs: dict[str, tuple[int, str, str]]) -> None:
     lines = said_by("03_added_latency.py", runs).splitlines()
     noise, taps, depth = (line for line in lines if not line.startswith("Others took"))
     assert noise.startswith("Noise:")

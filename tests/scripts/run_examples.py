@@ -2,7 +2,7 @@
 
     python -W error -m tests.scripts.run_examples '[["a.py", "argument"], ["b.py"]]'
 
-Prints as JSON, for each script, its exit status and all that it printed.
+Prints as JSON, for each script, its exit status, what it printed and its errors.
 """
 
 from __future__ import annotations
@@ -35,21 +35,22 @@ def run(script: str, *arguments: str) -> int:
     return 0
 
 
-def run_in_child(command: list[str]) -> tuple[int, str]:
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
+def run_in_child(command: list[str]) -> tuple[int, str, str]:
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as errors:
         with warnings.catch_warnings():
             # Python 3.12 and newer warn of other threads; those of the libraries are idle.
             warnings.simplefilter("ignore", DeprecationWarning)
             child = os.fork()
         if child == 0:
             os.dup2(said.fileno(), 1)
-            os.dup2(said.fileno(), 2)
+            os.dup2(errors.fileno(), 2)
             status = run(*command)
             sys.stdout.flush()
             os._exit(status)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        said.seek(0)
-        return status, said.read()
+        for file in (said, errors):
+            file.seek(0)
+        return status, said.read(), errors.read()
 
 
 def main() -> None:
