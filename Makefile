@@ -25,6 +25,9 @@ export PIP_DEFAULT_TIMEOUT PIP_RETRIES
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --prefer-binary \
 	--editable '.[dev]'
 
+# The tests start some fifty Pythons; without bytecode each would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 ARGS ?=
 PYTEST_ARGS ?=
 # Tests run in so many processes; WORKERS=0 for one, in which a debugger works.

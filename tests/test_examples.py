@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -12,52 +13,71 @@ import pytest
 from clipdepth_plugin.files.depth_maps import read_depth_png
 from tests.tiny.table import BY_NAME
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
 
 
-def run_example(name: str, *arguments: str) -> str:
-    """What it prints; warnings are errors there, too."""
-    run = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments],
+@pytest.fixture(scope="module")
+def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the demo writes."""
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture(scope="module")
+def runs(demo_folder: Path) -> dict[str, tuple[int, str, str]]:
+    """Of each example its exit status, what it prints and its errors; a warning is one, too."""
+    names = [name for name in EXAMPLES if "policy" not in name or not BY_NAME["pi0"].absent]
+    arguments = {"00_demo.py": [str(demo_folder)]}
+    commands = [[f"examples/{name}", *arguments.get(name, [])] for name in names]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "tests.scripts.run_examples", json.dumps(commands)],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert run.returncode == 0, run.stderr
-    return run.stdout
+    assert done.returncode == 0, done.stderr
+    return dict(zip(names, json.loads(done.stdout), strict=True))
 
 
-def test_demo(tmp_path: Path) -> None:
-    said = run_example("00_demo.py", str(tmp_path))
+def said_by(name: str, runs: dict[str, tuple[int, str, str]]) -> str:
+    """What an example prints."""
+    status, said, errors = runs[name]
+    assert status == 0, errors
+    return said
+
+
+def test_demo(runs: dict[str, tuple[int, str, str]], demo_folder: Path) -> None:
+    said = said_by("00_demo.py", runs)
     assert "bit for bit what it was alone" in said
     assert "AbsRel raw" in said
-    depth_HW = read_depth_png(tmp_path / "motorcycle_left.depth.png")
+    depth_HW = read_depth_png(demo_folder / "motorcycle_left.depth.png")
     assert depth_HW.shape == (500, 741)
-    assert (tmp_path / "coffee.colour.png").stat().st_size > 10_000
+    assert (demo_folder / "coffee.colour.png").stat().st_size > 10_000
 
 
-def test_attach_to_vlm() -> None:
-    said = run_example("01_attach_to_vlm.py")
+def test_attach_to_vlm(runs: dict[str, tuple[int, str, str]]) -> None:
+    said = said_by("01_attach_to_vlm.py", runs)
     assert "The same text: True" in said
     assert "Depth (1, 1, 32, 32)" in said
 
 
-def test_torch_module() -> None:
-    said = run_example("02_torch_module.py")
+def test_torch_module(runs: dict[str, tuple[int, str, str]]) -> None:
+    said = said_by("02_torch_module.py", runs)
     (losses,) = re.findall(r"([\d.]+) -> ([\d.]+)", said)
     assert float(losses[1]) < 0.7 * float(losses[0])
     assert "Gradients in the tower: False" in said
 
 
 @pytest.mark.skipif(BY_NAME["pi0"].absent, reason="this transformers has no PI0")
-def test_depth_beside_a_policy() -> None:
-    said = run_example("04_depth_beside_a_policy.py")
+def test_depth_beside_a_policy(runs: dict[str, tuple[int, str, str]]) -> None:
+    said = said_by("04_depth_beside_a_policy.py", runs)
     assert "The same 8 actions: True" in said
     assert len(re.findall(r"Camera \d: [\d.]+ to [\d.]+ m", said)) == 3
 
 
-def test_added_latency() -> None:
-    noise, taps, depth = run_example("03_added_latency.py").splitlines()
+def test_added_latency(runs: dict[str, tuple[int, str, str]]) -> None:
+    noise, taps, depth = said_by("03_added_latency.py", runs).splitlines()
     assert noise.startswith("Noise floor")
     assert taps.startswith("Added by the taps alone, for fast: ")
     assert depth.startswith("Added by depth from fast, eager: ")

@@ -71,14 +71,16 @@ def sdist(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(out.glob("*.tar.gz"))
 
 
-@pytest.fixture(scope="session", params=["from the tree", "from the sdist"])
-def wheel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("wheel")
-    made_from = "source" if request.param == "from the tree" else "sdist"
-    origin: Path = request.getfixturevalue(made_from)
+def build_wheel(origin: Path, out: Path) -> Path:
     pip = ("-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-index")
     run_python(*pip, "--no-deps", "--no-build-isolation", "-w", out, origin, cwd=out)
     return next(out.glob("*.whl"))
+
+
+@pytest.fixture(scope="session")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from the sdist, as a package index's is."""
+    return build_wheel(sdist, tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="session")
@@ -151,6 +153,14 @@ def test_the_wheel_holds_one_package_and_all_its_code(wheel_names: list[str]) ->
         assert expected <= set(wheel_names)
     modules = {f"clipdepth_plugin/{p.name}" for p in (ROOT / "clipdepth_plugin").glob("*.py")}
     assert {*modules, "clipdepth_plugin/py.typed"} <= set(wheel_names)
+
+
+def test_a_wheel_from_the_tree_is_the_same(source: Path, wheel: Path, tmp_path: Path) -> None:
+    contents = []
+    for path in (wheel, build_wheel(source, tmp_path)):
+        with zipfile.ZipFile(path) as archive:
+            contents.append({name: archive.read(name) for name in archive.namelist()})
+    assert contents[0] == contents[1]
 
 
 def test_the_wheel_holds_nothing_but_code_and_the_shipped_head(wheel_names: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Compiles every kernel for real GPUs without one; prints shared memory and spills as JSON.
+"""Compiles every kernel for real GPUs without one; prints shared memory and stack as JSON.
 
 Fused heads of the presets run with what launches a kernel replaced by something that notes the
 launch, so that what is compiled is what a GPU would be given: the same constants, dtypes and
@@ -105,27 +105,20 @@ def build(noted: Launch, capability: int) -> dict[str, int]:
     return {
         "shared": built.metadata.shared,
         "cubin": len(built.asm["cubin"]),
-        "spills": spills(built.asm["ptx"]),
+        "stack": stack_of(built.asm["cubin"]),
     }
 
 
-def spills(ptx: str) -> int:
-    """Bytes spilled, as ptxas reports them."""
-    folder = Path(triton.backends.nvidia.__file__).parent / "bin"
-    newest = folder / "ptxas-blackwell"  # Triton's PTX may be too new for the plain one
-    ptxas = newest if newest.exists() else folder / "ptxas"
-    arch = re.search(r"\.target (\w+)", ptx)
-    assert arch is not None
-    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
-        file.write(ptx)
+def stack_of(cubin: bytes) -> int:
+    """Bytes of stack that a thread takes: spilled registers lie there."""
+    tool = Path(triton.backends.nvidia.__file__).parent / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
         file.flush()
-        report = subprocess.run(
-            [ptxas, "-v", f"--gpu-name={arch[1]}", file.name, "-o", "/dev/null"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stderr
-    return sum(int(n) for n in re.findall(r"(\d+) bytes spill", report))
+        usage = [str(tool), "-res-usage", file.name]
+        report = subprocess.run(usage, capture_output=True, text=True, check=True).stdout
+    (stack,) = re.findall(r"STACK:(\d+)", report)
+    return int(stack)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
-"""Runs a host under DDP or FSDP in two gloo processes, alone and with a plug-in, and compares.
+"""Runs a host under DDP, then FSDP, in two gloo processes, alone and with a plug-in; compares.
 
-Arguments: ddp or fsdp, rank, the file that the processes meet at.
+Arguments: rank, the folder that the processes meet in. Prints each way that went well.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from clipdepth_plugin import DepthHead, attach
 
 
-def main(how: str, rank: int, store: str) -> None:
-    """One process; an assertion ends it."""
+def run(how: str, rank: int, folder: str) -> None:
+    """One way in one process; an assertion ends it."""
     torch.manual_seed(0)
     config = CLIPVisionConfig(
         hidden_size=32,
@@ -31,7 +31,8 @@ def main(how: str, rank: int, store: str) -> None:
     with attach(host, head) as plugin, torch.no_grad():
         host(pixels)
         bare = plugin.depth
-    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    meeting = f"file://{folder}/{how}"
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
     if how == "ddp":
         host = nn.parallel.DistributedDataParallel(host)
     else:
@@ -53,4 +54,6 @@ def main(how: str, rank: int, store: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    for way in ("ddp", "fsdp"):
+        run(way, int(sys.argv[1]), sys.argv[2])
+        print(way, flush=True)  # noqa: T201

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from clipdepth_plugin import DepthHead, HeadConfig, TowerFeatures, ops
+from tests.scripts.interpreter import skip_overflow_checks
 
 SMALL: dict[str, dict[str, Any]] = {
     "spaceclip": {"channels": (16, 8), "semantic_levels": (4, 2), "structural_levels": (1,)},
@@ -101,6 +102,7 @@ def head_errors(name: str) -> dict[str, float]:
 
 
 def main() -> None:
+    skip_overflow_checks()
     torch.manual_seed(0)
     torch.backends.cudnn.allow_tf32 = False  # float32 is to be exact
     errors = film_project_errors() | gated_skips_errors()

@@ -13,7 +13,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from tests.tiny.case import IMAGE_TOKEN, PATCH
+from tests.tiny.case import IMAGE_TOKEN, PATCH, fresh
 
 Grid = tuple[int, int]
 Inputs = dict[str, Tensor]
@@ -58,14 +58,13 @@ class PackedCase:
     needs: str
 
     def host(self) -> Any:
-        """The host with its fixed weights, in evaluation mode."""
-        torch.manual_seed(0)
-        return self.build().eval()
+        """A host of this test's own, with its fixed weights, in evaluation mode."""
+        return fresh(self.build)
 
     @property
     def absent(self) -> bool:
         """Whether the installed transformers lacks this host."""
-        return not hasattr(transformers, self.needs)
+        return self.needs not in dir(transformers)
 
     def run(self, host: Any, inputs: Inputs) -> Any:
         """Runs the host's vision."""

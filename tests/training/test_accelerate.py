@@ -39,16 +39,22 @@ GUIDED: dict[str, Any] = {
 
 
 def launch(
-    runs: list[tuple[dict[str, Any], bool]], file: Path, *, fsdp_version: int | None = None
+    runs: list[tuple[dict[str, Any], bool]],
+    file: Path,
+    *,
+    processes: int = 2,
+    fsdp_version: int | None = None,
 ) -> str:
     """Trains in two processes; ``--multi_gpu`` starts them, and they find no GPU to use.
+
+    One process is started without the launcher.
 
     Returns:
         What they said; their exit status is in front where it is not 0.
     """
     file.write_text(json.dumps(runs))
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    command: list[str | Path] = [*LAUNCH, SCRIPT, file]
+    command: list[str | Path] = [*(LAUNCH if processes > 1 else LAUNCH[:1]), SCRIPT, file]
     if fsdp_version is not None:
         environment |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": str(fsdp_version)}
         command.append("sharded")
@@ -170,7 +176,7 @@ def test_sharded_over_two_processes_it_has_the_loss_curve_and_the_weights_of_one
 
 def test_fsdp_1_is_refused(tiny: TinyRuns) -> None:
     runs = [(tiny.tree("run"), False)]
-    said = launch(runs, tiny.folder / "runs.json", fsdp_version=1)
+    said = launch(runs, tiny.folder / "runs.json", processes=1, fsdp_version=1)
     assert said.startswith("exit status")
     assert "--fsdp_version 2" in said
     assert not (tiny.folder / "run").exists()
