@@ -10,7 +10,6 @@ patches. Depths in metres.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -39,14 +38,12 @@ class ProbeOptions:
         ridge: Penalty on standardised tokens.
         stages: Semantic levels to propose, and one structural level less; the dual-path presets
             take 4, the compact ones any number.
-        seed: Of the patches and of the projection.
     """
 
     max_images: int = 400
     patches: int | None = 128
     ridge: float = 1e-2
     stages: int = 4
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +51,7 @@ class LevelScore:
     """How well some levels do on the validation patches.
 
     Attributes:
-        levels: The levels.
+        levels: The levels, in the order in which they were chosen.
         rmse_log: Root mean squared error of log depth; what is ranked by.
         abs_rel: Mean |exp(prediction) - depth| / depth of the patches.
         delta1: Share of patches within a factor of 1.25.
@@ -122,11 +119,14 @@ def rank_levels(
         DataError: Too few pictures, or none with valid depth; fewer levels than ``stages``.
     """
     options = options or ProbeOptions()
-    _check_stages(options.stages, tower.depth + 1)
+    if options.stages > tower.depth + 1:
+        raise DataError(
+            f"--stages {options.stages}: the tower has {tower.depth + 1} levels, 0 to "
+            f"{tower.depth}, and each stage needs one of its own; give fewer"
+        )
     fitted, held, split = split_samples(train, validation, options.max_images)
-    reader = PatchReader(tower, preprocessing, options.patches, options.seed)
+    reader = PatchReader(tower, preprocessing, options.patches)
     total = len(fitted) + len(held)
-
     sums = RidgeSums(len(reader.levels), reader.features)
     for count, x_NLK, y_N in reader.read(fitted):
         sums.add(x_NLK, y_N)
@@ -141,15 +141,17 @@ def rank_levels(
             f"{sums.count} training and {scored} validation patches with valid depth: too few; "
             "read more pictures"
         )
-    probe = _Probe(sums, pieces, reader.levels, options.ridge)
-    steps, chosen = probe.greedy(2 * options.stages - 1)
+    probe = _Probe(sums, pieces, options.ridge)
+    steps = probe.greedy(reader.levels, 2 * options.stages - 1)
+    chosen = steps[-1].levels
     semantic = tuple(sorted(chosen[: options.stages], reverse=True))
     structural = tuple(sorted(chosen[options.stages :], reverse=True))
+    singles = (probe.score((level,)) for level in reader.levels)
     return LayerRanking(
-        constant=probe.constant(),
-        singles=probe.singles(),
+        constant=probe.score(()),
+        singles=tuple(sorted(singles, key=lambda score: score.rmse_log)),
         steps=steps,
-        presets=probe.presets(),
+        presets={preset: probe.score_preset(preset, tower) for preset in PRESETS},
         semantic=semantic,
         structural=structural,
         accepting=accepting_presets(tower.width, semantic, structural),
@@ -174,66 +176,39 @@ def accepting_presets(
     return tuple(accepting)
 
 
-def _check_stages(stages: int, levels: int) -> None:
-    if stages > levels:
-        raise DataError(
-            f"--stages {stages}: the tower has {levels} levels, 0 to {levels - 1}, and each stage "
-            f"needs one of its own; give {levels} at the most"
-        )
-
-
 class _Probe:
-    """Fits subsets of levels and scores them."""
+    """Fits subsets of levels and scores them on the validation patches."""
 
     def __init__(
-        self,
-        sums: RidgeSums,
-        validation: Sequence[tuple[Tensor, Tensor]],
-        levels: Sequence[int],
-        ridge: float,
+        self, sums: RidgeSums, validation: Sequence[tuple[Tensor, Tensor]], ridge: float
     ) -> None:
-        self._sums = sums
+        self._sums, self._ridge = sums, ridge
         self._x_LMK = torch.cat([x_NLK for x_NLK, _ in validation]).transpose(0, 1).contiguous()
         self._y_M = torch.cat([y_N for _, y_N in validation]).double()
-        self._levels, self._ridge = tuple(levels), ridge
 
-    def score(self, levels: Sequence[int]) -> LevelScore:
-        fit = self._sums.fit([self._levels.index(level) for level in levels], self._ridge)
-        return self._of(tuple(sorted(levels)), fit(self._x_LMK))
-
-    def constant(self) -> LevelScore:
-        return self._of((), torch.full_like(self._y_M, self._sums.mean_y))
-
-    def singles(self) -> tuple[LevelScore, ...]:
-        scores = (self.score([level]) for level in self._levels)
-        return tuple(sorted(scores, key=lambda score: score.rmse_log))
-
-    def greedy(self, count: int) -> tuple[tuple[LevelScore, ...], list[int]]:
-        """The scores step by step, and the levels in the order in which they were taken."""
-        steps: list[LevelScore] = []
-        chosen: list[int] = []
-        while len(steps) < min(count, len(self._levels)):
-            rest = [level for level in self._levels if level not in chosen]
-            tried = {level: self.score([*chosen, level]) for level in rest}
-            best = min(rest, key=lambda level: tried[level].rmse_log)
-            chosen.append(best)
-            steps.append(tried[best])
-        return tuple(steps), chosen
-
-    def presets(self) -> dict[str, LevelScore]:
-        depth = self._levels[-1]
-        found = {}
-        for preset in PRESETS:
-            levels = HeadConfig(width=self._sums.width, preset=preset).levels
-            found[str(preset)] = self.score(sorted(set(scale_levels(levels, depth))))
-        return found
-
-    def _of(self, levels: tuple[int, ...], log_M: Tensor) -> LevelScore:
-        error_M = log_M - self._y_M
-        ratio_M = error_M.abs().exp()
+    def score(self, levels: tuple[int, ...]) -> LevelScore:
+        """Of no level: the constant's."""
+        weights_LK, bias = self._sums.fit(levels, self._ridge)
+        error_M = bias - self._y_M
+        for level, weights_K in zip(levels, weights_LK, strict=True):
+            error_M += self._x_LMK[level] @ weights_K.to(self._x_LMK.dtype)
         return LevelScore(
             levels,
-            rmse_log=math.sqrt(float(error_M.square().mean())),
+            rmse_log=float(error_M.square().mean().sqrt()),
             abs_rel=float((error_M.exp() - 1).abs().mean()),
-            delta1=float((ratio_M < 1.25).double().mean()),
+            delta1=float((error_M.abs().exp() < 1.25).double().mean()),
         )
+
+    def score_preset(self, preset: Preset, tower: Tower) -> LevelScore:
+        levels = HeadConfig(width=tower.width, preset=preset).levels
+        return self.score(tuple(sorted(set(scale_levels(levels, tower.depth)))))
+
+    def greedy(self, levels: Sequence[int], count: int) -> tuple[LevelScore, ...]:
+        """One level more in each step, the one that helps most."""
+        steps: list[LevelScore] = []
+        chosen: tuple[int, ...] = ()
+        while len(steps) < min(count, len(levels)):
+            tried = (self.score((*chosen, one)) for one in levels if one not in chosen)
+            steps.append(min(tried, key=lambda score: score.rmse_log))
+            chosen = steps[-1].levels
+        return tuple(steps)
