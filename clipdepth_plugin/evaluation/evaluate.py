@@ -5,8 +5,8 @@ Axes: H W a picture's own size, N pixels. Depths in metres.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,12 +14,7 @@ import torch
 from torch import Tensor
 
 from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.evaluation.calibration import (
-    Calibration,
-    PixelSample,
-    calibrate,
-    take_pixels,
-)
+from clipdepth_plugin.evaluation.calibration import Calibration, calibrate, take_pixels
 from clipdepth_plugin.evaluation.metrics import (
     ALIGNMENTS,
     Alignment,
@@ -37,8 +32,8 @@ if TYPE_CHECKING:
 
 BASELINE_PIXELS = 1000
 
-BaselineKind = Literal["test-median", "train-median"]
-ByAlignment = dict[Alignment, dict[str, float]]
+Means = dict[Alignment, dict[str, float | None]]
+"""Alignment -> metric -> mean over pictures; None if no picture has the metric."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +44,13 @@ class Baseline:
         kind: ``train-median``: the median depth of the training set, a predictor that ignores the
             picture. ``test-median``: that of the test set itself, which no predictor may know, so
             a stricter comparison of the raw figures.
-        depth: The constant.
+        depth: The constant in metres.
+        means: Its figures, aligned as the predictions'.
     """
 
-    kind: BaselineKind
+    kind: Literal["test-median", "train-median"]
     depth: float
+    means: Means = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +70,8 @@ class ImageRow:
     name: str
     pixels: int
     scales: dict[Alignment, float]
-    metrics: ByAlignment
-    baseline: ByAlignment
+    metrics: dict[Alignment, dict[str, float]]
+    baseline: dict[Alignment, dict[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,24 +81,18 @@ class EvaluationResult:
     Attributes:
         protocol: How it was measured.
         rows: One for each picture.
-        means: Alignment -> metric -> mean over pictures.
-        baseline: The constant depth.
-        baseline_means: As ``means``, of the constant.
+        means: The mean figures.
+        baseline: The constant depth and its figures.
         skipped: Names of pictures without a pixel that counts.
         calibration: Of the raw predictions' confidence; None without one.
     """
 
     protocol: Protocol
     rows: tuple[ImageRow, ...]
-    means: ByAlignment
+    means: Means
     baseline: Baseline
-    baseline_means: ByAlignment
     skipped: tuple[str, ...]
-    calibration: Calibration | None = None
-
-    def ranked(self, alignment: Alignment = "none", metric: str = "abs_rel") -> list[ImageRow]:
-        """The rows, smallest value first."""
-        return sorted(self.rows, key=lambda row: row.metrics[alignment][metric])
+    calibration: Calibration | None
 
 
 def evaluate(
@@ -134,37 +125,35 @@ def evaluate(
     if baseline is None:
         baseline = Baseline("test-median", median_depth(dataset, protocol))
     rows: list[ImageRow] = []
-    pixels: list[PixelSample] = []
+    pixels: list[Tensor] = []
     skipped: list[str] = []
-    start = 0
-    for samples in _batches(iterate(dataset), batch_size):
-        indices = range(start, start + len(samples))
-        start += len(samples)
+    indexed = enumerate(iterate(dataset))
+    while batch := list(islice(indexed, batch_size)):
+        indices, samples = zip(*batch, strict=True)
         valid = [protocol.valid(s.depth_1HW[0], s.name) for s in samples]
         kept = [i for i, valid_HW in enumerate(valid) if valid_HW.any()]
         skipped += [s.name for i, s in enumerate(samples) if i not in kept]
         maps = predict_samples(predictor, [samples[i] for i in kept], protocol)
         for i, predicted in zip(kept, maps, strict=True):
-            pred_HW = _positive(predicted.metres_HW, valid[i], protocol)
+            pred_HW = predicted.metres_HW.clamp_min(protocol.low)
             rows.append(_row(indices[i], samples[i], pred_HW, valid[i], protocol, baseline))
             if (confidence_HW := predicted.confidence_HW) is not None:
                 depth_HW = samples[i].depth_1HW[0]
                 pixels.append(take_pixels(confidence_HW, pred_HW, depth_HW, valid[i]))
         advance(len(samples))
-    means: ByAlignment = {a: mean_metrics(row.metrics[a] for row in rows) for a in ALIGNMENTS}
-    of_baseline: ByAlignment = {
-        a: mean_metrics(row.baseline[a] for row in rows) for a in ALIGNMENTS
-    }
-    calibration = calibrate(pixels) if pixels else None
+    constant: Means = {a: mean_metrics([row.baseline[a] for row in rows]) for a in ALIGNMENTS}
     return EvaluationResult(
-        protocol, tuple(rows), means, baseline, of_baseline, tuple(skipped), calibration
+        protocol=protocol,
+        rows=tuple(rows),
+        means={a: mean_metrics([row.metrics[a] for row in rows]) for a in ALIGNMENTS},
+        baseline=replace(baseline, means=constant),
+        skipped=tuple(skipped),
+        calibration=calibrate(pixels) if pixels else None,
     )
 
 
 def median_depth(dataset: Any, protocol: Protocol) -> float:
-    """Median depth of a data set in metres, every picture weighing the same.
-
-    Of each picture 1000 of the pixels that count are taken, evenly spaced.
+    """Median depth of a data set in metres, over 1000 pixels of each picture that has depth.
 
     Raises:
         DataError: No picture has valid depth.
@@ -188,11 +177,6 @@ def iterate(dataset: Any) -> Iterator[Sample]:
     return iter(dataset)
 
 
-def _positive(pred_HW: Tensor, valid_HW: Tensor, protocol: Protocol) -> Tensor:
-    """Above 0 everywhere: a median or a logarithm needs a value where no pixel counts, too."""
-    return torch.where(valid_HW, pred_HW, protocol.low).clamp_min(protocol.low)
-
-
 def _row(
     index: int,
     sample: Sample,
@@ -204,21 +188,13 @@ def _row(
     depth_HW = sample.depth_1HW[0]
     boundary_HW = boundary_mask(depth_HW.double(), valid_HW)
     constant_HW = torch.full_like(depth_HW, baseline.depth)
-    scales: list[dict[Alignment, float]] = []
-    figures: list[ByAlignment] = []
-    for map_HW in (pred_HW, constant_HW):
-        scale = {a: alignment_scale(map_HW, depth_HW, valid_HW, a) for a in ALIGNMENTS}
-        scales.append(scale)
-        figures.append({})
-        for alignment, factor in scale.items():
-            clipped_HW = (map_HW.double() * factor).clamp(protocol.low, protocol.high)
-            figures[-1][alignment] = image_metrics(clipped_HW, depth_HW, valid_HW, boundary_HW)
-    return ImageRow(
-        index, sample.name, int(valid_HW.sum()), scales[0], metrics=figures[0], baseline=figures[1]
-    )
-
-
-def _batches(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
-    rest = iter(samples)
-    while batch := list(islice(rest, size)):
-        yield batch
+    scales: dict[Alignment, float] = {}
+    metrics: dict[Alignment, dict[str, float]] = {}
+    constant: dict[Alignment, dict[str, float]] = {}
+    for alignment in ALIGNMENTS:
+        for map_HW, factors, figures in ((pred_HW, scales, metrics), (constant_HW, {}, constant)):
+            factors[alignment] = alignment_scale(map_HW, depth_HW, valid_HW, alignment)
+            scaled_HW = map_HW.double() * factors[alignment]
+            clipped_HW = scaled_HW.clamp(protocol.low, protocol.high)
+            figures[alignment] = image_metrics(clipped_HW, depth_HW, valid_HW, boundary_HW)
+    return ImageRow(index, sample.name, int(valid_HW.sum()), scales, metrics, constant)

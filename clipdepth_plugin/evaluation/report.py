@@ -7,55 +7,26 @@ import io
 import math
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from clipdepth_plugin.environment import package_versions, platform_name
 from clipdepth_plugin.errors import DepthFileError
 from clipdepth_plugin.evaluation.calibration import Calibration
+from clipdepth_plugin.evaluation.evaluate import Baseline, EvaluationResult, Means
 from clipdepth_plugin.evaluation.metrics import METRICS, Alignment
+from clipdepth_plugin.evaluation.protocols import Protocol
 from clipdepth_plugin.files.atomic import write_file
-
-if TYPE_CHECKING:
-    from clipdepth_plugin.evaluation.evaluate import EvaluationResult
 
 JSON_FILE = "report.json"
 CSV_FILE = "images.csv"
 
-Figures = dict[Alignment, dict[str, float | None]]
 
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class ReportProtocol(_Strict):
-    """How it was measured; see ``evaluation.protocols.Protocol``."""
-
-    name: str
-    low: float
-    """Metres; depth counts above it."""
-    high: float | None
-    """Metres; depth counts below it; null for no bound."""
-    crop: Literal["none", "nyu", "garg", "eigen"]
-    flip: bool
-    kb_crop: bool
-
-
-class ReportBaseline(_Strict):
-    """The constant depth that the figures stand beside."""
-
-    kind: Literal["test-median", "train-median"]
-    """Whose median depth it is."""
-    depth: float
-    """Metres."""
-    means: Figures
-    """Alignment -> metric -> mean over pictures."""
-
-
-class Report(_Strict):
+class Report(BaseModel):
     """One evaluation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     format: Literal["clipdepth-eval/1"] = "clipdepth-eval/1"
     created: str
@@ -74,18 +45,17 @@ class Report(_Strict):
     """Of the tower's weights, by dtype."""
     data: dict[str, Any]
     """The data set's config."""
-    protocol: ReportProtocol
+    protocol: Protocol
     images: int
     """Pictures measured."""
     skipped: tuple[str, ...]
     """Pictures without a pixel that counts."""
     align: Alignment
     """Which figures the CSV file and the image grid show."""
-    means: Figures
-    """Alignment -> metric -> mean over pictures; null if no picture has the metric."""
+    means: Means
     boundary_images: int
     """Pictures that ``boundary_abs_rel`` is the mean of."""
-    baseline: ReportBaseline
+    baseline: Baseline
     calibration: Calibration | None = None
     """Of the raw predictions; null for heads that predict no confidence."""
 
@@ -98,31 +68,23 @@ def make_report(result: EvaluationResult, **environment: Any) -> Report:
         environment: The fields ``command``, ``device``, ``host``, ``head``, ``tower_hashes``,
             ``data`` and ``align`` of the report.
     """
-    protocol, boundary = result.protocol, METRICS[-1].name
-    fields = {name: getattr(protocol, name) for name in ReportProtocol.model_fields}
-    if math.isinf(protocol.high):
-        fields["high"] = None
-    with_boundary = [row for row in result.rows if not math.isnan(row.metrics["none"][boundary])]
+    boundary = [row.metrics["none"]["boundary_abs_rel"] for row in result.rows]
     return Report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=package_versions(),
         machine=platform_name(),
-        protocol=ReportProtocol(**fields),
+        protocol=result.protocol,
         images=len(result.rows),
         skipped=result.skipped,
-        means=_without_nan(result.means),
-        boundary_images=len(with_boundary),
-        baseline=ReportBaseline(
-            kind=result.baseline.kind,
-            depth=result.baseline.depth,
-            means=_without_nan(result.baseline_means),
-        ),
+        means=result.means,
+        boundary_images=sum(not math.isnan(value) for value in boundary),
+        baseline=result.baseline,
         calibration=result.calibration,
         **environment,
     )
 
 
-def write_json(path: Path, report: BaseModel) -> None:
+def write_json(path: Path, report: Report) -> None:
     """Writes a report.
 
     Raises:
@@ -150,10 +112,3 @@ def write_csv(path: Path, result: EvaluationResult, align: Alignment) -> None:
         shown = ["" if math.isnan(value) else f"{value:.7g}" for value in values]
         writer.writerow([row.name, row.pixels, f"{row.scales[align]:.7g}", *shown])
     write_file(path, text.getvalue().encode(), DepthFileError)
-
-
-def _without_nan(means: dict[Alignment, dict[str, float]]) -> Figures:
-    return {
-        alignment: {n: None if math.isnan(v) else v for n, v in figures.items()}
-        for alignment, figures in means.items()
-    }
