@@ -95,6 +95,7 @@ def calibrate(samples: Sequence[Tensor]) -> Calibration:
     gaps = torch.zeros(BINS, dtype=torch.float64)
     gaps.index_add_(0, bins_N, weight_N * (confidence_N - right_N))
     coverage_N, risk_N, area = _risk_curve(error_N, confidence_N, weight_N)
+    nearest = [(coverage_N - (i + 1) / POINTS).abs().argmin() for i in range(POINTS)]
     return Calibration(
         pixels=len(error_N),
         mean_confidence=float(weight_N @ confidence_N),
@@ -103,10 +104,7 @@ def calibrate(samples: Sequence[Tensor]) -> Calibration:
         area=area,
         area_of_the_error=_risk_curve(error_N, -error_N, weight_N)[2],
         abs_rel=float(weight_N @ error_N),
-        curve=tuple(
-            (float(coverage_N[i]), float(risk_N[i]))
-            for i in ((coverage_N - (point + 1) / POINTS).abs().argmin() for point in range(POINTS))
-        ),
+        curve=tuple((float(coverage_N[i]), float(risk_N[i])) for i in nearest),
     )
 
 
