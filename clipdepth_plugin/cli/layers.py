@@ -28,7 +28,8 @@ from clipdepth_plugin.cli.options import (
 )
 from clipdepth_plugin.data import open_dataset
 from clipdepth_plugin.environment import package_versions
-from clipdepth_plugin.evaluation.layers import LayerRanking, LevelScore, ProbeOptions, rank_levels
+from clipdepth_plugin.evaluation.layers import LayerRanking, LevelScore, rank_levels
+from clipdepth_plugin.evaluation.patches import PatchReader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +68,7 @@ def rank_layers(options: LayersOptions, console: Console) -> int:
     A ridge regression of log depth on the tokens of each level alone, then of more levels
     together, scored on pictures that were held out.
     """
-    probe = ProbeOptions(options.max_images, options.patches or None, options.ridge, options.stages)
+    probe = {name: getattr(options, name) for name in ("max_images", "ridge", "stages")}
     train = open_dataset(parse_data(options.data, "train"))
     validation = open_dataset(parse_data(options.val_data, "val")) if options.val_data else None
     device = find_device(options.device)
@@ -75,8 +76,9 @@ def rank_layers(options: LayersOptions, console: Console) -> int:
         host = load_host(options.host)
         tower = choose_tower(host.model.to(device), options.tower)
     preprocessing = preprocessing_of(host, tower)
-    with bar(console, "probing", None) as step:
-        ranking = rank_levels(tower, preprocessing, train, validation, options=probe, advance=step)
+    reader = PatchReader(tower, preprocessing, options.patches or None)
+    with bar(console, "probing", None) as advance:
+        ranking = rank_levels(reader, train, validation, **probe, advance=advance)
     if options.as_json:
         report = {
             "format": "clipdepth-layers/1",
@@ -86,7 +88,7 @@ def rank_layers(options: LayersOptions, console: Console) -> int:
             "host": options.host,
             "tower_hashes": tower_hashes(tower),
             "data": options.data,
-            "options": asdict(probe),
+            "options": {**probe, "patches": options.patches or None},
             **asdict(ranking),
         }
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
@@ -117,6 +119,5 @@ def _print_ranking(ranking: LayerRanking, out: Console) -> None:
     out.print(
         f"ridge on {ranking.features} features a level; {train} pictures fitted, {validation} "
         f"scored (held out: {ranking.split})\n"
-        f"proposed, for the presets {', '.join(ranking.accepting)}:\n"
-        f"  semantic_levels: {list(ranking.semantic)}\n  {structural}"
+        f"proposed:\n  semantic_levels: {list(ranking.semantic)}\n  {structural}"
     )

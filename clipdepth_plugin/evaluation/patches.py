@@ -82,15 +82,24 @@ class PatchReader:
     """Tokens and log depths of the patches of pictures.
 
     Attributes:
-        levels: All levels of the tower, 0 to its depth.
-        features: K.
+        tower: The tower.
+        levels: All its levels, 0 to its depth.
+        features: K, features of a level; less than the tower's width where projected.
     """
 
-    def __init__(self, tower: Tower, preprocessing: Preprocessing, patches: int | None) -> None:
-        """Taps the tower only while it runs; ``patches`` of each picture, or None for all."""
+    def __init__(
+        self, tower: Tower, preprocessing: Preprocessing, patches: int | None = 128
+    ) -> None:
+        """Taps the tower only while it runs.
+
+        Args:
+            tower: From ``choose_tower``.
+            preprocessing: From a picture to the tower's input.
+            patches: Taken of each picture, at random; None takes all.
+        """
         self.levels = tuple(range(tower.depth + 1))
         self.features = min(tower.width, MAX_FEATURES // len(self.levels))
-        self._tower = tower
+        self.tower = tower
         self._recorder = PassRecorder(Wanted.of(tower, self.levels, None), TowerPass)
         self._taps = Taps(tower.module, tower, self._recorder, owner=self)
         self._preprocessing = preprocessing
@@ -104,7 +113,7 @@ class PatchReader:
     def tokens(self, samples: Sequence[Sample]) -> TowerFeatures:
         """All levels, each (B, P, D), of samples' pictures, without a graph."""
         pixels_B3HW = sample_pixels(samples, self._preprocessing)
-        run = run_tower(self._tower, self._taps, self._recorder, pixels_B3HW, {})
+        run = run_tower(self.tower, self._taps, self._recorder, pixels_B3HW, {})
         return one_size(run.features)
 
     def read(
@@ -124,7 +133,7 @@ class PatchReader:
         log_P = patch_log_depth(
             sample.depth_1HW[0],
             features.grid,
-            patch_size=self._tower.patch_size,
+            patch_size=self.tower.patch_size,
             pixel_size=self._preprocessing.size,
         )
         chosen_N = torch.isfinite(log_P).nonzero()[:, 0]

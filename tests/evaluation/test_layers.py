@@ -13,11 +13,10 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from clipdepth_plugin.adapters.preprocessing import HALF_NORMALISATION, Preprocessing
 from clipdepth_plugin.adapters.taps import owners
 from clipdepth_plugin.adapters.towers import Tower, choose_tower
-from clipdepth_plugin.config import PRESETS
 from clipdepth_plugin.data import Sample
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.evaluation import patches as patches_module
-from clipdepth_plugin.evaluation.layers import ProbeOptions, accepting_presets, rank_levels
+from clipdepth_plugin.evaluation.layers import rank_levels
 from clipdepth_plugin.evaluation.patches import PatchReader, patch_log_depth, split_samples
 from clipdepth_plugin.evaluation.predictors import sample_pixels
 from clipdepth_plugin.evaluation.ridge import RidgeSums
@@ -176,10 +175,10 @@ def test_the_level_that_holds_the_depth_is_found(tower: Tower) -> None:
     pictures.depths = log.exp().repeat_interleave(8, 2).repeat_interleave(8, 3)
     done: list[tuple[int, int]] = []
     ranking = rank_levels(
-        tower,
-        PREPROCESSING,
+        PatchReader(tower, PREPROCESSING, None),
         pictures,
-        options=ProbeOptions(patches=None, ridge=1e-6, stages=2),
+        ridge=1e-6,
+        stages=2,
         advance=lambda *count: done.append(count),
     )
     assert ranking.singles[0].levels == (2,)
@@ -196,13 +195,6 @@ def test_the_level_that_holds_the_depth_is_found(tower: Tower) -> None:
     assert sum(count for count, _ in done) == done[-1][1] == 60
 
 
-def test_presets_take_as_many_levels_as_they_have_stages() -> None:
-    assert accepting_presets(16, (12, 9, 6, 3), (2, 1, 0)) == tuple(PRESETS)
-    assert accepting_presets(16, (12, 9, 6, 3), ()) == tuple(PRESETS)
-    assert accepting_presets(16, (12, 9, 6, 3), (2,)) == ("fast", "guided")
-    assert accepting_presets(16, tuple(range(9)), (9,)) == ("fast", "guided")
-
-
 def test_wide_towers_are_projected(tower: Tower, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patches_module, "MAX_FEATURES", 8 * (DEPTH + 1))
     reader = PatchReader(tower, PREPROCESSING, 5)
@@ -215,4 +207,4 @@ def test_pictures_without_depth_are_no_data(tower: Tower) -> None:
     pictures = Pictures(4)
     pictures.depths.zero_()
     with pytest.raises(DataError, match="0 training and 0 validation patches"):
-        rank_levels(tower, PREPROCESSING, pictures)
+        rank_levels(PatchReader(tower, PREPROCESSING), pictures)
