@@ -56,16 +56,10 @@ class Calibration:
 def take_pixels(
     confidence_HW: Tensor, pred_HW: Tensor, depth_HW: Tensor, valid_HW: Tensor
 ) -> Tensor:
-    """Some pixels of a picture, for ``calibrate``.
-
-    Args:
-        confidence_HW: Predicted probabilities.
-        pred_HW: Predicted metres, above 0 where valid; not aligned.
-        depth_HW: True metres.
-        valid_HW: Bool, with at least one pixel.
+    """Some pixels of a picture, for ``calibrate``; at least one is valid.
 
     Returns:
-        (3, N) float64: the confidence, 1 where the prediction is within a factor of 1.25 or 0, and
+        (3, N) float64: the confidence; 1 where the prediction is within a factor of 1.25, else 0;
         |prediction - truth| / truth.
     """
     valid_N = valid_HW.flatten().nonzero()[:, 0]

@@ -5,10 +5,10 @@ Axes: H W a picture's own size, N pixels. Depths in metres.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -97,7 +97,7 @@ class EvaluationResult:
 
 def evaluate(
     predict: Predictor | DepthPlugin,
-    dataset: Any,
+    dataset: Iterable[Sample],
     protocol: Protocol,
     *,
     batch_size: int = 1,
@@ -111,7 +111,7 @@ def evaluate(
 
     Args:
         predict: A predictor, or a plug-in whose tower says how pictures are prepared.
-        dataset: Of ``Sample``: map style, or iterable (which is then read twice).
+        dataset: Read twice where no baseline is given.
         protocol: Which pixels count.
         batch_size: Pictures in one tower pass.
         baseline: The constant to compare with; None takes the test set's median.
@@ -127,7 +127,7 @@ def evaluate(
     rows: list[ImageRow] = []
     pixels: list[Tensor] = []
     skipped: list[str] = []
-    indexed = enumerate(iterate(dataset))
+    indexed = enumerate(dataset)
     while batch := list(islice(indexed, batch_size)):
         indices, samples = zip(*batch, strict=True)
         valid = [protocol.valid(s.depth_1HW[0], s.name) for s in samples]
@@ -152,14 +152,14 @@ def evaluate(
     )
 
 
-def median_depth(dataset: Any, protocol: Protocol) -> float:
+def median_depth(dataset: Iterable[Sample], protocol: Protocol) -> float:
     """Median depth of a data set in metres, over 1000 pixels of each picture that has depth.
 
     Raises:
         DataError: No picture has valid depth.
     """
     taken: list[Tensor] = []
-    for sample in iterate(dataset):
+    for sample in dataset:
         depth_HW = sample.depth_1HW[0]
         depth_N = depth_HW[protocol.valid(depth_HW, sample.name)]
         if len(depth_N):
@@ -168,13 +168,6 @@ def median_depth(dataset: Any, protocol: Protocol) -> float:
     if not taken:
         raise DataError("no picture of the data set has depth in the protocol's range and crop")
     return float(torch.cat(taken).median())
-
-
-def iterate(dataset: Any) -> Iterator[Sample]:
-    """The samples of a map-style or iterable data set, in order."""
-    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
-        return (dataset[index] for index in range(len(dataset)))
-    return iter(dataset)
 
 
 def _row(

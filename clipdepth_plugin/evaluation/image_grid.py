@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from clipdepth_plugin.errors import DepthFileError
-from clipdepth_plugin.evaluation.evaluate import EvaluationResult, ImageRow, iterate
+from clipdepth_plugin.evaluation.evaluate import EvaluationResult, ImageRow
 from clipdepth_plugin.evaluation.metrics import Alignment
 from clipdepth_plugin.evaluation.predictors import Predictor, predict_samples
 from clipdepth_plugin.files.atomic import write_file
@@ -27,13 +27,7 @@ IMAGE_GRID_FILE = "pictures.png"
 def choose_rows(
     result: EvaluationResult, alignment: Alignment, count: int
 ) -> list[tuple[str, ImageRow]]:
-    """("best", "median" or "worst", row) by AbsRel, best first, no picture twice.
-
-    Args:
-        result: The figures.
-        alignment: Of which AbsRel.
-        count: How many of each kind, where there are enough pictures.
-    """
+    """("best", "median" or "worst", row) by AbsRel, best first: ``count`` of each, none twice."""
     rows = sorted(result.rows, key=lambda row: row.metrics[alignment]["abs_rel"])
     count = max(1, min(count, len(rows) // 3))
     middle = (len(rows) - count) // 2
@@ -79,7 +73,7 @@ def write_image_grid(
 
 
 def _fetch(dataset: Any, indices: set[int]) -> dict[int, Sample]:
-    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
+    if hasattr(dataset, "__getitem__"):
         return {index: dataset[index] for index in indices}
-    read = islice(iterate(dataset), max(indices) + 1)
-    return {index: sample for index, sample in enumerate(read) if index in indices}
+    read = enumerate(islice(dataset, max(indices) + 1))
+    return {index: sample for index, sample in read if index in indices}

@@ -65,14 +65,13 @@ def image_metrics(
     """All metrics of one image.
 
     Args:
-        pred_HW: Predicted metres, above 0 where valid.
+        pred_HW: Predicted metres.
         depth_HW: True metres.
-        valid_HW: Bool, with at least one pixel.
+        valid_HW: Bool.
         boundary_HW: ``boundary_mask(depth_HW, valid_HW)``.
 
     Returns:
-        Name of each of ``METRICS`` -> value; ``boundary_abs_rel`` is NaN where the image has no
-        boundary to measure at.
+        Name of each of ``METRICS`` -> value; NaN for ``boundary_abs_rel`` without a boundary.
 
     Raises:
         DataError: Shapes differ, no pixel is valid, or a valid prediction is not above 0.
@@ -130,10 +129,7 @@ def boundary_mask(depth_HW: Tensor, valid_HW: Tensor) -> Tensor:
 
 
 def alignment_scale(pred_HW: Tensor, depth_HW: Tensor, valid_HW: Tensor, kind: Alignment) -> float:
-    """The factor that aligns a prediction to the truth; needs valid predictions above 0.
-
-    The median of an even number of pixels is the mean of the middle two, as NumPy's.
-    """
+    """The factor that aligns a prediction to the truth; needs valid predictions above 0."""
     if kind == "none":
         return 1.0
     pred_N, depth_N = pred_HW[valid_HW].double(), depth_HW[valid_HW].double()
@@ -143,7 +139,7 @@ def alignment_scale(pred_HW: Tensor, depth_HW: Tensor, valid_HW: Tensor, kind: A
 
 
 def _median(x_N: Tensor) -> Tensor:
-    """As NumPy's; torch.median takes the lower middle, torch.quantile has a size limit."""
+    """As NumPy's: torch.median takes the lower middle, torch.quantile has a size limit."""
     sorted_N = x_N.sort().values
     return (sorted_N[(len(x_N) - 1) // 2] + sorted_N[len(x_N) // 2]) / 2
 
