@@ -26,7 +26,7 @@ from clipdepth_plugin.cli.options import (
 )
 from clipdepth_plugin.data import open_dataset
 from clipdepth_plugin.evaluation.evaluate import Baseline, evaluate, median_depth
-from clipdepth_plugin.evaluation.image_grid import IMAGE_GRID_FILE, write_image_grid
+from clipdepth_plugin.evaluation.image_grid import write_image_grid
 from clipdepth_plugin.evaluation.metrics import ALIGNMENTS, METRICS, Alignment
 from clipdepth_plugin.evaluation.predictors import HeadPredictor
 from clipdepth_plugin.evaluation.protocols import (
@@ -35,13 +35,7 @@ from clipdepth_plugin.evaluation.protocols import (
     ProtocolName,
     get_protocol,
 )
-from clipdepth_plugin.evaluation.report import (
-    CSV_FILE,
-    JSON_FILE,
-    make_report,
-    write_csv,
-    write_json,
-)
+from clipdepth_plugin.evaluation.report import make_report, write_report
 from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
 from clipdepth_plugin.weights.shipped import load_head
 
@@ -142,10 +136,9 @@ def evaluate_head(options: EvalOptions, console: Console) -> int:
         data=config.model_dump(mode="json"),
         align=options.align,
     )
-    write_json(options.output / JSON_FILE, report)
-    write_csv(options.output / CSV_FILE, result, options.align)
+    write_report(options.output, report, result)
     if options.pictures:
-        path, count = options.output / IMAGE_GRID_FILE, options.pictures
+        path, count = options.output / "pictures.png", options.pictures
         write_image_grid(path, result, predict, dataset, alignment=options.align, count=count)
     plain_console().print(make_table(result, options.align))
     skipped = f"; {len(result.skipped)} without valid depth" if result.skipped else ""

@@ -21,8 +21,6 @@ from clipdepth_plugin.files.colours import comparison, image_grid
 if TYPE_CHECKING:
     from clipdepth_plugin.data import Sample
 
-IMAGE_GRID_FILE = "pictures.png"
-
 
 def choose_rows(
     result: EvaluationResult, alignment: Alignment, count: int

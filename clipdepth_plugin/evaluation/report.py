@@ -19,9 +19,6 @@ from clipdepth_plugin.evaluation.metrics import METRICS, Alignment
 from clipdepth_plugin.evaluation.protocols import Protocol
 from clipdepth_plugin.files.atomic import write_file
 
-JSON_FILE = "report.json"
-CSV_FILE = "images.csv"
-
 
 class Report(BaseModel):
     """One evaluation."""
@@ -84,31 +81,24 @@ def make_report(result: EvaluationResult, **environment: Any) -> Report:
     )
 
 
-def write_json(path: Path, report: Report) -> None:
-    """Writes a report.
+def write_report(folder: Path, report: Report, result: EvaluationResult) -> None:
+    """Writes report.json, and images.csv with one line for each picture, in the data set's order.
+
+    Columns: name, pixels, scale (the factor of ``report.align``), the metrics, and the constant's
+    AbsRel under the same alignment. A metric that a picture does not have is empty.
 
     Raises:
-        DepthFileError: The file can't be written.
+        DepthFileError: A file can't be written.
     """
-    write_file(path, report.model_dump_json(indent=2).encode() + b"\n", DepthFileError)
-
-
-def write_csv(path: Path, result: EvaluationResult, align: Alignment) -> None:
-    """Writes one line for each picture, in the data set's order.
-
-    Columns: name, pixels, scale (the alignment's factor), the metrics, and the constant's AbsRel
-    under the same alignment. A metric that a picture does not have is empty.
-
-    Raises:
-        DepthFileError: The file can't be written.
-    """
+    content = report.model_dump_json(indent=2).encode() + b"\n"
+    write_file(folder / "report.json", content, DepthFileError)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [metric.name for metric in METRICS]
     writer.writerow(["name", "pixels", "scale", *names, "constant_abs_rel"])
     for row in result.rows:
-        values = [row.metrics[align][name] for name in names]
-        values.append(row.baseline[align]["abs_rel"])
+        values = [row.metrics[report.align][name] for name in names]
+        values.append(row.baseline[report.align]["abs_rel"])
         shown = ["" if math.isnan(value) else f"{value:.7g}" for value in values]
-        writer.writerow([row.name, row.pixels, f"{row.scales[align]:.7g}", *shown])
-    write_file(path, text.getvalue().encode(), DepthFileError)
+        writer.writerow([row.name, row.pixels, f"{row.scales[report.align]:.7g}", *shown])
+    write_file(folder / "images.csv", text.getvalue().encode(), DepthFileError)

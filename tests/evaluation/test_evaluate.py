@@ -38,12 +38,7 @@ from clipdepth_plugin.evaluation.predictors import (
     sample_pixels,
 )
 from clipdepth_plugin.evaluation.protocols import get_protocol
-from clipdepth_plugin.evaluation.report import (
-    Report,
-    make_report,
-    write_csv,
-    write_json,
-)
+from clipdepth_plugin.evaluation.report import Report, make_report, write_report
 from clipdepth_plugin.features import one_size
 from clipdepth_plugin.training.losses import LossConfig
 from clipdepth_plugin.training.trained import TrainedHead
@@ -254,7 +249,7 @@ def test_a_confidence_is_evaluated_with_its_depth(tmp_path: Path) -> None:
         "align": "none",
     }
     report = make_report(result, **environment)
-    write_json(tmp_path / "report.json", report)
+    write_report(tmp_path, report, result)
     read = Report.model_validate_json((tmp_path / "report.json").read_text())
     assert read.calibration is not None
     assert read.calibration.curve == calibration.curve
@@ -302,14 +297,13 @@ def test_report_files(tmp_path: Path) -> None:
         "align": "none",
     }
     report = make_report(result, **environment)
-    write_json(tmp_path / "report.json", report)
+    write_report(tmp_path, report, result)
     read = Report.model_validate(json.loads((tmp_path / "report.json").read_text()))
     assert read == report
     assert read.means["none"]["abs_rel"] == pytest.approx(0.3, abs=1e-6)
     assert read.boundary_images == 6
     assert {"python", "torch", "clipdepth-plugin"} <= read.versions.keys()
 
-    write_csv(tmp_path / "images.csv", result, "none")
     rows = list(csv.DictReader((tmp_path / "images.csv").read_text().splitlines()))
     assert [row["name"] for row in rows] == [s.name for s in samples]
     assert float(rows[3]["abs_rel"]) == pytest.approx(0.3, abs=1e-6)
