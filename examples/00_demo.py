@@ -59,8 +59,7 @@ def report_error(depth_HW: NDArray[np.float32], truth_HW: NDArray[np.float64]) -
     ordered = np.sort(truth)
     weight = np.cumsum(1 / ordered)
     constant = float(ordered[np.searchsorted(weight, weight[-1] / 2)])
-    covered = f"{valid_HW.mean():.0%} of the picture"
-    print(f"  truth: {truth.min():.2f} to {truth.max():.2f} m on {covered}")
+    print(f"  truth on {valid_HW.mean():.0%}: {truth.min():.2f} to {truth.max():.2f} m")
     for name, guess in (
         ("raw", depth),
         ("median-aligned", depth * np.median(truth) / np.median(depth)),

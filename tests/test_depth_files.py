@@ -159,7 +159,7 @@ def test_reading_a_damaged_header_is_an_error_of_ours(tmp_path: Path) -> None:
     assert content[8:16] == b"\x00\x00\x00\x0dIHDR"
     content[11] = 10  # the header's length, 13 by the format
     path.write_bytes(content)
-    with pytest.raises(ImageError, match=r"map\.depth\.png: the picture is damaged"):
+    with pytest.raises(ImageError, match=r"map\.depth\.png: not a picture, damaged"):
         read_depth_png(path)
 
 

@@ -26,7 +26,6 @@ from clipdepth_plugin.cli.options import (
 )
 from clipdepth_plugin.data import open_dataset
 from clipdepth_plugin.evaluation.evaluate import Baseline, evaluate, median_depth
-from clipdepth_plugin.evaluation.image_grid import write_image_grid
 from clipdepth_plugin.evaluation.metrics import ALIGNMENTS, METRICS, Alignment
 from clipdepth_plugin.evaluation.predictors import HeadPredictor
 from clipdepth_plugin.evaluation.protocols import (
@@ -35,7 +34,7 @@ from clipdepth_plugin.evaluation.protocols import (
     ProtocolName,
     get_protocol,
 )
-from clipdepth_plugin.evaluation.report import make_report, write_report
+from clipdepth_plugin.evaluation.report import make_report, write_image_grid, write_report
 from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
 from clipdepth_plugin.weights.shipped import load_head
 

@@ -81,11 +81,7 @@ class Protocol:
         return height - rows, height, left, left + columns
 
     def valid(self, depth_HW: Tensor, name: str = "") -> Tensor:
-        """(H, W) bool, the pixels that count.
-
-        Args:
-            depth_HW: True metres; 0, NaN and infinite are no depth.
-            name: The picture's, for errors.
+        """(H, W) bool, the pixels that count; ``name`` is the picture's, for errors.
 
         Raises:
             DataError: The picture does not have the protocol's size.
@@ -126,7 +122,7 @@ def get_protocol(
     Args:
         name: A key of ``PROTOCOLS``.
         depth_range: (low, high or None) in metres, for ``rgbd`` only.
-        flip: Whether to average with the mirrored picture's prediction; None as the protocol does.
+        flip: See ``Protocol``; None as the protocol does.
         kb_crop: See ``Protocol``; for KITTI only.
 
     Raises:

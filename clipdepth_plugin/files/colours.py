@@ -62,13 +62,7 @@ def comparison(
     """A row of an image grid: picture, truth, prediction and error.
 
     Truth and prediction share the truth's colours; the error is |prediction - truth| / truth, up to
-    0.5. Points of sparse truth are drawn 5 x 5 pixels large.
-
-    Args:
-        image_HWC: The picture.
-        depth_HW: True metres; NaN or 0 is none.
-        pred_HW: Predicted metres.
-        title: Above the picture.
+    0.5. Points of sparse truth are drawn 5 x 5 pixels large. ``title`` stands above the picture.
     """
     truth = depth_panel(depth_HW, "truth", bar="")
     error_HW = np.abs(pred_HW - truth.shown) / truth.shown

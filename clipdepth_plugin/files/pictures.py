@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from clipdepth_plugin.errors import ClipDepthError, ImageError
 
@@ -112,17 +112,9 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
         raise
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such file; check the path") from error
-    except IsADirectoryError as error:
-        raise ImageError(
-            f"{path}: this is a folder; use find_images to list what is in it"
-        ) from error
-    except UnidentifiedImageError as error:
-        raise ImageError(
-            f"{path}: not a picture that Pillow can read; convert it to PNG or JPEG"
-        ) from error
     except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
         raise ImageError(
-            f"{path}: the picture is damaged or can't be read ({type(error).__name__}: {error}); "
+            f"{path}: not a picture, damaged, or can't be read ({type(error).__name__}: {error}); "
             "copy or download it again, or convert it to PNG or JPEG"
         ) from error
 

@@ -27,10 +27,6 @@ from clipdepth_plugin.config import Preset
 from clipdepth_plugin.data import Sample
 from clipdepth_plugin.errors import DataError, HostError
 from clipdepth_plugin.evaluation.evaluate import Baseline, evaluate, median_depth
-from clipdepth_plugin.evaluation.image_grid import (
-    choose_rows,
-    write_image_grid,
-)
 from clipdepth_plugin.evaluation.metrics import METRICS
 from clipdepth_plugin.evaluation.predictors import (
     HeadPredictor,
@@ -38,7 +34,13 @@ from clipdepth_plugin.evaluation.predictors import (
     sample_pixels,
 )
 from clipdepth_plugin.evaluation.protocols import get_protocol
-from clipdepth_plugin.evaluation.report import Report, make_report, write_report
+from clipdepth_plugin.evaluation.report import (
+    Report,
+    choose_rows,
+    make_report,
+    write_image_grid,
+    write_report,
+)
 from clipdepth_plugin.features import one_size
 from clipdepth_plugin.training.losses import LossConfig
 from clipdepth_plugin.training.trained import TrainedHead
