@@ -113,6 +113,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         "header.png": content[:20],
         "empty.png": b"",
         "text.jpg": b"no picture at all",
+        "length.png": content[:11] + b"\x0a" + content[12:],  # the header's, 13 by the format
         "bomb.png": content[:16] + struct.pack(">II", 2**31 - 1, 2**31 - 1) + content[24:],
     }
     for name, damaged in cases.items():

@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from clipdepth_plugin.errors import DepthFileError, ImageError
+from clipdepth_plugin.errors import DepthFileError
 from clipdepth_plugin.files.atomic import write_file
 from clipdepth_plugin.files.colours import Panel, depth_panel, image_grid
-from clipdepth_plugin.files.pictures import opened_image
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +52,9 @@ def write_depth_png(path: StrPath, depth_HW: DepthMap) -> None:
     beyond = np.count_nonzero(np.isfinite(metres_HW) & (metres_HW > farthest))
     if beyond:
         logger.warning(
-            "%s: %d of %d pixels lie beyond %.3f m, the most that a 16-bit PNG in millimetres "
+            "%s: %d of %d pixels lie beyond 65.535 m, the most that a 16-bit PNG in millimetres "
             "holds, and are stored as that; --npy (write_npy) keeps the metres",
-            path,
-            beyond,
-            metres_HW.size,
-            MAX_MILLIMETRES / 1000,
+            *(path, beyond, metres_HW.size),
         )
     _write_png(path, to_millimetres(metres_HW), DEPTH_NOTE)
 
@@ -69,22 +65,6 @@ def to_millimetres(metres_HW: NDArray[Any]) -> NDArray[np.uint16]:
     valid_HW = np.isfinite(metres_HW) & (metres_HW > 0)
     millimetres_HW = np.rint(np.where(valid_HW, metres_HW, 0.0) * 1000.0)
     return np.where(valid_HW, millimetres_HW.clip(1, MAX_MILLIMETRES), 0).astype(np.uint16)
-
-
-def read_depth_png(path: StrPath) -> NDArray[np.float32]:
-    """What ``write_depth_png`` wrote: (H, W) metres, NaN where the file has 0.
-
-    Raises:
-        ImageError: The file is missing, damaged, or not a 16-bit grey PNG.
-    """
-    with opened_image(Path(path)) as image:
-        if image.format != "PNG" or image.mode not in ("I;16", "I;16B", "I"):
-            raise ImageError(
-                f"{path}: {image.format} in mode {image.mode}, expected a 16-bit grey PNG"
-            )
-        millimetres_HW = np.asarray(image)
-    metres_HW = millimetres_HW.astype(np.float32) / np.float32(1000)
-    return np.where(millimetres_HW > 0, metres_HW, np.float32(np.nan))
 
 
 def write_confidence_png(path: StrPath, confidence_HW: DepthMap) -> None:

@@ -6,7 +6,6 @@ Axes: H W pixels.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,8 +16,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from clipdepth_plugin.errors import ClipDepthError, ImageError
-
-logger = logging.getLogger(__name__)
 
 SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo"),
@@ -104,8 +101,6 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
         if path.stat().st_size == 0:
             raise ImageError(f"{path}: the file is empty; copy or download it again")
         with Image.open(path) as opened:
-            if getattr(opened, "n_frames", 1) > 1:
-                logger.info("%s holds several frames; the first is used", path)
             opened.load()
             yield opened
     except (ClipDepthError, MemoryError):
