@@ -9,34 +9,21 @@ DepthHead.from_pretrained.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from clipdepth_plugin import DepthHead, attach
 
 IMAGE_TOKEN, PATCHES = 90, 16
+SMALL: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4}
 
 
 def tiny_llava() -> LlavaForConditionalGeneration:
     """A LLaVA of 4 vision blocks and 2 language blocks, on pictures of 32 x 32."""
-    vision = CLIPVisionConfig(
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        image_size=32,
-        patch_size=8,
-    )
-    text = LlamaConfig(
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        vocab_size=99,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
+    vision = CLIPVisionConfig(**SMALL, num_hidden_layers=4, image_size=32, patch_size=8)
+    text = LlamaConfig(**SMALL, num_hidden_layers=2, vocab_size=99, pad_token_id=0)
     config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE_TOKEN)
     model: LlavaForConditionalGeneration = LlavaForConditionalGeneration(config).eval()
     return model

@@ -8,6 +8,8 @@ augmentation, validation, resuming and caching too.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
@@ -17,14 +19,8 @@ from clipdepth_plugin import DepthHead, DepthPlugin
 def main() -> None:
     """Fits a head to one made-up scene."""
     torch.manual_seed(0)
-    config = CLIPVisionConfig(
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        image_size=32,
-        patch_size=8,
-    )
+    small: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4}
+    config = CLIPVisionConfig(**small, num_hidden_layers=4, image_size=32, patch_size=8)
     tower = CLIPVisionModel(config).eval()
     plugin = DepthPlugin(tower, DepthHead.for_host(tower, preset="fast"))
     # Its parameters are the head's alone: no gradient reaches the tower.

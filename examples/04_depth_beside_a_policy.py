@@ -24,36 +24,19 @@ from transformers import (
 from clipdepth_plugin import DepthHead, attach
 
 IMAGE_TOKEN, PATCHES, CAMERAS, STEPS, ACTIONS = 90, 16, 3, 8, 6
+SMALL: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4}
 
 
 def tiny_pi0() -> PI0ForConditionalGeneration:
     """A PI0 of 4 vision blocks, on pictures of 32 x 32 from several cameras."""
     language = GemmaConfig(
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=1,
-        head_dim=16,
-        vocab_size=99,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
+        **SMALL, num_hidden_layers=2, num_key_value_heads=1, head_dim=16, vocab_size=99
     )
     vision = SiglipVisionConfig(
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        image_size=32,
-        patch_size=8,
-        vision_use_head=False,
+        **SMALL, num_hidden_layers=4, image_size=32, patch_size=8, vision_use_head=False
     )
     vlm = PaliGemmaConfig(
-        vision_config=vision,
-        text_config=language,
-        image_token_index=IMAGE_TOKEN,
-        projection_dim=64,
+        vision_config=vision, text_config=language, image_token_index=IMAGE_TOKEN, projection_dim=64
     )
     config = PI0Config(
         vlm_config=vlm,

@@ -21,9 +21,9 @@ from transformers import (
 from clipdepth_plugin import DepthHead, DepthPlugin, attach, find_towers
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.pixels import to_pixels
-from clipdepth_plugin.files.depth_maps import read_depth_png
 from clipdepth_plugin.files.pictures import load_image
 from tests.tiny.command_line import run, save_pictures, tiny_host, words
+from tests.tiny.depth_png import read_depth_png
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from clipdepth_plugin.files.depth_maps import read_depth_png
+from tests.tiny.depth_png import read_depth_png
 from tests.tiny.table import BY_NAME
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -36,13 +36,9 @@ DebugOption = Annotated[
 def add_command(
     app: typer.Typer, run: Callable[[Any, Console], int], name: str, **settings: Any
 ) -> None:
-    """Registers a command.
+    """Registers a command: ``run(options, console on stderr) -> exit code``.
 
-    Args:
-        app: The application.
-        run: Takes the options, a dataclass, and a console on stderr; gives the exit code.
-        name: The command's name.
-        settings: More of what ``typer.Typer.command`` takes.
+    ``settings`` are more of what ``typer.Typer.command`` takes.
     """
     options = get_type_hints(run)["options"]
     types = get_type_hints(options, include_extras=True)
@@ -83,13 +79,10 @@ def errors_as_messages(*, debug: bool = False) -> Iterator[Console]:
         if debug:
             console.print(traceback.format_exc())
         else:
-            message = str(error) if mistake else _unexpected(error)
+            first = next(iter(str(error).strip().splitlines()), "no message")
+            unexpected = f"{type(error).__name__}: {first}; --debug shows the traceback"
+            message = str(error) if mistake else unexpected
             console.print(Text("error: ", style="bold red") + Text(message))
         raise typer.Exit(MISTAKE if mistake else UNEXPECTED) from error
     finally:
         root.removeHandler(handler)
-
-
-def _unexpected(error: Exception) -> str:
-    first = next(iter(str(error).strip().splitlines()), "no message")
-    return f"{type(error).__name__}: {first}; --debug shows the traceback"

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from clipdepth_plugin.data import FORMATS, DataConfig
 from clipdepth_plugin.errors import DataError
-
-_FILES = (".yaml", ".yml", ".json")
 
 
 def parse_data(text: str, default_split: str = "test") -> DataConfig:
@@ -25,8 +22,14 @@ def parse_data(text: str, default_split: str = "test") -> DataConfig:
         DataError: Neither a known format nor a file that can be read.
         pydantic.ValidationError: The fields contradict each other.
     """
-    if text.endswith(_FILES) and Path(text).is_file():
-        return DataConfig.model_validate({"split": default_split, **_read(Path(text))})
+    if text.endswith((".yaml", ".yml", ".json")) and Path(text).is_file():
+        try:
+            fields = yaml.safe_load(Path(text).read_text(encoding="utf-8"))  # JSON is YAML, too
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise DataError(f"{text}: can't be read as YAML or JSON ({error})") from error
+        if not isinstance(fields, dict):
+            raise DataError(f"{text}: expected the fields of a set, got {type(fields).__name__}")
+        return DataConfig.model_validate({"split": default_split, **fields})
     kind, _, location = text.partition(":")
     if kind not in FORMATS or not location:
         raise DataError(
@@ -40,15 +43,3 @@ def parse_data(text: str, default_split: str = "test") -> DataConfig:
     if before and not in_address and not Path(location).exists():
         root, split = before, after
     return DataConfig.model_validate({"format": kind, "root": root, "split": split})
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML, too
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: can't be read ({error})") from error
-    except yaml.YAMLError as error:
-        raise DataError(f"{path}: not valid YAML or JSON ({error})") from error
-    if not isinstance(fields, dict):
-        raise DataError(f"{path}: expected the fields of a data set, got {type(fields).__name__}")
-    return fields

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,7 +26,6 @@ from clipdepth_plugin.cli.options import (
 )
 from clipdepth_plugin.data import open_dataset
 from clipdepth_plugin.evaluation.evaluate import Baseline, evaluate, median_depth
-from clipdepth_plugin.evaluation.image_grid import IMAGE_GRID_FILE, write_image_grid
 from clipdepth_plugin.evaluation.metrics import ALIGNMENTS, METRICS, Alignment
 from clipdepth_plugin.evaluation.predictors import HeadPredictor
 from clipdepth_plugin.evaluation.protocols import (
@@ -36,19 +34,12 @@ from clipdepth_plugin.evaluation.protocols import (
     ProtocolName,
     get_protocol,
 )
-from clipdepth_plugin.evaluation.report import (
-    CSV_FILE,
-    JSON_FILE,
-    make_report,
-    write_csv,
-    write_json,
-)
+from clipdepth_plugin.evaluation.report import make_report, write_image_grid, write_report
 from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
 from clipdepth_plugin.weights.shipped import load_head
 
 if TYPE_CHECKING:
     from clipdepth_plugin.data import DataConfig
-    from clipdepth_plugin.evaluation.calibration import Calibration
     from clipdepth_plugin.evaluation.evaluate import EvaluationResult
     from clipdepth_plugin.head import DepthHead
 
@@ -141,10 +132,9 @@ def evaluate_head(options: EvalOptions, console: Console) -> int:
         data=config.model_dump(mode="json"),
         align=options.align,
     )
-    write_json(options.output / JSON_FILE, report)
-    write_csv(options.output / CSV_FILE, result, options.align)
+    write_report(options.output, report, result)
     if options.pictures:
-        path, count = options.output / IMAGE_GRID_FILE, options.pictures
+        path, count = options.output / "pictures.png", options.pictures
         write_image_grid(path, result, predict, dataset, alignment=options.align, count=count)
     plain_console().print(make_table(result, options.align))
     skipped = f"; {len(result.skipped)} without valid depth" if result.skipped else ""
@@ -173,9 +163,8 @@ def protocol_and_data(options: EvalOptions) -> tuple[Protocol, DataConfig]:
     config = parse_data(options.data)
     how: dict[str, Any] = {"flip": options.flip, "kb_crop": options.kb_crop}
     if options.protocol == "rgbd":
-        high = math.inf if config.max_depth is None else config.max_depth
-        depth_range = (max(config.min_depth, SMALLEST_DEPTH), high)
-        return get_protocol("rgbd", depth_range=depth_range, **how), config
+        how["depth_range"] = max(config.min_depth, SMALLEST_DEPTH), config.max_depth
+        return get_protocol("rgbd", **how), config
     protocol = get_protocol(options.protocol, **how)
     whole = {"min_depth": protocol.low, "max_depth": protocol.high, "crop": None}
     return protocol, config.model_copy(update=whole)
@@ -191,39 +180,26 @@ def _train_baseline(options: EvalOptions, protocol: Protocol) -> Baseline | None
 
 def make_table(result: EvaluationResult, align: Alignment = "none") -> Table:
     """The figures: raw and aligned, each beside the constant depth; those of ``align`` bold."""
-    baseline = result.baseline
-    table = Table(
-        title=f"{len(result.rows)} pictures, protocol {result.protocol.name}",
-        title_justify="left",
-        caption=f"constant: {baseline.depth:.4g} m ({baseline.kind}); median, lsq: scale-aligned"
-        + _calibration_lines(result.calibration),
-        caption_justify="left",
-    )
-    table.add_column("")
+    baseline, c = result.baseline, result.calibration
+    caption = f"constant: {baseline.depth:.4g} m ({baseline.kind}); median, lsq: scale-aligned"
+    if c is not None:
+        caption += (
+            f"\nconfidence (within a factor of 1.25): predicted {c.mean_confidence:.3f}, true "
+            f"{c.share_right:.3f}; expected calibration error {c.calibration_error:.4f}\n"
+            f"area under AbsRel over coverage: {c.area:.4f} "
+            f"(best possible {c.area_of_the_error:.4f}, uninformed {c.abs_rel:.4f})"
+        )
+    title = f"{len(result.rows)} pictures, protocol {result.protocol.name}"
+    table = Table("", title=title, title_justify="left", caption=caption, caption_justify="left")
     for alignment in ALIGNMENTS:
         header = "raw" if alignment == "none" else alignment
         table.add_column(header, justify="right", style="bold" if alignment == align else "")
         table.add_column("constant", justify="right", style="dim")
     for metric in METRICS:
-        values = [
-            means[alignment][metric.name]
-            for alignment in ALIGNMENTS
-            for means in (result.means, result.baseline_means)
-        ]
-        cells = ["-" if math.isnan(value) else f"{value:.4f}" for value in values]
+        both = [means[a] for a in ALIGNMENTS for means in (result.means, baseline.means)]
+        values = [means[metric.name] for means in both]
+        cells = ["-" if value is None else f"{value:.4f}" for value in values]
         unit = f", {metric.unit}" if metric.unit else ""
         better = "\N{DOWNWARDS ARROW}" if metric.lower_is_better else "\N{UPWARDS ARROW}"
         table.add_row(f"{metric.label}{unit} {better}", *cells)
     return table
-
-
-def _calibration_lines(calibration: Calibration | None) -> str:
-    if calibration is None:
-        return ""
-    c = calibration
-    return (
-        f"\nconfidence (within a factor of 1.25): predicted {c.mean_confidence:.3f}, true "
-        f"{c.share_right:.3f}; expected calibration error {c.calibration_error:.4f}\n"
-        f"area under AbsRel over coverage: {c.area:.4f} "
-        f"(best possible {c.area_of_the_error:.4f}, uninformed {c.abs_rel:.4f})"
-    )

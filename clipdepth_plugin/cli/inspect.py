@@ -20,14 +20,12 @@ from clipdepth_plugin.cli.console import loading, plain_console
 from clipdepth_plugin.cli.options import HostArgument, JsonOption, RandomWeightsOption
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import nn
 
     from clipdepth_plugin.adapters.preprocessing import Preprocessing
     from clipdepth_plugin.adapters.towers import Tower
 
-_ROWS = {
+_FIELDS = {
     "path": "path",
     "family": "family",
     "blocks": "blocks_path",
@@ -39,6 +37,7 @@ _ROWS = {
     "prefix tokens": "num_prefix_tokens",
     "context kinds": "contexts",
 }
+"""Row of the table -> field of the JSON and of ``Tower``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +72,7 @@ def describe_tower(
     preprocessing = processor or tower.preprocessing
     trim = plan_trim(host, tower)
     return {
-        **{name: getattr(tower, name) for name in _ROWS.values()},
+        **{name: getattr(tower, name) for name in _FIELDS.values()},
         "has_class_token": tower.has_class_token,
         "normalisation": None if preprocessing is None else dataclasses.asdict(preprocessing),
         "inside": [type(one).__name__ for one in modules_around(host, tower.path)],
@@ -85,36 +84,29 @@ def describe_tower(
     }
 
 
-def _table(host: str, described: list[dict[str, Any]]) -> Table:
+def _table(host: str, towers: list[dict[str, Any]]) -> Table:
     """One column for each tower, so that long paths fit."""
-    table = Table(title=f"vision towers of {host}", title_justify="left")
-    table.add_column("")
-    for index in range(len(described)):
-        table.add_column(f"tower {index + 1}", overflow="fold")
-    for label, name in _ROWS.items():
-        table.add_row(label, *(_readable(tower[name]) for tower in described))
-    for label in ("mean", "std", "size", "resize", "interpolation"):
-        values = [(tower["normalisation"] or {}).get(label) for tower in described]
-        table.add_row(f"host's {label}", *map(_readable, values))
-    for label, of in _MORE.items():
-        table.add_row(label, *(of(tower) for tower in described))
+    table = Table("", title=f"vision towers of {host}", title_justify="left")
+    for number in range(1, len(towers) + 1):
+        table.add_column(f"tower {number}", overflow="fold")
+    for label, name in _FIELDS.items():
+        table.add_row(label, *(_readable(tower[name]) for tower in towers))
+    for name in ("mean", "std", "size", "resize", "interpolation"):
+        values = ((tower["normalisation"] or {}).get(name) for tower in towers)
+        table.add_row(f"host's {name}", *map(_readable, values))
+    table.add_row(
+        "inside", *(" > ".join(t["inside"]) or "nothing: the host itself" for t in towers)
+    )
+    table.add_row("token order", *(tower["token_order"] for tower in towers))
+    table.add_row("takes", *(f"({', '.join(map(str, tower['takes']))})" for tower in towers))
+    views = ("; ".join(t["views"]) or t["views_unknown"] or "not known" for t in towers)
+    table.add_row("views", *views)
+    left_out = (
+        f"{', '.join(t['trim']['blocks']) or 'nothing'} left out: {t['trim']['why']}"
+        for t in towers
+    )
+    table.add_row("trim=True", *left_out)
     return table
-
-
-def _views(tower: dict[str, Any]) -> str:
-    """The rules by which the host makes views of a picture, in the order tried."""
-    return "; ".join(tower["views"]) or tower["views_unknown"] or "not known"
-
-
-_MORE: dict[str, Callable[[dict[str, Any]], str]] = {
-    "inside": lambda tower: " > ".join(tower["inside"]) or "nothing: the host itself",
-    "token order": lambda tower: tower["token_order"],
-    "takes": lambda tower: f"({', '.join(map(str, tower['takes']))})",
-    "views": _views,
-    "trim=True": lambda tower: (
-        f"{', '.join(tower['trim']['blocks']) or 'nothing'} left out: {tower['trim']['why']}"
-    ),
-}
 
 
 def _readable(value: Any) -> str:

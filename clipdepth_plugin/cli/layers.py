@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Annotated
@@ -29,7 +28,8 @@ from clipdepth_plugin.cli.options import (
 )
 from clipdepth_plugin.data import open_dataset
 from clipdepth_plugin.environment import package_versions
-from clipdepth_plugin.evaluation.layers import LayerRanking, LevelScore, ProbeOptions, rank_levels
+from clipdepth_plugin.evaluation.layers import LayerRanking, LevelScore, rank_levels
+from clipdepth_plugin.evaluation.patches import PatchReader
 from clipdepth_plugin.plugin.framing import known_preprocessing
 
 
@@ -69,19 +69,17 @@ def rank_layers(options: LayersOptions, console: Console) -> int:
     A ridge regression of log depth on the tokens of each level alone, then of more levels
     together, scored on pictures that were held out.
     """
-    probe = ProbeOptions(options.max_images, options.patches or None, options.ridge, options.stages)
+    probe = {name: getattr(options, name) for name in ("max_images", "ridge", "stages")}
     train = open_dataset(parse_data(options.data, "train"))
-    held = options.val_data
-    validation = None if held is None else open_dataset(parse_data(held, "val"))
+    validation = open_dataset(parse_data(options.val_data, "val")) if options.val_data else None
     device = find_device(options.device)
     with console.status(loading(options.host)), contextlib.redirect_stdout(sys.stderr):
         host = load_host(options.host)
         tower = choose_tower(host.model.to(device), options.tower)
     preprocessing = known_preprocessing(tower, host.preprocessing)
+    reader = PatchReader(tower, preprocessing, options.patches or None)
     with bar(console, "probing", None) as advance:
-        ranking = rank_levels(
-            tower, preprocessing, train, validation, options=probe, advance=advance
-        )
+        ranking = rank_levels(reader, train, validation, **probe, advance=advance)
     if options.as_json:
         report = {
             "format": "clipdepth-layers/1",
@@ -91,7 +89,7 @@ def rank_layers(options: LayersOptions, console: Console) -> int:
             "host": options.host,
             "tower_hashes": tower_hashes(tower),
             "data": options.data,
-            "options": asdict(probe),
+            "options": {**probe, "patches": options.patches or None},
             **asdict(ranking),
         }
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
@@ -101,34 +99,26 @@ def rank_layers(options: LayersOptions, console: Console) -> int:
 
 
 def _print_ranking(ranking: LayerRanking, out: Console) -> None:
-    out.print(_scores_table("each level alone", [*ranking.singles, ranking.constant]))
-    out.print(_scores_table("one more at a time", ranking.steps))
-    presets = list(ranking.presets.values())
-    out.print(_scores_table("presets, all their levels", presets, list(ranking.presets)))
+    tables: dict[str, dict[str, tuple[LevelScore, ...]]] = {
+        "each level alone": {"": (*ranking.singles, ranking.constant)},
+        "one more at a time": {"": ranking.steps},
+        "presets, all their levels": {name: (one,) for name, one in ranking.presets.items()},
+    }
+    for title, groups in tables.items():
+        table = Table("", "levels", title=title, title_justify="left")
+        for measure in ("RMSElog", "AbsRel", "d<1.25"):
+            table.add_column(measure, justify="right")
+        for name, scores in groups.items():
+            for one in scores:
+                levels = " ".join(map(str, one.levels)) or "(constant)"
+                numbers = (one.rmse_log, one.abs_rel, one.delta1)
+                table.add_row(name, levels, *(f"{number:.4f}" for number in numbers))
+        out.print(table)
     train, validation = ranking.images
+    chosen = list(ranking.structural)
+    structural = f"structural_levels: {chosen}" if chosen else "structural: false"
     out.print(
         f"ridge on {ranking.features} features a level; {train} pictures fitted, {validation} "
-        f"scored (held out: {ranking.split})"
+        f"scored (held out: {ranking.split})\n"
+        f"proposed:\n  semantic_levels: {list(ranking.semantic)}\n  {structural}"
     )
-    levels = list(ranking.structural)
-    structural = f"structural_levels: {levels}" if levels else "structural: false"
-    out.print(
-        f"proposed, for the presets {', '.join(ranking.accepting)}:\n"
-        f"  semantic_levels: {list(ranking.semantic)}\n  {structural}"
-    )
-
-
-def _scores_table(
-    title: str, scores: Sequence[LevelScore], names: Sequence[str] | None = None
-) -> Table:
-    table = Table(title=title, title_justify="left")
-    if names is not None:
-        table.add_column("")
-    for name in ("levels", "RMSElog", "AbsRel", "d<1.25"):
-        table.add_column(name, justify="left" if name == "levels" else "right")
-    for index, score in enumerate(scores):
-        levels = " ".join(map(str, score.levels)) or "(constant)"
-        numbers = (score.rmse_log, score.abs_rel, score.delta1)
-        first = () if names is None else (names[index],)
-        table.add_row(*first, levels, *(f"{number:.4f}" for number in numbers))
-    return table

@@ -42,8 +42,7 @@ def check_names(images: Sequence[Path], *, confidence: bool = False) -> None:
     """
     seen: dict[str, Path] = {}
     for image in images:
-        stems = [image.stem, *([f"{image.stem}.confidence"] if confidence else [])]
-        for stem in stems:
+        for stem in (image.stem, f"{image.stem}.confidence")[: 1 + confidence]:
             other = seen.setdefault(stem.casefold(), image)
             if other is not image:
                 raise ImageError(
@@ -61,10 +60,9 @@ def check_replaced(images: Sequence[Path], folder: Path, *, npy: bool, confidenc
     Raises:
         DepthFileError: Another file is where an output would go.
     """
-    suffixes = [DEPTH_SUFFIX, COLOUR_SUFFIX, *([CONFIDENCE_SUFFIX] if confidence else [])]
     foreign = []
     for stem in (image.stem for image in images):
-        for suffix in suffixes:
+        for suffix in (DEPTH_SUFFIX, COLOUR_SUFFIX, CONFIDENCE_SUFFIX)[: 2 + confidence]:
             picture = folder / f"{stem}{suffix}"
             if picture.exists() and not _is_ours(picture, suffix):
                 foreign.append(picture)

@@ -71,13 +71,8 @@ class _Bar(Progress):
     """A progress bar with loss, metric, images/s and time left: a reporter of ``train()``."""
 
     def __init__(self, console: Console) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            TimeRemainingColumn(),
-        )
+        what, numbers = TextColumn("{task.description}"), TextColumn("{task.fields[numbers]}")
+        columns = (what, BarColumn(), MofNCompleteColumn(), numbers, TimeRemainingColumn())
         super().__init__(*columns, console=console)
         self._ids: dict[str, TaskID] = {}
 
@@ -85,20 +80,17 @@ class _Bar(Progress):
         """Does not start yet: of many processes only one reports."""
         return self
 
-    def doing(self, what: str, done: int, total: int) -> None:
-        """Shows a bar of its own for what comes before the steps."""
-        self._show(what, done, total, "")
-
-    def step(self, progress: training_progress.Progress) -> None:
-        """Shows a step."""
-        metric = "" if progress.abs_rel is None else f"AbsRel {progress.abs_rel:.4f}  "
-        numbers = f"loss {progress.loss:.4f}  {metric}{progress.images_per_second:.1f} images/s"
-        self._show("steps", progress.step, progress.total, numbers)
-
-    def _show(self, what: str, done: int, total: int, numbers: str) -> None:
+    def doing(self, what: str, done: int, total: int, numbers: str = "") -> None:
+        """Shows a bar of its own for ``what``."""
         self.start()
         if what not in self._ids:
             # Resumed runs begin in the middle; the time left counts from there.
             first = max(done - 1, 0)
             self._ids[what] = self.add_task(what, total=total, completed=first, numbers=numbers)
         self.update(self._ids[what], completed=done, numbers=numbers)
+
+    def step(self, progress: training_progress.Progress) -> None:
+        """Shows a step."""
+        metric = "" if progress.abs_rel is None else f"AbsRel {progress.abs_rel:.4f}  "
+        numbers = f"loss {progress.loss:.4f}  {metric}{progress.images_per_second:.1f} images/s"
+        self.doing("steps", progress.step, progress.total, numbers)

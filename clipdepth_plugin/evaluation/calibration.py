@@ -27,21 +27,6 @@ POINTS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class PixelSample:
-    """Some pixels of one picture.
-
-    Attributes:
-        confidence_N: Predicted probabilities.
-        right_N: Bool, whether the prediction is within a factor of 1.25.
-        error_N: |prediction - truth| / truth.
-    """
-
-    confidence_N: Tensor
-    right_N: Tensor
-    error_N: Tensor
-
-
-@dataclass(frozen=True, slots=True)
 class Calibration:
     """The figures of a data set, every picture weighing the same.
 
@@ -70,59 +55,51 @@ class Calibration:
 
 def take_pixels(
     confidence_HW: Tensor, pred_HW: Tensor, depth_HW: Tensor, valid_HW: Tensor
-) -> PixelSample:
-    """Some pixels of a picture, for ``calibrate``.
+) -> Tensor:
+    """Some pixels of a picture, for ``calibrate``; at least one is valid.
 
-    Args:
-        confidence_HW: Predicted probabilities.
-        pred_HW: Predicted metres, above 0 where valid; not aligned.
-        depth_HW: True metres.
-        valid_HW: Bool, with at least one pixel.
+    Returns:
+        (3, N) float64: the confidence; 1 where the prediction is within a factor of 1.25, else 0;
+        |prediction - truth| / truth.
     """
     valid_N = valid_HW.flatten().nonzero()[:, 0]
     chosen = torch.linspace(0, len(valid_N) - 1, min(PIXELS, len(valid_N)), dtype=torch.float64)
     taken_N = valid_N[chosen.round().long()]
-    confidence_N, pred_N, depth_N = (
-        x_HW.flatten()[taken_N].double() for x_HW in (confidence_HW, pred_HW, depth_HW)
-    )
-    ratio_N = torch.maximum(pred_N / depth_N, depth_N / pred_N)
-    return PixelSample(confidence_N, ratio_N < CONFIDENT_FACTOR, (pred_N - depth_N).abs() / depth_N)
+    maps = torch.stack([confidence_HW, pred_HW, depth_HW]).flatten(1)
+    confidence_N, pred_N, depth_N = maps[:, taken_N].double()
+    right_N = torch.maximum(pred_N / depth_N, depth_N / pred_N) < CONFIDENT_FACTOR
+    return torch.stack([confidence_N, right_N.double(), (pred_N - depth_N).abs() / depth_N])
 
 
-def calibrate(samples: Sequence[PixelSample]) -> Calibration:
-    """The figures of many pictures' pixels together.
+def calibrate(samples: Sequence[Tensor]) -> Calibration:
+    """The figures of the pixels that ``take_pixels`` gave of each picture.
 
     Raises:
         DataError: No pixels, or confidences outside 0..1.
     """
     if not samples:
         raise DataError("no picture to calibrate on: the data set has no valid depth")
-    confidence_N = torch.cat([one.confidence_N for one in samples])
-    right_N = torch.cat([one.right_N for one in samples]).double()
-    error_N = torch.cat([one.error_N for one in samples])
+    confidence_N, right_N, error_N = torch.cat(list(samples), dim=1)
     if not bool(((confidence_N >= 0) & (confidence_N <= 1)).all()):
         raise DataError("a predicted confidence is not a probability between 0 and 1")
-    weight_N = torch.cat(
-        [one.error_N.new_full(one.error_N.shape, 1 / len(one.error_N)) for one in samples]
-    )
+    counts = torch.tensor([one.shape[1] for one in samples])
+    weight_N = (1 / counts.double()).repeat_interleave(counts)
     weight_N = weight_N / weight_N.sum()
+    bins_N = (confidence_N * BINS).long().clamp_max(BINS - 1)
+    gaps = torch.zeros(BINS, dtype=torch.float64)
+    gaps.index_add_(0, bins_N, weight_N * (confidence_N - right_N))
     coverage_N, risk_N, area = _risk_curve(error_N, confidence_N, weight_N)
+    nearest = [(coverage_N - (i + 1) / POINTS).abs().argmin() for i in range(POINTS)]
     return Calibration(
         pixels=len(error_N),
         mean_confidence=float(weight_N @ confidence_N),
         share_right=float(weight_N @ right_N),
-        calibration_error=_calibration_error(confidence_N, right_N, weight_N),
+        calibration_error=float(gaps.abs().sum()),
         area=area,
         area_of_the_error=_risk_curve(error_N, -error_N, weight_N)[2],
         abs_rel=float(weight_N @ error_N),
-        curve=tuple(_at((i + 1) / POINTS, coverage_N, risk_N) for i in range(POINTS)),
+        curve=tuple((float(coverage_N[i]), float(risk_N[i])) for i in nearest),
     )
-
-
-def _calibration_error(confidence_N: Tensor, right_N: Tensor, weight_N: Tensor) -> float:
-    bins_N = (confidence_N * BINS).long().clamp_max(BINS - 1)
-    gaps_N = weight_N * (confidence_N - right_N)
-    return float(torch.zeros(BINS, dtype=torch.float64).index_add_(0, bins_N, gaps_N).abs().sum())
 
 
 def _risk_curve(
@@ -140,8 +117,3 @@ def _risk_curve(
     until_N = weight_N.cumsum(0)
     risk_N = (weight_N * even_N).cumsum(0) / until_N
     return until_N / until_N[-1], risk_N, float(weight_N @ risk_N)
-
-
-def _at(coverage: float, coverage_N: Tensor, risk_N: Tensor) -> tuple[float, float]:
-    nearest = int((coverage_N - coverage).abs().argmin())
-    return float(coverage_N[nearest]), float(risk_N[nearest])

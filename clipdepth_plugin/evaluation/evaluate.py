@@ -6,21 +6,16 @@ Axes: H W a picture's own size, N pixels. Depths in metres.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.evaluation.calibration import (
-    Calibration,
-    PixelSample,
-    calibrate,
-    take_pixels,
-)
+from clipdepth_plugin.evaluation.calibration import Calibration, calibrate, take_pixels
 from clipdepth_plugin.evaluation.metrics import (
     ALIGNMENTS,
     Alignment,
@@ -40,8 +35,8 @@ logger = logging.getLogger(__name__)
 
 BASELINE_PIXELS = 1000
 
-BaselineKind = Literal["test-median", "train-median"]
-ByAlignment = dict[Alignment, dict[str, float]]
+Means = dict[Alignment, dict[str, float | None]]
+"""Alignment -> metric -> mean over pictures; None if no picture has the metric."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +47,13 @@ class Baseline:
         kind: ``train-median``: the median depth of the training set, a predictor that ignores the
             picture. ``test-median``: that of the test set itself, which no predictor may know, so
             a stricter comparison of the raw figures.
-        depth: The constant.
+        depth: The constant in metres.
+        means: Its figures, aligned as the predictions'.
     """
 
-    kind: BaselineKind
+    kind: Literal["test-median", "train-median"]
     depth: float
+    means: Means = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +73,8 @@ class ImageRow:
     name: str
     pixels: int
     scales: dict[Alignment, float]
-    metrics: ByAlignment
-    baseline: ByAlignment
+    metrics: dict[Alignment, dict[str, float]]
+    baseline: dict[Alignment, dict[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,29 +84,23 @@ class EvaluationResult:
     Attributes:
         protocol: How it was measured.
         rows: One for each picture.
-        means: Alignment -> metric -> mean over pictures.
-        baseline: The constant depth.
-        baseline_means: As ``means``, of the constant.
+        means: The mean figures.
+        baseline: The constant depth and its figures.
         skipped: Names of pictures without a pixel that counts and was shown to the tower.
         calibration: Of the raw predictions' confidence; None without one.
     """
 
     protocol: Protocol
     rows: tuple[ImageRow, ...]
-    means: ByAlignment
+    means: Means
     baseline: Baseline
-    baseline_means: ByAlignment
     skipped: tuple[str, ...]
-    calibration: Calibration | None = None
-
-    def ranked(self, alignment: Alignment = "none", metric: str = "abs_rel") -> list[ImageRow]:
-        """The rows, smallest value first."""
-        return sorted(self.rows, key=lambda row: row.metrics[alignment][metric])
+    calibration: Calibration | None
 
 
 def evaluate(
     predict: Predictor | DepthPlugin,
-    dataset: Any,
+    dataset: Iterable[Sample],
     protocol: Protocol,
     *,
     batch_size: int = 1,
@@ -123,7 +114,7 @@ def evaluate(
 
     Args:
         predict: A predictor, or a plug-in whose tower says how pictures are prepared.
-        dataset: Of ``Sample``: map style, or iterable (which is then read twice).
+        dataset: Read twice where no baseline is given.
         protocol: Which pixels count.
         batch_size: Pictures in one tower pass.
         baseline: The constant to compare with; None takes the test set's median.
@@ -137,12 +128,12 @@ def evaluate(
     if baseline is None:
         baseline = Baseline("test-median", median_depth(dataset, protocol))
     rows: list[ImageRow] = []
-    pixels: list[PixelSample] = []
+    pixels: list[Tensor] = []
     skipped: list[str] = []
-    start = unseen = 0
-    for samples in _batches(iterate(dataset), batch_size):
-        indices = range(start, start + len(samples))
-        start += len(samples)
+    unseen = 0
+    indexed = enumerate(dataset)
+    while batch := list(islice(indexed, batch_size)):
+        indices, samples = zip(*batch, strict=True)
         valid = [protocol.valid(s.depth_1HW[0], s.name) for s in samples]
         kept = [i for i, valid_HW in enumerate(valid) if valid_HW.any()]
         skipped += [s.name for i, s in enumerate(samples) if i not in kept]
@@ -154,7 +145,7 @@ def evaluate(
             if not seen_HW.any():
                 skipped.append(samples[i].name)
                 continue
-            pred_HW = _positive(predicted.metres_HW, valid[i], protocol)
+            pred_HW = predicted.metres_HW.clamp_min(protocol.low)
             rows.append(_row(indices[i], samples[i], pred_HW, valid[i], protocol, baseline))
             if (confidence_HW := predicted.confidence_HW) is not None:
                 depth_HW = samples[i].depth_1HW[0]
@@ -166,26 +157,25 @@ def evaluate(
             "resize rule (config.resize) crops pictures",
             unseen,
         )
-    means: ByAlignment = {a: mean_metrics(row.metrics[a] for row in rows) for a in ALIGNMENTS}
-    of_baseline: ByAlignment = {
-        a: mean_metrics(row.baseline[a] for row in rows) for a in ALIGNMENTS
-    }
-    calibration = calibrate(pixels) if pixels else None
+    constant: Means = {a: mean_metrics([row.baseline[a] for row in rows]) for a in ALIGNMENTS}
     return EvaluationResult(
-        protocol, tuple(rows), means, baseline, of_baseline, tuple(skipped), calibration
+        protocol=protocol,
+        rows=tuple(rows),
+        means={a: mean_metrics([row.metrics[a] for row in rows]) for a in ALIGNMENTS},
+        baseline=replace(baseline, means=constant),
+        skipped=tuple(skipped),
+        calibration=calibrate(pixels) if pixels else None,
     )
 
 
-def median_depth(dataset: Any, protocol: Protocol) -> float:
-    """Median depth of a data set in metres, every picture weighing the same.
-
-    Of each picture 1000 of the pixels that count are taken, evenly spaced.
+def median_depth(dataset: Iterable[Sample], protocol: Protocol) -> float:
+    """Median depth of a data set in metres, over 1000 pixels of each picture that has depth.
 
     Raises:
         DataError: No picture has valid depth.
     """
     taken: list[Tensor] = []
-    for sample in iterate(dataset):
+    for sample in dataset:
         depth_HW = sample.depth_1HW[0]
         depth_N = depth_HW[protocol.valid(depth_HW, sample.name)]
         if len(depth_N):
@@ -194,18 +184,6 @@ def median_depth(dataset: Any, protocol: Protocol) -> float:
     if not taken:
         raise DataError("no picture of the data set has depth in the protocol's range and crop")
     return float(torch.cat(taken).median())
-
-
-def iterate(dataset: Any) -> Iterator[Sample]:
-    """The samples of a map-style or iterable data set, in order."""
-    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
-        return (dataset[index] for index in range(len(dataset)))
-    return iter(dataset)
-
-
-def _positive(pred_HW: Tensor, valid_HW: Tensor, protocol: Protocol) -> Tensor:
-    """Above 0 everywhere: a median or a logarithm needs a value where no pixel counts, too."""
-    return torch.where(valid_HW, pred_HW, protocol.low).clamp_min(protocol.low)
 
 
 def _row(
@@ -219,21 +197,13 @@ def _row(
     depth_HW = sample.depth_1HW[0]
     boundary_HW = boundary_mask(depth_HW.double(), valid_HW)
     constant_HW = torch.full_like(depth_HW, baseline.depth)
-    scales: list[dict[Alignment, float]] = []
-    figures: list[ByAlignment] = []
-    for map_HW in (pred_HW, constant_HW):
-        scale = {a: alignment_scale(map_HW, depth_HW, valid_HW, a) for a in ALIGNMENTS}
-        scales.append(scale)
-        figures.append({})
-        for alignment, factor in scale.items():
-            clipped_HW = (map_HW.double() * factor).clamp(protocol.low, protocol.high)
-            figures[-1][alignment] = image_metrics(clipped_HW, depth_HW, valid_HW, boundary_HW)
-    return ImageRow(
-        index, sample.name, int(valid_HW.sum()), scales[0], metrics=figures[0], baseline=figures[1]
-    )
-
-
-def _batches(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
-    rest = iter(samples)
-    while batch := list(islice(rest, size)):
-        yield batch
+    scales: dict[Alignment, float] = {}
+    metrics: dict[Alignment, dict[str, float]] = {}
+    constant: dict[Alignment, dict[str, float]] = {}
+    for alignment in ALIGNMENTS:
+        for map_HW, factors, figures in ((pred_HW, scales, metrics), (constant_HW, {}, constant)):
+            factors[alignment] = alignment_scale(map_HW, depth_HW, valid_HW, alignment)
+            scaled_HW = map_HW.double() * factors[alignment]
+            clipped_HW = scaled_HW.clamp(protocol.low, protocol.high)
+            figures[alignment] = image_metrics(clipped_HW, depth_HW, valid_HW, boundary_HW)
+    return ImageRow(index, sample.name, int(valid_HW.sum()), scales, metrics, constant)

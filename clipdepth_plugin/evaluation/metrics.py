@@ -1,12 +1,12 @@
 """Depth metrics of one image at a time, and their means over images.
 
-Axes: B images, H W pixels, N valid pixels of one image, M metrics. Depths in metres.
+Axes: H W pixels, N valid pixels of one image. Depths in metres.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,56 +60,50 @@ METRICS: tuple[Metric, ...] = (
 
 
 def image_metrics(
-    pred_HW: Tensor, depth_HW: Tensor, valid_HW: Tensor, boundary_HW: Tensor | None = None
+    pred_HW: Tensor, depth_HW: Tensor, valid_HW: Tensor, boundary_HW: Tensor
 ) -> dict[str, float]:
     """All metrics of one image.
 
     Args:
-        pred_HW: Predicted metres, above 0 where valid.
+        pred_HW: Predicted metres.
         depth_HW: True metres.
-        valid_HW: Bool, with at least one pixel.
-        boundary_HW: ``boundary_mask(depth_HW, valid_HW)``; None computes it.
+        valid_HW: Bool.
+        boundary_HW: ``boundary_mask(depth_HW, valid_HW)``.
 
     Returns:
-        Name of each of ``METRICS`` -> value; ``boundary_abs_rel`` is NaN where the image has no
-        boundary to measure at.
+        Name of each of ``METRICS`` -> value; NaN for ``boundary_abs_rel`` without a boundary.
 
     Raises:
         DataError: Shapes differ, no pixel is valid, or a valid prediction is not above 0.
     """
-    _check_maps(pred_HW, depth_HW, valid_HW)
-    pred_HW, depth_HW = _wide(pred_HW), _wide(depth_HW)
-    valid_HW = valid_HW.to(pred_HW.device)
+    if not (pred_HW.ndim == 2 and pred_HW.shape == depth_HW.shape == valid_HW.shape):
+        raise DataError(
+            f"prediction {tuple(pred_HW.shape)}, depth {tuple(depth_HW.shape)} and valid "
+            f"{tuple(valid_HW.shape)} must be (H, W) maps of one size"
+        )
+    if not bool(valid_HW.any()):
+        raise DataError("no pixel of this image has valid depth: leave it out")
+    pred_HW, depth_HW = pred_HW.double(), depth_HW.double()
     pred_N, depth_N = pred_HW[valid_HW], depth_HW[valid_HW]
     if not bool((pred_N > 0).all()):
         raise DataError(
             "a prediction is not above 0 m (or NaN), so its logarithm has no value: clip it to "
             "the protocol's range first"
         )
-    if boundary_HW is None:
-        boundary_HW = boundary_mask(depth_HW, valid_HW)
-    boundary_HW = boundary_HW.to(pred_HW.device)
-    boundary = (pred_HW - depth_HW).abs()[boundary_HW] / depth_HW[boundary_HW]
-    values_M = torch.cat([_point_metrics(pred_N, depth_N), boundary.mean()[None]])
-    return dict(zip((metric.name for metric in METRICS), values_M.tolist(), strict=True))
-
-
-def _point_metrics(pred_N: Tensor, depth_N: Tensor) -> Tensor:
-    """(9,) the metrics that are computed pixel by pixel, in the order of ``METRICS``."""
     error_N = pred_N - depth_N
     log_N = pred_N.log() - depth_N.log()
     ratio_N = torch.maximum(pred_N / depth_N, depth_N / pred_N)
-    return torch.stack(
-        [
-            (error_N.abs() / depth_N).mean(),
-            (error_N.square() / depth_N).mean(),
-            error_N.square().mean().sqrt(),
-            log_N.square().mean().sqrt(),
-            log_N.abs().mean() / math.log(10),
-            log_N.var(correction=0).sqrt() * 100,
-            *((ratio_N < 1.25**power).to(error_N.dtype).mean() for power in (1, 2, 3)),
-        ]
-    )
+    values = [
+        (error_N.abs() / depth_N).mean(),
+        (error_N.square() / depth_N).mean(),
+        error_N.square().mean().sqrt(),
+        log_N.square().mean().sqrt(),
+        log_N.abs().mean() / math.log(10),
+        log_N.var(correction=0).sqrt() * 100,
+        *((ratio_N < 1.25**power).double().mean() for power in (1, 2, 3)),
+        ((pred_HW - depth_HW).abs()[boundary_HW] / depth_HW[boundary_HW]).mean(),
+    ]
+    return dict(zip((metric.name for metric in METRICS), map(float, values), strict=True))
 
 
 def boundary_mask(depth_HW: Tensor, valid_HW: Tensor) -> Tensor:
@@ -135,57 +129,36 @@ def boundary_mask(depth_HW: Tensor, valid_HW: Tensor) -> Tensor:
 
 
 def alignment_scale(pred_HW: Tensor, depth_HW: Tensor, valid_HW: Tensor, kind: Alignment) -> float:
-    """The factor that aligns a prediction to the truth; needs valid predictions above 0.
-
-    The median of an even number of pixels is the mean of the middle two, as NumPy's.
-    """
+    """The factor that aligns a prediction to the truth; needs valid predictions above 0."""
     if kind == "none":
         return 1.0
-    pred_N, depth_N = _wide(pred_HW)[valid_HW], _wide(depth_HW)[valid_HW]
+    pred_N, depth_N = pred_HW[valid_HW].double(), depth_HW[valid_HW].double()
     if kind == "median":
         return float(_median(depth_N) / _median(pred_N))
     return float((pred_N @ depth_N) / (pred_N @ pred_N))
 
 
 def _median(x_N: Tensor) -> Tensor:
-    """As NumPy's; torch.median takes the lower middle, torch.quantile has a size limit."""
+    """As NumPy's: torch.median takes the lower middle, torch.quantile has a size limit."""
     sorted_N = x_N.sort().values
     return (sorted_N[(len(x_N) - 1) // 2] + sorted_N[len(x_N) // 2]) / 2
 
 
-def mean_metrics(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Mean over images of each metric; NaNs (images without boundaries) are left out.
+def mean_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
+    """Mean over images of each metric; None where it is NaN (no boundaries) of every image.
 
     Raises:
         DataError: No rows.
     """
-    rows = list(rows)
     if not rows:
         raise DataError("no image to average over: the data set is empty, or has no valid depth")
-    means = {}
+    means: dict[str, float | None] = {}
     for name in (metric.name for metric in METRICS):
         values = [row[name] for row in rows if not math.isnan(row[name])]
-        means[name] = math.fsum(values) / len(values) if values else math.nan
+        means[name] = math.fsum(values) / len(values) if values else None
     return means
 
 
-def _check_maps(pred_HW: Tensor, depth_HW: Tensor, valid_HW: Tensor) -> None:
-    if not (pred_HW.ndim == 2 and pred_HW.shape == depth_HW.shape == valid_HW.shape):
-        raise DataError(
-            f"prediction {tuple(pred_HW.shape)}, depth {tuple(depth_HW.shape)} and valid "
-            f"{tuple(valid_HW.shape)} must be (H, W) maps of one size"
-        )
-    if not bool(valid_HW.any()):
-        raise DataError("no pixel of this image has valid depth: leave it out")
-
-
 def _dilated(mask_HW: Tensor, *, outside: bool) -> Tensor:
-    radius, size = BOUNDARY_RADIUS, 2 * BOUNDARY_RADIUS + 1
-    padded = F.pad(mask_HW[None, None].float(), (radius,) * 4, value=float(outside))
-    return F.max_pool2d(padded, size, stride=1)[0, 0] > 0
-
-
-def _wide(x: Tensor) -> Tensor:
-    """Float64; moved to the CPU from Apple's GPUs, which lack it."""
-    x = x.detach()
-    return (x.cpu() if x.device.type == "mps" else x).double()
+    padded = F.pad(mask_HW[None, None].float(), (BOUNDARY_RADIUS,) * 4, value=float(outside))
+    return F.max_pool2d(padded, 2 * BOUNDARY_RADIUS + 1, stride=1)[0, 0] > 0

@@ -38,7 +38,7 @@ class Protocol:
     Attributes:
         name: Its name on the command line.
         low: Depth counts where low < truth < high, and predictions are clipped to both.
-        high: See ``low``; infinite for no bound.
+        high: See ``low``; None for no bound.
         crop: The box inside which depth counts.
         flip: Predict the mean of the plain picture and the mirrored one.
         size: (H, W) that the pictures must have, or None.
@@ -48,7 +48,7 @@ class Protocol:
 
     name: ProtocolName
     low: float
-    high: float
+    high: float | None
     crop: Crop = "none"
     flip: bool = False
     size: tuple[int, int] | None = None
@@ -69,17 +69,19 @@ class Protocol:
         Raises:
             DataError: The picture is smaller than the benchmark's crop.
         """
-        return kb_box(height, width) if self.kb_crop else (0, height, 0, width)
+        if not self.kb_crop:
+            return 0, height, 0, width
+        rows, columns = KB_SIZE
+        if height < rows or width < columns:
+            raise DataError(
+                f"a picture of {height} x {width} has no kb-crop of {rows} x {columns}: leave the "
+                "option out, or open the data set without a crop of its own"
+            )
+        left = (width - columns) // 2
+        return height - rows, height, left, left + columns
 
     def valid(self, depth_HW: Tensor, name: str = "") -> Tensor:
-        """The pixels that count.
-
-        Args:
-            depth_HW: True metres; 0, NaN and infinite are no depth.
-            name: The picture's, for errors.
-
-        Returns:
-            (H, W) bool.
+        """(H, W) bool, the pixels that count; ``name`` is the picture's, for errors.
 
         Raises:
             DataError: The picture does not have the protocol's size.
@@ -96,21 +98,22 @@ class Protocol:
         top, left = (max(box[i] for box in boxes) for i in (0, 2))
         bottom, right = (min(box[i] for box in boxes) for i in (1, 3))
         inside_HW[top:bottom, left:right] = True
-        return inside_HW & (depth_HW > self.low) & (depth_HW < self.high)
+        high = math.inf if self.high is None else self.high
+        return inside_HW & (depth_HW > self.low) & (depth_HW < high)
 
 
 PROTOCOLS: dict[ProtocolName, Protocol] = {
     "nyu": Protocol("nyu", SMALLEST_DEPTH, 10.0, crop="nyu", flip=True, size=NYU_SIZE),
     "kitti-garg": Protocol("kitti-garg", SMALLEST_DEPTH, 80.0, crop="garg", flip=True),
     "kitti-eigen": Protocol("kitti-eigen", SMALLEST_DEPTH, 80.0, crop="eigen", flip=True),
-    "rgbd": Protocol("rgbd", SMALLEST_DEPTH, math.inf),
+    "rgbd": Protocol("rgbd", SMALLEST_DEPTH, None),
 }
 
 
 def get_protocol(
     name: ProtocolName,
     *,
-    depth_range: tuple[float, float] | None = None,
+    depth_range: tuple[float, float | None] | None = None,
     flip: bool | None = None,
     kb_crop: bool = False,
 ) -> Protocol:
@@ -118,8 +121,8 @@ def get_protocol(
 
     Args:
         name: A key of ``PROTOCOLS``.
-        depth_range: (low, high) in metres, for ``rgbd`` only.
-        flip: Whether to average with the mirrored picture's prediction; None as the protocol does.
+        depth_range: (low, high or None) in metres, for ``rgbd`` only.
+        flip: See ``Protocol``; None as the protocol does.
         kb_crop: See ``Protocol``; for KITTI only.
 
     Raises:
@@ -132,25 +135,9 @@ def get_protocol(
         if name != "rgbd":
             raise DataError(f"protocol {name!r} has a depth range of its own: leave it out")
         low, high = depth_range
-        if not 0 < low < high:
+        if not (low > 0 and (high is None or low < high)):
             raise DataError(f"depth range {low}, {high}: needs 0 < low < high in metres")
         protocol = replace(protocol, low=low, high=high)
     if kb_crop and protocol.crop not in _KITTI_SHARES:
         raise DataError(f"protocol {name!r}: only the KITTI protocols take the kb-crop")
     return replace(protocol, flip=protocol.flip if flip is None else flip, kb_crop=kb_crop)
-
-
-def kb_box(height: int, width: int) -> Box:
-    """The KITTI benchmark's crop: 352 x 1216, at the bottom, in the middle.
-
-    Raises:
-        DataError: The picture is smaller.
-    """
-    rows, columns = KB_SIZE
-    if height < rows or width < columns:
-        raise DataError(
-            f"a picture of {height} x {width} has no kb-crop of {rows} x {columns}: leave the "
-            "option out, or open the data set without a crop of its own"
-        )
-    top, left = height - rows, (width - columns) // 2
-    return top, height, left, left + columns

@@ -1,4 +1,7 @@
-"""An evaluation's report: a JSON and a CSV file, each written whole or not at all."""
+"""An evaluation's files: report.json, images.csv and the image grid; each appears whole or not.
+
+Axes: H W pixels of one picture.
+"""
 
 from __future__ import annotations
 
@@ -6,55 +9,30 @@ import csv
 import io
 import math
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict
 
 from clipdepth_plugin.environment import package_versions, platform_name
 from clipdepth_plugin.evaluation.calibration import Calibration
+from clipdepth_plugin.evaluation.evaluate import Baseline, EvaluationResult, ImageRow, Means
 from clipdepth_plugin.evaluation.metrics import METRICS, Alignment
+from clipdepth_plugin.evaluation.predictors import Predictor, predict_samples
+from clipdepth_plugin.evaluation.protocols import Protocol
 from clipdepth_plugin.files.atomic import write_atomically
+from clipdepth_plugin.files.colours import comparison, image_grid
 
 if TYPE_CHECKING:
-    from clipdepth_plugin.evaluation.evaluate import EvaluationResult
-
-JSON_FILE = "report.json"
-CSV_FILE = "images.csv"
-
-Figures = dict[Alignment, dict[str, float | None]]
+    from clipdepth_plugin.data import Sample
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class ReportProtocol(_Strict):
-    """How it was measured; see ``evaluation.protocols.Protocol``."""
-
-    name: str
-    low: float
-    """Metres; depth counts above it."""
-    high: float | None
-    """Metres; depth counts below it; null for no bound."""
-    crop: Literal["none", "nyu", "garg", "eigen"]
-    flip: bool
-    kb_crop: bool
-
-
-class ReportBaseline(_Strict):
-    """The constant depth that the figures stand beside."""
-
-    kind: Literal["test-median", "train-median"]
-    """Whose median depth it is."""
-    depth: float
-    """Metres."""
-    means: Figures
-    """Alignment -> metric -> mean over pictures."""
-
-
-class Report(_Strict):
+class Report(BaseModel):
     """One evaluation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     format: Literal["clipdepth-eval/1"] = "clipdepth-eval/1"
     created: str
@@ -73,18 +51,17 @@ class Report(_Strict):
     """Of the tower's weights, by dtype."""
     data: dict[str, Any]
     """The data set's config."""
-    protocol: ReportProtocol
+    protocol: Protocol
     images: int
     """Pictures measured."""
     skipped: tuple[str, ...]
     """Pictures without a pixel that counts."""
     align: Alignment
     """Which figures the CSV file and the image grid show."""
-    means: Figures
-    """Alignment -> metric -> mean over pictures; null if no picture has the metric."""
+    means: Means
     boundary_images: int
     """Pictures that ``boundary_abs_rel`` is the mean of."""
-    baseline: ReportBaseline
+    baseline: Baseline
     calibration: Calibration | None = None
     """Of the raw predictions; null for heads that predict no confidence."""
 
@@ -97,62 +74,95 @@ def make_report(result: EvaluationResult, **environment: Any) -> Report:
         environment: The fields ``command``, ``device``, ``host``, ``head``, ``tower_hashes``,
             ``data`` and ``align`` of the report.
     """
-    protocol, boundary = result.protocol, METRICS[-1].name
-    fields = {name: getattr(protocol, name) for name in ReportProtocol.model_fields}
-    if math.isinf(protocol.high):
-        fields["high"] = None
-    with_boundary = [row for row in result.rows if not math.isnan(row.metrics["none"][boundary])]
+    boundary = [row.metrics["none"]["boundary_abs_rel"] for row in result.rows]
     return Report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=package_versions(),
         machine=platform_name(),
-        protocol=ReportProtocol(**fields),
+        protocol=result.protocol,
         images=len(result.rows),
         skipped=result.skipped,
-        means=_without_nan(result.means),
-        boundary_images=len(with_boundary),
-        baseline=ReportBaseline(
-            kind=result.baseline.kind,
-            depth=result.baseline.depth,
-            means=_without_nan(result.baseline_means),
-        ),
+        means=result.means,
+        boundary_images=sum(not math.isnan(value) for value in boundary),
+        baseline=result.baseline,
         calibration=result.calibration,
         **environment,
     )
 
 
-def write_json(path: Path, report: BaseModel) -> None:
-    """Writes a report.
+def write_report(folder: Path, report: Report, result: EvaluationResult) -> None:
+    """Writes report.json, and images.csv with one line for each picture, in the data set's order.
+
+    Columns: name, pixels, scale (the factor of ``report.align``), the metrics, and the constant's
+    AbsRel under the same alignment. A metric that a picture does not have is empty.
 
     Raises:
-        DepthFileError: The file can't be written.
+        DepthFileError: A file can't be written.
     """
-    write_atomically(path, report.model_dump_json(indent=2).encode() + b"\n")
-
-
-def write_csv(path: Path, result: EvaluationResult, align: Alignment) -> None:
-    """Writes one line for each picture, in the data set's order.
-
-    Columns: name, pixels, scale (the alignment's factor), the metrics, and the constant's AbsRel
-    under the same alignment. A metric that a picture does not have is empty.
-
-    Raises:
-        DepthFileError: The file can't be written.
-    """
+    content = report.model_dump_json(indent=2).encode() + b"\n"
+    write_atomically(folder / "report.json", content)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [metric.name for metric in METRICS]
     writer.writerow(["name", "pixels", "scale", *names, "constant_abs_rel"])
     for row in result.rows:
-        values = [row.metrics[align][name] for name in names]
-        values.append(row.baseline[align]["abs_rel"])
+        values = [row.metrics[report.align][name] for name in names]
+        values.append(row.baseline[report.align]["abs_rel"])
         shown = ["" if math.isnan(value) else f"{value:.7g}" for value in values]
-        writer.writerow([row.name, row.pixels, f"{row.scales[align]:.7g}", *shown])
-    write_atomically(path, text.getvalue().encode())
+        writer.writerow([row.name, row.pixels, f"{row.scales[report.align]:.7g}", *shown])
+    write_atomically(folder / "images.csv", text.getvalue().encode())
 
 
-def _without_nan(means: dict[Alignment, dict[str, float]]) -> Figures:
-    return {
-        alignment: {n: None if math.isnan(v) else v for n, v in figures.items()}
-        for alignment, figures in means.items()
-    }
+def choose_rows(
+    result: EvaluationResult, alignment: Alignment, count: int
+) -> list[tuple[str, ImageRow]]:
+    """("best", "median" or "worst", row) by AbsRel, best first: ``count`` of each, none twice."""
+    rows = sorted(result.rows, key=lambda row: row.metrics[alignment]["abs_rel"])
+    count = max(1, min(count, len(rows) // 3))
+    middle = (len(rows) - count) // 2
+    kinds = dict.fromkeys(range(middle, middle + count), "median")
+    kinds |= dict.fromkeys(range(len(rows) - count, len(rows)), "worst")
+    kinds |= dict.fromkeys(range(count), "best")
+    return [(kinds[place], rows[place]) for place in sorted(kinds)]
+
+
+def write_image_grid(
+    path: Path,
+    result: EvaluationResult,
+    predict: Predictor,
+    dataset: Any,
+    *,
+    alignment: Alignment = "none",
+    count: int = 3,
+) -> None:
+    """Predicts the chosen pictures once more and draws them (``files.colours.comparison``).
+
+    Raises:
+        DepthFileError: matplotlib is missing, or the file can't be written.
+    """
+    chosen = choose_rows(result, alignment, count)
+    samples = _fetch(dataset, {row.index for _, row in chosen})
+    protocol = result.protocol
+    rows = []
+    for kind, row in chosen:
+        sample = samples[row.index]
+        depth_HW = sample.depth_1HW[0].double()
+        valid_HW = protocol.valid(depth_HW, sample.name)
+        pred_HW = predict_samples(predict, [sample], protocol)[0].metres_HW.double()
+        scaled_HW = pred_HW * row.scales[alignment]
+        rows.append(
+            comparison(
+                sample.image_3HW.permute(1, 2, 0).numpy(),
+                torch.where(valid_HW, depth_HW, torch.nan).numpy(),
+                scaled_HW.clamp(protocol.low, protocol.high).numpy(),
+                f"{kind}: AbsRel {row.metrics[alignment]['abs_rel']:.3f}\n{row.name}",
+            )
+        )
+    write_atomically(path, image_grid(rows))
+
+
+def _fetch(dataset: Any, indices: set[int]) -> dict[int, Sample]:
+    if hasattr(dataset, "__getitem__"):
+        return {index: dataset[index] for index in indices}
+    read = enumerate(islice(dataset, max(indices) + 1))
+    return {index: sample for index, sample in read if index in indices}

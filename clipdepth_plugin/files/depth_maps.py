@@ -7,7 +7,6 @@ Axes: H W pixels of the map.
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,9 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from clipdepth_plugin.arguments import StrPath
-from clipdepth_plugin.errors import DepthFileError, ImageError
+from clipdepth_plugin.errors import DepthFileError
 from clipdepth_plugin.files.atomic import write_atomically
 from clipdepth_plugin.files.colours import Panel, depth_panel, image_grid
-from clipdepth_plugin.files.pictures import opened_image
 
 logger = logging.getLogger(__name__)
 
@@ -34,33 +32,25 @@ DEPTH_NOTE = "depth along the optical axis in millimetres; 0 is no depth"
 CONFIDENCE_NOTE = "probability of depth within a factor of 1.25; 255 is 1"
 COLOUR_NOTE = "depth along the optical axis in colours, near red and far blue"
 
-_FARTHEST = (MAX_MILLIMETRES + 0.5) / 1000
-
 
 def write_depth_png(path: StrPath, depth_HW: DepthMap) -> None:
-    """Writes a map as a 16-bit grey PNG in millimetres.
+    """Writes or replaces a 16-bit grey PNG in millimetres, of a map (H, W) in metres.
 
     NaN, infinite and non-positive values become 0, which means "no depth"; positive values below
     a millimetre become 1. The file ends at 65.535 m: what lies beyond is stored as 65535 and
     reported in one logged warning.
 
-    Args:
-        path: The file to write or to replace.
-        depth_HW: (H, W) metres, any float or integer dtype.
-
     Raises:
         DepthFileError: Not an (H, W) map, or the file can't be written.
     """
     metres_HW = _as_map(depth_HW, path).astype(np.float64)
-    beyond = int(np.count_nonzero(np.isfinite(metres_HW) & (metres_HW > _FARTHEST)))
+    farthest = (MAX_MILLIMETRES + 0.5) / 1000
+    beyond = np.count_nonzero(np.isfinite(metres_HW) & (metres_HW > farthest))
     if beyond:
         logger.warning(
-            "%s: %d of %d pixels lie beyond %.3f m, the most that a 16-bit PNG in millimetres "
+            "%s: %d of %d pixels lie beyond 65.535 m, the most that a 16-bit PNG in millimetres "
             "holds, and are stored as that; --npy (write_npy) keeps the metres",
-            path,
-            beyond,
-            metres_HW.size,
-            MAX_MILLIMETRES / 1000,
+            *(path, beyond, metres_HW.size),
         )
     _write_png(path, to_millimetres(metres_HW), DEPTH_NOTE)
 
@@ -73,34 +63,8 @@ def to_millimetres(metres_HW: NDArray[Any]) -> NDArray[np.uint16]:
     return np.where(valid_HW, millimetres_HW.clip(1, MAX_MILLIMETRES), 0).astype(np.uint16)
 
 
-def read_depth_png(path: StrPath) -> NDArray[np.float32]:
-    """Reads what ``write_depth_png`` wrote.
-
-    Args:
-        path: A 16-bit grey PNG in millimetres.
-
-    Returns:
-        (H, W) float32 metres, NaN where the file has 0.
-
-    Raises:
-        ImageError: The file is missing, damaged, or not a 16-bit grey PNG.
-    """
-    with opened_image(Path(path)) as image:
-        if image.format != "PNG" or image.mode not in ("I;16", "I;16B", "I"):
-            raise ImageError(
-                f"{path}: {image.format} in mode {image.mode}, expected a 16-bit grey PNG"
-            )
-        millimetres_HW = np.asarray(image)
-    metres_HW = millimetres_HW.astype(np.float32) / np.float32(1000)
-    return np.where(millimetres_HW > 0, metres_HW, np.float32(np.nan))
-
-
 def write_confidence_png(path: StrPath, confidence_HW: DepthMap) -> None:
-    """Writes a confidence map as an 8-bit grey PNG: 255 is sure, 0 is not, or no depth (NaN).
-
-    Args:
-        path: The file to write or to replace.
-        confidence_HW: (H, W) probabilities, 0 to 1.
+    """Writes or replaces an 8-bit grey PNG of probabilities (H, W): 255 is 1, 0 is 0 or NaN.
 
     Raises:
         DepthFileError: Not an (H, W) map, or the file can't be written.
@@ -122,11 +86,9 @@ def _write_png(path: StrPath, grey_HW: NDArray[Any], note: str) -> None:
 
 
 def write_npy(path: StrPath, depth_HW: DepthMap) -> None:
-    """Writes a map as a NumPy file: (H, W) float32, every value as it is.
+    """Writes or replaces a NumPy file: a map (H, W) as float32, every value as it is.
 
-    Args:
-        path: The file to write or to replace; nothing is added to its name.
-        depth_HW: (H, W) metres, or a confidence map.
+    Nothing is added to the file's name.
 
     Raises:
         DepthFileError: Not an (H, W) map, or the file can't be written.
@@ -138,23 +100,16 @@ def write_npy(path: StrPath, depth_HW: DepthMap) -> None:
 def write_colour(
     path: StrPath, depth_HW: DepthMap, *, image: Image.Image | NDArray[np.uint8] | None = None
 ) -> None:
-    """Writes a PNG to look at: the map in colours, with a bar that reads metres.
+    """Writes or replaces a PNG to look at: a map (H, W) in colours, with a bar that reads metres.
 
-    Near is red, far is blue, no depth is grey. The scale runs from the map's 1st to its 99th
-    percentile.
-
-    Args:
-        path: The file to write or to replace.
-        depth_HW: (H, W) metres.
-        image: The picture that the map belongs to, shown at its left.
+    The colours are those of ``depth_panel``; the picture ``image`` is shown at their left.
 
     Raises:
         DepthFileError: Not an (H, W) map, matplotlib is missing, or the file can't be written.
     """
-    depth_HW = _as_map(depth_HW, path).astype(np.float64)
     panels = [] if image is None else [Panel(np.asarray(image))]
-    noted = {NOTE_KEY: COLOUR_NOTE}
-    content = image_grid([[*panels, depth_panel(depth_HW)]], panel_inches=8, note=noted)
+    panels.append(depth_panel(_as_map(depth_HW, path).astype(np.float64)))
+    content = image_grid([panels], panel_inches=8, note={NOTE_KEY: COLOUR_NOTE})
     write_atomically(path, content)
 
 

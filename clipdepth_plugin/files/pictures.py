@@ -6,7 +6,6 @@ Axes: H W pixels.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,11 +13,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from clipdepth_plugin.errors import ClipDepthError, ImageError
-
-logger = logging.getLogger(__name__)
 
 SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo"),
@@ -26,31 +23,19 @@ SUFFIXES = (
 )
 """Suffixes of pictures in a folder; a file that is named directly may have any."""
 
-DEPTH_SUFFIX = ".depth.png"
-"""Ending of the depth maps that ``clipdepth predict`` writes: 16-bit millimetres."""
-
-COLOUR_SUFFIX = ".colour.png"
-"""Ending of the colour pictures that ``clipdepth predict`` writes."""
-
-CONFIDENCE_SUFFIX = ".confidence.png"
-"""Ending of the confidence maps that ``clipdepth predict`` writes: 8-bit, 255 is sure."""
+DEPTH_SUFFIX, COLOUR_SUFFIX, CONFIDENCE_SUFFIX = ".depth.png", ".colour.png", ".confidence.png"
+"""Endings of what ``clipdepth predict`` writes: 16-bit millimetres, colours, 8-bit confidence."""
 
 OUR_SUFFIXES = (DEPTH_SUFFIX, COLOUR_SUFFIX, CONFIDENCE_SUFFIX)
 
 
 def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Lists the picture files that ``paths`` name.
+    """Lists the picture files that ``paths`` name, in that order, each once.
 
     A folder gives the pictures that lie directly in it (not in folders below), sorted by name.
     Files with an unknown suffix, hidden files and what ``clipdepth predict`` writes are skipped
     there, so a second run does not read the first one's output. A file that is named is taken
-    whatever its suffix. A picture that is named twice is listed once.
-
-    Args:
-        paths: Files and folders.
-
-    Returns:
-        Paths in the order given.
+    whatever its suffix.
 
     Raises:
         ImageError: A path is not there, a folder holds no picture, or nothing was named.
@@ -73,19 +58,20 @@ def _images_in(folder: Path) -> list[Path]:
         entries = sorted(folder.iterdir())
     except OSError as error:
         raise ImageError(f"{folder}: the folder can't be read ({error.strerror})") from error
-    images = [entry for entry in entries if _is_picture(entry)]
+    images = [
+        entry
+        for entry in entries
+        if entry.suffix.lower() in SUFFIXES
+        and not entry.name.startswith(".")
+        and not entry.name.endswith(OUR_SUFFIXES)
+        and entry.is_file()
+    ]
     if not images:
         raise ImageError(
             f"{folder}: no pictures in this folder ({len(entries)} other entries; folders below "
             f"are not searched); known suffixes are {' '.join(SUFFIXES)}"
         )
     return images
-
-
-def _is_picture(path: Path) -> bool:
-    ours = path.name.endswith(OUR_SUFFIXES)
-    known = path.suffix.lower() in SUFFIXES
-    return known and not ours and not path.name.startswith(".") and path.is_file()
 
 
 def load_image(path: str | os.PathLike[str]) -> Image.Image:
@@ -95,12 +81,6 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
     must lie in 0..1. CMYK, palettes and other modes go through Pillow's ``convert``; transparency
     is dropped, not blended, as the hosts' own preprocessing does. Of an animation or a file of
     several pages the first frame is taken.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The picture in mode ``RGB``.
 
     Raises:
         ImageError: The file is missing, empty, truncated, not a picture, or its values have no
@@ -121,35 +101,21 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
         if path.stat().st_size == 0:
             raise ImageError(f"{path}: the file is empty; copy or download it again")
         with Image.open(path) as opened:
-            if getattr(opened, "n_frames", 1) > 1:
-                logger.info("%s holds several frames; the first is used", path)
             opened.load()
             yield opened
     except (ClipDepthError, MemoryError):
         raise
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such file; check the path") from error
-    except IsADirectoryError as error:
-        raise ImageError(
-            f"{path}: this is a folder; use find_images to list what is in it"
-        ) from error
-    except UnidentifiedImageError as error:
-        raise ImageError(
-            f"{path}: not a picture that Pillow can read; convert it to PNG or JPEG"
-        ) from error
     except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
         raise ImageError(
-            f"{path}: the picture is damaged or can't be read ({type(error).__name__}: {error}); "
+            f"{path}: not a picture, damaged, or can't be read ({type(error).__name__}: {error}); "
             "copy or download it again, or convert it to PNG or JPEG"
         ) from error
 
 
 def upright_rgb(image: Image.Image, what: str | os.PathLike[str]) -> Image.Image:
-    """An opened picture as ``load_image`` gives it.
-
-    Args:
-        image: In any mode.
-        what: Its name in errors.
+    """An opened picture as ``load_image`` gives it; ``what`` is its name in errors.
 
     Raises:
         ImageError: Its values have no defined white.

@@ -6,17 +6,14 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.evaluation.calibration import PixelSample, calibrate, take_pixels
+from clipdepth_plugin.evaluation.calibration import calibrate, take_pixels
 
 
-def pixels(confidence: list[float], right: list[bool], error: list[float]) -> PixelSample:
-    return PixelSample(
-        torch.tensor(confidence, dtype=torch.float64),
-        torch.tensor(right),
-        torch.tensor(error, dtype=torch.float64),
-    )
+def pixels(confidence: list[float], right: list[bool], error: list[float]) -> Tensor:
+    return torch.tensor([confidence, right, error], dtype=torch.float64)
 
 
 def test_a_laplace_world_is_calibrated() -> None:
@@ -26,12 +23,12 @@ def test_a_laplace_world_is_calibrated() -> None:
     scale_N = 0.05 + 0.5 * torch.rand(200_000, generator=generator, dtype=torch.float64)
     d_N = -scale_N * uniform_N.log()  # |log ratio| of a Laplace distribution
     confidence_N = 1 - torch.exp(-math.log(1.25) / scale_N)
-    world = PixelSample(confidence_N, d_N < math.log(1.25), d_N.expm1())
+    world = torch.stack([confidence_N, (d_N < math.log(1.25)).double(), d_N.expm1()])
     calibration = calibrate([world])
     assert calibration.calibration_error < 0.01
     assert calibration.share_right == pytest.approx(calibration.mean_confidence, abs=0.01)
     assert calibration.area_of_the_error < calibration.area < calibration.abs_rel
-    overconfident = PixelSample(confidence_N.sqrt(), world.right_N, world.error_N)
+    overconfident = torch.stack([confidence_N.sqrt(), world[1], world[2]])
     assert calibrate([overconfident]).calibration_error > 0.1
 
 
@@ -55,13 +52,14 @@ def test_pictures_weigh_alike_whatever_their_pixels() -> None:
     """A picture of few pixels counts as the same picture would with each of them five times."""
     generator = torch.Generator().manual_seed(0)
 
-    def picture(error: float, count: int) -> PixelSample:
+    def picture(error: float, count: int) -> Tensor:
         error_N = error * torch.rand(count, generator=generator, dtype=torch.float64)
         noise_N = torch.rand(count, generator=generator, dtype=torch.float64)
-        return PixelSample(0.7 * (1 - error_N) + 0.3 * noise_N, error_N < 0.25, error_N)
+        right_N = (error_N < 0.25).double()
+        return torch.stack([0.7 * (1 - error_N) + 0.3 * noise_N, right_N, error_N])
 
     large, few = picture(0.3, 1000), picture(0.9, 200)
-    many = PixelSample(few.confidence_N.repeat(5), few.right_N.repeat(5), few.error_N.repeat(5))
+    many = few.repeat(1, 5)
     got, expected = calibrate([large, few]), calibrate([large, many])
     assert (got.pixels, expected.pixels) == (1200, 2000)
     for name in ("mean_confidence", "share_right", "calibration_error", "abs_rel"):
@@ -86,11 +84,11 @@ def test_pixels_of_a_picture() -> None:
     pred_HW = torch.where(valid_HW, depth_HW * 1.2, math.nan)
     pred_HW[30:] = 2.0 / 1.3
     taken = take_pixels(torch.full((60, 60), 0.6), pred_HW, depth_HW, valid_HW)
-    assert taken.confidence_N.shape == (1000,)
-    assert float(taken.right_N.double().mean()) == pytest.approx(0.5, abs=0.01)
-    assert taken.error_N.max() == pytest.approx(1 - 1 / 1.3)
+    assert taken.shape == (3, 1000)
+    assert float(taken[1].mean()) == pytest.approx(0.5, abs=0.01)
+    assert float(taken[2].max()) == pytest.approx(1 - 1 / 1.3)
     few = take_pixels(torch.ones(2, 2), torch.ones(2, 2), torch.ones(2, 2), torch.eye(2) > 0)
-    assert few.error_N.tolist() == [0.0, 0.0]
+    assert few[2].tolist() == [0.0, 0.0]
 
 
 def test_what_is_refused() -> None:

@@ -14,11 +14,10 @@ from clipdepth_plugin.adapters.pixels import to_pixels
 from clipdepth_plugin.adapters.preprocessing import HALF_NORMALISATION, Preprocessing
 from clipdepth_plugin.adapters.taps import owners
 from clipdepth_plugin.adapters.towers import Tower, choose_tower
-from clipdepth_plugin.config import PRESETS
 from clipdepth_plugin.data import Sample
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.evaluation import patches as patches_module
-from clipdepth_plugin.evaluation.layers import ProbeOptions, accepting_presets, rank_levels
+from clipdepth_plugin.evaluation.layers import rank_levels
 from clipdepth_plugin.evaluation.patches import PatchReader, patch_log_depth, split_samples
 from clipdepth_plugin.evaluation.ridge import RidgeSums
 
@@ -71,7 +70,7 @@ class Stream:
 
 def test_all_levels_are_the_towers_hidden_states(tower: Tower) -> None:
     samples = [Pictures()[index] for index in range(2)]
-    features = PatchReader(tower, PREPROCESSING, None, seed=0).tokens(samples)
+    features = PatchReader(tower, PREPROCESSING, None).tokens(samples)
     with torch.no_grad():
         pixels_B3HW = to_pixels([one.picture for one in samples], PREPROCESSING)
         out = tower.module(pixels_B3HW, output_hidden_states=True)
@@ -123,7 +122,8 @@ def test_streamed_ridge_is_least_squares(blocks: tuple[int, ...]) -> None:
     sums = RidgeSums(3, 5)
     for part in (slice(0, 40), slice(40, 90)):
         sums.add(x[part], y[part])
-    got = sums.fit(blocks, 0.01)(x[:7].transpose(0, 1))
+    weights, bias = sums.fit(blocks, 0.01)
+    got = torch.einsum("mlk,lk->m", x[:7, list(blocks)].double(), weights) + bias
     columns = x[:, list(blocks)].flatten(1)
     torch.testing.assert_close(got, numpy_ridge(columns, y, 0.01, columns[:7]))
 
@@ -135,13 +135,14 @@ def test_a_penalty_too_small_for_dependent_features_is_named() -> None:
     sums.add(x, torch.randn(3, generator=g))
     with pytest.raises(DataError, match="--ridge 1e-09 is too small"):
         sums.fit((0,), 1e-9)
-    assert torch.isfinite(sums.fit((0,), 1e-2)(x.double().transpose(0, 1))).all()
+    assert torch.isfinite(sums.fit((0,), 1e-2)[0]).all()
 
 
 def test_sequences_are_never_split() -> None:
     fitted, held, split = split_samples(Pictures(), None, 100)
     assert split == "sequence"
-    names = [{s.name.rpartition("/")[0] for s in part} for part in (fitted, held)]
+    parts = ([part[i] for i in range(len(part))] for part in (fitted, held))
+    names = [{s.name.rpartition("/")[0] for s in part} for part in parts]
     assert names[1] == {"set/train/4", "set/train/9"}
     assert not names[0] & names[1]
     assert len(fitted) + len(held) == 20
@@ -152,7 +153,7 @@ def test_of_few_sequences_the_last_pictures_are_held_out() -> None:
     fitted, held, split = split_samples(pictures, None, 10)
     assert split == "tail"
     assert not pictures.read
-    assert [s.name.rpartition("/")[2] for s in held] == ["16", "18"]
+    assert [held[i].name.rpartition("/")[2] for i in range(len(held))] == ["16", "18"]
     assert len(fitted) == 8
 
 
@@ -168,19 +169,17 @@ def test_streams_give_their_first_pictures() -> None:
 def test_the_level_that_holds_the_depth_is_found(tower: Tower) -> None:
     """Depth is made from level 2's tokens (and a little of level 4's), so these must be chosen."""
     pictures = Pictures(60)
-    tokens = PatchReader(tower, PREPROCESSING, None, seed=0).tokens(
-        [pictures[i] for i in range(60)]
-    )
+    tokens = PatchReader(tower, PREPROCESSING, None).tokens([pictures[i] for i in range(60)])
     direction = torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(2))
     log = tokens.levels[2] @ direction[0] + 0.2 * tokens.levels[4] @ direction[1]
     log = (log / log.std()).view(60, 1, 4, 4)
     pictures.depths = log.exp().repeat_interleave(8, 2).repeat_interleave(8, 3)
     done: list[tuple[int, int]] = []
     ranking = rank_levels(
-        tower,
-        PREPROCESSING,
+        PatchReader(tower, PREPROCESSING, None),
         pictures,
-        options=ProbeOptions(patches=None, ridge=1e-6, stages=2),
+        ridge=1e-6,
+        stages=2,
         advance=lambda *count: done.append(count),
     )
     assert ranking.singles[0].levels == (2,)
@@ -197,16 +196,9 @@ def test_the_level_that_holds_the_depth_is_found(tower: Tower) -> None:
     assert sum(count for count, _ in done) == done[-1][1] == 60
 
 
-def test_presets_take_as_many_levels_as_they_have_stages() -> None:
-    assert accepting_presets(16, (12, 9, 6, 3), (2, 1, 0)) == tuple(PRESETS)
-    assert accepting_presets(16, (12, 9, 6, 3), ()) == tuple(PRESETS)
-    assert accepting_presets(16, (12, 9, 6, 3), (2,)) == ("fast", "guided")
-    assert accepting_presets(16, tuple(range(9)), (9,)) == ("fast", "guided")
-
-
 def test_wide_towers_are_projected(tower: Tower, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patches_module, "MAX_FEATURES", 8 * (DEPTH + 1))
-    reader = PatchReader(tower, PREPROCESSING, 5, seed=0)
+    reader = PatchReader(tower, PREPROCESSING, 5)
     (_, x_NLK, y_N), *_ = reader.read([Pictures()[0]])
     assert x_NLK.shape == (5, DEPTH + 1, 8)
     assert y_N.shape == (5,)
@@ -216,4 +208,4 @@ def test_pictures_without_depth_are_no_data(tower: Tower) -> None:
     pictures = Pictures(4)
     pictures.depths.zero_()
     with pytest.raises(DataError, match="0 training and 0 validation patches"):
-        rank_levels(tower, PREPROCESSING, pictures)
+        rank_levels(PatchReader(tower, PREPROCESSING), pictures)

@@ -34,6 +34,10 @@ def maps(share: float = 0.8, shape: tuple[int, int] = (30, 41)) -> tuple[Tensor,
     return pred, depth, valid
 
 
+def measured(pred: Tensor, depth: Tensor, valid: Tensor) -> dict[str, float]:
+    return image_metrics(pred, depth, valid, boundary_mask(depth.double(), valid))
+
+
 def numpy_boundary(depth: Map, valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """As the specification words it, one pixel at a time."""
     height, width = depth.shape
@@ -76,7 +80,7 @@ def numpy_metrics(pred: Map, depth: Map, valid: NDArray[np.bool_]) -> dict[str, 
 
 def test_metrics_agree_with_numpy() -> None:
     pred, depth, valid = maps()
-    got = image_metrics(pred, depth, valid)
+    got = measured(pred, depth, valid)
     arrays = pred.double().numpy(), depth.double().numpy(), valid.numpy()
     assert got == pytest.approx(numpy_metrics(*arrays), abs=1e-6)
     assert list(got) == [metric.name for metric in METRICS]
@@ -98,7 +102,7 @@ def test_boundaries_agree_with_the_words_of_the_specification(share: float) -> N
 
 def test_without_a_boundary_there_is_no_figure() -> None:
     flat = torch.full((20, 20), 2.0)
-    got = image_metrics(flat * 1.1, flat, torch.ones(20, 20, dtype=torch.bool))
+    got = measured(flat * 1.1, flat, torch.ones(20, 20, dtype=torch.bool))
     assert math.isnan(got["boundary_abs_rel"])
     assert got["abs_rel"] == pytest.approx(0.1, abs=1e-6)
     assert mean_metrics([got, {**got, "boundary_abs_rel": 0.5}])["boundary_abs_rel"] == 0.5
@@ -106,7 +110,7 @@ def test_without_a_boundary_there_is_no_figure() -> None:
 
 def test_a_perfect_prediction() -> None:
     _, depth, valid = maps()
-    got = image_metrics(depth, depth, valid)
+    got = measured(depth, depth, valid)
     for metric in METRICS:
         assert got[metric.name] == (0.0 if metric.lower_is_better else 1.0)
 
@@ -126,7 +130,7 @@ def test_alignment(count: int) -> None:
 
 def test_means_are_image_by_image() -> None:
     pred, depth, valid = maps()
-    one, two = image_metrics(pred, depth, valid), image_metrics(pred * 2, depth, valid)
+    one, two = measured(pred, depth, valid), measured(pred * 2, depth, valid)
     means = mean_metrics([one, two])
     for name, value in means.items():
         assert value == pytest.approx((one[name] + two[name]) / 2)
@@ -135,10 +139,10 @@ def test_means_are_image_by_image() -> None:
 def test_what_has_no_value_is_refused() -> None:
     pred, depth, valid = maps()
     with pytest.raises(DataError, match="not above 0 m"):
-        image_metrics(pred * 0, depth, valid)
+        measured(pred * 0, depth, valid)
     with pytest.raises(DataError, match="no pixel"):
-        image_metrics(pred, depth, torch.zeros_like(valid))
+        measured(pred, depth, torch.zeros_like(valid))
     with pytest.raises(DataError, match="one size"):
-        image_metrics(pred[1:], depth, valid)
+        image_metrics(pred[1:], depth, valid, valid)
     with pytest.raises(DataError, match="no image"):
         mean_metrics([])
