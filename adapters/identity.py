@@ -86,7 +86,7 @@ def check_same_tower(
         raise HeadMismatchError(
             f"the head was trained on {name or 'another tower'}; the weights of {tower} are not "
             "those. Train a head for this tower, or load the host that the head names; "
-            "attach(..., other_tower=True) takes it as it is"
+            "other_tower=True (--other-tower) takes it as it is"
         )
 
 

@@ -21,6 +21,7 @@ from transformers import (
 from clipdepth_plugin import DepthHead, DepthPlugin, attach, find_towers
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.pixels import to_pixels
+from clipdepth_plugin.config import Provenance
 from clipdepth_plugin.files.pictures import load_image
 from tests.tiny.command_line import run, save_pictures, tiny_host, words
 from tests.tiny.depth_png import read_depth_png
@@ -142,6 +143,22 @@ def test_predict_takes_the_pictures_focal_length(
     assert refused.exit_code == 2
     assert "was trained without a canonical camera" in words(refused.stderr)
     assert not (tmp_path / "no").exists()
+
+
+def test_another_tower_is_taken_where_that_is_said(
+    host: Path, head: Path, pictures: Path, tmp_path: Path
+) -> None:
+    stranger = DepthHead.from_pretrained(head)
+    provenance = Provenance(tower="another", tower_hashes={"float32": "0" * 64})
+    stranger.config = stranger.config.model_copy(update={"provenance": provenance})
+    stranger.save_pretrained(tmp_path / "stranger")
+    given = ("predict", pictures / "a.png", "--host", host, "--head", tmp_path / "stranger")
+    refused = run(*given, "-o", tmp_path / "out")
+    assert refused.exit_code == 2
+    assert "the head was trained on another" in words(refused.stderr)
+    taken = run(*given, "-o", tmp_path / "out", "--other-tower")
+    assert taken.exit_code == 0, taken.output
+    assert "are not those" in words(taken.stderr)
 
 
 def test_predict_gives_the_plugin_the_towers_own_name(

@@ -21,6 +21,7 @@ from clipdepth_plugin.cli.options import (
     DeviceOption,
     HeadOption,
     HostOption,
+    OtherTowerOption,
     OutputOption,
     TowerOption,
 )
@@ -89,6 +90,7 @@ class EvalOptions:
     batch_size: BatchOption = 1
     device: DeviceOption = "cpu"
     tower: TowerOption = None
+    other_tower: OtherTowerOption = False
 
 
 def evaluate_head(options: EvalOptions, console: Console) -> int:
@@ -109,7 +111,13 @@ def evaluate_head(options: EvalOptions, console: Console) -> int:
         host = load_host(options.host)
         head = load_head(options.head).to(device)
         model = host.model.to(device)
-        plugin = DepthPlugin(model, head, tower=options.tower, processor=host.preprocessing)
+        plugin = DepthPlugin(
+            model,
+            head,
+            tower=options.tower,
+            processor=host.preprocessing,
+            other_tower=options.other_tower,
+        )
     predict = HeadPredictor(plugin, input_size=options.input_size)
     _say_size(head, options, console)
     length = len(dataset) if hasattr(dataset, "__len__") else None

@@ -36,6 +36,12 @@ DeviceOption = Annotated[str, typer.Option(help="Where to compute, e.g. cpu or c
 TowerOption = Annotated[
     str | None, typer.Option(metavar="PATH", help="Which tower, where inspect lists several.")
 ]
+OtherTowerOption = Annotated[
+    bool,
+    typer.Option(
+        "--other-tower", help="Take a tower with other weights than the head was trained on."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON, and nothing else, on stdout.")]
 RandomWeightsOption = Annotated[
     bool,

@@ -23,6 +23,7 @@ from clipdepth_plugin.cli.options import (
     DeviceOption,
     HeadOption,
     HostOption,
+    OtherTowerOption,
     OutputOption,
     TowerOption,
 )
@@ -66,6 +67,7 @@ class PredictOptions:
     batch_size: BatchOption = 1
     device: DeviceOption = "cpu"
     tower: TowerOption = None
+    other_tower: OtherTowerOption = False
     focal_px: Annotated[
         float | None,
         typer.Option(
@@ -109,7 +111,11 @@ def predict(options: PredictOptions, console: Console) -> int:
         _check_head(head, options)
         model = host.model.to(device)
         plugin = DepthPlugin(
-            model, head.to(device), tower=options.tower, processor=host.preprocessing
+            model,
+            head.to(device),
+            tower=options.tower,
+            processor=host.preprocessing,
+            other_tower=options.other_tower,
         )
         depth_of = PictureDepth(plugin)
     make_folder(options.output)
