@@ -59,13 +59,10 @@ def convex_depth(
         bias_M: (9 * R^2,).
         added_BMHW: (B, 9 * R^2, H, W), added to the mask's logits; channels last.
         metres: The activation; it has no weights.
-        triton: None chooses, False is the reference, True must work or fail.
+        triton: See ``ops``.
 
     Returns:
         (B, L, R * H, R * W) float32: metres, then ``readout.bounded_log_scale``.
-
-    Raises:
-        KernelError: Shapes do not fit, or Triton was asked for and cannot run.
     """
     batch, channels, height, width = x_BCHW.shape
     masks = 9 * CONVEX_FACTOR**2
@@ -81,19 +78,6 @@ def convex_depth(
     if use_triton("convex_depth", x_BCHW.device, triton, obstacle=forward_only(tensors)):
         activation, low, high = metres.activation, metres.log_low, metres.log_high
         return convex_depth_triton(*tensors, activation, low, high)
-    return convex_depth_reference(*tensors, metres=metres)
-
-
-def convex_depth_reference(
-    x_BCHW: Tensor,
-    level_BLHW: Tensor,
-    weight_MC: Tensor,
-    bias_M: Tensor,
-    added_BMHW: Tensor | None,
-    *,
-    metres: Metres,
-) -> Tensor:
-    """What the kernel must give."""
     mask_BHWM = F.linear(x_BCHW.permute(0, 2, 3, 1), weight_MC, bias_M)
     if added_BMHW is not None:
         mask_BHWM = mask_BHWM + added_BMHW.permute(0, 2, 3, 1)

@@ -57,13 +57,10 @@ def depth_readout(
         last_bias_1: (1,).
         metres: The activation; it has no weights.
         size: Output (H, W); None keeps the map's.
-        triton: None chooses, False is the reference, True must work or fail.
+        triton: See ``ops``.
 
     Returns:
         (B, 1, *size) float32 metres.
-
-    Raises:
-        KernelError: Shapes do not fit, or Triton was asked for and cannot run.
     """
     hidden = bias_K.shape[0]
     expected = {
@@ -74,27 +71,12 @@ def depth_readout(
     check_shapes("depth_readout", expected)
     height, width = x_BCHW.shape[-2:] if size is None else size
     tensors = (x_BCHW, weight, bias_K, last_weight, last_bias_1)
-    obstacle = forward_only(tensors)
-    if use_triton("depth_readout", x_BCHW.device, triton, obstacle=obstacle):
+    if use_triton("depth_readout", x_BCHW.device, triton, obstacle=forward_only(tensors)):
         activation, low, high = metres.activation, metres.log_low, metres.log_high
         return depth_readout_triton(*tensors, activation, low, high, [height, width])
-    return depth_readout_reference(*tensors, metres=metres, size=(height, width))
-
-
-def depth_readout_reference(
-    x_BCHW: Tensor,
-    weight: Tensor,
-    bias_K: Tensor,
-    last_weight: Tensor,
-    last_bias_1: Tensor,
-    *,
-    metres: Metres,
-    size: tuple[int, int],
-) -> Tensor:
-    """What the kernel must give."""
     hidden_BKHW = F.relu_(F.conv2d(x_BCHW, weight, bias_K, padding=1))
     logits_B1HW = F.conv2d(hidden_BKHW, last_weight, last_bias_1, padding=1).float()
-    return resize(metres(logits_B1HW), size)
+    return resize(metres(logits_B1HW), (height, width))
 
 
 def _empty(x_BCHW: Tensor, size: list[int]) -> Tensor:

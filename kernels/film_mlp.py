@@ -49,13 +49,10 @@ def film_mlp(
         activation: Between them.
         normed: Normalise the context over its width first (a layer norm whose scale and shift are
             folded into the first layer).
-        triton: None chooses, False is the reference, True must work or fail.
+        triton: See ``ops``.
 
     Returns:
         (L, B, P) float32.
-
-    Raises:
-        KernelError: Shapes do not fit, or Triton was asked for and cannot run.
     """
     levels, hidden, parameters = *bias_LK.shape, last_bias_LP.shape[-1]
     expected = {
@@ -67,28 +64,14 @@ def film_mlp(
     tensors = (context_BD, weight_LKD, bias_LK, last_weight_LPK, last_bias_LP)
     if use_triton("film_mlp", context_BD.device, triton, obstacle=forward_only(tensors)):
         return film_mlp_triton(*tensors, activation, normed)
-    return film_mlp_reference(*tensors, activation=activation, normed=normed)
-
-
-def film_mlp_reference(
-    context_BD: Tensor,
-    weight_LKD: Tensor,
-    bias_LK: Tensor,
-    last_weight_LPK: Tensor,
-    last_bias_LP: Tensor,
-    *,
-    activation: FilmActivation,
-    normed: bool,
-) -> Tensor:
-    """What the kernel must give."""
     if normed:
         context_BD = F.layer_norm(context_BD, context_BD.shape[-1:])
     act = F.relu if activation == "relu" else F.gelu
-    levels = zip(weight_LKD, bias_LK, last_weight_LPK, last_bias_LP, strict=True)
+    layers = zip(weight_LKD, bias_LK, last_weight_LPK, last_bias_LP, strict=True)
     out_LBP = torch.stack(
         [
             F.linear(act(F.linear(context_BD, w, b)), last_w, last_b)
-            for w, b, last_w, last_b in levels
+            for w, b, last_w, last_b in layers
         ]
     )
     return out_LBP if out_LBP.dtype == torch.float64 else out_LBP.float()

@@ -58,13 +58,10 @@ def film_project(
         weight_SD: (S, D): the projections, level after level.
         bias_S: (S,).
         channels: C of each level; their sum is S.
-        triton: None chooses, False is the reference, True must work or fail.
+        triton: See ``ops``.
 
     Returns:
         (B, N, C) for each level, in the levels' dtype. Sums are in float32.
-
-    Raises:
-        KernelError: Shapes do not fit, or Triton was asked for and cannot run.
     """
     views, tokens, width = levels[0].shape
     modulated = 0 if film_MBP is None else film_MBP.shape[0]
@@ -81,17 +78,6 @@ def film_project(
         flat = film_project_triton(list(levels), film_MBP, weight_SD, bias_S, list(channels))
         parts = flat.split([views * tokens * c for c in channels])
         return [x.view(views, tokens, c) for x, c in zip(parts, channels, strict=True)]
-    return film_project_reference(levels, film_MBP, weight_SD, bias_S, channels)
-
-
-def film_project_reference(
-    levels: Sequence[Tensor],
-    film_MBP: Tensor | None,
-    weight_SD: Tensor,
-    bias_S: Tensor,
-    channels: Sequence[int],
-) -> list[Tensor]:
-    """What the kernel must give."""
     out = []
     weights, biases = weight_SD.split(list(channels)), bias_S.split(list(channels))
     for i, (x_BND, weight_CD, bias_C) in enumerate(zip(levels, weights, biases, strict=True)):

@@ -52,13 +52,10 @@ def gated_skips(
         structural_BCHW: (B, C, H, W), channels last, or None.
         weight_GC: (G, C): the semantic gate's rows, then the structural one's.
         bias_G: (G,).
-        triton: None chooses, False is the reference, True must work or fail.
+        triton: See ``ops``.
 
     Returns:
         (B, G, H, W), channels last: the semantic skip, then the structural one.
-
-    Raises:
-        KernelError: Shapes do not fit, or Triton was asked for and cannot run.
     """
     batch, channels, height, width = u_BCHW.shape
     gates = channels * (1 if structural_BCHW is None else 2)
@@ -73,21 +70,10 @@ def gated_skips(
     tensors = (u_BCHW, semantic_BChw, structural_BCHW, weight_GC, bias_G)
     if use_triton("gated_skips", u_BCHW.device, triton, obstacle=no_float64(tensors)):
         return gated_skips_triton(*tensors)
-    return gated_skips_reference(*tensors)
-
-
-def gated_skips_reference(
-    u_BCHW: Tensor,
-    semantic_BChw: Tensor,
-    structural_BCHW: Tensor | None,
-    weight_GC: Tensor,
-    bias_G: Tensor,
-) -> Tensor:
-    """What the kernel must give."""
     gate_BGHW = torch.sigmoid(F.conv2d(u_BCHW, weight_GC[:, :, None, None], bias_G))
     skips = skips_like(u_BCHW, semantic_BChw, structural_BCHW)
-    gates = gate_BGHW.chunk(len(skips), dim=1)
-    return torch.cat([torch.addcmul(s, s, g) for s, g in zip(skips, gates, strict=True)], dim=1)
+    chunks = gate_BGHW.chunk(len(skips), dim=1)
+    return torch.cat([torch.addcmul(s, s, g) for s, g in zip(skips, chunks, strict=True)], dim=1)
 
 
 def skips_like(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from clipdepth_plugin.decoders.blocks import resize
 from clipdepth_plugin.kernels.device import dot_add, sample
-from clipdepth_plugin.kernels.dispatch import check_shapes, forward_only, use_triton
+from clipdepth_plugin.kernels.dispatch import Shapes, check_shapes, forward_only, use_triton
 from clipdepth_plugin.kernels.launch import (
     cdiv,
     channels_last,
@@ -53,18 +53,15 @@ def join_conv(
         bias_O: (O,).
         residual_BOHW: Added before the activation.
         relu: Apply it.
-        triton: None chooses, False is the reference, True must work or fail.
+        triton: See ``ops``.
 
     Returns:
         (B, O, H, W), channels last, in ``x_BIHW``'s dtype.
-
-    Raises:
-        KernelError: Shapes do not fit, or Triton was asked for and cannot run.
     """
     batch, channels, height, width = x_BIHW.shape
     skip_channels = 0 if skip_BKhw is None else skip_BKhw.shape[1]
     out_channels = bias_O.shape[0]
-    expected = {"weight": (weight, (out_channels, channels + skip_channels, 3, 3))}
+    expected: Shapes = {"weight": (weight, (out_channels, channels + skip_channels, 3, 3))}
     if skip_BKhw is not None:
         expected["skip"] = (skip_BKhw, (batch, *skip_BKhw.shape[1:]))
     if residual_BOHW is not None:
@@ -72,22 +69,8 @@ def join_conv(
     check_shapes("join_conv", expected)
     tensors = (x_BIHW, skip_BKhw, weight, bias_O, residual_BOHW)
     if use_triton("join_conv", x_BIHW.device, triton, obstacle=forward_only(tensors)):
-        return join_conv_triton(x_BIHW, skip_BKhw, weight, bias_O, residual_BOHW, relu)
-    return join_conv_reference(*tensors, relu=relu)
-
-
-def join_conv_reference(
-    x_BIHW: Tensor,
-    skip_BKhw: Tensor | None,
-    weight: Tensor,
-    bias_O: Tensor,
-    residual_BOHW: Tensor | None,
-    *,
-    relu: bool,
-) -> Tensor:
-    """What the kernel must give."""
+        return join_conv_triton(*tensors, relu)
     if skip_BKhw is not None:
-        height, width = x_BIHW.shape[-2:]
         x_BIHW = torch.cat((x_BIHW, resize(skip_BKhw, (height, width))), dim=1)
     y_BOHW = F.conv2d(x_BIHW, weight, bias_O, padding=1)
     if residual_BOHW is not None:
@@ -153,18 +136,12 @@ def _join_conv_fwd_kernel(  # type: ignore[no-untyped-def]
     out = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     out = add_taps(
         out, x_ptr, weight, inside, m, positions, height, width, channels, wide,
-        DOT_DTYPE, PRECISION, BLOCK_K,
+        height, width, row_scale, column_scale, False, DOT_DTYPE, PRECISION, BLOCK_K,
     )  # fmt: skip
-    if RESIZED:
-        out = add_resized_taps(
-            out, skip_ptr, weight + channels, inside, m, positions, height, width, skip_channels,
-            wide, low_height, low_width, row_scale, column_scale, DOT_DTYPE, PRECISION, BLOCK_K,
-        )  # fmt: skip
-    else:
-        out = add_taps(
-            out, skip_ptr, weight + channels, inside, m, positions, height, width, skip_channels,
-            wide, DOT_DTYPE, PRECISION, BLOCK_K,
-        )  # fmt: skip
+    out = add_taps(
+        out, skip_ptr, weight + channels, inside, m, positions, height, width, skip_channels, wide,
+        low_height, low_width, row_scale, column_scale, RESIZED, DOT_DTYPE, PRECISION, BLOCK_K,
+    )  # fmt: skip
     out += tl.load(bias_ptr + n, mask=inside, other=0).to(tl.float32)[None, :]
     at = m.to(tl.int64)[:, None] * out_channels + n[None, :]
     mask = (m < positions)[:, None] & inside[None, :]
@@ -178,49 +155,30 @@ def _join_conv_fwd_kernel(  # type: ignore[no-untyped-def]
 @device_function
 def add_taps(  # type: ignore[no-untyped-def]
     out, x_ptr, weight, inside, m, positions, height, width, channels, wide,
-    DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    """Adds the share of one map of ``channels``; ``weight`` (1, N) points at its columns."""
-    y, x, steps = m // width % height, m % width, tl.cdiv(channels, BLOCK_K)
-    for step in range(9 * steps):
-        tap, k = step // steps, step % steps * BLOCK_K + tl.arange(0, BLOCK_K)
-        source, mask = tap_of(tap, m, y, x, positions, height, width)
-        mask = mask[:, None] & (k < channels)[None, :]
-        tile = tl.load(x_ptr + source[:, None] * channels + k[None, :], mask=mask, other=0)
-        mask = (k < channels)[:, None] & inside[None, :]
-        taps = tl.load(weight + (tap * wide + k)[:, None], mask=mask, other=0)
-        out = dot_add(tile, taps, out, DOT_DTYPE, PRECISION)
-    return out
-
-
-@device_function
-def add_resized_taps(  # type: ignore[no-untyped-def]
-    out, x_ptr, weight, inside, m, positions, height, width, channels, wide,
     low_height, low_width, row_scale, column_scale,
-    DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr, BLOCK_K: tl.constexpr,
+    RESIZED: tl.constexpr, DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """As ``add_taps``, of a smaller map that is resized where it is read."""
+    """Adds the share of one map of ``channels``, resized where it is read if it is ``RESIZED``.
+
+    ``weight`` (1, N) points at its columns.
+    """
     y, x, steps = m // width % height, m % width, tl.cdiv(channels, BLOCK_K)
     view = (m // (height * width)).to(tl.int64)[:, None]
     view_ptr = x_ptr + view * low_height * low_width * channels
     for step in range(9 * steps):
         tap, k = step // steps, step % steps * BLOCK_K + tl.arange(0, BLOCK_K)
-        _, mask = tap_of(tap, m, y, x, positions, height, width)
-        mask = mask[:, None] & (k < channels)[None, :]
-        rows, columns = y + tap // 3 - 1, x + tap % 3 - 1
-        tile = sample(
-            view_ptr, rows, columns, k[None, :], mask, row_scale, column_scale,
-            low_height, low_width, channels,
-        )  # fmt: skip
+        down, right = tap // 3 - 1, tap % 3 - 1
+        there = (y + down >= 0) & (y + down < height) & (x + right >= 0) & (x + right < width)
+        mask = (there & (m < positions))[:, None] & (k < channels)[None, :]
+        if RESIZED:
+            tile = sample(
+                view_ptr, y + down, x + right, k[None, :], mask, row_scale, column_scale,
+                low_height, low_width, channels,
+            )  # fmt: skip
+        else:
+            source = (m + down * width + right).to(tl.int64)[:, None] * channels
+            tile = tl.load(x_ptr + source + k[None, :], mask=mask, other=0)
         mask = (k < channels)[:, None] & inside[None, :]
         taps = tl.load(weight + (tap * wide + k)[:, None], mask=mask, other=0)
         out = dot_add(tile, taps, out, DOT_DTYPE, PRECISION)
     return out
-
-
-@device_function
-def tap_of(tap, m, y, x, positions, height, width):  # type: ignore[no-untyped-def]
-    """Where tap 0..8 of a 3x3 kernel reads: flat positions, and whether they are in the map."""
-    down, right = tap // 3 - 1, tap % 3 - 1
-    inside = (y + down >= 0) & (y + down < height) & (x + right >= 0) & (x + right < width)
-    return (m + down * width + right).to(tl.int64), inside & (m < positions)

@@ -48,13 +48,10 @@ def normed_project(
         film_LBP: (L, B, 2 * C) gamma and beta of each level, float32; None: no modulation.
         weight_LCD: (L, C, D), the norms' scales folded in.
         bias_LC: (L, C), the norms' shifts folded in.
-        triton: None chooses, False is the reference, True must work or fail.
+        triton: See ``ops``.
 
     Returns:
         (B, N, C) in the levels' dtype.
-
-    Raises:
-        KernelError: Shapes do not fit, or Triton was asked for and cannot run.
     """
     views, tokens, width = levels[0].shape
     channels = bias_LC.shape[1]
@@ -69,13 +66,6 @@ def normed_project(
     obstacle = too_many(levels) or forward_only((*levels, film_LBP, weight_LCD, bias_LC))
     if use_triton("normed_project", weight_LCD.device, triton, obstacle=obstacle):
         return normed_project_triton(list(levels), film_LBP, weight_LCD, bias_LC)
-    return normed_project_reference(levels, film_LBP, weight_LCD, bias_LC)
-
-
-def normed_project_reference(
-    levels: Sequence[Tensor], film_LBP: Tensor | None, weight_LCD: Tensor, bias_LC: Tensor
-) -> Tensor:
-    """What the kernel must give."""
     # All that does not depend on a token comes first: a level adds one product to it.
     offset = bias_LC.sum(0)
     scales: Sequence[Tensor | None] = [None] * len(levels)

@@ -41,13 +41,10 @@ def up_conv(
         bias_PEO: (4, 4, O): of the phase (a, b), and whether the output is in the map's outermost
             row and column.
         relu: Apply it.
-        triton: None chooses, False is the reference, True must work or fail.
+        triton: See ``ops``.
 
     Returns:
         (B, O, 2h, 2w), channels last, in ``x_BIhw``'s dtype.
-
-    Raises:
-        KernelError: Shapes do not fit, or Triton was asked for and cannot run.
     """
     channels = bias_PEO.shape[-1]
     expected = {
@@ -58,15 +55,8 @@ def up_conv(
     inputs = (x_BIhw, weight_PIrc, bias_PEO)
     if use_triton("up_conv", x_BIhw.device, triton, obstacle=forward_only(inputs)):
         return up_conv_triton(*inputs, relu)
-    return up_conv_reference(*inputs, relu=relu)
-
-
-def up_conv_reference(
-    x_BIhw: Tensor, weight_PIrc: Tensor, bias_PEO: Tensor, *, relu: bool
-) -> Tensor:
-    """What the kernel must give: one convolution for all phases, its edges mended, interleaved."""
+    # One convolution for all phases, its edges mended, interleaved.
     batch, _, height, width = x_BIhw.shape
-    channels = bias_PEO.shape[-1]
     inside_P = bias_PEO[:, 0].flatten()
     y = F.conv2d(x_BIhw, weight_PIrc, inside_P, padding=1)
     y_BabOHW = y.unflatten(1, (2, 2, channels))
