@@ -18,12 +18,11 @@ from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.loading.config import BUILT_IN
 from clipdepth_plugin.config import Preset
 from clipdepth_plugin.latency.audit import Method, audit
-from clipdepth_plugin.latency.report import HEADER, describe, markdown_table, rows
+from clipdepth_plugin.latency.baselines import separate_passes
+from clipdepth_plugin.latency.report import HEADER, describe, markdown_table, rows, share
 from clipdepth_plugin.latency.resources import keep_freed_memory
 from clipdepth_plugin.latency.schema import Audit
-from clipdepth_plugin.latency.separate import separate_passes
 from clipdepth_plugin.latency.subject import make_subject, random_heads
-from clipdepth_plugin.latency.verdict import share
 
 HERE = Path(__file__).resolve().parent
 PRESETS: tuple[Preset, ...] = ("spaceclip", "fast", "guided")

@@ -129,9 +129,9 @@ def run_bench(options: BenchOptions, console: Console) -> int:
     from clipdepth_plugin.cli.console import bar, loading
     from clipdepth_plugin.cli.device import find_device, make_folder
     from clipdepth_plugin.latency.audit import Method, audit
+    from clipdepth_plugin.latency.baselines import separate_passes
     from clipdepth_plugin.latency.forms import choose_forms
     from clipdepth_plugin.latency.resources import keep_freed_memory
-    from clipdepth_plugin.latency.separate import separate_passes
 
     check_heads(options)
     separate_sizes = parse_sizes(options.separate)
