@@ -71,20 +71,16 @@ def run_tests(name: str, python: Path) -> dict[str, Any]:
         [*pytest, f"--junitxml={report}", *TESTS], cwd=ROOT, env=env, check=False
     )
     cases = list(ET.parse(report).getroot().iter("testcase"))  # noqa: S314
-
-    def with_outcome(*kinds: str) -> list[str]:
-        return [
-            f"{case.get('name')}: {found.get('message', '')[:200]}"
-            for case in cases
-            for kind in kinds
-            if (found := case.find(kind)) is not None
-        ]
-
+    outcomes: dict[str, list[str]] = {"failure": [], "error": [], "skipped": []}
+    for case in cases:
+        for kind, named in outcomes.items():
+            if (found := case.find(kind)) is not None:
+                named.append(f"{case.get('name')}: {found.get('message', '')[:200]}")
     return {
         "versions": about["versions"],
         "tests": len(cases),
-        "failed": with_outcome("failure", "error"),
-        "skipped": with_outcome("skipped"),
+        "failed": outcomes["failure"] + outcomes["error"],
+        "skipped": outcomes["skipped"],
         "finished": tests.returncode == 0,
         "hosts": sorted(host for host, absent in about["hosts"].items() if not absent),
         "absent": sorted(host for host, absent in about["hosts"].items() if absent),
@@ -103,10 +99,10 @@ def as_markdown(results: dict[str, Any]) -> str:
         cells = [versions[name] for name in PACKAGES[:3]]
         counts = [len(run["hosts"]), len(run["absent"]), run["tests"], len(run["failed"])]
         rows.append(f"| {' | '.join(map(str, [*cells, *counts]))} |")
-        names = ", ".join(run["absent"]) or "none"
-        absent.append(f"- Absent from {versions['transformers']}: {names}.")
-        absent += [f"- Not run under {versions['transformers']}: {one}" for one in run["skipped"]]
-        absent += [f"- Failed under {versions['transformers']}: {one}" for one in run["failed"]]
+        names, release = ", ".join(run["absent"]) or "none", versions["transformers"]
+        absent.append(f"- Absent from {release}: {names}.")
+        absent += [f"- Not run under {release}: {one}" for one in run["skipped"]]
+        absent += [f"- Failed under {release}: {one}" for one in run["failed"]]
     versions = results["runs"]["newest"]["versions"]
     with_what = ", ".join(f"{name} {versions[name]}" for name in PACKAGES[3:])
     page = f"""\
@@ -124,9 +120,8 @@ that a release does not have.
 
 def main(names: list[str]) -> int:
     """Runs the releases named, or all; writes the page when all have run."""
-    runs = {
-        name: run_tests(name, make_environment(name, RELEASES[name])) for name in names or RELEASES
-    }
+    chosen = names or RELEASES
+    runs = {name: run_tests(name, make_environment(name, RELEASES[name])) for name in chosen}
     if not names:
         about = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "python": sys.version.split()[0]}
         results = {**about, "runs": runs}

@@ -15,11 +15,7 @@ from clipdepth_plugin.features import TowerFeatures
 
 
 def checked_size(size: tuple[int, int] | None) -> tuple[int, int] | None:
-    """A checked output size; inside torch.compile it is taken as it is.
-
-    Raises:
-        HostError: It is no (height, width) in whole pixels.
-    """
+    """A checked output size; inside torch.compile it is taken as it is."""
     if size is None or torch.compiler.is_compiling():
         return size
     return parse_size(size, "size")
