@@ -41,8 +41,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Name -> the fields that a preset sets; the other fields keep their defaults. A new preset is a
 new entry. Levels are those of a tower of 12 blocks."""
 
-PRESET_TOWER_DEPTH = 12
-
 
 class _DecoderClass(Protocol):
     """What is asked of a decoder's class; see ``decoders.decoder.Decoder``."""
@@ -254,4 +252,4 @@ class HeadConfig(BaseModel):
 
 def scale_levels(levels: tuple[int, ...], depth: int) -> tuple[int, ...]:
     """Scales a preset's levels from 12 blocks to ``depth`` blocks: k * depth / 12, rounded."""
-    return tuple(round(k * depth / PRESET_TOWER_DEPTH) for k in levels)
+    return tuple(round(k * depth / 12) for k in levels)

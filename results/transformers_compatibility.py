@@ -43,8 +43,7 @@ def make_environment(name: str, release: str | None) -> Path:
     if release is None:
         return Path(sys.executable)
     folder = FOLDER / name
-    python = folder / "bin" / "python"
-    stamp = folder / "ready"
+    python, stamp = folder / "bin" / "python", folder / "ready"
     if stamp.exists() and stamp.read_text() == f"{release} over {sys.prefix}":
         return python
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
@@ -89,11 +88,8 @@ def run_tests(name: str, python: Path) -> dict[str, Any]:
 
 def as_markdown(results: dict[str, Any]) -> str:
     """The page."""
-    rows = [
-        "| transformers | huggingface_hub | tokenizers | hosts | absent | tests | failed |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    absent = []
+    header = (*PACKAGES[:3], "hosts", "absent", "tests", "failed")
+    rows, absent = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"], []
     for run in results["runs"].values():
         versions = run["versions"]
         cells = [versions[name] for name in PACKAGES[:3]]

@@ -206,7 +206,7 @@ def load_heads(options: BenchOptions, subject: Subject) -> dict[str, DepthHead]:
     """
     from clipdepth_plugin.config import PRESETS
     from clipdepth_plugin.latency.subject import random_heads
-    from clipdepth_plugin.weights.shipped import load_head
+    from clipdepth_plugin.shipped import load_head
 
     heads = {name: load_head(name).to(subject.pixels_B3HW).eval() for name in options.head or []}
     presets = options.preset or (() if heads else DEFAULT_PRESETS)

@@ -32,13 +32,7 @@ class Baseline:
 
 
 def make_pixels(tower: Tower, batch: int, size: tuple[int, int] | None = None) -> Tensor:
-    """(B, 3, H, W) random pixels, on the tower's device and in its dtype.
-
-    ``size`` (H, W): None takes the tower's own.
-
-    Raises:
-        BenchError: No size is given, and the tower does not know its own.
-    """
+    """(B, 3, H, W) random pixels, on the tower's device, in its dtype and (by default) size."""
     size = size or tower.image_size
     if size is None:
         raise BenchError(f"the tower {tower} does not know its input size: give one (--size)")

@@ -62,9 +62,6 @@ def choose_forms(asked: tuple[str, ...], device: torch.device) -> tuple[str, ...
     """The forms to measure, in the table's order.
 
     None asked: all that the device can run, on a CPU without the costly ones.
-
-    Raises:
-        BenchError: An unknown name, or a requested form that the device can't run.
     """
     for name in asked:
         if name not in FORMS:
