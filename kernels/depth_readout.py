@@ -14,17 +14,9 @@ from torch import Tensor
 
 from clipdepth_plugin.decoders.blocks import resize
 from clipdepth_plugin.decoders.readout import Metres
+from clipdepth_plugin.kernels import launch
 from clipdepth_plugin.kernels.device import METRES, dot_add, sample_axis, to_metres
 from clipdepth_plugin.kernels.dispatch import check_shapes, forward_only, use_triton
-from clipdepth_plugin.kernels.launch import (
-    cdiv,
-    channels_last,
-    device_function,
-    kernel_op,
-    launchable,
-    power_of_two,
-    products,
-)
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -83,7 +75,7 @@ def _empty(x_BCHW: Tensor, size: list[int]) -> Tensor:
     return x_BCHW.new_empty((x_BCHW.shape[0], 1, *size), dtype=torch.float32)
 
 
-@kernel_op("depth_readout")
+@launch.kernel_op("depth_readout")
 def depth_readout_triton(
     x_BCHW: Tensor,
     weight: Tensor,
@@ -102,10 +94,10 @@ def depth_readout_triton(
     batch, channels, height, width = x_BCHW.shape
     hidden = bias_K.shape[0]
     row_scale, column_scale = height / size[0], width / size[1]
-    grid = (cdiv(height, CELLS), cdiv(width, CELLS), batch)
-    launchable(_depth_readout_fwd_kernel)[grid](
-        channels_last(x_BCHW), channels_last(weight), bias_K.contiguous(),
-        channels_last(last_weight), last_bias_1, out_B1HW,
+    grid = (launch.cdiv(height, CELLS), launch.cdiv(width, CELLS), batch)
+    launch.launchable(_depth_readout_fwd_kernel)[grid](
+        launch.channels_last(x_BCHW), launch.channels_last(weight), bias_K.contiguous(),
+        launch.channels_last(last_weight), last_bias_1, out_B1HW,
         height, width, size[0], size[1], channels, hidden,
         row_scale, column_scale,
         # Outputs that a tile's cells can hold, with some for what is beyond the border of the map
@@ -114,9 +106,9 @@ def depth_readout_triton(
         math.ceil((CELLS + 0.5) / column_scale) + 3,
         log_low, log_high,
         METRES=METRES[activation],
-        **products(x_BCHW, "convolution"),
-        BLOCK_C=min(power_of_two(channels), 32),
-        BLOCK_K=power_of_two(hidden),
+        **launch.products(x_BCHW, "convolution"),
+        BLOCK_C=min(launch.power_of_two(channels), 32),
+        BLOCK_K=launch.power_of_two(hidden),
         SIDE=SIDE,
         num_warps=8,
         num_stages=2,
@@ -177,14 +169,14 @@ def _depth_readout_fwd_kernel(  # type: ignore[no-untyped-def]
         tl.store(out_ptr + (view * out_height + y) * out_width + x, metres, mask=mine)
 
 
-@device_function
+@launch.device_function
 def first_output(cell, scale):  # type: ignore[no-untyped-def]
     """An output at or just before the first that is interpolated in ``cell``."""
     first = tl.maximum(((cell + 0.5) / scale - 0.5).to(tl.int32) - 1, 0)
     return tl.where(cell == 0, 0, first)
 
 
-@device_function
+@launch.device_function
 def hidden_tile(  # type: ignore[no-untyped-def]
     x_ptr, weight_ptr, bias_ptr, y, x, height, width, channels, hidden,
     DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr,

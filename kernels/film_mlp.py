@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clipdepth_plugin.kernels import launch
 from clipdepth_plugin.kernels.device import dot_add, row_moments
 from clipdepth_plugin.kernels.dispatch import check_shapes, forward_only, use_triton
-from clipdepth_plugin.kernels.launch import cdiv, kernel_op, launchable, products
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -82,7 +82,7 @@ def _empty(context_BD: Tensor, last_bias_LP: Tensor) -> Tensor:
     return context_BD.new_empty((levels, context_BD.shape[0], parameters), dtype=torch.float32)
 
 
-@kernel_op("film_mlp")
+@launch.kernel_op("film_mlp")
 def film_mlp_triton(
     context_BD: Tensor,
     weight_LKD: Tensor,
@@ -105,13 +105,13 @@ def film_mlp_triton(
     )
     for x, level_stride, weight, bias, out, act, norm in layers:
         block_n = 16 if batch <= BLOCK_B else 64
-        grid = (cdiv(weight.shape[1], block_n), levels, cdiv(batch, BLOCK_B))
-        launchable(_linear_act_fwd_kernel)[grid](
+        grid = (launch.cdiv(weight.shape[1], block_n), levels, launch.cdiv(batch, BLOCK_B))
+        launch.launchable(_linear_act_fwd_kernel)[grid](
             x.contiguous(), weight.contiguous(), bias.contiguous(), out,
             level_stride, batch, weight.shape[2], weight.shape[1], 1.0 / weight.shape[2],
             NORMED=norm,
             ACTIVATION=act,
-            **products(context_BD, "matmul"),
+            **launch.products(context_BD, "matmul"),
             BLOCK_B=BLOCK_B,
             BLOCK_N=block_n,
             BLOCK_K=64,

@@ -19,17 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipdepth_plugin.decoders.blocks import resize
+from clipdepth_plugin.kernels import launch
 from clipdepth_plugin.kernels.device import dot_add, sample
 from clipdepth_plugin.kernels.dispatch import check_shapes, no_float64, use_triton
-from clipdepth_plugin.kernels.launch import (
-    cdiv,
-    channels_last,
-    choose_tiles,
-    empty_map,
-    kernel_op,
-    launchable,
-    products,
-)
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -87,10 +79,10 @@ def skips_like(
 
 def _empty(u_BCHW: Tensor, bias_G: Tensor) -> Tensor:
     batch, _, height, width = u_BCHW.shape
-    return empty_map(u_BCHW, (batch, bias_G.shape[0], height, width))
+    return launch.empty_map(u_BCHW, (batch, bias_G.shape[0], height, width))
 
 
-@kernel_op("gated_skips")
+@launch.kernel_op("gated_skips")
 def gated_skips_triton(
     u_BCHW: Tensor,
     semantic_BChw: Tensor,
@@ -105,15 +97,15 @@ def gated_skips_triton(
     batch, channels, height, width = u_BCHW.shape
     low_height, low_width = semantic_BChw.shape[-2:]
     positions, gates = batch * height * width, bias_G.shape[0] // channels
-    tiles = choose_tiles(positions, channels, u_BCHW, copies=gates)
-    grid = (cdiv(positions, tiles.m), cdiv(channels, tiles.n), gates)
-    launchable(_gated_skips_fwd_kernel)[grid](
-        channels_last(u_BCHW), channels_last(semantic_BChw),
-        channels_last(u_BCHW if structural_BCHW is None else structural_BCHW),
+    tiles = launch.choose_tiles(positions, channels, u_BCHW, copies=gates)
+    grid = (launch.cdiv(positions, tiles.m), launch.cdiv(channels, tiles.n), gates)
+    launch.launchable(_gated_skips_fwd_kernel)[grid](
+        launch.channels_last(u_BCHW), launch.channels_last(semantic_BChw),
+        launch.channels_last(u_BCHW if structural_BCHW is None else structural_BCHW),
         weight_GC.contiguous(), bias_G.contiguous(), out_BGHW,
         positions, height, width, low_height, low_width, channels, gates,
         low_height / height, low_width / width,
-        **products(u_BCHW, "convolution"),
+        **launch.products(u_BCHW, "convolution"),
         **tiles.arguments(),
     )  # fmt: skip
     return out_BGHW

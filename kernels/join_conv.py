@@ -17,18 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipdepth_plugin.decoders.blocks import resize
+from clipdepth_plugin.kernels import launch
 from clipdepth_plugin.kernels.device import dot_add, sample
 from clipdepth_plugin.kernels.dispatch import Shapes, check_shapes, forward_only, use_triton
-from clipdepth_plugin.kernels.launch import (
-    cdiv,
-    channels_last,
-    choose_tiles,
-    device_function,
-    empty_map,
-    kernel_op,
-    launchable,
-    products,
-)
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -80,10 +71,10 @@ def join_conv(
 
 def _empty(x_BIHW: Tensor, bias_O: Tensor) -> Tensor:
     batch, _, height, width = x_BIHW.shape
-    return empty_map(x_BIHW, (batch, bias_O.shape[0], height, width))
+    return launch.empty_map(x_BIHW, (batch, bias_O.shape[0], height, width))
 
 
-@kernel_op("join_conv")
+@launch.kernel_op("join_conv")
 def join_conv_triton(
     x_BIHW: Tensor,
     skip_BKhw: Tensor | None,
@@ -100,18 +91,19 @@ def join_conv_triton(
     skip = x_BIHW if skip_BKhw is None else skip_BKhw
     low_height, low_width = skip.shape[-2:]
     positions, out_channels = batch * height * width, bias_O.shape[0]
-    tiles = choose_tiles(positions, out_channels, x_BIHW)
-    grid = (cdiv(positions, tiles.m), cdiv(out_channels, tiles.n))
-    launchable(_join_conv_fwd_kernel)[grid](
-        channels_last(x_BIHW), channels_last(skip), channels_last(weight), bias_O.contiguous(),
-        channels_last(out_BOHW if residual_BOHW is None else residual_BOHW), out_BOHW,
+    tiles = launch.choose_tiles(positions, out_channels, x_BIHW)
+    grid = (launch.cdiv(positions, tiles.m), launch.cdiv(out_channels, tiles.n))
+    launch.launchable(_join_conv_fwd_kernel)[grid](
+        launch.channels_last(x_BIHW), launch.channels_last(skip),
+        launch.channels_last(weight), bias_O.contiguous(),
+        launch.channels_last(out_BOHW if residual_BOHW is None else residual_BOHW), out_BOHW,
         positions, height, width, low_height, low_width,
         channels, 0 if skip_BKhw is None else skip.shape[1], out_channels,
         low_height / height, low_width / width,
         RESIZED=(low_height, low_width) != (height, width),
         RESIDUAL=residual_BOHW is not None,
         RELU=relu,
-        **products(x_BIHW, "convolution"),
+        **launch.products(x_BIHW, "convolution"),
         **tiles.arguments(),
     )  # fmt: skip
     return out_BOHW
@@ -136,12 +128,18 @@ def _join_conv_fwd_kernel(  # type: ignore[no-untyped-def]
     out = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     out = add_taps(
         out, x_ptr, weight, inside, m, positions, height, width, channels, wide,
-        height, width, row_scale, column_scale, False, DOT_DTYPE, PRECISION, BLOCK_K,
+        DOT_DTYPE, PRECISION, BLOCK_K,
     )  # fmt: skip
-    out = add_taps(
-        out, skip_ptr, weight + channels, inside, m, positions, height, width, skip_channels, wide,
-        low_height, low_width, row_scale, column_scale, RESIZED, DOT_DTYPE, PRECISION, BLOCK_K,
-    )  # fmt: skip
+    if RESIZED:
+        out = add_resized_taps(
+            out, skip_ptr, weight + channels, inside, m, positions, height, width, skip_channels,
+            wide, low_height, low_width, row_scale, column_scale, DOT_DTYPE, PRECISION, BLOCK_K,
+        )  # fmt: skip
+    else:
+        out = add_taps(
+            out, skip_ptr, weight + channels, inside, m, positions, height, width, skip_channels,
+            wide, DOT_DTYPE, PRECISION, BLOCK_K,
+        )  # fmt: skip
     out += tl.load(bias_ptr + n, mask=inside, other=0).to(tl.float32)[None, :]
     at = m.to(tl.int64)[:, None] * out_channels + n[None, :]
     mask = (m < positions)[:, None] & inside[None, :]
@@ -152,33 +150,52 @@ def _join_conv_fwd_kernel(  # type: ignore[no-untyped-def]
     tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-@device_function
+@launch.device_function
 def add_taps(  # type: ignore[no-untyped-def]
     out, x_ptr, weight, inside, m, positions, height, width, channels, wide,
-    low_height, low_width, row_scale, column_scale,
-    RESIZED: tl.constexpr, DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr, BLOCK_K: tl.constexpr,
+    DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Adds the share of one map of ``channels``, resized where it is read if it is ``RESIZED``.
+    """Adds the share of one map of ``channels``; ``weight`` (1, N) points at its columns."""
+    y, x, steps = m // width % height, m % width, tl.cdiv(channels, BLOCK_K)
+    for step in range(9 * steps):
+        tap, k = step // steps, step % steps * BLOCK_K + tl.arange(0, BLOCK_K)
+        source, mask = tap_of(tap, m, y, x, positions, height, width)
+        mask = mask[:, None] & (k < channels)[None, :]
+        tile = tl.load(x_ptr + source[:, None] * channels + k[None, :], mask=mask, other=0)
+        mask = (k < channels)[:, None] & inside[None, :]
+        taps = tl.load(weight + (tap * wide + k)[:, None], mask=mask, other=0)
+        out = dot_add(tile, taps, out, DOT_DTYPE, PRECISION)
+    return out
 
-    ``weight`` (1, N) points at its columns.
-    """
+
+@launch.device_function
+def add_resized_taps(  # type: ignore[no-untyped-def]
+    out, x_ptr, weight, inside, m, positions, height, width, channels, wide,
+    low_height, low_width, row_scale, column_scale,
+    DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """As ``add_taps``, of a smaller map that is resized where it is read."""
     y, x, steps = m // width % height, m % width, tl.cdiv(channels, BLOCK_K)
     view = (m // (height * width)).to(tl.int64)[:, None]
     view_ptr = x_ptr + view * low_height * low_width * channels
     for step in range(9 * steps):
         tap, k = step // steps, step % steps * BLOCK_K + tl.arange(0, BLOCK_K)
-        down, right = tap // 3 - 1, tap % 3 - 1
-        there = (y + down >= 0) & (y + down < height) & (x + right >= 0) & (x + right < width)
-        mask = (there & (m < positions))[:, None] & (k < channels)[None, :]
-        if RESIZED:
-            tile = sample(
-                view_ptr, y + down, x + right, k[None, :], mask, row_scale, column_scale,
-                low_height, low_width, channels,
-            )  # fmt: skip
-        else:
-            source = (m + down * width + right).to(tl.int64)[:, None] * channels
-            tile = tl.load(x_ptr + source + k[None, :], mask=mask, other=0)
+        _, mask = tap_of(tap, m, y, x, positions, height, width)
+        mask = mask[:, None] & (k < channels)[None, :]
+        rows, columns = y + tap // 3 - 1, x + tap % 3 - 1
+        tile = sample(
+            view_ptr, rows, columns, k[None, :], mask, row_scale, column_scale,
+            low_height, low_width, channels,
+        )  # fmt: skip
         mask = (k < channels)[:, None] & inside[None, :]
         taps = tl.load(weight + (tap * wide + k)[:, None], mask=mask, other=0)
         out = dot_add(tile, taps, out, DOT_DTYPE, PRECISION)
     return out
+
+
+@launch.device_function
+def tap_of(tap, m, y, x, positions, height, width):  # type: ignore[no-untyped-def]
+    """Where tap 0..8 of a 3x3 kernel reads: flat positions, and whether they are in the map."""
+    down, right = tap // 3 - 1, tap % 3 - 1
+    inside = (y + down >= 0) & (y + down < height) & (x + right >= 0) & (x + right < width)
+    return (m + down * width + right).to(tl.int64), inside & (m < positions)
