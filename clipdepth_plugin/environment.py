@@ -58,13 +58,14 @@ def describe_environment(
     device = torch.device(device)
     on_gpu = device.type == "cuda"
     cuda = {"cuda": str(torch.version.cuda)} if on_gpu else {}
+    on_linux = hasattr(os, "sched_getaffinity")
     return Environment(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=tuple(command),
         commit=read_commit(),
         platform=platform_name(),
         cpu=cpu_name(),
-        cores=_usable_cores(),
+        cores=len(os.sched_getaffinity(0)) if on_linux else os.cpu_count() or 1,
         load=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         device=str(device),
         gpu=torch.cuda.get_device_name(device) if on_gpu else None,
@@ -104,12 +105,6 @@ def read_commit(folder: Path = Path(__file__).parent) -> str | None:
         return None
     changed = _output("git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no")
     return f"{commit}-dirty" if changed else commit
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cpu_fields(key: str) -> list[str]:

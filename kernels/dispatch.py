@@ -66,11 +66,7 @@ def forward_only(inputs: Iterable[Tensor | None]) -> str | None:
 
 
 def check_shapes(op: str, expected: Shapes) -> None:
-    """Whether tensors have the shapes that ``op`` takes.
-
-    Raises:
-        KernelError: Names the first that has not.
-    """
+    """Raises a KernelError that names the first tensor of another shape than expected."""
     for name, (value, shape) in expected.items():
         if tuple(value.shape) != shape:
             raise KernelError(f"{op}: {name} is {tuple(value.shape)}, expected {shape}")

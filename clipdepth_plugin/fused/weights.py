@@ -34,11 +34,7 @@ def exact(x: Tensor) -> Tensor:
 
 
 def fold(conv: nn.Conv2d, norm: nn.Module | None = None) -> Folded:
-    """A convolution and the norm after it as one convolution.
-
-    Raises:
-        KernelError: A norm that is neither batch nor group norm, or that keeps no statistics.
-    """
+    """A convolution and the norm after it as one convolution."""
     weight = exact(conv.weight)
     bias = weight.new_zeros(conv.out_channels) if conv.bias is None else exact(conv.bias)
     if norm is None or isinstance(norm, nn.Identity | nn.GroupNorm):

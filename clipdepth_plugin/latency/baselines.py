@@ -42,11 +42,7 @@ def make_pixels(tower: Tower, batch: int, size: tuple[int, int] | None = None) -
 
 
 def tower_baseline(tower: Tower, pixels_B3HW: Tensor) -> Baseline:
-    """A pass of the tower alone, run once here as a check.
-
-    Raises:
-        BenchError: The tower needs more than pixels, or can't run at this size.
-    """
+    """A pass of the tower alone, run once here as a check."""
     arguments: dict[str, Any] = {}
     size = tuple(pixels_B3HW.shape[-2:])
     problem, advice = _not_from(tower.module, "(B, 3, H, W) pixels")
@@ -67,11 +63,7 @@ def has_prefill(model: nn.Module) -> bool:
 
 
 def prefill_baseline(model: nn.Module, pixels_B3HW: Tensor, text_tokens: int = 32) -> Baseline:
-    """A transformers model's pass over prompts: a picture's tokens in each, and text tokens.
-
-    Raises:
-        BenchError: The model needs more than token ids and pixels; says what to do.
-    """
+    """A transformers model's pass over prompts: a picture's tokens in each, and text tokens."""
     token = _image_token(model)
     text_config = getattr(getattr(model, "config", None), "text_config", None)
     vocabulary = getattr(text_config, "vocab_size", None)

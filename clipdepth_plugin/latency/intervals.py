@@ -68,11 +68,7 @@ def check_rounds(rounds: int) -> None:
 
 
 def median_interval(values: Values, *, seed: int = 0) -> Interval:
-    """The median of (rounds,) independent values, and its bootstrap 95% interval.
-
-    Raises:
-        BenchError: Fewer than ``MIN_ROUNDS`` values, or one that is not finite.
-    """
+    """The median of (rounds,) independent values, and its bootstrap 95% interval."""
     count = len(values)
     check_rounds(count)
     if not np.isfinite(values).all():

@@ -107,9 +107,6 @@ def run_rounds(
     """Times every variant once a round, after ``warmup`` untimed calls of each.
 
     ``advance`` is called after each round, for a progress bar.
-
-    Raises:
-        BenchError: No round, or two variants of one name.
     """
     names = [variant.name for variant in variants]
     if rounds < 1 or len(set(names)) != len(names):

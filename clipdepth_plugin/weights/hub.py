@@ -167,12 +167,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(head: nn.Module, state: dict[str, Tensor], source: Path | str) -> None:
-    """Loads a state dict into a head, every tensor checked before any is copied.
-
-    Raises:
-        HeadFileError: A key is missing or unexpected, or its tensor is of another shape, not of
-            floats where the head has floats, or not finite; names them.
-    """
+    """Loads a state dict into a head, every tensor checked before any is copied."""
     own = head.state_dict()
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     both = sorted(own.keys() & state.keys())
