@@ -47,7 +47,7 @@ def up_conv(
     inputs = (x_BIhw, weight_PIrc, bias_PEO)
     if use_triton("up_conv", x_BIhw.device, triton, obstacle=forward_only(inputs)):
         return up_conv_triton(*inputs, relu)
-    # One convolution for all phases, its edges mended, interleaved.
+    # One convolution for all phases; then their edges are corrected, and they are interleaved.
     batch, _, height, width = x_BIhw.shape
     inside_P = bias_PEO[:, 0].flatten()
     y = F.conv2d(x_BIhw, weight_PIrc, inside_P, padding=1)
