@@ -1,6 +1,6 @@
 """Sizes and cameras as callers give them: plain numbers, or a HostError that names the argument.
 
-Lists, tuples, NumPy arrays and tensors are all taken.
+Lists, tuples, NumPy arrays and tensors are all taken; ``name`` is the argument, for the message.
 """
 
 from __future__ import annotations
@@ -27,34 +27,17 @@ _FOCAL = "a positive, finite focal length in pixels"
 
 
 def parse_size(value: Any, name: str) -> tuple[int, int]:
-    """One (height, width).
-
-    Args:
-        value: Two whole numbers in a list, tuple, array or tensor.
-        name: The argument, for the message.
-
-    Raises:
-        HostError: It is something else.
-    """
+    """One (height, width), of two whole numbers."""
     pair = _plain(value)
-    if not _is_row(pair, 2):
+    if not _is_row(pair, 2) or not all(
+        math.isfinite(side) and side == int(side) and side > 0 for side in pair
+    ):
         _refuse(name, value, _SIZE)
-    height, width = pair
-    if not all(math.isfinite(side) and side == int(side) and side > 0 for side in pair):
-        _refuse(name, value, _SIZE)
-    return int(height), int(width)
+    return int(pair[0]), int(pair[1])
 
 
 def parse_sizes(value: Any, name: str) -> tuple[int, int] | list[tuple[int, int]]:
-    """One (height, width) for all images, or one for each.
-
-    Args:
-        value: A pair, or a list of pairs.
-        name: The argument, for the message.
-
-    Raises:
-        HostError: It is neither.
-    """
+    """One (height, width) for all images, or one for each."""
     plain = _plain(value)
     if _is_row(plain, 2):
         return parse_size(plain, name)
@@ -64,28 +47,14 @@ def parse_sizes(value: Any, name: str) -> tuple[int, int] | list[tuple[int, int]
 
 
 def parse_camera(value: Any, name: str) -> Intrinsics:
-    """(fx, fy, cx, cy) of one camera.
-
-    Args:
-        value: (fx, fy, cx, cy) or a 3x3 matrix K.
-        name: The argument, for the message.
-
-    Raises:
-        HostError: It is neither, or not a camera.
-    """
+    """(fx, fy, cx, cy) of one camera, given so or as a 3x3 matrix K."""
     return _camera(_plain(value), name)
 
 
 def parse_intrinsics(value: Any, count: int) -> list[Intrinsics | None]:
     """(fx, fy, cx, cy) for each image.
 
-    Args:
-        value: (fx, fy, cx, cy) or a 3x3 matrix K, one for all or one (or None, where it is not
-            known) for each.
-        count: Number of images.
-
-    Raises:
-        HostError: It is neither, not a camera, or there are more or fewer than images.
+    ``value``: one camera for all ``count`` images, or one (None where it is not known) for each.
     """
     plain = _plain(value)
     if _is_row(plain, 4) or _is_matrix(plain):
@@ -102,12 +71,7 @@ def parse_intrinsics(value: Any, count: int) -> list[Intrinsics | None]:
 def parse_focal(value: Any, count: int) -> list[float | None]:
     """A focal length in pixels for each image.
 
-    Args:
-        value: One number for all, or one (or None, where it is not known) for each.
-        count: Number of images.
-
-    Raises:
-        HostError: It is neither, not positive and finite, or more or fewer than images.
+    ``value``: one for all ``count`` images, or one (None where it is not known) for each.
     """
     plain = _plain(value)
     if not isinstance(plain, list):

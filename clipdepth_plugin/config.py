@@ -36,36 +36,23 @@ PRESETS: dict[str, dict[str, Any]] = {
     "spaceclip": {"structural_levels": (2, 1, 0)},
     "spaceclip-middle": {"structural_levels": (7, 5, 4)},
     "fast": _FAST,
-    "guided": {
-        **_FAST,
-        "stem_channels": 32,
-        "likeness_channels": 8,
-        "join_kernel": 1,
-    },
+    "guided": {**_FAST, "stem_channels": 32, "likeness_channels": 8, "join_kernel": 1},
 }
 """Name -> the fields that a preset sets; the other fields keep their defaults. A new preset is a
 new entry. Levels are those of a tower of 12 blocks."""
 
-PRESET_TOWER_DEPTH = 12
 
-
-class DecoderClass(Protocol):
+class _DecoderClass(Protocol):
     """What is asked of a decoder's class; see ``decoders.decoder.Decoder``."""
 
-    def __call__(self, config: HeadConfig) -> Any:
-        """A new decoder."""
-        ...
+    def __call__(self, config: HeadConfig) -> Any: ...
 
-    def check(self, config: HeadConfig) -> None:
-        """Whether the decoder can be built from a config; raises ValueError."""
-        ...
+    def check(self, config: HeadConfig) -> None: ...
 
-    def upsampling(self, config: HeadConfig) -> int:
-        """Native output size over patch grid."""
-        ...
+    def upsampling(self, config: HeadConfig) -> int: ...
 
 
-DECODERS: dict[str, DecoderClass] = {}
+DECODERS: dict[str, _DecoderClass] = {}
 """Name -> class of every decoder; ``decoders.decoder.register_decoder`` adds to it."""
 
 
@@ -265,4 +252,4 @@ class HeadConfig(BaseModel):
 
 def scale_levels(levels: tuple[int, ...], depth: int) -> tuple[int, ...]:
     """Scales a preset's levels from 12 blocks to ``depth`` blocks: k * depth / 12, rounded."""
-    return tuple(round(k * depth / PRESET_TOWER_DEPTH) for k in levels)
+    return tuple(round(k * depth / 12) for k in levels)

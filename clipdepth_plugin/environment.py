@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shutil
 import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -55,23 +54,18 @@ class Environment(BaseModel):
 def describe_environment(
     command: Sequence[str], device: torch.device | str = "cpu", dtype: str = "float32"
 ) -> Environment:
-    """Reads the environment.
-
-    Args:
-        command: The command line.
-        device: Where it is computed.
-        dtype: What it is computed in.
-    """
+    """Reads the environment of what ``command`` computes on ``device`` in ``dtype``."""
     device = torch.device(device)
     on_gpu = device.type == "cuda"
     cuda = {"cuda": str(torch.version.cuda)} if on_gpu else {}
+    on_linux = hasattr(os, "sched_getaffinity")
     return Environment(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=tuple(command),
         commit=read_commit(),
         platform=platform_name(),
         cpu=cpu_name(),
-        cores=_usable_cores(),
+        cores=len(os.sched_getaffinity(0)) if on_linux else os.cpu_count() or 1,
         load=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         device=str(device),
         gpu=torch.cuda.get_device_name(device) if on_gpu else None,
@@ -104,15 +98,6 @@ def cpu_name() -> str:
     return f"{name} ({', '.join(numbers)})" if numbers else name
 
 
-def machine_slug() -> str:
-    """The machine in a file name: its GPU or processor, and how many of them."""
-    if torch.cuda.is_available():
-        name, count = torch.cuda.get_device_name(), torch.cuda.device_count()
-    else:
-        name, count = cpu_name().partition(" (")[0], _usable_cores()
-    return f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}-x{count}"
-
-
 def read_commit(folder: Path = Path(__file__).parent) -> str | None:
     """The commit of the checkout that ``folder`` lies in; None outside a checkout."""
     commit = _output("git", "-C", str(folder), "rev-parse", "HEAD")
@@ -120,12 +105,6 @@ def read_commit(folder: Path = Path(__file__).parent) -> str | None:
         return None
     changed = _output("git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no")
     return f"{commit}-dirty" if changed else commit
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cpu_fields(key: str) -> list[str]:
@@ -138,12 +117,9 @@ def _cpu_fields(key: str) -> list[str]:
 
 def _output(program: str, *arguments: str) -> str | None:
     """What a program prints; None where it does not exist or fails."""
-    path = shutil.which(program)
-    if path is None:
-        return None
     try:
         done = subprocess.run(  # noqa: S603 (fixed programs, found on the path)
-            [path, *arguments], capture_output=True, text=True, check=False, timeout=30
+            [program, *arguments], capture_output=True, text=True, check=False, timeout=30
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

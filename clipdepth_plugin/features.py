@@ -86,11 +86,7 @@ class TowerFeatures:
 
 
 def one_size(features: TowerFeatures | list[TowerFeatures]) -> TowerFeatures:
-    """The features of a pass whose views are all of one size.
-
-    Raises:
-        FeaturesError: They are of several.
-    """
+    """The features of a pass whose views are all of one size; a FeaturesError if they are not."""
     if isinstance(features, TowerFeatures):
         return features
     if len(features) == 1:
@@ -104,12 +100,9 @@ def one_size(features: TowerFeatures | list[TowerFeatures]) -> TowerFeatures:
 
 @dataclass(frozen=True)
 class Views:
-    """Neighbouring views of one size.
+    """Neighbouring views of one size: how many, their patch grid, and (H, W) of what each shows.
 
-    Attributes:
-        count: B.
-        grid: Patch grid (h, w).
-        pixel_size: (H, W) of what each shows, in pixels of the tower's input.
+    The latter in pixels of the tower's input.
     """
 
     count: int

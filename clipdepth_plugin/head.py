@@ -78,11 +78,7 @@ class DepthHead(HubMixin):
         }
         return cls(HeadConfig(**{"width": found.width, "preset": preset, **scaled, **options}))
 
-    def forward(
-        self,
-        features: TowerFeatures,
-        size: tuple[int, int] | None = None,
-    ) -> Tensor:
+    def forward(self, features: TowerFeatures, size: tuple[int, int] | None = None) -> Tensor:
         """Depth of each view.
 
         Args:
@@ -132,13 +128,7 @@ class DepthHead(HubMixin):
         *,
         auxiliary: bool = False,
     ) -> DepthEstimate:
-        """Everything that the head predicts, as its loss takes it.
-
-        Args:
-            features: See ``forward``.
-            size: See ``forward``.
-            auxiliary: Whether to run the auxiliary outputs.
-        """
+        """Everything that the head predicts, as its loss takes it; see ``forward``."""
         size = checked_size(size)
         checked = checked_features(features, self.config, next(self.parameters()).dtype)
         estimate: DepthEstimate = self.decoder(checked, size, auxiliary=auxiliary)

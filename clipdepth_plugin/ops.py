@@ -2,8 +2,8 @@
 
 Every op takes ``triton``: None chooses (the kernel where the tensors are on an NVIDIA GPU and it
 can take them, else the reference), False is the reference, True must work or raise a
-``KernelError`` that says why it can't. What was chosen is logged once for each op and reason
-(``logging``, level INFO); there is no silent fallback.
+``KernelError`` that says why it can't; so do shapes that do not fit. What was chosen is logged once
+for each op and reason (``logging``, level INFO); there is no silent fallback.
 
 The kernels are ``torch.library`` ops of the namespace ``clipdepth``: torch.compile and torch.export
 see through them. Maps are channels last, (B, C, H, W) with the strides of (B, H, W, C).

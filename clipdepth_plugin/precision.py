@@ -1,4 +1,4 @@
-"""In which dtype a part of a pass computes, whoever calls, and which one a processor knows."""
+"""The dtype that a part of a pass computes in: without autocast, and bfloat16 on CPUs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """In the dtypes of the weights: whoever calls may be under an autocast of the host's own."""
+    """Computes in the dtypes of the weights, also where the caller is under an autocast."""
     if device.type != "meta" and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()

@@ -21,7 +21,7 @@ from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.pixels import to_pixels
 from clipdepth_plugin.files.depth_maps import write_colour, write_depth_png
 from clipdepth_plugin.files.pictures import load_image
-from clipdepth_plugin.weights.shipped import load_head
+from clipdepth_plugin.shipped import load_head
 
 PICTURES = ("coffee", "motorcycle_left")
 MOTORCYCLE_FOCAL_PX = 994.978  # published, in pixels of this picture; the coffee's is not known

@@ -21,16 +21,9 @@ from torch import Tensor
 
 from clipdepth_plugin.decoders.compact import CONVEX_FACTOR
 from clipdepth_plugin.decoders.readout import SCALE_RANGE, Metres, bounded_log_scale
+from clipdepth_plugin.kernels import launch
 from clipdepth_plugin.kernels.device import METRES, dot_add, to_metres
 from clipdepth_plugin.kernels.dispatch import check_shapes, forward_only, use_triton
-from clipdepth_plugin.kernels.launch import (
-    cdiv,
-    channels_last,
-    kernel_op,
-    launchable,
-    power_of_two,
-    products,
-)
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -59,13 +52,10 @@ def convex_depth(
         bias_M: (9 * R^2,).
         added_BMHW: (B, 9 * R^2, H, W), added to the mask's logits; channels last.
         metres: The activation; it has no weights.
-        triton: None chooses, False is the reference, True must work or fail.
+        triton: See ``ops``.
 
     Returns:
         (B, L, R * H, R * W) float32: metres, then ``readout.bounded_log_scale``.
-
-    Raises:
-        KernelError: Shapes do not fit, or Triton was asked for and cannot run.
     """
     batch, channels, height, width = x_BCHW.shape
     masks = 9 * CONVEX_FACTOR**2
@@ -81,19 +71,6 @@ def convex_depth(
     if use_triton("convex_depth", x_BCHW.device, triton, obstacle=forward_only(tensors)):
         activation, low, high = metres.activation, metres.log_low, metres.log_high
         return convex_depth_triton(*tensors, activation, low, high)
-    return convex_depth_reference(*tensors, metres=metres)
-
-
-def convex_depth_reference(
-    x_BCHW: Tensor,
-    level_BLHW: Tensor,
-    weight_MC: Tensor,
-    bias_M: Tensor,
-    added_BMHW: Tensor | None,
-    *,
-    metres: Metres,
-) -> Tensor:
-    """What the kernel must give."""
     mask_BHWM = F.linear(x_BCHW.permute(0, 2, 3, 1), weight_MC, bias_M)
     if added_BMHW is not None:
         mask_BHWM = mask_BHWM + added_BMHW.permute(0, 2, 3, 1)
@@ -129,7 +106,7 @@ def _empty(level_BLHW: Tensor) -> Tensor:
     return level_BLHW.new_empty(shape, dtype=torch.float32)
 
 
-@kernel_op("convex_depth")
+@launch.kernel_op("convex_depth")
 def convex_depth_triton(
     x_BCHW: Tensor,
     level_BLHW: Tensor,
@@ -150,19 +127,19 @@ def convex_depth_triton(
     exact = x_BCHW.dtype == torch.float32
     block_m = 16 if exact or added_BMHW is not None else BLOCK_T
     block_k = 32 if exact else 64
-    launchable(_convex_depth_fwd_kernel)[(cdiv(positions, block_m),)](
-        channels_last(x_BCHW), level_BLHW.contiguous(),
+    launch.launchable(_convex_depth_fwd_kernel)[(launch.cdiv(positions, block_m),)](
+        launch.channels_last(x_BCHW), level_BLHW.contiguous(),
         weight_MC.contiguous(), bias_M.contiguous(),
-        x_BCHW if added_BMHW is None else channels_last(added_BMHW), out_BLHW,
+        x_BCHW if added_BMHW is None else launch.channels_last(added_BMHW), out_BLHW,
         positions, height, width, channels,
         log_low, log_high, *map(math.log, SCALE_RANGE),
         METRES=METRES[activation],
         SCALED=level_BLHW.shape[1] > 1,
         ADDED=added_BMHW is not None,
         FACTOR=CONVEX_FACTOR,
-        **products(x_BCHW, "convolution"),
+        **launch.products(x_BCHW, "convolution"),
         BLOCK_M=block_m,
-        BLOCK_K=min(power_of_two(channels), block_k),
+        BLOCK_K=min(launch.power_of_two(channels), block_k),
         num_warps=4,
         num_stages=2,
     )  # fmt: skip

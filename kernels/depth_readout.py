@@ -14,17 +14,9 @@ from torch import Tensor
 
 from clipdepth_plugin.decoders.blocks import resize
 from clipdepth_plugin.decoders.readout import Metres
+from clipdepth_plugin.kernels import launch
 from clipdepth_plugin.kernels.device import METRES, dot_add, sample_axis, to_metres
 from clipdepth_plugin.kernels.dispatch import check_shapes, forward_only, use_triton
-from clipdepth_plugin.kernels.launch import (
-    cdiv,
-    channels_last,
-    device_function,
-    kernel_op,
-    launchable,
-    power_of_two,
-    products,
-)
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -57,13 +49,10 @@ def depth_readout(
         last_bias_1: (1,).
         metres: The activation; it has no weights.
         size: Output (H, W); None keeps the map's.
-        triton: None chooses, False is the reference, True must work or fail.
+        triton: See ``ops``.
 
     Returns:
         (B, 1, *size) float32 metres.
-
-    Raises:
-        KernelError: Shapes do not fit, or Triton was asked for and cannot run.
     """
     hidden = bias_K.shape[0]
     expected = {
@@ -74,34 +63,19 @@ def depth_readout(
     check_shapes("depth_readout", expected)
     height, width = x_BCHW.shape[-2:] if size is None else size
     tensors = (x_BCHW, weight, bias_K, last_weight, last_bias_1)
-    obstacle = forward_only(tensors)
-    if use_triton("depth_readout", x_BCHW.device, triton, obstacle=obstacle):
+    if use_triton("depth_readout", x_BCHW.device, triton, obstacle=forward_only(tensors)):
         activation, low, high = metres.activation, metres.log_low, metres.log_high
         return depth_readout_triton(*tensors, activation, low, high, [height, width])
-    return depth_readout_reference(*tensors, metres=metres, size=(height, width))
-
-
-def depth_readout_reference(
-    x_BCHW: Tensor,
-    weight: Tensor,
-    bias_K: Tensor,
-    last_weight: Tensor,
-    last_bias_1: Tensor,
-    *,
-    metres: Metres,
-    size: tuple[int, int],
-) -> Tensor:
-    """What the kernel must give."""
     hidden_BKHW = F.relu_(F.conv2d(x_BCHW, weight, bias_K, padding=1))
     logits_B1HW = F.conv2d(hidden_BKHW, last_weight, last_bias_1, padding=1).float()
-    return resize(metres(logits_B1HW), size)
+    return resize(metres(logits_B1HW), (height, width))
 
 
 def _empty(x_BCHW: Tensor, size: list[int]) -> Tensor:
     return x_BCHW.new_empty((x_BCHW.shape[0], 1, *size), dtype=torch.float32)
 
 
-@kernel_op("depth_readout")
+@launch.kernel_op("depth_readout")
 def depth_readout_triton(
     x_BCHW: Tensor,
     weight: Tensor,
@@ -120,10 +94,10 @@ def depth_readout_triton(
     batch, channels, height, width = x_BCHW.shape
     hidden = bias_K.shape[0]
     row_scale, column_scale = height / size[0], width / size[1]
-    grid = (cdiv(height, CELLS), cdiv(width, CELLS), batch)
-    launchable(_depth_readout_fwd_kernel)[grid](
-        channels_last(x_BCHW), channels_last(weight), bias_K.contiguous(),
-        channels_last(last_weight), last_bias_1, out_B1HW,
+    grid = (launch.cdiv(height, CELLS), launch.cdiv(width, CELLS), batch)
+    launch.launchable(_depth_readout_fwd_kernel)[grid](
+        launch.channels_last(x_BCHW), launch.channels_last(weight), bias_K.contiguous(),
+        launch.channels_last(last_weight), last_bias_1, out_B1HW,
         height, width, size[0], size[1], channels, hidden,
         row_scale, column_scale,
         # Outputs that a tile's cells can hold, with some for what is beyond the border of the map
@@ -132,9 +106,9 @@ def depth_readout_triton(
         math.ceil((CELLS + 0.5) / column_scale) + 3,
         log_low, log_high,
         METRES=METRES[activation],
-        **products(x_BCHW, "convolution"),
-        BLOCK_C=min(power_of_two(channels), 32),
-        BLOCK_K=power_of_two(hidden),
+        **launch.products(x_BCHW, "convolution"),
+        BLOCK_C=min(launch.power_of_two(channels), 32),
+        BLOCK_K=launch.power_of_two(hidden),
         SIDE=SIDE,
         num_warps=8,
         num_stages=2,
@@ -195,14 +169,14 @@ def _depth_readout_fwd_kernel(  # type: ignore[no-untyped-def]
         tl.store(out_ptr + (view * out_height + y) * out_width + x, metres, mask=mine)
 
 
-@device_function
+@launch.device_function
 def first_output(cell, scale):  # type: ignore[no-untyped-def]
     """An output at or just before the first that is interpolated in ``cell``."""
     first = tl.maximum(((cell + 0.5) / scale - 0.5).to(tl.int32) - 1, 0)
     return tl.where(cell == 0, 0, first)
 
 
-@device_function
+@launch.device_function
 def hidden_tile(  # type: ignore[no-untyped-def]
     x_ptr, weight_ptr, bias_ptr, y, x, height, width, channels, hidden,
     DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr,

@@ -1,22 +1,31 @@
-"""Device code that several kernels call.
+"""What several kernels share: device code, and launches that read several of the tower's levels.
 
 Axes: M N output positions and channels of a tile, K what is summed over.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from clipdepth_plugin.kernels.launch import device_function
+from torch import Tensor
+
+from clipdepth_plugin.kernels import launch
 
 if TYPE_CHECKING:
     import triton.language as tl
+
+MOST_LEVELS = 8
+"""One launch takes a pointer for each level."""
+
+BLOCK_T = 32
+"""Tokens of a tile."""
 
 METRES = {"relu": 0, "softplus": 1, "log": 2, "bins": 3}
 """Output activations by the number that ``to_metres`` knows them by."""
 
 
-@device_function
+@launch.device_function
 def dot_add(x, weight, total, DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr):  # type: ignore[no-untyped-def]
     """``total`` + x @ weight, multiplied as ``products`` says."""
     x, weight = x.to(DOT_DTYPE), weight.to(DOT_DTYPE)
@@ -25,14 +34,14 @@ def dot_add(x, weight, total, DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr):
     return tl.dot(x, weight, total, input_precision=PRECISION)
 
 
-@device_function
+@launch.device_function
 def rounded_to_tf32(x):  # type: ignore[no-untyped-def]
     """The nearest float32 with ten bits of mantissa: tensor cores truncate the others."""
     bits = (x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
     return tl.where(x == x, bits.to(tl.float32, bitcast=True), x)  # noqa: PLR0124 (NaN stays)
 
 
-@device_function
+@launch.device_function
 def sample_axis(at, scale, low):  # type: ignore[no-untyped-def]
     """Where bilinear resize (``align_corners=False``) reads: two positions, the second's share."""
     source = tl.maximum((at.to(tl.float32) + 0.5) * scale - 0.5, 0.0)
@@ -40,7 +49,7 @@ def sample_axis(at, scale, low):  # type: ignore[no-untyped-def]
     return first, tl.minimum(first + 1, low - 1), source - first.to(tl.float32)
 
 
-@device_function
+@launch.device_function
 def sample(map_ptr, rows, columns, channel, mask, row_scale, column_scale, height, width, channels):  # type: ignore[no-untyped-def]
     """(M, N) of one (height, width, channels) map for each row, sampled bilinearly in float32.
 
@@ -59,7 +68,7 @@ def sample(map_ptr, rows, columns, channel, mask, row_scale, column_scale, heigh
     return upper * (1 - down) + lower * down
 
 
-@device_function
+@launch.device_function
 def to_metres(level, low, high, METRES: tl.constexpr):  # type: ignore[no-untyped-def]
     """``readout.Metres``: ``low`` and ``high`` are logarithms of the range's ends."""
     if METRES == 0:
@@ -73,7 +82,7 @@ def to_metres(level, low, high, METRES: tl.constexpr):  # type: ignore[no-untype
         return tl.exp(low + (high - low) * share)
 
 
-@device_function
+@launch.device_function
 def row_moments(rows_ptr, mask, width, inverse_width, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr):  # type: ignore[no-untyped-def]
     """Mean and reciprocal deviation of rows, as ``nn.LayerNorm`` takes them; in two passes."""
     total = tl.zeros((BLOCK_M,), dtype=tl.float32)
@@ -90,3 +99,36 @@ def row_moments(rows_ptr, mask, width, inverse_width, BLOCK_M: tl.constexpr, BLO
         centred = tl.where(inside, x - mean[:, None], 0.0)
         squares += tl.sum(centred * centred, 1)
     return mean, tl.rsqrt(squares * inverse_width + 1e-5)
+
+
+def too_many(levels: Sequence[Tensor]) -> str | None:
+    """Why a kernel cannot take so many levels; None: it can."""
+    count = len(levels)
+    return f"it takes {MOST_LEVELS} levels, got {count}" if count > MOST_LEVELS else None
+
+
+def with_one_stride(levels: list[Tensor]) -> list[Tensor]:
+    """Levels as the kernels read them: rows contiguous, all with the same stride between views."""
+    width = levels[0].shape[-1]
+    strides = {x.stride() for x in levels}
+    if len(strides) == 1 and levels[0].stride()[1:] == (width, 1):
+        return levels
+    return [x.contiguous() for x in levels]
+
+
+def padded(levels: list[Tensor]) -> list[Tensor]:
+    """Eight pointers: the levels, then the first of them again."""
+    return levels + levels[:1] * (MOST_LEVELS - len(levels))
+
+
+@launch.device_function
+def pick_pointer(level, x0, x1, x2, x3, x4, x5, x6, x7):  # type: ignore[no-untyped-def]
+    """The ``level``-th of eight."""
+    x = x0
+    x = tl.where(level == 1, x1, x)
+    x = tl.where(level == 2, x2, x)
+    x = tl.where(level == 3, x3, x)
+    x = tl.where(level == 4, x4, x)
+    x = tl.where(level == 5, x5, x)
+    x = tl.where(level == 6, x6, x)
+    return tl.where(level == 7, x7, x)

@@ -10,7 +10,7 @@ import functools
 import importlib.util
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -28,13 +28,9 @@ Shapes = dict[str, tuple[Tensor, tuple[int, ...]]]
 def use_triton(
     op: str, device: torch.device, asked: bool | None, *, obstacle: str | None = None
 ) -> bool:
-    """Whether ``op`` runs as a Triton kernel on ``device``.
+    """Whether ``op`` runs as a Triton kernel on ``device``, as the caller ``asked``.
 
-    Args:
-        op: Name, for the log and the error.
-        device: Where its tensors are.
-        asked: The caller's choice.
-        obstacle: Why the kernel cannot take these inputs, whatever the machine; None: it can.
+    ``obstacle``: why the kernel cannot take these inputs, whatever the machine; None: it can.
 
     Raises:
         KernelError: Triton was asked for and cannot run; says why.
@@ -69,12 +65,8 @@ def forward_only(inputs: Iterable[Tensor | None]) -> str | None:
     return no_float64(inputs)
 
 
-def check_shapes(op: str, expected: Mapping[str, tuple[Tensor, tuple[int, ...]]]) -> None:
-    """Whether tensors have the shapes that ``op`` takes, by name.
-
-    Raises:
-        KernelError: Names the first that has not.
-    """
+def check_shapes(op: str, expected: Shapes) -> None:
+    """Raises a KernelError that names the first tensor of another shape than expected."""
     for name, (value, shape) in expected.items():
         if tuple(value.shape) != shape:
             raise KernelError(f"{op}: {name} is {tuple(value.shape)}, expected {shape}")

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clipdepth_plugin.kernels import launch
 from clipdepth_plugin.kernels.device import dot_add, row_moments
 from clipdepth_plugin.kernels.dispatch import check_shapes, forward_only, use_triton
-from clipdepth_plugin.kernels.launch import cdiv, kernel_op, launchable, products
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -49,13 +49,10 @@ def film_mlp(
         activation: Between them.
         normed: Normalise the context over its width first (a layer norm whose scale and shift are
             folded into the first layer).
-        triton: None chooses, False is the reference, True must work or fail.
+        triton: See ``ops``.
 
     Returns:
         (L, B, P) float32.
-
-    Raises:
-        KernelError: Shapes do not fit, or Triton was asked for and cannot run.
     """
     levels, hidden, parameters = *bias_LK.shape, last_bias_LP.shape[-1]
     expected = {
@@ -67,28 +64,14 @@ def film_mlp(
     tensors = (context_BD, weight_LKD, bias_LK, last_weight_LPK, last_bias_LP)
     if use_triton("film_mlp", context_BD.device, triton, obstacle=forward_only(tensors)):
         return film_mlp_triton(*tensors, activation, normed)
-    return film_mlp_reference(*tensors, activation=activation, normed=normed)
-
-
-def film_mlp_reference(
-    context_BD: Tensor,
-    weight_LKD: Tensor,
-    bias_LK: Tensor,
-    last_weight_LPK: Tensor,
-    last_bias_LP: Tensor,
-    *,
-    activation: FilmActivation,
-    normed: bool,
-) -> Tensor:
-    """What the kernel must give."""
     if normed:
         context_BD = F.layer_norm(context_BD, context_BD.shape[-1:])
     act = F.relu if activation == "relu" else F.gelu
-    levels = zip(weight_LKD, bias_LK, last_weight_LPK, last_bias_LP, strict=True)
+    layers = zip(weight_LKD, bias_LK, last_weight_LPK, last_bias_LP, strict=True)
     out_LBP = torch.stack(
         [
             F.linear(act(F.linear(context_BD, w, b)), last_w, last_b)
-            for w, b, last_w, last_b in levels
+            for w, b, last_w, last_b in layers
         ]
     )
     return out_LBP if out_LBP.dtype == torch.float64 else out_LBP.float()
@@ -99,7 +82,7 @@ def _empty(context_BD: Tensor, last_bias_LP: Tensor) -> Tensor:
     return context_BD.new_empty((levels, context_BD.shape[0], parameters), dtype=torch.float32)
 
 
-@kernel_op("film_mlp")
+@launch.kernel_op("film_mlp")
 def film_mlp_triton(
     context_BD: Tensor,
     weight_LKD: Tensor,
@@ -122,13 +105,13 @@ def film_mlp_triton(
     )
     for x, level_stride, weight, bias, out, act, norm in layers:
         block_n = 16 if batch <= BLOCK_B else 64
-        grid = (cdiv(weight.shape[1], block_n), levels, cdiv(batch, BLOCK_B))
-        launchable(_linear_act_fwd_kernel)[grid](
+        grid = (launch.cdiv(weight.shape[1], block_n), levels, launch.cdiv(batch, BLOCK_B))
+        launch.launchable(_linear_act_fwd_kernel)[grid](
             x.contiguous(), weight.contiguous(), bias.contiguous(), out,
             level_stride, batch, weight.shape[2], weight.shape[1], 1.0 / weight.shape[2],
             NORMED=norm,
             ACTIVATION=act,
-            **products(context_BD, "matmul"),
+            **launch.products(context_BD, "matmul"),
             BLOCK_B=BLOCK_B,
             BLOCK_N=block_n,
             BLOCK_K=64,

@@ -19,23 +19,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipdepth_plugin.errors import KernelError
-from clipdepth_plugin.kernels.device import dot_add
-from clipdepth_plugin.kernels.dispatch import Shapes, check_shapes, no_float64, use_triton
-from clipdepth_plugin.kernels.launch import (
-    cdiv,
-    device_function,
-    kernel_op,
-    launchable,
-    products,
-)
-from clipdepth_plugin.kernels.levels import (
+from clipdepth_plugin.kernels import launch
+from clipdepth_plugin.kernels.device import (
     BLOCK_T,
     MOST_LEVELS,
+    dot_add,
     padded,
     pick_pointer,
     too_many,
     with_one_stride,
 )
+from clipdepth_plugin.kernels.dispatch import Shapes, check_shapes, no_float64, use_triton
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -58,13 +52,10 @@ def film_project(
         weight_SD: (S, D): the projections, level after level.
         bias_S: (S,).
         channels: C of each level; their sum is S.
-        triton: None chooses, False is the reference, True must work or fail.
+        triton: See ``ops``.
 
     Returns:
         (B, N, C) for each level, in the levels' dtype. Sums are in float32.
-
-    Raises:
-        KernelError: Shapes do not fit, or Triton was asked for and cannot run.
     """
     views, tokens, width = levels[0].shape
     modulated = 0 if film_MBP is None else film_MBP.shape[0]
@@ -81,17 +72,6 @@ def film_project(
         flat = film_project_triton(list(levels), film_MBP, weight_SD, bias_S, list(channels))
         parts = flat.split([views * tokens * c for c in channels])
         return [x.view(views, tokens, c) for x, c in zip(parts, channels, strict=True)]
-    return film_project_reference(levels, film_MBP, weight_SD, bias_S, channels)
-
-
-def film_project_reference(
-    levels: Sequence[Tensor],
-    film_MBP: Tensor | None,
-    weight_SD: Tensor,
-    bias_S: Tensor,
-    channels: Sequence[int],
-) -> list[Tensor]:
-    """What the kernel must give."""
     out = []
     weights, biases = weight_SD.split(list(channels)), bias_S.split(list(channels))
     for i, (x_BND, weight_CD, bias_C) in enumerate(zip(levels, weights, biases, strict=True)):
@@ -108,7 +88,7 @@ def _empty(levels: list[Tensor], channels: list[int]) -> Tensor:
     return levels[0].new_empty(views * tokens * sum(channels))
 
 
-@kernel_op("film_project")
+@launch.kernel_op("film_project")
 def film_project_triton(
     levels: list[Tensor],
     film_MBP: Tensor | None,
@@ -123,14 +103,14 @@ def film_project_triton(
         return out
     levels = with_one_stride(levels)
     block_n = 32
-    grid = (cdiv(tokens, BLOCK_T), sum(cdiv(c, block_n) for c in channels), views)
-    launchable(_film_project_fwd_kernel)[grid](
+    grid = (launch.cdiv(tokens, BLOCK_T), sum(launch.cdiv(c, block_n) for c in channels), views)
+    launch.launchable(_film_project_fwd_kernel)[grid](
         *padded(levels),
         weight_SD if film_MBP is None else film_MBP.contiguous(),
         weight_SD.contiguous(), bias_S.contiguous(), out,
         *(channels + [0] * (MOST_LEVELS - len(channels))),
         levels[0].stride(0), views, tokens, width, 0 if film_MBP is None else film_MBP.shape[0],
-        **products(weight_SD, "convolution"),
+        **launch.products(weight_SD, "convolution"),
         BLOCK_T=BLOCK_T,
         BLOCK_N=block_n,
         BLOCK_K=32 if weight_SD.dtype == torch.float32 else 64,
@@ -218,7 +198,7 @@ def _film_project_fwd_kernel(  # type: ignore[no-untyped-def]
     tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-@device_function
+@launch.device_function
 def pick_block(block, c0, c1, c2, c3, c4, c5, c6, c7, BLOCK_N: tl.constexpr):  # type: ignore[no-untyped-def]
     """Which level a block of columns is of: the level, its first row, its channels, the block."""
     level, row, channels = 0, 0, c0
@@ -232,7 +212,7 @@ def pick_block(block, c0, c1, c2, c3, c4, c5, c6, c7, BLOCK_N: tl.constexpr):  #
     return level, row, channels, block
 
 
-@device_function
+@launch.device_function
 def next_level(at, level, row, channels, block, following, BLOCK_N: tl.constexpr):  # type: ignore[no-untyped-def]
     """Goes on to the next level where this one's blocks end before."""
     blocks = tl.cdiv(channels, BLOCK_N)

@@ -19,17 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipdepth_plugin.decoders.blocks import resize
+from clipdepth_plugin.kernels import launch
 from clipdepth_plugin.kernels.device import dot_add, sample
 from clipdepth_plugin.kernels.dispatch import check_shapes, no_float64, use_triton
-from clipdepth_plugin.kernels.launch import (
-    cdiv,
-    channels_last,
-    choose_tiles,
-    empty_map,
-    kernel_op,
-    launchable,
-    products,
-)
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -52,13 +44,10 @@ def gated_skips(
         structural_BCHW: (B, C, H, W), channels last, or None.
         weight_GC: (G, C): the semantic gate's rows, then the structural one's.
         bias_G: (G,).
-        triton: None chooses, False is the reference, True must work or fail.
+        triton: See ``ops``.
 
     Returns:
         (B, G, H, W), channels last: the semantic skip, then the structural one.
-
-    Raises:
-        KernelError: Shapes do not fit, or Triton was asked for and cannot run.
     """
     batch, channels, height, width = u_BCHW.shape
     gates = channels * (1 if structural_BCHW is None else 2)
@@ -73,21 +62,10 @@ def gated_skips(
     tensors = (u_BCHW, semantic_BChw, structural_BCHW, weight_GC, bias_G)
     if use_triton("gated_skips", u_BCHW.device, triton, obstacle=no_float64(tensors)):
         return gated_skips_triton(*tensors)
-    return gated_skips_reference(*tensors)
-
-
-def gated_skips_reference(
-    u_BCHW: Tensor,
-    semantic_BChw: Tensor,
-    structural_BCHW: Tensor | None,
-    weight_GC: Tensor,
-    bias_G: Tensor,
-) -> Tensor:
-    """What the kernel must give."""
     gate_BGHW = torch.sigmoid(F.conv2d(u_BCHW, weight_GC[:, :, None, None], bias_G))
     skips = skips_like(u_BCHW, semantic_BChw, structural_BCHW)
-    gates = gate_BGHW.chunk(len(skips), dim=1)
-    return torch.cat([torch.addcmul(s, s, g) for s, g in zip(skips, gates, strict=True)], dim=1)
+    chunks = gate_BGHW.chunk(len(skips), dim=1)
+    return torch.cat([torch.addcmul(s, s, g) for s, g in zip(skips, chunks, strict=True)], dim=1)
 
 
 def skips_like(
@@ -101,10 +79,10 @@ def skips_like(
 
 def _empty(u_BCHW: Tensor, bias_G: Tensor) -> Tensor:
     batch, _, height, width = u_BCHW.shape
-    return empty_map(u_BCHW, (batch, bias_G.shape[0], height, width))
+    return launch.empty_map(u_BCHW, (batch, bias_G.shape[0], height, width))
 
 
-@kernel_op("gated_skips")
+@launch.kernel_op("gated_skips")
 def gated_skips_triton(
     u_BCHW: Tensor,
     semantic_BChw: Tensor,
@@ -119,15 +97,15 @@ def gated_skips_triton(
     batch, channels, height, width = u_BCHW.shape
     low_height, low_width = semantic_BChw.shape[-2:]
     positions, gates = batch * height * width, bias_G.shape[0] // channels
-    tiles = choose_tiles(positions, channels, u_BCHW, copies=gates)
-    grid = (cdiv(positions, tiles.m), cdiv(channels, tiles.n), gates)
-    launchable(_gated_skips_fwd_kernel)[grid](
-        channels_last(u_BCHW), channels_last(semantic_BChw),
-        channels_last(u_BCHW if structural_BCHW is None else structural_BCHW),
+    tiles = launch.choose_tiles(positions, channels, u_BCHW, copies=gates)
+    grid = (launch.cdiv(positions, tiles.m), launch.cdiv(channels, tiles.n), gates)
+    launch.launchable(_gated_skips_fwd_kernel)[grid](
+        launch.channels_last(u_BCHW), launch.channels_last(semantic_BChw),
+        launch.channels_last(u_BCHW if structural_BCHW is None else structural_BCHW),
         weight_GC.contiguous(), bias_G.contiguous(), out_BGHW,
         positions, height, width, low_height, low_width, channels, gates,
         low_height / height, low_width / width,
-        **products(u_BCHW, "convolution"),
+        **launch.products(u_BCHW, "convolution"),
         **tiles.arguments(),
     )  # fmt: skip
     return out_BGHW

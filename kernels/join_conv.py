@@ -17,18 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipdepth_plugin.decoders.blocks import resize
+from clipdepth_plugin.kernels import launch
 from clipdepth_plugin.kernels.device import dot_add, sample
-from clipdepth_plugin.kernels.dispatch import check_shapes, forward_only, use_triton
-from clipdepth_plugin.kernels.launch import (
-    cdiv,
-    channels_last,
-    choose_tiles,
-    device_function,
-    empty_map,
-    kernel_op,
-    launchable,
-    products,
-)
+from clipdepth_plugin.kernels.dispatch import Shapes, check_shapes, forward_only, use_triton
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -53,18 +44,15 @@ def join_conv(
         bias_O: (O,).
         residual_BOHW: Added before the activation.
         relu: Apply it.
-        triton: None chooses, False is the reference, True must work or fail.
+        triton: See ``ops``.
 
     Returns:
         (B, O, H, W), channels last, in ``x_BIHW``'s dtype.
-
-    Raises:
-        KernelError: Shapes do not fit, or Triton was asked for and cannot run.
     """
     batch, channels, height, width = x_BIHW.shape
     skip_channels = 0 if skip_BKhw is None else skip_BKhw.shape[1]
     out_channels = bias_O.shape[0]
-    expected = {"weight": (weight, (out_channels, channels + skip_channels, 3, 3))}
+    expected: Shapes = {"weight": (weight, (out_channels, channels + skip_channels, 3, 3))}
     if skip_BKhw is not None:
         expected["skip"] = (skip_BKhw, (batch, *skip_BKhw.shape[1:]))
     if residual_BOHW is not None:
@@ -72,22 +60,8 @@ def join_conv(
     check_shapes("join_conv", expected)
     tensors = (x_BIHW, skip_BKhw, weight, bias_O, residual_BOHW)
     if use_triton("join_conv", x_BIHW.device, triton, obstacle=forward_only(tensors)):
-        return join_conv_triton(x_BIHW, skip_BKhw, weight, bias_O, residual_BOHW, relu)
-    return join_conv_reference(*tensors, relu=relu)
-
-
-def join_conv_reference(
-    x_BIHW: Tensor,
-    skip_BKhw: Tensor | None,
-    weight: Tensor,
-    bias_O: Tensor,
-    residual_BOHW: Tensor | None,
-    *,
-    relu: bool,
-) -> Tensor:
-    """What the kernel must give."""
+        return join_conv_triton(*tensors, relu)
     if skip_BKhw is not None:
-        height, width = x_BIHW.shape[-2:]
         x_BIHW = torch.cat((x_BIHW, resize(skip_BKhw, (height, width))), dim=1)
     y_BOHW = F.conv2d(x_BIHW, weight, bias_O, padding=1)
     if residual_BOHW is not None:
@@ -97,10 +71,10 @@ def join_conv_reference(
 
 def _empty(x_BIHW: Tensor, bias_O: Tensor) -> Tensor:
     batch, _, height, width = x_BIHW.shape
-    return empty_map(x_BIHW, (batch, bias_O.shape[0], height, width))
+    return launch.empty_map(x_BIHW, (batch, bias_O.shape[0], height, width))
 
 
-@kernel_op("join_conv")
+@launch.kernel_op("join_conv")
 def join_conv_triton(
     x_BIHW: Tensor,
     skip_BKhw: Tensor | None,
@@ -117,18 +91,19 @@ def join_conv_triton(
     skip = x_BIHW if skip_BKhw is None else skip_BKhw
     low_height, low_width = skip.shape[-2:]
     positions, out_channels = batch * height * width, bias_O.shape[0]
-    tiles = choose_tiles(positions, out_channels, x_BIHW)
-    grid = (cdiv(positions, tiles.m), cdiv(out_channels, tiles.n))
-    launchable(_join_conv_fwd_kernel)[grid](
-        channels_last(x_BIHW), channels_last(skip), channels_last(weight), bias_O.contiguous(),
-        channels_last(out_BOHW if residual_BOHW is None else residual_BOHW), out_BOHW,
+    tiles = launch.choose_tiles(positions, out_channels, x_BIHW)
+    grid = (launch.cdiv(positions, tiles.m), launch.cdiv(out_channels, tiles.n))
+    launch.launchable(_join_conv_fwd_kernel)[grid](
+        launch.channels_last(x_BIHW), launch.channels_last(skip),
+        launch.channels_last(weight), bias_O.contiguous(),
+        launch.channels_last(out_BOHW if residual_BOHW is None else residual_BOHW), out_BOHW,
         positions, height, width, low_height, low_width,
         channels, 0 if skip_BKhw is None else skip.shape[1], out_channels,
         low_height / height, low_width / width,
         RESIZED=(low_height, low_width) != (height, width),
         RESIDUAL=residual_BOHW is not None,
         RELU=relu,
-        **products(x_BIHW, "convolution"),
+        **launch.products(x_BIHW, "convolution"),
         **tiles.arguments(),
     )  # fmt: skip
     return out_BOHW
@@ -175,7 +150,7 @@ def _join_conv_fwd_kernel(  # type: ignore[no-untyped-def]
     tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-@device_function
+@launch.device_function
 def add_taps(  # type: ignore[no-untyped-def]
     out, x_ptr, weight, inside, m, positions, height, width, channels, wide,
     DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -193,7 +168,7 @@ def add_taps(  # type: ignore[no-untyped-def]
     return out
 
 
-@device_function
+@launch.device_function
 def add_resized_taps(  # type: ignore[no-untyped-def]
     out, x_ptr, weight, inside, m, positions, height, width, channels, wide,
     low_height, low_width, row_scale, column_scale,
@@ -218,7 +193,7 @@ def add_resized_taps(  # type: ignore[no-untyped-def]
     return out
 
 
-@device_function
+@launch.device_function
 def tap_of(tap, m, y, x, positions, height, width):  # type: ignore[no-untyped-def]
     """Where tap 0..8 of a 3x3 kernel reads: flat positions, and whether they are in the map."""
     down, right = tap // 3 - 1, tap % 3 - 1

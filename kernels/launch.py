@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, ParamSpec, Protocol, cast
+from typing import Any, Literal, NamedTuple, ParamSpec, Protocol
 
 import torch
 from torch import Tensor
@@ -51,35 +51,26 @@ def launchable(kernel: Callable[..., Any]) -> Any:
     return made if interpreted() else torch.library.wrap_triton(made)
 
 
-def kernel_op(name: str) -> Callable[[Callable[P, Tensor]], Op[P]]:
+def kernel_op(name: str) -> Callable[[Callable[P, Tensor]], _Op[P]]:
     """Registers a launcher as ``clipdepth::name`` (``torch.library.triton_op``), with its types.
 
     Without triton it is never called; a plain op then keeps torch from warning.
     """
-    make = torch.library.triton_op if TRITON_INSTALLED else torch.library.custom_op
-
-    def register(launcher: Callable[P, Tensor]) -> Op[P]:
-        return cast("Op[P]", make(f"clipdepth::{name}", mutates_args=())(launcher))
-
+    make: Any = torch.library.triton_op if TRITON_INSTALLED else torch.library.custom_op
+    register: Callable[[Callable[P, Tensor]], _Op[P]] = make(f"clipdepth::{name}", mutates_args=())
     return register
 
 
-class Op(Protocol[P]):
+class _Op(Protocol[P]):
     """The part of a ``torch.library`` op that is used here."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Tensor:
-        """Launches."""
-        ...
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Tensor: ...
 
-    def register_fake(self, fake: Callable[..., Tensor]) -> object:
-        """Says what comes out, without launching."""
-        ...
+    def register_fake(self, fake: Callable[..., Tensor]) -> object: ...
 
     def register_autograd(
         self, backward: Callable[..., Any], *, setup_context: Callable[..., None]
-    ) -> None:
-        """Gives it a gradient."""
-        ...
+    ) -> None: ...
 
 
 def interpreted() -> bool:
@@ -92,11 +83,8 @@ def products(x: Tensor, like: Product) -> dict[str, Any]:
 
     float32 is multiplied as torch multiplies it: in TF32 where its settings allow that (by default
     for convolutions, not for matrix products), else exactly, without tensor cores. The
-    interpreter's bfloat16 products are wrong: float32 there.
-
-    Args:
-        x: An input: its dtype and device.
-        like: Which of torch's products the kernel stands in for.
+    interpreter's bfloat16 products are wrong: float32 there. ``x`` is an input; ``like`` says which
+    of torch's products the kernel stands in for.
     """
     import triton.language
 
@@ -128,15 +116,7 @@ def tf32_allowed(product: Product) -> bool:
 
 
 class Tiles(NamedTuple):
-    """Tile sizes and how a launch is laid out.
-
-    Attributes:
-        m: Positions.
-        n: Output channels.
-        k: Summed over in one step.
-        warps: Of a program.
-        stages: Of the software pipeline.
-    """
+    """Positions, output channels and what is summed in one step; warps and pipeline stages."""
 
     m: int
     n: int

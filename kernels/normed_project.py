@@ -15,16 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipdepth_plugin.kernels.device import dot_add, row_moments
-from clipdepth_plugin.kernels.dispatch import Shapes, check_shapes, forward_only, use_triton
-from clipdepth_plugin.kernels.launch import cdiv, in_tf32, kernel_op, launchable, products
-from clipdepth_plugin.kernels.levels import (
+from clipdepth_plugin.kernels import launch
+from clipdepth_plugin.kernels.device import (
     BLOCK_T,
+    dot_add,
     padded,
     pick_pointer,
+    row_moments,
     too_many,
     with_one_stride,
 )
+from clipdepth_plugin.kernels.dispatch import Shapes, check_shapes, forward_only, use_triton
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -48,13 +49,10 @@ def normed_project(
         film_LBP: (L, B, 2 * C) gamma and beta of each level, float32; None: no modulation.
         weight_LCD: (L, C, D), the norms' scales folded in.
         bias_LC: (L, C), the norms' shifts folded in.
-        triton: None chooses, False is the reference, True must work or fail.
+        triton: See ``ops``.
 
     Returns:
         (B, N, C) in the levels' dtype.
-
-    Raises:
-        KernelError: Shapes do not fit, or Triton was asked for and cannot run.
     """
     views, tokens, width = levels[0].shape
     channels = bias_LC.shape[1]
@@ -69,13 +67,6 @@ def normed_project(
     obstacle = too_many(levels) or forward_only((*levels, film_LBP, weight_LCD, bias_LC))
     if use_triton("normed_project", weight_LCD.device, triton, obstacle=obstacle):
         return normed_project_triton(list(levels), film_LBP, weight_LCD, bias_LC)
-    return normed_project_reference(levels, film_LBP, weight_LCD, bias_LC)
-
-
-def normed_project_reference(
-    levels: Sequence[Tensor], film_LBP: Tensor | None, weight_LCD: Tensor, bias_LC: Tensor
-) -> Tensor:
-    """What the kernel must give."""
     # All that does not depend on a token comes first: a level adds one product to it.
     offset = bias_LC.sum(0)
     scales: Sequence[Tensor | None] = [None] * len(levels)
@@ -98,7 +89,7 @@ def _empty(levels: list[Tensor], bias_LC: Tensor) -> Tensor:
     return levels[0].new_empty(*levels[0].shape[:2], bias_LC.shape[1])
 
 
-@kernel_op("normed_project")
+@launch.kernel_op("normed_project")
 def normed_project_triton(
     levels: list[Tensor], film_LBP: Tensor | None, weight_LCD: Tensor, bias_LC: Tensor
 ) -> Tensor:
@@ -110,19 +101,19 @@ def normed_project_triton(
     views, tokens, width = levels[0].shape
     channels = bias_LC.shape[1]
     block_n = 32
-    grid = (cdiv(tokens, BLOCK_T), cdiv(channels, block_n), views)
-    launchable(_normed_project_fwd_kernel)[grid](
+    grid = (launch.cdiv(tokens, BLOCK_T), launch.cdiv(channels, block_n), views)
+    launch.launchable(_normed_project_fwd_kernel)[grid](
         *padded(levels),
         weight_LCD if film_LBP is None else film_LBP.contiguous(),
         weight_LCD.contiguous(), bias_LC.contiguous(), out_BNC,
         levels[0].stride(0), len(levels), views, tokens, width, channels, 1.0 / width,
         MODULATED=film_LBP is not None,
-        **products(weight_LCD, "matmul"),
+        **launch.products(weight_LCD, "matmul"),
         BLOCK_T=BLOCK_T,
         BLOCK_N=block_n,
         BLOCK_K=32 if weight_LCD.dtype == torch.float32 else 64,
         # Rounding to TF32 takes registers.
-        num_warps=8 if in_tf32(weight_LCD, "matmul") else 4,
+        num_warps=8 if launch.in_tf32(weight_LCD, "matmul") else 4,
         num_stages=3,
     )  # fmt: skip
     return out_BNC

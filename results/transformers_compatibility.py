@@ -43,8 +43,7 @@ def make_environment(name: str, release: str | None) -> Path:
     if release is None:
         return Path(sys.executable)
     folder = FOLDER / name
-    python = folder / "bin" / "python"
-    stamp = folder / "ready"
+    python, stamp = folder / "bin" / "python", folder / "ready"
     if stamp.exists() and stamp.read_text() == f"{release} over {sys.prefix}":
         return python
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
@@ -71,20 +70,16 @@ def run_tests(name: str, python: Path) -> dict[str, Any]:
         [*pytest, f"--junitxml={report}", *TESTS], cwd=ROOT, env=env, check=False
     )
     cases = list(ET.parse(report).getroot().iter("testcase"))  # noqa: S314
-
-    def with_outcome(*kinds: str) -> list[str]:
-        return [
-            f"{case.get('name')}: {found.get('message', '')[:200]}"
-            for case in cases
-            for kind in kinds
-            if (found := case.find(kind)) is not None
-        ]
-
+    outcomes: dict[str, list[str]] = {"failure": [], "error": [], "skipped": []}
+    for case in cases:
+        for kind, named in outcomes.items():
+            if (found := case.find(kind)) is not None:
+                named.append(f"{case.get('name')}: {found.get('message', '')[:200]}")
     return {
         "versions": about["versions"],
         "tests": len(cases),
-        "failed": with_outcome("failure", "error"),
-        "skipped": with_outcome("skipped"),
+        "failed": outcomes["failure"] + outcomes["error"],
+        "skipped": outcomes["skipped"],
         "finished": tests.returncode == 0,
         "hosts": sorted(host for host, absent in about["hosts"].items() if not absent),
         "absent": sorted(host for host, absent in about["hosts"].items() if absent),
@@ -93,20 +88,17 @@ def run_tests(name: str, python: Path) -> dict[str, Any]:
 
 def as_markdown(results: dict[str, Any]) -> str:
     """The page."""
-    rows = [
-        "| transformers | huggingface_hub | tokenizers | hosts | absent | tests | failed |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    absent = []
+    header = (*PACKAGES[:3], "hosts", "absent", "tests", "failed")
+    rows, absent = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"], []
     for run in results["runs"].values():
         versions = run["versions"]
         cells = [versions[name] for name in PACKAGES[:3]]
         counts = [len(run["hosts"]), len(run["absent"]), run["tests"], len(run["failed"])]
         rows.append(f"| {' | '.join(map(str, [*cells, *counts]))} |")
-        names = ", ".join(run["absent"]) or "none"
-        absent.append(f"- Absent from {versions['transformers']}: {names}.")
-        absent += [f"- Not run under {versions['transformers']}: {one}" for one in run["skipped"]]
-        absent += [f"- Failed under {versions['transformers']}: {one}" for one in run["failed"]]
+        names, release = ", ".join(run["absent"]) or "none", versions["transformers"]
+        absent.append(f"- Absent from {release}: {names}.")
+        absent += [f"- Not run under {release}: {one}" for one in run["skipped"]]
+        absent += [f"- Failed under {release}: {one}" for one in run["failed"]]
     versions = results["runs"]["newest"]["versions"]
     with_what = ", ".join(f"{name} {versions[name]}" for name in PACKAGES[3:])
     page = f"""\
@@ -124,9 +116,8 @@ that a release does not have.
 
 def main(names: list[str]) -> int:
     """Runs the releases named, or all; writes the page when all have run."""
-    runs = {
-        name: run_tests(name, make_environment(name, RELEASES[name])) for name in names or RELEASES
-    }
+    chosen = names or RELEASES
+    runs = {name: run_tests(name, make_environment(name, RELEASES[name])) for name in chosen}
     if not names:
         about = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "python": sys.version.split()[0]}
         results = {**about, "runs": runs}

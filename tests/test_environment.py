@@ -14,7 +14,6 @@ from clipdepth_plugin.environment import (
     Environment,
     cpu_name,
     describe_environment,
-    machine_slug,
     read_commit,
 )
 
@@ -76,10 +75,3 @@ def test_the_processor(
     (tmp_path / "cpuinfo").write_text(text, encoding="utf-8")
     monkeypatch.setattr(environment, "_CPUINFO", tmp_path / "cpuinfo")
     assert cpu_name() == name
-
-
-def test_the_machines_name_in_a_file_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(environment, "cpu_name", lambda: "Intel(R) Xeon(R) (cpu family 6)")
-    monkeypatch.setattr(environment, "_usable_cores", lambda: 2)
-    assert machine_slug() == "intel-r-xeon-r-x2"

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from clipdepth_plugin import ops
-from clipdepth_plugin.decoders.fusion import SkipGate
+from clipdepth_plugin.decoders.dual_path import SkipGate
 from clipdepth_plugin.decoders.pathways import FiLM
 from clipdepth_plugin.errors import KernelError
 from clipdepth_plugin.kernels import dispatch, launch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from clipdepth_plugin.evaluation.report import Report
-from clipdepth_plugin.weights.shipped import DEMO_HEAD
+from clipdepth_plugin.shipped import DEMO_HEAD
 from tests.results_scripts import ROOT, load_script
 
 

@@ -24,7 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("__init__",),
     ("plugin",),
     ("shipped",),
-    ("weights.shipped", "weights.spaceclip"),
+    ("weights.spaceclip",),
     ("head",),
     ("adapters",),
     ("geometry",),

@@ -11,7 +11,7 @@ from torch import nn
 from clipdepth_plugin import DepthPlugin
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.errors import HeadMismatchError
-from clipdepth_plugin.weights.shipped import DEMO_HEAD, load_head
+from clipdepth_plugin.shipped import DEMO_HEAD, load_head
 
 
 def test_is_small_and_says_what_it_is() -> None:

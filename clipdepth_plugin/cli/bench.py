@@ -129,9 +129,9 @@ def run_bench(options: BenchOptions, console: Console) -> int:
     from clipdepth_plugin.cli.console import bar, loading
     from clipdepth_plugin.cli.device import find_device, make_folder
     from clipdepth_plugin.latency.audit import Method, audit
+    from clipdepth_plugin.latency.baselines import separate_passes
     from clipdepth_plugin.latency.forms import choose_forms
     from clipdepth_plugin.latency.resources import keep_freed_memory
-    from clipdepth_plugin.latency.separate import separate_passes
 
     check_heads(options)
     separate_sizes = parse_sizes(options.separate)
@@ -206,7 +206,7 @@ def load_heads(options: BenchOptions, subject: Subject) -> dict[str, DepthHead]:
     """
     from clipdepth_plugin.config import PRESETS
     from clipdepth_plugin.latency.subject import random_heads
-    from clipdepth_plugin.weights.shipped import load_head
+    from clipdepth_plugin.shipped import load_head
 
     heads = {name: load_head(name).to(subject.pixels_B3HW).eval() for name in options.head or []}
     presets = options.preset or (() if heads else DEFAULT_PRESETS)

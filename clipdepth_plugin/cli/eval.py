@@ -37,7 +37,7 @@ from clipdepth_plugin.evaluation.protocols import (
 )
 from clipdepth_plugin.evaluation.report import make_report, write_image_grid, write_report
 from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
-from clipdepth_plugin.weights.shipped import load_head
+from clipdepth_plugin.shipped import load_head
 
 if TYPE_CHECKING:
     from clipdepth_plugin.data import DataConfig

@@ -44,7 +44,7 @@ from clipdepth_plugin.files.pictures import (
 )
 from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
 from clipdepth_plugin.plugin.pictures import PictureDepth
-from clipdepth_plugin.weights.shipped import load_head
+from clipdepth_plugin.shipped import load_head
 
 if TYPE_CHECKING:
     from clipdepth_plugin.head import DepthHead

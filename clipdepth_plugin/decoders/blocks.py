@@ -78,7 +78,6 @@ class ConvNormAct(nn.Module):
         kernel: Literal[1, 3] = 3,
         conv: type[nn.Conv2d] = nn.Conv2d,
     ) -> None:
-        """``conv``: The class of the convolution."""
         super().__init__()
         self.conv = make_conv(in_channels, out_channels, kernel, norm, conv)
         self.norm = make_norm(norm, out_channels)

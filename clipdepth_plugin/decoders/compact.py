@@ -63,14 +63,9 @@ class NarrowFiLM(nn.Module):
     def forward(self, maps: Sequence[Tensor], context_BD: Tensor) -> list[Tensor]:
         """Modulates one (B, C, h, w) map for each level."""
         film_BP = self.mlp(self.norm(context_BD))
-        return modulate(maps, rearrange(film_BP, "b (l p) -> l b p", l=self.count))
-
-
-def modulate(maps: Sequence[Tensor], film_LBP: Tensor) -> list[Tensor]:
-    """(1 + gamma) * x + beta of each level's (B, C, h, w); ``film_LBP`` (L, B, 2 C) has both."""
-    gamma_LBC11, beta_LBC11 = rearrange(film_LBP, "l b (two c) -> two l b c 1 1", two=2).unbind(0)
-    shares = zip(maps, gamma_LBC11, beta_LBC11, strict=True)
-    return [torch.addcmul(beta, x, 1 + gamma) for x, gamma, beta in shares]
+        film_2LBC11 = rearrange(film_BP, "b (l two c) -> two l b c 1 1", l=self.count, two=2)
+        shares = zip(maps, *film_2LBC11.unbind(0), strict=True)
+        return [torch.addcmul(beta, x, 1 + gamma) for x, gamma, beta in shares]
 
 
 class DepthToSpace(nn.Module):
@@ -97,16 +92,7 @@ def convex_weights(mask_logits_BSHW: Tensor, factor: int) -> Tensor:
 
 
 def convex_upsample(x_B1HW: Tensor, weights_BHWKR: Tensor, factor: int) -> Tensor:
-    """Every fine position is a convex mix of its coarse position's 3 x 3 neighbours.
-
-    Args:
-        x_B1HW: (B, 1, H, W).
-        weights_BHWKR: From ``convex_weights``.
-        factor: Of the size; R is its square.
-
-    Returns:
-        (B, 1, factor * H, factor * W).
-    """
+    """(B, 1, H, W) -> (B, 1, factor * H, factor * W), mixed from 3 x 3 neighbours each."""
     mixed_BHWR = (neighbours(x_B1HW) * weights_BHWKR).sum(dim=-2)
     return rearrange(mixed_BHWR, "b h w (y x) -> b 1 (h y) (w x)", y=factor)
 
@@ -117,12 +103,6 @@ class CompactDecoder(Decoder):
 
     ``config.channels`` are those at 1, 2 and 4 times the grid; the structural pathway has half of
     the first.
-
-    Attributes:
-        semantic: The semantic pathway's levels.
-        film: Its modulation by the context, or None.
-        structural: The structural pathway's levels, or None.
-        guidance: The image stem and where it joins, or None.
     """
 
     @classmethod
@@ -147,9 +127,7 @@ class CompactDecoder(Decoder):
                 "join_kernel: there is no image stem to join: give stem_channels, or leave it at 3"
             )
         if config.auxiliary:
-            raise ValueError(
-                "auxiliary: the compact decoder has no auxiliary outputs; leave it at 0"
-            )
+            raise ValueError("auxiliary: the compact decoder has no auxiliary outputs; set 0")
 
     @classmethod
     def upsampling(cls, config: HeadConfig) -> int:  # noqa: ARG003 (the same for all)

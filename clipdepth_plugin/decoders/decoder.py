@@ -77,11 +77,7 @@ D = TypeVar("D", bound=type[Decoder])
 
 
 def register_decoder(name: str) -> Callable[[D], D]:
-    """Registers a decoder class under the name that ``HeadConfig.decoder`` takes.
-
-    Raises:
-        ConfigError: Another class has that name.
-    """
+    """Registers a decoder class under the name that ``HeadConfig.decoder`` takes."""
 
     def register(decoder: D) -> D:
         known = DECODERS.get(name)

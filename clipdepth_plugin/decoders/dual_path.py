@@ -1,6 +1,6 @@
 """The published decoder: FiLM dual path with gated fusion.
 
-SPACE-CLIP, arXiv 2601.17657, section 3; exactly the published function.
+SPACE-CLIP, arXiv 2601.17657, section 3 (3.4 for the fusion); exactly the published function.
 
 Axes: B views, C channels of a stage, H W a map's size, h w the patch grid.
 """
@@ -9,26 +9,61 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin.config import HeadConfig
+from clipdepth_plugin.decoders.blocks import ConvNormAct, ResidualBlock, UpConv, resize
 from clipdepth_plugin.decoders.decoder import Decoder, register_decoder
-from clipdepth_plugin.decoders.fusion import FusionStage
 from clipdepth_plugin.decoders.pathways import SemanticPathway, StructuralPathway
 from clipdepth_plugin.decoders.readout import DepthEstimate, DepthReadout
 from clipdepth_plugin.features import TowerFeatures
+
+
+class SkipGate(nn.Module):
+    """skip * (1 + sigmoid(Conv 1x1(u))): the decoder says where a skip matters."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, skip_BCHW: Tensor, u_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) and (B, C, H, W) -> (B, C, H, W)."""
+        gated: Tensor = skip_BCHW * (1 + torch.sigmoid(self.conv(u_BCHW)))
+        return gated
+
+
+class FusionStage(nn.Module):
+    """Doubles the map below and joins it with the gated semantic and structural skips."""
+
+    def __init__(
+        self, in_channels: int, channels: int, config: HeadConfig, *, structural: bool
+    ) -> None:
+        super().__init__()
+        norm = config.norm
+        self.up = UpConv(in_channels, channels, norm)
+        self.semantic_gate = SkipGate(channels)
+        self.structural_gate = SkipGate(channels) if structural else None
+        self.join = ConvNormAct((3 if structural else 2) * channels, channels, norm, "relu")
+        self.residual = ResidualBlock(channels, config.dropout, norm)
+
+    def forward(
+        self, below_BCHW: Tensor, semantic_BChw: Tensor, structural_BCHW: Tensor | None
+    ) -> Tensor:
+        """(B, in, H, W), the semantic (B, C, h, w), the structural (B, C, 2H, 2W) -> the latter."""
+        u_BCHW = self.up(below_BCHW)
+        skips = [self.semantic_gate(resize(semantic_BChw, u_BCHW.shape[-2:]), u_BCHW)]
+        if self.structural_gate is not None and structural_BCHW is not None:
+            skips.append(self.structural_gate(structural_BCHW, u_BCHW))
+        fused: Tensor = self.residual(self.join(torch.cat((u_BCHW, *skips), dim=1)))
+        return fused
 
 
 @register_decoder("dual-path")
 class DualPathDecoder(Decoder):
     """Semantic and structural pathways, fused stage by stage up to 16 times the grid.
 
-    Attributes:
-        semantic: The semantic pathway: FiLM and projections.
-        structural: The structural pathway, or None.
-        fusion: The stages.
-        readout: The depth output.
-        auxiliary: Depth outputs of the first stages, run only where they are asked for.
+    Auxiliary outputs, those of the first stages, are run only where they are asked for.
     """
 
     @classmethod

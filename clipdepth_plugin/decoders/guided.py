@@ -1,12 +1,10 @@
 """The image stem: edges inside patches, from the tower's own input pixels.
 
-A token says what is in a patch, not where in it an edge runs. The stem looks at the pixels in
-blocks of 4 x 4 (a block is a position at 4 times the grid, 16 of them make a patch), so that it
-costs no pass at full size. Each block then takes, of the 3 x 3 patches around it, what lies in
-those that look like it (joint bilateral upsampling, with learnt features: FeatUp, arXiv
-2403.10516); and the stem's map joins the compact decoder where that predicts depth and, as in
-RAFT, how each of a block's 16 pixels mixes the depths of the blocks around it. The pixels' own
-likeness is added to that: a pixel favours the blocks that look like it.
+A token says what is in a patch, not where in it an edge runs. The stem reads the pixels in blocks
+of 4 x 4 (a position at 4 times the grid), so that it costs no pass at full size. Each block mixes
+the 3 x 3 patches around it by their likeness (joint bilateral upsampling with learnt features:
+FeatUp, arXiv 2403.10516). The stem's map joins the compact decoder before its depth and its mask,
+to whose logits the likeness of each pixel to the blocks around it is added.
 
 Axes: B views, C channels, E embedding, H W a map's size, h w the patch grid, K the 9 positions
 around one, N = B * H * W blocks, P the 16 blocks of a patch, R the 16 pixels of a block, S = K * R,
@@ -133,10 +131,8 @@ class PixelLikeness(nn.Module):
 class Guidance(nn.Module):
     """Joins the stem's map with the decoder's: Conv - norm - GELU twice, added; 0 at first.
 
-    The first reads all channels and may be 1x1; the second is 3x3.
-
-    Attributes:
-        likeness: That of pixels, which is added to the decoder's mask's logits, or None.
+    The first reads all channels and may be 1x1; the second is 3x3. The decoder adds ``likeness``,
+    where there is one, to its mask's logits.
     """
 
     def __init__(self, in_channels: int, channels: int, config: HeadConfig) -> None:
@@ -156,16 +152,7 @@ class Guidance(nn.Module):
         )
 
     def forward(self, x_BCHW: Tensor, fused_BChw: Tensor, even_B3HW: Tensor) -> Tensor:
-        """Guides a map.
-
-        Args:
-            x_BCHW: (B, C, 4h, 4w), the decoder's.
-            fused_BChw: (B, in, h, w), both pathways at the patch grid.
-            even_B3HW: ``even_pixels``.
-
-        Returns:
-            (B, C, 4h, 4w).
-        """
+        """The decoder's (B, C, 4h, 4w), both pathways' (B, in, h, w) -> (B, C, 4h, 4w)."""
         image_BCHW = self.stem(even_B3HW)
         parts = (x_BCHW, image_BCHW, self.attention(fused_BChw, image_BCHW))
         guided_BCHW: Tensor = x_BCHW + self.smooth(self.join(torch.cat(parts, dim=1)))

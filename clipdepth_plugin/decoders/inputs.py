@@ -15,11 +15,7 @@ from clipdepth_plugin.features import TowerFeatures
 
 
 def checked_size(size: tuple[int, int] | None) -> tuple[int, int] | None:
-    """A checked output size; inside torch.compile it is taken as it is.
-
-    Raises:
-        HostError: It is no (height, width) in whole pixels.
-    """
+    """A checked output size; inside torch.compile it is taken as it is."""
     if size is None or torch.compiler.is_compiling():
         return size
     return parse_size(size, "size")
@@ -28,11 +24,7 @@ def checked_size(size: tuple[int, int] | None) -> tuple[int, int] | None:
 def checked_features(
     features: TowerFeatures, config: HeadConfig, dtype: torch.dtype
 ) -> TowerFeatures:
-    """The levels, the context and the pixels that a head reads, in its dtype.
-
-    Raises:
-        FeaturesError: One is missing or has another width.
-    """
+    """The levels, the context and the pixels that a head reads, in its dtype."""
     missing = [level for level in config.levels if level not in features.levels]
     if missing:
         raise FeaturesError(

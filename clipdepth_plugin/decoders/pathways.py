@@ -29,24 +29,18 @@ class FiLM(nn.Module):
     """
 
     def __init__(self, width: int, hidden: int) -> None:
-        """``width``: D of tokens and context; ``hidden``: of the MLP."""
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 2 * width))
 
     def forward(self, x_BND: Tensor, context_BD: Tensor) -> Tensor:
         """Modulates (B, N, D) tokens by a (B, D) context; returns (B, N, D)."""
-        gamma_BD, beta_BD = self.mlp(context_BD).chunk(2, dim=-1)
-        gamma_B1D = rearrange(gamma_BD, "b d -> b 1 d")
-        beta_B1D = rearrange(beta_BD, "b d -> b 1 d")
+        gamma_B1D, beta_B1D = self.mlp(context_BD)[:, None].chunk(2, dim=-1)
         modulated: Tensor = gamma_B1D * x_BND + beta_B1D
         return modulated
 
 
 class SemanticPathway(nn.Module):
-    """Levels modulated by the global context, each projected to its stage's channels.
-
-    All maps stay at the patch grid.
-    """
+    """Levels modulated by the global context, each projected to its stage's channels."""
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
@@ -59,10 +53,7 @@ class SemanticPathway(nn.Module):
         self.projections = nn.ModuleList(nn.Conv2d(width, c, 1) for c in config.channels)
 
     def forward(self, features: TowerFeatures) -> list[Tensor]:
-        """One (B, C_i, h, w) map for each stage i.
-
-        With FiLM, ``features.context`` must not be None; ``DepthHead`` checks that.
-        """
+        """One (B, C_i, h, w) map for each stage i; with FiLM there must be a context."""
         maps = []
         for i, (level, project) in enumerate(zip(self.levels, self.projections, strict=True)):
             x_BND = features.levels[level]

@@ -46,14 +46,11 @@ class DepthEstimate(NamedTuple):
 class Metres(nn.Module):
     """The activation: from logits to metres, in two steps. See ``HeadConfig.activation``.
 
-    ``to_level`` gives one map that may be mixed and resized, ``forward`` its metres.
-
-    Attributes:
-        channels: Number of logits: 1, or K for ``bins``.
+    ``to_level`` gives one map that may be mixed and resized, ``forward`` its metres. ``channels``
+    is the number of logits: 1, or K for ``bins``.
     """
 
     def __init__(self, activation: Activation, depth_range: tuple[float, float]) -> None:
-        """``depth_range``: ends of the ``log`` and ``bins`` activations in metres."""
         super().__init__()
         self.activation = activation
         self.log_low, self.log_high = (math.log(end) for end in depth_range)
@@ -94,8 +91,7 @@ def bounded_log_scale(logits_B1HW: Tensor) -> Tensor:
 def confidence_of(log_scale: Tensor) -> Tensor:
     """Probability, 0..1, that the true depth is within a factor of 1.25 of the predicted one.
 
-    Of a Laplace distribution of log depth with scale b around the prediction:
-    1 - exp(-log(1.25) / b).
+    1 - exp(-log(1.25) / b), of a Laplace distribution of log depth around it.
     """
     return -torch.expm1(-math.log(CONFIDENT_FACTOR) / log_scale.exp())
 
@@ -112,15 +108,7 @@ class DepthReadout(nn.Module):
         kernel: int,
         confidence: bool = False,
     ) -> None:
-        """Makes the two convolutions.
-
-        Args:
-            in_channels: Channels of the decoder stage read.
-            hidden: Channels between the two convolutions.
-            config: The head's norm, activation and range.
-            kernel: Kernel of the last convolution: 3 for the depth output, 1 for auxiliary ones.
-            confidence: Whether one more channel predicts the error's scale.
-        """
+        """``kernel``: of the last convolution; ``confidence``: also predict the error's scale."""
         super().__init__()
         self.hidden = ConvNormAct(in_channels, hidden, config.norm, "relu")
         self.metres = Metres(config.activation, config.depth_range)
@@ -141,10 +129,7 @@ def read_estimate(
 ) -> DepthEstimate:
     """An estimate from a decoder's last map; ``size`` None keeps its size.
 
-    Args:
-        metres: The activation.
-        logits_BCHW: ``metres.channels`` logits; one more predicts the error's scale.
-        size: Output (H, W).
+    There are ``metres.channels`` logits; one more predicts the error's scale.
     """
     logits_BCHW, channels = logits_BCHW.float(), metres.channels
     metres_B1HW = metres(metres.to_level(logits_BCHW[:, :channels]))
@@ -170,11 +155,7 @@ NO_CONFIDENCE = (
 
 
 def with_confidence(estimate: DepthEstimate) -> tuple[Tensor, Tensor]:
-    """Metres and their confidence.
-
-    Raises:
-        HeadMismatchError: The head predicts none.
-    """
+    """Metres and their confidence; a HeadMismatchError where the head predicts none."""
     if estimate.log_scale is None:
         raise HeadMismatchError(NO_CONFIDENCE)
     return estimate.metres, confidence_of(estimate.log_scale)

@@ -162,15 +162,9 @@ class _Film(nn.Module):
 
     def forward(self, context_BD: Tensor) -> Tensor:
         """(L, B, 2 * C) gamma and beta of each level."""
+        weights = (self.weight, self.bias, self.last_weight, self.last_bias)
         parameters_1BP = ops.film_mlp(
-            context_BD,
-            self.weight,
-            self.bias,
-            self.last_weight,
-            self.last_bias,
-            activation="gelu",
-            normed=True,
-            triton=self.triton,
+            context_BD, *weights, activation="gelu", normed=True, triton=self.triton
         )
         return rearrange(parameters_1BP, "1 b (l p) -> l b p", l=self.levels)
 

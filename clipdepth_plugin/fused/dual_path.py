@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from clipdepth_plugin import ops
 from clipdepth_plugin.decoders.blocks import UpConv
-from clipdepth_plugin.decoders.dual_path import DualPathDecoder
-from clipdepth_plugin.decoders.fusion import FusionStage
+from clipdepth_plugin.decoders.dual_path import DualPathDecoder, FusionStage
 from clipdepth_plugin.decoders.pathways import (
     FiLM,
     SemanticPathway,
@@ -28,14 +27,7 @@ from clipdepth_plugin.fused.weights import Upsampling, fold
 
 @fused_form(DualPathDecoder)
 class FusedDualPath(nn.Module):
-    """Both pathways' projections in one launch, then the stages.
-
-    Attributes:
-        projections: Of the levels of both pathways.
-        structural: The structural pathway's stages.
-        fusion: The fusion's stages.
-        readout: The depth output.
-    """
+    """Both pathways' projections in one launch, then the stages."""
 
     def __init__(self, decoder: DualPathDecoder, packing: Packing) -> None:
         super().__init__()
@@ -52,7 +44,11 @@ class FusedDualPath(nn.Module):
     def forward(self, features: TowerFeatures, size: tuple[int, int] | None) -> DepthEstimate:
         """(B, 1, *size) float32 maps; ``size`` None gives 2 to the number of stages."""
         semantic, projected = self.projections(features)
-        maps = self._structural_maps(features, projected)
+        maps: list[Tensor] = []
+        for stage, skip_BChw in zip(self.structural, projected, strict=True):
+            first = self.projections.structural_levels[0]
+            below = maps[-1] if maps else tokens_to_map(features.levels[first], features.grid)
+            maps.append(stage(below, skip_BChw))
         structural = [*maps, *[None] * (len(semantic) - len(maps))]
         x_BCHW = semantic[0]
         for stage, skip_BChw, skip_BCHW in zip(self.fusion, semantic, structural, strict=True):
@@ -60,23 +56,9 @@ class FusedDualPath(nn.Module):
         estimate: DepthEstimate = self.readout(x_BCHW, size)
         return estimate
 
-    def _structural_maps(self, features: TowerFeatures, projected: list[Tensor]) -> list[Tensor]:
-        """The structural pathway's maps, from its projected levels."""
-        maps: list[Tensor] = []
-        for stage, skip_BChw in zip(self.structural, projected, strict=True):
-            first = self.projections.structural_levels[0]
-            below = maps[-1] if maps else tokens_to_map(features.levels[first], features.grid)
-            maps.append(stage(below, skip_BChw))
-        return maps
-
 
 class Projections(nn.Module):
-    """FiLM's parameters, and the projections of all levels.
-
-    Attributes:
-        semantic_levels: The semantic pathway's, which FiLM modulates.
-        structural_levels: The structural pathway's; none where there is none.
-    """
+    """FiLM's parameters, and the projections of all levels; FiLM modulates the semantic ones."""
 
     def __init__(
         self, semantic: SemanticPathway, structural: StructuralPathway | None, packing: Packing
@@ -91,7 +73,6 @@ class Projections(nn.Module):
         self.channels = tuple(len(one.bias) for one in folded)
         self.weight = packing.pack(torch.cat([one.weight[:, :, 0, 0] for one in folded]))
         self.bias = packing.pack(torch.cat([one.bias for one in folded]))
-        self.film = semantic.film is not None
         films = [film for film in semantic.film or () if isinstance(film, FiLM)]
         self.mlps = nn.ParameterList(
             packing.pack(torch.stack([getattr(film.mlp[layer], name) for film in films]))
@@ -116,7 +97,7 @@ class Projections(nn.Module):
         return maps[:count], maps[count:]
 
     def _film(self, features: TowerFeatures) -> Tensor | None:
-        if not self.film or features.context is None:
+        if features.context is None:  # checked_features leaves it out without FiLM
             return None
         return ops.film_mlp(features.context, *self.mlps, activation="relu", triton=self.triton)
 

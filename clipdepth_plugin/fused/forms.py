@@ -17,12 +17,7 @@ from clipdepth_plugin.features import TowerFeatures
 
 @dataclass(frozen=True)
 class Packing:
-    """How a fused head is made.
-
-    Attributes:
-        dtype: Of its weights and maps.
-        triton: As every op takes it.
-    """
+    """The dtype of a fused head's weights and maps, and ``triton`` as every op takes it."""
 
     dtype: torch.dtype
     triton: bool | None
@@ -58,11 +53,7 @@ def fused_form(decoder: type[Decoder]) -> Callable[[F], F]:
 
 
 def fuse(decoder: Decoder, packing: Packing) -> nn.Module:
-    """The inference form of a decoder.
-
-    Raises:
-        KernelError: Its class has none.
-    """
+    """The inference form of a decoder; a KernelError where its class has none."""
     form = _FORMS.get(type(decoder))
     if form is None:
         known = ", ".join(one.__name__ for one in _FORMS)

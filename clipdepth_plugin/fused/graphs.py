@@ -26,12 +26,7 @@ WARM_UPS = 3
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is decoded.
-
-    Attributes:
-        features: In the head's dtype.
-        size: Of the maps.
-    """
+    """What is decoded: features in the head's dtype, and the size of the maps."""
 
     features: TowerFeatures
     size: Size | None = None
@@ -65,13 +60,7 @@ Decode = Callable[[Inputs], list[Tensor]]
 
 @dataclass(frozen=True)
 class Recording:
-    """A recorded call.
-
-    Attributes:
-        inputs: What it reads.
-        outputs: What it writes.
-        replay: Runs it again.
-    """
+    """A recorded call: what it reads and writes, and a replay of it."""
 
     inputs: list[Tensor]
     outputs: list[Tensor]
@@ -79,7 +68,6 @@ class Recording:
 
 
 Record = Callable[[Callable[[], list[Tensor]], list[Tensor]], Recording]
-
 
 MET = 256
 """Shapes that are remembered, whether they have a recording or not."""
@@ -116,13 +104,7 @@ class GraphCache:
     """
 
     def __init__(self, decode: Decode, limit: int, record: Record = record_cuda) -> None:
-        """Makes an empty cache.
-
-        Args:
-            decode: What is recorded.
-            limit: Recordings kept; 0: none is made.
-            record: Makes a recording; tests give one of their own.
-        """
+        """``limit``: recordings kept; 0: none is made. Tests give a ``record`` of their own."""
         self._decode = decode
         self._limit = limit
         self._record = record
@@ -160,8 +142,7 @@ class GraphCache:
                 torch.cuda.current_stream(tensors[0].device).wait_event(self._done)
             recording = self._recordings.get(kind)
             if recording is None:
-                recording = self._make(inputs)
-                self._recordings[kind] = recording
+                recording = self._recordings[kind] = self._make(inputs)
                 if len(self._recordings) > self._limit:
                     self._recordings.popitem(last=False)
             else:

@@ -34,11 +34,6 @@ class FusedHead(nn.Module):
     On a GPU a call is recorded as a CUDA graph for each shape of its inputs, when that is met for
     the second time, and replayed; inside torch.compile, torch.export and other graphs it is not. A
     caller's autocast changes nothing.
-
-    Attributes:
-        config: The head's.
-        reads_pixels: The head's.
-        decoder: The fused decoder.
     """
 
     def __init__(
@@ -65,10 +60,9 @@ class FusedHead(nn.Module):
         features: TowerFeatures,
         size: tuple[int, int] | None = None,
     ) -> Tensor:
-        """Depth of each view; see ``DepthHead.forward``.
+        """As ``DepthHead.forward``.
 
         Raises:
-            FeaturesError: See ``DepthHead.forward``.
             KernelError: A gradient is needed, or Triton was asked for and cannot run.
         """
         return self.estimate(features, size).metres
@@ -76,11 +70,7 @@ class FusedHead(nn.Module):
     def forward_with_confidence(
         self, features: TowerFeatures, size: tuple[int, int] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """As ``forward``, and how sure it is; see ``DepthHead.forward_with_confidence``.
-
-        Raises:
-            HeadMismatchError: The head was made without ``config.confidence``.
-        """
+        """As ``DepthHead.forward_with_confidence``."""
         return with_confidence(self.estimate(features, size))
 
     def estimate(

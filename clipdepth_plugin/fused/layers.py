@@ -24,15 +24,13 @@ Activation = Literal["relu", "gelu"]
 class After(nn.Module):
     """What follows a convolution and could not be folded into it or done by its op.
 
-    Attributes:
-        norm: Whether a group norm comes first, then the residual and the activation.
-        relu: Whether the op itself is to apply the ReLU.
+    A group norm, where there is one, then the residual and the activation. ``relu``: the op itself
+    is to apply the ReLU.
     """
 
     def __init__(
         self, norm: nn.GroupNorm | None, activation: Activation | None, packing: Packing
     ) -> None:
-        """``activation`` None: none."""
         super().__init__()
         self.norm, self.activation = norm is not None, activation
         self.relu = activation == "relu" and norm is None
@@ -57,7 +55,6 @@ class Conv(nn.Module):
     """
 
     def __init__(self, folded: Folded, activation: Activation | None, packing: Packing) -> None:
-        """``activation`` None: none."""
         super().__init__()
         self.weight, self.bias = packing.pack(folded.weight), packing.pack(folded.bias)
         self.after = After(folded.norm, activation, packing)

@@ -17,13 +17,9 @@ from clipdepth_plugin.errors import KernelError
 
 @dataclass(frozen=True)
 class Folded:
-    """A convolution with what follows it folded in, as far as that is exact.
+    """A convolution with what follows it folded in: (O, I, kernel, kernel) and (O,), float64.
 
-    Attributes:
-        weight: (O, I, kernel, kernel), float64.
-        bias: (O,), float64.
-        norm: The group norm that runs after it, or None: its statistics depend on the map, so that
-            it cannot be folded.
+    A group norm runs after it: its statistics depend on the map, so that it cannot be folded.
     """
 
     weight: Tensor
@@ -38,42 +34,25 @@ def exact(x: Tensor) -> Tensor:
 
 
 def fold(conv: nn.Conv2d, norm: nn.Module | None = None) -> Folded:
-    """A convolution and the norm after it as one convolution.
-
-    Raises:
-        KernelError: A norm that is neither batch nor group norm, or that keeps no statistics.
-    """
+    """A convolution and the norm after it as one convolution."""
     weight = exact(conv.weight)
     bias = weight.new_zeros(conv.out_channels) if conv.bias is None else exact(conv.bias)
     if norm is None or isinstance(norm, nn.Identity | nn.GroupNorm):
         return Folded(weight, bias, norm if isinstance(norm, nn.GroupNorm) else None)
-    if not isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm):
+    if not isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm) or norm.running_mean is None:
         raise KernelError(
-            f"head.fused() folds batch norms and keeps group norms; this head has a "
-            f"{type(norm).__name__}: run the plain head"
+            "head.fused() folds batch norms by their running statistics and keeps group norms; "
+            f"this head has a {norm}: run the plain head"
         )
-    if norm.running_mean is None or norm.running_var is None:
-        raise KernelError(
-            "head.fused() folds batch norms by their running statistics; this head has one without "
-            "(track_running_stats=False): run the plain head"
-        )
-    scale = (exact(norm.running_var) + norm.eps).rsqrt()
-    if norm.affine:
-        scale = scale * exact(norm.weight)
-    bias = (bias - exact(norm.running_mean)) * scale
-    if norm.affine:
-        bias = bias + exact(norm.bias)
+    assert norm.running_var is not None
+    scale = (exact(norm.running_var) + norm.eps).rsqrt() * exact(norm.weight)
+    bias = (bias - exact(norm.running_mean)) * scale + exact(norm.bias)
     return Folded(weight * scale[:, None, None, None], bias)
 
 
 @dataclass(frozen=True)
 class Upsampling:
-    """A linear map that doubles the size: each position becomes a block of 2 x 2.
-
-    Attributes:
-        weight: (C, I, 2, 2), float64.
-        bias: (C, 2, 2), float64.
-    """
+    """A linear map from each position to a block of 2 x 2: (C, I, 2, 2), (C, 2, 2), float64."""
 
     weight: Tensor
     bias: Tensor
@@ -82,8 +61,7 @@ class Upsampling:
     def of_transposed(cls, conv: nn.ConvTranspose2d) -> Upsampling:
         """A transposed 2x2 convolution of stride 2."""
         assert conv.bias is not None
-        weight_ICab = exact(conv.weight)
-        bias_C = exact(conv.bias)
+        weight_ICab, bias_C = exact(conv.weight), exact(conv.bias)
         return cls(weight_ICab.transpose(0, 1), bias_C[:, None, None].expand(-1, 2, 2))
 
     @classmethod

@@ -12,8 +12,9 @@ import torch
 from clipdepth_plugin.environment import describe_environment
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.latency.intervals import Comparison, check_rounds, compare, median_interval
+from clipdepth_plugin.latency.report import make_verdict
 from clipdepth_plugin.latency.resources import count_gflops, count_parameters, peak_mib
-from clipdepth_plugin.latency.rounds import Samples, nothing, run_rounds
+from clipdepth_plugin.latency.rounds import Samples, Timer, nothing, run_rounds, timer_for
 from clipdepth_plugin.latency.schema import (
     Added,
     Audit,
@@ -24,9 +25,7 @@ from clipdepth_plugin.latency.schema import (
     Settings,
 )
 from clipdepth_plugin.latency.subject import Subject
-from clipdepth_plugin.latency.timers import Timer, timer_for
 from clipdepth_plugin.latency.variants import Entry, audit_entries
-from clipdepth_plugin.latency.verdict import make_verdict
 
 STANDS_ALONE: tuple[Scope, ...] = ("head", "separate")
 """Scopes whose cost is their whole time, not a difference from a baseline."""

@@ -1,4 +1,4 @@
-"""Baselines: the passes that depth is added to, of a host's tower and of the prefill around it.
+"""Passes that depth is compared with: a host's tower, its prefill, a separate depth network.
 
 Axes: B views, H W pixels, T tokens of the prompt.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,13 +24,7 @@ before its first token. ``whole``: any other forward of the host, for callers of
 
 @dataclass(frozen=True)
 class Baseline:
-    """One pass of a host, or of a part of it.
-
-    Attributes:
-        scope: Of what it is a pass.
-        call: Runs it.
-        tokens: Length of the prompt, where there is one.
-    """
+    """One pass of a host, or of a part of it; ``tokens``: of its prompt, where there is one."""
 
     scope: BaselineScope
     call: Callable[[], object] = field(repr=False)
@@ -38,16 +32,7 @@ class Baseline:
 
 
 def make_pixels(tower: Tower, batch: int, size: tuple[int, int] | None = None) -> Tensor:
-    """(B, 3, H, W) random pixels, on the tower's device and in its dtype.
-
-    Args:
-        tower: Of the host.
-        batch: B.
-        size: (H, W); None takes the tower's own.
-
-    Raises:
-        BenchError: No size is given, and the tower does not know its own.
-    """
+    """(B, 3, H, W) random pixels, on the tower's device, in its dtype and (by default) size."""
     size = size or tower.image_size
     if size is None:
         raise BenchError(f"the tower {tower} does not know its input size: give one (--size)")
@@ -57,11 +42,7 @@ def make_pixels(tower: Tower, batch: int, size: tuple[int, int] | None = None) -
 
 
 def tower_baseline(tower: Tower, pixels_B3HW: Tensor) -> Baseline:
-    """A pass of the tower alone, run once here as a check.
-
-    Raises:
-        BenchError: The tower needs more than pixels, or can't run at this size.
-    """
+    """A pass of the tower alone, run once here as a check."""
     arguments: dict[str, Any] = {}
     size = tuple(pixels_B3HW.shape[-2:])
     problem, advice = _not_from(tower.module, "(B, 3, H, W) pixels")
@@ -82,16 +63,7 @@ def has_prefill(model: nn.Module) -> bool:
 
 
 def prefill_baseline(model: nn.Module, pixels_B3HW: Tensor, text_tokens: int = 32) -> Baseline:
-    """A multimodal model's pass over a prompt: the picture's tokens, then text.
-
-    Args:
-        model: A transformers model with ``get_image_features``.
-        pixels_B3HW: One picture for each row of the prompt.
-        text_tokens: Tokens beside those of the picture.
-
-    Raises:
-        BenchError: The model needs more than token ids and pixels; says what to do.
-    """
+    """A transformers model's pass over prompts: a picture's tokens in each, and text tokens."""
     token = _image_token(model)
     text_config = getattr(getattr(model, "config", None), "text_config", None)
     vocabulary = getattr(text_config, "vocab_size", None)
@@ -155,3 +127,33 @@ def _failures_as_errors(problem: str, advice: str) -> Iterator[None]:
         yield
     except Exception as error:  # models raise almost anything on inputs that do not suit them
         raise BenchError(f"{problem} ({type(error).__name__}: {error}); {advice}") from error
+
+
+def depth_anything_v2_small() -> nn.Module:
+    """Depth Anything V2, small (arXiv 2406.09414), with random weights: 24.8 M parameters.
+
+    transformers' default config is that of this size.
+    """
+    from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model: nn.Module = DepthAnythingForDepthEstimation(DepthAnythingConfig())
+    return model.eval()
+
+
+def separate_passes(sizes: Iterable[int], like_B3HW: Tensor) -> dict[str, Callable[[], object]]:
+    """Name -> a pass of the separate network, for each size; resizing is not counted.
+
+    The square pictures have ``like_B3HW``'s batch, device and dtype.
+    """
+    sizes = tuple(sizes)
+    if not sizes:
+        return {}
+    network = depth_anything_v2_small().to(like_B3HW)
+
+    def pass_of(size: int) -> Callable[[], object]:
+        pixels_B3HW = torch.randn(len(like_B3HW), 3, size, size).to(like_B3HW)
+        return lambda: network(pixel_values=pixels_B3HW)
+
+    return {f"Depth-Anything-V2-S at {size}": pass_of(size) for size in sizes}

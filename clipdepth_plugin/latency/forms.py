@@ -19,12 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """One row of the table.
+    """One row of the table: why a device can't run it, and how it is made.
 
-    Attributes:
-        obstacle: Why a device can't run it; None where it can.
-        make: Makes it of a plain head in eval mode; shares no state that a measurement changes.
-        costly: Takes minutes to prepare on a CPU: measured there only on request.
+    ``costly``: takes minutes to prepare on a CPU, and is measured there only on request.
     """
 
     obstacle: Callable[[torch.device], str | None]
@@ -64,12 +61,7 @@ FORMS: dict[str, Form] = {
 def choose_forms(asked: tuple[str, ...], device: torch.device) -> tuple[str, ...]:
     """The forms to measure, in the table's order.
 
-    Args:
-        asked: Names; empty takes all that the device can run, on a CPU without the costly ones.
-        device: Where they run.
-
-    Raises:
-        BenchError: An unknown name, or a requested form that the device can't run.
+    None asked: all that the device can run, on a CPU without the costly ones.
     """
     for name in asked:
         if name not in FORMS:

@@ -26,13 +26,7 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interval:
-    """A median with its bootstrap 95% interval.
-
-    Attributes:
-        median: Of the values.
-        low: Lower end.
-        high: Upper end.
-    """
+    """A median with the ends of its bootstrap 95% interval."""
 
     median: float
     low: float
@@ -57,13 +51,9 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A variant against its baseline, paired round by round.
+    """A variant against its baseline, paired round by round; the difference is in seconds.
 
-    Attributes:
-        difference: Variant minus baseline, seconds.
-        ratio: Variant over baseline.
-        significant: Whether the difference exceeds the noise floor; where not, only the upper end
-            of its interval means something.
+    Where it is not significant, only the upper end of its interval means something.
     """
 
     difference: Interval
@@ -72,25 +62,13 @@ class Comparison:
 
 
 def check_rounds(rounds: int) -> None:
-    """Refuses too few rounds for a 95% interval.
-
-    Raises:
-        BenchError: Fewer than ``MIN_ROUNDS``.
-    """
+    """Raises a BenchError for fewer rounds than ``MIN_ROUNDS``."""
     if rounds < MIN_ROUNDS:
         raise BenchError(f"{rounds} rounds: a 95% interval of a median needs {MIN_ROUNDS} or more")
 
 
 def median_interval(values: Values, *, seed: int = 0) -> Interval:
-    """The median and its bootstrap 95% interval.
-
-    Args:
-        values: (rounds,), one independent value for each round.
-        seed: Of the resampling.
-
-    Raises:
-        BenchError: Fewer than ``MIN_ROUNDS`` values, or one that is not finite.
-    """
+    """The median of (rounds,) independent values, and its bootstrap 95% interval."""
     count = len(values)
     check_rounds(count)
     if not np.isfinite(values).all():
@@ -107,14 +85,6 @@ def compare(variant: Values, baseline: Values, control: Values | None = None) ->
     The control is the baseline timed once more in the same rounds; its difference from the
     baseline is noise. An effect is significant if its interval excludes zero and is narrower than
     twice its median, and its median exceeds every value in the control's interval.
-
-    Args:
-        variant: (rounds,) seconds.
-        baseline: (rounds,) seconds, of the same rounds.
-        control: (rounds,) seconds of the baseline's second timing, or None where there is none.
-
-    Raises:
-        BenchError: Too few rounds.
     """
     difference = median_interval(variant - baseline)
     significant = difference.above_noise

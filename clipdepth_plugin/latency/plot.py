@@ -11,11 +11,7 @@ _COLOURS = {"separate": "tab:gray", "tower": "tab:orange"}
 
 
 def write_plot(path: Path, audit: Audit) -> None:
-    """Writes a PNG or SVG file, by its suffix; bars below the noise floor are hatched.
-
-    Raises:
-        DepthFileError: It can't be written.
-    """
+    """Writes a PNG or SVG file, by its suffix; bars below the noise floor are hatched."""
     import matplotlib as mpl
     from matplotlib.figure import Figure as Picture
 

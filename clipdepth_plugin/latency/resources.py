@@ -38,12 +38,8 @@ def peak_mib(variants: Sequence[Variant], device: torch.device) -> dict[str, flo
 def peak_bytes(call: Callable[[], object], device: torch.device | str = "cpu") -> int | None:
     """Bytes that a call needs at its peak, above what is allocated before it.
 
-    Args:
-        call: Called once; it should have run before, so that nothing is loaded or compiled in it.
-        device: Where it computes.
-
-    Returns:
-        On CUDA by the allocator; on a Linux CPU by the resident set, to a page. None elsewhere.
+    On CUDA by the allocator; on a Linux CPU by the resident set, to a page. None elsewhere. The
+    call should have run before, so that nothing is loaded or compiled in it.
     """
     device = torch.device(device)
     if device.type == "cuda":
@@ -98,11 +94,8 @@ def count_gflops(call: Callable[[], object]) -> float:
     By torch's counter: matrix products and convolutions, no element-wise operations.
     """
     # The counter knows attention on every device only where it is written out as products.
-    with (
-        FlopCounterMode(display=False) as counter,
-        sdpa_kernel([SDPBackend.MATH]),
-        torch.no_grad(),
-    ):
+    counter = FlopCounterMode(display=False)
+    with counter, sdpa_kernel([SDPBackend.MATH]), torch.no_grad():
         call()
     return int(counter.get_total_flops()) / 1e9
 

@@ -8,17 +8,68 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from clipdepth_plugin.errors import BenchError
-from clipdepth_plugin.latency.timers import Timer
 
 Samples = dict[str, NDArray[np.float64]]
 """Variant -> seconds, one for each round, in the order of the rounds."""
+
+Timer = Callable[[Callable[[], object]], float]
+"""Seconds that a call takes, until everything that it started is done."""
+
+
+def wall_timer(
+    now: Callable[[], float] = time.perf_counter, synchronise: Callable[[], object] = lambda: None
+) -> Timer:
+    """Wall-clock time, in seconds, from an idle device to an idle device."""
+
+    def seconds(call: Callable[[], object]) -> float:
+        synchronise()
+        start = now()
+        call()
+        synchronise()
+        return now() - start
+
+    return seconds
+
+
+def cuda_timer(device: torch.device) -> Timer:
+    """Time between two CUDA events on the current stream.
+
+    The first event is recorded on an idle stream, so that launching counts as far as the GPU
+    waits for it. Work on other streams counts if the current one waits for it.
+    """
+
+    def seconds(call: Callable[[], object]) -> float:
+        with torch.cuda.device(device):
+            start = torch.cuda.Event(enable_timing=True)
+            end = torch.cuda.Event(enable_timing=True)
+            torch.cuda.synchronize()
+            start.record()
+            call()
+            end.record()
+            torch.cuda.synchronize()
+            milliseconds: float = start.elapsed_time(end)
+            return milliseconds / 1000.0
+
+    return seconds
+
+
+def timer_for(device: torch.device | str) -> Timer:
+    """CUDA events on a GPU, the wall clock elsewhere, synchronised on other accelerators."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return cuda_timer(device)
+    if device.type == "cpu":
+        return wall_timer()
+    return wall_timer(synchronise=torch.accelerator.synchronize)
 
 
 def nothing() -> None:
@@ -27,14 +78,7 @@ def nothing() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One of the calls that are compared.
-
-    Attributes:
-        name: Names its times.
-        call: What is timed.
-        before: Prepares each call (installs hooks), untimed.
-        after: Undoes it, untimed, also after an error.
-    """
+    """One of the calls that are compared; ``before`` and ``after`` each call are not timed."""
 
     name: str
     call: Callable[[], object]
@@ -60,18 +104,9 @@ def run_rounds(
     seed: int = 0,
     advance: Callable[[], object] = nothing,
 ) -> Samples:
-    """Times the variants, interleaved.
+    """Times every variant once a round, after ``warmup`` untimed calls of each.
 
-    Args:
-        variants: What is compared; their names differ.
-        rounds: Timed rounds, each of which runs every variant once.
-        timer: Times one call.
-        warmup: Untimed calls of each variant before the first round.
-        seed: Of the random orders.
-        advance: Called after each round, for a progress bar.
-
-    Raises:
-        BenchError: No round, or two variants of one name.
+    ``advance`` is called after each round, for a progress bar.
     """
     names = [variant.name for variant in variants]
     if rounds < 1 or len(set(names)) != len(names):

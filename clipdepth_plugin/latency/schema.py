@@ -116,11 +116,7 @@ class Audit(Strict):
     """The result in sentences."""
 
     def figure(self, name: str) -> Figure:
-        """The figure of that name.
-
-        Raises:
-            KeyError: There is none.
-        """
+        """The figure of that name."""
         return {figure.name: figure for figure in self.figures}[name]
 
     def memory_noise_mib(self, baseline: str) -> float | None:

@@ -29,14 +29,9 @@ ScopeChoice = Literal["auto", "tower", "prefill"]
 
 @dataclass(frozen=True)
 class Subject:
-    """A host, and what of it is measured.
+    """A host, its pixels as the tower takes them, and what of it is measured.
 
-    Attributes:
-        label: Its name in the report.
-        model: The host.
-        tower: Its tower.
-        pixels_B3HW: (B, 3, H, W) as the tower takes them.
-        baselines: Passes that depth is added to; the first is the tower's.
+    ``baselines``: passes that depth is added to; the first is the tower's.
     """
 
     label: str

@@ -35,7 +35,7 @@ def check_fit(head: DepthHead | FusedHead, tower: Tower, *, other_tower: bool = 
     if not isinstance(head, nn.Module) or not isinstance(config, HeadConfig):
         raise HeadMismatchError(
             f"the head is {_shown(head)}, expected a DepthHead: load_head('demo') of "
-            "clipdepth_plugin.weights.shipped, DepthHead.from_pretrained(folder or hub id), or "
+            "clipdepth_plugin.shipped, DepthHead.from_pretrained(folder or hub id), or "
             "DepthHead.for_host(host)"
         )
     if config.width != tower.width:

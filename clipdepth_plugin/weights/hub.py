@@ -1,7 +1,4 @@
-"""Saving and loading heads: folders of config.json, model.safetensors and a model card.
-
-A folder is local or on the hub, as huggingface_hub's mixin has it; weights are safetensors only.
-"""
+"""Saving and loading heads: folders of config.json, model.safetensors and a model card."""
 
 from __future__ import annotations
 
@@ -77,13 +74,9 @@ class HubMixin(
     ) -> str | None:
         """Writes config.json, model.safetensors and a model card into a folder.
 
-        Everything is written into a hidden folder inside first, so a save that fails while
-        writing leaves what was there, or no folder where there was none. The files are then
-        moved to their places one by one; a save that is killed between two of these moves leaves
-        new files beside old ones.
-
-        A model card that is there is replaced if an earlier save wrote it, and kept if it was
-        edited or is someone else's.
+        Everything is written into a hidden folder first and then moved file by file: a save that
+        fails while writing leaves what was there. A model card that an earlier save wrote is
+        replaced, an edited one is kept.
 
         Args:
             save_directory: The folder; made where it is missing.
@@ -105,8 +98,7 @@ class HubMixin(
         state = {name: value.detach().contiguous() for name, value in self.state_dict().items()}
         with new_files(folder, HeadFileError) as temporary:
             # Not save_file: it makes files that only their owner may read.
-            weights = save(state, metadata={"format": "pt"})
-            (temporary / WEIGHTS_FILE).write_bytes(weights)
+            (temporary / WEIGHTS_FILE).write_bytes(save(state, metadata={"format": "pt"}))
             text = self.config.model_dump_json(indent=2) + "\n"
             (temporary / CONFIG_FILE).write_text(text, encoding="utf-8")
             if _may_replace(folder / CARD_FILE):
@@ -118,11 +110,7 @@ class HubMixin(
 
 
 def _fetch(source: str, file: str, options: dict[str, Any]) -> Path:
-    """A file of a head: in its folder, or downloaded from the hub.
-
-    Raises:
-        HeadFileError: There is no such folder or hub id, or the download failed.
-    """
+    """A file of a head: in its folder, or downloaded from the hub."""
     if Path(source).is_dir():
         return Path(source) / file
     try:
@@ -136,26 +124,15 @@ def _fetch(source: str, file: str, options: dict[str, Any]) -> Path:
 
 
 def _read_config(path: Path, source: str) -> HeadConfig:
-    """The config of a saved head.
-
-    Raises:
-        HeadFileError: It is missing, or not the config of a head.
-    """
+    """The config of a saved head; a HeadFileError where it is missing or not one."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise HeadFileError(
-            f"{source}: no {CONFIG_FILE} there; is this a head's folder?"
-        ) from error
     except OSError as error:
-        raise HeadFileError(f"{path}: the file could not be read: {error}") from error
+        raise HeadFileError(
+            f"{source}: no {CONFIG_FILE} there that can be read ({error}): is this a head's folder?"
+        ) from error
     except ValueError as error:  # bad UTF-8 or bad JSON
         raise HeadFileError(f"{source}: {CONFIG_FILE} is not valid JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise HeadFileError(
-            f"{source}: {CONFIG_FILE} holds {json.dumps(config)[:80]}, not a JSON object: it is "
-            "not the config of a depth head"
-        )
     try:
         return HeadConfig.model_validate(_with_former_defaults(config))
     except ValidationError as error:
@@ -164,13 +141,12 @@ def _read_config(path: Path, source: str) -> HeadConfig:
         ) from error
 
 
-def _with_former_defaults(config: dict[str, Any]) -> dict[str, Any]:
+def _with_former_defaults(config: Any) -> Any:
     """A saved config, with the fields that it lacks at their defaults, not at its preset's values.
 
-    A head is saved with all fields of its time, ``provenance`` among them: one that is missing is
-    newer, and its default is what heads computed before it existed.
+    A head is saved with all fields, ``provenance`` among them: one that is missing is newer.
     """
-    if "provenance" not in config:  # written by hand
+    if not isinstance(config, dict) or "provenance" not in config:  # written by hand
         return config
     newer = {
         name: field.get_default(call_default_factory=True)
@@ -181,44 +157,33 @@ def _with_former_defaults(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors file.
-
-    Raises:
-        HeadFileError: Missing, truncated or no safetensors file.
-    """
-    if not path.is_file():
-        raise HeadFileError(f"{path}: no such file")
+    """Tensors of a .safetensors file; a HeadFileError if it is missing or none."""
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise HeadFileError(
-            f"{path}: truncated or not a safetensors file ({error}); get or save it again"
+            f"{path}: missing, truncated or no safetensors file ({error}); get or save it again"
         ) from error
 
 
 def load_weights(head: nn.Module, state: dict[str, Tensor], source: Path | str) -> None:
-    """Loads a state dict into a head, every tensor checked before any is copied.
-
-    Raises:
-        HeadFileError: A key is missing or unexpected, or its tensor is of another shape, not of
-            floats where the head has floats, or not finite; names them.
-    """
+    """Loads a state dict into a head, every tensor checked before any is copied."""
     own = head.state_dict()
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = [
-        f"{name} {tuple(state[name].shape)} (expected {tuple(own[name].shape)})"
-        for name in own.keys() & state.keys()
-        if own[name].shape != state[name].shape
-    ]
-    both = sorted(name for name in own.keys() & state.keys() if own[name].is_floating_point())
-    whole = [f"{name} {state[name].dtype}" for name in both if not state[name].is_floating_point()]
-    wild = [] if whole else [name for name in both if not bool(state[name].isfinite().all())]
+    both = sorted(own.keys() & state.keys())
+    floats = [name for name in both if own[name].is_floating_point()]
     problems = {
         "missing": missing,
         "unexpected": unexpected,
-        "of another shape": sorted(shapes),
-        "not of floats": whole,
-        "not finite (NaN or infinite)": wild,
+        "of another shape": [
+            f"{name} {tuple(state[name].shape)} (expected {tuple(own[name].shape)})"
+            for name in both
+            if own[name].shape != state[name].shape
+        ],
+        "not of floats": [
+            f"{name} {state[name].dtype}" for name in floats if not state[name].is_floating_point()
+        ],
+        "not finite (NaN or infinite)": [n for n in floats if not bool(state[n].isfinite().all())],
     }
     for what, names in problems.items():
         if names:
@@ -229,9 +194,4 @@ def load_weights(head: nn.Module, state: dict[str, Tensor], source: Path | str) 
 
 def _may_replace(card: Path) -> bool:
     """Whether there is no card, or an unedited one that a save wrote."""
-    try:
-        return is_unedited(card.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return True
-    except UnicodeDecodeError:
-        return False
+    return not card.exists() or is_unedited(card.read_text(encoding="utf-8", errors="replace"))

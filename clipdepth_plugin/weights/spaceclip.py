@@ -21,8 +21,7 @@ from clipdepth_plugin.weights.hub import load_weights, read_safetensors
 
 # Tower weights that a checkpoint may carry beside the head's.
 _TOWER_PREFIXES = ("clip_vision_model.", "vision_model.")
-# Their name -> ours in the decoder; {i} is a stage. What follows ("weight", "running_mean") is
-# the same in both.
+# Their name -> ours in the decoder; {i} is a stage. "weight", "running_mean" and so on follow.
 _NAMES: dict[str, str] = {
     "film_param_generators.{i}.0": "semantic.film.{i}.mlp.0",
     "film_param_generators.{i}.2": "semantic.film.{i}.mlp.2",
@@ -92,13 +91,11 @@ def load_spaceclip(
 def _read(path: Path) -> Mapping[str, Any]:
     if path.suffix == ".safetensors":
         return read_safetensors(path)
-    if not path.is_file():
-        raise HeadFileError(f"{path}: no such file")
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise HeadFileError(
-            f"{path}: truncated, or not a checkpoint that loads with weights_only: {error}"
+            f"{path}: missing, truncated, or no checkpoint that loads with weights_only: {error}"
         ) from error
     if not isinstance(loaded, Mapping):
         raise HeadFileError(f"{path}: holds a {type(loaded).__name__}, expected a state dict")
@@ -115,11 +112,7 @@ def _unwrap(state: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _rename(state: Mapping[str, Any], source: str) -> dict[str, Tensor]:
-    """Our names for theirs, without the tower's.
-
-    Raises:
-        HeadFileError: A key has no place in the head, or is no tensor.
-    """
+    """Our names for theirs, without the tower's."""
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
         theirs = key
@@ -166,17 +159,15 @@ def _infer_config(
         return len({m[1] for key in state if (m := re.match(pattern, key))})
 
     stages = count(r"fusion\.(\d+)\.")
-    first = shape("semantic.projections.0.weight")
     film = any(key.startswith("semantic.film.") for key in state)
-    structural = any(key.startswith("structural.") for key in state)
     return HeadConfig(
-        width=first[1],
+        width=shape("semantic.projections.0.weight")[1],
         semantic_levels=tuple(semantic_levels),
         structural_levels=tuple(structural_levels),
         channels=tuple(shape(f"semantic.projections.{i}.weight")[0] for i in range(stages)),
         film=film,
         film_hidden=shape("semantic.film.0.mlp.0.weight")[0] if film else 256,
-        structural=structural,
+        structural=any(key.startswith("structural.") for key in state),
         auxiliary=count(r"auxiliary\.(\d+)\."),
         context=context,  # type: ignore[arg-type]  # pydantic checks the literal
         activation="relu",

@@ -29,8 +29,7 @@ from clipdepth_plugin.latency.forms import FORMS
 from clipdepth_plugin.latency.intervals import median_interval
 from clipdepth_plugin.latency.report import describe, markdown_table
 from clipdepth_plugin.latency.resources import keep_freed_memory
-from clipdepth_plugin.latency.rounds import Variant, run_rounds
-from clipdepth_plugin.latency.timers import Timer, timer_for
+from clipdepth_plugin.latency.rounds import Timer, Variant, run_rounds, timer_for
 from clipdepth_plugin.precision import imitates_bfloat16
 from tests.benchmarks.kernel_cases import Case, head_case, op_cases, random_head, tensors_of
 

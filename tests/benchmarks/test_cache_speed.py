@@ -22,8 +22,7 @@ from clipdepth_plugin import DepthHead, DepthPlugin, HeadConfig
 from clipdepth_plugin.data.ahead import map_ahead
 from clipdepth_plugin.features import TowerFeatures, one_size
 from clipdepth_plugin.latency.intervals import Interval, median_interval
-from clipdepth_plugin.latency.rounds import Variant, run_rounds
-from clipdepth_plugin.latency.timers import wall_timer
+from clipdepth_plugin.latency.rounds import Variant, run_rounds, wall_timer
 from clipdepth_plugin.training.batches import FeatureBatch
 from clipdepth_plugin.training.config_file import check_config
 from clipdepth_plugin.training.session import make_accelerator

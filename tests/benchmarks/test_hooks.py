@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, DepthPlugin, attach
 from clipdepth_plugin.latency.intervals import Comparison, Interval, compare, median_interval
-from clipdepth_plugin.latency.rounds import Variant, run_rounds
-from clipdepth_plugin.latency.timers import wall_timer
+from clipdepth_plugin.latency.rounds import Variant, run_rounds, wall_timer
 
 
 def interleaved(

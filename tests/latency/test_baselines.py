@@ -16,6 +16,7 @@ from clipdepth_plugin.adapters.loading.config import BUILT_IN
 from clipdepth_plugin.adapters.towers import choose_tower, find_towers
 from clipdepth_plugin.errors import BenchError
 from clipdepth_plugin.latency.baselines import (
+    depth_anything_v2_small,
     has_prefill,
     make_pixels,
     prefill_baseline,
@@ -23,7 +24,6 @@ from clipdepth_plugin.latency.baselines import (
 )
 from clipdepth_plugin.latency.forms import FORMS, choose_forms
 from clipdepth_plugin.latency.resources import count_gflops, count_parameters
-from clipdepth_plugin.latency.separate import depth_anything_v2_small
 
 MakeHost = Callable[[str], nn.Module]
 CPU = torch.device("cpu")

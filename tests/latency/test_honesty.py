@@ -19,8 +19,7 @@ from clipdepth_plugin.latency.intervals import (
     compare,
     median_interval,
 )
-from clipdepth_plugin.latency.rounds import Samples, Variant, run_rounds
-from clipdepth_plugin.latency.timers import Timer, wall_timer
+from clipdepth_plugin.latency.rounds import Samples, Timer, Variant, run_rounds, wall_timer
 
 HOST, HEAD = 0.100, 0.006
 SEEDS, ROUNDS = 200, 20

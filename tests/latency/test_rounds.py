@@ -16,8 +16,7 @@ from clipdepth_plugin.latency.intervals import (
     compare,
     median_interval,
 )
-from clipdepth_plugin.latency.rounds import Variant, orders, run_rounds
-from clipdepth_plugin.latency.timers import wall_timer
+from clipdepth_plugin.latency.rounds import Variant, orders, run_rounds, wall_timer
 
 
 def test_every_variant_runs_once_a_round_and_between_its_before_and_after() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from clipdepth_plugin.latency.resources import peak_bytes
-from clipdepth_plugin.latency.timers import timer_for, wall_timer
+from clipdepth_plugin.latency.rounds import timer_for, wall_timer
 
 
 def test_the_wall_clock_starts_and_stops_with_an_idle_device() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from clipdepth_plugin.latency.audit import Method
-from clipdepth_plugin.latency.timers import wall_timer
+from clipdepth_plugin.latency.rounds import wall_timer
 
 
 @dataclass
