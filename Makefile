@@ -35,7 +35,6 @@ WORKERS ?= 2
 BENCH_JSON ?=
 # Some two minutes; BENCH_ONLY= times everything, the token cache too.
 BENCH_ONLY ?= -k "not from_the_cache"
-MACHINE := from clipdepth_plugin.environment import machine_slug; print(machine_slug())
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,7 +50,7 @@ test-transformers: $(READY) ## host tests under transformers 4.57, 5.5 and the n
 
 bench: $(READY) ## two minutes of timed benchmarks, in results/ as JSON (PYTEST_ARGS="--benchmark-compare=FILE")
 	@json=$(BENCH_JSON); \
-	test -n "$$json" || json=results/benchmarks_$$($(BIN)/python -c '$(MACHINE)')_$$(date -u +%F).json; \
+	test -n "$$json" || json=results/benchmarks_$$(date -u +%F).json; \
 	$(BIN)/pytest tests/benchmarks --benchmark-enable --benchmark-only --benchmark-max-time=0.5 \
 		--benchmark-json="$$json" $(BENCH_ONLY) $(PYTEST_ARGS) && echo "written: $$json"
 
