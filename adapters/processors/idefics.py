@@ -15,13 +15,14 @@ from clipdepth_plugin.adapters.processors.registry import Read, register, sized
 from clipdepth_plugin.adapters.processors.tiles import grid_of
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
+from clipdepth_plugin.maps.tiling import ViewRule
 
 # Idefics 3 never makes an image larger, whatever its settings.
 _IDEFICS3_LIMIT = 4096
 
 
 @dataclass(frozen=True)
-class Quarters:
+class Quarters(ViewRule):
     """Idefics 2's: the image resized between bounds, where ``split`` after its four quarters."""
 
     label: ClassVar[str] = "between a shortest and a longest edge"
@@ -50,14 +51,13 @@ class Quarters:
 
 
 @dataclass(frozen=True)
-class LongestSideGrid:
+class LongestSideGrid(ViewRule):
     """Idefics 3's and SmolVLM's: the long side to ``longest``, all to whole tiles, overview last.
 
     The shape is not quite kept, as both sides are rounded up to tiles.
     """
 
     label: ClassVar[str] = "a grid of tiles and an overview"
-    pads_behind: ClassVar[bool] = False
     tile: int
     longest: int
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from clipdepth_plugin.adapters.processors.registry import Read, register, sized
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
+from clipdepth_plugin.maps.tiling import ViewRule
 
 _DEFAULTS: dict[str, Any] = {
     "pan_and_scan_min_crop_size": 256,
@@ -22,11 +23,10 @@ _DEFAULTS: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class PanAndScan:
+class PanAndScan(ViewRule):
     """Gemma 3's: the overview, then crops along the long side of a lengthy image."""
 
     label: ClassVar[str] = "an overview and crops"
-    pads_behind: ClassVar[bool] = False
     size: Size
     min_crop: int
     max_crops: int

@@ -13,16 +13,16 @@ from typing import ClassVar, Literal
 
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
+from clipdepth_plugin.maps.tiling import ViewRule
 
 Half = Literal["even", "down"]
 
 
 @dataclass(frozen=True)
-class Squash:
+class Squash(ViewRule):
     """The whole image, stretched to ``size``."""
 
     label: ClassVar[str] = "squashed"
-    pads_behind: ClassVar[bool] = False
     size: Size
 
     def views(self, image_size: Size) -> ImageViews:
@@ -31,7 +31,7 @@ class Squash:
 
 
 @dataclass(frozen=True)
-class ShortestSide:
+class ShortestSide(ViewRule):
     """The short side resized to ``to``, then a crop of ``size`` from the middle.
 
     Attributes:
@@ -40,7 +40,6 @@ class ShortestSide:
     """
 
     label: ClassVar[str] = "resized by the short side and cropped"
-    pads_behind: ClassVar[bool] = False
     size: Size
     to: int
     half: Half = "even"
@@ -59,11 +58,10 @@ class ShortestSide:
 
 
 @dataclass(frozen=True)
-class PadToSquare:
+class PadToSquare(ViewRule):
     """Padded to a square, the odd pixel behind, then stretched to ``size``: LLaVA's ``do_pad``."""
 
     label: ClassVar[str] = "padded to a square"
-    pads_behind: ClassVar[bool] = False
     size: Size
 
     def views(self, image_size: Size) -> ImageViews:
@@ -76,7 +74,7 @@ class PadToSquare:
 
 
 @dataclass(frozen=True)
-class Fit:
+class Fit(ViewRule):
     """Resized to fit into ``size`` with its shape kept, then padded.
 
     Attributes:
@@ -87,7 +85,6 @@ class Fit:
     """
 
     label: ClassVar[str] = "fitted and padded"
-    pads_behind: ClassVar[bool] = False
     size: Size
     align: Literal["start", "middle", "end"]
     round_down: bool = False

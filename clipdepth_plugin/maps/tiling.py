@@ -27,7 +27,7 @@ class ViewRule(Protocol):
     """
 
     label: ClassVar[str]
-    pads_behind: ClassVar[bool]
+    pads_behind: ClassVar[bool] = False
 
     def views(self, image_size: Size) -> ImageViews:
         """The views of an image of this size."""
