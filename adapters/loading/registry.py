@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clipdepth_plugin.adapters.discovery import import_siblings
-from clipdepth_plugin.adapters.loading.folder import check_no_head, read_config
 from clipdepth_plugin.errors import HostError
 
 if TYPE_CHECKING:
@@ -17,15 +18,8 @@ if TYPE_CHECKING:
     from clipdepth_plugin.adapters.preprocessing import Preprocessing
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """What a library gives.
-
-    Attributes:
-        model: The host.
-        preprocessing: What its image processor says, where the library knows.
-        label: What reports call it; None for the spec.
-    """
+class Loaded(NamedTuple):
+    """The host, what its image processor says, and what reports call it (None: its spec)."""
 
     model: nn.Module
     preprocessing: Preprocessing | None = None
@@ -56,6 +50,7 @@ class Library:
     folder_key: str | None = None
 
 
+_HEAD_KEYS = frozenset({"semantic_levels", "structural_levels", "film_hidden"})
 _LIBRARIES: dict[str, Library] = {}
 
 
@@ -99,13 +94,56 @@ def _folder_loader(folder: Path) -> Load:
         marked = library.folder_file and (folder / library.folder_file).is_file()
         if library.load_folder is not None and marked:
             return library.load_folder
-    config = read_config(folder)
+    config = _read_config(folder)
     for library in _LIBRARIES.values():
         if library.load_folder is not None and library.folder_key in config:
             return library.load_folder
-    check_no_head(folder, config)
+    if config.keys() >= _HEAD_KEYS:
+        raise HostError(f"host {folder}: this is a depth head, not a host; use --head for it")
     keys = " nor ".join(one.folder_key for one in _LIBRARIES.values() if one.folder_key)
     raise HostError(
         f"host {folder}: config.json has neither {keys}, so it is unknown which library saved "
         "this model"
     )
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise HostError(
+            f"host {folder}: no config.json and no open_clip_config.json in this folder; give "
+            "one that save_pretrained (transformers), open_clip or timm wrote"
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise HostError(f"host {path}: not a readable JSON file ({error})") from error
+    if not isinstance(config, dict):
+        raise HostError(f"host {path}: expected a JSON object, got a {type(config).__name__}")
+    return config
+
+
+def require_safetensors(folder: str, *names: str) -> None:
+    """Refuses a folder without one of these files: pickles can run code when loaded.
+
+    Raises:
+        HostError: None of them is there.
+    """
+    if any(Path(folder, name).is_file() for name in names):
+        return
+    others = sorted(
+        path.name
+        for path in Path(folder).iterdir()
+        if path.suffix in (".bin", ".pt", ".pth", ".ckpt")
+    )
+    found = f"it has {', '.join(others)}, which are pickles and not read" if others else "none"
+    raise HostError(
+        f"host {folder}: no weights in {' or '.join(names)}: {found}. Save the model with "
+        "safetensors, or ask for random weights"
+    )
+
+
+def did_you_mean(name: str, known: Sequence[str], otherwise: str) -> str:
+    """The end of a message for an unknown name: the known ones nearest to it."""
+    close = difflib.get_close_matches(name, known, n=3)
+    return f"did you mean {', '.join(close)}?" if close else f"see {otherwise}"

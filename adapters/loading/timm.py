@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from clipdepth_plugin.adapters.loading.folder import require_safetensors
-from clipdepth_plugin.adapters.loading.registry import Library, Loaded, register
+from clipdepth_plugin.adapters.loading.registry import (
+    Library,
+    Loaded,
+    did_you_mean,
+    register,
+    require_safetensors,
+)
 from clipdepth_plugin.errors import HostError
-
-if TYPE_CHECKING:
-    pass
 
 
 def load_named(name: str, random_weights: bool) -> Loaded:
@@ -19,11 +17,8 @@ def load_named(name: str, random_weights: bool) -> Loaded:
     import timm
 
     if ":" not in name and not timm.is_model(name.partition(".")[0]):
-        close = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise HostError(
-            f"host 'timm:{name}': timm knows no such model"
-            + (f"; did you mean {', '.join(close)}?" if close else "; see timm.list_models()")
-        )
+        hint = did_you_mean(name, timm.list_models(), "timm.list_models()")
+        raise HostError(f"host 'timm:{name}': timm knows no such model; {hint}")
     return Loaded(timm.create_model(name, pretrained=not random_weights))
 
 
@@ -32,7 +27,7 @@ def load_folder(name: str, random_weights: bool) -> Loaded:
     import timm
 
     if not random_weights:
-        require_safetensors(Path(name), "model.safetensors")
+        require_safetensors(name, "model.safetensors")
     return Loaded(timm.create_model(f"local-dir:{name}", pretrained=not random_weights))
 
 
