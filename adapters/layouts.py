@@ -44,16 +44,7 @@ class TowerCall(NamedTuple):
 
 
 def require(call: TowerCall, name: str, count: int | None = None) -> Tensor:
-    """A tower's argument that its layout cannot be known without.
-
-    Args:
-        call: The call.
-        name: The argument's name.
-        count: Length that it must have, where that is known.
-
-    Raises:
-        NoDepthError: The tower was not given it, or in another length.
-    """
+    """A tower's argument that its layout cannot be known without; ``count``: its length."""
     value = call.arguments.get(name)
     if value is None:
         raise NoDepthError(
@@ -64,33 +55,6 @@ def require(call: TowerCall, name: str, count: int | None = None) -> Tensor:
     if count is not None and len(tensor) != count:
         raise NoDepthError(f"{name} has {len(tensor)} entries for {count} pictures")
     return tensor
-
-
-class TokenLayout(ABC):
-    """The layout of one pass.
-
-    Attributes:
-        views: Its views in order, neighbours of one size together. The lists that the methods
-            return go with them.
-    """
-
-    views: tuple[Views, ...]
-
-    @abstractmethod
-    def tokens(self, levels: Mapping[int, Tensor]) -> list[dict[int, Tensor]]:
-        """The patch tokens (B, N, D) in blocks' raw outputs, by level.
-
-        Raises:
-            NoDepthError: An output is not laid out so.
-        """
-
-    @abstractmethod
-    def class_tokens(self, x: Tensor) -> list[Tensor]:
-        """The raw class tokens (B, D) in an output that ``tokens`` took."""
-
-    @abstractmethod
-    def pixels(self, pixels: Tensor) -> list[Tensor]:
-        """The views' pixels (B, 3, H, W) in the patch embedding's input."""
 
 
 class LayoutRule(ABC):
@@ -125,18 +89,23 @@ class LayoutRule(ABC):
         """
 
 
-class PlainLayout(TokenLayout):
-    """One row of tokens for each view: prefix tokens, then all patches of one grid."""
+class PlainLayout:
+    """One row of tokens for each view: prefix tokens, then all patches of one grid.
+
+    Attributes:
+        views: The views in order, neighbours of one size together. The lists that the methods
+            return go with them.
+    """
 
     def __init__(
         self, views: Views, num_prefix_tokens: int = 0, *, sequence_first: bool = False
     ) -> None:
-        self.views = (views,)
+        self.views: tuple[Views, ...] = (views,)
         self._prefix = num_prefix_tokens
         self._sequence_first = sequence_first
 
     def tokens(self, levels: Mapping[int, Tensor]) -> list[dict[int, Tensor]]:
-        """See ``TokenLayout``."""
+        """The patch tokens (B, N, D) in blocks' raw outputs, by level."""
         (views,) = self.views
         grid_h, grid_w = views.grid
         expected, tokens = (views.count, self._prefix + grid_h * grid_w), {}
@@ -153,11 +122,11 @@ class PlainLayout(TokenLayout):
         return [tokens]
 
     def class_tokens(self, x: Tensor) -> list[Tensor]:
-        """See ``TokenLayout``."""
+        """The raw class tokens (B, D) in an output that ``tokens`` took."""
         return [x[0] if self._sequence_first else x[:, 0]]
 
     def pixels(self, pixels: Tensor) -> list[Tensor]:
-        """See ``TokenLayout``."""
+        """The views' pixels (B, 3, H, W) in the patch embedding's input."""
         return [pixels]
 
 
@@ -180,18 +149,15 @@ class ViewTokens:
     class_row: int | None = None
 
 
-class GatheredLayout(TokenLayout):
-    """Views that lie anywhere in a raw output: cropped, packed, padded or in another order."""
+class GatheredLayout:
+    """Views that lie anywhere in a raw output: cropped, packed, padded or in another order.
+
+    Made of the shapes that a raw output may have, without its width, and of its views in order.
+    """
 
     def __init__(
         self, shapes: Sequence[tuple[int, ...]], view_tokens: Sequence[ViewTokens]
     ) -> None:
-        """Groups neighbours of one size.
-
-        Args:
-            shapes: The shapes that a raw output may have, without its width.
-            view_tokens: Where its views lie, in order.
-        """
         if not view_tokens:
             raise NoDepthError("the host's pictures were padding alone: there is no view")
         runs = itertools.groupby(view_tokens, key=lambda one: (one.grid, one.pixel_size))
@@ -201,7 +167,7 @@ class GatheredLayout(TokenLayout):
         self._rows = [torch.stack([one.rows_N for one in run]) for _, run in self._runs]
 
     def tokens(self, levels: Mapping[int, Tensor]) -> list[dict[int, Tensor]]:
-        """See ``TokenLayout``."""
+        """See ``PlainLayout``."""
         for level, x in levels.items():
             if tuple(x.shape[:-1]) not in self._shapes:
                 expected = " or ".join(str((*shape, "width")) for shape in self._shapes)
@@ -215,17 +181,21 @@ class GatheredLayout(TokenLayout):
         ]
 
     def class_tokens(self, x: Tensor) -> list[Tensor]:
-        """See ``TokenLayout``."""
+        """See ``PlainLayout``."""
         return [
             _rows(x)[torch.tensor([one.class_row for one in run], device=x.device)]
             for _, run in self._runs
         ]
 
     def pixels(self, pixels: Tensor) -> list[Tensor]:
-        """See ``TokenLayout``."""
+        """See ``PlainLayout``."""
         return [torch.stack([one.pixels(pixels) for one in run]) for _, run in self._runs]
 
 
 def _rows(x: Tensor) -> Tensor:
     """A raw output (R, D)."""
     return x.reshape(-1, x.shape[-1])
+
+
+TokenLayout = PlainLayout | GatheredLayout
+"""The layout of one pass."""

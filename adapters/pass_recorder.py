@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipdepth_plugin.adapters.graphs import in_cuda_graph
+from clipdepth_plugin.adapters.hooks import in_cuda_graph
 from clipdepth_plugin.adapters.layouts import TowerCall
 from clipdepth_plugin.adapters.passes import NOT_FIRED, TowerPass, Wanted
 from clipdepth_plugin.adapters.prompts import Conversation

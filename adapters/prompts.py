@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from clipdepth_plugin.adapters.graphs import in_cuda_graph
+from clipdepth_plugin.adapters.hooks import in_cuda_graph
 
 # transformers says "cache" from 5.24 on; before, it said the others.
 _CACHES = ("cache", "past_key_values", "past_key_value", "cache_params")

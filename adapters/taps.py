@@ -16,8 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from clipdepth_plugin.adapters.graphs import in_cuda_graph
-from clipdepth_plugin.adapters.hooks import Hook, Registration
+from clipdepth_plugin.adapters.hooks import Hook, Registration, in_cuda_graph
 from clipdepth_plugin.adapters.host_watch import watching
 from clipdepth_plugin.adapters.layouts import POSITIONS, TowerCall
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
@@ -69,7 +68,7 @@ class Taps:
         self._recorder = recorder
         self.owner = owner
         self._parameters = parameters_of(tower.module)
-        self._reads = recorder.wanted.rule.reads
+        self._reads = tower.rule.reads
         self._on_tower = list(self._tower_hooks())
         self._on_host = list(watching(host, tower, recorder, owner))
         self._handles: list[RemovableHandle] = []
@@ -129,7 +128,7 @@ class Taps:
         for module in _padders(tower):
             yield module.register_forward_pre_hook, Hook(self.owner, self._on_picture), {}
         yield tower.patch_embed.register_forward_hook, Hook(self.owner, self._on_patch_embed), {}
-        if wanted.rule.proves:
+        if tower.rule.proves:
             yield first, Hook(self.owner, self._on_first_block), {"with_kwargs": True}
         for level in wanted.levels:
             hook = _LevelHook(self.owner, self._recorder, level)

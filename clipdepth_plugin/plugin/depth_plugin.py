@@ -109,7 +109,7 @@ class DepthPlugin(DepthReading, nn.Module):
         self.preprocessing = host_preprocessing(host, self.tower, processor)
         config = head.config
         context = config.context if config.film else None
-        wanted = Wanted.of(self.tower, config.levels, context, pixels=head.reads_pixels)
+        wanted = Wanted(self.tower, config.levels, context, head.reads_pixels)
         make_pass = functools.partial(DepthPass, Reader(head, self.preprocessing))
         self._recorder = PassRecorder(wanted, make_pass)
         self._taps = Taps(host, self.tower, self._recorder, owner=head)

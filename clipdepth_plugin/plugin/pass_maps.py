@@ -132,7 +132,7 @@ class PassMaps(TowerPass):
     def at_input(self, natives: list[Tensor]) -> list[Tensor]:
         """The maps (B, 1, H, W) of each of ``views``: the caller's to write into."""
         with torch.inference_mode(False):
-            maps = at_pixels(natives, self.views, self._wanted.patch_size)
+            maps = at_pixels(natives, self.views, self._wanted.tower.patch_size)
             return [map_B1HW.clone() for map_B1HW in maps]
 
     def only(self, maps: list[Tensor], instead: str) -> Tensor:
@@ -152,10 +152,10 @@ class PassMaps(TowerPass):
     def placed(self, natives: list[Tensor], place: Place, join: Join) -> Tensor | list[Tensor]:
         """The maps where ``place`` says; joined by ``join`` where images have several views."""
         if isinstance(place, list):
-            patch_size = self._wanted.patch_size
+            patch_size = self._wanted.tower.patch_size
             return [m.clone() for m in in_images(natives, self.views, patch_size, place, join)]
         if place is not None:
-            return at_size(natives, self.views, self._wanted.patch_size, place).clone()
+            return at_size(natives, self.views, self._wanted.tower.patch_size, place).clone()
         return _as_one(self.at_input(natives))
 
     def place(self, size: Size | None, original_sizes: Size | Sequence[Size] | None) -> Place:
@@ -172,7 +172,7 @@ class PassMaps(TowerPass):
                 "a Preprocessing that says how they are made"
             )
         sizes = parse_sizes(original_sizes, "original_sizes")
-        return arrange(sizes, known.known_rules(), self._sizes, self._wanted.patch_size)
+        return arrange(sizes, known.known_rules(), self._sizes, self._wanted.tower.patch_size)
 
     def in_images(self, images: list[ImageViews], intrinsics: Cameras | None) -> list[Tensor]:
         """(C, H, W) of each image: metres, and behind them confidence where the head has it."""
@@ -196,7 +196,7 @@ class PassMaps(TowerPass):
         if not trains and not torch.compiler.is_compiling():
             check_finite(natives)
         natives = self.scaled(natives, None, intrinsics, focal_px)
-        return _as_one(at_pixels(natives, self.views, self._wanted.patch_size))
+        return _as_one(at_pixels(natives, self.views, self._wanted.tower.patch_size))
 
     def _read(self) -> list[DepthEstimate]:
         """The maps of each of ``views`` at the head's native size, computed once."""
