@@ -8,8 +8,8 @@ Axes: B views, N tokens, (h, w) patch grid, H W pixels.
 
 from __future__ import annotations
 
-import functools
 import math
+import operator
 from dataclasses import dataclass
 
 import torch
@@ -135,7 +135,7 @@ class PlainRule(LayoutRule):
             (bottom - top, right - left),
             (end_h - top * patch_h, end_w - left * patch_w),
             rows_hw.flatten() + offset + self.num_prefix_tokens,
-            functools.partial(_crop, index=index, area=area),
+            operator.itemgetter((index, ..., *area)),
             offset,
         )
 
@@ -162,10 +162,6 @@ def _real(mask: Tensor, name: str) -> Tensor:
             "attention scores marks no patches; give it as bool"
         )
     return real
-
-
-def _crop(pixels_B3HW: Tensor, index: int, area: tuple[slice, slice]) -> Tensor:
-    return pixels_B3HW[index, :, *area]
 
 
 def _box(mask_hw: Tensor, index: int) -> tuple[int, int, int, int]:

@@ -7,6 +7,7 @@ side are paired in their order where there are as many of each.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from torch import nn
@@ -57,7 +58,7 @@ def find_skeletons(model: nn.Module) -> tuple[list[Skeleton], list[Misfit]]:
         if isinstance(fit, str):
             misfits.append(Misfit(embedding.path, fit))
         else:
-            skeletons.append(Skeleton(_common_path(embedding.path, fit.path), embedding, fit))
+            skeletons.append(Skeleton(common_path(embedding.path, fit.path), embedding, fit))
     return skeletons, misfits
 
 
@@ -67,8 +68,11 @@ def _groups(
     """Patch embeddings that have the same lists equally near, and those lists; nearest first."""
     groups: dict[tuple[int, ...], tuple[list[PatchEmbedding], list[BlockList]]] = {}
     for embedding in embeddings:
-        shared, near = _nearest(embedding.path, lists)
-        group, _ = groups.setdefault((-shared, *map(id, near)), ([], near))
+        paths = [common_path(embedding.path, blocks.path) for blocks in lists]
+        shared = [len(path.split(".")) if path else 0 for path in paths]
+        longest = max(shared, default=0)
+        near = [blocks for blocks, n in zip(lists, shared, strict=True) if n == longest]
+        group, _ = groups.setdefault((-longest, *map(id, near)), ([], near))
         group.append(embedding)
     return [groups[key] for key in sorted(groups, key=lambda key: key[0])]
 
@@ -112,7 +116,9 @@ def _pair(
 
 def _unreadable(fit: BlockList, near: list[BlockList]) -> str | None:
     """Why a list's blocks are not a tower's levels one after the other; None where they are."""
-    if _runs_on_maps(fit):
+    # Tokens stay maps (B, h, w, D) where blocks cut windows: those say their size.
+    blocks = map(unwrapped, fit.blocks)
+    if any(isinstance(getattr(block, "window_size", None), int) for block in blocks):
         return (
             f"feeds blocks that attend within windows of maps ({fit.path}, as SAM's), not on rows "
             "of tokens"
@@ -127,30 +133,10 @@ def _unreadable(fit: BlockList, near: list[BlockList]) -> str | None:
     return None
 
 
-def _runs_on_maps(block_list: BlockList) -> bool:
-    """Whether tokens stay maps (B, h, w, D): blocks that cut windows say their size."""
-    blocks = map(unwrapped, block_list.blocks)
-    return any(isinstance(getattr(block, "window_size", None), int) for block in blocks)
-
-
-def _nearest(path: str, lists: list[BlockList]) -> tuple[int, list[BlockList]]:
-    """The lists that share the longest common path with ``path``, and how long that is."""
-    shared = [len(_common_parts(path, blocks.path)) for blocks in lists]
-    longest = max(shared, default=0)
-    return longest, [b for b, n in zip(lists, shared, strict=True) if n == longest]
-
-
-def _common_parts(first: str, second: str) -> list[str]:
-    parts = []
-    for one, other in zip(first.split("."), second.split("."), strict=False):
-        if one != other:
-            break
-        parts.append(one)
-    return parts
-
-
-def _common_path(first: str, second: str) -> str:
-    return ".".join(_common_parts(first, second))
+def common_path(first: str, second: str) -> str:
+    """The path of the deepest module that holds both."""
+    pairs = zip(first.split("."), second.split("."), strict=False)
+    return ".".join(one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def modules_around(model: nn.Module, path: str) -> list[nn.Module]:

@@ -52,8 +52,8 @@ class TowerTraits:
     """
 
     family: str
-    num_prefix_tokens: int
-    has_class_token: bool
+    num_prefix_tokens: int = 0
+    has_class_token: bool = False
     pooled: PooledTap | None = field(default=None, repr=False)
     preprocessing: Preprocessing | None = None
     image_size: tuple[int, int] | None = None

@@ -10,13 +10,13 @@ Axes: I images, K tiles of each, T tokens of a tile, N = h * w of them its patch
 
 from __future__ import annotations
 
-import functools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from clipdepth_plugin.adapters import traits
 from clipdepth_plugin.adapters.families.registry import register
@@ -63,7 +63,7 @@ class MllamaRule(LayoutRule):
                 grid,
                 (height, width),
                 torch.arange(patches) + tile * length + 1,
-                functools.partial(_pixels, index=tile),
+                operator.itemgetter(tile),
                 tile * length,
             )
             for tile in real_IK.flatten().nonzero().flatten().tolist()
@@ -71,14 +71,8 @@ class MllamaRule(LayoutRule):
         return GatheredLayout([(len(real_IK), tiles * length)], view_tokens)
 
 
-def _pixels(pixels_B3HW: Tensor, index: int) -> Tensor:
-    return pixels_B3HW[index]
-
-
 @register
-def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
-    """TowerTraits of the tower, or None if it is of another family."""
-    tower_any: Any = tower
+def _read(tower: Any, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
     tiled = {"aspect_ratio_ids", "aspect_ratio_mask"} <= {*traits.parameters_of(tower)}
     if not (tiled and hasattr(tower, "global_transformer")):
         return None
@@ -88,5 +82,5 @@ def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits
         has_class_token=True,
         image_size=traits.image_size_of(tower),
         rule=MllamaRule(),
-        more_blocks=tuple(tower_any.global_transformer.layers),
+        more_blocks=tuple(tower.global_transformer.layers),
     )

@@ -8,9 +8,10 @@ Axes: B views, R packed tokens, N = h * w patch tokens, H W pixels.
 
 from __future__ import annotations
 
-import functools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,26 +56,19 @@ class PixtralRule(LayoutRule):
         for index, size in enumerate(sizes):
             grid = size[0] // self.patch_size[0], size[1] // self.patch_size[1]
             rows_N = torch.arange(grid[0] * grid[1]) + start
-            pixels = functools.partial(_pixels, index=index, size=size)
+            pixels = operator.itemgetter((index, ..., slice(size[0]), slice(size[1])))
             view_tokens.append(ViewTokens(grid, size, rows_N, pixels))
             start += len(rows_N)
         return GatheredLayout([(1, start)], view_tokens)
 
 
-def _pixels(pixels_B3HW: Tensor, index: int, size: Size) -> Tensor:
-    return pixels_B3HW[index, :, : size[0], : size[1]]
-
-
 @register
-def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
-    """TowerTraits of the tower, or None if it is of another family."""
+def _read(tower: Any, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
     patch_conv = getattr(tower, "patch_conv", None)
     if not isinstance(patch_conv, nn.Conv2d) or "image_sizes" not in traits.parameters_of(tower):
         return None
     height, width_ = (int(side) for side in patch_conv.kernel_size)
     return traits.TowerTraits(
         "hf_pixtral",
-        num_prefix_tokens=0,
-        has_class_token=False,
         rule=PixtralRule((height, width_)),
     )

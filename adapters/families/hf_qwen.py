@@ -200,21 +200,17 @@ def _grows(turns_2hwC: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @register
-def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
-    """TowerTraits of the tower, or None if it is of another family."""
+def _read(tower: Any, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
     merge = getattr(tower, "spatial_merge_size", None)
     proj = getattr(getattr(tower, "patch_embed", None), "proj", None)
     if not ("grid_thw" in traits.parameters_of(tower) and isinstance(merge, int)):
         return None
     if not isinstance(proj, nn.Conv3d):
         return None
-    tower_any: Any = tower
     frames, patch_h, patch_w = (int(side) for side in proj.kernel_size)
     windowed = hasattr(tower, "fullatt_block_indexes")
-    window = tower_any.window_size // merge // patch_h if windowed else None
+    window = tower.window_size // merge // patch_h if windowed else None
     return traits.TowerTraits(
         "hf_qwen",
-        num_prefix_tokens=0,
-        has_class_token=False,
         rule=QwenRule((patch_h, patch_w), frames, merge, window),
     )

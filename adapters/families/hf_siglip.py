@@ -90,17 +90,13 @@ class NaflexRule(LayoutRule):
 
 
 @register
-def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
-    """TowerTraits of the tower, or None if it is of another family."""
+def _read(tower: Any, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
     if traits.model_type_of(tower) not in _MODEL_TYPES:
         return None
-    tower_any: Any = tower
-    pools = hasattr(tower_any.head, "probe") if hasattr(tower, "head") else False
+    pools = hasattr(tower.head, "probe") if hasattr(tower, "head") else False
     return traits.TowerTraits(
         "hf_siglip",
-        num_prefix_tokens=0,
-        has_class_token=False,
-        pooled=traits.PooledTap(tower_any.head, traits.as_is) if pools else None,
+        pooled=traits.PooledTap(tower.head, traits.as_is) if pools else None,
         preprocessing=traits.published(tower, HALF_NORMALISATION),
         image_size=traits.image_size_of(tower),
         rule=_naflex(tower),
