@@ -46,15 +46,6 @@ def check_same_tower(
     the hash of that dtype. Where nothing is recorded there is nothing to check; where the weights
     can't be checked (quantised, on the meta device) that is logged, and so is a tower that is the
     right one but for what PEFT put beside its weights (LoRA) since.
-
-    Args:
-        tower: The tower.
-        recorded: ``tower_hashes`` of the one the head was trained on.
-        name: Its name.
-        other_tower: Take another tower, and log it.
-
-    Raises:
-        HeadMismatchError: The weights are others.
     """
     if not recorded:
         return

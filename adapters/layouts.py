@@ -82,11 +82,7 @@ class LayoutRule(ABC):
 
     @abstractmethod
     def resolve(self, call: TowerCall) -> TokenLayout:
-        """The layout of a pass.
-
-        Raises:
-            NoDepthError: The arguments say something that this rule does not understand.
-        """
+        """The layout of a pass."""
 
 
 class PlainLayout:

@@ -43,9 +43,6 @@ def frames(
 
     Returns:
         (B, 3, H, W) float32, (rgb / 255 - mean) / std, and where each lies in its picture.
-
-    Raises:
-        ImageError: A picture is not RGB; ``load_image`` gives RGB.
     """
     pixels_B3HW = torch.empty(len(images), 3, *preprocessing.size)
     geometries = []

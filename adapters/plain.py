@@ -141,11 +141,7 @@ class PlainRule(LayoutRule):
 
 
 def _real(mask: Tensor, name: str) -> Tensor:
-    """Where a mask of the tower's says that patches are real, in the mask's own shape.
-
-    Raises:
-        NoDepthError: It leaves parts out, and its name or its numbers do not say which.
-    """
+    """Where a mask of the tower's says that patches are real, in the mask's own shape."""
     padding = _MARKS_PADDING in name
     if not padding and name not in _MARKS_REAL:
         if not bool((mask == 1).all()):

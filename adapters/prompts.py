@@ -78,13 +78,7 @@ class Conversation:
         return length > self._before and not any(cache is one for one in self._without)
 
     def forward(self, kwargs: dict[str, Any], *, afresh: bool, picture: bool) -> None:
-        """A forward starts, of which ``goes_on`` has been asked.
-
-        Args:
-            kwargs: Of it.
-            afresh: Whether it is a new prompt.
-            picture: Whether the tower has run for it already.
-        """
+        """A forward starts, of which ``goes_on`` has been asked."""
         if torch.compiler.is_compiling():
             return
         cache, before = _cache_of(kwargs), self._length or 0

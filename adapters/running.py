@@ -23,29 +23,14 @@ class TowerRunner:
     """A tower as a function; what it looks up in the tower is kept between calls."""
 
     def __init__(self, tower: Tower, taps: Taps, recorder: PassRecorder) -> None:
-        """Looks at the tower when it first runs.
-
-        Args:
-            tower: The tower.
-            taps: Its taps, installed or not; they stay as they were.
-            recorder: Theirs.
-        """
+        """Looks at the tower when it first runs."""
         self._tower = tower
         self._taps = taps
         self._recorder = recorder
         self._state = _TowerState(tower.module)
 
     def run(self, pixels_B3HW: Tensor, tower_kwargs: dict[str, Any]) -> TowerPass:
-        """One tower pass without a graph; seen by no other recorder.
-
-        Args:
-            pixels_B3HW: (B, 3, H, W), normalised as the tower takes them; carried to its device
-                and dtype.
-            tower_kwargs: Passed on to the tower.
-
-        Raises:
-            NoDepthError: The tower ran without its hooks.
-        """
+        """One tower pass without a graph; seen by no other recorder."""
         tower, recorder = self._tower, self._recorder
         early = leaving_early(recorder, allowed=self._may_leave_early(tower_kwargs))
         self._taps.install(watch=False)

@@ -82,14 +82,7 @@ class Taps:
         return bool(self._handles)
 
     def install(self, *, watch: bool = True) -> None:
-        """Puts the hooks on, all or none; to be undone by one ``remove`` for each ``install``.
-
-        Args:
-            watch: Whether to watch the host, too, for prompts without a picture.
-
-        Raises:
-            HeadMismatchError: Another plug-in leaves out what is wanted.
-        """
+        """Puts the hooks on, all or none; to be undone by one ``remove`` for each ``install``."""
         with self._lock:
             check_not_left_out(self._tower, self._recorder.wanted)
             try:

@@ -103,11 +103,6 @@ def choose_tower(model: nn.Module, path: str | None = None) -> Tower:
         model: The host.
         path: Module path of the tower, of its block list, or of a module around it. A tower
             at just that path comes before those inside.
-
-    Raises:
-        TowerNotFoundError: None was found, none is at that path, or several are and the choice
-            is open. Says what was found instead.
-        HostError: The host is no torch module.
     """
     towers, misfits = _find(model)
     name = type(model).__name__

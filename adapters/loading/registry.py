@@ -55,22 +55,14 @@ _LIBRARIES: dict[str, Library] = {}
 
 
 def register(scheme: str, library: Library) -> None:
-    """Registers a library by what stands before the colon of its hosts' names.
-
-    Raises:
-        ValueError: The scheme is registered already.
-    """
+    """Registers a library by what stands before the colon of its hosts' names."""
     if scheme in _LIBRARIES:
         raise ValueError(f"two libraries of the scheme {scheme!r}")
     _LIBRARIES[scheme] = library
 
 
 def loader_of(spec: str) -> tuple[Load, str]:
-    """The function that loads a host, and the name or folder to give it.
-
-    Raises:
-        HostError: No such scheme or folder, or one of an unknown kind.
-    """
+    """The function that loads a host, and the name or folder to give it."""
     import_siblings(__name__, __file__)
     scheme, _, name = spec.partition(":")
     library = _LIBRARIES.get(scheme)
@@ -124,11 +116,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def require_safetensors(folder: str, *names: str) -> None:
-    """Refuses a folder without one of these files: pickles can run code when loaded.
-
-    Raises:
-        HostError: None of them is there.
-    """
+    """Refuses a folder without one of these files: pickles can run code when loaded."""
     if any(Path(folder, name).is_file() for name in names):
         return
     others = sorted(

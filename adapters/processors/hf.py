@@ -45,11 +45,7 @@ _KNOWN = frozenset(
 
 
 def from_processor(processor: Any) -> Preprocessing:
-    """Reads an image or video processor, a processor that has them, or its dict.
-
-    Raises:
-        HostError: It does not say what is needed; names what is missing.
-    """
+    """Reads an image or video processor, a processor that has them, or its dict."""
     inner = getattr(processor, "image_processor", processor)
     given = _fields(inner)
     name = str(

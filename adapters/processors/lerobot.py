@@ -14,12 +14,7 @@ from clipdepth_plugin.adapters.structure import modules_around
 
 
 def from_policy(host: nn.Module, path: str = "") -> Preprocessing | None:
-    """How a policy prepares pictures; None where no config says.
-
-    Args:
-        host: The policy, or a module around it.
-        path: Of the tower in it; the policy lies on the way.
-    """
+    """How a policy prepares pictures; None where no config says."""
     on_the_way = (*modules_around(host, path), host.get_submodule(path))
     said = (_said_by(getattr(module, "config", None)) for module in on_the_way)
     return next((one for one in said if one is not None), None)

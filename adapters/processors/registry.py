@@ -53,9 +53,6 @@ def register(*classes: str, options: str = "") -> Callable[[Reader], Reader]:
         classes: Names of transformers' classes, without "Fast" or "Pil"; none for the reader of
             all that nobody registers.
         options: The settings that it reads, with spaces between.
-
-    Raises:
-        ValueError: A class is registered already.
     """
 
     def add(read: Reader) -> Reader:

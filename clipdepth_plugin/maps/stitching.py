@@ -53,9 +53,6 @@ def paste(tiles: Sequence[Tensor], overview_1HW: Tensor | None = None) -> Tensor
 
     Returns:
         (1, H, W); NaN where no view sees the image.
-
-    Raises:
-        HostError: There are no views, or their sizes differ.
     """
     _check_sizes(tiles, overview_1HW)
     return _paste(tiles, overview_1HW, torch.lerp)
@@ -109,11 +106,7 @@ def _paste(
 
 
 def _weight(seen_1HW: Tensor) -> Tensor:
-    """(H, W) how much a tile counts: 1 in its middle, less towards sides where the image goes on.
-
-    Args:
-        seen_1HW: What the tile sees, a rectangle.
-    """
+    """(H, W) how much a tile counts: 1 in its middle, less where the image goes on."""
     rows, columns = (seen_1HW[0].any(dim=axis).nonzero().flatten() for axis in (1, 0))
     band = _FADE * min(len(rows), len(columns))
     ramps = []

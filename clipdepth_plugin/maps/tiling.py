@@ -47,9 +47,6 @@ def arrange(
         rules: The host's, at least one.
         seen: (H, W) of each view that the tower saw.
         patch: (H, W) of a patch: towers may leave out a view's last, incomplete ones.
-
-    Raises:
-        HostError: None of the rules fits what was seen, or several do and differ.
     """
     tried = [_try(rule, sizes, seen, patch) for rule in rules]
     fitting = [attempt for attempt in tried if attempt.fits]

@@ -51,12 +51,7 @@ class Reader:
     _said: bool = False
 
     def say_assumed(self, size: Size, where: str = "") -> None:
-        """Says which camera is assumed where none is given: once, and not in compiled code.
-
-        Args:
-            size: (H, W) of a view.
-            where: Which views' camera is not known; empty for all.
-        """
+        """Says which camera is assumed where none is given: once, and not in compiled code."""
         focal = self.head.config.focal_at(size)
         if focal is None or self._said or torch.compiler.is_compiling():
             return
@@ -120,11 +115,7 @@ class PassMaps(TowerPass):
         ]
 
     def log_scales(self) -> list[Tensor]:
-        """Native maps (B, 1, h, w) of each of ``views``: log of the error's scale.
-
-        Raises:
-            HeadMismatchError: The head has none.
-        """
+        """Native maps (B, 1, h, w) of each of ``views``: log of the error's scale."""
         if not self._reader.head.config.confidence:
             raise HeadMismatchError(NO_CONFIDENCE)
         return [one.log_scale for one in self._read() if one.log_scale is not None]
@@ -136,11 +127,7 @@ class PassMaps(TowerPass):
             return [map_B1HW.clone() for map_B1HW in maps]
 
     def only(self, maps: list[Tensor], instead: str) -> Tensor:
-        """The maps of views of one size.
-
-        Raises:
-            NoDepthError: They are of several.
-        """
+        """The maps of views of one size."""
         if len(maps) > 1:
             sizes = ", ".join(f"{h} x {w}" for h, w in (views.pixel_size for views in self.views))
             raise NoDepthError(
