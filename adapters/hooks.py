@@ -11,11 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 
 class Hook:
-    """A hook that a copied, pickled or saved host carries as a no-op of the standard library.
-
-    Attributes:
-        owner: Whose hook it is: tells two plug-ins on one tower apart.
-    """
+    """A hook that a copied or saved host carries as a no-op; ``owner`` tells two plug-ins apart."""
 
     def __init__(self, owner: object, call: Callable[..., None]) -> None:
         self.owner = owner

@@ -84,8 +84,7 @@ def check_same_tower(
 def _is_recorded(tensors: list[Tensor], recorded: Mapping[str, str]) -> bool:
     """Whether the tensors, as they are, may be those recorded.
 
-    Casts that lose nothing alone are tried: else a tower would pass that was trained further by
-    less than a cast rounds away.
+    Only casts that lose nothing are tried: others would hide further training that they round away.
     """
     for name, expected in recorded.items():
         if casts := _CASTS.get(name):

@@ -1,8 +1,7 @@
 """How a tower's raw block outputs become each view's row-major tokens.
 
 A ``LayoutRule`` knows a kind of tower. From what the tower was called with it makes the
-``TokenLayout`` of one pass, when that pass is read: hooks keep references and never wait for a
-device.
+``TokenLayout`` of one pass, when that pass is read: hooks never wait for a device.
 
 Axes: B views, N = h * w patch tokens, T those and prefix tokens, D width, R rows of a raw output
 with its axes before D flattened, H W pixels.
@@ -163,7 +162,6 @@ class GatheredLayout:
         self._rows = [torch.stack([one.rows_N for one in run]) for _, run in self._runs]
 
     def tokens(self, levels: Mapping[int, Tensor]) -> list[dict[int, Tensor]]:
-        """See ``PlainLayout``."""
         for level, x in levels.items():
             if tuple(x.shape[:-1]) not in self._shapes:
                 expected = " or ".join(str((*shape, "width")) for shape in self._shapes)
@@ -177,14 +175,12 @@ class GatheredLayout:
         ]
 
     def class_tokens(self, x: Tensor) -> list[Tensor]:
-        """See ``PlainLayout``."""
         return [
             _rows(x)[torch.tensor([one.class_row for one in run], device=x.device)]
             for _, run in self._runs
         ]
 
     def pixels(self, pixels: Tensor) -> list[Tensor]:
-        """See ``PlainLayout``."""
         return [torch.stack([one.pixels(pixels) for one in run]) for _, run in self._runs]
 
 

@@ -1,7 +1,6 @@
 """The parts of a vision tower, found by structure: patch embeddings and lists of blocks.
 
-Names are looked at only to recognise attention ("attn", "attention") and a linear map of patches
-("patch").
+Names tell only attention ("attn", "attention") and a linear map of patches ("patch").
 """
 
 from __future__ import annotations
@@ -21,12 +20,8 @@ class PatchEmbedding:
     """The module that makes patch tokens of RGB pictures, or of patches that the host has cut.
 
     Attributes:
-        path: Module path.
-        module: A convolution of pictures; one of videos or a linear map, where patches come cut.
-        width: D.
         patch_size: (height, width) of a patch in pixels.
-        packed: Whether it maps patches that are cut already, so that it says nothing of their
-            order.
+        packed: Whether it maps patches that are cut already: it says nothing of their order.
         padding: (above and below, left and right) pixels that it puts around a picture.
     """
 

@@ -80,8 +80,7 @@ class Forward:
 
     Attributes:
         running: The pass that taps write into now.
-        arguments: Of the forward that has begun, those that its layout rule reads; taken over by
-            the pass that its patch embedding begins.
+        arguments: What the layout rule reads, until the patch embedding begins a pass.
         picture: Shape of the pictures before the patch embedding's own module pads them, or None.
         leave: Whether to leave the tower once the pass is complete.
     """
@@ -93,7 +92,7 @@ class Forward:
 
 
 class _PrivateRuns(threading.local):
-    """Recorders that run a tower for a caller of their own now, in this thread, innermost last."""
+    """Recorders whose tower a caller runs alone now, in this thread, innermost last."""
 
     def __init__(self) -> None:
         self.stack: list[tuple[PassRecorder, list[TowerPass]]] = []
@@ -118,13 +117,7 @@ MakePass = Callable[[Wanted, TowerCall, bool], TowerPass]
 
 
 class PassRecorder:
-    """Routes what the taps see to the thread and task that runs the tower.
-
-    Attributes:
-        wanted: What is tapped.
-        attached: Whether the host's own passes become ``last``.
-        thread: What belongs to the caller's thread.
-    """
+    """Routes what the taps see to the thread and task that runs the tower."""
 
     def __init__(self, wanted: Wanted, make_pass: MakePass) -> None:
         self.wanted = wanted
@@ -190,9 +183,7 @@ class PassRecorder:
     def host_starts(self, number: int) -> bool:
         """A forward of the host starts. Returns whether it is the outermost, and not private.
 
-        Args:
-            number: Number of the module, counted inwards: those further in are over, even where an
-                interrupt kept them from saying so.
+        Modules are numbered inwards: those further in are over, even where an interrupt ended them.
         """
         if _PRIVATE.stack:
             return False

@@ -32,14 +32,7 @@ NOT_POOLED = (
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is tapped of a tower.
-
-    Attributes:
-        tower: The tower.
-        levels: The levels, ascending.
-        context: Context kind, or None where no head asks.
-        pixels: Whether the tower's input pixels are kept.
-    """
+    """What is tapped of a tower: ascending levels, the context (None: no head asks), pixels."""
 
     tower: Tower
     levels: tuple[int, ...]

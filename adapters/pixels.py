@@ -34,12 +34,7 @@ def to_pixels(images: Sequence[Image.Image], preprocessing: Preprocessing) -> Te
 def frames(
     images: Sequence[Image.Image], preprocessing: Preprocessing
 ) -> tuple[Tensor, list[ViewGeometry]]:
-    """Turns pictures into the normalised pixels of a tower, one view of each.
-
-    Args:
-        images: B RGB pictures of any sizes.
-        preprocessing: Input size, resize rule, interpolation, mean and std of the tower; see
-            ``frame``.
+    """Turns pictures into the normalised pixels of a tower, one view of each; see ``frame``.
 
     Returns:
         (B, 3, H, W) float32, (rgb / 255 - mean) / std, and where each lies in its picture.
@@ -58,14 +53,9 @@ def frames(
 
 
 def frame(image: Image.Image, preprocessing: Preprocessing) -> tuple[Tensor, ViewGeometry]:
-    """A picture as the tower is shown it, before normalisation.
+    """A picture (RGB) as the tower is shown it, before normalisation, with the host's filter.
 
-    By the rule ``preprocessing.resize``, with its filter and antialiasing; where that is None the
-    whole picture is squashed to the input. Padding has the mean colour.
-
-    Args:
-        image: An RGB picture.
-        preprocessing: The host's, or ``preprocessing.whole()`` for all of the picture.
+    Where ``resize`` is None the whole picture is squashed. Padding has the mean colour.
 
     Returns:
         (3, H, W) float32 in 0..1, and where it lies in the picture.

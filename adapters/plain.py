@@ -1,7 +1,7 @@
-"""The layout rule of plain towers: a row of tokens for each picture, some of it padding at times.
+"""The layout rule of plain towers: a row of tokens for each picture.
 
 Idefics, SmolVLM and their kin pad the smaller pictures of a batch and give their tower a mask of
-the real patches. A view is cropped to those.
+the real patches: a view is cropped to those.
 
 Axes: B views, N tokens, (h, w) patch grid, H W pixels.
 """
@@ -45,12 +45,7 @@ PACKING = (
 class PlainRule(LayoutRule):
     """Rows of prefix tokens and patches; cropped to a mask of patches where the tower is given one.
 
-    Attributes:
-        num_prefix_tokens: Tokens before the patches.
-        sequence_first: Whether blocks run (N, B, D).
-        patch_size: (height, width) of a patch in pixels.
-        parameters: Names of the tower's parameters.
-        needs_more: Whether it requires others than the pictures.
+    ``parameters`` are the names of the tower's; ``needs_more``: it requires more than the pictures.
     """
 
     num_prefix_tokens: int
@@ -61,19 +56,16 @@ class PlainRule(LayoutRule):
 
     @property
     def order(self) -> str:
-        """See ``LayoutRule``."""
         masks = [name for name in self.reads if "patch" in name]
         rows = "row-major" if not self.sequence_first else "row-major, tokens before views"
         return f"{rows}, cut to {masks[0]} where it is given" if masks else rows
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """See ``LayoutRule``."""
         masks = (name for name in self.parameters if "mask" in name and name not in _NOT_PADDING)
         return (*masks, *(name for name in self.parameters if name in PACKING))
 
     def resolve(self, call: TowerCall) -> TokenLayout:
-        """See ``LayoutRule``."""
         (batch, *_, height, width) = call.pixels_shape
         grid_h, grid_w = grid = (call.patches_shape[-2], call.patches_shape[-1])
         # A tower that takes nothing but pictures cuts them into patches itself.

@@ -47,10 +47,9 @@ class TowerRunner:
         return seen[-1]
 
     def _may_leave_early(self, tower_kwargs: dict[str, Any]) -> bool:
-        """Whether an exception may end the tower's forward: not where others need its end.
+        """Whether nobody else needs the end of the tower's forward, which an exception would skip.
 
-        Such as another plug-in's taps, deeper in the tower; or releases of transformers that wrap
-        blocks while they record hidden states or attentions, and unwrap them at the end.
+        Others: another plug-in's taps; transformers that unwraps the blocks which it records.
         """
         for owner in owners(self._tower):
             if owner is not self._taps.owner:
@@ -65,8 +64,7 @@ class TowerRunner:
 class _TowerState:
     """Whether modules of a tower need its forward to end; looked at anew where one has changed.
 
-    Offloading (accelerate) and sharding (FSDP) put weights away after a forward; compiled code
-    cannot be left by an exception.
+    Offloading and sharding put weights away after it; an exception can't leave compiled code.
     """
 
     def __init__(self, tower: nn.Module) -> None:

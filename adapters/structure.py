@@ -1,8 +1,7 @@
 """Finds vision towers in any model by structure alone.
 
-A tower is a list of like transformer blocks of one width, fed by a patch embedding of that width;
-a patch embedding feeds the list that it shares the deepest common ancestor with. Several side by
-side are paired in their order where there are as many of each.
+A tower is a list of like transformer blocks fed by a patch embedding of their width: that with the
+deepest common ancestor. Several side by side are paired in order, where there are as many of each.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The hooks on a tower: they look, replace nothing, and leave no trace.
 
-They see outputs: of the blocks, of what makes the pooled vector and, for the size of the picture
-(and its pixels, where a head asks), of the patch embedding; the input of the first block; and the
-tower's arguments, where they say how its tokens are laid out. ``host_watch`` has the host's.
+They see the blocks' outputs, the pooled vector's, the first block's input, what the patch embedding
+takes, and the tower's arguments that say how tokens are laid out. ``host_watch`` has the host's.
 """
 
 from __future__ import annotations
@@ -55,11 +54,7 @@ class _LevelHook(Hook):
 
 
 class Taps:
-    """The hooks of one recorder on one tower of one host.
-
-    Attributes:
-        owner: Whose they are.
-    """
+    """The hooks of one recorder on one tower of one host; ``owner``: whose they are."""
 
     def __init__(
         self, host: nn.Module, tower: Tower, recorder: PassRecorder, owner: object

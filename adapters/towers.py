@@ -99,10 +99,8 @@ def find_towers(model: nn.Module) -> list[Tower]:
 def choose_tower(model: nn.Module, path: str | None = None) -> Tower:
     """The tower to tap: the only one, or the one that ``path`` names.
 
-    Args:
-        model: The host.
-        path: Module path of the tower, of its block list, or of a module around it. A tower
-            at just that path comes before those inside.
+    That is the path of the tower, of its block list, or of a module around it; a tower at just that
+    path comes before those inside.
     """
     towers, misfits = _find(model)
     name = type(model).__name__

@@ -102,10 +102,7 @@ _OTHER_PREFIX_TOKENS = (
 
 
 def count_prefix_tokens(tower: nn.Module, width: int) -> tuple[int, bool]:
-    """(number of prefix tokens, whether there is a class token), by the parameters' names.
-
-    What is counted here is checked against the real number of tokens on every pass.
-    """
+    """(number of prefix tokens, whether one is a class token) by names; each pass checks it."""
     total, has_class = 0, False
     for name, parameter in tower.named_parameters():
         *around, leaf = name.split(".")
@@ -144,9 +141,6 @@ def generic(tower: nn.Module, width: int) -> TowerTraits:
 def published(
     tower: nn.Module, normalisation: tuple[tuple[float, float, float], tuple[float, float, float]]
 ) -> Preprocessing | None:
-    """A Hugging Face tower's size with its family's published normalisation.
-
-    How the picture is resized is the processor's knowledge, not the tower's: it stays None.
-    """
+    """A Hugging Face tower's size with its family's normalisation; how it resizes stays open."""
     size = image_size_of(tower)
     return None if size is None else Preprocessing(*normalisation, size)

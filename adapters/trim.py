@@ -1,8 +1,7 @@
 """Leaves out a tower's last blocks where neither its host nor the head reads what they make.
 
-LLaVA and its kin read a hidden state before the last (``vision_feature_layer``: -2), so that their
-tower's last block runs for nothing. While a plug-in is attached, such a block's ``forward`` gives
-back its input.
+LLaVA and its kin read a hidden state before the last (``vision_feature_layer``: -2). While a
+plug-in is attached, such a block's ``forward`` gives back its input.
 """
 
 from __future__ import annotations

@@ -16,33 +16,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clipdepth_plugin.adapters import traits
+from clipdepth_plugin.adapters import layouts, traits
 from clipdepth_plugin.adapters.families.registry import register
-from clipdepth_plugin.adapters.layouts import (
-    GatheredLayout,
-    LayoutRule,
-    TokenLayout,
-    TowerCall,
-    ViewTokens,
-)
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import NoDepthError
 
 
 @dataclass(frozen=True)
-class PixtralRule(LayoutRule):
-    """Pictures one after another in one row.
-
-    Attributes:
-        patch_size: (height, width) of a patch in pixels.
-    """
+class PixtralRule(layouts.LayoutRule):
+    """Pictures one after another in one row."""
 
     patch_size: Size
     order = "packed: pictures one after another, each row-major"
     reads = ("image_sizes",)
 
-    def resolve(self, call: TowerCall) -> TokenLayout:
-        """See ``LayoutRule``."""
+    def resolve(self, call: layouts.TowerCall) -> layouts.TokenLayout:
         batch, _, height, width = call.pixels_shape
         given = call.arguments.get("image_sizes", [(height, width)] * batch)
         given = given.tolist() if isinstance(given, Tensor) else given
@@ -51,15 +39,15 @@ class PixtralRule(LayoutRule):
             raise NoDepthError(
                 f"image_sizes {sizes} do not fit {batch} pictures padded to {height} x {width}"
             )
-        view_tokens: list[ViewTokens] = []
+        view_tokens: list[layouts.ViewTokens] = []
         start = 0
         for index, size in enumerate(sizes):
             grid = size[0] // self.patch_size[0], size[1] // self.patch_size[1]
             rows_N = torch.arange(grid[0] * grid[1]) + start
             pixels = operator.itemgetter((index, ..., slice(size[0]), slice(size[1])))
-            view_tokens.append(ViewTokens(grid, size, rows_N, pixels))
+            view_tokens.append(layouts.ViewTokens(grid, size, rows_N, pixels))
             start += len(rows_N)
-        return GatheredLayout([(1, start)], view_tokens)
+        return layouts.GatheredLayout([(1, start)], view_tokens)
 
 
 @register

@@ -18,16 +18,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from clipdepth_plugin.adapters import traits
+from clipdepth_plugin.adapters import layouts, traits
 from clipdepth_plugin.adapters.families.registry import register
-from clipdepth_plugin.adapters.layouts import (
-    GatheredLayout,
-    LayoutRule,
-    TokenLayout,
-    TowerCall,
-    ViewTokens,
-    require,
-)
 from clipdepth_plugin.adapters.preprocessing import HALF_NORMALISATION
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import NoDepthError
@@ -38,12 +30,8 @@ _MASKS = ("pixel_attention_mask", "attention_mask")
 
 
 @dataclass(frozen=True)
-class NaflexRule(LayoutRule):
-    """``spatial_shapes`` says how many of a row's tokens are patches, row-major, and their grid.
-
-    Attributes:
-        patch_size: (height, width) of a patch in pixels.
-    """
+class NaflexRule(layouts.LayoutRule):
+    """``spatial_shapes`` says how many of a row's tokens are patches, row-major, and their grid."""
 
     patch_size: Size
     order = "NaFlex: row-major, padded to the longest"
@@ -51,17 +39,17 @@ class NaflexRule(LayoutRule):
 
     @property
     def takes(self) -> tuple[str | int, ...]:
-        """See ``LayoutRule``."""
         return "images", "patches", 3 * self.patch_size[0] * self.patch_size[1]
 
-    def resolve(self, call: TowerCall) -> TokenLayout:
-        """See ``LayoutRule``."""
+    def resolve(self, call: layouts.TowerCall) -> layouts.TokenLayout:
         batch, length = call.patches_shape[:2]
-        grids: list[Size] = [(h, w) for h, w in require(call, "spatial_shapes", batch).tolist()]
+        grids: list[Size] = [
+            (h, w) for h, w in layouts.require(call, "spatial_shapes", batch).tolist()
+        ]
         self._check_masks(call, [h * w for h, w in grids], length)
         patch_h, patch_w = self.patch_size
         view_tokens = [
-            ViewTokens(
+            layouts.ViewTokens(
                 (h, w),
                 (h * patch_h, w * patch_w),
                 torch.arange(h * w) + index * length,
@@ -69,9 +57,9 @@ class NaflexRule(LayoutRule):
             )
             for index, (h, w) in enumerate(grids)
         ]
-        return GatheredLayout([(batch, length)], view_tokens)
+        return layouts.GatheredLayout([(batch, length)], view_tokens)
 
-    def _check_masks(self, call: TowerCall, counts: list[int], length: int) -> None:
+    def _check_masks(self, call: layouts.TowerCall, counts: list[int], length: int) -> None:
         real_BT = torch.arange(length) < torch.tensor(counts)[:, None]
         for name in _MASKS:
             mask = call.arguments.get(name)

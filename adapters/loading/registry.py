@@ -36,11 +36,10 @@ class Library:
 
     Attributes:
         load: By the name after the scheme.
-        example: For the message that says what a host may be; of a library of a single host, its
-            whole name, which is the scheme.
+        example: For messages; of a library of a single host its whole name, which is the scheme.
         load_folder: From a folder that the library saved; None where it saves none.
-        folder_file: A file that only its folders have.
-        folder_key: A key that only its folders' config.json has, where there is no such file.
+        folder_file: A file that only its folders have; or else
+        folder_key: a key that only its folders' config.json has.
     """
 
     load: Load

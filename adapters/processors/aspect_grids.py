@@ -35,7 +35,6 @@ class AspectGrid(ViewRule):
     overview_first: bool = False
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``ViewRule``."""
         grids = [grid for grid in _grids(self.max_tiles) if math.prod(grid) >= self.min_tiles]
         grid = _nearest_grid(image_size, self.tile, grids)
         return grid_of(image_size, self.tile, grid, overview_first=self.overview_first)
@@ -50,7 +49,6 @@ class CoveringGrid(ViewRule):
     max_tiles: int
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``ViewRule``."""
         shown = {grid: self._shown(image_size, grid) for grid in _grids(self.max_tiles)}
         enough = [grid for grid, share in shown.items() if share > _COVERED]
         if enough:
@@ -74,7 +72,6 @@ class ScaleGrid(ViewRule):
     max_tiles: int
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``ViewRule``."""
         # The host takes tiles for squares here.
         scales = {
             grid: min(
@@ -94,14 +91,8 @@ class ScaleGrid(ViewRule):
 class TilesWhereLarge(ViewRule):
     """LFM2-VL's: whole patches; of an image far above the bounds a grid of tiles before those.
 
-    Attributes:
-        whole: How an image that is small enough is resized, and an overview.
-        patch: Side of a patch.
-        tile: Side of a tile.
-        min_tiles: The least number of tiles.
-        max_tiles: The largest.
-        tolerance: How many times ``whole.max_pixels`` an image may have without tiles.
-        overview: Whether there is one.
+    ``whole`` resizes an image that is small enough (up to ``tolerance`` times its bound), and an
+    overview.
     """
 
     label: ClassVar[str] = "tiles where the image is large"
@@ -114,7 +105,6 @@ class TilesWhereLarge(ViewRule):
     overview: bool
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``ViewRule``."""
         whole = self.whole.views(image_size)
         if not self._is_large(image_size):
             return whole

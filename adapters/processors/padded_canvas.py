@@ -23,17 +23,13 @@ from clipdepth_plugin.maps.tiling import ViewRule
 
 @dataclass(frozen=True)
 class AnyRes(ViewRule):
-    """LLaVA-NeXT's and LLaVA-OneVision's: the overview, then the tiles of a padded canvas.
-
-    Of the canvases the one that loses least; the image keeps its shape in it, in the middle.
-    """
+    """LLaVA-NeXT's: an overview; tiles of the canvas that loses least, the image in its middle."""
 
     label: ClassVar[str] = "an overview and anyres tiles"
     tile: Size
     canvases: tuple[Size, ...]
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``ViewRule``."""
         canvas = min(self.canvases, key=lambda canvas: _loss(image_size, canvas))
         scale_h, scale_w = canvas[0] / image_size[0], canvas[1] / image_size[1]
         if scale_w < scale_h:
@@ -48,10 +44,9 @@ class AnyRes(ViewRule):
 
 @register("LlavaNextImageProcessor", options="image_grid_pinpoints")
 def _anyres(given: Mapping[str, Any], _: Any) -> Read:
-    """LLaVA-NeXT resizes and crops tiles once more.
+    """Known only where tile, resize and crop are one square that divides the canvases.
 
-    That is known to change nothing only where tile, resize and crop are one square that divides
-    the canvases.
+    LLaVA-NeXT resizes and crops tiles once more; there that changes nothing.
     """
     crop = pair(given.get("crop_size")) if given.get("do_center_crop") is not False else None
     to = given["size"]
@@ -100,7 +95,6 @@ class PaddedTiles(ViewRule):
     max_tiles: int
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``ViewRule``."""
         canvas = self._canvas(image_size)
         (height, width), (room_h, room_w) = image_size, canvas
         most_h = min(max(height, self.tile), room_h)

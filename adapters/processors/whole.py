@@ -1,8 +1,6 @@
 """View rules that ``Preprocessing.resize`` names: the whole image in one view of a fixed size.
 
-A ``ViewRule`` says where the views of an image lie. Each is the arithmetic of an image processor,
-to the pixel; tests hold it against the processor itself.
-
+Each is the arithmetic of an image processor, to the pixel; tests hold it against the processor.
 Sizes are (H, W).
 """
 
@@ -26,7 +24,6 @@ class Squash(ViewRule):
     size: Size
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``ViewRule``."""
         return ImageViews((ViewGeometry.squashed(image_size, self.size),))
 
 
@@ -45,7 +42,6 @@ class ShortestSide(ViewRule):
     half: Half = "even"
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``ViewRule``."""
         height, width = image_size
         short = min(image_size)
         # In this order the product is exact, as in torchvision and transformers.
@@ -65,7 +61,6 @@ class PadToSquare(ViewRule):
     size: Size
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``ViewRule``."""
         side = max(image_size)
         before = ((side - image_size[0]) // 2, (side - image_size[1]) // 2)
         scale = (self.size[0] / side, self.size[1] / side)
@@ -90,7 +85,6 @@ class Fit(ViewRule):
     round_down: bool = False
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``ViewRule``."""
         (height, width), (view_h, view_w) = image_size, self.size
         if self.align == "start":
             factor = min(view_h / height, view_w / width)
@@ -107,11 +101,7 @@ class Fit(ViewRule):
 
 
 def _centre(size: int, view: int, half: Half) -> int:
-    """Where ``center_crop`` puts the first pixel of a side in the view.
-
-    Negative where it cuts, positive where it pads a side that is too short (the odd pixel goes
-    behind).
-    """
+    """Where ``center_crop`` puts a side's first pixel in the view: below 0 where it cuts."""
     if size < view:
         return (view - size) // 2
     return -round((size - view) / 2) if half == "even" else -((size - view) // 2)

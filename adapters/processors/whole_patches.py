@@ -21,12 +21,8 @@ from clipdepth_plugin.maps.tiling import ViewRule
 class SmartResize(ViewRule):
     """Qwen-VL's: both sides whole multiples of ``factor``, the area within bounds.
 
-    Attributes:
-        factor: What both sides are multiples of.
-        min_pixels: The least area.
-        max_pixels: The largest.
-        least: So many times ``factor`` is a side at least before the bounds are looked at: LFM2-VL
-            has 1, Qwen-VL 0.
+    ``least``: so many times ``factor`` is a side at least before the bounds are looked at: LFM2-VL
+    has 1, Qwen-VL 0.
     """
 
     label: ClassVar[str] = "resized to whole patches"
@@ -36,7 +32,6 @@ class SmartResize(ViewRule):
     least: int = 0
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``ViewRule``."""
         height, width = image_size
         rows, columns = (max(self.least, round(side / self.factor)) for side in image_size)
         resized = self._whole(rows, columns)
@@ -79,7 +74,6 @@ class MaxPatches(ViewRule):
     max_patches: int
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``ViewRule``."""
         # The processor's own bisection: its bounds and tolerance decide the size.
         tolerance = 1e-5
         low, high = tolerance / 10, 100.0
@@ -114,7 +108,6 @@ class WholePatches(ViewRule):
     patch: Size
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``ViewRule``."""
         ratio = max(image_size[0] / self.limit[0], image_size[1] / self.limit[1])
         height, width = image_size
         if ratio > 1:

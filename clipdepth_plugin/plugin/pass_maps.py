@@ -94,9 +94,9 @@ class PassMaps(TowerPass):
         intrinsics: Cameras | None,
         focal_px: Focals | None,
     ) -> list[Tensor]:
-        """Native metres (B, 1, h, w) of the canonical camera in those of the pictures' cameras.
+        """Canonical metres (B, 1, h, w) in those of the cameras.
 
-        The cameras are given for ``images``; None: for the views as they are.
+        These are given for ``images``; None: for the views as they are.
         """
         if intrinsics is None and focal_px is None:
             self._reader.say_assumed(self.views[0].pixel_size)

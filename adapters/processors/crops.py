@@ -1,4 +1,4 @@
-"""Idefics 2's quarters, and the grid of tiles of Idefics 3 and SmolVLM.
+"""Crops: Idefics 2's quarters, Idefics 3's and SmolVLM's tiles, Gemma 3's pan and scan.
 
 Sizes are (H, W).
 """
@@ -32,7 +32,6 @@ class Quarters(ViewRule):
     split: bool
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``ViewRule``."""
         height, width = image_size
         whole = self._view(image_size, (0, 0), image_size)
         if not self.split:
@@ -62,7 +61,6 @@ class LongestSideGrid(ViewRule):
     longest: int
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``ViewRule``."""
         resized = _bounded(_long_side(image_size, self.longest), _IDEFICS3_LIMIT)
         aspect = resized[1] / resized[0]
         if resized[1] >= resized[0]:
@@ -123,3 +121,51 @@ def _bounded(size: Size, longest: int, least: int = 1) -> Size:
     elif height > width and height > longest:
         height, width = longest, int(longest * aspect)
     return max(height, least), max(width, least)
+
+
+_DEFAULTS: dict[str, Any] = {
+    "pan_and_scan_min_crop_size": 256,
+    "pan_and_scan_max_num_crops": 4,
+    "pan_and_scan_min_ratio_to_activate": 1.2,
+}
+
+
+@dataclass(frozen=True)
+class PanAndScan(ViewRule):
+    """Gemma 3's: the overview, then crops along the long side of a lengthy image."""
+
+    label: ClassVar[str] = "an overview and crops"
+    size: Size
+    min_crop: int
+    max_crops: int
+    min_ratio: float
+
+    def views(self, image_size: Size) -> ImageViews:
+        overview = ViewGeometry.squashed(image_size, self.size)
+        along = 1 if image_size[1] >= image_size[0] else 0
+        long, short = image_size[along], image_size[1 - along]
+        count = min(math.floor(long / self.min_crop), math.floor(long / short + 0.5))
+        count = min(self.max_crops, max(2, count))
+        length = math.ceil(long / count)
+        if long / short < self.min_ratio or min(length, short) < self.min_crop:
+            return ImageViews((overview,))
+        crops = []
+        for start in range(0, length * count, length):
+            end = min(start + length, long)
+            corner, crop = ((0, start), (short, end - start))
+            if along == 0:
+                corner, crop = (start, 0), (end - start, short)
+            crops.append(ViewGeometry.cropped(image_size, corner, crop, self.size))
+        return ImageViews((overview, *crops))
+
+
+@register("Gemma3ImageProcessor", options=f"do_pan_and_scan {' '.join(_DEFAULTS)}")
+def _pan_and_scan(given: Mapping[str, Any], _: Any) -> Read:
+    """Cropping is an option of the call, too, so both rules are always tried.
+
+    Where the image processor is silent, Gemma3Processor's own defaults hold.
+    """
+    size = sized(given)
+    values = {key: given.get(key) or default for key, default in _DEFAULTS.items()}
+    crops = PanAndScan(size, *values.values())
+    return Read(size, "squash", view_rules=(crops,))
