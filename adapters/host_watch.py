@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -22,11 +23,8 @@ def watching(
     around = modules_around(host, tower.path)
     hosts = [one for number, one in enumerate(around) if _takes_prompts(one, tower, number == 0)]
 
-    def ends(number: int) -> Callable[..., None]:
-        return lambda *_: recorder.host_ends(number)
-
     for number, module in enumerate(hosts):
-        start, end = Hook(owner, _starts(recorder, number)), Hook(owner, ends(number))
+        start, end = (Hook(owner, partial(do, recorder, number)) for do in (_starts, _ends))
         yield module.register_forward_pre_hook, start, {"with_kwargs": True}
         yield module.register_forward_hook, end, {"always_call": True}
     # Such as SiglipVisionModel before transformers 5.6, or Ovis2VisionModel.
@@ -37,20 +35,21 @@ def watching(
         yield module.register_forward_hook, end, {"always_call": True}
 
 
-def _starts(recorder: PassRecorder, number: int) -> Callable[..., None]:
-    def on_start(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        if recorder.host_starts(number):
-            slot, prompt = recorder.slot, prompt_of(args, kwargs)
-            talk = slot.conversation
-            talk.last_forward_ran_tower(slot.passes_inside)
-            goes_on = talk.goes_on(prompt, kwargs) or grows(prompt, slot.prompt)
-            # Token ids only: embeddings or pixels would be large to keep.
-            slot.prompt = prompt if prompt is not None and prompt.ndim == 2 else None
-            picture = slot.last is not None and not slot.claimed
-            recorder.host_claims(afresh=not goes_on)
-            talk.forward(kwargs, afresh=not goes_on, picture=picture)
+def _starts(recorder: PassRecorder, number: int, _: nn.Module, args: Any, kwargs: Any) -> None:
+    if recorder.host_starts(number):
+        slot, prompt = recorder.slot, prompt_of(args, kwargs)
+        talk = slot.conversation
+        talk.last_forward_ran_tower(slot.passes_inside)
+        goes_on = talk.goes_on(prompt, kwargs) or grows(prompt, slot.prompt)
+        # Token ids only: embeddings or pixels would be large to keep.
+        slot.prompt = prompt if prompt is not None and prompt.ndim == 2 else None
+        picture = slot.last is not None and not slot.claimed
+        recorder.host_claims(afresh=not goes_on)
+        talk.forward(kwargs, afresh=not goes_on, picture=picture)
 
-    return on_start
+
+def _ends(recorder: PassRecorder, number: int, *_: Any) -> None:
+    recorder.host_ends(number)
 
 
 def _takes_prompts(module: nn.Module, tower: Tower, outermost: bool) -> bool:

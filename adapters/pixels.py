@@ -16,15 +16,6 @@ from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.errors import ImageError
 from clipdepth_plugin.maps.geometry import ViewGeometry
 
-_RESAMPLING = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-    "box": Image.Resampling.BOX,
-    "hamming": Image.Resampling.HAMMING,
-    "lanczos": Image.Resampling.LANCZOS,
-    "nearest": Image.Resampling.NEAREST,
-}
-
 
 def to_pixels(images: Sequence[Image.Image], preprocessing: Preprocessing) -> Tensor:
     """Turns pictures into the normalised pixels of a tower; see ``frames``."""
@@ -93,7 +84,7 @@ def normalised(rgb_3HW: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 def _resized(image: Image.Image, size: tuple[int, ...], preprocessing: Preprocessing) -> Tensor:
     """(3, *size) float32 in 0..1."""
-    resampling = _RESAMPLING[preprocessing.interpolation]
+    resampling = Image.Resampling[preprocessing.interpolation.upper()]
     rgb_HWC = np.array(image.resize((size[1], size[0]), resampling))
     return torch.from_numpy(rgb_HWC).permute(2, 0, 1).contiguous().to(torch.float32) / 255.0
 

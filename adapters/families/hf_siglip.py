@@ -81,18 +81,14 @@ class NaflexRule(layouts.LayoutRule):
 def _read(tower: Any, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
     if traits.model_type_of(tower) not in _MODEL_TYPES:
         return None
+    patch = getattr(getattr(tower, "embeddings", None), "patch_size", None)
+    packed = "spatial_shapes" in traits.parameters_of(tower)
     pools = hasattr(tower.head, "probe") if hasattr(tower, "head") else False
     return traits.TowerTraits(
         "hf_siglip",
         pooled=traits.PooledTap(tower.head, traits.as_is) if pools else None,
         preprocessing=traits.published(tower, HALF_NORMALISATION),
         image_size=traits.image_size_of(tower),
-        rule=_naflex(tower),
+        rule=NaflexRule((patch, patch)) if packed and isinstance(patch, int) else None,
         read_by=traits.LLAVA_KIN,
     )
-
-
-def _naflex(tower: nn.Module) -> NaflexRule | None:
-    patch = getattr(getattr(tower, "embeddings", None), "patch_size", None)
-    packed = "spatial_shapes" in traits.parameters_of(tower)
-    return NaflexRule((patch, patch)) if packed and isinstance(patch, int) else None

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from clipdepth_plugin.adapters.processors.registry import Read, largest, register, sized
-from clipdepth_plugin.adapters.processors.tiles import grid_of, tiles_of
+from clipdepth_plugin.adapters.processors.tiles import grid_of, grids_of, least_scaled, tiles_of
 from clipdepth_plugin.adapters.processors.whole_patches import SmartResize
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.maps.geometry import ImageViews
@@ -35,7 +35,7 @@ class AspectGrid(ViewRule):
     overview_first: bool = False
 
     def views(self, image_size: Size) -> ImageViews:
-        grids = [grid for grid in _grids(self.max_tiles) if math.prod(grid) >= self.min_tiles]
+        grids = [grid for grid in grids_of(self.max_tiles) if math.prod(grid) >= self.min_tiles]
         grid = _nearest_grid(image_size, self.tile, grids)
         return grid_of(image_size, self.tile, grid, overview_first=self.overview_first)
 
@@ -49,7 +49,7 @@ class CoveringGrid(ViewRule):
     max_tiles: int
 
     def views(self, image_size: Size) -> ImageViews:
-        shown = {grid: self._shown(image_size, grid) for grid in _grids(self.max_tiles)}
+        shown = {grid: self._shown(image_size, grid) for grid in grids_of(self.max_tiles)}
         enough = [grid for grid, share in shown.items() if share > _COVERED]
         if enough:
             grid = min(enough, key=lambda grid: (math.prod(grid), -shown[grid]))
@@ -73,17 +73,7 @@ class ScaleGrid(ViewRule):
 
     def views(self, image_size: Size) -> ImageViews:
         # The host takes tiles for squares here.
-        scales = {
-            grid: min(
-                grid[1] * self.tile[0] / image_size[1], grid[0] * self.tile[0] / image_size[0]
-            )
-            for grid in _grids(self.max_tiles)
-        }
-        enlarging = [grid for grid, scale in scales.items() if scale >= 1]
-        if enlarging:
-            grid = min(enlarging, key=scales.__getitem__)
-        else:
-            grid = max(scales, key=scales.__getitem__)
+        grid = least_scaled(image_size, self.tile[0], self.max_tiles)
         return grid_of(image_size, self.tile, grid)
 
 
@@ -189,17 +179,6 @@ def _tiles_where_large(given: Mapping[str, Any], _: Any) -> Read:
         bool(given["use_thumbnail"]),
     )
     return dataclasses.replace(largest(whole), view_rules=(tiles, whole))
-
-
-def _grids(max_tiles: int) -> list[Size]:
-    """All of up to so many tiles, few first, of equally many the tall first."""
-    counts = range(1, max_tiles + 1)
-    grids = [
-        (rows, columns)
-        for columns, rows in itertools.product(counts, counts)
-        if rows * columns <= max_tiles
-    ]
-    return sorted(grids, key=math.prod)
 
 
 def _nearest_grid(image_size: Size, tile: Size, grids: Iterable[Size]) -> Size:

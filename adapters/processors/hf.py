@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from clipdepth_plugin.adapters.preprocessing import (
     Interpolation,
@@ -21,15 +21,7 @@ from clipdepth_plugin.adapters.processors.registry import Read, reader_of
 from clipdepth_plugin.errors import HostError
 from clipdepth_plugin.maps.tiling import ViewRule
 
-_PIL_FILTERS: dict[int, Interpolation] = {
-    0: "nearest",
-    1: "lanczos",
-    2: "bilinear",
-    3: "bicubic",
-    4: "box",
-    5: "hamming",
-}
-
+_FILTERS: dict[int, Interpolation] = dict(enumerate(get_args(Interpolation)))
 # What is read, or does not move pixels.
 _KNOWN = frozenset(
     (  # noqa: SIM905 (forty lines otherwise)
@@ -59,7 +51,7 @@ def from_processor(processor: Any) -> Preprocessing:
         missing += [read] if isinstance(read, str) else []
         raise HostError(f"{name}: cannot read {', '.join(missing)} from this image processor")
     resample = given.get("resample")
-    interpolation = _PIL_FILTERS.get(3 if resample is None else int(resample))
+    interpolation = _FILTERS.get(3 if resample is None else int(resample))
     if interpolation is None:
         raise HostError(f"{name}: resample={resample!r} is none of Pillow's filters")
     found = Preprocessing(

@@ -6,7 +6,6 @@ Sizes are (H, W).
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any, ClassVar
 
 from clipdepth_plugin.adapters.preprocessing import pair
 from clipdepth_plugin.adapters.processors.registry import Read, register, sized
-from clipdepth_plugin.adapters.processors.tiles import tiles_of
+from clipdepth_plugin.adapters.processors.tiles import least_scaled, tiles_of
 from clipdepth_plugin.adapters.processors.whole import PadToSquare
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
@@ -95,8 +94,9 @@ class PaddedTiles(ViewRule):
     max_tiles: int
 
     def views(self, image_size: Size) -> ImageViews:
-        canvas = self._canvas(image_size)
-        (height, width), (room_h, room_w) = image_size, canvas
+        rows, columns = least_scaled(image_size, self.tile, self.max_tiles)
+        canvas = room_h, room_w = rows * self.tile, columns * self.tile
+        height, width = image_size
         most_h = min(max(height, self.tile), room_h)
         most_w = min(max(width, self.tile), room_w)
         scale_h, scale_w = most_h / height, most_w / width
@@ -106,22 +106,6 @@ class PaddedTiles(ViewRule):
             resized = (most_h, min(math.floor(width * scale_h) or 1, most_w))
         tiles = tiles_of(image_size, (self.tile, self.tile), resized, canvas)
         return ImageViews(tuple(tiles), None)
-
-    def _canvas(self, image_size: Size) -> Size:
-        """The canvas of least enlargement, or else of least shrinking; then the smallest."""
-        counts = range(1, self.max_tiles + 1)
-        canvases = [
-            (rows * self.tile, columns * self.tile)
-            for rows, columns in itertools.product(counts, counts)
-            if rows * columns <= self.max_tiles
-        ]
-
-        def cost(canvas: Size) -> tuple[bool, float, int]:
-            scale = min(canvas[0] / image_size[0], canvas[1] / image_size[1])
-            shrinks = scale < 1
-            return shrinks, -scale if shrinks else scale, canvas[0] * canvas[1]
-
-        return min(canvases, key=cost)
 
 
 @register("MllamaImageProcessor", options="max_image_tiles")

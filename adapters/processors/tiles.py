@@ -5,6 +5,9 @@ Sizes are (H, W); tiles go row by row.
 
 from __future__ import annotations
 
+import itertools
+import math
+
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
 
@@ -33,3 +36,25 @@ def tiles_of(
         for y in range(0, canvas[0], tile[0])
         for x in range(0, canvas[1], tile[1])
     ]
+
+
+def grids_of(max_tiles: int) -> list[Size]:
+    """All of up to so many tiles, few first, of equally many the tall first."""
+    counts = range(1, max_tiles + 1)
+    grids = [
+        (rows, columns)
+        for columns, rows in itertools.product(counts, counts)
+        if rows * columns <= max_tiles
+    ]
+    return sorted(grids, key=math.prod)
+
+
+def least_scaled(image_size: Size, tile: int, max_tiles: int) -> Size:
+    """The grid that enlarges the image least, or else shrinks it least; then the smallest."""
+
+    def cost(grid: Size) -> tuple[bool, float, int]:
+        scale = min(grid[0] * tile / image_size[0], grid[1] * tile / image_size[1])
+        shrinks = scale < 1
+        return shrinks, -scale if shrinks else scale, math.prod(grid)
+
+    return min(grids_of(max_tiles), key=cost)
