@@ -11,13 +11,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from clipdepth_plugin.adapters.modules import (
-    BlockList,
-    PatchEmbedding,
-    block_lists,
-    patch_embeddings,
-    unwrapped,
-)
+from clipdepth_plugin.adapters import modules
+from clipdepth_plugin.adapters.modules import BlockList, PatchEmbedding
 
 FEEDS_NOTHING = "feeds no list of attention blocks"
 
@@ -41,8 +36,8 @@ class Misfit:
 
 def find_skeletons(model: nn.Module) -> tuple[list[Skeleton], list[Misfit]]:
     """All towers of a model, and the patch embeddings that have none."""
-    lists = list(block_lists(model))
-    embeddings = list(patch_embeddings(model))
+    lists = list(modules.block_lists(model))
+    embeddings = list(modules.patch_embeddings(model))
     fed: dict[str, BlockList | str] = {}
     taken: set[str] = set()
     # The nearest pairs first, so that no embedding takes the list of one further inside.
@@ -116,7 +111,7 @@ def _pair(
 def _unreadable(fit: BlockList, near: list[BlockList]) -> str | None:
     """Why a list's blocks are not a tower's levels one after the other; None where they are."""
     # Tokens stay maps (B, h, w, D) where blocks cut windows: those say their size.
-    blocks = map(unwrapped, fit.blocks)
+    blocks = map(modules.unwrapped, fit.blocks)
     if any(isinstance(getattr(block, "window_size", None), int) for block in blocks):
         return (
             f"feeds blocks that attend within windows of maps ({fit.path}, as SAM's), not on rows "

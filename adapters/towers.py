@@ -103,19 +103,19 @@ def choose_tower(model: nn.Module, path: str | None = None) -> Tower:
     path comes before those inside.
     """
     towers, misfits = _find(model)
-    name = type(model).__name__
+    name, found = type(model).__name__, f"Found: {'; '.join(map(str, towers))}"
     if not towers:
         raise TowerNotFoundError(nothing_found(model, misfits))
     if path is not None:
         chosen = [t for t in towers if path in (t.path, t.blocks_path)]
-        chosen = chosen or [t for t in towers if _inside(t.path, path)]
+        chosen = chosen or [t for t in towers if not path or f"{t.path}.".startswith(f"{path}.")]
         if len(chosen) != 1:
             what = "no vision tower" if not chosen else f"{len(chosen)} vision towers"
-            raise TowerNotFoundError(f"{name}: {what} at {path!r}. {_candidates(towers)}")
+            raise TowerNotFoundError(f"{name}: {what} at {path!r}. {found}")
         return chosen[0]
     if len(towers) > 1:
         raise TowerNotFoundError(
-            f"{name}: {len(towers)} vision towers; choose one with tower=... {_candidates(towers)}"
+            f"{name}: {len(towers)} vision towers; choose one with tower=... {found}"
         )
     return towers[0]
 
@@ -186,11 +186,3 @@ def _runs_sequence_first(block: nn.Module) -> bool:
         # PEFT keeps what it adapts under base_layer.
         for module in (getattr(one, "base_layer", one) for one in unwrapped(block).children())
     )
-
-
-def _inside(path: str, around: str) -> bool:
-    return path == around or path.startswith(f"{around}.") or around == ""
-
-
-def _candidates(towers: list[Tower]) -> str:
-    return "Found: " + "; ".join(map(str, towers))

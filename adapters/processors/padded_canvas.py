@@ -49,7 +49,8 @@ def _anyres(given: Mapping[str, Any], _: Any) -> Read:
     """
     crop = pair(given.get("crop_size")) if given.get("do_center_crop") is not False else None
     to = given["size"]
-    resized = _square(to) if isinstance(to, Mapping) else pair(to)
+    shortest = to.get("shortest_edge") if isinstance(to, Mapping) else None
+    resized = pair(to) if shortest is None else pair(int(shortest))
     tile = crop or resized
     canvases = tuple((int(height), int(width)) for height, width in given["image_grid_pinpoints"])
     if tile is None:
@@ -67,11 +68,6 @@ def _anyres_or_square(given: Mapping[str, Any], processor: Any) -> Read:
     if given.get("do_center_crop") or not read.view_rules:
         return Read(read.size, unknown=read.unknown or "do_center_crop=True")
     return dataclasses.replace(read, view_rules=(*read.view_rules, PadToSquare(read.size)))
-
-
-def _square(size: Mapping[str, Any]) -> Size | None:
-    shortest = size.get("shortest_edge")
-    return pair(int(shortest)) if shortest is not None else pair(size)
 
 
 def _loss(image_size: Size, canvas: Size) -> tuple[int, int]:
