@@ -42,10 +42,9 @@ def check_same_tower(
 ) -> None:
     """Compares a tower with the one a head was trained on.
 
-    It is the same one where its weights, in a recorded dtype that holds them without loss, have
-    the hash of that dtype. Where nothing is recorded there is nothing to check; where the weights
-    can't be checked (quantised, on the meta device) that is logged, and so is a tower that is the
-    right one but for what PEFT put beside its weights (LoRA) since.
+    It is the same where its weights, in a recorded dtype that holds them without loss, have the
+    hash of that. Weights that can't be checked (quantised, on the meta device) are logged, and so
+    is a tower that is the right one but for what PEFT put beside its weights (LoRA) since.
     """
     if not recorded:
         return

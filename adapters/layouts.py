@@ -30,10 +30,10 @@ class TowerCall(NamedTuple):
     """What one tower pass was given.
 
     Attributes:
-        arguments: The arguments of the tower that its layout rule reads, by name; with them, for
-            rules that prove their layouts, the ``POSITIONS`` that its first block was given.
-        pixels_shape: Shape of the patch embedding's input; where its own module pads pictures to
-            whole patches, right and below, their shape before.
+        arguments: Those that its layout rule reads, by name, with ``POSITIONS`` for rules that
+        prove. pixels_shape: Shape of the patch embedding's input, before its own module pads that
+        to whole
+            patches, right and below.
         patches_shape: Shape of its output.
     """
 
@@ -130,11 +130,9 @@ class ViewTokens:
     """Where one view lies in a raw output.
 
     Attributes:
-        grid: Its patch grid (h, w).
         pixel_size: (H, W) of what it shows, in pixels of the tower's input.
-        rows_N: The rows of its patch tokens, row-major.
+        rows_N: The rows of its patch tokens, row-major; ``class_row`` that of its class token.
         pixels: From the patch embedding's input to the view's (3, H, W).
-        class_row: The row of its class token, where it has one.
     """
 
     grid: Size

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -65,14 +66,11 @@ def frame(image: Image.Image, preprocessing: Preprocessing) -> tuple[Tensor, Vie
     rgb_3HW = _resized(image, scaled, preprocessing)
     if scaled == geometry.view_size:
         return rgb_3HW, geometry
-    view_3HW = torch.tensor(preprocessing.mean).view(3, 1, 1).expand(3, *geometry.view_size).clone()
-    spans = [
-        _overlap(int(offset), side, room)
-        for offset, side, room in zip(geometry.offset, scaled, geometry.view_size, strict=True)
-    ]
-    (to_rows, from_rows), (to_columns, from_columns) = spans
-    view_3HW[:, to_rows, to_columns] = rgb_3HW[:, from_rows, from_columns]
-    return view_3HW, geometry
+    (top, left), (height, width) = map(int, geometry.offset), geometry.view_size
+    # Negative where the picture is cropped.
+    sides = (left, width - left - scaled[1], top, height - top - scaled[0])
+    planes = zip(rgb_3HW, preprocessing.mean, strict=True)
+    return torch.stack([F.pad(plane_HW, sides, value=mean) for plane_HW, mean in planes]), geometry
 
 
 def normalised(rgb_3HW: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -87,9 +85,3 @@ def _resized(image: Image.Image, size: tuple[int, ...], preprocessing: Preproces
     resampling = Image.Resampling[preprocessing.interpolation.upper()]
     rgb_HWC = np.array(image.resize((size[1], size[0]), resampling))
     return torch.from_numpy(rgb_HWC).permute(2, 0, 1).contiguous().to(torch.float32) / 255.0
-
-
-def _overlap(offset: int, size: int, room: int) -> tuple[slice, slice]:
-    """Where a picture of ``size`` at ``offset`` lies in ``room``, and which part of it that is."""
-    start, stop = max(offset, 0), min(offset + size, room)
-    return slice(start, stop), slice(start - offset, stop - offset)

@@ -52,10 +52,9 @@ def _nothing() -> None:
 class Conversation:
     """Which caches do not hold the last picture, as far as is known.
 
-    A prompt with a cache that is not empty is a new one all the same where the cache does not hold
-    the picture: a kept prefix, as long as what the picture's own prompt continued; a cache filled
-    by prompts without a picture; one of another picture. A copy of such a cache that is longer
-    than what the picture's prompt continued is taken for one that holds it.
+    With one of these a prompt is a new one though its cache is not empty: a kept prefix (as long as
+    what the picture's own prompt continued), prompts without a picture, another picture. A copy
+    that is longer than what the picture's prompt continued is taken for one that holds it.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,6 @@
 """The hooks on a tower: they look, replace nothing, and leave no trace.
 
-They see the blocks' outputs, the pooled vector's, the first block's input, what the patch embedding
-takes, and the tower's arguments that say how tokens are laid out. ``host_watch`` has the host's.
+``host_watch`` has those around it.
 """
 
 from __future__ import annotations

@@ -33,10 +33,6 @@ class Tower(TowerTraits):
         width: D.
         patch_size: (height, width) of a patch in pixels.
         sequence_first: Whether the blocks run (N, B, D).
-        rule: Makes the layout of each pass's tokens.
-        module: The tower itself.
-        blocks: Its blocks, in order.
-        patch_embed: Its patch embedding.
     """
 
     path: str

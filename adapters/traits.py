@@ -16,9 +16,8 @@ from clipdepth_plugin.adapters.preprocessing import Preprocessing
 class PooledTap:
     """Where the tower's own pooled vector passes by, at the tower's width.
 
-    Attributes:
-        module: Its output is tapped; when it runs several times in a pass, the last counts.
-        take: From that output to (B, D).
+    ``take`` makes (B, D) of the module's output: of the last, where it runs several times in a
+    pass.
     """
 
     module: nn.Module

@@ -126,11 +126,9 @@ BFLOAT16_ROWS = 257
 def check_positions(call: layouts.TowerCall, view_tokens: Sequence[layouts.ViewTokens]) -> None:
     """Whether the rotary positions (cos, sin) that the blocks get are those of the views.
 
-    Each channel must turn by the same angle from row to row, or from column to column, and there
-    must be one that turns fast enough to tell rows apart, and one for columns. In half precision
-    (a host cast as a whole, where its positions were, too) far rows' angles are rounded by more
-    than a turn from row to row; there each channel must be the same all along the rows, or the
-    columns, and slow ones must grow from row to row.
+    Each channel must turn by the same angle from row to row, or from column to column, and one fast
+    enough to tell rows apart, one columns. Half precision rounds far rows' angles by more than a
+    turn: there each channel must be constant along rows, or columns, and slow ones must grow.
     """
     cos_sin = call.arguments.get(layouts.POSITIONS)
     if not (isinstance(cos_sin, list | tuple) and len(cos_sin) == 2):

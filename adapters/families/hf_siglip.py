@@ -1,8 +1,7 @@
 """Hugging Face SigLIP vision towers, alone or inside PaliGemma and its kin.
 
-Traits: no prefix tokens; the pooled vector comes from an attention-pooling ``head``, which many
-hosts leave out (PaliGemma). SigLIP2's NaFlex towers (LFM2-VL's, too) take rows of flattened
-patches, padded at their end.
+Traits: no prefix tokens; many hosts leave out the attention-pooling ``head`` (PaliGemma). SigLIP2's
+NaFlex towers (LFM2-VL's, too) take rows of flattened patches, padded at their end.
 
 Axes: B views, T tokens of the longest view or more, N = h * w patch tokens, P numbers of a patch.
 """

@@ -1,10 +1,9 @@
 """timm's vision transformers, alone or as open_clip's trunk.
 
-Traits: the pooled vector passes ``fc_norm`` (an identity where there is none) before the
-classifier, whatever pooled it; a tower that only ``forward_features`` runs makes none, nor does one
-whose ``forward`` was replaced on the object (OpenVLA's, by ``get_intermediate_layers``), and a
-distilled one (two class tokens, two classifiers) never calls it. CaiT's class token joins after
-the blocks that are tapped: they have no prefix, and its pooled vector is read off the last norm.
+Traits: the pooled vector passes ``fc_norm``, whatever pooled it; none is made by
+``forward_features`` alone, by a ``forward`` that was replaced (OpenVLA's), or by a distilled tower.
+CaiT's class token joins after the blocks that are tapped: its pooled vector is read off the last
+norm.
 """
 
 from __future__ import annotations

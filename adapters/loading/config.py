@@ -1,8 +1,7 @@
 """Built-in configs of transformers with random weights: hosts to measure, nothing is downloaded.
 
-Latency does not depend on the weights' values. The two multimodal configs are scaled down: their
-language models have 0.2 to 0.3 G parameters, so that depth's share of the prefill is larger than
-beside a model of 7 G.
+Latency does not depend on the weights' values. The language models of the multimodal ones have 0.2
+to 0.3 G parameters: depth's share of the prefill is larger than beside 7 G.
 """
 
 from __future__ import annotations

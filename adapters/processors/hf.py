@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, get_args
 
 from clipdepth_plugin.adapters.preprocessing import (
@@ -64,7 +64,10 @@ def from_processor(processor: Any) -> Preprocessing:
         read.view_rules,
         read.unknown,
     )
-    return dataclasses.replace(found, view_rules=(*found.view_rules, *_frames(processor, found)))
+    video = getattr(processor, "video_processor", None)
+    if video is None or found.unknown:
+        return found
+    return dataclasses.replace(found, view_rules=(*found.view_rules, *_frames(video, found)))
 
 
 def _normalisation(name: str, given: Mapping[str, Any]) -> tuple[Triple, Triple]:
@@ -83,16 +86,13 @@ def _normalisation(name: str, given: Mapping[str, Any]) -> tuple[Triple, Triple]
     return triple([x / white for x in mean]), triple([x / white for x in std])
 
 
-def _frames(processor: Any, images: Preprocessing) -> Iterator[ViewRule]:
-    """How a processor of images and video makes views of frames, where it has another rule."""
-    video = getattr(processor, "video_processor", None)
-    if video is None or images.unknown:
-        return
+def _frames(video: Any, images: Preprocessing) -> list[ViewRule]:
+    """How a video processor makes views of frames, where it has another rule."""
     try:
-        frames = from_processor(video)
+        rules = from_processor(video).rules
     except HostError:
-        return  # A pass of frames fits none of the rules then, and is refused.
-    yield from (rule for rule in frames.rules if rule not in images.rules)
+        return []  # A pass of frames fits none of the rules then, and is refused.
+    return [rule for rule in rules if rule not in images.rules]
 
 
 def _fields(processor: Any) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """LeRobot's policies prepare their own pictures; their config says how.
 
-SmolVLA, and pi0 up to 2025: each camera is resized with its shape kept and padded at the left and
-above (``resize_with_pad``). pi0 and pi0.5 since, after OpenPI: padded around
-(``resize_with_pad_torch``). Whatever the processor of the language model inside would do.
+SmolVLA, and pi0 up to 2025: resized with the shape kept and padded at the left and above. pi0 and
+pi0.5 since, after OpenPI: padded around. The language model's own processor is not used.
 """
 
 from __future__ import annotations

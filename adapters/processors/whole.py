@@ -31,9 +31,8 @@ class Squash(ViewRule):
 class ShortestSide(ViewRule):
     """The short side resized to ``to``, then a crop of ``size`` from the middle.
 
-    Attributes:
-        half: Where a crop begins that half pixels would begin: at the ``even`` side (torchvision,
-            so timm and open_clip) or ``down`` (transformers).
+    ``half`` is where a crop begins that half pixels would begin: at the ``even`` side (torchvision,
+    so timm and open_clip) or ``down`` (transformers).
     """
 
     label: ClassVar[str] = "resized by the short side and cropped"
@@ -72,11 +71,9 @@ class PadToSquare(ViewRule):
 class Fit(ViewRule):
     """Resized to fit into ``size`` with its shape kept, then padded.
 
-    Attributes:
-        align: Where the image lies: ``start`` pads below and at the right (transformers' PI0),
-            ``middle`` around it, the odd pixel behind (open_clip's ``longest``), ``end`` above
-            and at the left (LeRobot's ``resize_with_pad``).
-        round_down: Whether sides are rounded down, and not to the nearest; ``start`` always does.
+    ``align`` says where the image lies: ``start`` pads below and at the right (transformers' PI0),
+    ``middle`` around it, the odd pixel behind (open_clip's ``longest``), ``end`` above and at the
+    left (LeRobot's). ``round_down``: sides are not rounded to the nearest; ``start`` never does.
     """
 
     label: ClassVar[str] = "fitted and padded"
