@@ -87,9 +87,7 @@ class LayoutRule(ABC):
 class PlainLayout:
     """One row of tokens for each view: prefix tokens, then all patches of one grid.
 
-    Attributes:
-        views: The views in order, neighbours of one size together. The lists that the methods
-            return go with them.
+    ``views``: in order, neighbours of one size together. The methods' lists go with them.
     """
 
     def __init__(

@@ -129,7 +129,7 @@ class TowerPass:
             )
             for run, views in enumerate(layout.views)
         ]
-        return list(map(_usable, batches)) if inference else batches
+        return [one.mapped(_usable) for one in batches] if inference else batches
 
     def free(self, why: str) -> None:
         """Drops the tokens; asking for them later says ``why``."""
@@ -236,11 +236,6 @@ class TowerPass:
         return inference
 
 
-def _usable(features: TowerFeatures) -> TowerFeatures:
-    """Features that autograd may save: inference tensors are cloned out."""
-    context, pixels = (
-        x.clone() if x is not None and x.is_inference() else x
-        for x in (features.context, features.pixels)
-    )
-    levels = {k: x.clone() if x.is_inference() else x for k, x in features.levels.items()}
-    return TowerFeatures(levels, context, features.grid, pixels)
+def _usable(x: Tensor) -> Tensor:
+    """What autograd may save: inference tensors are cloned."""
+    return x.clone() if x.is_inference() else x

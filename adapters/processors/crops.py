@@ -51,10 +51,7 @@ class Quarters(ViewRule):
 
 @dataclass(frozen=True)
 class LongestSideGrid(ViewRule):
-    """Idefics 3's and SmolVLM's: the long side to ``longest``, all to whole tiles, overview last.
-
-    The shape is not quite kept, as both sides are rounded up to tiles.
-    """
+    """Idefics 3's, SmolVLM's: the long side to ``longest``, both rounded up to tiles; overview last."""
 
     label: ClassVar[str] = "a grid of tiles and an overview"
     tile: int
@@ -161,10 +158,7 @@ class PanAndScan(ViewRule):
 
 @register("Gemma3ImageProcessor", options=f"do_pan_and_scan {' '.join(_DEFAULTS)}")
 def _pan_and_scan(given: Mapping[str, Any], _: Any) -> Read:
-    """Cropping is an option of the call, too, so both rules are always tried.
-
-    Where the image processor is silent, Gemma3Processor's own defaults hold.
-    """
+    """An option of the call, too: both rules are tried; by default as Gemma3Processor's."""
     size = sized(given)
     values = {key: given.get(key) or default for key, default in _DEFAULTS.items()}
     crops = PanAndScan(size, *values.values())

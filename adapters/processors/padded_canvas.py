@@ -80,10 +80,7 @@ def _loss(image_size: Size, canvas: Size) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class PaddedTiles(ViewRule):
-    """Mllama's: tiles of a canvas padded below and at the right; no overview.
-
-    The blank tiles that the host sends behind them are no views.
-    """
+    """Mllama's: tiles of a canvas padded below and right; the blank ones behind are no views."""
 
     label: ClassVar[str] = "tiles of a padded canvas"
     tile: int

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from clipdepth_plugin.adapters.discovery import import_siblings
 from clipdepth_plugin.adapters.preprocessing import ResizeKind, pair
@@ -31,8 +31,7 @@ Reader = Callable[[Mapping[str, Any], Any], Read]
 """From a processor's settings, and the processor that was given; KeyError names what is missing."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Registered:
+class Registered(NamedTuple):
     """A reader, and the settings that it reads beside those that every processor has."""
 
     read: Reader

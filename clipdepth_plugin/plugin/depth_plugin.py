@@ -234,7 +234,7 @@ class DepthPlugin(DepthReading, nn.Module):
         if empty:
             pixel_values = pixel_values.new_zeros(1, *pixel_values.shape[1:])
         features = self.tower_pass(pixel_values, **tower_kwargs).features
-        return one_size(features).first(0) if empty else features
+        return one_size(features).mapped(lambda x: x[:0]) if empty else features
 
     def tower_pass(self, pixel_values: Tensor, **tower_kwargs: Any) -> DepthPass:
         """One pass of the tower alone, as ``capture`` collects the host's; ``depth`` stays."""

@@ -78,9 +78,4 @@ def on_heads_device(features: TowerFeatures, head: DepthHead | FusedHead) -> Tow
         raise HeadMismatchError(
             f"the head is on {device}, the tower on {elsewhere}: head.to({elsewhere!r})"
         )
-    return TowerFeatures(
-        {level: x_BND.to(device) for level, x_BND in features.levels.items()},
-        None if features.context is None else features.context.to(device),
-        features.grid,
-        None if features.pixels is None else features.pixels.to(device),
-    )
+    return features.mapped(lambda x: x.to(device))
