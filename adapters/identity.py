@@ -30,8 +30,8 @@ _PER_TENSOR = 4096
 def tower_hashes(tower: Tower) -> dict[str, str]:
     """Hash of a tower's weights as they are in each dtype that a host may load them in.
 
-    Of the first 4096 numbers of every tensor of the patch embedding and the blocks; neither names nor
-    order count, as these change between releases of the host's library.
+    Of the first 4096 numbers of every tensor of the patch embedding and the blocks; neither names
+    nor order count, as these change between releases of the host's library.
     """
     return {name: _hash(list(_tensors(tower)), casts) for name, casts in _CASTS.items()}
 
