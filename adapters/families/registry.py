@@ -1,6 +1,6 @@
 """Tower families: one file each in this folder, found by itself.
 
-A file has a function ``read`` decorated with ``register``: it recognises its towers by what no
+A file has a function decorated with ``register``: it recognises its towers by what no
 other family's have, so that the order of the files does not matter, and says their traits.
 """
 

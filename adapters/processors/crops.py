@@ -51,7 +51,7 @@ class Quarters(ViewRule):
 
 @dataclass(frozen=True)
 class LongestSideGrid(ViewRule):
-    """Idefics 3's, SmolVLM's: the long side to ``longest``, then both up to tiles; overview last."""
+    """Idefics 3's, SmolVLM's: the long side to ``longest``, both up to tiles; the overview last."""
 
     label: ClassVar[str] = "a grid of tiles and an overview"
     tile: int
