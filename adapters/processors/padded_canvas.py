@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from clipdepth_plugin.adapters.preprocessing import pair
+from clipdepth_plugin.adapters.processors.aspect_grids import least_scaled, tiles_of
 from clipdepth_plugin.adapters.processors.registry import Read, register, sized
-from clipdepth_plugin.adapters.processors.tiles import least_scaled, tiles_of
 from clipdepth_plugin.adapters.processors.whole import PadToSquare
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
