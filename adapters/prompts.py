@@ -92,7 +92,7 @@ class Conversation:
             self._turn()
 
     def last_forward_ran_tower(self, passes: int) -> None:
-        """Counts passes begun inside forwards, before the next: compiled code can't do so there."""
+        """Takes the number of passes begun inside forwards, which compiled code cannot count."""
         if passes != self._passes and not torch.compiler.is_compiling():
             self._passes = passes
             self._has_picture()

@@ -158,7 +158,7 @@ class PanAndScan(ViewRule):
 
 @register("Gemma3ImageProcessor", options=f"do_pan_and_scan {' '.join(_DEFAULTS)}")
 def _pan_and_scan(given: Mapping[str, Any], _: Any) -> Read:
-    """An option of the call, too: both rules are tried; by default as Gemma3Processor's."""
+    """Cropping is an option of the call: both rules are tried. Defaults: Gemma3Processor's."""
     size = sized(given)
     values = {key: given.get(key) or default for key, default in _DEFAULTS.items()}
     crops = PanAndScan(size, *values.values())
