@@ -10,12 +10,7 @@ from pathlib import Path
 
 @functools.cache
 def import_siblings(module: str, file: str) -> None:
-    """Imports every file beside one, once.
-
-    Args:
-        module: Its ``__name__``.
-        file: Its ``__file__``.
-    """
+    """Imports every file beside one, once."""
     package = module.rpartition(".")[0]
     for found in pkgutil.iter_modules([str(Path(file).parent)]):
         importlib.import_module(f"{package}.{found.name}")

@@ -1,4 +1,4 @@
-"""The hook that all of ours are: nothing of it stays in a copy of a host."""
+"""The hook that all of ours are, and whether a graph is recorded, whose replays run no hook."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch.utils.hooks import RemovableHandle
 
 
 class Hook:
-    """A hook that a copied, pickled or saved host carries as a no-op of the standard library.
-
-    Attributes:
-        owner: Whose hook it is: tells two plug-ins on one tower apart.
-    """
+    """A hook that a copied or saved host carries as a no-op; ``owner`` tells two plug-ins apart."""
 
     def __init__(self, owner: object, call: Callable[..., None]) -> None:
         self.owner = owner
@@ -31,3 +28,13 @@ class Hook:
 
 Registration = tuple[Callable[..., RemovableHandle], Hook, dict[str, Any]]
 """A module's method that registers a hook, the hook, and the method's options."""
+
+
+def in_cuda_graph() -> bool:
+    """Whether the current stream is being captured; False where CUDA was never used.
+
+    False in compiled code, too, whose graphs are the compiler's own affair.
+    """
+    if torch.compiler.is_compiling() or not torch.cuda.is_initialized():
+        return False
+    return torch.cuda.is_current_stream_capturing()

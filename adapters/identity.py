@@ -30,9 +30,8 @@ _PER_TENSOR = 4096
 def tower_hashes(tower: Tower) -> dict[str, str]:
     """Hash of a tower's weights as they are in each dtype that a host may load them in.
 
-    ``float16>bfloat16`` is of a host stored in the one and loaded in the other. Hashed are the
-    first 4096 numbers of every tensor of the patch embedding and the blocks; neither names nor
-    order count, as these change between releases of the host's library.
+    Of the first 4096 numbers of every tensor of the patch embedding and the blocks; neither names
+    nor order count, as these change between releases of the host's library.
     """
     return {name: _hash(list(_tensors(tower)), casts) for name, casts in _CASTS.items()}
 
@@ -42,19 +41,9 @@ def check_same_tower(
 ) -> None:
     """Compares a tower with the one a head was trained on.
 
-    It is the same one where its weights, in a recorded dtype that holds them without loss, have
-    the hash of that dtype. Where nothing is recorded there is nothing to check; where the weights
-    can't be checked (quantised, on the meta device) that is logged, and so is a tower that is the
-    right one but for what PEFT put beside its weights (LoRA) since.
-
-    Args:
-        tower: The tower.
-        recorded: ``tower_hashes`` of the one the head was trained on.
-        name: Its name.
-        other_tower: Take another tower, and log it.
-
-    Raises:
-        HeadMismatchError: The weights are others.
+    It is the same where its weights, in a recorded dtype that holds them without loss, have the
+    hash of that. Weights that can't be checked (quantised, on the meta device) are logged, and so
+    is a tower that is the right one but for what PEFT put beside its weights (LoRA) since.
     """
     if not recorded:
         return
@@ -93,8 +82,7 @@ def check_same_tower(
 def _is_recorded(tensors: list[Tensor], recorded: Mapping[str, str]) -> bool:
     """Whether the tensors, as they are, may be those recorded.
 
-    Casts that lose nothing alone are tried: else a tower would pass that was trained further by
-    less than a cast rounds away.
+    Only casts that lose nothing are tried: others would hide further training that they round away.
     """
     for name, expected in recorded.items():
         if casts := _CASTS.get(name):

@@ -1,8 +1,7 @@
 """How a tower's raw block outputs become each view's row-major tokens.
 
 A ``LayoutRule`` knows a kind of tower. From what the tower was called with it makes the
-``TokenLayout`` of one pass, when that pass is read: hooks keep references and never wait for a
-device.
+``TokenLayout`` of one pass, when that pass is read: hooks never wait for a device.
 
 Axes: B views, N = h * w patch tokens, T those and prefix tokens, D width, R rows of a raw output
 with its axes before D flattened, H W pixels.
@@ -31,10 +30,10 @@ class TowerCall(NamedTuple):
     """What one tower pass was given.
 
     Attributes:
-        arguments: The arguments of the tower that its layout rule reads, by name; with them, for
-            rules that prove their layouts, the ``POSITIONS`` that its first block was given.
-        pixels_shape: Shape of the patch embedding's input; where its own module pads pictures to
-            whole patches, right and below, their shape before.
+        arguments: Those that its layout rule reads, by name, with ``POSITIONS`` for rules that
+        prove. pixels_shape: Shape of the patch embedding's input, before its own module pads that
+        to whole
+            patches, right and below.
         patches_shape: Shape of its output.
     """
 
@@ -44,16 +43,7 @@ class TowerCall(NamedTuple):
 
 
 def require(call: TowerCall, name: str, count: int | None = None) -> Tensor:
-    """A tower's argument that its layout cannot be known without.
-
-    Args:
-        call: The call.
-        name: The argument's name.
-        count: Length that it must have, where that is known.
-
-    Raises:
-        NoDepthError: The tower was not given it, or in another length.
-    """
+    """A tower's argument that its layout cannot be known without; ``count``: its length."""
     value = call.arguments.get(name)
     if value is None:
         raise NoDepthError(
@@ -64,33 +54,6 @@ def require(call: TowerCall, name: str, count: int | None = None) -> Tensor:
     if count is not None and len(tensor) != count:
         raise NoDepthError(f"{name} has {len(tensor)} entries for {count} pictures")
     return tensor
-
-
-class TokenLayout(ABC):
-    """The layout of one pass.
-
-    Attributes:
-        views: Its views in order, neighbours of one size together. The lists that the methods
-            return go with them.
-    """
-
-    views: tuple[Views, ...]
-
-    @abstractmethod
-    def tokens(self, levels: Mapping[int, Tensor]) -> list[dict[int, Tensor]]:
-        """The patch tokens (B, N, D) in blocks' raw outputs, by level.
-
-        Raises:
-            NoDepthError: An output is not laid out so.
-        """
-
-    @abstractmethod
-    def class_tokens(self, x: Tensor) -> list[Tensor]:
-        """The raw class tokens (B, D) in an output that ``tokens`` took."""
-
-    @abstractmethod
-    def pixels(self, pixels: Tensor) -> list[Tensor]:
-        """The views' pixels (B, 3, H, W) in the patch embedding's input."""
 
 
 class LayoutRule(ABC):
@@ -118,25 +81,24 @@ class LayoutRule(ABC):
 
     @abstractmethod
     def resolve(self, call: TowerCall) -> TokenLayout:
-        """The layout of a pass.
-
-        Raises:
-            NoDepthError: The arguments say something that this rule does not understand.
-        """
+        """The layout of a pass."""
 
 
-class PlainLayout(TokenLayout):
-    """One row of tokens for each view: prefix tokens, then all patches of one grid."""
+class PlainLayout:
+    """One row of tokens for each view: prefix tokens, then all patches of one grid.
+
+    ``views``: in order, neighbours of one size together. The methods' lists go with them.
+    """
 
     def __init__(
         self, views: Views, num_prefix_tokens: int = 0, *, sequence_first: bool = False
     ) -> None:
-        self.views = (views,)
+        self.views: tuple[Views, ...] = (views,)
         self._prefix = num_prefix_tokens
         self._sequence_first = sequence_first
 
     def tokens(self, levels: Mapping[int, Tensor]) -> list[dict[int, Tensor]]:
-        """See ``TokenLayout``."""
+        """The patch tokens (B, N, D) in blocks' raw outputs, by level."""
         (views,) = self.views
         grid_h, grid_w = views.grid
         expected, tokens = (views.count, self._prefix + grid_h * grid_w), {}
@@ -153,11 +115,11 @@ class PlainLayout(TokenLayout):
         return [tokens]
 
     def class_tokens(self, x: Tensor) -> list[Tensor]:
-        """See ``TokenLayout``."""
+        """The raw class tokens (B, D) in an output that ``tokens`` took."""
         return [x[0] if self._sequence_first else x[:, 0]]
 
     def pixels(self, pixels: Tensor) -> list[Tensor]:
-        """See ``TokenLayout``."""
+        """The views' pixels (B, 3, H, W) in the patch embedding's input."""
         return [pixels]
 
 
@@ -166,11 +128,9 @@ class ViewTokens:
     """Where one view lies in a raw output.
 
     Attributes:
-        grid: Its patch grid (h, w).
         pixel_size: (H, W) of what it shows, in pixels of the tower's input.
-        rows_N: The rows of its patch tokens, row-major.
+        rows_N: The rows of its patch tokens, row-major; ``class_row`` that of its class token.
         pixels: From the patch embedding's input to the view's (3, H, W).
-        class_row: The row of its class token, where it has one.
     """
 
     grid: Size
@@ -180,18 +140,15 @@ class ViewTokens:
     class_row: int | None = None
 
 
-class GatheredLayout(TokenLayout):
-    """Views that lie anywhere in a raw output: cropped, packed, padded or in another order."""
+class GatheredLayout:
+    """Views that lie anywhere in a raw output: cropped, packed, padded or in another order.
+
+    Made of the shapes that a raw output may have, without its width, and of its views in order.
+    """
 
     def __init__(
         self, shapes: Sequence[tuple[int, ...]], view_tokens: Sequence[ViewTokens]
     ) -> None:
-        """Groups neighbours of one size.
-
-        Args:
-            shapes: The shapes that a raw output may have, without its width.
-            view_tokens: Where its views lie, in order.
-        """
         if not view_tokens:
             raise NoDepthError("the host's pictures were padding alone: there is no view")
         runs = itertools.groupby(view_tokens, key=lambda one: (one.grid, one.pixel_size))
@@ -201,7 +158,6 @@ class GatheredLayout(TokenLayout):
         self._rows = [torch.stack([one.rows_N for one in run]) for _, run in self._runs]
 
     def tokens(self, levels: Mapping[int, Tensor]) -> list[dict[int, Tensor]]:
-        """See ``TokenLayout``."""
         for level, x in levels.items():
             if tuple(x.shape[:-1]) not in self._shapes:
                 expected = " or ".join(str((*shape, "width")) for shape in self._shapes)
@@ -215,17 +171,19 @@ class GatheredLayout(TokenLayout):
         ]
 
     def class_tokens(self, x: Tensor) -> list[Tensor]:
-        """See ``TokenLayout``."""
         return [
             _rows(x)[torch.tensor([one.class_row for one in run], device=x.device)]
             for _, run in self._runs
         ]
 
     def pixels(self, pixels: Tensor) -> list[Tensor]:
-        """See ``TokenLayout``."""
         return [torch.stack([one.pixels(pixels) for one in run]) for _, run in self._runs]
 
 
 def _rows(x: Tensor) -> Tensor:
     """A raw output (R, D)."""
     return x.reshape(-1, x.shape[-1])
+
+
+TokenLayout = PlainLayout | GatheredLayout
+"""The layout of one pass."""

@@ -1,7 +1,6 @@
 """The parts of a vision tower, found by structure: patch embeddings and lists of blocks.
 
-Names are looked at only to recognise attention ("attn", "attention") and a linear map of patches
-("patch").
+Names tell only attention ("attn", "attention") and a linear map of patches ("patch").
 """
 
 from __future__ import annotations
@@ -21,12 +20,8 @@ class PatchEmbedding:
     """The module that makes patch tokens of RGB pictures, or of patches that the host has cut.
 
     Attributes:
-        path: Module path.
-        module: A convolution of pictures; one of videos or a linear map, where patches come cut.
-        width: D.
         patch_size: (height, width) of a patch in pixels.
-        packed: Whether it maps patches that are cut already, so that it says nothing of their
-            order.
+        packed: Whether it maps patches that are cut already: it says nothing of their order.
         padding: (above and below, left and right) pixels that it puts around a picture.
     """
 
@@ -55,7 +50,10 @@ def patch_embeddings(model: nn.Module) -> Iterator[PatchEmbedding]:
             like_patches = module.stride == module.kernel_size and kernel_h * kernel_w > 1
             if module.in_channels == 3 and like_patches:
                 packed = isinstance(module, nn.Conv3d)
-                around = _padding(module)
+                said = (
+                    module.padding
+                )  # a word has no numbers: "same" takes no stride, "valid" is none
+                around = (0, 0) if isinstance(said, str) else (int(said[-2]), int(said[-1]))
                 yield PatchEmbedding(path, module, module.out_channels, size, packed, around)
         elif isinstance(patch := getattr(module, "patch_size", None), int):
             # Only the module that holds it tells such a map from any other.
@@ -69,13 +67,6 @@ def patch_embeddings(model: nn.Module) -> Iterator[PatchEmbedding]:
                         (patch, patch),
                         packed=True,
                     )
-
-
-def _padding(convolution: nn.Conv2d | nn.Conv3d) -> tuple[int, int]:
-    said = convolution.padding
-    if isinstance(said, str):  # torch takes no stride with "same"; "valid" is none
-        return (0, 0)
-    return int(said[-2]), int(said[-1])
 
 
 def block_lists(model: nn.Module) -> list[BlockList]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipdepth_plugin.adapters.graphs import in_cuda_graph
+from clipdepth_plugin.adapters.hooks import in_cuda_graph
 from clipdepth_plugin.adapters.layouts import TowerCall
 from clipdepth_plugin.adapters.passes import NOT_FIRED, TowerPass, Wanted
 from clipdepth_plugin.adapters.prompts import Conversation
@@ -46,19 +46,16 @@ class Slot:
     """What one thread (and asyncio task) sees.
 
     Attributes:
-        last: The last tower pass, or None.
-        why_none: Why ``last`` is None.
+        last: The last tower pass; where there is none, ``why_none``.
         captures: Lists that collect every pass.
-        in_host: Which forwards of the host run now: of the modules around the tower by their
-            number, outermost first.
+        in_host: Numbers of the modules around the tower whose forwards run now, outermost first.
         prompt: Token ids of the host's last forward, where it has such.
         conversation: Which caches do not hold the last picture.
         passes_inside: Passes that have begun inside a forward of the host.
         claimed: Whether a forward of the host has taken ``last`` for its own. Some hosts run
             their tower inside that forward, others (``generate`` of late) just before it.
-        in_wrapper: Whether a module runs that holds the tower and takes no prompt.
-        before: ``last`` when it began.
-        made_inside: Whether ``last`` was made in one.
+        in_wrapper: Whether a module runs that holds the tower and takes no prompt; ``before`` is
+            ``last`` when it began, ``made_inside``: whether ``last`` was made in one.
     """
 
     last: TowerPass | None = None
@@ -78,12 +75,9 @@ class Slot:
 class Forward:
     """The tower's forward that runs in one thread: no other task can run before it ends.
 
-    Attributes:
-        running: The pass that taps write into now.
-        arguments: Of the forward that has begun, those that its layout rule reads; taken over by
-            the pass that its patch embedding begins.
-        picture: Shape of the pictures before the patch embedding's own module pads them, or None.
-        leave: Whether to leave the tower once the pass is complete.
+    ``arguments`` (what the layout rule reads) and ``picture`` (the pictures' shape before padding)
+    are the next pass's; ``leave``: whether to leave the tower once ``running``, the pass, is
+    complete.
     """
 
     running: TowerPass | None = None
@@ -93,7 +87,7 @@ class Forward:
 
 
 class _PrivateRuns(threading.local):
-    """Recorders that run a tower for a caller of their own now, in this thread, innermost last."""
+    """Recorders whose tower a caller runs alone now, in this thread, innermost last."""
 
     def __init__(self) -> None:
         self.stack: list[tuple[PassRecorder, list[TowerPass]]] = []
@@ -118,13 +112,7 @@ MakePass = Callable[[Wanted, TowerCall, bool], TowerPass]
 
 
 class PassRecorder:
-    """Routes what the taps see to the thread and task that runs the tower.
-
-    Attributes:
-        wanted: What is tapped.
-        attached: Whether the host's own passes become ``last``.
-        thread: What belongs to the caller's thread.
-    """
+    """Routes what the taps see to the thread and task that runs the tower."""
 
     def __init__(self, wanted: Wanted, make_pass: MakePass) -> None:
         self.wanted = wanted
@@ -190,9 +178,7 @@ class PassRecorder:
     def host_starts(self, number: int) -> bool:
         """A forward of the host starts. Returns whether it is the outermost, and not private.
 
-        Args:
-            number: Number of the module, counted inwards: those further in are over, even where an
-                interrupt kept them from saying so.
+        Modules are numbered inwards: those further in are over, even where an interrupt ended them.
         """
         if _PRIVATE.stack:
             return False
@@ -203,8 +189,7 @@ class PassRecorder:
     def host_claims(self, *, afresh: bool) -> None:
         """That forward takes the last tower pass for its own.
 
-        Unless one before it has done so and it runs ``afresh`` (on a new input, not on a next
-        token): then that pass is of another input, and is dropped.
+        A pass that one before it has taken is dropped where it runs ``afresh``, on a new input.
         """
         slot = self.slot
         if afresh and slot.claimed and slot.last is not None:

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipdepth_plugin.adapters.kept import Kept, keep, usable, written_since
-from clipdepth_plugin.adapters.layouts import POSITIONS, LayoutRule, TokenLayout, TowerCall
+from clipdepth_plugin.adapters.layouts import POSITIONS, TokenLayout, TowerCall
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.config import ContextKind
 from clipdepth_plugin.errors import NoDepthError
@@ -33,47 +32,31 @@ NOT_POOLED = (
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is tapped, and how its tokens are laid out.
+    """What is tapped of a tower: ascending levels, the context (None: no head asks), pixels."""
 
-    Attributes:
-        levels: The levels, ascending.
-        context: Context kind, or None where no head asks.
-        pixels: Whether the tower's input pixels are kept.
-        width: D.
-        patch_size: (height, width) of a patch in pixels.
-        rule: Makes the layout of each pass.
-    """
-
+    tower: Tower
     levels: tuple[int, ...]
-    context: ContextKind | None
-    pixels: bool
-    width: int
-    patch_size: tuple[int, int]
-    rule: LayoutRule
-
-    @classmethod
-    def of(
-        cls,
-        tower: Tower,
-        levels: tuple[int, ...],
-        context: ContextKind | None,
-        *,
-        pixels: bool = False,
-    ) -> Wanted:
-        """What is wanted of a tower."""
-        return cls(
-            levels=levels,
-            context=context,
-            pixels=pixels,
-            width=tower.width,
-            patch_size=tower.patch_size,
-            rule=tower.rule,
-        )
+    context: ContextKind | None = None
+    pixels: bool = False
 
     @property
     def last_level(self) -> int:
         """The deepest tapped level."""
         return self.levels[-1]
+
+
+Kept = tuple[Tensor, int | None]
+"""A tensor as tapped, and its version then, as hosts may write into it later; None where they can't
+or where it is a copy."""
+
+
+def keep(x: Tensor) -> Kept:
+    """A reference; a copy where writes could not be noticed (inference mode)."""
+    if torch.compiler.is_dynamo_compiling():
+        return x.detach(), None
+    if x.is_inference():
+        return x.clone(), None
+    return (x.detach() if x.requires_grad else x), x._version
 
 
 class TowerPass:
@@ -111,11 +94,6 @@ class TowerPass:
         return self._laid_out().views
 
     @property
-    def count(self) -> int:
-        """Number of views; raises as ``views``."""
-        return sum(views.count for views in self.views)
-
-    @property
     def features(self) -> TowerFeatures | list[TowerFeatures]:
         """The tokens of this pass, without autograd history.
 
@@ -151,7 +129,7 @@ class TowerPass:
             )
             for run, views in enumerate(layout.views)
         ]
-        return list(map(usable, batches)) if inference else batches
+        return [one.mapped(_usable) for one in batches] if inference else batches
 
     def free(self, why: str) -> None:
         """Drops the tokens; asking for them later says ``why``."""
@@ -172,10 +150,9 @@ class TowerPass:
         """Keeps a block's raw output."""
         if self._problem is not None or level in self._levels:
             return  # gradient checkpointing runs blocks again, in the backward of any pass
-        if x.shape[-1] != self._wanted.width:
-            self._problem = (
-                f"level {level} came as {tuple(x.shape)}, expected a width of {self._wanted.width}"
-            )
+        width = self._wanted.tower.width
+        if x.shape[-1] != width:
+            self._problem = f"level {level} came as {tuple(x.shape)}, expected a width of {width}"
             return
         # As ``keep``, which would be a call more for each level.
         if torch.compiler.is_dynamo_compiling():
@@ -198,13 +175,13 @@ class TowerPass:
     def _laid_out(self) -> TokenLayout:
         if self._layout is None:
             call = self._call
-            for name, kept in self._arguments.items():
-                if written_since(kept):
+            for name, (x, version) in self._arguments.items():
+                if version is not None and x._version != version:
                     raise NoDepthError(
                         f"the tower's {name} was written into in place after the tower ran"
                     )
-                call = call._replace(arguments={**call.arguments, name: kept[0]})
-            self._layout = self._wanted.rule.resolve(call)
+                call = call._replace(arguments={**call.arguments, name: x})
+            self._layout = self._wanted.tower.rule.resolve(call)
             self._arguments = {}
             if call.arguments:
                 self._call = call._replace(arguments={})
@@ -212,7 +189,7 @@ class TowerPass:
 
     def _seen_pixels(self, layout: TokenLayout, pixels: Tensor) -> list[Tensor]:
         """The pixels that whole patches cover; the rest, right and below, no token has seen."""
-        patch_h, patch_w = self._wanted.patch_size
+        patch_h, patch_w = self._wanted.tower.patch_size
         return [
             x_B3HW[..., : views.grid[0] * patch_h, : views.grid[1] * patch_w]
             for x_B3HW, views in zip(layout.pixels(pixels), layout.views, strict=True)
@@ -228,10 +205,10 @@ class TowerPass:
         if self._pooled is None:
             return None
         pooled_BD, counts = self._pooled[0], [views.count for views in layout.views]
-        if tuple(pooled_BD.shape) != (sum(counts), wanted.width):
+        if tuple(pooled_BD.shape) != (sum(counts), wanted.tower.width):
             raise NoDepthError(
                 f"the pooled vector came as {tuple(pooled_BD.shape)}, expected "
-                f"{(sum(counts), wanted.width)} = (views, width)"
+                f"{(sum(counts), wanted.tower.width)} = (views, width)"
             )
         return list(pooled_BD.split(counts)) if counts[1:] else [pooled_BD]
 
@@ -257,3 +234,8 @@ class TowerPass:
                     "host under torch.inference_mode(), where taps keep copies"
                 )
         return inference
+
+
+def _usable(x: Tensor) -> Tensor:
+    """What autograd may save: inference tensors are cloned."""
+    return x.clone() if x.is_inference() else x

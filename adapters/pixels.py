@@ -9,21 +9,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.errors import ImageError
 from clipdepth_plugin.maps.geometry import ViewGeometry
-
-_RESAMPLING = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-    "box": Image.Resampling.BOX,
-    "hamming": Image.Resampling.HAMMING,
-    "lanczos": Image.Resampling.LANCZOS,
-    "nearest": Image.Resampling.NEAREST,
-}
 
 
 def to_pixels(images: Sequence[Image.Image], preprocessing: Preprocessing) -> Tensor:
@@ -34,18 +26,10 @@ def to_pixels(images: Sequence[Image.Image], preprocessing: Preprocessing) -> Te
 def frames(
     images: Sequence[Image.Image], preprocessing: Preprocessing
 ) -> tuple[Tensor, list[ViewGeometry]]:
-    """Turns pictures into the normalised pixels of a tower, one view of each.
-
-    Args:
-        images: B RGB pictures of any sizes.
-        preprocessing: Input size, resize rule, interpolation, mean and std of the tower; see
-            ``frame``.
+    """Turns pictures into the normalised pixels of a tower, one view of each; see ``frame``.
 
     Returns:
         (B, 3, H, W) float32, (rgb / 255 - mean) / std, and where each lies in its picture.
-
-    Raises:
-        ImageError: A picture is not RGB; ``load_image`` gives RGB.
     """
     pixels_B3HW = torch.empty(len(images), 3, *preprocessing.size)
     geometries = []
@@ -61,14 +45,9 @@ def frames(
 
 
 def frame(image: Image.Image, preprocessing: Preprocessing) -> tuple[Tensor, ViewGeometry]:
-    """A picture as the tower is shown it, before normalisation.
+    """A picture (RGB) as the tower is shown it, before normalisation, with the host's filter.
 
-    By the rule ``preprocessing.resize``, with its filter and antialiasing; where that is None the
-    whole picture is squashed to the input. Padding has the mean colour.
-
-    Args:
-        image: An RGB picture.
-        preprocessing: The host's, or ``preprocessing.whole()`` for all of the picture.
+    Where ``resize`` is None the whole picture is squashed. Padding has the mean colour.
 
     Returns:
         (3, H, W) float32 in 0..1, and where it lies in the picture.
@@ -87,14 +66,11 @@ def frame(image: Image.Image, preprocessing: Preprocessing) -> tuple[Tensor, Vie
     rgb_3HW = _resized(image, scaled, preprocessing)
     if scaled == geometry.view_size:
         return rgb_3HW, geometry
-    view_3HW = torch.tensor(preprocessing.mean).view(3, 1, 1).expand(3, *geometry.view_size).clone()
-    spans = [
-        _overlap(int(offset), side, room)
-        for offset, side, room in zip(geometry.offset, scaled, geometry.view_size, strict=True)
-    ]
-    (to_rows, from_rows), (to_columns, from_columns) = spans
-    view_3HW[:, to_rows, to_columns] = rgb_3HW[:, from_rows, from_columns]
-    return view_3HW, geometry
+    (top, left), (height, width) = map(int, geometry.offset), geometry.view_size
+    # Negative where the picture is cropped.
+    sides = (left, width - left - scaled[1], top, height - top - scaled[0])
+    planes = zip(rgb_3HW, preprocessing.mean, strict=True)
+    return torch.stack([F.pad(plane_HW, sides, value=mean) for plane_HW, mean in planes]), geometry
 
 
 def normalised(rgb_3HW: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -106,12 +82,6 @@ def normalised(rgb_3HW: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 def _resized(image: Image.Image, size: tuple[int, ...], preprocessing: Preprocessing) -> Tensor:
     """(3, *size) float32 in 0..1."""
-    resampling = _RESAMPLING[preprocessing.interpolation]
+    resampling = Image.Resampling[preprocessing.interpolation.upper()]
     rgb_HWC = np.array(image.resize((size[1], size[0]), resampling))
     return torch.from_numpy(rgb_HWC).permute(2, 0, 1).contiguous().to(torch.float32) / 255.0
-
-
-def _overlap(offset: int, size: int, room: int) -> tuple[slice, slice]:
-    """Where a picture of ``size`` at ``offset`` lies in ``room``, and which part of it that is."""
-    start, stop = max(offset, 0), min(offset + size, room)
-    return slice(start, stop), slice(start - offset, stop - offset)

@@ -1,15 +1,15 @@
-"""The layout rule of plain towers: a row of tokens for each picture, some of it padding at times.
+"""The layout rule of plain towers: a row of tokens for each picture.
 
 Idefics, SmolVLM and their kin pad the smaller pictures of a batch and give their tower a mask of
-the real patches. A view is cropped to those.
+the real patches: a view is cropped to those.
 
 Axes: B views, N tokens, (h, w) patch grid, H W pixels.
 """
 
 from __future__ import annotations
 
-import functools
 import math
+import operator
 from dataclasses import dataclass
 
 import torch
@@ -45,12 +45,7 @@ PACKING = (
 class PlainRule(LayoutRule):
     """Rows of prefix tokens and patches; cropped to a mask of patches where the tower is given one.
 
-    Attributes:
-        num_prefix_tokens: Tokens before the patches.
-        sequence_first: Whether blocks run (N, B, D).
-        patch_size: (height, width) of a patch in pixels.
-        parameters: Names of the tower's parameters.
-        needs_more: Whether it requires others than the pictures.
+    ``parameters`` are the names of the tower's; ``needs_more``: it requires more than the pictures.
     """
 
     num_prefix_tokens: int
@@ -61,19 +56,16 @@ class PlainRule(LayoutRule):
 
     @property
     def order(self) -> str:
-        """See ``LayoutRule``."""
         masks = [name for name in self.reads if "patch" in name]
         rows = "row-major" if not self.sequence_first else "row-major, tokens before views"
         return f"{rows}, cut to {masks[0]} where it is given" if masks else rows
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """See ``LayoutRule``."""
         masks = (name for name in self.parameters if "mask" in name and name not in _NOT_PADDING)
         return (*masks, *(name for name in self.parameters if name in PACKING))
 
     def resolve(self, call: TowerCall) -> TokenLayout:
-        """See ``LayoutRule``."""
         (batch, *_, height, width) = call.pixels_shape
         grid_h, grid_w = grid = (call.patches_shape[-2], call.patches_shape[-1])
         # A tower that takes nothing but pictures cuts them into patches itself.
@@ -135,17 +127,13 @@ class PlainRule(LayoutRule):
             (bottom - top, right - left),
             (end_h - top * patch_h, end_w - left * patch_w),
             rows_hw.flatten() + offset + self.num_prefix_tokens,
-            functools.partial(_crop, index=index, area=area),
+            operator.itemgetter((index, ..., *area)),
             offset,
         )
 
 
 def _real(mask: Tensor, name: str) -> Tensor:
-    """Where a mask of the tower's says that patches are real, in the mask's own shape.
-
-    Raises:
-        NoDepthError: It leaves parts out, and its name or its numbers do not say which.
-    """
+    """Where a mask of the tower's says that patches are real, in the mask's own shape."""
     padding = _MARKS_PADDING in name
     if not padding and name not in _MARKS_REAL:
         if not bool((mask == 1).all()):
@@ -162,10 +150,6 @@ def _real(mask: Tensor, name: str) -> Tensor:
             "attention scores marks no patches; give it as bool"
         )
     return real
-
-
-def _crop(pixels_B3HW: Tensor, index: int, area: tuple[slice, slice]) -> Tensor:
-    return pixels_B3HW[index, :, *area]
 
 
 def _box(mask_hw: Tensor, index: int) -> tuple[int, int, int, int]:

@@ -20,7 +20,8 @@ from clipdepth_plugin.maps.geometry import ViewGeometry
 from clipdepth_plugin.maps.tiling import ViewRule
 
 ResizeKind = Literal["squash", "shortest", "pad", "fit", "fit_middle", "fit_end"]
-Interpolation = Literal["bicubic", "bilinear", "box", "hamming", "lanczos", "nearest"]
+# By Pillow's numbers, from 0.
+Interpolation = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
 Triple = tuple[float, float, float]
 
 # (mean, std) of the models' published preprocessing.

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from clipdepth_plugin.adapters.graphs import in_cuda_graph
+from clipdepth_plugin.adapters.hooks import in_cuda_graph
 
 # transformers says "cache" from 5.24 on; before, it said the others.
 _CACHES = ("cache", "past_key_values", "past_key_value", "cache_params")
@@ -52,10 +52,9 @@ def _nothing() -> None:
 class Conversation:
     """Which caches do not hold the last picture, as far as is known.
 
-    A prompt with a cache that is not empty is a new one all the same where the cache does not hold
-    the picture: a kept prefix, as long as what the picture's own prompt continued; a cache filled
-    by prompts without a picture; one of another picture. A copy of such a cache that is longer
-    than what the picture's prompt continued is taken for one that holds it.
+    With one of these a prompt is a new one though its cache is not empty: a kept prefix (as long as
+    what the picture's own prompt continued), prompts without a picture, another picture. A copy
+    that is longer than what the picture's prompt continued is taken for one that holds it.
     """
 
     def __init__(self) -> None:
@@ -78,13 +77,7 @@ class Conversation:
         return length > self._before and not any(cache is one for one in self._without)
 
     def forward(self, kwargs: dict[str, Any], *, afresh: bool, picture: bool) -> None:
-        """A forward starts, of which ``goes_on`` has been asked.
-
-        Args:
-            kwargs: Of it.
-            afresh: Whether it is a new prompt.
-            picture: Whether the tower has run for it already.
-        """
+        """A forward starts, of which ``goes_on`` has been asked."""
         if torch.compiler.is_compiling():
             return
         cache, before = _cache_of(kwargs), self._length or 0
@@ -99,10 +92,7 @@ class Conversation:
             self._turn()
 
     def last_forward_ran_tower(self, passes: int) -> None:
-        """Takes note of how many tower passes have begun inside forwards so far.
-
-        Called before a forward, as code that is compiled around the tower cannot count inside it.
-        """
+        """Takes the number of passes begun inside forwards, which compiled code cannot count."""
         if passes != self._passes and not torch.compiler.is_compiling():
             self._passes = passes
             self._has_picture()

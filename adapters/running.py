@@ -23,29 +23,14 @@ class TowerRunner:
     """A tower as a function; what it looks up in the tower is kept between calls."""
 
     def __init__(self, tower: Tower, taps: Taps, recorder: PassRecorder) -> None:
-        """Looks at the tower when it first runs.
-
-        Args:
-            tower: The tower.
-            taps: Its taps, installed or not; they stay as they were.
-            recorder: Theirs.
-        """
+        """Looks at the tower when it first runs."""
         self._tower = tower
         self._taps = taps
         self._recorder = recorder
         self._state = _TowerState(tower.module)
 
     def run(self, pixels_B3HW: Tensor, tower_kwargs: dict[str, Any]) -> TowerPass:
-        """One tower pass without a graph; seen by no other recorder.
-
-        Args:
-            pixels_B3HW: (B, 3, H, W), normalised as the tower takes them; carried to its device
-                and dtype.
-            tower_kwargs: Passed on to the tower.
-
-        Raises:
-            NoDepthError: The tower ran without its hooks.
-        """
+        """One tower pass without a graph; seen by no other recorder."""
         tower, recorder = self._tower, self._recorder
         early = leaving_early(recorder, allowed=self._may_leave_early(tower_kwargs))
         self._taps.install(watch=False)
@@ -62,10 +47,9 @@ class TowerRunner:
         return seen[-1]
 
     def _may_leave_early(self, tower_kwargs: dict[str, Any]) -> bool:
-        """Whether an exception may end the tower's forward: not where others need its end.
+        """Whether nobody else needs the end of the tower's forward, which an exception would skip.
 
-        Such as another plug-in's taps, deeper in the tower; or releases of transformers that wrap
-        blocks while they record hidden states or attentions, and unwrap them at the end.
+        Others: another plug-in's taps; transformers that unwraps the blocks which it records.
         """
         for owner in owners(self._tower):
             if owner is not self._taps.owner:
@@ -80,8 +64,7 @@ class TowerRunner:
 class _TowerState:
     """Whether modules of a tower need its forward to end; looked at anew where one has changed.
 
-    Offloading (accelerate) and sharding (FSDP) put weights away after a forward; compiled code
-    cannot be left by an exception.
+    Offloading and sharding put weights away after it; an exception can't leave compiled code.
     """
 
     def __init__(self, tower: nn.Module) -> None:

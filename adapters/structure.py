@@ -1,23 +1,18 @@
 """Finds vision towers in any model by structure alone.
 
-A tower is a list of like transformer blocks of one width, fed by a patch embedding of that width;
-a patch embedding feeds the list that it shares the deepest common ancestor with. Several side by
-side are paired in their order where there are as many of each.
+A tower is a list of like transformer blocks fed by a patch embedding of their width: that with the
+deepest common ancestor. Several side by side are paired in order, where there are as many of each.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from torch import nn
 
-from clipdepth_plugin.adapters.modules import (
-    BlockList,
-    PatchEmbedding,
-    block_lists,
-    patch_embeddings,
-    unwrapped,
-)
+from clipdepth_plugin.adapters import modules
+from clipdepth_plugin.adapters.modules import BlockList, PatchEmbedding
 
 FEEDS_NOTHING = "feeds no list of attention blocks"
 
@@ -41,8 +36,8 @@ class Misfit:
 
 def find_skeletons(model: nn.Module) -> tuple[list[Skeleton], list[Misfit]]:
     """All towers of a model, and the patch embeddings that have none."""
-    lists = list(block_lists(model))
-    embeddings = list(patch_embeddings(model))
+    lists = list(modules.block_lists(model))
+    embeddings = list(modules.patch_embeddings(model))
     fed: dict[str, BlockList | str] = {}
     taken: set[str] = set()
     # The nearest pairs first, so that no embedding takes the list of one further inside.
@@ -57,7 +52,7 @@ def find_skeletons(model: nn.Module) -> tuple[list[Skeleton], list[Misfit]]:
         if isinstance(fit, str):
             misfits.append(Misfit(embedding.path, fit))
         else:
-            skeletons.append(Skeleton(_common_path(embedding.path, fit.path), embedding, fit))
+            skeletons.append(Skeleton(common_path(embedding.path, fit.path), embedding, fit))
     return skeletons, misfits
 
 
@@ -67,8 +62,11 @@ def _groups(
     """Patch embeddings that have the same lists equally near, and those lists; nearest first."""
     groups: dict[tuple[int, ...], tuple[list[PatchEmbedding], list[BlockList]]] = {}
     for embedding in embeddings:
-        shared, near = _nearest(embedding.path, lists)
-        group, _ = groups.setdefault((-shared, *map(id, near)), ([], near))
+        paths = [common_path(embedding.path, blocks.path) for blocks in lists]
+        shared = [len(path.split(".")) if path else 0 for path in paths]
+        longest = max(shared, default=0)
+        near = [blocks for blocks, n in zip(lists, shared, strict=True) if n == longest]
+        group, _ = groups.setdefault((-longest, *map(id, near)), ([], near))
         group.append(embedding)
     return [groups[key] for key in sorted(groups, key=lambda key: key[0])]
 
@@ -112,7 +110,9 @@ def _pair(
 
 def _unreadable(fit: BlockList, near: list[BlockList]) -> str | None:
     """Why a list's blocks are not a tower's levels one after the other; None where they are."""
-    if _runs_on_maps(fit):
+    # Tokens stay maps (B, h, w, D) where blocks cut windows: those say their size.
+    blocks = map(modules.unwrapped, fit.blocks)
+    if any(isinstance(getattr(block, "window_size", None), int) for block in blocks):
         return (
             f"feeds blocks that attend within windows of maps ({fit.path}, as SAM's), not on rows "
             "of tokens"
@@ -127,30 +127,10 @@ def _unreadable(fit: BlockList, near: list[BlockList]) -> str | None:
     return None
 
 
-def _runs_on_maps(block_list: BlockList) -> bool:
-    """Whether tokens stay maps (B, h, w, D): blocks that cut windows say their size."""
-    blocks = map(unwrapped, block_list.blocks)
-    return any(isinstance(getattr(block, "window_size", None), int) for block in blocks)
-
-
-def _nearest(path: str, lists: list[BlockList]) -> tuple[int, list[BlockList]]:
-    """The lists that share the longest common path with ``path``, and how long that is."""
-    shared = [len(_common_parts(path, blocks.path)) for blocks in lists]
-    longest = max(shared, default=0)
-    return longest, [b for b, n in zip(lists, shared, strict=True) if n == longest]
-
-
-def _common_parts(first: str, second: str) -> list[str]:
-    parts = []
-    for one, other in zip(first.split("."), second.split("."), strict=False):
-        if one != other:
-            break
-        parts.append(one)
-    return parts
-
-
-def _common_path(first: str, second: str) -> str:
-    return ".".join(_common_parts(first, second))
+def common_path(first: str, second: str) -> str:
+    """The path of the deepest module that holds both."""
+    pairs = zip(first.split("."), second.split("."), strict=False)
+    return ".".join(one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def modules_around(model: nn.Module, path: str) -> list[nn.Module]:

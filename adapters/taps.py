@@ -1,26 +1,22 @@
-"""The hooks on a tower: they look, replace nothing, and leave no trace.
-
-They see outputs: of the blocks, of what makes the pooled vector and, for the size of the picture
-(and its pixels, where a head asks), of the patch embedding; the input of the first block; and the
-tower's arguments, where they say how its tokens are laid out. ``host_watch`` has the host's.
-"""
+"""The hooks on a tower and around it: they look, replace nothing, and leave no trace."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from clipdepth_plugin.adapters.graphs import in_cuda_graph
-from clipdepth_plugin.adapters.hooks import Hook, Registration
-from clipdepth_plugin.adapters.host_watch import watching
+from clipdepth_plugin.adapters.hooks import Hook, Registration, in_cuda_graph
 from clipdepth_plugin.adapters.layouts import POSITIONS, TowerCall
+from clipdepth_plugin.adapters.modules import block_lists
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
+from clipdepth_plugin.adapters.prompts import grows, prompt_of
+from clipdepth_plugin.adapters.structure import modules_around
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.adapters.traits import parameters_of
 from clipdepth_plugin.adapters.trim import check_not_left_out
@@ -56,11 +52,7 @@ class _LevelHook(Hook):
 
 
 class Taps:
-    """The hooks of one recorder on one tower of one host.
-
-    Attributes:
-        owner: Whose they are.
-    """
+    """The hooks of one recorder on one tower of one host; ``owner``: whose they are."""
 
     def __init__(
         self, host: nn.Module, tower: Tower, recorder: PassRecorder, owner: object
@@ -69,9 +61,9 @@ class Taps:
         self._recorder = recorder
         self.owner = owner
         self._parameters = parameters_of(tower.module)
-        self._reads = recorder.wanted.rule.reads
+        self._reads = tower.rule.reads
         self._on_tower = list(self._tower_hooks())
-        self._on_host = list(watching(host, tower, recorder, owner))
+        self._on_host = list(_around(host, tower, recorder, owner))
         self._handles: list[RemovableHandle] = []
         self._users = 0
         self._watches = False
@@ -83,14 +75,7 @@ class Taps:
         return bool(self._handles)
 
     def install(self, *, watch: bool = True) -> None:
-        """Puts the hooks on, all or none; to be undone by one ``remove`` for each ``install``.
-
-        Args:
-            watch: Whether to watch the host, too, for prompts without a picture.
-
-        Raises:
-            HeadMismatchError: Another plug-in leaves out what is wanted.
-        """
+        """Puts the hooks on, all or none; to be undone by one ``remove`` for each ``install``."""
         with self._lock:
             check_not_left_out(self._tower, self._recorder.wanted)
             try:
@@ -129,12 +114,12 @@ class Taps:
         for module in _padders(tower):
             yield module.register_forward_pre_hook, Hook(self.owner, self._on_picture), {}
         yield tower.patch_embed.register_forward_hook, Hook(self.owner, self._on_patch_embed), {}
-        if wanted.rule.proves:
+        if tower.rule.proves:
             yield first, Hook(self.owner, self._on_first_block), {"with_kwargs": True}
         for level in wanted.levels:
             hook = _LevelHook(self.owner, self._recorder, level)
             if level == 0:
-                entry = Hook(self.owner, functools.partial(_give_input, hook))
+                entry = Hook(self.owner, partial(_give_input, hook))
                 yield first, entry, {"with_kwargs": True}
             else:
                 yield tower.blocks[level - 1].register_forward_hook, hook, {}
@@ -208,3 +193,54 @@ def _padders(tower: Tower) -> list[nn.Module]:
         for module in tower.module.modules()
         if hasattr(module, "dynamic_img_pad") and tower.patch_embed in module.children()
     ]
+
+
+def _around(
+    host: nn.Module, tower: Tower, recorder: PassRecorder, owner: object
+) -> Iterator[Registration]:
+    """The hooks on the modules that take prompts, and on the one inside them around the tower.
+
+    They notice forwards of the host that show it no picture.
+    """
+    around = modules_around(host, tower.path)
+    hosts = [one for number, one in enumerate(around) if _takes_prompts(one, tower, number == 0)]
+
+    for number, module in enumerate(hosts):
+        start, end = (Hook(owner, partial(do, recorder, number)) for do in (_starts, _ends))
+        yield module.register_forward_pre_hook, start, {"with_kwargs": True}
+        yield module.register_forward_hook, end, {"always_call": True}
+    # Such as SiglipVisionModel before transformers 5.6, or Ovis2VisionModel.
+    for module in around[len(hosts) : len(hosts) + 1]:
+        start = Hook(owner, lambda *_: recorder.wrapper_starts())
+        end = Hook(owner, lambda *_: recorder.wrapper_ends())
+        yield module.register_forward_pre_hook, start, {}
+        yield module.register_forward_hook, end, {"always_call": True}
+
+
+def _starts(recorder: PassRecorder, number: int, _: nn.Module, args: Any, kwargs: Any) -> None:
+    if recorder.host_starts(number):
+        slot, prompt = recorder.slot, prompt_of(args, kwargs)
+        talk = slot.conversation
+        talk.last_forward_ran_tower(slot.passes_inside)
+        goes_on = talk.goes_on(prompt, kwargs) or grows(prompt, slot.prompt)
+        # Token ids only: embeddings or pixels would be large to keep.
+        slot.prompt = prompt if prompt is not None and prompt.ndim == 2 else None
+        picture = slot.last is not None and not slot.claimed
+        recorder.host_claims(afresh=not goes_on)
+        talk.forward(kwargs, afresh=not goes_on, picture=picture)
+
+
+def _ends(recorder: PassRecorder, number: int, *_: Any) -> None:
+    recorder.host_ends(number)
+
+
+def _takes_prompts(module: nn.Module, tower: Tower, outermost: bool) -> bool:
+    """Whether a module around the tower does more than to see: it has blocks beside the tower's.
+
+    The host itself does so, too, where it has any weights beside the tower's.
+    """
+    if outermost:
+        own = {id(p) for p in tower.module.parameters()}
+        return any(id(p) not in own for p in module.parameters())
+    seeing = {one.blocks[0] for one in block_lists(tower.module)} | {*tower.blocks}
+    return any(one.blocks[0] not in seeing for one in block_lists(module))

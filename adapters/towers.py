@@ -33,10 +33,6 @@ class Tower(TowerTraits):
         width: D.
         patch_size: (height, width) of a patch in pixels.
         sequence_first: Whether the blocks run (N, B, D).
-        rule: Makes the layout of each pass's tokens.
-        module: The tower itself.
-        blocks: Its blocks, in order.
-        patch_embed: Its patch embedding.
     """
 
     path: str
@@ -99,30 +95,23 @@ def find_towers(model: nn.Module) -> list[Tower]:
 def choose_tower(model: nn.Module, path: str | None = None) -> Tower:
     """The tower to tap: the only one, or the one that ``path`` names.
 
-    Args:
-        model: The host.
-        path: Module path of the tower, of its block list, or of a module around it. A tower
-            at just that path comes before those inside.
-
-    Raises:
-        TowerNotFoundError: None was found, none is at that path, or several are and the choice
-            is open. Says what was found instead.
-        HostError: The host is no torch module.
+    That is the path of the tower, of its block list, or of a module around it; a tower at just that
+    path comes before those inside.
     """
     towers, misfits = _find(model)
-    name = type(model).__name__
+    name, found = type(model).__name__, f"Found: {'; '.join(map(str, towers))}"
     if not towers:
         raise TowerNotFoundError(nothing_found(model, misfits))
     if path is not None:
         chosen = [t for t in towers if path in (t.path, t.blocks_path)]
-        chosen = chosen or [t for t in towers if _inside(t.path, path)]
+        chosen = chosen or [t for t in towers if not path or f"{t.path}.".startswith(f"{path}.")]
         if len(chosen) != 1:
             what = "no vision tower" if not chosen else f"{len(chosen)} vision towers"
-            raise TowerNotFoundError(f"{name}: {what} at {path!r}. {_candidates(towers)}")
+            raise TowerNotFoundError(f"{name}: {what} at {path!r}. {found}")
         return chosen[0]
     if len(towers) > 1:
         raise TowerNotFoundError(
-            f"{name}: {len(towers)} vision towers; choose one with tower=... {_candidates(towers)}"
+            f"{name}: {len(towers)} vision towers; choose one with tower=... {found}"
         )
     return towers[0]
 
@@ -193,11 +182,3 @@ def _runs_sequence_first(block: nn.Module) -> bool:
         # PEFT keeps what it adapts under base_layer.
         for module in (getattr(one, "base_layer", one) for one in unwrapped(block).children())
     )
-
-
-def _inside(path: str, around: str) -> bool:
-    return path == around or path.startswith(f"{around}.") or around == ""
-
-
-def _candidates(towers: list[Tower]) -> str:
-    return "Found: " + "; ".join(map(str, towers))

@@ -16,9 +16,8 @@ from clipdepth_plugin.adapters.preprocessing import Preprocessing
 class PooledTap:
     """Where the tower's own pooled vector passes by, at the tower's width.
 
-    Attributes:
-        module: Its output is tapped; when it runs several times in a pass, the last counts.
-        take: From that output to (B, D).
+    ``take`` makes (B, D) of the module's output: of the last, where it runs several times in a
+    pass.
     """
 
     module: nn.Module
@@ -52,8 +51,8 @@ class TowerTraits:
     """
 
     family: str
-    num_prefix_tokens: int
-    has_class_token: bool
+    num_prefix_tokens: int = 0
+    has_class_token: bool = False
     pooled: PooledTap | None = field(default=None, repr=False)
     preprocessing: Preprocessing | None = None
     image_size: tuple[int, int] | None = None
@@ -102,10 +101,7 @@ _OTHER_PREFIX_TOKENS = (
 
 
 def count_prefix_tokens(tower: nn.Module, width: int) -> tuple[int, bool]:
-    """(number of prefix tokens, whether there is a class token), by the parameters' names.
-
-    What is counted here is checked against the real number of tokens on every pass.
-    """
+    """(number of prefix tokens, whether one is a class token) by names; each pass checks it."""
     total, has_class = 0, False
     for name, parameter in tower.named_parameters():
         *around, leaf = name.split(".")
@@ -144,9 +140,6 @@ def generic(tower: nn.Module, width: int) -> TowerTraits:
 def published(
     tower: nn.Module, normalisation: tuple[tuple[float, float, float], tuple[float, float, float]]
 ) -> Preprocessing | None:
-    """A Hugging Face tower's size with its family's published normalisation.
-
-    How the picture is resized is the processor's knowledge, not the tower's: it stays None.
-    """
+    """A Hugging Face tower's size with its family's normalisation; how it resizes stays open."""
     size = image_size_of(tower)
     return None if size is None else Preprocessing(*normalisation, size)

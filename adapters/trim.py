@@ -1,8 +1,7 @@
 """Leaves out a tower's last blocks where neither its host nor the head reads what they make.
 
-LLaVA and its kin read a hidden state before the last (``vision_feature_layer``: -2), so that their
-tower's last block runs for nothing. While a plug-in is attached, such a block's ``forward`` gives
-back its input.
+LLaVA and its kin read a hidden state before the last (``vision_feature_layer``: -2). While a
+plug-in is attached, such a block's ``forward`` gives back its input.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.adapters.traits import model_type_of
 from clipdepth_plugin.errors import HeadMismatchError
 
+# What says which hidden states a host reads; the first one that is given holds.
 _CONFIG_FIELDS = ("vision_feature_layer", "vision_feature_layers")
-"""What says which hidden states a host reads; the first one that is given holds."""
 
 
 class _PassThrough:
@@ -47,8 +46,7 @@ class Trim:
         why: Why these, or why none; and what a caller of the tower sees.
     """
 
-    def __init__(self, tower: Tower, why: str, keep: int | None = None) -> None:
-        keep = tower.depth if keep is None else keep
+    def __init__(self, tower: Tower, why: str, keep: int) -> None:
         self.blocks = tuple(f"{tower.blocks_path}.{index}" for index in range(keep, tower.depth))
         self.why = why
         self._left_out = tower.blocks[keep:]
@@ -89,29 +87,26 @@ class Trim:
 
 
 def plan_trim(host: nn.Module, tower: Tower, wanted: Wanted | None = None) -> Trim:
-    """What can be left out of a tower, by its host's own config.
-
-    Args:
-        host: The host.
-        tower: Its tower.
-        wanted: What the head reads; None for what the host alone allows.
-    """
+    """What can be left out of a tower, by its host's own config; None: whatever the head reads."""
     reads = _deepest_read(host, tower)
-    if isinstance(reads, str):
-        return Trim(tower, reads)
-    if wanted is not None and wanted.context == "pooled":
-        return Trim(tower, "the head reads the pooled vector, which comes of the last block")
     head = 0 if wanted is None else wanted.last_level
-    keep = max(reads, head, 1)
-    if keep == tower.depth:
-        return Trim(tower, f"the host reads level {reads}, the head level {head}: all blocks run")
-    if any(_gives_tuple(block) is None for block in tower.blocks[keep:]):
-        return Trim(tower, "blocks are wrapped, compiled, or left out by another plug-in")
-    why = (
-        f"the host reads no level after {reads}, the head none after {head}. Who reads the tower's "
-        f"last_hidden_state or a hidden state after level {keep} (as by giving the host another "
-        f"vision_feature_layer) gets level {keep}"
-    )
+    needed = tower.depth if isinstance(reads, str) else max(reads, head, 1)
+    keep = tower.depth
+    if isinstance(reads, str):
+        why = reads
+    elif wanted is not None and wanted.context == "pooled":
+        why = "the head reads the pooled vector, which comes of the last block"
+    elif needed == tower.depth:
+        why = f"the host reads level {reads}, the head level {head}: all blocks run"
+    elif any(_gives_tuple(block) is None for block in tower.blocks[needed:]):
+        why = "blocks are wrapped, compiled, or left out by another plug-in"
+    else:
+        keep = needed
+        why = (
+            f"the host reads no level after {reads}, the head none after {head}. Who reads the "
+            f"tower's last_hidden_state or a hidden state after level {keep} (as by giving the "
+            f"host another vision_feature_layer) gets level {keep}"
+        )
     return Trim(tower, why, keep)
 
 
@@ -151,11 +146,7 @@ def _gives_tuple(block: nn.Module) -> bool | None:
 
 
 def check_not_left_out(tower: Tower, wanted: Wanted) -> None:
-    """Whether the blocks that a head reads run.
-
-    Raises:
-        HeadMismatchError: A plug-in with ``trim`` leaves one of them out.
-    """
+    """Raises HeadMismatchError where a plug-in with ``trim`` leaves out what a head reads."""
     level = tower.depth if wanted.context == "pooled" else max(wanted.last_level, 1)
     if _is_left_out(tower.blocks[level - 1]):
         raise HeadMismatchError(

@@ -6,7 +6,7 @@ H W input pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,14 +75,11 @@ class TowerFeatures:
         """Number of views B."""
         return next(iter(self.levels.values())).shape[0]
 
-    def first(self, count: int) -> TowerFeatures:
-        """Those of the first ``count`` views alone."""
-        return TowerFeatures(
-            {level: x_BND[:count] for level, x_BND in self.levels.items()},
-            None if self.context is None else self.context[:count],
-            self.grid,
-            None if self.pixels is None else self.pixels[:count],
-        )
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> TowerFeatures:
+        """The same of each tensor changed."""
+        context, pixels = (None if x is None else change(x) for x in (self.context, self.pixels))
+        levels = {level: change(x_BND) for level, x_BND in self.levels.items()}
+        return TowerFeatures(levels, context, self.grid, pixels)
 
 
 def one_size(features: TowerFeatures | list[TowerFeatures]) -> TowerFeatures:

@@ -17,7 +17,7 @@ from clipdepth_plugin import DepthHead, DepthPlugin, attach
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.pixels import frames
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
-from clipdepth_plugin.adapters.processors.smart_resize import SmartResize
+from clipdepth_plugin.adapters.processors.whole_patches import SmartResize
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.config import ResizeRule
 from clipdepth_plugin.data import Sample

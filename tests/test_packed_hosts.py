@@ -314,8 +314,10 @@ def test_an_order_that_the_positions_deny(change: dict[str, Any], make_head: Mak
     host, inputs = case.host(), case.pack(case.pictures())
     with attach(host, all_levels(make_head, host, case)) as plugin:
         wanted = plugin._recorder.wanted
-        rule = dataclasses.replace(cast("QwenRule", wanted.rule), **change)
-        plugin._recorder.wanted = dataclasses.replace(wanted, rule=rule)
+        rule = dataclasses.replace(cast("QwenRule", wanted.tower.rule), **change)
+        plugin._recorder.wanted = dataclasses.replace(
+            wanted, tower=dataclasses.replace(wanted.tower, rule=rule)
+        )
         case.run(host, inputs)
         with pytest.raises(NoDepthError, match=r"view 0: the positions .* are not those of a grid"):
             _ = plugin.depths

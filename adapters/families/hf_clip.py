@@ -17,16 +17,14 @@ from clipdepth_plugin.adapters.preprocessing import CLIP_NORMALISATION
 
 
 @register
-def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
-    """TowerTraits of the tower, or None if it is of another family."""
-    tower_any: Any = tower
+def _read(tower: Any, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
     if not (hasattr(tower, "pre_layrnorm") and hasattr(tower, "post_layernorm")):
         return None
     return traits.TowerTraits(
         "hf_clip",
         num_prefix_tokens=1,
         has_class_token=True,
-        pooled=traits.PooledTap(tower_any.post_layernorm, traits.first_token),
+        pooled=traits.PooledTap(tower.post_layernorm, traits.first_token),
         preprocessing=traits.published(tower, CLIP_NORMALISATION),
         image_size=traits.image_size_of(tower),
         read_by=traits.LLAVA_KIN,

@@ -17,11 +17,9 @@ from clipdepth_plugin.adapters.preprocessing import IMAGENET_NORMALISATION
 
 
 @register
-def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
-    """TowerTraits of the tower, or None if it is of another family."""
+def _read(tower: Any, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
     if traits.model_type_of(tower) not in ("dinov2", "dinov2_with_registers"):
         return None
-    tower_any: Any = tower
     prefix, has_class = traits.count_prefix_tokens(tower, width)
     # A backbone norms every stage it gives out: there is no one pooled vector.
     is_backbone = type(tower).__name__.endswith("Backbone")
@@ -29,7 +27,7 @@ def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits
         "hf_dinov2",
         prefix,
         has_class,
-        None if is_backbone else traits.PooledTap(tower_any.layernorm, traits.first_token),
+        None if is_backbone else traits.PooledTap(tower.layernorm, traits.first_token),
         traits.published(tower, IMAGENET_NORMALISATION),
         traits.image_size_of(tower),
     )

@@ -8,40 +8,29 @@ Axes: B views, R packed tokens, N = h * w patch tokens, H W pixels.
 
 from __future__ import annotations
 
-import functools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from clipdepth_plugin.adapters import traits
+from clipdepth_plugin.adapters import layouts, traits
 from clipdepth_plugin.adapters.families.registry import register
-from clipdepth_plugin.adapters.layouts import (
-    GatheredLayout,
-    LayoutRule,
-    TokenLayout,
-    TowerCall,
-    ViewTokens,
-)
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import NoDepthError
 
 
 @dataclass(frozen=True)
-class PixtralRule(LayoutRule):
-    """Pictures one after another in one row.
-
-    Attributes:
-        patch_size: (height, width) of a patch in pixels.
-    """
+class PixtralRule(layouts.LayoutRule):
+    """Pictures one after another in one row."""
 
     patch_size: Size
     order = "packed: pictures one after another, each row-major"
     reads = ("image_sizes",)
 
-    def resolve(self, call: TowerCall) -> TokenLayout:
-        """See ``LayoutRule``."""
+    def resolve(self, call: layouts.TowerCall) -> layouts.TokenLayout:
         batch, _, height, width = call.pixels_shape
         given = call.arguments.get("image_sizes", [(height, width)] * batch)
         given = given.tolist() if isinstance(given, Tensor) else given
@@ -50,31 +39,24 @@ class PixtralRule(LayoutRule):
             raise NoDepthError(
                 f"image_sizes {sizes} do not fit {batch} pictures padded to {height} x {width}"
             )
-        view_tokens: list[ViewTokens] = []
+        view_tokens: list[layouts.ViewTokens] = []
         start = 0
         for index, size in enumerate(sizes):
             grid = size[0] // self.patch_size[0], size[1] // self.patch_size[1]
             rows_N = torch.arange(grid[0] * grid[1]) + start
-            pixels = functools.partial(_pixels, index=index, size=size)
-            view_tokens.append(ViewTokens(grid, size, rows_N, pixels))
+            pixels = operator.itemgetter((index, ..., slice(size[0]), slice(size[1])))
+            view_tokens.append(layouts.ViewTokens(grid, size, rows_N, pixels))
             start += len(rows_N)
-        return GatheredLayout([(1, start)], view_tokens)
-
-
-def _pixels(pixels_B3HW: Tensor, index: int, size: Size) -> Tensor:
-    return pixels_B3HW[index, :, : size[0], : size[1]]
+        return layouts.GatheredLayout([(1, start)], view_tokens)
 
 
 @register
-def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
-    """TowerTraits of the tower, or None if it is of another family."""
+def _read(tower: Any, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
     patch_conv = getattr(tower, "patch_conv", None)
     if not isinstance(patch_conv, nn.Conv2d) or "image_sizes" not in traits.parameters_of(tower):
         return None
     height, width_ = (int(side) for side in patch_conv.kernel_size)
     return traits.TowerTraits(
         "hf_pixtral",
-        num_prefix_tokens=0,
-        has_class_token=False,
         rule=PixtralRule((height, width_)),
     )

@@ -1,10 +1,9 @@
 """Hugging Face Qwen-VL towers (2, 2.5, 3 and what is built as they are).
 
-Traits: the patches of all images and videos are one row of tokens, those of one merge square
-(2 x 2) beside each other; Qwen2.5 puts the squares in the order of its attention windows before its
-first block. ``grid_thw`` gives each image's or video's temporal patches, rows and columns; a
-temporal patch (two frames of a video, an image twice) is a view. Other towers look alike, so the
-order is checked on each pass: the rotary positions that the blocks get must be those of our order.
+Traits: the patches of all images and videos are one row, those of a merge square (2 x 2) beside
+each other; Qwen2.5 puts squares in the order of its attention windows. ``grid_thw`` gives temporal
+patches, rows and columns; a temporal patch (two frames, an image twice) is a view. Other towers
+look alike, so each pass proves the order by the rotary positions that the blocks get.
 
 Axes: R packed tokens, N = h * w patch tokens, (t, h, w) grid, (H, W) grid of merge squares, m side
 of a square in patches, C rotary channels, P numbers of a patch.
@@ -22,30 +21,18 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from clipdepth_plugin.adapters import traits
+from clipdepth_plugin.adapters import layouts, traits
 from clipdepth_plugin.adapters.families.registry import register
-from clipdepth_plugin.adapters.layouts import (
-    POSITIONS,
-    GatheredLayout,
-    LayoutRule,
-    TokenLayout,
-    TowerCall,
-    ViewTokens,
-    require,
-)
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import NoDepthError
 
 
 @dataclass(frozen=True)
-class QwenRule(LayoutRule):
+class QwenRule(layouts.LayoutRule):
     """Temporal patches packed in merge order, and those in window order where there are windows.
 
-    Attributes:
-        patch_size: (height, width) of a patch in pixels.
-        frames: Frames in a temporal patch.
-        merge: Side of a merge square in patches.
-        window: Side of an attention window in merge squares; None where there are none.
+    Sides: of a patch in pixels, of a merge square in patches, of a window in merge squares;
+    ``frames`` is how many make a temporal patch.
     """
 
     patch_size: Size
@@ -57,20 +44,17 @@ class QwenRule(LayoutRule):
 
     @property
     def takes(self) -> tuple[str | int, ...]:
-        """See ``LayoutRule``."""
         return "patches", 3 * self.frames * self.patch_size[0] * self.patch_size[1]
 
     @property
     def order(self) -> str:
-        """See ``LayoutRule``."""
         squares = f"packed in merge order, squares of {self.merge} x {self.merge} patches"
         if self.window is None:
             return squares
         return f"{squares}, those in windows of {self.window} x {self.window} squares"
 
-    def resolve(self, call: TowerCall) -> TokenLayout:
-        """See ``LayoutRule``."""
-        grids = require(call, "grid_thw").tolist()
+    def resolve(self, call: layouts.TowerCall) -> layouts.TokenLayout:
+        grids = layouts.require(call, "grid_thw").tolist()
         frames: list[Size] = [(h, w) for t, h, w in grids for _ in range(t)]
         if any(side % self.merge for grid in frames for side in grid):
             raise NoDepthError(
@@ -84,7 +68,7 @@ class QwenRule(LayoutRule):
         order_R = self._block_order(call, frames)
         patch_h, patch_w = self.patch_size
         view_tokens = [
-            ViewTokens(
+            layouts.ViewTokens(
                 grid,
                 (grid[0] * patch_h, grid[1] * patch_w),
                 rows_N if order_R is None else order_R[rows_N],
@@ -93,7 +77,7 @@ class QwenRule(LayoutRule):
             for grid, rows_N in zip(frames, patches, strict=True)
         ]
         check_positions(call, view_tokens)
-        return GatheredLayout([(sum(counts),), (1, sum(counts))], view_tokens)
+        return layouts.GatheredLayout([(sum(counts),), (1, sum(counts))], view_tokens)
 
     def _merge_order(self, grid: Size) -> Tensor:
         """For each patch, row-major, its number among the view's patches as they are packed."""
@@ -102,7 +86,7 @@ class QwenRule(LayoutRule):
         pattern = "(H W mh mw) -> (H mh W mw)"
         return rearrange(packed, pattern, H=h, W=w, mh=self.merge, mw=self.merge)
 
-    def _block_order(self, call: TowerCall, frames: list[Size]) -> Tensor | None:
+    def _block_order(self, call: layouts.TowerCall, frames: list[Size]) -> Tensor | None:
         """For each packed patch the row at which the blocks have it; None where it is its own."""
         if self.window is None:
             return None
@@ -139,22 +123,18 @@ BFLOAT16_ROWS = 257
 """From 0 to 256; 257 is rounded to 256."""
 
 
-def check_positions(call: TowerCall, view_tokens: Sequence[ViewTokens]) -> None:
+def check_positions(call: layouts.TowerCall, view_tokens: Sequence[layouts.ViewTokens]) -> None:
     """Whether the rotary positions (cos, sin) that the blocks get are those of the views.
 
-    Each channel must turn by the same angle from row to row, or from column to column, and there
-    must be one that turns fast enough to tell rows apart, and one for columns. In half precision
-    (a host cast as a whole, where its positions were, too) far rows' angles are rounded by more
-    than a turn from row to row; there each channel must be the same all along the rows, or the
-    columns, and slow ones must grow from row to row.
-
-    Raises:
-        NoDepthError: They are others, or the blocks get none.
+    Each channel must turn by the same angle from row to row, or from column to column, and one fast
+    enough to tell rows apart, one columns. Half precision rounds far rows' angles by more than a
+    turn: there each channel must be constant along rows, or columns, and slow ones must grow.
     """
-    cos_sin = call.arguments.get(POSITIONS)
+    cos_sin = call.arguments.get(layouts.POSITIONS)
     if not (isinstance(cos_sin, list | tuple) and len(cos_sin) == 2):
         raise NoDepthError(
-            f"the tower's blocks get no {POSITIONS}, so the order of its tokens cannot be proven"
+            f"the tower's blocks get no {layouts.POSITIONS}, so the order of its tokens cannot be "
+            "proven"
         )
     turns_2RC = torch.stack([x.float().flatten(0, -2) for x in cos_sin])
     turns = _turns if cos_sin[0].dtype in (torch.float32, torch.float64) else _grows
@@ -200,21 +180,17 @@ def _grows(turns_2hwC: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @register
-def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
-    """TowerTraits of the tower, or None if it is of another family."""
+def _read(tower: Any, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
     merge = getattr(tower, "spatial_merge_size", None)
     proj = getattr(getattr(tower, "patch_embed", None), "proj", None)
     if not ("grid_thw" in traits.parameters_of(tower) and isinstance(merge, int)):
         return None
     if not isinstance(proj, nn.Conv3d):
         return None
-    tower_any: Any = tower
     frames, patch_h, patch_w = (int(side) for side in proj.kernel_size)
     windowed = hasattr(tower, "fullatt_block_indexes")
-    window = tower_any.window_size // merge // patch_h if windowed else None
+    window = tower.window_size // merge // patch_h if windowed else None
     return traits.TowerTraits(
         "hf_qwen",
-        num_prefix_tokens=0,
-        has_class_token=False,
         rule=QwenRule((patch_h, patch_w), frames, merge, window),
     )

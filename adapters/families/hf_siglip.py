@@ -1,8 +1,7 @@
 """Hugging Face SigLIP vision towers, alone or inside PaliGemma and its kin.
 
-Traits: no prefix tokens; the pooled vector comes from an attention-pooling ``head``, which many
-hosts leave out (PaliGemma). SigLIP2's NaFlex towers (LFM2-VL's, too) take rows of flattened
-patches, padded at their end.
+Traits: no prefix tokens; many hosts leave out the attention-pooling ``head`` (PaliGemma). SigLIP2's
+NaFlex towers (LFM2-VL's, too) take rows of flattened patches, padded at their end.
 
 Axes: B views, T tokens of the longest view or more, N = h * w patch tokens, P numbers of a patch.
 """
@@ -18,16 +17,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from clipdepth_plugin.adapters import traits
+from clipdepth_plugin.adapters import layouts, traits
 from clipdepth_plugin.adapters.families.registry import register
-from clipdepth_plugin.adapters.layouts import (
-    GatheredLayout,
-    LayoutRule,
-    TokenLayout,
-    TowerCall,
-    ViewTokens,
-    require,
-)
 from clipdepth_plugin.adapters.preprocessing import HALF_NORMALISATION
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import NoDepthError
@@ -38,12 +29,8 @@ _MASKS = ("pixel_attention_mask", "attention_mask")
 
 
 @dataclass(frozen=True)
-class NaflexRule(LayoutRule):
-    """``spatial_shapes`` says how many of a row's tokens are patches, row-major, and their grid.
-
-    Attributes:
-        patch_size: (height, width) of a patch in pixels.
-    """
+class NaflexRule(layouts.LayoutRule):
+    """``spatial_shapes`` says how many of a row's tokens are patches, row-major, and their grid."""
 
     patch_size: Size
     order = "NaFlex: row-major, padded to the longest"
@@ -51,17 +38,17 @@ class NaflexRule(LayoutRule):
 
     @property
     def takes(self) -> tuple[str | int, ...]:
-        """See ``LayoutRule``."""
         return "images", "patches", 3 * self.patch_size[0] * self.patch_size[1]
 
-    def resolve(self, call: TowerCall) -> TokenLayout:
-        """See ``LayoutRule``."""
+    def resolve(self, call: layouts.TowerCall) -> layouts.TokenLayout:
         batch, length = call.patches_shape[:2]
-        grids: list[Size] = [(h, w) for h, w in require(call, "spatial_shapes", batch).tolist()]
+        grids: list[Size] = [
+            (h, w) for h, w in layouts.require(call, "spatial_shapes", batch).tolist()
+        ]
         self._check_masks(call, [h * w for h, w in grids], length)
         patch_h, patch_w = self.patch_size
         view_tokens = [
-            ViewTokens(
+            layouts.ViewTokens(
                 (h, w),
                 (h * patch_h, w * patch_w),
                 torch.arange(h * w) + index * length,
@@ -69,9 +56,9 @@ class NaflexRule(LayoutRule):
             )
             for index, (h, w) in enumerate(grids)
         ]
-        return GatheredLayout([(batch, length)], view_tokens)
+        return layouts.GatheredLayout([(batch, length)], view_tokens)
 
-    def _check_masks(self, call: TowerCall, counts: list[int], length: int) -> None:
+    def _check_masks(self, call: layouts.TowerCall, counts: list[int], length: int) -> None:
         real_BT = torch.arange(length) < torch.tensor(counts)[:, None]
         for name in _MASKS:
             mask = call.arguments.get(name)
@@ -90,25 +77,17 @@ class NaflexRule(LayoutRule):
 
 
 @register
-def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
-    """TowerTraits of the tower, or None if it is of another family."""
+def _read(tower: Any, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
     if traits.model_type_of(tower) not in _MODEL_TYPES:
         return None
-    tower_any: Any = tower
-    pools = hasattr(tower_any.head, "probe") if hasattr(tower, "head") else False
-    return traits.TowerTraits(
-        "hf_siglip",
-        num_prefix_tokens=0,
-        has_class_token=False,
-        pooled=traits.PooledTap(tower_any.head, traits.as_is) if pools else None,
-        preprocessing=traits.published(tower, HALF_NORMALISATION),
-        image_size=traits.image_size_of(tower),
-        rule=_naflex(tower),
-        read_by=traits.LLAVA_KIN,
-    )
-
-
-def _naflex(tower: nn.Module) -> NaflexRule | None:
     patch = getattr(getattr(tower, "embeddings", None), "patch_size", None)
     packed = "spatial_shapes" in traits.parameters_of(tower)
-    return NaflexRule((patch, patch)) if packed and isinstance(patch, int) else None
+    pools = hasattr(tower.head, "probe") if hasattr(tower, "head") else False
+    return traits.TowerTraits(
+        "hf_siglip",
+        pooled=traits.PooledTap(tower.head, traits.as_is) if pools else None,
+        preprocessing=traits.published(tower, HALF_NORMALISATION),
+        image_size=traits.image_size_of(tower),
+        rule=NaflexRule((patch, patch)) if packed and isinstance(patch, int) else None,
+        read_by=traits.LLAVA_KIN,
+    )

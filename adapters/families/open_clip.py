@@ -23,17 +23,15 @@ _TAKE = {"tok": traits.first_token, "avg": traits.mean_after_first}
 
 
 @register
-def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
-    """TowerTraits of the tower, or None if it is of another family."""
+def _read(tower: Any, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
     if not all(hasattr(tower, name) for name in ("conv1", "class_embedding", "ln_post")):
         return None
-    tower_any: Any = tower
     prefix, has_class = traits.count_prefix_tokens(tower, width)
     size = image_size(tower)
     take = _TAKE.get(getattr(tower, "pool_type", "tok"))
     pooled = None
     if take is not None and getattr(tower, "attn_pool", None) is None:
-        pooled = traits.PooledTap(tower_any.ln_post, take)
+        pooled = traits.PooledTap(tower.ln_post, take)
     return traits.TowerTraits(
         "open_clip", prefix, has_class, pooled, host_preprocessing(tower, size), size
     )

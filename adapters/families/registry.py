@@ -1,6 +1,6 @@
 """Tower families: one file each in this folder, found by itself.
 
-A file has a function ``read`` decorated with ``register``: it recognises its towers by what no
+A file has a function decorated with ``register``: it recognises its towers by what no
 other family's have, so that the order of the files does not matter, and says their traits.
 """
 
@@ -15,7 +15,7 @@ from clipdepth_plugin.adapters.traits import TowerTraits, generic
 from clipdepth_plugin.errors import HostError
 
 ReadTraits = Callable[[nn.Module, int, Sequence[nn.Module]], TowerTraits | None]
-"""Arguments as ``read_traits``; None where the tower is of another family."""
+"""From a tower, its width D and the modules around it, outermost first; None: another family's."""
 
 _READERS: list[ReadTraits] = []
 
@@ -27,16 +27,7 @@ def register(read: ReadTraits) -> ReadTraits:
 
 
 def read_traits(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> TowerTraits:
-    """What the family of a tower says of it; of no known family, what its structure says.
-
-    Args:
-        tower: The module that holds the patch embedding and the blocks.
-        width: D.
-        ancestors: The modules it lies in, outermost first.
-
-    Raises:
-        HostError: Several families take it for theirs.
-    """
+    """What the family of a tower says of it; of no known family, what its structure says."""
     import_siblings(__name__, __file__)
     read = [traits for one in _READERS if (traits := one(tower, width, ancestors)) is not None]
     if len(read) > 1:

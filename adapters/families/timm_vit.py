@@ -1,10 +1,9 @@
 """timm's vision transformers, alone or as open_clip's trunk.
 
-Traits: the pooled vector passes ``fc_norm`` (an identity where there is none) before the
-classifier, whatever pooled it; a tower that only ``forward_features`` runs makes none, nor does one
-whose ``forward`` was replaced on the object (OpenVLA's, by ``get_intermediate_layers``), and a
-distilled one (two class tokens, two classifiers) never calls it. CaiT's class token joins after
-the blocks that are tapped: they have no prefix, and its pooled vector is read off the last norm.
+Traits: the pooled vector passes ``fc_norm``, whatever pooled it; none is made by
+``forward_features`` alone, by a ``forward`` that was replaced (OpenVLA's), or by a distilled tower.
+CaiT's class token joins after the blocks that are tapped: its pooled vector is read off the last
+norm.
 """
 
 from __future__ import annotations
@@ -20,19 +19,17 @@ from clipdepth_plugin.adapters.preprocessing import Preprocessing, from_open_cli
 
 
 @register
-def read(tower: nn.Module, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
-    """TowerTraits of the tower, or None if it is of another family."""
+def _read(tower: Any, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
     late = hasattr(tower, "blocks_token_only")
     last = "norm" if late else "fc_norm"
     if not all(hasattr(tower, name) for name in ("patch_embed", "num_prefix_tokens", last)):
         return None
-    tower_any: Any = tower
-    size = getattr(tower_any.patch_embed, "img_size", None)
+    size = getattr(tower.patch_embed, "img_size", None)
     return traits.TowerTraits(
         "timm",
-        0 if late else int(tower_any.num_prefix_tokens),
+        0 if late else int(tower.num_prefix_tokens),
         not late and getattr(tower, "cls_token", None) is not None,
-        _late_pooled(tower_any) if late else _pooled(tower_any),
+        _late_pooled(tower) if late else _pooled(tower),
         _preprocessing(tower, ancestors),
         None if size is None else (int(size[0]), int(size[1])),
     )

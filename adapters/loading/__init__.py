@@ -13,8 +13,6 @@ local folders are read from safetensors only.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -66,18 +64,10 @@ def load_host(spec: str, *, random_weights: bool = False) -> LoadedHost:
             is not installed. The library's own exception is chained.
     """
     load, name = loader_of(spec)
-    with _as_host_errors(spec), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_RANDOM_SEED)
-        loaded = load(name, random_weights)
-    model = loaded.model.float().eval()
-    return LoadedHost(spec, model, loaded.preprocessing, loaded.label or spec)
-
-
-@contextlib.contextmanager
-def _as_host_errors(spec: str) -> Iterator[None]:
-    """Turns whatever a library raises into a HostError that says which host and what to do."""
     try:
-        yield
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_RANDOM_SEED)
+            loaded = load(name, random_weights)
     except (HostError, MemoryError):
         raise
     except ModuleNotFoundError as error:
@@ -90,3 +80,5 @@ def _as_host_errors(spec: str) -> Iterator[None]:
             f"host {spec!r} could not be loaded ({type(error).__name__}: {error}). Check the "
             "name, and the network or the library's cache if its files are not there yet"
         ) from error
+    model = loaded.model.float().eval()
+    return LoadedHost(spec, model, loaded.preprocessing, loaded.label or spec)

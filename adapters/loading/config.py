@@ -1,8 +1,7 @@
 """Built-in configs of transformers with random weights: hosts to measure, nothing is downloaded.
 
-Latency does not depend on the weights' values. The two multimodal configs are scaled down: their
-language models have 0.2 to 0.3 G parameters, so that depth's share of the prefill is larger than
-beside a model of 7 G.
+Latency does not depend on the weights' values. The language models of the multimodal ones have 0.2
+to 0.3 G parameters: depth's share of the prefill is larger than beside 7 G.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ from clipdepth_plugin.errors import HostError
 if TYPE_CHECKING:
     from torch import nn
 
-IMAGE_TOKEN = 31_999
-_VOCABULARY = 32_000
+_IMAGE_TOKEN = 31_999
 
 
 def _vit(width: int, mlp: int, blocks: int, heads: int, size: int, patch: int) -> dict[str, Any]:
@@ -34,12 +32,20 @@ def _vit(width: int, mlp: int, blocks: int, heads: int, size: int, patch: int) -
 _VIT_B_16 = _vit(768, 3072, 12, 12, 224, 16)
 _VIT_L_14_336 = _vit(1024, 4096, 24, 16, 336, 14)
 _SO400M_14 = _vit(1152, 4304, 27, 16, 224, 14)
-_TEXT: dict[str, Any] = {
-    "vocab_size": _VOCABULARY,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
+
+
+def _language(mlp: int, blocks: int, heads: int, key_heads: int) -> dict[str, Any]:
+    return {
+        "vocab_size": 32_000,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "hidden_size": 1024,
+        "intermediate_size": mlp,
+        "num_hidden_layers": blocks,
+        "num_attention_heads": heads,
+        "num_key_value_heads": key_heads,
+    }
 
 
 def _tower(family: str, vision: dict[str, Any]) -> nn.Module:
@@ -53,38 +59,21 @@ def _tower(family: str, vision: dict[str, Any]) -> nn.Module:
 def _llava() -> nn.Module:
     import transformers as hf
 
-    language: dict[str, Any] = {
-        "hidden_size": 1024,
-        "intermediate_size": 2752,
-        "num_hidden_layers": 16,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 16,
-    }
+    vision = hf.CLIPVisionConfig(**_VIT_B_16)
+    text = hf.LlamaConfig(**_language(2752, 16, 16, 16))
     return hf.LlavaForConditionalGeneration(
-        hf.LlavaConfig(
-            vision_config=hf.CLIPVisionConfig(**_VIT_B_16),
-            text_config=hf.LlamaConfig(**_TEXT, **language),
-            image_token_index=IMAGE_TOKEN,
-        )
+        hf.LlavaConfig(vision_config=vision, text_config=text, image_token_index=_IMAGE_TOKEN)
     )
 
 
 def _paligemma() -> nn.Module:
     import transformers as hf
 
-    language: dict[str, Any] = {
-        "hidden_size": 1024,
-        "intermediate_size": 8192,
-        "num_hidden_layers": 9,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 1,
-        "head_dim": 128,
-    }
     return hf.PaliGemmaForConditionalGeneration(
         hf.PaliGemmaConfig(
             vision_config=hf.SiglipVisionConfig(**_VIT_B_16, vision_use_head=False),
-            text_config=hf.GemmaConfig(**_TEXT, **language),
-            image_token_index=IMAGE_TOKEN,
+            text_config=hf.GemmaConfig(**_language(8192, 9, 8, 1), head_dim=128),
+            image_token_index=_IMAGE_TOKEN,
             projection_dim=1024,
         )
     )
@@ -102,7 +91,6 @@ BUILT_IN: dict[str, tuple[str, Callable[[], nn.Module]]] = {
 
 
 def _load(name: str, random_weights: bool) -> Loaded:
-    """Builds one; its weights are random whatever is asked for."""
     if name not in BUILT_IN:
         known = ", ".join(f"config:{one}" for one in BUILT_IN)
         raise HostError(f"host 'config:{name}': no such built-in config; there are {known}")

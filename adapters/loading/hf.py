@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipdepth_plugin.adapters.loading.folder import require_safetensors
-from clipdepth_plugin.adapters.loading.registry import Library, Loaded, register
+from clipdepth_plugin.adapters.loading.registry import (
+    Library,
+    Loaded,
+    register,
+    require_safetensors,
+)
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.adapters.processors.hf import from_processor
 from clipdepth_plugin.adapters.towers import find_towers
@@ -27,7 +30,7 @@ def load_named(name: str, random_weights: bool) -> Loaded:
 def load_folder(name: str, random_weights: bool) -> Loaded:
     """Loads a folder that ``save_pretrained`` wrote; weights from safetensors only."""
     if not random_weights:
-        require_safetensors(Path(name), "model.safetensors", "model.safetensors.index.json")
+        require_safetensors(name, "model.safetensors", "model.safetensors.index.json")
     return _load(name, random_weights, True)
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipdepth_plugin.adapters.loading.folder import require_safetensors
-from clipdepth_plugin.adapters.loading.registry import Library, Loaded, register
+from clipdepth_plugin.adapters.loading import registry
 from clipdepth_plugin.errors import HostError
 
 if TYPE_CHECKING:
@@ -18,14 +16,14 @@ CONFIG_FILE = "open_clip_config.json"
 _HUB = "hf-hub:"
 
 
-def load_named(name: str, random_weights: bool) -> Loaded:
+def load_named(name: str, random_weights: bool) -> registry.Loaded:
     """Loads ``ViT-B-16/openai`` (model/tag) or ``hf-hub:org/name``."""
     import open_clip
 
     if name.startswith(_HUB):
         if random_weights:
-            return Loaded(_from_hub_config(name.removeprefix(_HUB)))
-        return Loaded(open_clip.create_model(name, require_pretrained=True))
+            return registry.Loaded(_from_hub_config(name.removeprefix(_HUB)))
+        return registry.Loaded(open_clip.create_model(name, require_pretrained=True))
     model, _, tag = name.rpartition("/") if "/" in name else (name, "", "")
     _check_name(model, tag, tag_needed=not random_weights)
     # Tags carry what their weights were trained with; open_clip leaves the activation to the user.
@@ -39,38 +37,37 @@ def load_named(name: str, random_weights: bool) -> Loaded:
         pretrained_text=False,
         require_pretrained=not random_weights,
     )
-    return Loaded(host)
+    return registry.Loaded(host)
 
 
-def load_folder(name: str, random_weights: bool) -> Loaded:
+def load_folder(name: str, random_weights: bool) -> registry.Loaded:
     """Loads a folder with an open_clip_config.json; weights from safetensors only."""
+    if not random_weights:
+        names = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
+        registry.require_safetensors(name, *names)
+    return registry.Loaded(_from_folder(name, random_weights=random_weights))
+
+
+def _from_folder(folder: str, *, random_weights: bool) -> nn.Module:
     import open_clip
 
-    if not random_weights:
-        require_safetensors(
-            Path(name), "open_clip_model.safetensors", "open_clip_pytorch_model.safetensors"
-        )
-    host = open_clip.create_model(
-        f"local-dir:{name}",
+    host: nn.Module = open_clip.create_model(
+        f"local-dir:{folder}",
         load_weights=not random_weights,
         pretrained_text=False,
         require_pretrained=not random_weights,
     )
-    return Loaded(host)
+    return host
 
 
 def _from_hub_config(model_id: str) -> nn.Module:
     """Builds a hub model from its config alone; open_clip itself would fetch the weights too."""
-    import open_clip
     from huggingface_hub import hf_hub_download
 
     config = Path(hf_hub_download(model_id, CONFIG_FILE))
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, CONFIG_FILE).write_bytes(config.read_bytes())
-        model: nn.Module = open_clip.create_model(
-            f"local-dir:{folder}", load_weights=False, pretrained_text=False
-        )
-    return model
+        return _from_folder(folder, random_weights=True)
 
 
 def _check_name(model: str, tag: str, *, tag_needed: bool) -> None:
@@ -78,11 +75,8 @@ def _check_name(model: str, tag: str, *, tag_needed: bool) -> None:
 
     known = open_clip.list_models()
     if model not in known:
-        close = difflib.get_close_matches(model, known, n=3)
-        raise HostError(
-            f"host 'open_clip:{model}': open_clip knows no such model"
-            + (f"; did you mean {', '.join(close)}?" if close else "; see open_clip.list_models()")
-        )
+        hint = registry.did_you_mean(model, known, "open_clip.list_models()")
+        raise HostError(f"host 'open_clip:{model}': open_clip knows no such model; {hint}")
     tags = open_clip.list_pretrained_tags_by_model(model)
     if (tag_needed or tag) and not open_clip.is_pretrained_cfg(model, tag):
         raise HostError(
@@ -92,6 +86,7 @@ def _check_name(model: str, tag: str, *, tag_needed: bool) -> None:
         )
 
 
-register(
-    "open_clip", Library(load_named, "open_clip:MODEL/TAG", load_folder, folder_file=CONFIG_FILE)
+registry.register(
+    "open_clip",
+    registry.Library(load_named, "open_clip:MODEL/TAG", load_folder, folder_file=CONFIG_FILE),
 )

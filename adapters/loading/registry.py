@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clipdepth_plugin.adapters.discovery import import_siblings
-from clipdepth_plugin.adapters.loading.folder import check_no_head, read_config
 from clipdepth_plugin.errors import HostError
 
 if TYPE_CHECKING:
@@ -17,15 +18,8 @@ if TYPE_CHECKING:
     from clipdepth_plugin.adapters.preprocessing import Preprocessing
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """What a library gives.
-
-    Attributes:
-        model: The host.
-        preprocessing: What its image processor says, where the library knows.
-        label: What reports call it; None for the spec.
-    """
+class Loaded(NamedTuple):
+    """The host, what its image processor says, and what reports call it (None: its spec)."""
 
     model: nn.Module
     preprocessing: Preprocessing | None = None
@@ -42,11 +36,10 @@ class Library:
 
     Attributes:
         load: By the name after the scheme.
-        example: For the message that says what a host may be; of a library of a single host, its
-            whole name, which is the scheme.
+        example: For messages; of a library of a single host its whole name, which is the scheme.
         load_folder: From a folder that the library saved; None where it saves none.
-        folder_file: A file that only its folders have.
-        folder_key: A key that only its folders' config.json has, where there is no such file.
+        folder_file: A file that only its folders have; or else
+        folder_key: a key that only its folders' config.json has.
     """
 
     load: Load
@@ -56,26 +49,19 @@ class Library:
     folder_key: str | None = None
 
 
+_HEAD_KEYS = frozenset({"semantic_levels", "structural_levels", "film_hidden"})
 _LIBRARIES: dict[str, Library] = {}
 
 
 def register(scheme: str, library: Library) -> None:
-    """Registers a library by what stands before the colon of its hosts' names.
-
-    Raises:
-        ValueError: The scheme is registered already.
-    """
+    """Registers a library by what stands before the colon of its hosts' names."""
     if scheme in _LIBRARIES:
         raise ValueError(f"two libraries of the scheme {scheme!r}")
     _LIBRARIES[scheme] = library
 
 
 def loader_of(spec: str) -> tuple[Load, str]:
-    """The function that loads a host, and the name or folder to give it.
-
-    Raises:
-        HostError: No such scheme or folder, or one of an unknown kind.
-    """
+    """The function that loads a host, and the name or folder to give it."""
     import_siblings(__name__, __file__)
     scheme, _, name = spec.partition(":")
     library = _LIBRARIES.get(scheme)
@@ -99,13 +85,52 @@ def _folder_loader(folder: Path) -> Load:
         marked = library.folder_file and (folder / library.folder_file).is_file()
         if library.load_folder is not None and marked:
             return library.load_folder
-    config = read_config(folder)
+    config = _read_config(folder)
     for library in _LIBRARIES.values():
         if library.load_folder is not None and library.folder_key in config:
             return library.load_folder
-    check_no_head(folder, config)
+    if config.keys() >= _HEAD_KEYS:
+        raise HostError(f"host {folder}: this is a depth head, not a host; use --head for it")
     keys = " nor ".join(one.folder_key for one in _LIBRARIES.values() if one.folder_key)
     raise HostError(
         f"host {folder}: config.json has neither {keys}, so it is unknown which library saved "
         "this model"
     )
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise HostError(
+            f"host {folder}: no config.json and no open_clip_config.json in this folder; give "
+            "one that save_pretrained (transformers), open_clip or timm wrote"
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise HostError(f"host {path}: not a readable JSON file ({error})") from error
+    if not isinstance(config, dict):
+        raise HostError(f"host {path}: expected a JSON object, got a {type(config).__name__}")
+    return config
+
+
+def require_safetensors(folder: str, *names: str) -> None:
+    """Refuses a folder without one of these files: pickles can run code when loaded."""
+    if any(Path(folder, name).is_file() for name in names):
+        return
+    others = sorted(
+        path.name
+        for path in Path(folder).iterdir()
+        if path.suffix in (".bin", ".pt", ".pth", ".ckpt")
+    )
+    found = f"it has {', '.join(others)}, which are pickles and not read" if others else "none"
+    raise HostError(
+        f"host {folder}: no weights in {' or '.join(names)}: {found}. Save the model with "
+        "safetensors, or ask for random weights"
+    )
+
+
+def did_you_mean(name: str, known: Sequence[str], otherwise: str) -> str:
+    """The end of a message for an unknown name: the known ones nearest to it."""
+    close = difflib.get_close_matches(name, known, n=3)
+    return f"did you mean {', '.join(close)}?" if close else f"see {otherwise}"

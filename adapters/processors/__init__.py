@@ -1,4 +1,1 @@
-"""How hosts prepare pictures: one file a kind, with its view rule and its reader.
-
-A new kind is a new file here that calls ``registry.register``; nothing else lists it.
-"""
+"""How hosts prepare pictures: files of view rules and readers, which register themselves."""

@@ -1,56 +1,53 @@
-"""Grids of tiles that an image is stretched to: InternVL, AyaVision, Ovis 2, Command A Vision.
+"""Grids of tiles an image is stretched to: InternVL, AyaVision, Ovis 2, Command A, LFM2-VL.
 
-Sizes are (H, W), grids (rows, columns). Where several grids are as good, their order decides, so it
-is that of the host's own image processor.
+Sizes are (H, W), grids (rows, columns). Among equally good grids their order decides: the host's.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from clipdepth_plugin.adapters.processors.registry import Read, register, sized
-from clipdepth_plugin.adapters.processors.tiles import grid_of
+from clipdepth_plugin.adapters.processors.registry import Read, largest, register, sized
+from clipdepth_plugin.adapters.processors.whole_patches import SmartResize
 from clipdepth_plugin.arguments import Size
-from clipdepth_plugin.maps.geometry import ImageViews
+from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
+from clipdepth_plugin.maps.tiling import ViewRule
 
 # Ovis 2: how much of an image its tiles have to show without shrinking it.
 _COVERED = 0.9
 
 
 @dataclass(frozen=True)
-class AspectGrid:
+class AspectGrid(ViewRule):
     """InternVL's and AyaVision's (GotOcr2), and one of Ovis 2's: the grid nearest in shape."""
 
     label: ClassVar[str] = "a grid of tiles and an overview"
-    pads_behind: ClassVar[bool] = False
     tile: Size
     min_tiles: int
     max_tiles: int
     overview_first: bool = False
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``ViewRule``."""
-        grids = [grid for grid in _grids(self.max_tiles) if math.prod(grid) >= self.min_tiles]
-        grid = nearest_grid(image_size, self.tile, grids)
+        grids = [grid for grid in grids_of(self.max_tiles) if math.prod(grid) >= self.min_tiles]
+        grid = _nearest_grid(image_size, self.tile, grids)
         return grid_of(image_size, self.tile, grid, overview_first=self.overview_first)
 
 
 @dataclass(frozen=True)
-class CoveringGrid:
+class CoveringGrid(ViewRule):
     """Ovis 2's: the fewest tiles that show nearly all of the image without shrinking it."""
 
     label: ClassVar[str] = "an overview and a grid of tiles"
-    pads_behind: ClassVar[bool] = False
     tile: Size
     max_tiles: int
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``ViewRule``."""
-        shown = {grid: self._shown(image_size, grid) for grid in _grids(self.max_tiles)}
+        shown = {grid: self._shown(image_size, grid) for grid in grids_of(self.max_tiles)}
         enough = [grid for grid, share in shown.items() if share > _COVERED]
         if enough:
             grid = min(enough, key=lambda grid: (math.prod(grid), -shown[grid]))
@@ -65,29 +62,64 @@ class CoveringGrid:
 
 
 @dataclass(frozen=True)
-class ScaleGrid:
+class ScaleGrid(ViewRule):
     """Command A Vision's: the grid that enlarges the image least, or else shrinks it least."""
 
     label: ClassVar[str] = "a grid of tiles and an overview"
-    pads_behind: ClassVar[bool] = False
     tile: Size
     max_tiles: int
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``ViewRule``."""
         # The host takes tiles for squares here.
-        scales = {
-            grid: min(
-                grid[1] * self.tile[0] / image_size[1], grid[0] * self.tile[0] / image_size[0]
-            )
-            for grid in _grids(self.max_tiles)
-        }
-        enlarging = [grid for grid, scale in scales.items() if scale >= 1]
-        if enlarging:
-            grid = min(enlarging, key=scales.__getitem__)
-        else:
-            grid = max(scales, key=scales.__getitem__)
+        grid = least_scaled(image_size, self.tile[0], self.max_tiles)
         return grid_of(image_size, self.tile, grid)
+
+
+@dataclass(frozen=True)
+class TilesWhereLarge(ViewRule):
+    """LFM2-VL's: of an image ``tolerance`` times above the bounds of ``whole`` a grid of tiles.
+
+    Others, and the overview, are resized by ``whole``.
+    """
+
+    label: ClassVar[str] = "tiles where the image is large"
+    whole: SmartResize
+    patch: int
+    tile: int
+    min_tiles: int
+    max_tiles: int
+    tolerance: float
+    overview: bool
+
+    def views(self, image_size: Size) -> ImageViews:
+        whole = self.whole.views(image_size)
+        if not self._is_large(image_size):
+            return whole
+        tile = (self.tile, self.tile)
+        rows, columns = _nearest_grid(image_size, tile, self._grids())
+        canvas = (rows * self.tile, columns * self.tile)
+        tiles = tiles_of(image_size, tile, canvas, canvas)
+        if len(tiles) == 1:
+            return ImageViews(tuple(tiles))
+        if not self.overview:
+            return ImageViews(tuple(tiles), None)
+        return ImageViews((*tiles, *whole.views), overview=len(tiles))
+
+    def _is_large(self, image_size: Size) -> bool:
+        factor = self.whole.factor
+        area = math.prod(max(self.patch, round(side / factor) * factor) for side in image_size)
+        return area > self.whole.max_pixels * self.tolerance
+
+    def _grids(self) -> list[Size]:
+        # Sorted out of a set, as the host does it: so even their order is the host's.
+        sides = {
+            (width, height)
+            for count in range(self.min_tiles, self.max_tiles + 1)
+            for width in range(1, count + 1)
+            for height in range(1, count + 1)
+            if self.min_tiles <= width * height <= self.max_tiles
+        }
+        return [(height, width) for width, height in sorted(sides, key=math.prod)]
 
 
 @register("GotOcr2ImageProcessor", options="crop_to_patches min_patches max_patches")
@@ -121,18 +153,32 @@ def _scale_grid(given: Mapping[str, Any], _: Any) -> Read:
     return Read(size, "squash", view_rules=(ScaleGrid(size, int(given["max_patches"])),))
 
 
-def _grids(max_tiles: int) -> list[Size]:
-    """All of up to so many tiles, few first, of equally many the tall first."""
-    counts = range(1, max_tiles + 1)
-    grids = [
-        (rows, columns)
-        for columns, rows in itertools.product(counts, counts)
-        if rows * columns <= max_tiles
-    ]
-    return sorted(grids, key=math.prod)
+_LFM2_OPTIONS = (
+    "do_image_splitting min_tiles max_tiles tile_size use_thumbnail max_pixels_tolerance "
+    "max_num_patches downsample_factor min_image_tokens max_image_tokens encoder_patch_size"
+)
 
 
-def nearest_grid(image_size: Size, tile: Size, grids: Iterable[Size]) -> Size:
+@register("Lfm2VlImageProcessor", options=_LFM2_OPTIONS)
+def _tiles_where_large(given: Mapping[str, Any], _: Any) -> Read:
+    """Splitting is an option of the call, too, so both rules are always tried."""
+    patch, merged = int(given["encoder_patch_size"]), int(given["downsample_factor"])
+    area = (patch * merged) ** 2
+    bounds = [area * int(given[f"{end}_image_tokens"]) for end in ("min", "max")]
+    whole = SmartResize(patch * merged, bounds[0], bounds[1], least=1)
+    tiles = TilesWhereLarge(
+        whole,
+        patch,
+        int(given["tile_size"]),
+        int(given["min_tiles"]),
+        int(given["max_tiles"]),
+        float(given["max_pixels_tolerance"]),
+        bool(given["use_thumbnail"]),
+    )
+    return dataclasses.replace(largest(whole), view_rules=(tiles, whole))
+
+
+def _nearest_grid(image_size: Size, tile: Size, grids: Iterable[Size]) -> Size:
     """The nearest in shape; of equal ones the later, unless that is far finer than the image."""
     best, best_gap = (1, 1), math.inf
     for rows, columns in grids:
@@ -158,3 +204,51 @@ def _unshrunk(part: Size, side: int) -> float:
     if long > side:
         long, short = float(side), short / long * side
     return long * short
+
+
+def grid_of(
+    image_size: Size, tile: Size, grid: Size, *, overview_first: bool = False
+) -> ImageViews:
+    """The image stretched to a grid of (rows, columns) tiles, and an overview; or that alone."""
+    overview = ViewGeometry.squashed(image_size, tile)
+    if grid == (1, 1):
+        return ImageViews((overview,))
+    canvas = (grid[0] * tile[0], grid[1] * tile[1])
+    tiles = tiles_of(image_size, tile, canvas, canvas)
+    if overview_first:
+        return ImageViews((overview, *tiles))
+    return ImageViews((*tiles, overview), overview=len(tiles))
+
+
+def tiles_of(
+    image_size: Size, tile: Size, resized: Size, canvas: Size, corner: Size = (0, 0)
+) -> list[ViewGeometry]:
+    """The tiles of a canvas that holds the resized image at ``corner`` (top, left)."""
+    scale = (resized[0] / image_size[0], resized[1] / image_size[1])
+    return [
+        ViewGeometry(image_size, tile, scale, (corner[0] - y, corner[1] - x))
+        for y in range(0, canvas[0], tile[0])
+        for x in range(0, canvas[1], tile[1])
+    ]
+
+
+def grids_of(max_tiles: int) -> list[Size]:
+    """All of up to so many tiles, few first, of equally many the tall first."""
+    counts = range(1, max_tiles + 1)
+    grids = [
+        (rows, columns)
+        for columns, rows in itertools.product(counts, counts)
+        if rows * columns <= max_tiles
+    ]
+    return sorted(grids, key=math.prod)
+
+
+def least_scaled(image_size: Size, tile: int, max_tiles: int) -> Size:
+    """The grid that enlarges the image least, or else shrinks it least; then the smallest."""
+
+    def cost(grid: Size) -> tuple[bool, float, int]:
+        scale = min(grid[0] * tile / image_size[0], grid[1] * tile / image_size[1])
+        shrinks = scale < 1
+        return shrinks, -scale if shrinks else scale, math.prod(grid)
+
+    return min(grids_of(max_tiles), key=cost)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, get_args
 
 from clipdepth_plugin.adapters.preprocessing import (
     Interpolation,
@@ -21,15 +21,7 @@ from clipdepth_plugin.adapters.processors.registry import Read, reader_of
 from clipdepth_plugin.errors import HostError
 from clipdepth_plugin.maps.tiling import ViewRule
 
-_PIL_FILTERS: dict[int, Interpolation] = {
-    0: "nearest",
-    1: "lanczos",
-    2: "bilinear",
-    3: "bicubic",
-    4: "box",
-    5: "hamming",
-}
-
+_FILTERS: dict[int, Interpolation] = dict(enumerate(get_args(Interpolation)))
 # What is read, or does not move pixels.
 _KNOWN = frozenset(
     (  # noqa: SIM905 (forty lines otherwise)
@@ -45,11 +37,7 @@ _KNOWN = frozenset(
 
 
 def from_processor(processor: Any) -> Preprocessing:
-    """Reads an image or video processor, a processor that has them, or its dict.
-
-    Raises:
-        HostError: It does not say what is needed; names what is missing.
-    """
+    """Reads an image or video processor, a processor that has them, or its dict."""
     inner = getattr(processor, "image_processor", processor)
     given = _fields(inner)
     name = str(
@@ -63,7 +51,7 @@ def from_processor(processor: Any) -> Preprocessing:
         missing += [read] if isinstance(read, str) else []
         raise HostError(f"{name}: cannot read {', '.join(missing)} from this image processor")
     resample = given.get("resample")
-    interpolation = _PIL_FILTERS.get(3 if resample is None else int(resample))
+    interpolation = _FILTERS.get(3 if resample is None else int(resample))
     if interpolation is None:
         raise HostError(f"{name}: resample={resample!r} is none of Pillow's filters")
     found = Preprocessing(
@@ -76,7 +64,10 @@ def from_processor(processor: Any) -> Preprocessing:
         read.view_rules,
         read.unknown,
     )
-    return dataclasses.replace(found, view_rules=(*found.view_rules, *_frames(processor, found)))
+    video = getattr(processor, "video_processor", None)
+    if video is None or found.unknown:
+        return found
+    return dataclasses.replace(found, view_rules=(*found.view_rules, *_frames(video, found)))
 
 
 def _normalisation(name: str, given: Mapping[str, Any]) -> tuple[Triple, Triple]:
@@ -95,16 +86,13 @@ def _normalisation(name: str, given: Mapping[str, Any]) -> tuple[Triple, Triple]
     return triple([x / white for x in mean]), triple([x / white for x in std])
 
 
-def _frames(processor: Any, images: Preprocessing) -> Iterator[ViewRule]:
-    """How a processor of images and video makes views of frames, where it has another rule."""
-    video = getattr(processor, "video_processor", None)
-    if video is None or images.unknown:
-        return
+def _frames(video: Any, images: Preprocessing) -> list[ViewRule]:
+    """How a video processor makes views of frames, where it has another rule."""
     try:
-        frames = from_processor(video)
+        rules = from_processor(video).rules
     except HostError:
-        return  # A pass of frames fits none of the rules then, and is refused.
-    yield from (rule for rule in frames.rules if rule not in images.rules)
+        return []  # A pass of frames fits none of the rules then, and is refused.
+    return [rule for rule in rules if rule not in images.rules]
 
 
 def _fields(processor: Any) -> dict[str, Any]:

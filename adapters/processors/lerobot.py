@@ -1,8 +1,7 @@
 """LeRobot's policies prepare their own pictures; their config says how.
 
-SmolVLA, and pi0 up to 2025: each camera is resized with its shape kept and padded at the left and
-above (``resize_with_pad``). pi0 and pi0.5 since, after OpenPI: padded around
-(``resize_with_pad_torch``). Whatever the processor of the language model inside would do.
+SmolVLA, and pi0 up to 2025: resized with the shape kept and padded at the left and above. pi0 and
+pi0.5 since, after OpenPI: padded around. The language model's own processor is not used.
 """
 
 from __future__ import annotations
@@ -14,12 +13,7 @@ from clipdepth_plugin.adapters.structure import modules_around
 
 
 def from_policy(host: nn.Module, path: str = "") -> Preprocessing | None:
-    """How a policy prepares pictures; None where no config says.
-
-    Args:
-        host: The policy, or a module around it.
-        path: Of the tower in it; the policy lies on the way.
-    """
+    """How a policy prepares pictures; None where no config says."""
     on_the_way = (*modules_around(host, path), host.get_submodule(path))
     said = (_said_by(getattr(module, "config", None)) for module in on_the_way)
     return next((one for one in said if one is not None), None)

@@ -1,8 +1,7 @@
 """Image processors that make one view of an image: CLIP, SigLIP, ViT, LLaVA-1.5, PI0 ...
 
-Every class that no other file of this folder registers is read here. ``do_pad`` means another thing
-in each: below and at the right (DETR, OWLv2), to a multiple (DPT). Only LLaVA's own is a padding to
-a square in the middle.
+Every class that no other file registers is read here. ``do_pad`` means another thing in each (DETR:
+below, DPT: to a multiple); only LLaVA's is known to be a padding to a square in the middle.
 """
 
 from __future__ import annotations

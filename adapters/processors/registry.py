@@ -1,15 +1,14 @@
 """Readers of image processors, by the class name that transformers gives them.
 
-A file of this folder holds one kind of picture preparation: its view rule, and a reader that is
-registered for the processors which prepare pictures so. Every file of the folder is imported when a
-reader is first looked for.
+A file of this folder holds view rules, and readers that are registered for the processors which
+prepare pictures so. Every file is imported when a reader is first looked for.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from clipdepth_plugin.adapters.discovery import import_siblings
 from clipdepth_plugin.adapters.preprocessing import ResizeKind, pair
@@ -32,8 +31,7 @@ Reader = Callable[[Mapping[str, Any], Any], Read]
 """From a processor's settings, and the processor that was given; KeyError names what is missing."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Registered:
+class Registered(NamedTuple):
     """A reader, and the settings that it reads beside those that every processor has."""
 
     read: Reader
@@ -47,15 +45,9 @@ _BACKENDS = ("Fast", "Pil")
 
 
 def register(*classes: str, options: str = "") -> Callable[[Reader], Reader]:
-    """Registers a reader.
+    """Registers a reader for classes of transformers, named without "Fast" or "Pil".
 
-    Args:
-        classes: Names of transformers' classes, without "Fast" or "Pil"; none for the reader of
-            all that nobody registers.
-        options: The settings that it reads, with spaces between.
-
-    Raises:
-        ValueError: A class is registered already.
+    No class is all that nobody registers; ``options`` are the settings read, with spaces between.
     """
 
     def add(read: Reader) -> Reader:

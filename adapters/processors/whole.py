@@ -1,8 +1,6 @@
 """View rules that ``Preprocessing.resize`` names: the whole image in one view of a fixed size.
 
-A ``ViewRule`` says where the views of an image lie. Each is the arithmetic of an image processor,
-to the pixel; tests hold it against the processor itself.
-
+Each is the arithmetic of an image processor, to the pixel; tests hold it against the processor.
 Sizes are (H, W).
 """
 
@@ -13,40 +11,36 @@ from typing import ClassVar, Literal
 
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
+from clipdepth_plugin.maps.tiling import ViewRule
 
 Half = Literal["even", "down"]
 
 
 @dataclass(frozen=True)
-class Squash:
+class Squash(ViewRule):
     """The whole image, stretched to ``size``."""
 
     label: ClassVar[str] = "squashed"
-    pads_behind: ClassVar[bool] = False
     size: Size
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``ViewRule``."""
         return ImageViews((ViewGeometry.squashed(image_size, self.size),))
 
 
 @dataclass(frozen=True)
-class ShortestSide:
+class ShortestSide(ViewRule):
     """The short side resized to ``to``, then a crop of ``size`` from the middle.
 
-    Attributes:
-        half: Where a crop begins that half pixels would begin: at the ``even`` side (torchvision,
-            so timm and open_clip) or ``down`` (transformers).
+    ``half`` is where a crop begins that half pixels would begin: at the ``even`` side (torchvision,
+    so timm and open_clip) or ``down`` (transformers).
     """
 
     label: ClassVar[str] = "resized by the short side and cropped"
-    pads_behind: ClassVar[bool] = False
     size: Size
     to: int
     half: Half = "even"
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``ViewRule``."""
         height, width = image_size
         short = min(image_size)
         # In this order the product is exact, as in torchvision and transformers.
@@ -59,15 +53,13 @@ class ShortestSide:
 
 
 @dataclass(frozen=True)
-class PadToSquare:
+class PadToSquare(ViewRule):
     """Padded to a square, the odd pixel behind, then stretched to ``size``: LLaVA's ``do_pad``."""
 
     label: ClassVar[str] = "padded to a square"
-    pads_behind: ClassVar[bool] = False
     size: Size
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``ViewRule``."""
         side = max(image_size)
         before = ((side - image_size[0]) // 2, (side - image_size[1]) // 2)
         scale = (self.size[0] / side, self.size[1] / side)
@@ -76,24 +68,20 @@ class PadToSquare:
 
 
 @dataclass(frozen=True)
-class Fit:
+class Fit(ViewRule):
     """Resized to fit into ``size`` with its shape kept, then padded.
 
-    Attributes:
-        align: Where the image lies: ``start`` pads below and at the right (transformers' PI0),
-            ``middle`` around it, the odd pixel behind (open_clip's ``longest``), ``end`` above
-            and at the left (LeRobot's ``resize_with_pad``).
-        round_down: Whether sides are rounded down, and not to the nearest; ``start`` always does.
+    ``align`` says where the image lies: ``start`` pads below and at the right (transformers' PI0),
+    ``middle`` around it, the odd pixel behind (open_clip's ``longest``), ``end`` above and at the
+    left (LeRobot's). ``round_down``: sides are not rounded to the nearest; ``start`` never does.
     """
 
     label: ClassVar[str] = "fitted and padded"
-    pads_behind: ClassVar[bool] = False
     size: Size
     align: Literal["start", "middle", "end"]
     round_down: bool = False
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``ViewRule``."""
         (height, width), (view_h, view_w) = image_size, self.size
         if self.align == "start":
             factor = min(view_h / height, view_w / width)
@@ -110,11 +98,7 @@ class Fit:
 
 
 def _centre(size: int, view: int, half: Half) -> int:
-    """Where ``center_crop`` puts the first pixel of a side in the view.
-
-    Negative where it cuts, positive where it pads a side that is too short (the odd pixel goes
-    behind).
-    """
+    """Where ``center_crop`` puts a side's first pixel in the view: below 0 where it cuts."""
     if size < view:
         return (view - size) // 2
     return -round((size - view) / 2) if half == "even" else -((size - view) // 2)

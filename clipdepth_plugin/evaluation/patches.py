@@ -99,7 +99,7 @@ class PatchReader:
         """
         self.levels = tuple(range(tower.depth + 1))
         self.features = min(tower.width, MAX_FEATURES // len(self.levels))
-        recorder = PassRecorder(Wanted.of(tower, self.levels, None), TowerPass)
+        recorder = PassRecorder(Wanted(tower, self.levels), TowerPass)
         taps = Taps(tower.module, tower, recorder, owner=self)
         self._runner = TowerRunner(tower, taps, recorder)
         self._preprocessing = preprocessing.whole()

@@ -35,20 +35,10 @@ def camera_scales(
     """Factor of each view's metres by its camera: true over canonical focal length.
 
     The one is carried from the image into the view, the other to the view's size
-    (``HeadConfig.focal_at``).
-
-    Args:
-        config: The head's.
-        images: The images as they were made into views.
-        intrinsics: In pixels of the images.
-        focal_px: The focal length alone, likewise.
+    (``HeadConfig.focal_at``). Cameras are given in pixels of the images.
 
     Returns:
         One for each view; None where the camera is not known.
-
-    Raises:
-        HostError: Both are given, or not as many as there are images, or no cameras.
-        HeadMismatchError: The head knows no cameras.
     """
     if intrinsics is not None and focal_px is not None:
         raise HostError("intrinsics and focal_px both say the focal length: give one")

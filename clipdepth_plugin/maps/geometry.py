@@ -80,10 +80,7 @@ class ViewGeometry:
         return map_1CHW[0].masked_fill(outside_HW, torch.nan)
 
     def _shown(self, axis: int, cells: int) -> tuple[int, int]:
-        """The first cell of a map of the view that shows the image alone, and that after the last.
-
-        Where there is none, the cell with the middle of the image's part.
-        """
+        """The span of cells that show the image alone; if none does, the cell in its middle."""
         size = self.view_size[axis] / cells
         low = max(0.0, self.offset[axis]) / size
         high = self.image_size[axis] * self.scale[axis] + self.offset[axis]

@@ -26,8 +26,7 @@ Join = Callable[[Sequence[Tensor], Tensor | None], Tensor]
 def at_pixels(natives: Sequence[Tensor], views: Sequence[Views], patch_size: Size) -> list[Tensor]:
     """The maps of all views, each (B, 1, H, W) at its views' own size.
 
-    Pixels beyond the last patch repeat the last; maps of patches that reach beyond the picture are
-    cropped.
+    Pixels beyond the last patch repeat the last; what patches show beyond the picture is cropped.
     """
     placed = []
     for native_B1HW, one in zip(natives, views, strict=True):

@@ -18,7 +18,7 @@ _FADE = 0.25
 
 
 def stitch(tiles: Sequence[Tensor], overview_1HW: Tensor | None = None) -> Tensor:
-    """Pastes tiles of metres into one map.
+    """Pastes tiles of metres into one map (1, H, W); NaN where no view sees the image.
 
     A tile is a zoomed view, so its scale is unreliable: each is first multiplied by the median
     ratio of the overview to it, over the area both see, and then blended in log depth (in depth
@@ -28,12 +28,6 @@ def stitch(tiles: Sequence[Tensor], overview_1HW: Tensor | None = None) -> Tenso
         tiles: (1, H, W) metres, none below 0, at the image's size each; NaN where the tile sees
             nothing (``ViewGeometry.to_image``).
         overview_1HW: The same of the view that shows the whole image.
-
-    Returns:
-        (1, H, W) metres; NaN where no view sees the image.
-
-    Raises:
-        HostError: There are no views, their sizes differ, or a tile and the overview share no area.
     """
     _check_sizes(tiles, overview_1HW)
     if overview_1HW is not None:
@@ -42,20 +36,10 @@ def stitch(tiles: Sequence[Tensor], overview_1HW: Tensor | None = None) -> Tenso
 
 
 def paste(tiles: Sequence[Tensor], overview_1HW: Tensor | None = None) -> Tensor:
-    """Pastes tiles into one map, as they are.
+    """Pastes tiles of any unit into one map, as they are; otherwise as ``stitch``.
 
     Each fades into the overview towards those of its sides where the image goes on: no seams.
     Where tiles overlap the later one is seen.
-
-    Args:
-        tiles: As ``stitch``, of any unit.
-        overview_1HW: As ``stitch``.
-
-    Returns:
-        (1, H, W); NaN where no view sees the image.
-
-    Raises:
-        HostError: There are no views, or their sizes differ.
     """
     _check_sizes(tiles, overview_1HW)
     return _paste(tiles, overview_1HW, torch.lerp)
@@ -109,11 +93,7 @@ def _paste(
 
 
 def _weight(seen_1HW: Tensor) -> Tensor:
-    """(H, W) how much a tile counts: 1 in its middle, less towards sides where the image goes on.
-
-    Args:
-        seen_1HW: What the tile sees, a rectangle.
-    """
+    """(H, W) how much a tile counts: 1 in its middle, less where the image goes on."""
     rows, columns = (seen_1HW[0].any(dim=axis).nonzero().flatten() for axis in (1, 0))
     band = _FADE * min(len(rows), len(columns))
     ramps = []

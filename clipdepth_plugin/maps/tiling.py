@@ -1,9 +1,7 @@
 """Which view of a pass shows which part of which image, found from the host's view rules.
 
-A host may have several rules: tiles where the caller asked for them, frames of a video, several
-images in one prompt. The number and sizes of the views that the tower saw say which rule made
-them; where they fit rules that differ, an error asks for more.
-
+A host may have several: tiles where the caller asked for them, frames of a video. The number and
+sizes of the views say which made them; where rules fit that differ, an error asks for more.
 Sizes are (H, W).
 """
 
@@ -27,7 +25,7 @@ class ViewRule(Protocol):
     """
 
     label: ClassVar[str]
-    pads_behind: ClassVar[bool]
+    pads_behind: ClassVar[bool] = False
 
     def views(self, image_size: Size) -> ImageViews:
         """The views of an image of this size."""
@@ -47,9 +45,6 @@ def arrange(
         rules: The host's, at least one.
         seen: (H, W) of each view that the tower saw.
         patch: (H, W) of a patch: towers may leave out a view's last, incomplete ones.
-
-    Raises:
-        HostError: None of the rules fits what was seen, or several do and differ.
     """
     tried = [_try(rule, sizes, seen, patch) for rule in rules]
     fitting = [attempt for attempt in tried if attempt.fits]
@@ -95,10 +90,7 @@ def _try(rule: ViewRule, sizes: Size | list[Size], seen: Sequence[Size], patch: 
 
 
 def _padded(view: ViewGeometry, seen: Size, patch: Size) -> ViewGeometry:
-    """The view with the padding that a batch puts below it and at its right.
-
-    Or without its last, incomplete patches, where the tower takes them for padding.
-    """
+    """The view as a batch pads it, below and right, or as it is where whole patches end before."""
     sides = zip(seen, view.view_size, patch, strict=True)
     fits = all(whole > own - side for whole, own, side in sides)
     return replace(view, view_size=seen) if fits else view

@@ -21,16 +21,7 @@ if TYPE_CHECKING:
 
 
 def check_fit(head: DepthHead | FusedHead, tower: Tower, *, other_tower: bool = False) -> None:
-    """Whether a head can read a tower.
-
-    Args:
-        head: The head.
-        tower: The tower.
-        other_tower: Whether its weights may be others than the head was trained on.
-
-    Raises:
-        HeadMismatchError: Says what the head needs and what the tower has.
-    """
+    """Whether a head can read a tower."""
     config = getattr(head, "config", None)
     if not isinstance(head, nn.Module) or not isinstance(config, HeadConfig):
         raise HeadMismatchError(
@@ -62,11 +53,7 @@ def _shown(value: object) -> str:
 
 
 def check_laid_out(pixel_values: Tensor, tower: Tower) -> None:
-    """Whether pixels are a tensor of floats laid out as a tower takes them.
-
-    Raises:
-        ImageError: They are not; says what was given and what to give.
-    """
+    """Whether pixels are a tensor of floats laid out as a tower takes them."""
     if not isinstance(pixel_values, Tensor):
         raise ImageError(
             f"pixel_values is {type(pixel_values).__name__}, expected a tensor: the pictures as "
@@ -96,11 +83,7 @@ def check_laid_out(pixel_values: Tensor, tower: Tower) -> None:
 
 
 def check_pixels(pixel_values: Tensor, tower: Tower) -> None:
-    """As ``check_laid_out``, and whether they are finite, which waits for the device.
-
-    Raises:
-        ImageError: They are not; names the images.
-    """
+    """As ``check_laid_out``, and whether they are finite, which waits for the device."""
     check_laid_out(pixel_values, tower)
     odd_B = (~torch.isfinite(pixel_values)).flatten(1).any(dim=1)
     if bool(odd_B.any()):

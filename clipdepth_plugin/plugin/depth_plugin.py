@@ -109,7 +109,7 @@ class DepthPlugin(DepthReading, nn.Module):
         self.preprocessing = host_preprocessing(host, self.tower, processor)
         config = head.config
         context = config.context if config.film else None
-        wanted = Wanted.of(self.tower, config.levels, context, pixels=head.reads_pixels)
+        wanted = Wanted(self.tower, config.levels, context, head.reads_pixels)
         make_pass = functools.partial(DepthPass, Reader(head, self.preprocessing))
         self._recorder = PassRecorder(wanted, make_pass)
         self._taps = Taps(host, self.tower, self._recorder, owner=head)
@@ -234,7 +234,7 @@ class DepthPlugin(DepthReading, nn.Module):
         if empty:
             pixel_values = pixel_values.new_zeros(1, *pixel_values.shape[1:])
         features = self.tower_pass(pixel_values, **tower_kwargs).features
-        return one_size(features).first(0) if empty else features
+        return one_size(features).mapped(lambda x: x[:0]) if empty else features
 
     def tower_pass(self, pixel_values: Tensor, **tower_kwargs: Any) -> DepthPass:
         """One pass of the tower alone, as ``capture`` collects the host's; ``depth`` stays."""

@@ -19,12 +19,7 @@ if TYPE_CHECKING:
 
 
 def estimates(head: DepthHead | FusedHead, batches: Sequence[TowerFeatures]) -> list[DepthEstimate]:
-    """What a head gives at its native size for each batch of views, without a graph, checked.
-
-    Raises:
-        HeadMismatchError: The head is in training mode or on another device.
-        NoDepthError: Depth is not finite.
-    """
+    """What a head gives at its native size for each batch of views, without a graph, checked."""
     if head.training:
         raise HeadMismatchError(
             "the head is in training mode, where reading depth would change its batch norms: "
@@ -43,14 +38,7 @@ def estimates(head: DepthHead | FusedHead, batches: Sequence[TowerFeatures]) -> 
 
 
 def check_finite(maps: Sequence[Tensor]) -> None:
-    """Whether the depth of every view is finite; waits for the device.
-
-    Args:
-        maps: (B, 1, H, W) metres, one for each batch of views.
-
-    Raises:
-        NoDepthError: Names the views where it is not.
-    """
+    """Whether the depth of every view is finite; waits for the device."""
     # One pass over the maps: a sum is finite only where all of it is.
     if bool(torch.stack([one_B1HW.sum() for one_B1HW in maps]).isfinite().all()):
         return
@@ -77,11 +65,7 @@ def _device_of(module: nn.Module) -> torch.device | None:
 
 
 def on_heads_device(features: TowerFeatures, head: DepthHead | FusedHead) -> TowerFeatures:
-    """Features on the head's device, for towers that are spread over several.
-
-    Raises:
-        HeadMismatchError: The head is on none of the tower's devices.
-    """
+    """Features on the head's device, for towers that are spread over several."""
     device = _device_of(head)
     for x in (*features.levels.values(), features.context, features.pixels):
         if x is not None and x.device != device:
@@ -94,9 +78,4 @@ def on_heads_device(features: TowerFeatures, head: DepthHead | FusedHead) -> Tow
         raise HeadMismatchError(
             f"the head is on {device}, the tower on {elsewhere}: head.to({elsewhere!r})"
         )
-    return TowerFeatures(
-        {level: x_BND.to(device) for level, x_BND in features.levels.items()},
-        None if features.context is None else features.context.to(device),
-        features.grid,
-        None if features.pixels is None else features.pixels.to(device),
-    )
+    return features.mapped(lambda x: x.to(device))

@@ -25,11 +25,6 @@ def framing(
     """How pictures are made a tower's input for a head, one view of each.
 
     As in its training where ``config`` says how; else the whole picture at the host's size.
-
-    Args:
-        config: The head's.
-        preprocessing: The host's.
-        input_size: (H, W) in place of the head's and the host's.
     """
     size = input_size or config.input_size or preprocessing.size
     if size != preprocessing.size:
@@ -40,11 +35,7 @@ def framing(
 
 
 def known_preprocessing(tower: Tower, preprocessing: Preprocessing | None) -> Preprocessing:
-    """What is given, or what the tower says of itself.
-
-    Raises:
-        HostError: Neither.
-    """
+    """What is given, or what the tower says of itself."""
     known = preprocessing or tower.preprocessing
     if known is None:
         raise HostError(
@@ -55,11 +46,7 @@ def known_preprocessing(tower: Tower, preprocessing: Preprocessing | None) -> Pr
 
 
 def host_preprocessing(host: nn.Module, tower: Tower, processor: Any) -> Preprocessing | None:
-    """How a host prepares its pictures, from its processor or from the host itself.
-
-    Raises:
-        HostError: The processor can't be read, or the host prepares its pictures otherwise.
-    """
+    """How a host prepares its pictures, from its processor or from the host itself."""
     own = from_policy(host, tower.path)
     if isinstance(processor, Preprocessing):
         return processor

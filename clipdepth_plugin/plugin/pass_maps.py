@@ -51,12 +51,7 @@ class Reader:
     _said: bool = False
 
     def say_assumed(self, size: Size, where: str = "") -> None:
-        """Says which camera is assumed where none is given: once, and not in compiled code.
-
-        Args:
-            size: (H, W) of a view.
-            where: Which views' camera is not known; empty for all.
-        """
+        """Says which camera is assumed where none is given: once, and not in compiled code."""
         focal = self.head.config.focal_at(size)
         if focal is None or self._said or torch.compiler.is_compiling():
             return
@@ -99,9 +94,9 @@ class PassMaps(TowerPass):
         intrinsics: Cameras | None,
         focal_px: Focals | None,
     ) -> list[Tensor]:
-        """Native metres (B, 1, h, w) of the canonical camera in those of the pictures' cameras.
+        """Canonical metres (B, 1, h, w) in those of the cameras.
 
-        The cameras are given for ``images``; None: for the views as they are.
+        These are given for ``images``; None: for the views as they are.
         """
         if intrinsics is None and focal_px is None:
             self._reader.say_assumed(self.views[0].pixel_size)
@@ -120,11 +115,7 @@ class PassMaps(TowerPass):
         ]
 
     def log_scales(self) -> list[Tensor]:
-        """Native maps (B, 1, h, w) of each of ``views``: log of the error's scale.
-
-        Raises:
-            HeadMismatchError: The head has none.
-        """
+        """Native maps (B, 1, h, w) of each of ``views``: log of the error's scale."""
         if not self._reader.head.config.confidence:
             raise HeadMismatchError(NO_CONFIDENCE)
         return [one.log_scale for one in self._read() if one.log_scale is not None]
@@ -132,15 +123,11 @@ class PassMaps(TowerPass):
     def at_input(self, natives: list[Tensor]) -> list[Tensor]:
         """The maps (B, 1, H, W) of each of ``views``: the caller's to write into."""
         with torch.inference_mode(False):
-            maps = at_pixels(natives, self.views, self._wanted.patch_size)
+            maps = at_pixels(natives, self.views, self._wanted.tower.patch_size)
             return [map_B1HW.clone() for map_B1HW in maps]
 
     def only(self, maps: list[Tensor], instead: str) -> Tensor:
-        """The maps of views of one size.
-
-        Raises:
-            NoDepthError: They are of several.
-        """
+        """The maps of views of one size."""
         if len(maps) > 1:
             sizes = ", ".join(f"{h} x {w}" for h, w in (views.pixel_size for views in self.views))
             raise NoDepthError(
@@ -152,10 +139,10 @@ class PassMaps(TowerPass):
     def placed(self, natives: list[Tensor], place: Place, join: Join) -> Tensor | list[Tensor]:
         """The maps where ``place`` says; joined by ``join`` where images have several views."""
         if isinstance(place, list):
-            patch_size = self._wanted.patch_size
+            patch_size = self._wanted.tower.patch_size
             return [m.clone() for m in in_images(natives, self.views, patch_size, place, join)]
         if place is not None:
-            return at_size(natives, self.views, self._wanted.patch_size, place).clone()
+            return at_size(natives, self.views, self._wanted.tower.patch_size, place).clone()
         return _as_one(self.at_input(natives))
 
     def place(self, size: Size | None, original_sizes: Size | Sequence[Size] | None) -> Place:
@@ -172,7 +159,7 @@ class PassMaps(TowerPass):
                 "a Preprocessing that says how they are made"
             )
         sizes = parse_sizes(original_sizes, "original_sizes")
-        return arrange(sizes, known.known_rules(), self._sizes, self._wanted.patch_size)
+        return arrange(sizes, known.known_rules(), self._sizes, self._wanted.tower.patch_size)
 
     def in_images(self, images: list[ImageViews], intrinsics: Cameras | None) -> list[Tensor]:
         """(C, H, W) of each image: metres, and behind them confidence where the head has it."""
@@ -196,7 +183,7 @@ class PassMaps(TowerPass):
         if not trains and not torch.compiler.is_compiling():
             check_finite(natives)
         natives = self.scaled(natives, None, intrinsics, focal_px)
-        return _as_one(at_pixels(natives, self.views, self._wanted.patch_size))
+        return _as_one(at_pixels(natives, self.views, self._wanted.tower.patch_size))
 
     def _read(self) -> list[DepthEstimate]:
         """The maps of each of ``views`` at the head's native size, computed once."""

@@ -1,4 +1,4 @@
-"""LLaVA-NeXT's and LLaVA-OneVision's anyres tiles: an overview, then tiles of a padded canvas.
+"""Tiles of a padded canvas: LLaVA-NeXT's and LLaVA-OneVision's anyres, Mllama's.
 
 Sizes are (H, W).
 """
@@ -12,27 +12,23 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from clipdepth_plugin.adapters.preprocessing import pair
-from clipdepth_plugin.adapters.processors.registry import Read, register
-from clipdepth_plugin.adapters.processors.tiles import tiles_of
+from clipdepth_plugin.adapters.processors.aspect_grids import least_scaled, tiles_of
+from clipdepth_plugin.adapters.processors.registry import Read, register, sized
 from clipdepth_plugin.adapters.processors.whole import PadToSquare
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
+from clipdepth_plugin.maps.tiling import ViewRule
 
 
 @dataclass(frozen=True)
-class AnyRes:
-    """LLaVA-NeXT's and LLaVA-OneVision's: the overview, then the tiles of a padded canvas.
-
-    Of the canvases the one that loses least; the image keeps its shape in it, in the middle.
-    """
+class AnyRes(ViewRule):
+    """LLaVA-NeXT's: an overview; tiles of the canvas that loses least, the image in its middle."""
 
     label: ClassVar[str] = "an overview and anyres tiles"
-    pads_behind: ClassVar[bool] = False
     tile: Size
     canvases: tuple[Size, ...]
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``ViewRule``."""
         canvas = min(self.canvases, key=lambda canvas: _loss(image_size, canvas))
         scale_h, scale_w = canvas[0] / image_size[0], canvas[1] / image_size[1]
         if scale_w < scale_h:
@@ -47,14 +43,14 @@ class AnyRes:
 
 @register("LlavaNextImageProcessor", options="image_grid_pinpoints")
 def _anyres(given: Mapping[str, Any], _: Any) -> Read:
-    """LLaVA-NeXT resizes and crops tiles once more.
+    """Known only where tile, resize and crop are one square that divides the canvases.
 
-    That is known to change nothing only where tile, resize and crop are one square that divides
-    the canvases.
+    LLaVA-NeXT resizes and crops tiles once more; there that changes nothing.
     """
     crop = pair(given.get("crop_size")) if given.get("do_center_crop") is not False else None
     to = given["size"]
-    resized = _square(to) if isinstance(to, Mapping) else pair(to)
+    shortest = to.get("shortest_edge") if isinstance(to, Mapping) else None
+    resized = pair(to) if shortest is None else pair(int(shortest))
     tile = crop or resized
     canvases = tuple((int(height), int(width)) for height, width in given["image_grid_pinpoints"])
     if tile is None:
@@ -74,14 +70,38 @@ def _anyres_or_square(given: Mapping[str, Any], processor: Any) -> Read:
     return dataclasses.replace(read, view_rules=(*read.view_rules, PadToSquare(read.size)))
 
 
-def _square(size: Mapping[str, Any]) -> Size | None:
-    shortest = size.get("shortest_edge")
-    return pair(int(shortest)) if shortest is not None else pair(size)
-
-
 def _loss(image_size: Size, canvas: Size) -> tuple[int, int]:
     """How little a canvas keeps of the image's pixels, then how much of it is wasted."""
     scale = min(canvas[1] / image_size[1], canvas[0] / image_size[0])
     kept = int(image_size[1] * scale) * int(image_size[0] * scale)
     kept = min(kept, image_size[0] * image_size[1])
     return -kept, canvas[0] * canvas[1] - kept
+
+
+@dataclass(frozen=True)
+class PaddedTiles(ViewRule):
+    """Mllama's: tiles of a canvas padded below and right; the blank ones behind are no views."""
+
+    label: ClassVar[str] = "tiles of a padded canvas"
+    tile: int
+    max_tiles: int
+
+    def views(self, image_size: Size) -> ImageViews:
+        rows, columns = least_scaled(image_size, self.tile, self.max_tiles)
+        canvas = room_h, room_w = rows * self.tile, columns * self.tile
+        height, width = image_size
+        most_h = min(max(height, self.tile), room_h)
+        most_w = min(max(width, self.tile), room_w)
+        scale_h, scale_w = most_h / height, most_w / width
+        if scale_w < scale_h:
+            resized = (min(math.floor(height * scale_w) or 1, most_h), most_w)
+        else:
+            resized = (most_h, min(math.floor(width * scale_h) or 1, most_w))
+        tiles = tiles_of(image_size, (self.tile, self.tile), resized, canvas)
+        return ImageViews(tuple(tiles), None)
+
+
+@register("MllamaImageProcessor", options="max_image_tiles")
+def _padded_tiles(given: Mapping[str, Any], _: Any) -> Read:
+    size = sized(given)
+    return Read(size, view_rules=(PaddedTiles(size[0], int(given["max_image_tiles"])),))

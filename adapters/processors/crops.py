@@ -1,4 +1,4 @@
-"""Idefics 2's quarters, and the grid of tiles of Idefics 3 and SmolVLM.
+"""Crops: Idefics 2's quarters, Idefics 3's and SmolVLM's tiles, Gemma 3's pan and scan.
 
 Sizes are (H, W).
 """
@@ -11,17 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from clipdepth_plugin.adapters.processors.aspect_grids import grid_of
 from clipdepth_plugin.adapters.processors.registry import Read, register, sized
-from clipdepth_plugin.adapters.processors.tiles import grid_of
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
+from clipdepth_plugin.maps.tiling import ViewRule
 
 # Idefics 3 never makes an image larger, whatever its settings.
 _IDEFICS3_LIMIT = 4096
 
 
 @dataclass(frozen=True)
-class Quarters:
+class Quarters(ViewRule):
     """Idefics 2's: the image resized between bounds, where ``split`` after its four quarters."""
 
     label: ClassVar[str] = "between a shortest and a longest edge"
@@ -31,7 +32,6 @@ class Quarters:
     split: bool
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``ViewRule``."""
         height, width = image_size
         whole = self._view(image_size, (0, 0), image_size)
         if not self.split:
@@ -50,19 +50,14 @@ class Quarters:
 
 
 @dataclass(frozen=True)
-class LongestSideGrid:
-    """Idefics 3's and SmolVLM's: the long side to ``longest``, all to whole tiles, overview last.
-
-    The shape is not quite kept, as both sides are rounded up to tiles.
-    """
+class LongestSideGrid(ViewRule):
+    """Idefics 3's, SmolVLM's: the long side to ``longest``, both up to tiles; the overview last."""
 
     label: ClassVar[str] = "a grid of tiles and an overview"
-    pads_behind: ClassVar[bool] = False
     tile: int
     longest: int
 
     def views(self, image_size: Size) -> ImageViews:
-        """See ``ViewRule``."""
         resized = _bounded(_long_side(image_size, self.longest), _IDEFICS3_LIMIT)
         aspect = resized[1] / resized[0]
         if resized[1] >= resized[0]:
@@ -123,3 +118,48 @@ def _bounded(size: Size, longest: int, least: int = 1) -> Size:
     elif height > width and height > longest:
         height, width = longest, int(longest * aspect)
     return max(height, least), max(width, least)
+
+
+_DEFAULTS: dict[str, Any] = {
+    "pan_and_scan_min_crop_size": 256,
+    "pan_and_scan_max_num_crops": 4,
+    "pan_and_scan_min_ratio_to_activate": 1.2,
+}
+
+
+@dataclass(frozen=True)
+class PanAndScan(ViewRule):
+    """Gemma 3's: the overview, then crops along the long side of a lengthy image."""
+
+    label: ClassVar[str] = "an overview and crops"
+    size: Size
+    min_crop: int
+    max_crops: int
+    min_ratio: float
+
+    def views(self, image_size: Size) -> ImageViews:
+        overview = ViewGeometry.squashed(image_size, self.size)
+        along = 1 if image_size[1] >= image_size[0] else 0
+        long, short = image_size[along], image_size[1 - along]
+        count = min(math.floor(long / self.min_crop), math.floor(long / short + 0.5))
+        count = min(self.max_crops, max(2, count))
+        length = math.ceil(long / count)
+        if long / short < self.min_ratio or min(length, short) < self.min_crop:
+            return ImageViews((overview,))
+        crops = []
+        for start in range(0, length * count, length):
+            end = min(start + length, long)
+            corner, crop = ((0, start), (short, end - start))
+            if along == 0:
+                corner, crop = (start, 0), (end - start, short)
+            crops.append(ViewGeometry.cropped(image_size, corner, crop, self.size))
+        return ImageViews((overview, *crops))
+
+
+@register("Gemma3ImageProcessor", options=f"do_pan_and_scan {' '.join(_DEFAULTS)}")
+def _pan_and_scan(given: Mapping[str, Any], _: Any) -> Read:
+    """Cropping is an option of the call: both rules are tried. Defaults: Gemma3Processor's."""
+    size = sized(given)
+    values = {key: given.get(key) or default for key, default in _DEFAULTS.items()}
+    crops = PanAndScan(size, *values.values())
+    return Read(size, "squash", view_rules=(crops,))
