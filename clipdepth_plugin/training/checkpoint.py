@@ -1,11 +1,13 @@
 """Checkpoints: one safetensors file for each, whole or not there at all.
 
 checkpoints/step-00000400.safetensors    tensors ``<part>/<name>``; in its metadata, as JSON, the
-                                         position in the data and the best weights so far
+                                         position in the data and the best weights so far, and the
+                                         sha256 of all of it
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -25,7 +28,7 @@ logger = logging.getLogger(__name__)
 PARTS = ("model", "ema", "optimiser", "rng")
 CORRUPT = "corrupt-"
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,9 @@ class Checkpoints:
             for name, x in checkpoint.tensors[part].items()
         }
         state = {"format": _FORMAT, "step": checkpoint.step, **checkpoint.state}
-        content = safetensors.torch.save(tensors, {"state": json.dumps(state, allow_nan=False)})
+        text = json.dumps(state, allow_nan=False)
+        metadata = {"state": text, "sha256": _sha256(tensors, text)}
+        content = safetensors.torch.save(tensors, metadata)
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step-{checkpoint.step:08d}.safetensors"
         write_atomically(path, content, TrainingError)
@@ -116,13 +121,25 @@ def read_checkpoint(path: Path) -> Checkpoint:
     tensors: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
     try:
         with safe_open(path, framework="pt") as file:
-            state = json.loads(file.metadata()["state"])
-            for key in file.keys():  # noqa: SIM118
-                part, _, name = key.partition("/")
-                tensors[part][name] = file.get_tensor(key)
+            metadata = file.metadata()
+            flat = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        state = json.loads(metadata["state"])
         step, version = int(state["step"]), state["format"]
+        if version == _FORMAT and metadata["sha256"] != _sha256(flat, metadata["state"]):
+            raise ValueError("its content does not have the sha256 that was written with it")
+        for key, x in flat.items():
+            part, _, name = key.partition("/")
+            tensors[part][name] = x
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise TrainingError(f"checkpoint {path}: damaged ({error})") from error
     if version != _FORMAT:
         raise TrainingError(f"checkpoint {path}: format {version}, this release reads {_FORMAT}")
     return Checkpoint(step, tensors, state)
+
+
+def _sha256(tensors: Mapping[str, Tensor], state: str) -> str:
+    digest = hashlib.sha256(state.encode())
+    for name, x in sorted(tensors.items()):
+        digest.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
+        digest.update(x.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
