@@ -94,7 +94,7 @@ class DataConfig(BaseModel):
 
     limit: PositiveInt | None = None
     """At most this many samples, evenly spread over the set (of a stream: its first ones, in every
-    epoch the same; with ``shard_split`` each process has its share of them)."""
+    epoch the same)."""
 
     repeat: PositiveFloat = 1.0
     """How often each sample is seen in an epoch; 2.5: twice, and a random half of the samples once
@@ -122,11 +122,6 @@ class DataConfig(BaseModel):
 
     shuffle_buffer: PositiveInt = 1000
     """Size of a stream's shuffle buffer, in undecoded samples."""
-
-    shard_split: bool = False
-    """True: each process reads its own shards. Less traffic, but batches depend on the number of
-    processes, and an epoch ends when the first process has no more. False: each process reads the
-    whole stream and decodes its part of each batch."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -176,18 +171,16 @@ class DataConfig(BaseModel):
 
 
 def check_mixture(configs: Sequence[DataConfig]) -> None:
-    """Whether sets can be joined.
+    """Checks that sets can be joined.
 
     Raises:
-        DataError: Streams are mixed with others, or only some of them split their shards.
+        DataError: Streams are mixed with sets on disk.
     """
     if len({config.is_stream for config in configs}) > 1:
         raise DataError(
             "streams (hf, webdataset) can't be mixed with sets on disk: there is no common order; "
             "make all of them streams, or none"
         )
-    if len({config.shard_split for config in configs}) > 1:
-        raise DataError("shard_split: say the same for all streams of a mixture")
 
 
 def expand(text: str) -> str:

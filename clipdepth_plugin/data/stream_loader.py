@@ -62,14 +62,13 @@ class StreamLoader:
     def _parts(self) -> Iterator[_Part]:
         """This process's records of each batch, undecoded."""
         plan, failures = self._plan, list[Failure]()
-        rank, world_size = (0, 1) if self._mixture.is_split else (plan.rank, plan.world_size)
-        size = plan.batch_size * world_size
+        size = plan.batch_size * plan.world_size
         wanted = islice(self._numbered(failures), plan.start_batch * size, None)
         while len(batch := list(islice(wanted, size))) == size:
-            mine = batch[rank * plan.batch_size : (rank + 1) * plan.batch_size]
+            mine = batch[plan.rank * plan.batch_size : (plan.rank + 1) * plan.batch_size]
             yield _Part(mine, failures.copy())
-        places = torch.arange(0 if plan.drop_last else len(batch)).tensor_split(world_size)[rank]
-        yield _Part([batch[place] for place in places.tolist()], failures.copy())
+        places = torch.arange(0 if plan.drop_last else len(batch)).tensor_split(plan.world_size)
+        yield _Part([batch[place] for place in places[plan.rank].tolist()], failures.copy())
 
     def _numbered(self, failures: list[Failure]) -> Iterator[_Numbered]:
         """Every record of the epoch; where the stream itself broke, that goes to ``failures``."""

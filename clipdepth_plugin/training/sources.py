@@ -23,12 +23,10 @@ from clipdepth_plugin.data import (
 from clipdepth_plugin.training.cached import cached_source, open_cache
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
-    from accelerate import Accelerator
     from torch import Tensor
 
-    from clipdepth_plugin.data import Batch
     from clipdepth_plugin.training.batches import FeatureBatch, FeatureSource, SourceContext
     from clipdepth_plugin.training.config import TrainConfig
     from clipdepth_plugin.training.progress import Reporter
@@ -135,24 +133,9 @@ class TowerSource:
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[FeatureBatch]:
         """See ``FeatureSource``."""
-        context, data = self._context, self._data
+        context = self._context
         plan = context.plan(epoch, start, training=self._training)
-        loaded: Iterable[Batch] = make_loader(data, self._maker, plan, self._reading)
-        if self._training and isinstance(data, StreamMixture) and data.is_split:
-            loaded = _while_all_have_one(context.accelerator, loaded)
-        for batch in loaded:
+        for batch in make_loader(self._data, self._maker, plan, self._reading):
             moved = batch.to(context.device)
             features = context.read(moved.pixels_B3HW)
             yield context.batch(features, moved.depth_B1HW, moved.intrinsics_B4, moved.names)
-
-
-def _while_all_have_one(accelerator: Accelerator, batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Batches until one process has no more, so that all are in the same epoch and batch."""
-    coming = iter(batches)
-    while True:
-        batch = next(coming, None)
-        have = torch.tensor(float(batch is not None), device=accelerator.device)
-        if int(accelerator.reduce(have, reduction="sum")) < accelerator.num_processes:
-            return
-        assert batch is not None
-        yield batch
