@@ -10,10 +10,11 @@ from clipdepth_plugin.data.augment_config import AugmentConfig
 from clipdepth_plugin.data.batch import Batch
 from clipdepth_plugin.data.config import DataConfig
 from clipdepth_plugin.data.dataset import Mixture, SampleDataset
-from clipdepth_plugin.data.items import Reading, SampleViews, ViewMaker
+from clipdepth_plugin.data.items import SampleViews, ViewMaker
 from clipdepth_plugin.data.loader import Loader, make_loader
 from clipdepth_plugin.data.opening import open_dataset, open_mixture
 from clipdepth_plugin.data.order import Draw, EpochOrder, EpochPlan
+from clipdepth_plugin.data.reading import Reading
 from clipdepth_plugin.data.registry import FORMATS, register_format
 from clipdepth_plugin.data.sample import Intrinsics, Sample
 from clipdepth_plugin.data.stream import StreamDataset, StreamMixture

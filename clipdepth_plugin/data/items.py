@@ -104,21 +104,6 @@ class ViewMaker:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """How batches are read.
-
-    Attributes:
-        workers: Processes (for streams: threads) that read ahead; 0 reads on demand.
-        bad_file_limit: Different samples of an epoch that may be bad, in this process.
-        pin_memory: Page-locked memory for a GPU.
-    """
-
-    workers: int = 0
-    bad_file_limit: int = 0
-    pin_memory: bool = False
-
-
 class SampleViews:
     """The samples of a set in numbered views, from which a token cache is made."""
 

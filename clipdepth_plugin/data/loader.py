@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from clipdepth_plugin.data.batch import Batch
 from clipdepth_plugin.data.dataset import Mixture, SampleDataset
-from clipdepth_plugin.data.failures import BadFiles, Failure
-from clipdepth_plugin.data.items import Item, Reading, ViewMaker, collate
+from clipdepth_plugin.data.items import Item, ViewMaker, collate
 from clipdepth_plugin.data.order import Draw, EpochOrder, EpochPlan
+from clipdepth_plugin.data.reading import BadFiles, Failure, Reading
 from clipdepth_plugin.data.stream import StreamDataset, StreamMixture
 from clipdepth_plugin.data.stream_loader import StreamLoader
 from clipdepth_plugin.errors import ClipDepthError, DataError

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
 
 import torch
 from torch import Tensor
@@ -66,7 +65,7 @@ class EpochPlan:
             )
 
 
-class EpochOrder(Sequence[list[Draw]]):
+class EpochOrder:
     """The batches of one epoch in one process, from ``plan.start_batch`` on."""
 
     def __init__(
@@ -91,20 +90,12 @@ class EpochOrder(Sequence[list[Draw]]):
     def __len__(self) -> int:
         return self._count
 
-    @overload
-    def __getitem__(self, number: int) -> list[Draw]: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[list[Draw]]: ...
-    def __getitem__(self, number: int | slice) -> list[Draw] | list[list[Draw]]:
-        """Batch ``number`` of those that are left."""
-        if isinstance(number, slice):
-            return [self[one] for one in range(*number.indices(self._count))]
-        if not 0 <= number < self._count:
-            raise IndexError(f"batch {number} of {self._count}")
-        size = self._plan.batch_size * self._plan.world_size
-        first = (self._plan.start_batch + number) * size
-        parts = self._entries_N2[first : first + size].tensor_split(self._plan.world_size)
-        return [Draw(index, repeat) for index, repeat in parts[self._plan.rank].tolist()]
+    def __iter__(self) -> Iterator[list[Draw]]:
+        plan = self._plan
+        size = plan.batch_size * plan.world_size
+        for number in range(plan.start_batch, plan.start_batch + self._count):
+            parts = self._entries_N2[number * size :][:size].tensor_split(plan.world_size)
+            yield [Draw(index, repeat) for index, repeat in parts[plan.rank].tolist()]
 
 
 def _entries(plan: EpochPlan, counts: Sequence[int], repeats: Sequence[float]) -> Tensor:

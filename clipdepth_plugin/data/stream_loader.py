@@ -11,11 +11,10 @@ from typing import NamedTuple, cast
 
 import torch
 
-from clipdepth_plugin.data.ahead import map_ahead
 from clipdepth_plugin.data.batch import Batch
-from clipdepth_plugin.data.failures import BadFiles, Failure
-from clipdepth_plugin.data.items import Item, Reading, ViewMaker, collate
+from clipdepth_plugin.data.items import Item, ViewMaker, collate
 from clipdepth_plugin.data.order import Draw, EpochPlan
+from clipdepth_plugin.data.reading import BadFiles, Failure, Reading, map_ahead
 from clipdepth_plugin.data.stream import Record, StreamDataset, StreamMixture
 from clipdepth_plugin.errors import ClipDepthError
 

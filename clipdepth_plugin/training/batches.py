@@ -5,7 +5,7 @@ Axes: B views, H W a map's size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -57,7 +57,7 @@ class FeatureSource(Protocol):
     def __len__(self) -> int:
         """Batches in an epoch; raises TypeError where that is not known (streams)."""
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[FeatureBatch]:
+    def batches(self, epoch: int, start: int = 0) -> Generator[FeatureBatch]:
         """The batches of one epoch, in this process's part, from number ``start`` on."""
 
 

@@ -141,5 +141,5 @@ def _sha256(tensors: Mapping[str, Tensor], state: str) -> str:
     digest = hashlib.sha256(state.encode())
     for name, x in sorted(tensors.items()):
         digest.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
-        digest.update(x.flatten().view(torch.uint8).numpy())
+        digest.update(x.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,8 +16,8 @@ from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.training.progress import Progress, Reporter, Silent
 from clipdepth_plugin.training.run_folder import RunFolder
 from clipdepth_plugin.training.run_recorder import RunRecorder
-from clipdepth_plugin.training.schedule import learning_rate
 from clipdepth_plugin.training.session import Session, check_ready, open_session
+from clipdepth_plugin.training.step import learning_rate
 
 if TYPE_CHECKING:
     from clipdepth_plugin.training.batches import FeatureBatch
@@ -81,7 +82,7 @@ class _Run:
 
     def __init__(self, session: Session, folder: RunFolder, reporter: Reporter) -> None:
         self._session = session
-        self._config = session.config
+        self._config = session.context.config
         self._recorder = RunRecorder(session, folder)
         self._reporter = reporter
         self._total = session.total_steps
@@ -97,21 +98,16 @@ class _Run:
             best = self._recorder.finish(self._step)
         finally:
             self._recorder.close()
-        is_main = self._session.accelerator.is_main_process
+        is_main = self._session.context.accelerator.is_main_process
         head = self._recorder.folder.head
         return TrainResult(head, self._step, best.abs_rel, best.weights, is_main)
 
     def _run_epoch(self) -> None:
         """Runs to the end of the epoch, or of the run."""
         source, begun_at = self._session.sources.train, self._batch
-        batches = source.batches(self._epoch, self._batch)
-        try:
+        with closing(source.batches(self._epoch, self._batch)) as batches:
             while self._step < self._total and (group := self._next(batches)):
                 self._make_step(group)
-        finally:
-            close = getattr(batches, "close", None)
-            if close is not None:
-                close()
         if self._step >= self._total:
             return
         if begun_at == 0 and self._batch == 0:
@@ -156,7 +152,7 @@ class _Run:
             self._recorder.validate(step)
         if last or step % config.checkpoint_every == 0:
             self._recorder.save(step, epoch, self._batch)
-        if self._session.accelerator.is_main_process:
+        if self._session.context.accelerator.is_main_process:
             abs_rel = self._recorder.last_abs_rel
             metric = None if math.isnan(abs_rel) else abs_rel
             self._reporter.step(

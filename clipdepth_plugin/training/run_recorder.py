@@ -49,8 +49,8 @@ class RunRecorder:
         self.best = Best()
         self.last_abs_rel = math.nan
         self._session = session
-        self._accelerator = session.accelerator
-        self._main = session.accelerator.is_main_process
+        self._accelerator = session.context.accelerator
+        self._main = self._accelerator.is_main_process
 
     def start(self, *, resume: bool) -> tuple[int, int, int]:
         """Opens the folder, and loads the newest checkpoint where the run is resumed.
@@ -199,8 +199,8 @@ class RunRecorder:
                 self._accelerator,
                 session.model,
                 session.sources.validation,
-                session.size,
-                session.config.logging.pictures,
+                session.context.size,
+                session.context.config.logging.pictures,
             )
 
     def _draw(self, step: int, seen: Validation) -> None:
@@ -217,7 +217,7 @@ class RunRecorder:
         if not self._main:
             return
         provenance = self._session.provenance(self.best, metrics)
-        head = DepthHead(self._session.head_config.model_copy(update={"provenance": provenance}))
+        head = DepthHead(self._session.context.head.model_copy(update={"provenance": provenance}))
         load_weights(head, state, "the trained weights")
         # An edited card is kept by save_pretrained, but this one is of earlier weights.
         (self.folder.head / CARD_FILE).unlink(missing_ok=True)

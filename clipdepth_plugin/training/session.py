@@ -47,36 +47,28 @@ class Session:
     """A run that is ready to start.
 
     Attributes:
-        config: Its config.
-        accelerator: Processes, devices and precision.
-        tower: The frozen tower.
-        head_config: The head's.
+        context: Config, processes, tower and head.
         model: The head, as prepared for its device and processes.
         optimiser: Likewise.
         stepper: Makes optimiser steps.
         ema: The weights' moving average, or None.
         sources: Training and validation data.
-        size: (H, W) of the output in training and validation.
         total_steps: Optimiser steps of the whole run.
         validation_interval: Steps between validations.
     """
 
-    config: TrainConfig
-    accelerator: Accelerator
-    tower: FrozenTower
-    head_config: HeadConfig
+    context: SourceContext
     model: nn.Module
     optimiser: Any
     stepper: Stepper
     ema: Ema | None
     sources: Sources
-    size: Size
     total_steps: int
     validation_interval: int
 
     def provenance(self, best: Best, metrics: dict[str, float]) -> Provenance:
         """The provenance that the saved head records."""
-        config = self.config
+        config, tower = self.context.config, self.context.tower
         given = config.provenance
         data = given.data or tuple(f"{one.root} ({one.split})" for one in config.data.train)
         measured = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
@@ -84,11 +76,11 @@ class Session:
             given.notes,
             f"Trained for {self.total_steps} steps of {config.batch_size} images, seed "
             f"{config.seed}; {best.weights} weights of step {best.step}."
-            + (f" On the validation data at {self.size}: {measured}." if measured else ""),
+            + (f" On the validation data at {self.context.size}: {measured}." if measured else ""),
         ]
         return Provenance(
-            tower=self.tower.name,
-            tower_hashes=self.tower.hashes,
+            tower=tower.name,
+            tower_hashes=tower.hashes,
             data=data,
             license=given.license,
             notes="\n\n".join(note for note in notes if note),
@@ -165,16 +157,12 @@ def open_session(
     model, prepared = accelerator.prepare(model, optimiser)
     steps, interval = _lengths(config, sources.train)
     return Session(
-        config=config,
-        accelerator=accelerator,
-        tower=tower,
-        head_config=head_config,
+        context=context,
         model=model,
         optimiser=prepared,
         stepper=Stepper(accelerator, model, prepared, config, size),
         ema=None if config.ema is None else Ema(model, config.ema),
         sources=sources,
-        size=size,
         total_steps=steps,
         validation_interval=interval,
     )

@@ -23,7 +23,7 @@ from clipdepth_plugin.data import (
 from clipdepth_plugin.training.cached import cached_source, open_cache
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from torch import Tensor
 
@@ -131,7 +131,7 @@ class TowerSource:
         plan = self._context.plan(0, 0, training=self._training)
         return len(EpochOrder(plan, self._data.counts, self._data.repeats))
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[FeatureBatch]:
+    def batches(self, epoch: int, start: int = 0) -> Generator[FeatureBatch]:
         """See ``FeatureSource``."""
         context = self._context
         plan = context.plan(epoch, start, training=self._training)

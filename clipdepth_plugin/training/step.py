@@ -1,4 +1,4 @@
-"""One optimiser step: forward, loss, backward, clipping, update.
+"""One optimiser step: learning rate, forward, loss, backward, clipping, update.
 
 Axes: B views.
 """
@@ -16,8 +16,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from clipdepth_plugin.errors import TrainingError
-from clipdepth_plugin.training.losses import DepthLoss
-from clipdepth_plugin.training.pooling import sum_over_processes
+from clipdepth_plugin.training.losses import DepthLoss, sum_over_processes
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -157,3 +156,24 @@ class Stepper:
             self.rng["cpu"] = torch.get_rng_state()
             if "cuda" in self.rng:
                 self.rng["cuda"] = torch.cuda.get_rng_state(self._accelerator.device)
+
+
+def learning_rate(step: int, total: int, *, peak: float, final: float, warmup: float) -> float:
+    """Learning rate of one optimiser step; a pure function, so a resumed run needs no state.
+
+    Args:
+        step: The step, from 0.
+        total: Steps in the whole run.
+        peak: Learning rate at the end of the warm-up.
+        final: Learning rate of the last step.
+        warmup: Share of the run that warms up, 0 to 1.
+
+    Returns:
+        ``peak * (step + 1) / w`` in the ``w = ceil(warmup * total)`` warm-up steps, then half a
+        cosine from ``peak`` to ``final``.
+    """
+    rising = math.ceil(warmup * total)
+    if step < rising:
+        return peak * (step + 1) / rising
+    progress = min((step - rising) / max(total - rising - 1, 1), 1.0)
+    return final + (peak - final) * 0.5 * (1.0 + math.cos(math.pi * progress))

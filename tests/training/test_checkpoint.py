@@ -15,7 +15,7 @@ from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.files.atomic import TEMPORARY, new_files, write_atomically
 from clipdepth_plugin.training.checkpoint import Checkpoint, Checkpoints, read_checkpoint
 from clipdepth_plugin.training.ema import Ema
-from clipdepth_plugin.training.schedule import learning_rate
+from clipdepth_plugin.training.step import learning_rate
 
 
 def make_checkpoint(step: int) -> Checkpoint:

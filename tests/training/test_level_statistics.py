@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -31,7 +31,7 @@ def tokens(session: Session, norm: nn.Module, level: int) -> torch.Tensor:
 
 
 def head_of(session: Session) -> DepthHead:
-    head = session.accelerator.unwrap_model(session.model).head
+    head = session.context.accelerator.unwrap_model(session.model).head
     assert isinstance(head, DepthHead)
     return head
 
@@ -82,7 +82,7 @@ def test_a_channel_that_never_varies_is_not_blown_up(tiny: TinyRuns) -> None:
         def __len__(self) -> int:
             return 1
 
-        def batches(self, epoch: int, start: int = 0) -> Iterator[FeatureBatch]:
+        def batches(self, epoch: int, start: int = 0) -> Generator[FeatureBatch]:
             for batch in source.batches(epoch, start):
                 for x_BND in batch.features.levels.values():
                     x_BND.copy_(torch.arange(16.0))
@@ -92,7 +92,7 @@ def test_a_channel_that_never_varies_is_not_blown_up(tiny: TinyRuns) -> None:
         tiny.config("run", head={**FAST, "norm_init_pictures": 0}, loss=LOSS), Silent()
     )
     source = session.sources.train
-    init_level_norms(head_of(session), Alike(), 2, session.accelerator)
+    init_level_norms(head_of(session), Alike(), 2, session.context.accelerator)
     with torch.no_grad():
         for _, norm in norms_of(session):
             assert bool((norm.weight <= 1e3).all())

@@ -15,8 +15,12 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from clipdepth_plugin.decoders.readout import DepthEstimate
-from clipdepth_plugin.training.losses import DepthLoss, LossConfig, LossTerms
-from clipdepth_plugin.training.pooling import sum_over_processes
+from clipdepth_plugin.training.losses import (
+    DepthLoss,
+    LossConfig,
+    LossTerms,
+    sum_over_processes,
+)
 from clipdepth_plugin.training.terms.gradient import gradient_moments
 from clipdepth_plugin.training.terms.silog import silog_from_moments, silog_moments
 from clipdepth_plugin.training.terms.ssim import ssim_moments

@@ -25,10 +25,8 @@ from clipdepth_plugin.data import (
     sample_generator,
 )
 from clipdepth_plugin.data.augment import augment
-from clipdepth_plugin.data.failures import BadFiles
 from clipdepth_plugin.data.views import make_view
 from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.training.cache_fill import sample_contents
 from tests.training.data.conftest import make
 
 if TYPE_CHECKING:
@@ -180,10 +178,8 @@ def test_a_damaged_calibration_is_a_bad_sample_of_a_cache(
     (calibration,) = Path(config.root).rglob("calib_cam_to_cam.txt")
     calibration.write_text("P_rect_02: none\n")
     views = SampleViews(open_mixture([config]), ViewMaker(squash, (12, 20)))  # type: ignore[arg-type]
-    bad = BadFiles(2)
-    found = sample_contents(views, (0, 1), bad, 0, lambda *_: None)
-    assert found == [None, None]
-    assert len(bad.reasons) == 2
+    with pytest.raises(DataError, match="P_rect_02"):
+        views.content(0)
 
 
 def test_a_set_may_be_varied_in_its_own_way(trees: Trees, squash: Preprocessing) -> None:

