@@ -28,14 +28,7 @@ _DRAWS = 15
 
 
 def sample_generator(seed: int, epoch: int, index: int, repeat: int = 0) -> torch.Generator:
-    """The random numbers of one sample in one epoch.
-
-    Args:
-        seed: Of the run.
-        epoch: Number of the epoch.
-        index: Of the sample.
-        repeat: 0, or how often it was seen in this epoch before.
-    """
+    """The random numbers of one sample in one epoch, for its ``repeat``-th use there (from 0)."""
     return torch.Generator().manual_seed(mixed_seed("sample", seed, epoch, index, repeat))
 
 

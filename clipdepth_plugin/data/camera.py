@@ -33,15 +33,7 @@ def rescaled(intrinsics: Intrinsics, size: tuple[int, int], to: tuple[int, int])
 
 
 def cropped(sample: Sample, crop: Crop) -> Sample:
-    """A part of a sample, intrinsics moved along.
-
-    Args:
-        sample: The whole picture.
-        crop: Which part; see ``DataConfig.crop``.
-
-    Raises:
-        DataError: The picture is too small.
-    """
+    """A part of a sample, intrinsics moved along; see ``DataConfig.crop``."""
     height, width = sample.image_3HW.shape[1:]
     if crop == "kb":
         top, left = height - KB_SIZE[0], (width - KB_SIZE[1]) // 2

@@ -154,28 +154,16 @@ class DataConfig(BaseModel):
         return self.name or ospath.basename(self.root.rstrip("/")) or self.root  # noqa: PTH119
 
     def location(self) -> str:
-        """``root`` with its environment variables.
-
-        Raises:
-            DataError: One is not set.
-        """
+        """``root`` with its environment variables."""
         return expand(self.root)
 
     def path(self, relative: str) -> Path:
-        """A path of the config, environment variables expanded, taken from the root.
-
-        Raises:
-            DataError: An environment variable is not set.
-        """
+        """A path of the config, environment variables expanded, taken from the root."""
         return Path(self.location()) / expand(relative)
 
 
 def check_mixture(configs: Sequence[DataConfig]) -> None:
-    """Checks that sets can be joined.
-
-    Raises:
-        DataError: Streams are mixed with sets on disk.
-    """
+    """Checks that sets can be joined."""
     if len({config.is_stream for config in configs}) > 1:
         raise DataError(
             "streams (hf, webdataset) can't be mixed with sets on disk: there is no common order; "
@@ -184,11 +172,7 @@ def check_mixture(configs: Sequence[DataConfig]) -> None:
 
 
 def expand(text: str) -> str:
-    """Expands ``$NAME``, ``${NAME}`` and a leading ``~``.
-
-    Raises:
-        DataError: A variable is not set.
-    """
+    """Expands ``$NAME``, ``${NAME}`` and a leading ``~``; raises DataError where one is not set."""
     expanded = ospath.expandvars(ospath.expanduser(text))  # noqa: PTH111
     unset = re.search(r"\$(\w+|\{\w+\})", expanded)
     if unset:

@@ -53,16 +53,7 @@ class DepthUnit:
 
 
 def read_image(source: Path | bytes, what: str) -> Tensor:
-    """A picture that has depth beside it, as (3, H, W) uint8 RGB.
-
-    Args:
-        source: The file, or its bytes.
-        what: Its name in errors, where it is given as bytes.
-
-    Raises:
-        ImageError: It is missing, damaged or no picture.
-        DataError: See ``pixels_of``.
-    """
+    """A picture that has depth beside it, as (3, H, W) uint8 RGB; ``what`` names it in errors."""
     if isinstance(source, Path):
         with opened_image(source) as opened:
             return pixels_of(opened, str(source))
@@ -78,22 +69,13 @@ def read_image(source: Path | bytes, what: str) -> Tensor:
 
 
 def pixels_of(image: Image.Image, what: str) -> Tensor:
-    """(3, H, W) uint8 RGB of an opened picture that has depth beside it.
-
-    Raises:
-        ImageError: Its values have no defined white.
-        DataError: It has an EXIF orientation, which its depth may or may not share.
-    """
+    """(3, H, W) uint8 RGB of an opened picture that has depth beside it."""
     check_upright(image, what)
     return image_tensor(upright_rgb(image, what))
 
 
 def check_upright(image: Image.Image, what: str) -> None:
-    """Checks that a picture is stored upright.
-
-    Raises:
-        DataError: It has another EXIF orientation.
-    """
+    """Checks that a picture is stored upright: it is not known whether its depth is rotated too."""
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     if orientation != 1:
         raise DataError(
@@ -108,24 +90,12 @@ def image_tensor(image: Image.Image) -> Tensor:
 
 
 def read_depth(path: Path, unit: DepthUnit) -> Tensor:
-    """A 16-bit depth picture as (1, H, W) float32 metres.
-
-    Raises:
-        DataError: See ``stored_depth``.
-    """
+    """A 16-bit depth picture as (1, H, W) float32 metres."""
     return unit.metres(stored_depth(path, str(path)))
 
 
 def stored_depth(source: Path | bytes, what: str) -> NDArray[Any]:
-    """The values of a depth picture or .npy array, (H, W), as they are stored.
-
-    Args:
-        source: The file, or its bytes.
-        what: Its name in errors.
-
-    Raises:
-        DataError: It is missing, damaged, or has no 16-bit (or float) grey values.
-    """
+    """The stored values (H, W) of a depth picture or .npy array: 16-bit or float grey."""
     try:
         if isinstance(source, bytes) and source.startswith(_NPY):
             return cast("NDArray[Any]", np.load(io.BytesIO(source), allow_pickle=False))
@@ -154,19 +124,7 @@ def make_sample(
     name: str,
     what: str,
 ) -> Sample:
-    """A sample from its parts, cropped as the config says.
-
-    Args:
-        config: Of the set.
-        image_3HW: uint8 RGB.
-        depth_1HW: Metres.
-        camera: (fx, fy, cx, cy) of the whole picture; None where not known.
-        name: Of the sample.
-        what: The file in errors.
-
-    Raises:
-        DataError: Picture and depth differ in size, or are too small for the crop.
-    """
+    """A sample from its parts, cropped as the config says; ``what`` is the file in errors."""
     if image_3HW.shape[1:] != depth_1HW.shape[1:]:
         raise DataError(
             f"{what}: the picture is {tuple(image_3HW.shape[1:])}, its depth "

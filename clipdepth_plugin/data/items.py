@@ -51,14 +51,7 @@ class ViewMaker:
         augment: AugmentConfig | None = None,
         seed: int = 0,
     ) -> None:
-        """Defines the views.
-
-        Args:
-            preprocessing: The host's.
-            output_size: (H, W) of the depth maps.
-            augment: Of sets without an augmentation of their own; None switches all off.
-            seed: Of the run.
-        """
+        """Views for the host's preprocessing, with depth maps of ``output_size`` (H, W)."""
         self.preprocessing = preprocessing
         self.output_size = output_size
         self.augment = augment
@@ -69,11 +62,7 @@ class ViewMaker:
         return self.augment if own is None or self.augment is None else own
 
     def fixed(self, sample: Sample, index: int, view: int, augment: AugmentConfig | None) -> Item:
-        """View 0: plain. 1: flipped. Higher: augmented, the same in every epoch.
-
-        Raises:
-            DataError: A view above 1 without augmentation.
-        """
+        """View 0: plain. 1: flipped. Higher: augmented, the same in every epoch."""
         made = make_view(sample, self.preprocessing, self.output_size)
         if view == FLIPPED:
             made = flipped(made)
@@ -119,24 +108,11 @@ class SampleViews:
         return self._data.name(index)
 
     def content(self, index: int) -> str:
-        """Hash of a sample as read: picture, depth, camera.
-
-        Raises:
-            ClipDepthError: It can't be read.
-        """
+        """Hash of a sample as read: picture, depth, camera."""
         return _content(self._data[index])
 
     def view(self, index: int, view: int, content: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Pixels (3, H, W) as the tower takes them, depth (1, H, W) in metres, intrinsics (4,).
-
-        Args:
-            index: Of the sample.
-            view: Which view of it.
-            content: Its content hash.
-
-        Raises:
-            ClipDepthError: The sample can't be read, or has changed.
-        """
+        """Pixels (3, H, W) as the tower takes them, depth (1, H, W) in metres, intrinsics (4,)."""
         sample = self._data[index]
         if _content(sample) != content:
             raise DataError(

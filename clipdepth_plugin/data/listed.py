@@ -50,11 +50,7 @@ class ListedSet(SampleDataset):
     depth_folders: ClassVar[tuple[str, ...]] = ("",)
 
     def __init__(self, config: DataConfig) -> None:
-        """Reads the list; no picture is read.
-
-        Raises:
-            DataError: The list or a folder is missing, or a line can't be understood.
-        """
+        """Reads the list; no picture is read."""
         assert config.files is not None
         self._config = config
         self.images = config.path(config.image_root)

@@ -24,20 +24,12 @@ _Read = tuple[Item | None, list[Failure]]
 
 
 class Loader:
-    """Batches of one epoch; can be run through again and gives the same ones.
-
-    Attributes:
-        bad: What could not be read, of the last run through.
-    """
+    """Batches of one epoch; can be run through again and gives the same ones."""
 
     def __init__(
         self, data: SampleDataset, maker: ViewMaker, plan: EpochPlan, reading: Reading
     ) -> None:
-        """Draws the order; ``make_loader`` documents what the arguments hold.
-
-        Raises:
-            DataError: The set is empty.
-        """
+        """Draws the order; ``make_loader`` documents what the arguments hold."""
         if len(data) == 0:
             raise DataError("the data set has no samples")
         mixture = data if isinstance(data, Mixture) else Mixture([data], [1.0])

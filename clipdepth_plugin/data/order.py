@@ -14,13 +14,7 @@ from clipdepth_plugin.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One use of a sample in an epoch.
-
-    Attributes:
-        index: In the (concatenated) data set.
-        repeat: How often it was used in this epoch before; it is augmented differently each
-            time.
-    """
+    """One use of a sample in an epoch; ``repeat`` counts its uses there before."""
 
     index: int
     repeat: int
@@ -71,13 +65,7 @@ class EpochOrder:
     def __init__(
         self, plan: EpochPlan, counts: Sequence[int], repeats: Sequence[float] | None = None
     ) -> None:
-        """Draws the order.
-
-        Args:
-            plan: Epoch, process and batch size.
-            counts: Samples in each part of the data set.
-            repeats: Times that each sample of a part is taken; None is once.
-        """
+        """Draws the order; each part has ``counts`` samples, each seen ``repeats`` times."""
         self._plan = plan
         entries_N2 = _entries(plan, counts, repeats or [1.0] * len(counts))
         if plan.shuffle:

@@ -48,11 +48,7 @@ class BadFiles:
         self.reasons: dict[str, str] = {}
 
     def add(self, failures: list[Failure]) -> None:
-        """Counts and logs the failures that are new.
-
-        Raises:
-            DataError: There are more than the limit; lists all of them.
-        """
+        """Counts and logs the failures that are new; over the limit, a DataError lists all."""
         for name, reason in failures:
             if name not in self.reasons:
                 self.reasons[name] = reason

@@ -40,11 +40,7 @@ def register_format(
     streams: bool = False,
     check: Callable[[Any], object] = lambda _: None,
 ) -> Callable[[_Set], _Set]:
-    """Registers the decorated class, which takes a ``DataConfig``; see ``Format``.
-
-    Raises:
-        ValueError: There is a format of this name.
-    """
+    """Registers the decorated class, which takes a ``DataConfig``; see ``Format``."""
 
     def register(made: _Set) -> _Set:
         if name in FORMATS:

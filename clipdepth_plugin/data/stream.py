@@ -91,20 +91,11 @@ class StreamDataset(IterableDataset[Sample], ABC):
         return records if seed is None else shuffled(records, self.config.shuffle_buffer, chance)
 
     def __iter__(self) -> Iterator[Sample]:
-        """Every sample.
-
-        Raises:
-            DataError: One can't be decoded.
-        """
+        """Every sample."""
         return (self.decode(record) for record in self.records())
 
     def decode(self, record: Record) -> Sample:
-        """A record's sample.
-
-        Raises:
-            DataError: Something in it is damaged or missing.
-            ImageError: Its picture is.
-        """
+        """A record's sample."""
         if record.error is not None:
             raise DataError(record.error)
         if record.image is None or record.depth is None:

@@ -37,9 +37,6 @@ class StreamLoader:
 
     A record that can't be decoded is replaced by the next good one of its batch (which is then in
     it twice), so that every process has whole batches.
-
-    Attributes:
-        bad: What could not be read, of the last run through.
     """
 
     def __init__(

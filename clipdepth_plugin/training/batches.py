@@ -117,11 +117,7 @@ class SourceContext:
         intrinsics_B4: Tensor,
         names: list[str],
     ) -> FeatureBatch:
-        """A batch of tensors that are on the device.
-
-        Raises:
-            TrainingError: The head needs a camera that is not known.
-        """
+        """A batch of tensors that are on the device."""
         scale_B = camera_scale(intrinsics_B4, self.head.canonical_focal, names)
         return FeatureBatch(features, depth_B1HW, depth_B1HW > 0, scale_B, names)
 

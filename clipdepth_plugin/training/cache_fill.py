@@ -30,11 +30,7 @@ Tell = Callable[[str, int, int], None]
 
 
 def sample_contents(context: SourceContext, views: SampleViews, tell: Tell) -> list[str | None]:
-    """Content hash of every sample, None for bad ones; each process reads its part.
-
-    Raises:
-        DataError: Too many can't be read, or none can.
-    """
+    """Content hash of every sample, None for bad ones; each process reads its part."""
     accelerator, bad = context.accelerator, BadFiles(context.config.bad_file_limit)
     mine = range(accelerator.process_index, len(views), accelerator.num_processes)
     found = []

@@ -39,17 +39,7 @@ _PLAIN: tuple[tuple[int, ...], Pick] = ((PLAIN,), lambda *_: PLAIN)
 
 @dataclass(frozen=True)
 class CachedSource:
-    """Reads tokens instead of pictures, in the order of training without a cache.
-
-    Attributes:
-        context: Of the run.
-        cache: Holds every record that is ever asked for.
-        data: The samples.
-        views: Their views.
-        contents: Content hash of each sample, None for bad ones; one at least is good.
-        pick: Which view of a sample an epoch takes.
-        training: Shuffled; else in order.
-    """
+    """Reads tokens instead of pictures, in the order of training without a cache."""
 
     context: SourceContext
     cache: TokenCache
@@ -92,12 +82,7 @@ class CachedSource:
 
 
 def open_cache(context: SourceContext) -> TokenCache:
-    """Opens the cache that the config names, or makes it.
-
-    Raises:
-        TrainingError: It was made by other weights, preprocessing or settings; says which.
-        DataError: Its folder has an environment variable that is not set.
-    """
+    """Opens the cache that the config names, or makes it."""
     config, head, tower = context.config, context.head, context.tower
     assert config.cache is not None
     pixels = [side * of for side, of in zip(tower.grid, tower.tower.patch_size, strict=True)]
@@ -124,17 +109,6 @@ def cached_source(
     """A source of batches from the cache, filled first with what is missing.
 
     Call it in every process; each runs the tower for its part.
-
-    Args:
-        context: Of the run.
-        cache: Its cache.
-        data: The samples.
-        training: Shuffled and in several views; else in order and plain.
-        tell: Is called with the progress.
-
-    Raises:
-        TrainingError: No room on the disk.
-        DataError: More samples are bad than the config allows for.
     """
     views = SampleViews(data, context.maker(context.config.augment, _VIEWS_SEED))
     numbers, pick = choose_views(context.config, views) if training else _PLAIN

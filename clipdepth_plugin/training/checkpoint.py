@@ -33,13 +33,7 @@ _FORMAT = 3
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a run needs to continue.
-
-    Attributes:
-        step: Optimiser steps done.
-        tensors: Part (one of ``PARTS``) -> name -> tensor, on the CPU.
-        state: What JSON holds.
-    """
+    """All that a run needs to continue: tensors by part (``PARTS``) and name, and JSON."""
 
     step: int
     tensors: Mapping[str, Mapping[str, Tensor]]
@@ -47,12 +41,7 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of a run, newest last.
-
-    Attributes:
-        folder: Where they are.
-        keep: How many are kept.
-    """
+    """The newest ``keep`` checkpoints of a run."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder
@@ -64,11 +53,7 @@ class Checkpoints:
         return sorted(found, key=lambda path: int(path.stem.removeprefix("step-")))
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """Writes a checkpoint, then removes the oldest beyond ``keep``.
-
-        Raises:
-            TrainingError: It can't be written; those that are there stay.
-        """
+        """Writes a checkpoint, then removes the oldest beyond ``keep``."""
         tensors = {
             f"{part}/{name}": x.contiguous()
             for part in PARTS

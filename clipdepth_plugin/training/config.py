@@ -160,15 +160,7 @@ class TrainConfig(Settings):
         return self
 
     def loss_for(self, head: HeadConfig, size: Size | None) -> LossConfig:
-        """The loss for a head, which this run is checked against.
-
-        Args:
-            head: The head's config.
-            size: (H, W) of the maps; None where not known yet.
-
-        Raises:
-            ConfigError: Loss or augmentation contradict the head.
-        """
+        """The loss for a head and size (H, W); a ConfigError where they contradict each other."""
         varied = {"augment": self.augment} | {
             f"data.train.{i}.augment": one.augment for i, one in enumerate(self.data.train)
         }

@@ -47,10 +47,6 @@ class LossConfig(Silog, Ssim, Gradient, Confidence):
     def for_head(self, head: HeadConfig, size: Size | None) -> Self:
         """The loss for a head: defaults that depend on it are filled in.
 
-        Args:
-            head: The head's config.
-            size: (H, W) of the maps; None where not known yet.
-
         Raises:
             ValueError: A term contradicts the head or the size; begins with the field.
         """
@@ -102,13 +98,7 @@ class DepthLoss:
     def __call__(
         self, estimate: DepthEstimate, depth_B1HW: Tensor, valid_B1HW: Tensor
     ) -> LossTerms:
-        """The loss of one batch.
-
-        Args:
-            estimate: The head's, every map of the truth's size.
-            depth_B1HW: True metres; what lies where not valid is never used.
-            valid_B1HW: Bool; may be sparse, or empty, which gives zero gradients.
-        """
+        """The loss of one batch."""
         log_scale = estimate.log_scale
         estimate = DepthEstimate(
             _at_least_32(estimate.metres),
@@ -152,12 +142,6 @@ def sum_over_processes(values_K: Tensor) -> Tensor:
     Its gradient is the sum of the processes' gradients. So a loss of pooled sums, the same number
     in every process, and ``DistributedDataParallel``, which averages gradients, together give the
     gradient of one process with all the samples.
-
-    Args:
-        values_K: The same shape and dtype in every process.
-
-    Returns:
-        (K,) the sum, the same everywhere.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return values_K

@@ -36,13 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class RunRecorder:
-    """Records a run; call its methods in every process.
-
-    Attributes:
-        folder: The run's folder.
-        best: The best weights so far.
-        last_abs_rel: Of the last validation; NaN before the first.
-    """
+    """Records a run; call its methods in every process."""
 
     def __init__(self, session: Session, folder: RunFolder) -> None:
         self.folder = folder
@@ -57,9 +51,6 @@ class RunRecorder:
 
         Returns:
             Step, epoch and batch to continue with.
-
-        Raises:
-            TrainingError: The folder can't be written, or every checkpoint is damaged.
         """
         newest = [self.folder.checkpoints.newest() if resume and self._main else None]
         if self._accelerator.num_processes > 1:
@@ -111,11 +102,7 @@ class RunRecorder:
             self._save_head(measured[weights].metrics)
 
     def save(self, step: int, epoch: int, batch: int) -> None:
-        """Writes a checkpoint.
-
-        Raises:
-            TrainingError: It can't be written; the ones before stay.
-        """
+        """Writes a checkpoint."""
         session = self._session
         tensors = optimiser_tensors(session.model, session.optimiser.optimizer)
         with self._weights("ema"):
@@ -138,14 +125,7 @@ class RunRecorder:
         self._accelerator.wait_for_everyone()
 
     def finish(self, step: int) -> Best:
-        """Saves the last weights as the head where there was no validation.
-
-        Returns:
-            The best weights.
-
-        Raises:
-            TrainingError: No validation of the run gave a finite error.
-        """
+        """The best weights; the last ones are saved as the head where there was no validation."""
         if self._session.sources.validation is None:
             self.best = Best(None, "raw" if self._session.ema is None else "ema", step)
             self._save_head({})

@@ -44,18 +44,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Session:
-    """A run that is ready to start.
-
-    Attributes:
-        context: Config, processes, tower and head.
-        model: The head, as prepared for its device and processes.
-        optimiser: Likewise.
-        stepper: Makes optimiser steps.
-        ema: The weights' moving average, or None.
-        sources: Training and validation data.
-        total_steps: Optimiser steps of the whole run.
-        validation_interval: Steps between validations.
-    """
+    """A run that is ready to start."""
 
     context: SourceContext
     model: nn.Module
@@ -88,12 +77,7 @@ class Session:
 
 
 def check_ready(config: TrainConfig) -> None:
-    """Checks that this machine can run the config; nothing is loaded.
-
-    Raises:
-        TrainingError: A package is missing, or fp16 was asked for without a GPU.
-        DataError: An environment variable of the cache's folder is not set.
-    """
+    """Checks that this machine can run the config; nothing is loaded."""
     if config.cache is not None:
         expand(config.cache.folder)
     wanted = {"tensorboard": config.logging.tensorboard, "matplotlib": config.logging.pictures > 0}
@@ -110,16 +94,7 @@ def check_ready(config: TrainConfig) -> None:
 def open_session(
     config: TrainConfig, reporter: Reporter, *, head_class: type[DepthHead] = DepthHead
 ) -> Session:
-    """Opens the data, loads the tower, makes the head.
-
-    Args:
-        config: The run.
-        reporter: Receives the progress of filling the cache.
-        head_class: Class of the head, e.g. one with a decoder of its own.
-
-    Raises:
-        ClipDepthError: Host, head, data or cache can't be used.
-    """
+    """Opens the data, loads the tower, makes the head; ``head_class`` may bring its own decoder."""
     accelerator = make_accelerator(config)
     if not accelerator.is_main_process:
         reporter = Silent()
@@ -195,11 +170,7 @@ def warn_of_bfloat16(config: TrainConfig, device: torch.device) -> None:
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Processes, devices and precision, as ``accelerate launch`` and the config say.
-
-    Raises:
-        TrainingError: The batch can't be split over the processes, or FSDP 1 is asked for.
-    """
+    """Processes, devices and precision, as ``accelerate launch`` and the config say."""
     # One process may train several heads; accelerate keeps the first one's precision otherwise.
     AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=config.precision)
@@ -216,11 +187,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 
 
 def _lengths(config: TrainConfig, source: FeatureSource) -> tuple[int, int]:
-    """Steps of the run and between validations.
-
-    Raises:
-        TrainingError: An epoch has no step.
-    """
+    """Steps of the run and between validations."""
     try:
         in_epoch: int | None = len(source) // config.gradient_accumulation
     except TypeError:

@@ -36,14 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sources:
-    """The data of a run.
-
-    Attributes:
-        context: Of the run.
-        train: Training batches.
-        validation: Validation batches in order, or None.
-        validation_data: What they are made of.
-    """
+    """The data of a run."""
 
     context: SourceContext
     train: FeatureSource
@@ -65,11 +58,7 @@ class Sources:
 
 
 def open_data(config: TrainConfig) -> tuple[Data, Data | None]:
-    """Opens the training and the validation sets; no sample is read.
-
-    Raises:
-        DataError: A set can't be opened.
-    """
+    """Opens the training and the validation sets; no sample is read."""
     sets = config.data
     return open_mixture(sets.train), open_mixture(sets.validation) if sets.validation else None
 
@@ -77,16 +66,7 @@ def open_data(config: TrainConfig) -> tuple[Data, Data | None]:
 def make_sources(
     context: SourceContext, data: tuple[Data, Data | None], reporter: Reporter
 ) -> Sources:
-    """Makes the sources of batches, and fills the token cache where the run has one.
-
-    Args:
-        context: Of the run; its tower is moved to the device where it will run.
-        data: As ``open_data`` gives it.
-        reporter: Receives the progress of filling the cache.
-
-    Raises:
-        TrainingError: The cache was made by other weights or settings, or can't be written.
-    """
+    """Makes the sources of batches, and fills the token cache where the run has one."""
     host = context.tower.host
     cache = None if context.config.cache is None else open_cache(context)
     if cache is None:
@@ -109,13 +89,7 @@ class TowerSource:
     """Batches from pictures, through the tower."""
 
     def __init__(self, context: SourceContext, data: Data, *, training: bool) -> None:
-        """Prepares to read; nothing is read.
-
-        Args:
-            context: Of the run.
-            data: The samples.
-            training: Shuffled and augmented; else in order and plain.
-        """
+        """Prepares to read: shuffled and augmented in training, else in order and plain."""
         config = context.config
         self._context, self._data, self._training = context, data, training
         self._maker = context.maker(config.augment if training else None, config.seed)

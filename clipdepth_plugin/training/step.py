@@ -32,13 +32,7 @@ OVERFLOWS = 32
 
 @dataclass(frozen=True)
 class StepResult:
-    """The result of one step.
-
-    Attributes:
-        loss: Mean over the accumulated batches, of all processes together.
-        terms: Name -> unweighted term, likewise.
-        gradient_norm: Before clipping.
-    """
+    """Means over the accumulated batches of all processes; the norm is before clipping."""
 
     loss: float
     terms: dict[str, float]
@@ -77,16 +71,7 @@ class Stepper:
     def __call__(
         self, batches: Sequence[FeatureBatch], learning_rate: float, where: str
     ) -> StepResult:
-        """Makes one step.
-
-        Args:
-            batches: The accumulated ones.
-            learning_rate: Of this step.
-            where: Position in the run, for errors.
-
-        Raises:
-            TrainingError: The loss or the gradient is not finite; nothing was updated.
-        """
+        """Makes one step; ``where`` is the position in the run, for errors."""
         for group in self._optimiser.param_groups:
             group["lr"] = learning_rate
         self._model.train()
@@ -160,13 +145,6 @@ class Stepper:
 
 def learning_rate(step: int, total: int, *, peak: float, final: float, warmup: float) -> float:
     """Learning rate of one optimiser step; a pure function, so a resumed run needs no state.
-
-    Args:
-        step: The step, from 0.
-        total: Steps in the whole run.
-        peak: Learning rate at the end of the warm-up.
-        final: Learning rate of the last step.
-        warmup: Share of the run that warms up, 0 to 1.
 
     Returns:
         ``peak * (step + 1) / w`` in the ``w = ceil(warmup * total)`` warm-up steps, then half a

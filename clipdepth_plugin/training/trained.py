@@ -42,14 +42,7 @@ class TrainedHead(nn.Module):
     def __init__(
         self, head: DepthHead, loss: LossConfig, *, patch_size: Size, pixel_size: Size
     ) -> None:
-        """Takes the head.
-
-        Args:
-            head: With a decoder of any kind.
-            loss: Says which auxiliary outputs are trained.
-            patch_size: The tower's.
-            pixel_size: (H, W) of its input, which all maps show.
-        """
+        """Takes the head."""
         super().__init__()
         self.head = head
         self._patch_size, self._pixel_size = patch_size, pixel_size
@@ -106,11 +99,7 @@ def head_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_model_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Loads what ``model_tensors`` gave, in every process.
-
-    Raises:
-        TrainingError: It is of another head.
-    """
+    """Loads what ``model_tensors`` gave, in every process."""
     try:
         set_model_state_dict(model, dict(tensors), options=_WHOLE)
     except RuntimeError as error:

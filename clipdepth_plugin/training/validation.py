@@ -47,13 +47,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class Best:
-    """The best weights so far.
-
-    Attributes:
-        abs_rel: On the validation data; None before the first finite one.
-        weights: ``raw`` or ``ema``.
-        step: When.
-    """
+    """The best weights so far (``raw`` or ``ema``), their step and AbsRel in validation."""
 
     abs_rel: float | None = None
     weights: str = "raw"
@@ -92,18 +86,7 @@ def validate(
     size: tuple[int, int],
     pictures: int = 0,
 ) -> Validation:
-    """Measures the model as it is, in evaluation mode; to be called in every process.
-
-    Args:
-        accelerator: Of the run.
-        model: As prepared.
-        source: In order.
-        size: (H, W) of the maps.
-        pictures: How many maps to return, of the first batch at most.
-
-    Raises:
-        TrainingError: No image has valid depth.
-    """
+    """Measures the model as it is, in evaluation mode; to be called in every process."""
     was_training = model.training
     model.eval()
     sums_M1 = wide(torch.zeros(len(METRICS) + 1, device=accelerator.device))
@@ -135,12 +118,6 @@ def _together(
     """Batches, as many in every process, which sharded models and batch norms wait for.
 
     A process that has no more repeats its last one.
-
-    Yields:
-        A batch, and whether it counts.
-
-    Raises:
-        TrainingError: A process has none at all.
     """
     last: FeatureBatch | None = None
     while True:

@@ -22,12 +22,7 @@ class HubStream(StreamDataset):
     """The rows of a data set, pictures not yet decoded."""
 
     def __init__(self, config: DataConfig) -> None:
-        """Opens the data set; reads its description, but no row.
-
-        Raises:
-            DataError: The package is missing, there is no such data set or split, or a column is
-                not there.
-        """
+        """Opens the data set; reads its description, but no row."""
         super().__init__(config)
         self._datasets = require("datasets", "stream", "format hf")
         self._columns = [config.image_column or "image", config.depth_column or "depth"]

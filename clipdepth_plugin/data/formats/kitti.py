@@ -34,9 +34,6 @@ class KittiList(ListedSet):
 
         Where there is no calibration file, the list's focal length and the picture's middle stand
         in; a warning says so, once for each date.
-
-        Raises:
-            DataError: The calibration file is damaged.
         """
         date, found = line.image.partition("/")[0], _CAMERA.search(line.image)
         path = self.images / date / "calib_cam_to_cam.txt"

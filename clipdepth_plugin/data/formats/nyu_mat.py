@@ -44,12 +44,7 @@ class NyuMat(SampleDataset):
     """Frames of the labelled file, in the order of the split's list."""
 
     def __init__(self, config: DataConfig) -> None:
-        """Opens the file and reads the split.
-
-        Raises:
-            DataError: A file is missing or not what it should be, a number is out of range, or
-                h5py or scipy is not installed.
-        """
+        """Opens the file and reads the split."""
         self._config = config
         self._path = Path(config.location())
         self._unit = DepthUnit(

@@ -82,11 +82,7 @@ class RgbdFolder(SampleDataset):
     """A split of an RGB-D folder, sequences and frames in the order of their names."""
 
     def __init__(self, config: DataConfig) -> None:
-        """Lists the frames; no picture is read.
-
-        Raises:
-            DataError: A folder or meta.json is missing or wrong, or no frame is left.
-        """
+        """Lists the frames; no picture is read."""
         self._config = config
         self._root = config.path("")
         meta, path = self._meta(), self._root / "meta.json"
@@ -194,11 +190,7 @@ def _cameras(path: Path) -> dict[str, Intrinsics | None]:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        DataError: It is missing or not valid JSON.
-    """
+    """The content of a JSON file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -29,12 +29,7 @@ class TarStream(StreamDataset):
     """The samples of tar shards, local or remote."""
 
     def __init__(self, config: DataConfig) -> None:
-        """Expands the list of shards; none is read.
-
-        Raises:
-            DataError: The package is missing, a local shard is not there, or an address would run
-                a command.
-        """
+        """Expands the list of shards; none is read."""
         super().__init__(config)
         require("webdataset", "stream", "format webdataset")
         braces = require("braceexpand", "stream", "format webdataset")
