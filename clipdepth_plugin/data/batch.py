@@ -20,7 +20,6 @@ class Batch:
     Attributes:
         pixels_B3HW: float32, normalised as the tower takes it, at ``preprocessing.size``.
         depth_B1HW: float32 metres at the output size asked for; 0 = invalid.
-        valid_B1HW: bool, where there is truth.
         intrinsics_B4: float32 (fx, fy, cx, cy) in pixels of the tower's input (not of the depth
             map, which covers the same view in its own size); rows of NaN where not known.
         names: B names.
@@ -30,7 +29,6 @@ class Batch:
 
     pixels_B3HW: Tensor
     depth_B1HW: Tensor
-    valid_B1HW: Tensor
     intrinsics_B4: Tensor
     names: list[str]
     indices_B: Tensor

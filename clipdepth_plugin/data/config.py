@@ -19,11 +19,9 @@ from pydantic import (
 )
 
 from clipdepth_plugin.data.augment_config import AugmentConfig
-from clipdepth_plugin.data.registry import FORMATS, readers_of
-from clipdepth_plugin.data.sample import GivenCamera
+from clipdepth_plugin.data.registry import FORMATS
+from clipdepth_plugin.data.sample import Crop, GivenCamera
 from clipdepth_plugin.errors import DataError
-
-Crop = Literal["kb", "nyu"]
 
 
 class DataConfig(BaseModel):
@@ -131,7 +129,8 @@ class DataConfig(BaseModel):
         stored = FORMATS[self.format]
         for field in sorted(self.model_fields_set - stored.reads):
             unset = getattr(self, field) == type(self).model_fields[field].default
-            if not unset and (readers := readers_of(field)):
+            readers = sorted(name for name, one in FORMATS.items() if field in one.reads)
+            if readers and not unset:
                 raise ValueError(
                     f"{field}: not read by format {self.format}, only by {', '.join(readers)}"
                 )

@@ -18,9 +18,8 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from clipdepth_plugin.arguments import Intrinsics
-from clipdepth_plugin.data.camera import cropped
 from clipdepth_plugin.data.config import DataConfig
-from clipdepth_plugin.data.sample import Sample
+from clipdepth_plugin.data.sample import Sample, cropped
 from clipdepth_plugin.errors import DataError, ImageError
 from clipdepth_plugin.files.pictures import opened_image, upright_rgb
 
@@ -70,28 +69,13 @@ def read_image(source: Path | bytes, what: str) -> Tensor:
 
 def pixels_of(image: Image.Image, what: str) -> Tensor:
     """(3, H, W) uint8 RGB of an opened picture that has depth beside it."""
-    check_upright(image, what)
-    return image_tensor(upright_rgb(image, what))
-
-
-def check_upright(image: Image.Image, what: str) -> None:
-    """Checks that a picture is stored upright: it is not known whether its depth is rotated too."""
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     if orientation != 1:
         raise DataError(
             f"{what}: has EXIF orientation {orientation}, and it is not known whether its depth is "
             "rotated too: store both upright, without that tag"
         )
-
-
-def image_tensor(image: Image.Image) -> Tensor:
-    """(3, H, W) uint8 of an RGB picture."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-
-def read_depth(path: Path, unit: DepthUnit) -> Tensor:
-    """A 16-bit depth picture as (1, H, W) float32 metres."""
-    return unit.metres(stored_depth(path, str(path)))
+    return torch.from_numpy(np.array(upright_rgb(image, what))).permute(2, 0, 1)
 
 
 def stored_depth(source: Path | bytes, what: str) -> NDArray[Any]:

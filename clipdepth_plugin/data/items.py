@@ -146,11 +146,9 @@ def _content(sample: Sample) -> str:
 
 def collate(items: Sequence[Item]) -> Batch:
     """Stacks rows into a batch."""
-    depth_B1HW = torch.stack([item.depth_1HW for item in items])
     return Batch(
         torch.stack([item.pixels_3HW for item in items]),
-        depth_B1HW,
-        depth_B1HW > 0,
+        torch.stack([item.depth_1HW for item in items]),
         torch.stack([item.intrinsics_4 for item in items]),
         [item.name for item in items],
         torch.tensor([item.index for item in items]),

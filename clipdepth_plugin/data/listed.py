@@ -15,7 +15,7 @@ from typing import ClassVar, NamedTuple
 from clipdepth_plugin.arguments import Intrinsics
 from clipdepth_plugin.data.config import DataConfig
 from clipdepth_plugin.data.dataset import SampleDataset, checked
-from clipdepth_plugin.data.files import DepthUnit, make_sample, read_depth, read_image
+from clipdepth_plugin.data.files import DepthUnit, make_sample, read_image, stored_depth
 from clipdepth_plugin.data.sample import Sample
 from clipdepth_plugin.errors import DataError
 
@@ -80,7 +80,7 @@ class ListedSet(SampleDataset):
         """See ``SampleDataset``."""
         line = self._lines[checked(index, len(self))]
         depth_path = _find(self._depths, line.depth, self.depth_folders)
-        depth_1HW = read_depth(depth_path, self._unit)
+        depth_1HW = self._unit.metres(stored_depth(depth_path, str(depth_path)))
         image_3HW = read_image(_find(self.images, line.image), "")
         height, width = depth_1HW.shape[1:]
         camera = self._config.intrinsics or self.camera(line, (height, width))

@@ -32,13 +32,7 @@ def open_dataset(config: DataConfig) -> SampleDataset | StreamDataset:
 
 
 def open_mixture(configs: Sequence[DataConfig]) -> Mixture | StreamMixture:
-    """Opens several sets as one.
-
-    Args:
-        configs: All streams, or none of them.
-
-    Returns:
-        Their samples one set after the other, or the streams interleaved.
+    """Opens several sets one after the other as one, or several streams interleaved.
 
     Raises:
         DataError: As ``open_dataset``; no set, or streams mixed with others.

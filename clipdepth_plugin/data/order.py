@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from clipdepth_plugin.data.augment import mixed_seed
-from clipdepth_plugin.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +47,6 @@ class EpochPlan:
     start_batch: int = 0
     drop_last: bool = True
     shuffle: bool = True
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise DataError(f"batch_size {self.batch_size}: each process needs at least 1")
-        if not 0 <= self.rank < self.world_size or self.epoch < 0 or self.start_batch < 0:
-            raise DataError(
-                f"rank {self.rank} of {self.world_size}, epoch {self.epoch}, start_batch "
-                f"{self.start_batch}: out of range"
-            )
 
 
 class EpochOrder:

@@ -50,8 +50,3 @@ def register_format(
         return made
 
     return register
-
-
-def readers_of(field: str) -> list[str]:
-    """Names of the formats that read a field of their own; empty: every format reads it."""
-    return sorted(name for name, one in FORMATS.items() if field in one.reads)

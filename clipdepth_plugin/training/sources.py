@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 
 from clipdepth_plugin.data import (
-    EpochOrder,
     EpochPlan,
     Mixture,
     Reading,
@@ -20,6 +19,7 @@ from clipdepth_plugin.data import (
     make_loader,
     open_mixture,
 )
+from clipdepth_plugin.data.order import EpochOrder
 from clipdepth_plugin.training.cached import cached_source, open_cache
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, TypeAdapter, V
 from clipdepth_plugin.arguments import Intrinsics
 from clipdepth_plugin.data.config import DataConfig
 from clipdepth_plugin.data.dataset import SampleDataset, checked
-from clipdepth_plugin.data.files import DepthUnit, make_sample, read_depth, read_image
+from clipdepth_plugin.data.files import DepthUnit, make_sample, read_image, stored_depth
 from clipdepth_plugin.data.registry import register_format
 from clipdepth_plugin.data.sample import GivenCamera, Sample
 from clipdepth_plugin.errors import DataError
@@ -53,10 +53,10 @@ class Meta(BaseModel):
     sequences: dict[str, Any] = Field(default_factory=dict)  # "<split>/<sequence>" -> its entry
     sources: dict[str, _Source] = Field(default_factory=dict)
 
-    def source(self, sequence: str) -> _Source | None:
-        """Where ``<split>/<sequence>`` comes from."""
-        name = self._sequence(sequence).source
-        return None if name is None else self.sources.get(name)
+    def is_free(self, sequence: str) -> bool:
+        """Whether the source of ``<split>/<sequence>`` is redistributable without conditions."""
+        source = self.sources.get(self._sequence(sequence).source or "")
+        return source is not None and source.redistributable == "yes"
 
     def camera(self, sequence: str) -> Intrinsics | None:
         """The camera of ``<split>/<sequence>``; its own null says that it is not known."""
@@ -120,7 +120,7 @@ class RgbdFolder(SampleDataset):
         """See ``SampleDataset``."""
         frame = self._frames[checked(index, len(self))]
         depth_path = frame.folder / f"{frame.stem}{DEPTH_SUFFIX}"
-        depth_1HW = read_depth(depth_path, self._unit)
+        depth_1HW = self._unit.metres(stored_depth(depth_path, str(depth_path)))
         image_3HW = read_image(frame.folder / f"{frame.stem}{frame.suffix}", "")
         camera, name = self._config.intrinsics or frame.camera, self.name(index)
         return make_sample(self._config, image_3HW, depth_1HW, camera, name, str(depth_path))
@@ -149,11 +149,7 @@ class RgbdFolder(SampleDataset):
                 f'{self._root / "meta.json"}: has no "sources" that say what is redistributable; '
                 "leave out redistributable"
             )
-        return [one for one in found if self._is_free(meta, one)]
-
-    def _is_free(self, meta: Meta, sequence: Path) -> bool:
-        source = meta.source(f"{self._config.split}/{sequence.name}")
-        return source is not None and source.redistributable == "yes"
+        return [one for one in found if meta.is_free(f"{self._config.split}/{one.name}")]
 
 
 def _frames(folder: Path, camera: Intrinsics | None) -> list[_Frame]:

@@ -16,15 +16,14 @@ from clipdepth_plugin.data import (
     AugmentConfig,
     Batch,
     DataConfig,
-    Loader,
     SampleDataset,
-    SampleViews,
     ViewMaker,
     open_dataset,
     open_mixture,
-    sample_generator,
 )
-from clipdepth_plugin.data.augment import augment
+from clipdepth_plugin.data.augment import augment, sample_generator
+from clipdepth_plugin.data.items import SampleViews
+from clipdepth_plugin.data.loader import Loader
 from clipdepth_plugin.data.views import make_view
 from clipdepth_plugin.errors import DataError
 from tests.training.data.conftest import make
@@ -42,7 +41,7 @@ def loader(data: Any, preprocessing: Preprocessing, **options: Any) -> Loader:
 def assert_same(left: Iterable[Batch], right: Iterable[Batch]) -> None:
     for a, b in zip(left, right, strict=True):
         assert a.names == b.names
-        for field in ("pixels_B3HW", "depth_B1HW", "valid_B1HW", "indices_B"):
+        for field in ("pixels_B3HW", "depth_B1HW", "indices_B"):
             assert torch.equal(getattr(a, field), getattr(b, field))
         torch.testing.assert_close(a.intrinsics_B4, b.intrinsics_B4, equal_nan=True)
 
@@ -57,7 +56,6 @@ def test_a_batch(trees: Trees, squash: Preprocessing, truth: Any) -> None:
     assert batch.indices_B.tolist() == [2, 3]
     assert (batch.pixels_B3HW.shape, batch.pixels_B3HW.dtype) == ((2, 3, 16, 16), torch.float32)
     assert (batch.depth_B1HW.shape, batch.depth_B1HW.dtype) == ((2, 1, 12, 20), torch.float32)
-    assert torch.equal(batch.valid_B1HW, batch.depth_B1HW > 0)
     # 24 x 32 squashed to 16 x 16: the camera is in pixels of the tower's input.
     expected = torch.tensor([30 / 2, 31 / 1.5, 7.5, 12 / 1.5 - 0.5])
     torch.testing.assert_close(batch.intrinsics_B4[0], expected)

@@ -6,12 +6,11 @@ import itertools
 from collections import Counter
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipdepth_plugin.data import Draw, EpochOrder, EpochPlan
-from clipdepth_plugin.errors import DataError
+from clipdepth_plugin.data import EpochPlan
+from clipdepth_plugin.data.order import Draw, EpochOrder
 
 
 def order(counts: list[int], repeats: list[float] | None = None, **options: Any) -> EpochOrder:
@@ -77,12 +76,3 @@ def test_repeats() -> None:
     assert Counter(first[index] for index in range(4, 10)) == {2: 3, 3: 3}
     assert sum(first[index] for index in range(10, 15)) == 2
     assert first != second  # others get the extra turn
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"batch_size": 0}, {"rank": 2, "world_size": 2}, {"epoch": -1}, {"start_batch": -1}],
-)
-def test_nonsense_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(DataError):
-        order([3], **options)

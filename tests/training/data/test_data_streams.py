@@ -14,15 +14,9 @@ import torch
 from PIL import Image
 
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
-from clipdepth_plugin.data import (
-    AugmentConfig,
-    Batch,
-    DataConfig,
-    StreamDataset,
-    StreamLoader,
-    open_dataset,
-)
+from clipdepth_plugin.data import AugmentConfig, Batch, DataConfig, StreamDataset, open_dataset
 from clipdepth_plugin.data.stream import Record
+from clipdepth_plugin.data.stream_loader import StreamLoader
 from clipdepth_plugin.errors import DataError
 from tests.training.data.conftest import make
 
