@@ -6,15 +6,13 @@ seed and epoch alone. ``data/formats/`` has one file for each format.
 
 from clipdepth_plugin.data import formats  # registers them
 from clipdepth_plugin.data.augment_config import AugmentConfig
-from clipdepth_plugin.data.batch import Batch
-from clipdepth_plugin.data.config import DataConfig
+from clipdepth_plugin.data.config import FORMATS, DataConfig, register_format
 from clipdepth_plugin.data.dataset import Mixture, SampleDataset
-from clipdepth_plugin.data.items import ViewMaker
+from clipdepth_plugin.data.items import Batch, ViewMaker
 from clipdepth_plugin.data.loader import make_loader
 from clipdepth_plugin.data.opening import open_dataset, open_mixture
 from clipdepth_plugin.data.order import EpochPlan
 from clipdepth_plugin.data.reading import Reading
-from clipdepth_plugin.data.registry import FORMATS, register_format
 from clipdepth_plugin.data.sample import Sample
 from clipdepth_plugin.data.stream import StreamDataset, StreamMixture
 

@@ -1,12 +1,13 @@
-"""DataConfig: which data; checked on construction."""
+"""DataConfig: which data, in one of the registered formats; checked on construction."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from os import path as ospath
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -19,9 +20,33 @@ from pydantic import (
 )
 
 from clipdepth_plugin.data.augment_config import AugmentConfig
-from clipdepth_plugin.data.registry import FORMATS
 from clipdepth_plugin.data.sample import Crop, GivenCamera
 from clipdepth_plugin.errors import DataError
+
+_Set = TypeVar("_Set", bound=type)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way in which data sets are stored.
+
+    Attributes:
+        open: ``DataConfig`` -> ``SampleDataset``, or ``StreamDataset`` where ``streams``.
+        streams: Whether the set is read front to back, not by number.
+        reads: The fields of ``DataConfig`` that it reads beside those that every format reads.
+        needs: The fields that have to be given.
+        check: Raises a ValueError for a config that this format can't be opened with.
+    """
+
+    open: Callable[[DataConfig], Any]
+    streams: bool
+    reads: frozenset[str]
+    needs: frozenset[str]
+    check: Callable[[DataConfig], object]
+
+
+FORMATS: dict[str, Format] = {}
+"""Name, as ``DataConfig.format`` has it -> format."""
 
 
 class DataConfig(BaseModel):
@@ -159,6 +184,26 @@ class DataConfig(BaseModel):
     def path(self, relative: str) -> Path:
         """A path of the config, environment variables expanded, taken from the root."""
         return Path(self.location()) / expand(relative)
+
+
+def register_format(
+    name: str,
+    *,
+    reads: Collection[str] = (),
+    needs: Collection[str] = (),
+    streams: bool = False,
+    check: Callable[[DataConfig], object] = lambda _: None,
+) -> Callable[[_Set], _Set]:
+    """Registers the decorated class, which takes a ``DataConfig``; see ``Format``."""
+
+    def register(made: _Set) -> _Set:
+        if name in FORMATS:
+            raise ValueError(f"data format {name!r} is registered already")
+        fields = frozenset({*reads, *needs})
+        FORMATS[name] = Format(made, streams, fields, frozenset(needs), check)
+        return made
+
+    return register
 
 
 def check_mixture(configs: Sequence[DataConfig]) -> None:

@@ -1,4 +1,4 @@
-"""SampleViews: every sample of a set as tensors ready for the tower, in any view.
+"""Batch and its rows: samples as tensors ready for the tower, in any view.
 
 Axes: B samples, H W pixels.
 """
@@ -6,9 +6,9 @@ Axes: B samples, H W pixels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -16,7 +16,6 @@ from torch import Tensor
 from clipdepth_plugin.adapters.pixels import normalised
 from clipdepth_plugin.data.augment import augment as vary
 from clipdepth_plugin.data.augment import flipped, sample_generator
-from clipdepth_plugin.data.batch import Batch
 from clipdepth_plugin.data.dataset import SampleDataset
 from clipdepth_plugin.data.order import Draw
 from clipdepth_plugin.data.views import View, make_view
@@ -28,6 +27,46 @@ if TYPE_CHECKING:
     from clipdepth_plugin.data.sample import Sample
 
 PLAIN, FLIPPED = 0, 1
+
+
+@dataclass
+class Batch:
+    """Views of B samples.
+
+    Attributes:
+        pixels_B3HW: float32, normalised as the tower takes it, at ``preprocessing.size``.
+        depth_B1HW: float32 metres at the output size asked for; 0 = invalid.
+        intrinsics_B4: float32 (fx, fy, cx, cy) in pixels of the tower's input (not of the depth
+            map, which covers the same view in its own size); rows of NaN where not known.
+        names: B names.
+        indices_B: int64, index in the (concatenated) data set. Where a bad file was replaced it
+            is that of the sample that is really here; in a stream, the place in the stream.
+    """
+
+    pixels_B3HW: Tensor
+    depth_B1HW: Tensor
+    intrinsics_B4: Tensor
+    names: list[str]
+    indices_B: Tensor
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The batch with its tensors on ``device``."""
+        return self._map(lambda tensor: tensor.to(device))
+
+    def pin_memory(self) -> Self:
+        """The batch in page-locked memory, as torch's loader asks for it."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        changed: dict[str, Any] = {
+            one.name: change(value)
+            for one in fields(self)
+            if isinstance(value := getattr(self, one.name), Tensor)
+        }
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True, slots=True)

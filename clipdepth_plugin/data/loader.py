@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from clipdepth_plugin.data.batch import Batch
 from clipdepth_plugin.data.dataset import Mixture, SampleDataset
-from clipdepth_plugin.data.items import Item, ViewMaker, collate
+from clipdepth_plugin.data.items import Batch, Item, ViewMaker, collate
 from clipdepth_plugin.data.order import Draw, EpochOrder, EpochPlan
 from clipdepth_plugin.data.reading import BadFiles, Failure, Reading
 from clipdepth_plugin.data.stream import StreamDataset, StreamMixture

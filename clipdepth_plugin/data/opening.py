@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clipdepth_plugin.data.config import DataConfig, check_mixture
+from clipdepth_plugin.data.config import FORMATS, DataConfig, check_mixture
 from clipdepth_plugin.data.dataset import Mixture, SampleDataset, Spread
-from clipdepth_plugin.data.registry import FORMATS
 from clipdepth_plugin.data.stream import StreamDataset, StreamMixture
 from clipdepth_plugin.errors import DataError
 

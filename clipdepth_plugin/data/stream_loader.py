@@ -11,8 +11,7 @@ from typing import NamedTuple, cast
 
 import torch
 
-from clipdepth_plugin.data.batch import Batch
-from clipdepth_plugin.data.items import Item, ViewMaker, collate
+from clipdepth_plugin.data.items import Batch, Item, ViewMaker, collate
 from clipdepth_plugin.data.order import Draw, EpochPlan
 from clipdepth_plugin.data.reading import BadFiles, Failure, Reading, map_ahead
 from clipdepth_plugin.data.stream import Record, StreamDataset, StreamMixture

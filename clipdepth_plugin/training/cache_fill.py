@@ -6,7 +6,7 @@ Axes: B views, H W pixels, h w a depth map's size.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +22,9 @@ from clipdepth_plugin.training.token_cache import Key, TokenCache, to_records
 if TYPE_CHECKING:
     from clipdepth_plugin.data.items import SampleViews
     from clipdepth_plugin.training.batches import SourceContext
+    from clipdepth_plugin.training.progress import Tell
 
 logger = logging.getLogger(__name__)
-
-Tell = Callable[[str, int, int], None]
-"""Receives the progress: what is done, how many of it, of how many."""
 
 
 def sample_contents(context: SourceContext, views: SampleViews, tell: Tell) -> list[str | None]:

@@ -18,13 +18,14 @@ from clipdepth_plugin.data.config import expand
 from clipdepth_plugin.data.items import FLIPPED, PLAIN, SampleViews
 from clipdepth_plugin.data.order import Draw, EpochOrder
 from clipdepth_plugin.data.reading import map_ahead
-from clipdepth_plugin.training.cache_fill import Tell, fill_cache, sample_contents
+from clipdepth_plugin.training.cache_fill import fill_cache, sample_contents
 from clipdepth_plugin.training.token_cache import Key, Records, TokenCache, features_of
 
 if TYPE_CHECKING:
     from clipdepth_plugin.data.dataset import Mixture
     from clipdepth_plugin.training.batches import FeatureBatch, SourceContext
     from clipdepth_plugin.training.config import TrainConfig
+    from clipdepth_plugin.training.progress import Tell
 
 logger = logging.getLogger(__name__)
 

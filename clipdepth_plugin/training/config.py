@@ -44,9 +44,6 @@ class TrainConfig(Settings):
     tower: str | None = None
     """Module path of the tower, where the host has several."""
 
-    random_host: bool = False
-    """Build the host with random weights, to try a config out without a download."""
-
     input_size: tuple[PositiveInt, PositiveInt] | None = None
     """(H, W) of the tower's input in place of the host's own, for towers that take any size; the
     head is then made for that size."""

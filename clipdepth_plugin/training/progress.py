@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,11 +40,9 @@ class Reporter(Protocol):
         """A step is finished."""
 
 
-class Silent:
-    """A reporter that does nothing."""
+Tell = Callable[[str, int, int], None]
+"""As ``Reporter.doing``."""
 
-    def doing(self, what: str, done: int, total: int) -> None:
-        """See ``Reporter``."""
 
-    def step(self, progress: Progress) -> None:
-        """See ``Reporter``."""
+def silent(what: str, done: int, total: int) -> None:
+    """Tells nobody."""

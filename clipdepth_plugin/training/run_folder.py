@@ -38,14 +38,10 @@ class RunFolder:
     def __init__(self, config: TrainConfig) -> None:
         self.path = Path(config.run)
         self.head = self.path / "head"
+        self.log = self.path / "log.jsonl"
         self.checkpoints = Checkpoints(self.path / "checkpoints", config.keep)
         self._config = config
         self._board: SummaryWriter | None = None
-
-    @property
-    def log(self) -> Path:
-        """The log: JSON lines."""
-        return self.path / "log.jsonl"
 
     def check(self, *, resume: bool) -> None:
         """Checks that the folder is free, or holds this run to be resumed; nothing is written."""

@@ -137,10 +137,6 @@ class RunRecorder:
         self._accelerator.wait_for_everyone()
         return self.best
 
-    def close(self) -> None:
-        """Closes the log."""
-        self.folder.close()
-
     def _restore(self, checkpoint: Checkpoint) -> tuple[int, int, int]:
         session, state, tensors = self._session, checkpoint.state, checkpoint.tensors
         if session.ema is not None:

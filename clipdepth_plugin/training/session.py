@@ -19,6 +19,7 @@ from torch import nn
 
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.config import HeadConfig, Provenance
+from clipdepth_plugin.data import open_mixture
 from clipdepth_plugin.data.config import expand
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.head import DepthHead
@@ -26,8 +27,8 @@ from clipdepth_plugin.precision import imitates_bfloat16
 from clipdepth_plugin.training.batches import SourceContext
 from clipdepth_plugin.training.ema import Ema
 from clipdepth_plugin.training.level_norms import init_level_norms
-from clipdepth_plugin.training.progress import Reporter, Silent
-from clipdepth_plugin.training.sources import make_sources, open_data
+from clipdepth_plugin.training.progress import Tell, silent
+from clipdepth_plugin.training.sources import make_sources
 from clipdepth_plugin.training.step import Stepper
 from clipdepth_plugin.training.tower import FrozenTower, load_tower, make_head
 from clipdepth_plugin.training.trained import TrainedHead
@@ -92,13 +93,12 @@ def check_ready(config: TrainConfig) -> None:
 
 
 def open_session(
-    config: TrainConfig, reporter: Reporter, *, head_class: type[DepthHead] = DepthHead
+    config: TrainConfig, tell: Tell = silent, *, head_class: type[DepthHead] = DepthHead
 ) -> Session:
     """Opens the data, loads the tower, makes the head; ``head_class`` may bring its own decoder."""
     accelerator = make_accelerator(config)
-    if not accelerator.is_main_process:
-        reporter = Silent()
-    data = open_data(config)
+    sets = config.data
+    data = open_mixture(sets.train), open_mixture(sets.validation) if sets.validation else None
     tower = load_tower(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -113,7 +113,7 @@ def open_session(
         warn_of_bfloat16(config, accelerator.device)
     read = tower.reader(head, accelerator.autocast)
     context = SourceContext(config, accelerator, tower, head_config, read, size)
-    sources = make_sources(context, data, reporter)
+    sources = make_sources(context, data, tell if accelerator.is_main_process else silent)
     if config.head.init is None:
         batches = math.ceil(config.head.norm_init_pictures / config.micro_batch)
         init_level_norms(head, sources.train, batches, accelerator)

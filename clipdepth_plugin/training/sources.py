@@ -17,7 +17,6 @@ from clipdepth_plugin.data import (
     Reading,
     StreamMixture,
     make_loader,
-    open_mixture,
 )
 from clipdepth_plugin.data.order import EpochOrder
 from clipdepth_plugin.training.cached import cached_source, open_cache
@@ -28,8 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from clipdepth_plugin.training.batches import FeatureBatch, FeatureSource, SourceContext
-    from clipdepth_plugin.training.config import TrainConfig
-    from clipdepth_plugin.training.progress import Reporter
+    from clipdepth_plugin.training.progress import Tell
 
     Data = Mixture | StreamMixture
 
@@ -57,15 +55,7 @@ class Sources:
         return (rgb_P3HW * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def open_data(config: TrainConfig) -> tuple[Data, Data | None]:
-    """Opens the training and the validation sets; no sample is read."""
-    sets = config.data
-    return open_mixture(sets.train), open_mixture(sets.validation) if sets.validation else None
-
-
-def make_sources(
-    context: SourceContext, data: tuple[Data, Data | None], reporter: Reporter
-) -> Sources:
+def make_sources(context: SourceContext, data: tuple[Data, Data | None], tell: Tell) -> Sources:
     """Makes the sources of batches, and fills the token cache where the run has one."""
     host = context.tower.host
     cache = None if context.config.cache is None else open_cache(context)
@@ -76,7 +66,7 @@ def make_sources(
         if cache is None:
             return TowerSource(context, one, training=training)
         assert isinstance(one, Mixture)  # a config with streams has no cache
-        return cached_source(context, cache, one, training=training, tell=reporter.doing)
+        return cached_source(context, cache, one, training=training, tell=tell)
 
     train = make(data[0], training=True)
     validation = None if data[1] is None else make(data[1], training=False)

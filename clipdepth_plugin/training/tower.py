@@ -82,7 +82,7 @@ class FrozenTower:
 
 def load_tower(config: TrainConfig) -> FrozenTower:
     """Loads the host of a run."""
-    loaded = load_host(config.host, random_weights=config.random_host)
+    loaded = load_host(config.host)
     tower = FrozenTower(config.host, loaded.model, config.tower, loaded.preprocessing)
     if config.input_size is not None:
         tower.preprocessing = tower.preprocessing.at_size(config.input_size)

@@ -15,7 +15,6 @@ from PIL import Image
 from clipdepth_plugin.adapters.pixels import normalised, to_pixels
 from clipdepth_plugin.data import DataConfig, open_dataset
 from clipdepth_plugin.data.views import make_view
-from clipdepth_plugin.training.progress import Silent
 from clipdepth_plugin.training.session import open_session
 from clipdepth_plugin.training.tower import load_tower, make_head
 from tests.training.conftest import PROCESSOR, TinyRuns
@@ -76,7 +75,7 @@ def test_a_resize_that_may_hide_a_dead_relu_is_told(
     head = {"options": {**tiny.head, "activation": activation}}
     with caplog.at_level(logging.WARNING):
         sizes = {"input_size": [pixels, pixels], "output_size": size}
-        open_session(tiny.config("run", head=head, **sizes), Silent())
+        open_session(tiny.config("run", head=head, **sizes))
     assert ("the head's own maps are 16 x 16" in caplog.text) == told
     assert ("set output_size: [16, 16]" in caplog.text) == advised
 
@@ -106,7 +105,7 @@ def test_a_processor_without_bfloat16_instructions_is_warned_of(
     else:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features, raising=False)
     with caplog.at_level(logging.WARNING):
-        open_session(tiny.config("run", precision=precision), Silent())
+        open_session(tiny.config("run", precision=precision))
     assert ("has no bfloat16 instructions" in caplog.text) == told
 
 

@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 
 from clipdepth_plugin.arguments import Intrinsics
+from clipdepth_plugin.data.config import register_format
 from clipdepth_plugin.data.listed import FIELDS, Line, ListedSet
-from clipdepth_plugin.data.registry import register_format
 from clipdepth_plugin.data.sample import rescaled
 from clipdepth_plugin.errors import DataError
 

@@ -17,10 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clipdepth_plugin.data.config import DataConfig, expand
+from clipdepth_plugin.data.config import DataConfig, expand, register_format
 from clipdepth_plugin.data.dataset import SampleDataset, checked
 from clipdepth_plugin.data.files import DepthUnit, make_sample, require
-from clipdepth_plugin.data.registry import register_format
 from clipdepth_plugin.data.sample import NYU_CAMERA, NYU_SIZE, Sample, rescaled
 from clipdepth_plugin.errors import DataError
 

@@ -19,10 +19,9 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, TypeAdapter, ValidationError
 
 from clipdepth_plugin.arguments import Intrinsics
-from clipdepth_plugin.data.config import DataConfig
+from clipdepth_plugin.data.config import DataConfig, register_format
 from clipdepth_plugin.data.dataset import SampleDataset, checked
 from clipdepth_plugin.data.files import DepthUnit, make_sample, read_image, stored_depth
-from clipdepth_plugin.data.registry import register_format
 from clipdepth_plugin.data.sample import GivenCamera, Sample
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.files.pictures import DEPTH_SUFFIX, OUR_SUFFIXES, SUFFIXES

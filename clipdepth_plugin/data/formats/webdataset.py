@@ -15,9 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from clipdepth_plugin.data.config import DataConfig
+from clipdepth_plugin.data.config import DataConfig, register_format
 from clipdepth_plugin.data.files import require
-from clipdepth_plugin.data.registry import register_format
 from clipdepth_plugin.data.stream import FIELDS, Record, StreamDataset
 from clipdepth_plugin.errors import DataError
 
