@@ -99,14 +99,10 @@ def rotated(view: View, degrees: float) -> View:
 
 
 def zoomed(view: View, factor: float, place: tuple[float, float]) -> View:
-    """A window of the view, magnified to the whole: what a lens of ``factor`` times the focal
-    length sees from the same place. Depths stay; the camera says what has changed.
+    """A window of the view, magnified to the whole, as a lens of ``factor`` times the focal length.
 
-    Args:
-        view: The view.
-        factor: 1 or more.
-        place: Where the window lies, from 0 (left, top) to 1 (right, bottom).
-    """  # noqa: D205
+    ``place`` is the window's, from 0 (left, top) to 1. Depths stay; the camera says what changed.
+    """
     zoom = _warped(view, lambda size, _: _zoom(factor, place, size))
     if zoom.intrinsics is None:
         return zoom

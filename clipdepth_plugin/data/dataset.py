@@ -75,12 +75,7 @@ class Spread(SampleDataset):
 
 
 class Mixture(SampleDataset):
-    """Several sets as one long one; each may be seen more often in an epoch than the others.
-
-    Attributes:
-        sets: The parts, in order.
-        repeats: Times that each sample of a part is seen in an epoch.
-    """
+    """Several sets as one long one; each may be seen more often in an epoch than the others."""
 
     def __init__(self, sets: Sequence[SampleDataset], repeats: Sequence[float]) -> None:
         """Joins the sets: the indices of a part follow those of the part before."""

@@ -29,13 +29,7 @@ _NPY = b"\x93NUMPY"
 
 @dataclass(frozen=True)
 class DepthUnit:
-    """How stored depth becomes metres.
-
-    Attributes:
-        scale: Stored value over metres.
-        low: Nearest valid depth in metres.
-        high: Farthest valid depth in metres.
-    """
+    """The stored value of one metre, and the nearest and farthest valid depth in metres."""
 
     scale: float
     low: float
@@ -119,11 +113,7 @@ def make_sample(
 
 
 def require(module: str, extra: str, why: str) -> Any:
-    """Imports an optional package.
-
-    Raises:
-        DataError: It is not installed; names the extra that brings it.
-    """
+    """Imports an optional package."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -42,11 +42,6 @@ def make_view(sample: Sample, preprocessing: Preprocessing, output_size: tuple[i
     Depth is never averaged. Each pixel of the map takes the nearest stored pixel; where that is
     invalid, it takes the valid one nearest to its middle among the stored pixels that it covers.
     So sparse truth thins out only where several measurements fall on one pixel.
-
-    Args:
-        sample: Picture and depth.
-        preprocessing: The host's; ``resize=None`` squashes the whole picture.
-        output_size: (h, w) of the depth map, which covers the whole view.
     """
     rgb_3HW, geometry = frame(sample.picture, preprocessing)
     depth_hw = resize_depth(sample.depth_1HW[0].numpy(), geometry, output_size)

@@ -58,12 +58,7 @@ def fill_cache(
     missing: Sequence[tuple[Key, int, int]],
     tell: Tell,
 ) -> None:
-    """Runs the tower for this process's part of ``missing``: (key, sample, view).
-
-    Raises:
-        TrainingError: No room on the disk; what was finished is kept.
-        DataError: The files of a sample have changed since it was hashed.
-    """
+    """Runs the tower for this process's part of ``missing``: (key, sample, view)."""
     config, accelerator = context.config, context.accelerator
     assert config.cache is not None
     levels, dtype = context.head.levels, getattr(torch, config.cache.dtype)

@@ -74,9 +74,6 @@ class Checkpoints:
         """The newest checkpoint that can be read; None where there is none at all.
 
         A damaged one is logged and renamed (prefix ``corrupt-``).
-
-        Raises:
-            TrainingError: There are checkpoints, and all are damaged.
         """
         remove_leftovers(self.folder)
         damaged: list[str] = []
@@ -98,11 +95,7 @@ class Checkpoints:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint.
-
-    Raises:
-        TrainingError: It is damaged, or another release's.
-    """
+    """Reads a checkpoint."""
     tensors: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
     try:
         with safe_open(path, framework="pt") as file:

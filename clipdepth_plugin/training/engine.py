@@ -102,7 +102,7 @@ class _Run:
 
     def _run_epoch(self) -> None:
         """Runs to the end of the epoch, or of the run."""
-        source, begun_at = self._session.sources.train, self._batch
+        source, begun_at = self._session.train, self._batch
         with closing(source.batches(self._epoch, self._batch)) as batches:
             count = self._config.gradient_accumulation
             while self._step < self._total and len(group := list(islice(batches, count))) == count:

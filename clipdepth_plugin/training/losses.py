@@ -45,11 +45,7 @@ class LossConfig(Silog, Ssim, Gradient, Confidence):
         return [part for term in _TERMS for part in term.parts(self)]
 
     def for_head(self, head: HeadConfig, size: Size | None) -> Self:
-        """The loss for a head: defaults that depend on it are filled in.
-
-        Raises:
-            ValueError: A term contradicts the head or the size; begins with the field.
-        """
+        """The loss for a head: defaults that depend on it are filled in."""
         updates: dict[str, Any] = {}
         for term in _TERMS:
             updates |= term.defaults_for(self, head)

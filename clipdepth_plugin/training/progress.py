@@ -9,17 +9,7 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is.
-
-    Attributes:
-        step: Optimiser steps done.
-        total: Steps in the whole run.
-        epoch: The current epoch, from 0.
-        loss: Of the last step.
-        learning_rate: Of the last step.
-        images_per_second: Over all processes, since the last report.
-        abs_rel: Of the last validation, the better of raw and averaged weights.
-    """
+    """Where a run is; ``abs_rel`` is of the last validation, the speed since the last report."""
 
     step: int
     total: int

@@ -14,6 +14,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.files.colours import comparison, image_grid
 from clipdepth_plugin.head import DepthHead
+from clipdepth_plugin.training.batches import first_pictures
 from clipdepth_plugin.training.checkpoint import Checkpoint, read_checkpoint
 from clipdepth_plugin.training.trained import (
     head_tensors,
@@ -78,7 +79,7 @@ class RunRecorder:
     def validate(self, step: int) -> None:
         """Measures raw and averaged weights, and keeps the best so far."""
         session = self._session
-        if session.sources.validation is None:
+        if session.validation is None:
             return
         measured = {"raw": self._measure("raw")}
         if session.ema is not None:
@@ -126,7 +127,7 @@ class RunRecorder:
 
     def finish(self, step: int) -> Best:
         """The best weights; the last ones are saved as the head where there was no validation."""
-        if self._session.sources.validation is None:
+        if self._session.validation is None:
             self.best = Best(None, "raw" if self._session.ema is None else "ema", step)
             self._save_head({})
         elif self.best.abs_rel is None:
@@ -169,19 +170,20 @@ class RunRecorder:
 
     def _measure(self, weights: str) -> Validation:
         session = self._session
-        assert session.sources.validation is not None
+        assert session.validation is not None
         with self._weights(weights):
             return validate(
                 self._accelerator,
                 session.model,
-                session.sources.validation,
+                session.validation,
                 session.context.size,
                 session.context.config.logging.pictures,
             )
 
     def _draw(self, step: int, seen: Validation) -> None:
-        if count := seen.truth.shape[0]:
-            rgb_PHW3 = self._session.sources.pictures(count).permute(0, 2, 3, 1).numpy()
+        if (count := seen.truth.shape[0]) and (data := self._session.validation_data):
+            rgb_P3HW = first_pictures(self._session.context, data, count)
+            rgb_PHW3 = rgb_P3HW.permute(0, 2, 3, 1).numpy()
             maps = (seen.truth[:, 0].float().numpy(), seen.pictures[:, 0].float().numpy())
             self.folder.write_pictures(
                 step, image_grid([comparison(*row) for row in zip(rgb_PHW3, *maps, strict=True)])

@@ -19,16 +19,20 @@ from torch import nn
 
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.config import HeadConfig, Provenance
-from clipdepth_plugin.data import open_mixture
+from clipdepth_plugin.data import (
+    Mixture,
+    StreamMixture,
+    open_mixture,
+)
 from clipdepth_plugin.data.config import expand
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.precision import imitates_bfloat16
-from clipdepth_plugin.training.batches import SourceContext
+from clipdepth_plugin.training.batches import SourceContext, TowerSource
+from clipdepth_plugin.training.cached import cached_source, open_cache
 from clipdepth_plugin.training.ema import Ema
 from clipdepth_plugin.training.level_norms import init_level_norms
 from clipdepth_plugin.training.progress import Tell, silent
-from clipdepth_plugin.training.sources import make_sources
 from clipdepth_plugin.training.step import Stepper
 from clipdepth_plugin.training.tower import FrozenTower, load_tower, make_head
 from clipdepth_plugin.training.trained import TrainedHead
@@ -36,11 +40,12 @@ from clipdepth_plugin.training.trained import TrainedHead
 if TYPE_CHECKING:
     from clipdepth_plugin.training.batches import FeatureSource
     from clipdepth_plugin.training.config import TrainConfig
-    from clipdepth_plugin.training.sources import Sources
     from clipdepth_plugin.training.validation import Best
 
 
 logger = logging.getLogger(__name__)
+
+Data = Mixture | StreamMixture
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,9 @@ class Session:
     optimiser: Any
     stepper: Stepper
     ema: Ema | None
-    sources: Sources
+    train: FeatureSource
+    validation: FeatureSource | None
+    validation_data: Data | None
     total_steps: int
     validation_interval: int
 
@@ -113,10 +120,11 @@ def open_session(
         warn_of_bfloat16(config, accelerator.device)
     read = tower.reader(head, accelerator.autocast)
     context = SourceContext(config, accelerator, tower, head_config, read, size)
-    sources = make_sources(context, data, tell if accelerator.is_main_process else silent)
+    tell = tell if accelerator.is_main_process else silent
+    train, validation = _sources(context, data, tell)
     if config.head.init is None:
         batches = math.ceil(config.head.norm_init_pictures / config.micro_batch)
-        init_level_norms(head, sources.train, batches, accelerator)
+        init_level_norms(head, train, batches, accelerator)
     model: nn.Module = TrainedHead(
         head,
         config.loss,
@@ -130,17 +138,41 @@ def open_session(
         weight_decay=config.optimiser.weight_decay,
     )
     model, prepared = accelerator.prepare(model, optimiser)
-    steps, interval = _lengths(config, sources.train)
+    steps, interval = _lengths(config, train)
     return Session(
         context=context,
         model=model,
         optimiser=prepared,
         stepper=Stepper(accelerator, model, prepared, config, size),
         ema=None if config.ema is None else Ema(model, config.ema),
-        sources=sources,
+        train=train,
+        validation=validation,
+        validation_data=data[1],
         total_steps=steps,
         validation_interval=interval,
     )
+
+
+def _sources(
+    context: SourceContext, data: tuple[Data, Data | None], tell: Tell
+) -> tuple[FeatureSource, FeatureSource | None]:
+    """Makes the sources of batches, and fills the token cache where the run has one."""
+    host = context.tower.host
+    cache = None if context.config.cache is None else open_cache(context)
+    if cache is None:
+        host.to(context.device)
+
+    def make(one: Data, *, training: bool) -> FeatureSource:
+        if cache is None:
+            return TowerSource(context, one, training=training)
+        assert isinstance(one, Mixture)  # a config with streams has no cache
+        return cached_source(context, cache, one, training=training, tell=tell)
+
+    train = make(data[0], training=True)
+    validation = None if data[1] is None else make(data[1], training=False)
+    if cache is not None:
+        host.to("cpu")
+    return train, validation
 
 
 def warn_of_resize(head: HeadConfig, tower: FrozenTower, size: Size) -> None:

@@ -40,11 +40,7 @@ class StepResult:
 
 
 class Stepper:
-    """Makes optimiser steps; its random numbers come from a stream of its own.
-
-    Attributes:
-        rng: State of that stream: ``cpu`` and, on a GPU, ``cuda``.
-    """
+    """Makes optimiser steps; its random numbers come from a stream of its own."""
 
     def __init__(
         self,

@@ -33,15 +33,7 @@ if TYPE_CHECKING:
 
 
 class FrozenTower:
-    """A host's tower that gives features and never learns.
-
-    Attributes:
-        name: The host's name and, where it was chosen, the tower's path.
-        host: The host.
-        tower: What was found in it.
-        preprocessing: From a picture to the tower's input.
-        hashes: Of the tower's weights, by dtype.
-    """
+    """A host's tower that gives features and never learns."""
 
     def __init__(
         self, name: str, host: nn.Module, path: str | None, preprocessing: Preprocessing | None

@@ -23,7 +23,7 @@ LOSS: dict[str, Any] = {"auxiliary": []}
 
 def tokens(session: Session, norm: nn.Module, level: int) -> torch.Tensor:
     """(M, D): a level of all of an epoch's batches behind its norm."""
-    batches = [one.features.levels[level] for one in session.sources.train.batches(0)]
+    batches = [one.features.levels[level] for one in session.train.batches(0)]
     with torch.no_grad():
         normed: torch.Tensor = norm(torch.cat(batches).flatten(0, 1))
     return normed
@@ -88,7 +88,7 @@ def test_a_channel_that_never_varies_is_not_blown_up(tiny: TinyRuns) -> None:
                 yield batch
 
     session = open_session(tiny.config("run", head={**FAST, "norm_init_pictures": 0}, loss=LOSS))
-    source = session.sources.train
+    source = session.train
     init_level_norms(head_of(session), Alike(), 2, session.context.accelerator)
     with torch.no_grad():
         for _, norm in norms_of(session):
