@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -61,11 +61,8 @@ class Batch:
         return self._map(Tensor.pin_memory)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
-        changed: dict[str, Any] = {
-            one.name: change(value)
-            for one in fields(self)
-            if isinstance(value := getattr(self, one.name), Tensor)
-        }
+        tensors = {name: x for name, x in vars(self).items() if isinstance(x, Tensor)}
+        changed: dict[str, Any] = {name: change(x) for name, x in tensors.items()}
         return replace(self, **changed)
 
 
@@ -106,8 +103,7 @@ class ViewMaker:
         if view == FLIPPED:
             made = flipped(made)
         elif view != PLAIN:
-            if augment is None:
-                raise DataError(f"view {view} is an augmented one, but there is no augmentation")
+            assert augment is not None  # see TrainConfig
             generator = sample_generator(self.seed, -view, index)  # epochs are never negative
             made, _ = vary(made, augment, generator)
         return self._item(made, sample.name, index)

@@ -14,7 +14,7 @@ from typing import ClassVar, NamedTuple
 
 from clipdepth_plugin.arguments import Intrinsics
 from clipdepth_plugin.data.config import DataConfig
-from clipdepth_plugin.data.dataset import SampleDataset, checked
+from clipdepth_plugin.data.dataset import SampleDataset
 from clipdepth_plugin.data.files import DepthUnit, make_sample, read_image, stored_depth
 from clipdepth_plugin.data.sample import Sample
 from clipdepth_plugin.errors import DataError
@@ -73,12 +73,12 @@ class ListedSet(SampleDataset):
 
     def name(self, index: int) -> str:
         """``<set>/<split>/<picture's path in the list, without suffix>``."""
-        image = self._lines[checked(index, len(self))].image
+        image = self._lines[index].image
         return f"{self._config.title}/{self._config.split}/{image.rpartition('.')[0] or image}"
 
     def __getitem__(self, index: int) -> Sample:
         """See ``SampleDataset``."""
-        line = self._lines[checked(index, len(self))]
+        line = self._lines[index]
         depth_path = _find(self._depths, line.depth, self.depth_folders)
         depth_1HW = self._unit.metres(stored_depth(depth_path, str(depth_path)))
         image_3HW = read_image(_find(self.images, line.image), "")

@@ -17,7 +17,6 @@ from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.training.batches import first_pictures
 from clipdepth_plugin.training.checkpoint import Checkpoint, read_checkpoint
 from clipdepth_plugin.training.trained import (
-    head_tensors,
     load_model_tensors,
     load_optimiser_tensors,
     model_tensors,
@@ -191,11 +190,12 @@ class RunRecorder:
 
     def _save_head(self, metrics: dict[str, float]) -> None:
         with self._weights(self.best.weights):
-            state = head_tensors(self._session.model)
+            tensors = model_tensors(self._session.model)
         if not self._main:
             return
         provenance = self._session.provenance(self.best, metrics)
         head = DepthHead(self._session.context.head.model_copy(update={"provenance": provenance}))
+        state = {name.removeprefix("head."): x for name, x in tensors.items()}
         load_weights(head, state, "the trained weights")
         # An edited card is kept by save_pretrained, but this one is of earlier weights.
         (self.folder.head / CARD_FILE).unlink(missing_ok=True)

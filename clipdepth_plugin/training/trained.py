@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from clipdepth_plugin.training.losses import LossConfig
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
-_PREFIX = "head."
 
 
 class TrainedHead(nn.Module):
@@ -57,17 +56,10 @@ class TrainedHead(nn.Module):
         grid: tuple[int, int],
         size: tuple[int, int],
     ) -> DepthEstimate:
-        """Depth, its scale where the head predicts it and, in training, the auxiliary outputs.
+        """Maps of ``size`` (H, W); the auxiliary ones in training alone.
 
-        Args:
-            levels: Level -> (B, N, D).
-            context_BD: (B, D), or None without FiLM.
-            pixels_B3HW: As the tower took them, or None for heads that do not read them.
-            grid: Patch grid (h, w).
-            size: (H, W) of the outputs.
-
-        Returns:
-            Maps of ``size``; auxiliary ones in training alone.
+        ``levels`` are (B, N, D) each, ``grid`` is (h, w), and pixels are given as the tower took
+        them to the heads that read them.
         """
         features = TowerFeatures(levels, context_BD, grid, pixels_B3HW)
         native: DepthEstimate = self.head.estimate(features, auxiliary=self.training)
@@ -91,11 +83,6 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     tensors: dict[str, Any] = get_model_state_dict(model, options=_WHOLE)
     # On the CPU they are the model's own, and would change with it.
     return {name: x.clone() for name, x in tensors.items()}
-
-
-def head_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """As ``model_tensors``, under the head's own names."""
-    return {name.removeprefix(_PREFIX): x for name, x in model_tensors(model).items()}
 
 
 def load_model_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:

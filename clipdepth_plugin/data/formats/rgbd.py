@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, TypeAdapter, V
 
 from clipdepth_plugin.arguments import Intrinsics
 from clipdepth_plugin.data.config import DataConfig, register_format
-from clipdepth_plugin.data.dataset import SampleDataset, checked
+from clipdepth_plugin.data.dataset import SampleDataset
 from clipdepth_plugin.data.files import DepthUnit, make_sample, read_image, stored_depth
 from clipdepth_plugin.data.sample import GivenCamera, Sample
 from clipdepth_plugin.errors import DataError
@@ -111,13 +111,13 @@ class RgbdFolder(SampleDataset):
 
     def name(self, index: int) -> str:
         """``<set>/<split>/<sequence>/<frame>``."""
-        frame = self._frames[checked(index, len(self))]
+        frame = self._frames[index]
         inside = frame.folder.relative_to(self._root / self._config.split).as_posix()
         return f"{self._config.title}/{self._config.split}/{inside}/{frame.stem}"
 
     def __getitem__(self, index: int) -> Sample:
         """See ``SampleDataset``."""
-        frame = self._frames[checked(index, len(self))]
+        frame = self._frames[index]
         depth_path = frame.folder / f"{frame.stem}{DEPTH_SUFFIX}"
         depth_1HW = self._unit.metres(stored_depth(depth_path, str(depth_path)))
         image_3HW = read_image(frame.folder / f"{frame.stem}{frame.suffix}", "")

@@ -14,6 +14,7 @@ from clipdepth_plugin.data import (
     Batch,
     DataConfig,
     StreamDataset,
+    StreamMixture,
     open_dataset,
 )
 from clipdepth_plugin.errors import DataError
@@ -123,4 +124,4 @@ def test_a_hub_stream_that_breaks_off(hub: DataConfig, squash: Preprocessing) ->
     data = opened(hub)
     shard.write_bytes(b"no parquet")
     with pytest.raises(DataError, match="hub/train/00001: the stream broke off"):
-        batches(data, squash, shuffle=False, workers=1)
+        batches(StreamMixture([data], [1.0]), squash, shuffle=False, workers=1)

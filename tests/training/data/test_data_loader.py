@@ -199,17 +199,14 @@ def test_a_set_may_be_varied_in_its_own_way(trees: Trees, squash: Preprocessing)
         assert torch.equal(pixels_3HW, given.pixels_B3HW[index])
 
 
-@pytest.mark.parametrize("limit", [None, 3])
-def test_so_may_one_that_is_opened_alone(
-    trees: Trees, squash: Preprocessing, limit: int | None
-) -> None:
-    config = trees.nyu(augment=AugmentConfig(flip=1.0, probability=0.0), limit=limit)
-    run = AugmentConfig(flip=0.0, probability=0.0)
-    options: dict[str, Any] = {"augment": run, "shuffle": False, "batch_size": 2}
-    alone, joined = (
-        next(iter(loader(data, squash, **options))) for data in (open_dataset(config), [config])
+def test_so_may_the_samples_that_a_limit_leaves(trees: Trees, squash: Preprocessing) -> None:
+    always, never = (AugmentConfig(flip=flip, probability=0.0) for flip in (1.0, 0.0))
+    options: dict[str, Any] = {"augment": never, "shuffle": False, "batch_size": 2}
+    own, plain = (
+        next(iter(loader([trees.nyu(augment=augment, limit=3)], squash, **options)))
+        for augment in (always, None)
     )
-    assert torch.equal(alone.pixels_B3HW, joined.pixels_B3HW)
+    assert torch.equal(own.pixels_B3HW, plain.pixels_B3HW.flip(3))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
