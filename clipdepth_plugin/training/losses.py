@@ -5,7 +5,6 @@ Axes: B views, H W a map's size. Depths in metres.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
@@ -22,8 +21,6 @@ from clipdepth_plugin.training.terms.gradient import Gradient
 from clipdepth_plugin.training.terms.silog import Silog
 from clipdepth_plugin.training.terms.ssim import Ssim
 from clipdepth_plugin.training.terms.term import LossTerm, Part
-
-Reduce = Callable[[Tensor], Tensor]
 
 
 class LossConfig(Silog, Ssim, Gradient, Confidence):
@@ -45,7 +42,7 @@ class LossConfig(Silog, Ssim, Gradient, Confidence):
         return [part for term in _TERMS for part in term.parts(self)]
 
     def for_head(self, head: HeadConfig, size: Size | None) -> Self:
-        """The loss for a head: defaults that depend on it are filled in."""
+        """The loss for a head, with its defaults filled in; a ValueError where they conflict."""
         updates: dict[str, Any] = {}
         for term in _TERMS:
             updates |= term.defaults_for(self, head)
@@ -73,23 +70,15 @@ class LossTerms:
 
 
 class DepthLoss:
-    """The weighted sum of the terms of ``LossConfig``.
+    """The weighted sum of the terms of a ``LossConfig``, as ``for_head`` gives it.
 
-    With ``reduce`` the terms' sums are pooled over the processes first, so each process computes
-    the loss of all samples of all processes.
+    The terms' sums are pooled over the processes first, so each process computes the loss of all
+    samples of all processes.
     """
 
-    def __init__(self, config: LossConfig, reduce: Reduce | None = None) -> None:
-        """Prepares the parts that have a weight.
-
-        Args:
-            config: The weights, as ``LossConfig.for_head`` gives them.
-            reduce: Sums a (K,) tensor over processes, differentiably: ``sum_over_processes``.
-                The gradients then have to be averaged over the processes, as
-                ``DistributedDataParallel`` does. None: this process alone.
-        """
+    def __init__(self, config: LossConfig) -> None:
+        """Prepares the parts that have a weight."""
         self._parts = [part for part in config.all_parts() if part.weight > 0]
-        self._reduce = reduce
 
     def __call__(
         self, estimate: DepthEstimate, depth_B1HW: Tensor, valid_B1HW: Tensor
@@ -102,10 +91,9 @@ class DepthLoss:
             tuple(_at_least_32(one) for one in estimate.auxiliary),
         )
         sums = [part.sums(estimate, depth_B1HW, valid_B1HW) for part in self._parts]
-        if self._reduce is not None:
-            flat_K = self._reduce(torch.cat([one.flatten() for one in sums]))
-            pieces = torch.split(flat_K, [one.numel() for one in sums])
-            sums = [piece.view_as(one) for one, piece in zip(sums, pieces, strict=True)]
+        flat_K = _sum_over_processes(torch.cat([one.flatten() for one in sums]))
+        pieces = torch.split(flat_K, [one.numel() for one in sums])
+        sums = [piece.view_as(one) for one, piece in zip(sums, pieces, strict=True)]
         values = [part.value(one) for part, one in zip(self._parts, sums, strict=True)]
         weighted = [part.weight * x for part, x in zip(self._parts, values, strict=True)]
         return LossTerms(
@@ -132,7 +120,7 @@ class _SumOverProcesses(torch.autograd.Function):
         return total_K
 
 
-def sum_over_processes(values_K: Tensor) -> Tensor:
+def _sum_over_processes(values_K: Tensor) -> Tensor:
     """Sums a tensor over all processes; itself where there is one process.
 
     Its gradient is the sum of the processes' gradients. So a loss of pooled sums, the same number

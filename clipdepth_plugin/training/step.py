@@ -16,7 +16,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from clipdepth_plugin.errors import TrainingError
-from clipdepth_plugin.training.losses import DepthLoss, sum_over_processes
+from clipdepth_plugin.training.losses import DepthLoss
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -56,7 +56,7 @@ class Stepper:
         self._clip = math.inf if config.clip is None else config.clip
         self._may_overflow = config.precision == "fp16"
         self._skipped = 0
-        self._loss = DepthLoss(config.loss, reduce=sum_over_processes)
+        self._loss = DepthLoss(config.loss)
         self._size = size
         seeded = torch.Generator().manual_seed(config.seed + 1000003 * accelerator.process_index)
         self.rng = {"cpu": seeded.get_state()}
