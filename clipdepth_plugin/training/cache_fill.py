@@ -22,12 +22,12 @@ from clipdepth_plugin.training.token_cache import Key, TokenCache, to_records
 if TYPE_CHECKING:
     from clipdepth_plugin.data.items import SampleViews
     from clipdepth_plugin.training.batches import SourceContext
-    from clipdepth_plugin.training.progress import Tell
+    from clipdepth_plugin.training.progress import Doing
 
 logger = logging.getLogger(__name__)
 
 
-def sample_contents(context: SourceContext, views: SampleViews, tell: Tell) -> list[str | None]:
+def sample_contents(context: SourceContext, views: SampleViews, doing: Doing) -> list[str | None]:
     """Content hash of every sample, None for bad ones; each process reads its part."""
     accelerator, bad = context.accelerator, BadFiles(context.config.bad_file_limit)
     mine = range(accelerator.process_index, len(views), accelerator.num_processes)
@@ -42,7 +42,7 @@ def sample_contents(context: SourceContext, views: SampleViews, tell: Tell) -> l
     for index, (content, problem) in zip(mine, loader, strict=True):
         found.append((index, content))
         bad.add([] if problem is None else [Failure(views.name(index), problem)])
-        tell("reading the data", len(found), len(mine))
+        doing("reading the data", len(found), len(mine))
     contents: list[str | None] = [None] * len(views)
     for index, content in gather_object(found):
         contents[index] = content
@@ -56,7 +56,7 @@ def fill_cache(
     cache: TokenCache,
     views: SampleViews,
     missing: Sequence[tuple[Key, int, int]],
-    tell: Tell,
+    doing: Doing,
 ) -> None:
     """Runs the tower for this process's part of ``missing``: (key, sample, view)."""
     config, accelerator = context.config, context.accelerator
@@ -77,7 +77,7 @@ def fill_cache(
         features = context.read(pixels_B3HW)
         cache.add(keys, to_records(features, depth_B1hw, intrinsics_B4, levels=levels, dtype=dtype))
         done += len(keys)
-        tell("running the tower", done, len(mine))
+        doing("running the tower", done, len(mine))
     cache.flush()
     accelerator.wait_for_everyone()
     cache.refresh()

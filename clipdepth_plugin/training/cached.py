@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from clipdepth_plugin.data.dataset import Mixture
     from clipdepth_plugin.training.batches import FeatureBatch, SourceContext
     from clipdepth_plugin.training.config import TrainConfig
-    from clipdepth_plugin.training.progress import Tell
+    from clipdepth_plugin.training.progress import Doing
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def open_cache(context: SourceContext) -> TokenCache:
 
 
 def cached_source(
-    context: SourceContext, cache: TokenCache, data: Mixture, *, training: bool, tell: Tell
+    context: SourceContext, cache: TokenCache, data: Mixture, *, training: bool, doing: Doing
 ) -> CachedSource:
     """A source of batches from the cache, filled first with what is missing.
 
@@ -113,7 +113,7 @@ def cached_source(
     """
     views = SampleViews(data, context.maker(context.config.augment, _VIEWS_SEED))
     numbers, pick = choose_views(context.config, views) if training else _PLAIN
-    contents = sample_contents(context, views, tell)
+    contents = sample_contents(context, views, doing)
     wanted = {
         Key(content, views.view_key(index, view)): (index, view)
         for index, content in enumerate(contents)
@@ -122,7 +122,7 @@ def cached_source(
     }
     missing = [(key, *place) for key, place in wanted.items() if key not in cache]
     if missing:
-        fill_cache(context, cache, views, missing, tell)
+        fill_cache(context, cache, views, missing, doing)
     return CachedSource(context, cache, data, views, contents, pick, training)
 
 

@@ -30,9 +30,9 @@ class Reporter(Protocol):
         """A step is finished."""
 
 
-Tell = Callable[[str, int, int], None]
+Doing = Callable[[str, int, int], None]
 """As ``Reporter.doing``."""
 
 
 def silent(what: str, done: int, total: int) -> None:
-    """Tells nobody."""
+    """Ignores the progress."""

@@ -58,7 +58,7 @@ class RunRecorder:
         position = (0, 0, 0)
         if newest[0] is not None:
             position = self._restore(read_checkpoint(newest[0]))
-            logger.info("going on from %s", newest[0])
+            logger.info("resuming from %s", newest[0])
         elif resume:
             logger.info("%s has no checkpoint yet: starting from the beginning", self.folder.path)
         if self._main:

@@ -32,7 +32,7 @@ from clipdepth_plugin.training.batches import SourceContext, TowerSource
 from clipdepth_plugin.training.cached import cached_source, open_cache
 from clipdepth_plugin.training.ema import Ema
 from clipdepth_plugin.training.level_norms import init_level_norms
-from clipdepth_plugin.training.progress import Tell, silent
+from clipdepth_plugin.training.progress import Doing, silent
 from clipdepth_plugin.training.step import Stepper
 from clipdepth_plugin.training.tower import FrozenTower, load_tower, make_head
 from clipdepth_plugin.training.trained import TrainedHead
@@ -100,7 +100,7 @@ def check_ready(config: TrainConfig) -> None:
 
 
 def open_session(
-    config: TrainConfig, tell: Tell = silent, *, head_class: type[DepthHead] = DepthHead
+    config: TrainConfig, doing: Doing = silent, *, head_class: type[DepthHead] = DepthHead
 ) -> Session:
     """Opens the data, loads the tower, makes the head; ``head_class`` may bring its own decoder."""
     accelerator = make_accelerator(config)
@@ -120,8 +120,8 @@ def open_session(
         warn_of_bfloat16(config, accelerator.device)
     read = tower.reader(head, accelerator.autocast)
     context = SourceContext(config, accelerator, tower, head_config, read, size)
-    tell = tell if accelerator.is_main_process else silent
-    train, validation = _sources(context, data, tell)
+    doing = doing if accelerator.is_main_process else silent
+    train, validation = _sources(context, data, doing)
     if config.head.init is None:
         batches = math.ceil(config.head.norm_init_pictures / config.micro_batch)
         init_level_norms(head, train, batches, accelerator)
@@ -154,7 +154,7 @@ def open_session(
 
 
 def _sources(
-    context: SourceContext, data: tuple[Data, Data | None], tell: Tell
+    context: SourceContext, data: tuple[Data, Data | None], doing: Doing
 ) -> tuple[FeatureSource, FeatureSource | None]:
     """Makes the sources of batches, and fills the token cache where the run has one."""
     host = context.tower.host
@@ -166,7 +166,7 @@ def _sources(
         if cache is None:
             return TowerSource(context, one, training=training)
         assert isinstance(one, Mixture)  # a config with streams has no cache
-        return cached_source(context, cache, one, training=training, tell=tell)
+        return cached_source(context, cache, one, training=training, doing=doing)
 
     train = make(data[0], training=True)
     validation = None if data[1] is None else make(data[1], training=False)

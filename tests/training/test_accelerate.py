@@ -75,7 +75,7 @@ def test_two_processes_have_the_loss_curve_of_one_with_the_doubled_batch(tiny: T
         ("one-guided", GUIDED),
     ):
         train(tiny.config(name, **common | changes))
-    # One more run begins with what three steps of one process left, and goes on in two.
+    # One more run resumes in two processes after three steps in one.
     shutil.copytree(tiny.folder / "one", resumed)
     for step in (6, 8):
         (resumed / "checkpoints" / f"step-{step:08d}.safetensors").unlink()

@@ -49,7 +49,7 @@ def test_training_shows_the_picture_that_evaluation_shows(
 
 
 @pytest.mark.parametrize(
-    ("activation", "size", "pixels", "told", "advised"),
+    ("activation", "size", "pixels", "warns", "advised"),
     [
         ("relu", [28, 28], 28, True, True),
         ("relu", [16, 16], 28, False, False),
@@ -65,7 +65,7 @@ def test_a_resize_that_may_hide_a_dead_relu_is_told(
     size: list[int],
     pixels: int,
     *,
-    told: bool,
+    warns: bool,
     advised: bool,
 ) -> None:
     """Patches of 7 in 28 pixels, doubled twice: the head's own maps are 16 x 16.
@@ -76,12 +76,12 @@ def test_a_resize_that_may_hide_a_dead_relu_is_told(
     with caplog.at_level(logging.WARNING):
         sizes = {"input_size": [pixels, pixels], "output_size": size}
         open_session(tiny.config("run", head=head, **sizes))
-    assert ("the head's own maps are 16 x 16" in caplog.text) == told
+    assert ("the head's own maps are 16 x 16" in caplog.text) == warns
     assert ("set output_size: [16, 16]" in caplog.text) == advised
 
 
 @pytest.mark.parametrize(
-    ("precision", "features", "told"),
+    ("precision", "features", "warns"),
     [
         ("bf16", {"avx2": True, "avx512_bf16": False, "amx_bf16": False}, True),
         ("bf16", {"avx2": True, "avx512_bf16": True, "amx_bf16": False}, False),
@@ -98,7 +98,7 @@ def test_a_processor_without_bfloat16_instructions_is_warned_of(
     precision: str,
     features: dict[str, bool] | None,
     *,
-    told: bool,
+    warns: bool,
 ) -> None:
     if features is None:
         monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
@@ -106,7 +106,7 @@ def test_a_processor_without_bfloat16_instructions_is_warned_of(
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features, raising=False)
     with caplog.at_level(logging.WARNING):
         open_session(tiny.config("run", precision=precision))
-    assert ("has no bfloat16 instructions" in caplog.text) == told
+    assert ("has no bfloat16 instructions" in caplog.text) == warns
 
 
 def test_a_head_records_what_it_is_trained_with(tiny: TinyRuns) -> None:
