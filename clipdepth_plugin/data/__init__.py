@@ -5,44 +5,33 @@ seed and epoch alone. ``data/formats/`` has one file for each format.
 """
 
 from clipdepth_plugin.data import formats  # registers them
-from clipdepth_plugin.data.augment import is_flipped, sample_generator
 from clipdepth_plugin.data.augment_config import AugmentConfig
-from clipdepth_plugin.data.batch import Batch
-from clipdepth_plugin.data.config import DataConfig
+from clipdepth_plugin.data.config import FORMATS, DataConfig, register_format
 from clipdepth_plugin.data.dataset import Mixture, SampleDataset
-from clipdepth_plugin.data.items import Reading, SampleViews, ViewMaker
-from clipdepth_plugin.data.loader import Loader, make_loader
+from clipdepth_plugin.data.items import Batch, ViewMaker
+from clipdepth_plugin.data.loader import make_loader
 from clipdepth_plugin.data.opening import open_dataset, open_mixture
-from clipdepth_plugin.data.order import Draw, EpochOrder, EpochPlan
-from clipdepth_plugin.data.registry import FORMATS, register_format
-from clipdepth_plugin.data.sample import Intrinsics, Sample
+from clipdepth_plugin.data.order import EpochPlan
+from clipdepth_plugin.data.reading import Reading
+from clipdepth_plugin.data.sample import Sample
 from clipdepth_plugin.data.stream import StreamDataset, StreamMixture
-from clipdepth_plugin.data.stream_loader import StreamLoader
 
 __all__ = [
     "FORMATS",
     "AugmentConfig",
     "Batch",
     "DataConfig",
-    "Draw",
-    "EpochOrder",
     "EpochPlan",
-    "Intrinsics",
-    "Loader",
     "Mixture",
     "Reading",
     "Sample",
     "SampleDataset",
-    "SampleViews",
     "StreamDataset",
-    "StreamLoader",
     "StreamMixture",
     "ViewMaker",
     "formats",
-    "is_flipped",
     "make_loader",
     "open_dataset",
     "open_mixture",
     "register_format",
-    "sample_generator",
 ]

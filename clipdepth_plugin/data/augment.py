@@ -28,14 +28,7 @@ _DRAWS = 15
 
 
 def sample_generator(seed: int, epoch: int, index: int, repeat: int = 0) -> torch.Generator:
-    """The random numbers of one sample in one epoch.
-
-    Args:
-        seed: Of the run.
-        epoch: Number of the epoch.
-        index: Of the sample.
-        repeat: 0, or how often it was seen in this epoch before.
-    """
+    """The random numbers of one sample in one epoch, for its ``repeat``-th use there (from 0)."""
     return torch.Generator().manual_seed(mixed_seed("sample", seed, epoch, index, repeat))
 
 
@@ -106,14 +99,10 @@ def rotated(view: View, degrees: float) -> View:
 
 
 def zoomed(view: View, factor: float, place: tuple[float, float]) -> View:
-    """A window of the view, magnified to the whole: what a lens of ``factor`` times the focal
-    length sees from the same place. Depths stay; the camera says what has changed.
+    """A window of the view, magnified to the whole, as a lens of ``factor`` times the focal length.
 
-    Args:
-        view: The view.
-        factor: 1 or more.
-        place: Where the window lies, from 0 (left, top) to 1 (right, bottom).
-    """  # noqa: D205
+    ``place`` is the window's, from 0 (left, top) to 1. Depths stay; the camera says what changed.
+    """
     zoom = _warped(view, lambda size, _: _zoom(factor, place, size))
     if zoom.intrinsics is None:
         return zoom

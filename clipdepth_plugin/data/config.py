@@ -1,12 +1,13 @@
-"""DataConfig: which data; checked on construction."""
+"""DataConfig: which data, in one of the registered formats; checked on construction."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from os import path as ospath
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -19,11 +20,33 @@ from pydantic import (
 )
 
 from clipdepth_plugin.data.augment_config import AugmentConfig
-from clipdepth_plugin.data.registry import FORMATS, readers_of
-from clipdepth_plugin.data.sample import GivenCamera
+from clipdepth_plugin.data.sample import Crop, GivenCamera
 from clipdepth_plugin.errors import DataError
 
-Crop = Literal["kb", "nyu"]
+_Set = TypeVar("_Set", bound=type)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way in which data sets are stored.
+
+    Attributes:
+        open: ``DataConfig`` -> ``SampleDataset``, or ``StreamDataset`` where ``streams``.
+        streams: Whether the set is read front to back, not by number.
+        reads: The fields of ``DataConfig`` that it reads beside those that every format reads.
+        needs: The fields that have to be given.
+        check: Raises a ValueError for a config that this format can't be opened with.
+    """
+
+    open: Callable[[DataConfig], Any]
+    streams: bool
+    reads: frozenset[str]
+    needs: frozenset[str]
+    check: Callable[[DataConfig], object]
+
+
+FORMATS: dict[str, Format] = {}
+"""Name, as ``DataConfig.format`` has it -> format."""
 
 
 class DataConfig(BaseModel):
@@ -94,7 +117,7 @@ class DataConfig(BaseModel):
 
     limit: PositiveInt | None = None
     """At most this many samples, evenly spread over the set (of a stream: its first ones, in every
-    epoch the same; with ``shard_split`` each process has its share of them)."""
+    epoch the same)."""
 
     repeat: PositiveFloat = 1.0
     """How often each sample is seen in an epoch; 2.5: twice, and a random half of the samples once
@@ -123,11 +146,6 @@ class DataConfig(BaseModel):
     shuffle_buffer: PositiveInt = 1000
     """Size of a stream's shuffle buffer, in undecoded samples."""
 
-    shard_split: bool = False
-    """True: each process reads its own shards. Less traffic, but batches depend on the number of
-    processes, and an epoch ends when the first process has no more. False: each process reads the
-    whole stream and decodes its part of each batch."""
-
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.format not in FORMATS:
@@ -136,7 +154,8 @@ class DataConfig(BaseModel):
         stored = FORMATS[self.format]
         for field in sorted(self.model_fields_set - stored.reads):
             unset = getattr(self, field) == type(self).model_fields[field].default
-            if not unset and (readers := readers_of(field)):
+            readers = sorted(name for name, one in FORMATS.items() if field in one.reads)
+            if readers and not unset:
                 raise ValueError(
                     f"{field}: not read by format {self.format}, only by {', '.join(readers)}"
                 )
@@ -159,43 +178,45 @@ class DataConfig(BaseModel):
         return self.name or ospath.basename(self.root.rstrip("/")) or self.root  # noqa: PTH119
 
     def location(self) -> str:
-        """``root`` with its environment variables.
-
-        Raises:
-            DataError: One is not set.
-        """
+        """``root`` with its environment variables."""
         return expand(self.root)
 
     def path(self, relative: str) -> Path:
-        """A path of the config, environment variables expanded, taken from the root.
-
-        Raises:
-            DataError: An environment variable is not set.
-        """
+        """A path of the config, environment variables expanded, taken from the root."""
         return Path(self.location()) / expand(relative)
 
 
-def check_mixture(configs: Sequence[DataConfig]) -> None:
-    """Whether sets can be joined.
+def register_format(
+    name: str,
+    *,
+    reads: Collection[str] = (),
+    needs: Collection[str] = (),
+    streams: bool = False,
+    check: Callable[[DataConfig], object] = lambda _: None,
+) -> Callable[[_Set], _Set]:
+    """Registers the decorated class, which takes a ``DataConfig``; see ``Format``."""
 
-    Raises:
-        DataError: Streams are mixed with others, or only some of them split their shards.
-    """
+    def register(made: _Set) -> _Set:
+        if name in FORMATS:
+            raise ValueError(f"data format {name!r} is registered already")
+        fields = frozenset({*reads, *needs})
+        FORMATS[name] = Format(made, streams, fields, frozenset(needs), check)
+        return made
+
+    return register
+
+
+def check_mixture(configs: Sequence[DataConfig]) -> None:
+    """Checks that sets can be joined."""
     if len({config.is_stream for config in configs}) > 1:
         raise DataError(
             "streams (hf, webdataset) can't be mixed with sets on disk: there is no common order; "
             "make all of them streams, or none"
         )
-    if len({config.shard_split for config in configs}) > 1:
-        raise DataError("shard_split: say the same for all streams of a mixture")
 
 
 def expand(text: str) -> str:
-    """Expands ``$NAME``, ``${NAME}`` and a leading ``~``.
-
-    Raises:
-        DataError: A variable is not set.
-    """
+    """Expands ``$NAME``, ``${NAME}`` and a leading ``~``; raises DataError where one is not set."""
     expanded = ospath.expandvars(ospath.expanduser(text))  # noqa: PTH111
     unset = re.search(r"\$(\w+|\{\w+\})", expanded)
     if unset:

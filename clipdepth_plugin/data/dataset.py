@@ -71,16 +71,11 @@ class Spread(SampleDataset):
         return self._whole.name(self._there(index))
 
     def _there(self, index: int) -> int:
-        return checked(index, self._count) * len(self._whole) // self._count
+        return range(self._count)[index] * len(self._whole) // self._count
 
 
 class Mixture(SampleDataset):
-    """Several sets as one long one; each may be seen more often in an epoch than the others.
-
-    Attributes:
-        sets: The parts, in order.
-        repeats: Times that each sample of a part is seen in an epoch.
-    """
+    """Several sets as one long one; each may be seen more often in an epoch than the others."""
 
     def __init__(self, sets: Sequence[SampleDataset], repeats: Sequence[float]) -> None:
         """Joins the sets: the indices of a part follow those of the part before."""
@@ -112,17 +107,6 @@ class Mixture(SampleDataset):
         return tuple(map(len, self.sets))
 
     def _place(self, index: int) -> tuple[int, int]:
-        index = checked(index, len(self))
+        index = range(len(self))[index]
         part = bisect.bisect_right(self._ends, index)
         return part, index - (self._ends[part - 1] if part else 0)
-
-
-def checked(index: int, count: int) -> int:
-    """The index counted from the front.
-
-    Raises:
-        IndexError: It is outside of the set, so that ``for sample in dataset`` ends.
-    """
-    if not -count <= index < count:
-        raise IndexError(f"sample {index} of a set of {count}")
-    return index % count

@@ -18,9 +18,8 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from clipdepth_plugin.arguments import Intrinsics
-from clipdepth_plugin.data.camera import cropped
 from clipdepth_plugin.data.config import DataConfig
-from clipdepth_plugin.data.sample import Sample
+from clipdepth_plugin.data.sample import Sample, cropped
 from clipdepth_plugin.errors import DataError, ImageError
 from clipdepth_plugin.files.pictures import opened_image, upright_rgb
 
@@ -30,13 +29,7 @@ _NPY = b"\x93NUMPY"
 
 @dataclass(frozen=True)
 class DepthUnit:
-    """How stored depth becomes metres.
-
-    Attributes:
-        scale: Stored value over metres.
-        low: Nearest valid depth in metres.
-        high: Farthest valid depth in metres.
-    """
+    """The stored value of one metre, and the nearest and farthest valid depth in metres."""
 
     scale: float
     low: float
@@ -53,16 +46,7 @@ class DepthUnit:
 
 
 def read_image(source: Path | bytes, what: str) -> Tensor:
-    """A picture that has depth beside it, as (3, H, W) uint8 RGB.
-
-    Args:
-        source: The file, or its bytes.
-        what: Its name in errors, where it is given as bytes.
-
-    Raises:
-        ImageError: It is missing, damaged or no picture.
-        DataError: See ``pixels_of``.
-    """
+    """A picture that has depth beside it, as (3, H, W) uint8 RGB; ``what`` names it in errors."""
     if isinstance(source, Path):
         with opened_image(source) as opened:
             return pixels_of(opened, str(source))
@@ -78,54 +62,18 @@ def read_image(source: Path | bytes, what: str) -> Tensor:
 
 
 def pixels_of(image: Image.Image, what: str) -> Tensor:
-    """(3, H, W) uint8 RGB of an opened picture that has depth beside it.
-
-    Raises:
-        ImageError: Its values have no defined white.
-        DataError: It has an EXIF orientation, which its depth may or may not share.
-    """
-    check_upright(image, what)
-    return image_tensor(upright_rgb(image, what))
-
-
-def check_upright(image: Image.Image, what: str) -> None:
-    """Checks that a picture is stored upright.
-
-    Raises:
-        DataError: It has another EXIF orientation.
-    """
+    """(3, H, W) uint8 RGB of an opened picture that has depth beside it."""
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     if orientation != 1:
         raise DataError(
             f"{what}: has EXIF orientation {orientation}, and it is not known whether its depth is "
             "rotated too: store both upright, without that tag"
         )
-
-
-def image_tensor(image: Image.Image) -> Tensor:
-    """(3, H, W) uint8 of an RGB picture."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-
-def read_depth(path: Path, unit: DepthUnit) -> Tensor:
-    """A 16-bit depth picture as (1, H, W) float32 metres.
-
-    Raises:
-        DataError: See ``stored_depth``.
-    """
-    return unit.metres(stored_depth(path, str(path)))
+    return torch.from_numpy(np.array(upright_rgb(image, what))).permute(2, 0, 1)
 
 
 def stored_depth(source: Path | bytes, what: str) -> NDArray[Any]:
-    """The values of a depth picture or .npy array, (H, W), as they are stored.
-
-    Args:
-        source: The file, or its bytes.
-        what: Its name in errors.
-
-    Raises:
-        DataError: It is missing, damaged, or has no 16-bit (or float) grey values.
-    """
+    """The stored values (H, W) of a depth picture or .npy array: 16-bit or float grey."""
     try:
         if isinstance(source, bytes) and source.startswith(_NPY):
             return cast("NDArray[Any]", np.load(io.BytesIO(source), allow_pickle=False))
@@ -154,19 +102,7 @@ def make_sample(
     name: str,
     what: str,
 ) -> Sample:
-    """A sample from its parts, cropped as the config says.
-
-    Args:
-        config: Of the set.
-        image_3HW: uint8 RGB.
-        depth_1HW: Metres.
-        camera: (fx, fy, cx, cy) of the whole picture; None where not known.
-        name: Of the sample.
-        what: The file in errors.
-
-    Raises:
-        DataError: Picture and depth differ in size, or are too small for the crop.
-    """
+    """A sample from its parts, cropped as the config says; ``what`` is the file in errors."""
     if image_3HW.shape[1:] != depth_1HW.shape[1:]:
         raise DataError(
             f"{what}: the picture is {tuple(image_3HW.shape[1:])}, its depth "
@@ -177,11 +113,7 @@ def make_sample(
 
 
 def require(module: str, extra: str, why: str) -> Any:
-    """Imports an optional package.
-
-    Raises:
-        DataError: It is not installed; names the extra that brings it.
-    """
+    """Imports an optional package."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""SampleViews: every sample of a set as tensors ready for the tower, in any view.
+"""Batch and its rows: samples as tensors ready for the tower, in any view.
 
 Axes: B samples, H W pixels.
 """
@@ -6,9 +6,9 @@ Axes: B samples, H W pixels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -16,7 +16,6 @@ from torch import Tensor
 from clipdepth_plugin.adapters.pixels import normalised
 from clipdepth_plugin.data.augment import augment as vary
 from clipdepth_plugin.data.augment import flipped, sample_generator
-from clipdepth_plugin.data.batch import Batch
 from clipdepth_plugin.data.dataset import SampleDataset
 from clipdepth_plugin.data.order import Draw
 from clipdepth_plugin.data.views import View, make_view
@@ -28,6 +27,43 @@ if TYPE_CHECKING:
     from clipdepth_plugin.data.sample import Sample
 
 PLAIN, FLIPPED = 0, 1
+
+
+@dataclass
+class Batch:
+    """Views of B samples.
+
+    Attributes:
+        pixels_B3HW: float32, normalised as the tower takes it, at ``preprocessing.size``.
+        depth_B1HW: float32 metres at the output size asked for; 0 = invalid.
+        intrinsics_B4: float32 (fx, fy, cx, cy) in pixels of the tower's input (not of the depth
+            map, which covers the same view in its own size); rows of NaN where not known.
+        names: B names.
+        indices_B: int64, index in the (concatenated) data set. Where a bad file was replaced it
+            is that of the sample that is really here; in a stream, the place in the stream.
+    """
+
+    pixels_B3HW: Tensor
+    depth_B1HW: Tensor
+    intrinsics_B4: Tensor
+    names: list[str]
+    indices_B: Tensor
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The batch with its tensors on ``device``."""
+        return self._map(lambda tensor: tensor.to(device))
+
+    def pin_memory(self) -> Self:
+        """The batch in page-locked memory, as torch's loader asks for it."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        tensors = {name: x for name, x in vars(self).items() if isinstance(x, Tensor)}
+        changed: dict[str, Any] = {name: change(x) for name, x in tensors.items()}
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +87,7 @@ class ViewMaker:
         augment: AugmentConfig | None = None,
         seed: int = 0,
     ) -> None:
-        """Defines the views.
-
-        Args:
-            preprocessing: The host's.
-            output_size: (H, W) of the depth maps.
-            augment: Of sets without an augmentation of their own; None switches all off.
-            seed: Of the run.
-        """
+        """Views for the host's preprocessing, with depth maps of ``output_size`` (H, W)."""
         self.preprocessing = preprocessing
         self.output_size = output_size
         self.augment = augment
@@ -69,17 +98,12 @@ class ViewMaker:
         return self.augment if own is None or self.augment is None else own
 
     def fixed(self, sample: Sample, index: int, view: int, augment: AugmentConfig | None) -> Item:
-        """View 0: plain. 1: flipped. Higher: augmented, the same in every epoch.
-
-        Raises:
-            DataError: A view above 1 without augmentation.
-        """
+        """View 0: plain. 1: flipped. Higher: augmented, the same in every epoch."""
         made = make_view(sample, self.preprocessing, self.output_size)
         if view == FLIPPED:
             made = flipped(made)
         elif view != PLAIN:
-            if augment is None:
-                raise DataError(f"view {view} is an augmented one, but there is no augmentation")
+            assert augment is not None  # see TrainConfig
             generator = sample_generator(self.seed, -view, index)  # epochs are never negative
             made, _ = vary(made, augment, generator)
         return self._item(made, sample.name, index)
@@ -104,21 +128,6 @@ class ViewMaker:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """How batches are read.
-
-    Attributes:
-        workers: Processes (for streams: threads) that read ahead; 0 reads on demand.
-        bad_file_limit: Different samples of an epoch that may be bad, in this process.
-        pin_memory: Page-locked memory for a GPU.
-    """
-
-    workers: int = 0
-    bad_file_limit: int = 0
-    pin_memory: bool = False
-
-
 class SampleViews:
     """The samples of a set in numbered views, from which a token cache is made."""
 
@@ -134,24 +143,11 @@ class SampleViews:
         return self._data.name(index)
 
     def content(self, index: int) -> str:
-        """Hash of a sample as read: picture, depth, camera.
-
-        Raises:
-            ClipDepthError: It can't be read.
-        """
+        """Hash of a sample as read: picture, depth, camera."""
         return _content(self._data[index])
 
     def view(self, index: int, view: int, content: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Pixels (3, H, W) as the tower takes them, depth (1, H, W) in metres, intrinsics (4,).
-
-        Args:
-            index: Of the sample.
-            view: Which view of it.
-            content: Its content hash.
-
-        Raises:
-            ClipDepthError: The sample can't be read, or has changed.
-        """
+        """Pixels (3, H, W) as the tower takes them, depth (1, H, W) in metres, intrinsics (4,)."""
         sample = self._data[index]
         if _content(sample) != content:
             raise DataError(
@@ -185,11 +181,9 @@ def _content(sample: Sample) -> str:
 
 def collate(items: Sequence[Item]) -> Batch:
     """Stacks rows into a batch."""
-    depth_B1HW = torch.stack([item.depth_1HW for item in items])
     return Batch(
         torch.stack([item.pixels_3HW for item in items]),
-        depth_B1HW,
-        depth_B1HW > 0,
+        torch.stack([item.depth_1HW for item in items]),
         torch.stack([item.intrinsics_4 for item in items]),
         [item.name for item in items],
         torch.tensor([item.index for item in items]),

@@ -14,8 +14,8 @@ from typing import ClassVar, NamedTuple
 
 from clipdepth_plugin.arguments import Intrinsics
 from clipdepth_plugin.data.config import DataConfig
-from clipdepth_plugin.data.dataset import SampleDataset, checked
-from clipdepth_plugin.data.files import DepthUnit, make_sample, read_depth, read_image
+from clipdepth_plugin.data.dataset import SampleDataset
+from clipdepth_plugin.data.files import DepthUnit, make_sample, read_image, stored_depth
 from clipdepth_plugin.data.sample import Sample
 from clipdepth_plugin.errors import DataError
 
@@ -50,11 +50,7 @@ class ListedSet(SampleDataset):
     depth_folders: ClassVar[tuple[str, ...]] = ("",)
 
     def __init__(self, config: DataConfig) -> None:
-        """Reads the list; no picture is read.
-
-        Raises:
-            DataError: The list or a folder is missing, or a line can't be understood.
-        """
+        """Reads the list; no picture is read."""
         assert config.files is not None
         self._config = config
         self.images = config.path(config.image_root)
@@ -77,14 +73,14 @@ class ListedSet(SampleDataset):
 
     def name(self, index: int) -> str:
         """``<set>/<split>/<picture's path in the list, without suffix>``."""
-        image = self._lines[checked(index, len(self))].image
+        image = self._lines[index].image
         return f"{self._config.title}/{self._config.split}/{image.rpartition('.')[0] or image}"
 
     def __getitem__(self, index: int) -> Sample:
         """See ``SampleDataset``."""
-        line = self._lines[checked(index, len(self))]
+        line = self._lines[index]
         depth_path = _find(self._depths, line.depth, self.depth_folders)
-        depth_1HW = read_depth(depth_path, self._unit)
+        depth_1HW = self._unit.metres(stored_depth(depth_path, str(depth_path)))
         image_3HW = read_image(_find(self.images, line.image), "")
         height, width = depth_1HW.shape[1:]
         camera = self._config.intrinsics or self.camera(line, (height, width))

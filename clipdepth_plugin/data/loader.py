@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from clipdepth_plugin.data.batch import Batch
-from clipdepth_plugin.data.dataset import Mixture, SampleDataset
-from clipdepth_plugin.data.failures import BadFiles, Failure
-from clipdepth_plugin.data.items import Item, Reading, ViewMaker, collate
+from clipdepth_plugin.data.dataset import Mixture
+from clipdepth_plugin.data.items import Batch, Item, ViewMaker, collate
 from clipdepth_plugin.data.order import Draw, EpochOrder, EpochPlan
-from clipdepth_plugin.data.stream import StreamDataset, StreamMixture
+from clipdepth_plugin.data.reading import BadFiles, Failure, Reading
+from clipdepth_plugin.data.stream import StreamMixture
 from clipdepth_plugin.data.stream_loader import StreamLoader
 from clipdepth_plugin.errors import ClipDepthError, DataError
 
@@ -24,24 +23,13 @@ _Read = tuple[Item | None, list[Failure]]
 
 
 class Loader:
-    """Batches of one epoch; can be run through again and gives the same ones.
+    """Batches of one epoch; can be run through again and gives the same ones."""
 
-    Attributes:
-        bad: What could not be read, of the last run through.
-    """
-
-    def __init__(
-        self, data: SampleDataset, maker: ViewMaker, plan: EpochPlan, reading: Reading
-    ) -> None:
-        """Draws the order; ``make_loader`` documents what the arguments hold.
-
-        Raises:
-            DataError: The set is empty.
-        """
+    def __init__(self, data: Mixture, maker: ViewMaker, plan: EpochPlan, reading: Reading) -> None:
+        """Draws the order; ``make_loader`` documents what the arguments hold."""
         if len(data) == 0:
             raise DataError("the data set has no samples")
-        mixture = data if isinstance(data, Mixture) else Mixture([data], [1.0])
-        self._order = EpochOrder(plan, mixture.counts, mixture.repeats)
+        self._order = EpochOrder(plan, data.counts, data.repeats)
         self._items = _Items(data, maker, plan.epoch, reading)
         self._reading = reading
         self.bad = BadFiles(reading.bad_file_limit)
@@ -70,7 +58,7 @@ class Loader:
 class _Items(Dataset[_Read]):
     """Rows by draw. A sample that can't be read is replaced by the next one that can."""
 
-    def __init__(self, data: SampleDataset, maker: ViewMaker, epoch: int, reading: Reading) -> None:
+    def __init__(self, data: Mixture, maker: ViewMaker, epoch: int, reading: Reading) -> None:
         self._data, self._maker, self._epoch = data, maker, epoch
         self._tries = min(reading.bad_file_limit + 1, len(data))
 
@@ -95,10 +83,7 @@ def _collate(rows: list[_Read]) -> tuple[Batch | None, list[Failure]]:
 
 
 def make_loader(
-    data: SampleDataset | StreamDataset | StreamMixture,
-    maker: ViewMaker,
-    plan: EpochPlan,
-    reading: Reading | None = None,
+    data: Mixture | StreamMixture, maker: ViewMaker, plan: EpochPlan, reading: Reading
 ) -> Loader | StreamLoader:
     """Batches of one epoch.
 
@@ -108,10 +93,10 @@ def make_loader(
     next of the set that can.
 
     Args:
-        data: What ``open_dataset`` or ``open_mixture`` gave, opened once for all epochs.
+        data: What ``open_mixture`` gave, opened once for all epochs.
         maker: Makes views of its samples.
         plan: Which samples, in which batches.
-        reading: How they are read; None is the default.
+        reading: How they are read.
 
     Returns:
         An iterable of batches; ``len`` says how many, except of streams.
@@ -119,9 +104,6 @@ def make_loader(
     Raises:
         DataError: The set is empty; while iterating, when too many samples are bad.
     """
-    reading = reading or Reading()
-    if isinstance(data, StreamDataset):
-        data = StreamMixture([data], [1.0])
     if isinstance(data, StreamMixture):
         return StreamLoader(data, maker, plan, reading)
     return Loader(data, maker, plan, reading)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clipdepth_plugin.data.config import DataConfig, check_mixture
+from clipdepth_plugin.data.config import FORMATS, DataConfig, check_mixture
 from clipdepth_plugin.data.dataset import Mixture, SampleDataset, Spread
-from clipdepth_plugin.data.registry import FORMATS
 from clipdepth_plugin.data.stream import StreamDataset, StreamMixture
 from clipdepth_plugin.errors import DataError
 
@@ -32,13 +31,7 @@ def open_dataset(config: DataConfig) -> SampleDataset | StreamDataset:
 
 
 def open_mixture(configs: Sequence[DataConfig]) -> Mixture | StreamMixture:
-    """Opens several sets as one.
-
-    Args:
-        configs: All streams, or none of them.
-
-    Returns:
-        Their samples one set after the other, or the streams interleaved.
+    """Opens several sets one after the other as one, or several streams interleaved.
 
     Raises:
         DataError: As ``open_dataset``; no set, or streams mixed with others.

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
 
 import torch
 from torch import Tensor
 
 from clipdepth_plugin.data.augment import mixed_seed
-from clipdepth_plugin.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One use of a sample in an epoch.
-
-    Attributes:
-        index: In the (concatenated) data set.
-        repeat: How often it was used in this epoch before; it is augmented differently each
-            time.
-    """
+    """One use of a sample in an epoch; ``repeat`` counts its uses there before."""
 
     index: int
     repeat: int
@@ -56,29 +48,14 @@ class EpochPlan:
     drop_last: bool = True
     shuffle: bool = True
 
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise DataError(f"batch_size {self.batch_size}: each process needs at least 1")
-        if not 0 <= self.rank < self.world_size or self.epoch < 0 or self.start_batch < 0:
-            raise DataError(
-                f"rank {self.rank} of {self.world_size}, epoch {self.epoch}, start_batch "
-                f"{self.start_batch}: out of range"
-            )
 
-
-class EpochOrder(Sequence[list[Draw]]):
+class EpochOrder:
     """The batches of one epoch in one process, from ``plan.start_batch`` on."""
 
     def __init__(
         self, plan: EpochPlan, counts: Sequence[int], repeats: Sequence[float] | None = None
     ) -> None:
-        """Draws the order.
-
-        Args:
-            plan: Epoch, process and batch size.
-            counts: Samples in each part of the data set.
-            repeats: Times that each sample of a part is taken; None is once.
-        """
+        """Draws the order; each part has ``counts`` samples, each seen ``repeats`` times."""
         self._plan = plan
         entries_N2 = _entries(plan, counts, repeats or [1.0] * len(counts))
         if plan.shuffle:
@@ -91,20 +68,12 @@ class EpochOrder(Sequence[list[Draw]]):
     def __len__(self) -> int:
         return self._count
 
-    @overload
-    def __getitem__(self, number: int) -> list[Draw]: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[list[Draw]]: ...
-    def __getitem__(self, number: int | slice) -> list[Draw] | list[list[Draw]]:
-        """Batch ``number`` of those that are left."""
-        if isinstance(number, slice):
-            return [self[one] for one in range(*number.indices(self._count))]
-        if not 0 <= number < self._count:
-            raise IndexError(f"batch {number} of {self._count}")
-        size = self._plan.batch_size * self._plan.world_size
-        first = (self._plan.start_batch + number) * size
-        parts = self._entries_N2[first : first + size].tensor_split(self._plan.world_size)
-        return [Draw(index, repeat) for index, repeat in parts[self._plan.rank].tolist()]
+    def __iter__(self) -> Iterator[list[Draw]]:
+        plan = self._plan
+        size = plan.batch_size * plan.world_size
+        for number in range(plan.start_batch, plan.start_batch + self._count):
+            parts = self._entries_N2[number * size :][:size].tensor_split(plan.world_size)
+            yield [Draw(index, repeat) for index, repeat in parts[plan.rank].tolist()]
 
 
 def _entries(plan: EpochPlan, counts: Sequence[int], repeats: Sequence[float]) -> Tensor:

@@ -1,20 +1,32 @@
 """Sample: one picture with its depth and camera, the same from every format.
 
+Cameras are carried through crops and resizes. Integer coordinates are pixel centres; a size is
+(H, W).
+
 Axes: H W pixels.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from PIL import Image
 from pydantic import AfterValidator
 from torch import Tensor
 
 from clipdepth_plugin.arguments import Intrinsics, parse_camera
+from clipdepth_plugin.errors import DataError
+from clipdepth_plugin.maps.geometry import ViewGeometry
 
-__all__ = ["GivenCamera", "Intrinsics", "Sample"]
+Crop = Literal["kb", "nyu"]
+
+NYU_SIZE = (480, 640)
+NYU_CAMERA: Intrinsics = (518.85790, 519.46961, 325.58245, 253.73617)
+"""Colour camera of NYU Depth V2, from the data set's toolbox (camera_params.m)."""
+
+KB_SIZE = (352, 1216)
+_NYU_BOX = (45, 43, 472, 608)  # top, left, bottom, right; without the white frame, as BTS crops
 
 GivenCamera = Annotated[Intrinsics, AfterValidator(lambda x: parse_camera(x, "intrinsics"))]
 """(fx, fy, cx, cy) as a config or a set's file gives it: finite, focal lengths above 0."""
@@ -41,3 +53,34 @@ class Sample:
     def picture(self) -> Image.Image:
         """The picture as Pillow has it."""
         return Image.fromarray(self.image_3HW.permute(1, 2, 0).contiguous().numpy())
+
+
+def rescaled(intrinsics: Intrinsics, size: tuple[int, int], to: tuple[int, int]) -> Intrinsics:
+    """Intrinsics of a picture of ``size``, for the same picture resized to ``to``."""
+    if size == to:
+        return intrinsics
+    return ViewGeometry(size, to, (to[0] / size[0], to[1] / size[1]), (0, 0)).intrinsics(intrinsics)
+
+
+def cropped(sample: Sample, crop: Crop) -> Sample:
+    """A part of a sample, intrinsics moved along; see ``DataConfig.crop``."""
+    height, width = sample.image_3HW.shape[1:]
+    if crop == "kb":
+        top, left = height - KB_SIZE[0], (width - KB_SIZE[1]) // 2
+        bottom, right = height, left + KB_SIZE[1]
+    else:
+        top, left, bottom, right = _NYU_BOX
+    if top < 0 or left < 0 or bottom > height or right > width:
+        raise DataError(
+            f"{sample.name}: crop {crop!r} needs a picture of at least "
+            f"{KB_SIZE if crop == 'kb' else NYU_SIZE} (height, width), this is {(height, width)}"
+        )
+    camera = sample.intrinsics
+    if camera is not None:
+        camera = (camera[0], camera[1], camera[2] - left, camera[3] - top)
+    return Sample(
+        sample.image_3HW[:, top:bottom, left:right],
+        sample.depth_1HW[:, top:bottom, left:right],
+        camera,
+        sample.name,
+    )

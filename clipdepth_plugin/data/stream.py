@@ -37,7 +37,7 @@ from clipdepth_plugin.errors import DataError, HostError
 
 _T = TypeVar("_T")
 
-FIELDS = ("image_column", "depth_column", "intrinsics_column", "shuffle_buffer", "shard_split")
+FIELDS = ("image_column", "depth_column", "intrinsics_column", "shuffle_buffer")
 """The fields of ``DataConfig`` that every stream reads."""
 
 
@@ -76,51 +76,26 @@ class StreamDataset(IterableDataset[Sample], ABC):
     def read_shard(self, shard: int) -> Iterator[Record]:
         """The records of one of them, in order."""
 
-    def records(
-        self, seed: int | None = None, rank: int = 0, world_size: int = 1
-    ) -> Iterator[Record]:
+    def records(self, seed: int | None = None) -> Iterator[Record]:
         """The records of the stream.
 
-        Args:
-            seed: Of the order of shards, and of records through the buffer; None leaves them as
-                they are. With ``limit`` the shards are in order, as it takes the first records.
-            rank: This process. It matters with ``shard_split``: each then has shards of its own.
-            world_size: Number of processes.
-
-        Raises:
-            DataError: There are fewer shards than processes that split them.
+        ``seed`` gives the order of shards, and of records through the buffer; None leaves them as
+        they are. With ``limit`` the shards are in order, as it takes the first records.
         """
         chance, shards = random.Random(seed), list(range(self.shard_count))
         limit = self.config.limit
         if seed is not None and limit is None:  # else other samples in each epoch
             chance.shuffle(shards)
-        if self.config.shard_split:
-            if len(shards) < world_size:
-                raise DataError(
-                    f"{self.config.root}: {len(shards)} shards for {world_size} processes; "
-                    "shard_split needs at least one for each"
-                )
-            shards = shards[rank::world_size]
-            limit = None if limit is None else (limit + world_size - 1 - rank) // world_size
         everything = (record for shard in shards for record in self.read_shard(shard))
         records = islice(everything, limit)
         return records if seed is None else shuffled(records, self.config.shuffle_buffer, chance)
 
     def __iter__(self) -> Iterator[Sample]:
-        """Every sample.
-
-        Raises:
-            DataError: One can't be decoded.
-        """
+        """Every sample."""
         return (self.decode(record) for record in self.records())
 
     def decode(self, record: Record) -> Sample:
-        """A record's sample.
-
-        Raises:
-            DataError: Something in it is damaged or missing.
-            ImageError: Its picture is.
-        """
+        """A record's sample."""
         if record.error is not None:
             raise DataError(record.error)
         if record.image is None or record.depth is None:
@@ -157,26 +132,16 @@ class StreamMixture:
         """Joins the streams."""
         self.streams, self.weights = tuple(streams), tuple(weights)
 
-    @property
-    def is_split(self) -> bool:
-        """Whether each process has records of its own."""
-        return self.streams[0].config.shard_split
-
     def records(self, plan: EpochPlan) -> Iterator[tuple[StreamDataset, Record]]:
         """Every record of an epoch, with the stream that decodes it."""
-        parts = [
-            self._part(stream, mixed_seed("stream", plan.seed, plan.epoch, number), plan)
-            for number, stream in enumerate(self.streams)
-        ]
+
+        def part(number: int, stream: StreamDataset) -> Iterator[tuple[StreamDataset, Record]]:
+            seed = mixed_seed("stream", plan.seed, plan.epoch, number)
+            return ((stream, one) for one in stream.records(seed if plan.shuffle else None))
+
+        parts = [part(number, stream) for number, stream in enumerate(self.streams)]
         chance = random.Random(mixed_seed("mix", plan.seed, plan.epoch))
         return interleaved(parts, self.weights, chance)
-
-    @staticmethod
-    def _part(
-        stream: StreamDataset, seed: int, plan: EpochPlan
-    ) -> Iterator[tuple[StreamDataset, Record]]:
-        for record in stream.records(seed if plan.shuffle else None, plan.rank, plan.world_size):
-            yield stream, record
 
 
 def shuffled(records: Iterable[Record], size: int, chance: random.Random) -> Iterator[Record]:

@@ -11,11 +11,9 @@ from typing import NamedTuple, cast
 
 import torch
 
-from clipdepth_plugin.data.ahead import map_ahead
-from clipdepth_plugin.data.batch import Batch
-from clipdepth_plugin.data.failures import BadFiles, Failure
-from clipdepth_plugin.data.items import Item, Reading, ViewMaker, collate
+from clipdepth_plugin.data.items import Batch, Item, ViewMaker, collate
 from clipdepth_plugin.data.order import Draw, EpochPlan
+from clipdepth_plugin.data.reading import BadFiles, Failure, Reading, map_ahead
 from clipdepth_plugin.data.stream import Record, StreamDataset, StreamMixture
 from clipdepth_plugin.errors import ClipDepthError
 
@@ -38,9 +36,6 @@ class StreamLoader:
 
     A record that can't be decoded is replaced by the next good one of its batch (which is then in
     it twice), so that every process has whole batches.
-
-    Attributes:
-        bad: What could not be read, of the last run through.
     """
 
     def __init__(
@@ -62,14 +57,13 @@ class StreamLoader:
     def _parts(self) -> Iterator[_Part]:
         """This process's records of each batch, undecoded."""
         plan, failures = self._plan, list[Failure]()
-        rank, world_size = (0, 1) if self._mixture.is_split else (plan.rank, plan.world_size)
-        size = plan.batch_size * world_size
+        size = plan.batch_size * plan.world_size
         wanted = islice(self._numbered(failures), plan.start_batch * size, None)
         while len(batch := list(islice(wanted, size))) == size:
-            mine = batch[rank * plan.batch_size : (rank + 1) * plan.batch_size]
+            mine = batch[plan.rank * plan.batch_size : (plan.rank + 1) * plan.batch_size]
             yield _Part(mine, failures.copy())
-        places = torch.arange(0 if plan.drop_last else len(batch)).tensor_split(world_size)[rank]
-        yield _Part([batch[place] for place in places.tolist()], failures.copy())
+        places = torch.arange(0 if plan.drop_last else len(batch)).tensor_split(plan.world_size)
+        yield _Part([batch[place] for place in places[plan.rank].tolist()], failures.copy())
 
     def _numbered(self, failures: list[Failure]) -> Iterator[_Numbered]:
         """Every record of the epoch; where the stream itself broke, that goes to ``failures``."""

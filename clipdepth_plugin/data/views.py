@@ -42,11 +42,6 @@ def make_view(sample: Sample, preprocessing: Preprocessing, output_size: tuple[i
     Depth is never averaged. Each pixel of the map takes the nearest stored pixel; where that is
     invalid, it takes the valid one nearest to its middle among the stored pixels that it covers.
     So sparse truth thins out only where several measurements fall on one pixel.
-
-    Args:
-        sample: Picture and depth.
-        preprocessing: The host's; ``resize=None`` squashes the whole picture.
-        output_size: (h, w) of the depth map, which covers the whole view.
     """
     rgb_3HW, geometry = frame(sample.picture, preprocessing)
     depth_hw = resize_depth(sample.depth_1HW[0].numpy(), geometry, output_size)
@@ -58,16 +53,7 @@ def make_view(sample: Sample, preprocessing: Preprocessing, output_size: tuple[i
 def resize_depth(
     depth_YX: NDArray[np.float32], geometry: ViewGeometry, size: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """A depth map of the view; see ``make_view`` for the rule.
-
-    Args:
-        depth_YX: Stored depth in metres, 0 = invalid.
-        geometry: Where it lies in the view.
-        size: (h, w) of the map.
-
-    Returns:
-        (h, w) of values of ``depth_YX``, 0 where there is none.
-    """
+    """A depth map (h, w) of the view; see ``make_view`` for the rule."""
     rows_h = _nearest(geometry, 0, size[0])
     columns_w = _nearest(geometry, 1, size[1])
     depth_hw = depth_YX[np.maximum(rows_h, 0)[:, None], np.maximum(columns_w, 0)[None]]

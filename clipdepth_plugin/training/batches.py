@@ -1,18 +1,27 @@
-"""FeatureBatch: the input of a training step, from the tower or from the token cache.
+"""FeatureBatch, the input of a training step, and TowerSource, which makes it from pictures.
 
-Axes: B views, H W a map's size.
+Axes: B views, P pictures, H W a map's size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from clipdepth_plugin.data import EpochPlan, ViewMaker
+from clipdepth_plugin.data import (
+    EpochPlan,
+    Mixture,
+    Reading,
+    StreamMixture,
+    ViewMaker,
+    make_loader,
+)
+from clipdepth_plugin.data.order import EpochOrder
 from clipdepth_plugin.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -57,22 +66,13 @@ class FeatureSource(Protocol):
     def __len__(self) -> int:
         """Batches in an epoch; raises TypeError where that is not known (streams)."""
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[FeatureBatch]:
+    def batches(self, epoch: int, start: int = 0) -> Generator[FeatureBatch]:
         """The batches of one epoch, in this process's part, from number ``start`` on."""
 
 
 @dataclass(frozen=True)
 class SourceContext:
-    """What the sources of one run share.
-
-    Attributes:
-        config: The run's.
-        accelerator: Its processes and device.
-        tower: The frozen tower.
-        head: The head's config.
-        read: (B, 3, H, W) pixels -> the features that the head reads.
-        size: (H, W) of the depth maps.
-    """
+    """What the sources of one run share; ``read`` makes features of (B, 3, H, W) pixels."""
 
     config: TrainConfig
     accelerator: Accelerator
@@ -117,22 +117,58 @@ class SourceContext:
         intrinsics_B4: Tensor,
         names: list[str],
     ) -> FeatureBatch:
-        """A batch of tensors that are on the device.
-
-        Raises:
-            TrainingError: The head needs a camera that is not known.
-        """
+        """A batch of tensors that are on the device."""
         scale_B = camera_scale(intrinsics_B4, self.head.canonical_focal, names)
         return FeatureBatch(features, depth_B1HW, depth_B1HW > 0, scale_B, names)
 
 
+class TowerSource:
+    """Batches from pictures, through the tower."""
+
+    def __init__(
+        self, context: SourceContext, data: Mixture | StreamMixture, *, training: bool
+    ) -> None:
+        """Prepares to read: shuffled and augmented in training, else in order and plain."""
+        config = context.config
+        self._context, self._data, self._training = context, data, training
+        self._maker = context.maker(config.augment if training else None, config.seed)
+        self._reading = Reading(
+            workers=config.workers,
+            bad_file_limit=config.bad_file_limit,
+            pin_memory=context.device.type == "cuda",
+        )
+
+    def __len__(self) -> int:
+        if not isinstance(self._data, Mixture):
+            raise TypeError("a stream has no length")
+        plan = self._context.plan(0, 0, training=self._training)
+        return len(EpochOrder(plan, self._data.counts, self._data.repeats))
+
+    def batches(self, epoch: int, start: int = 0) -> Generator[FeatureBatch]:
+        """See ``FeatureSource``."""
+        context = self._context
+        plan = context.plan(epoch, start, training=self._training)
+        for batch in make_loader(self._data, self._maker, plan, self._reading):
+            moved = batch.to(context.device)
+            features = context.read(moved.pixels_B3HW)
+            yield context.batch(features, moved.depth_B1HW, moved.intrinsics_B4, moved.names)
+
+
+def first_pictures(context: SourceContext, data: Mixture | StreamMixture, count: int) -> Tensor:
+    """The first ``count`` pictures, (P, 3, H, W) uint8 at the output's size."""
+    preprocessing = context.tower.preprocessing
+    plan = EpochPlan(batch_size=count, seed=0, epoch=0, drop_last=False, shuffle=False)
+    reading = Reading(bad_file_limit=context.config.bad_file_limit)
+    batches = make_loader(data, context.maker(None, 0), plan, reading)
+    std_311 = torch.tensor(preprocessing.std).view(3, 1, 1)
+    mean_311 = torch.tensor(preprocessing.mean).view(3, 1, 1)
+    pixels_P3HW = next(iter(batches)).pixels_B3HW * std_311 + mean_311
+    rgb_P3HW = F.interpolate(pixels_P3HW, context.size, mode="area")
+    return (rgb_P3HW * 255).round().clamp(0, 255).to(torch.uint8)
+
+
 def camera_scale(intrinsics_B4: Tensor, canonical_focal: float | None, names: list[str]) -> Tensor:
     """Canonical over true focal length of each view (Metric3D, arXiv 2307.10984, section 3.2).
-
-    Args:
-        intrinsics_B4: (fx, fy, cx, cy) in pixels of the tower's input; NaN where not known.
-        canonical_focal: The head's, or None.
-        names: Of the samples, for the error.
 
     Returns:
         (B,) factors; ones without a canonical focal length.

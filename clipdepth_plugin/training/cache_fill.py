@@ -6,95 +6,81 @@ Axes: B views, H W pixels, h w a depth map's size.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from clipdepth_plugin.data.failures import BadFiles, Failure
-from clipdepth_plugin.errors import ClipDepthError
-from clipdepth_plugin.training.token_cache import Key, Records, TokenCache
+from clipdepth_plugin.data.reading import BadFiles, Failure
+from clipdepth_plugin.errors import ClipDepthError, DataError
+from clipdepth_plugin.training.token_cache import Key, TokenCache, to_records
 
 if TYPE_CHECKING:
     from clipdepth_plugin.data.items import SampleViews
+    from clipdepth_plugin.training.batches import SourceContext
+    from clipdepth_plugin.training.progress import Doing
 
 logger = logging.getLogger(__name__)
 
-Tell = Callable[[str, int, int], None]
 
-
-def sample_contents(
-    views: SampleViews, indices: Sequence[int], bad: BadFiles, workers: int, tell: Tell
-) -> list[str | None]:
-    """Content hashes of samples; None for those that can't be read.
-
-    Args:
-        views: The samples.
-        indices: Which of them.
-        bad: Counts those that can't be read.
-        workers: Processes that read.
-        tell: Is called with the progress.
-
-    Raises:
-        DataError: Too many can't be read.
-    """
-    contents: list[str | None] = []
+def sample_contents(context: SourceContext, views: SampleViews, doing: Doing) -> list[str | None]:
+    """Content hash of every sample, None for bad ones; each process reads its part."""
+    accelerator, bad = context.accelerator, BadFiles(context.config.bad_file_limit)
+    mine = range(accelerator.process_index, len(views), accelerator.num_processes)
+    found = []
     loader: DataLoader[Any] = DataLoader(
-        indices,  # type: ignore[arg-type]
+        mine,  # type: ignore[arg-type]
         None,
-        num_workers=workers,
+        num_workers=context.config.workers,
         collate_fn=partial(_content, views),
-        generator=_own(),
+        generator=torch.Generator(),  # so that the caller's random state is left alone
     )
-    for index, (content, problem) in zip(indices, loader, strict=True):
-        contents.append(content)
+    for index, (content, problem) in zip(mine, loader, strict=True):
+        found.append((index, content))
         bad.add([] if problem is None else [Failure(views.name(index), problem)])
-        tell("reading the data", len(contents), len(indices))
+        doing("reading the data", len(found), len(mine))
+    contents: list[str | None] = [None] * len(views)
+    for index, content in gather_object(found):
+        contents[index] = content
+    if not any(contents):
+        raise DataError("no sample of the set can be read")
     return contents
 
 
 def fill_cache(
+    context: SourceContext,
     cache: TokenCache,
     views: SampleViews,
     missing: Sequence[tuple[Key, int, int]],
-    read: Callable[[Tensor, Tensor, Tensor], Records],
-    *,
-    batch_size: int,
-    workers: int,
-    tell: Tell,
+    doing: Doing,
 ) -> None:
-    """Runs the tower and stores its tokens.
-
-    Args:
-        cache: The cache.
-        views: The samples.
-        missing: (key, sample, view) of what to compute.
-        read: Pixels (B, 3, H, W), depth (B, 1, h, w), intrinsics (B, 4) -> records.
-        batch_size: Views in one pass of the tower.
-        workers: Processes that read.
-        tell: Is called with the progress.
-
-    Raises:
-        TrainingError: No room on the disk; what was finished is kept.
-        DataError: The files of a sample have changed since it was hashed.
-    """
-    logger.info("cache %s: %d views to compute", cache.folder, len(missing))
-    done = 0
+    """Runs the tower for this process's part of ``missing``: (key, sample, view)."""
+    config, accelerator = context.config, context.accelerator
+    assert config.cache is not None
+    levels, dtype = context.head.levels, getattr(torch, config.cache.dtype)
+    mine = missing[accelerator.process_index :: accelerator.num_processes]
+    logger.info("cache %s: %d views to compute", cache.folder, len(mine))
+    context.tower.host.to(context.device)
     loader: DataLoader[Any] = DataLoader(
-        missing,  # type: ignore[arg-type]
-        batch_size,
-        num_workers=workers,
+        mine,  # type: ignore[arg-type]
+        context.batch_size,
+        num_workers=config.workers,
         collate_fn=partial(_loaded, views),
-        generator=_own(),
+        generator=torch.Generator(),
     )
-    for keys, tensors in loader:
-        cache.add(keys, read(*tensors))
+    done = 0
+    for keys, (pixels_B3HW, depth_B1hw, intrinsics_B4) in loader:
+        features = context.read(pixels_B3HW)
+        cache.add(keys, to_records(features, depth_B1hw, intrinsics_B4, levels=levels, dtype=dtype))
         done += len(keys)
-        tell("running the tower", done, len(missing))
+        doing("running the tower", done, len(mine))
     cache.flush()
+    accelerator.wait_for_everyone()
+    cache.refresh()
 
 
 def _content(views: SampleViews, index: int) -> tuple[str | None, str | None]:
@@ -111,8 +97,3 @@ def _loaded(
     """The keys of B views, and their stacked pixels, depth and intrinsics."""
     found = [views.view(index, view, key.content) for key, index, view in rows]
     return [key for key, _, _ in rows], [torch.stack(one) for one in zip(*found, strict=True)]
-
-
-def _own() -> torch.Generator:
-    """A generator that leaves the caller's random state alone."""
-    return torch.Generator()

@@ -7,36 +7,25 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from accelerate.utils import gather_object
-from torch import Tensor
-
-from clipdepth_plugin.data.ahead import map_ahead
 from clipdepth_plugin.data.augment import is_flipped, mixed_seed, sample_generator
 from clipdepth_plugin.data.config import expand
-from clipdepth_plugin.data.failures import BadFiles
 from clipdepth_plugin.data.items import FLIPPED, PLAIN, SampleViews
 from clipdepth_plugin.data.order import Draw, EpochOrder
-from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.training.cache_fill import Tell, fill_cache, sample_contents
-from clipdepth_plugin.training.token_cache import (
-    Key,
-    Records,
-    TokenCache,
-    features_of,
-    to_records,
-)
+from clipdepth_plugin.data.reading import map_ahead
+from clipdepth_plugin.training.cache_fill import fill_cache, sample_contents
+from clipdepth_plugin.training.token_cache import Key, Records, TokenCache, features_of
 
 if TYPE_CHECKING:
     from clipdepth_plugin.data.dataset import Mixture
     from clipdepth_plugin.training.batches import FeatureBatch, SourceContext
     from clipdepth_plugin.training.config import TrainConfig
+    from clipdepth_plugin.training.progress import Doing
 
 logger = logging.getLogger(__name__)
 
@@ -51,17 +40,7 @@ _PLAIN: tuple[tuple[int, ...], Pick] = ((PLAIN,), lambda *_: PLAIN)
 
 @dataclass(frozen=True)
 class CachedSource:
-    """Reads tokens instead of pictures, in the order of training without a cache.
-
-    Attributes:
-        context: Of the run.
-        cache: Holds every record that is ever asked for.
-        data: The samples.
-        views: Their views.
-        contents: Content hash of each sample, None for bad ones; one at least is good.
-        pick: Which view of a sample an epoch takes.
-        training: Shuffled; else in order.
-    """
+    """Reads tokens instead of pictures, in the order of training without a cache."""
 
     context: SourceContext
     cache: TokenCache
@@ -74,13 +53,11 @@ class CachedSource:
     def __len__(self) -> int:
         return len(self._order(0, 0))
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[FeatureBatch]:
+    def batches(self, epoch: int, start: int = 0) -> Generator[FeatureBatch]:
         """See ``FeatureSource``."""
         context = self.context
-        assert context.config.cache is not None
-        ahead, load = context.config.cache.prefetch, partial(self._load, epoch)
-        order = self._order(epoch, start)
-        for names, records in map_ahead(load, order, threads=min(ahead, 4), ahead=ahead):
+        load, order = partial(self._load, epoch), self._order(epoch, start)
+        for names, records in map_ahead(load, order, threads=4, ahead=4):
             on = {name: x.to(context.device, non_blocking=True) for name, x in records.items()}
             features = features_of(on, context.head.levels, context.tower.grid)
             yield context.batch(features, on["depth"], on["intrinsics"], names)
@@ -106,12 +83,7 @@ class CachedSource:
 
 
 def open_cache(context: SourceContext) -> TokenCache:
-    """Opens the cache that the config names, or makes it.
-
-    Raises:
-        TrainingError: It was made by other weights, preprocessing or settings; says which.
-        DataError: Its folder has an environment variable that is not set.
-    """
+    """Opens the cache that the config names, or makes it."""
     config, head, tower = context.config, context.head, context.tower
     assert config.cache is not None
     pixels = [side * of for side, of in zip(tower.grid, tower.tower.patch_size, strict=True)]
@@ -133,27 +105,24 @@ def open_cache(context: SourceContext) -> TokenCache:
 
 
 def cached_source(
-    context: SourceContext, cache: TokenCache, data: Mixture, *, training: bool, tell: Tell
+    context: SourceContext, cache: TokenCache, data: Mixture, *, training: bool, doing: Doing
 ) -> CachedSource:
     """A source of batches from the cache, filled first with what is missing.
 
     Call it in every process; each runs the tower for its part.
-
-    Args:
-        context: Of the run.
-        cache: Its cache.
-        data: The samples.
-        training: Shuffled and in several views; else in order and plain.
-        tell: Is called with the progress.
-
-    Raises:
-        TrainingError: No room on the disk.
-        DataError: More samples are bad than the config allows for.
     """
     views = SampleViews(data, context.maker(context.config.augment, _VIEWS_SEED))
     numbers, pick = choose_views(context.config, views) if training else _PLAIN
-    contents = _contents(context, views, tell)
-    _fill(context, cache, views, contents, numbers, tell)
+    contents = sample_contents(context, views, doing)
+    wanted = {
+        Key(content, views.view_key(index, view)): (index, view)
+        for index, content in enumerate(contents)
+        if content is not None
+        for view in numbers
+    }
+    missing = [(key, *place) for key, place in wanted.items() if key not in cache]
+    if missing:
+        fill_cache(context, cache, views, missing, doing)
     return CachedSource(context, cache, data, views, contents, pick, training)
 
 
@@ -176,56 +145,3 @@ def choose_views(config: TrainConfig, samples: SampleViews) -> tuple[tuple[int, 
     return (PLAIN, FLIPPED), lambda epoch, index, repeat: int(
         is_flipped(samples.augment_of(index), sample_generator(seed, epoch, index, repeat))
     )
-
-
-def _contents(context: SourceContext, views: SampleViews, tell: Tell) -> list[str | None]:
-    """Content hash of every sample, None for bad ones; each process reads its part."""
-    config, accelerator = context.config, context.accelerator
-    mine = range(accelerator.process_index, len(views), accelerator.num_processes)
-    found = sample_contents(views, mine, BadFiles(config.bad_file_limit), config.workers, tell)
-    contents: list[str | None] = [None] * len(views)
-    for index, content in gather_object(list(zip(mine, found, strict=True))):
-        contents[index] = content
-    if not any(contents):
-        raise DataError("no sample of the set can be read")
-    return contents
-
-
-def _fill(
-    context: SourceContext,
-    cache: TokenCache,
-    views: SampleViews,
-    contents: Sequence[str | None],
-    numbers: Sequence[int],
-    tell: Tell,
-) -> None:
-    """Runs the tower for every missing view; each process for its part."""
-    wanted = {
-        Key(content, views.view_key(index, view)): (index, view)
-        for index, content in enumerate(contents)
-        if content is not None
-        for view in numbers
-    }
-    missing = [(key, *place) for key, place in wanted.items() if key not in cache]
-    if not missing:
-        return
-    accelerator, settings = context.accelerator, context.config.cache
-    assert settings is not None
-    context.tower.host.to(context.device)
-    levels, dtype = context.head.levels, getattr(torch, settings.dtype)
-
-    def compute(pixels_B3HW: Tensor, depth_B1HW: Tensor, intrinsics_B4: Tensor) -> Records:
-        features = context.read(pixels_B3HW)
-        return to_records(features, depth_B1HW, intrinsics_B4, levels=levels, dtype=dtype)
-
-    fill_cache(
-        cache,
-        views,
-        missing[accelerator.process_index :: accelerator.num_processes],
-        compute,
-        batch_size=context.batch_size,
-        workers=context.config.workers,
-        tell=tell,
-    )
-    accelerator.wait_for_everyone()
-    cache.refresh()

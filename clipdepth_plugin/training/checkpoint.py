@@ -1,11 +1,13 @@
 """Checkpoints: one safetensors file for each, whole or not there at all.
 
 checkpoints/step-00000400.safetensors    tensors ``<part>/<name>``; in its metadata, as JSON, the
-                                         position in the data and the best weights so far
+                                         position in the data and the best weights so far, and the
+                                         sha256 of all of it
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -25,18 +28,12 @@ logger = logging.getLogger(__name__)
 PARTS = ("model", "ema", "optimiser", "rng")
 CORRUPT = "corrupt-"
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a run needs to continue.
-
-    Attributes:
-        step: Optimiser steps done.
-        tensors: Part (one of ``PARTS``) -> name -> tensor, on the CPU.
-        state: What JSON holds.
-    """
+    """All that a run needs to continue: tensors by part (``PARTS``) and name, and JSON."""
 
     step: int
     tensors: Mapping[str, Mapping[str, Tensor]]
@@ -44,12 +41,7 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of a run, newest last.
-
-    Attributes:
-        folder: Where they are.
-        keep: How many are kept.
-    """
+    """The newest ``keep`` checkpoints of a run."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder
@@ -61,18 +53,16 @@ class Checkpoints:
         return sorted(found, key=lambda path: int(path.stem.removeprefix("step-")))
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """Writes a checkpoint, then removes the oldest beyond ``keep``.
-
-        Raises:
-            TrainingError: It can't be written; those that are there stay.
-        """
+        """Writes a checkpoint, then removes the oldest beyond ``keep``."""
         tensors = {
             f"{part}/{name}": x.contiguous()
             for part in PARTS
             for name, x in checkpoint.tensors[part].items()
         }
         state = {"format": _FORMAT, "step": checkpoint.step, **checkpoint.state}
-        content = safetensors.torch.save(tensors, {"state": json.dumps(state, allow_nan=False)})
+        text = json.dumps(state, allow_nan=False)
+        metadata = {"state": text, "sha256": _sha256(tensors, text)}
+        content = safetensors.torch.save(tensors, metadata)
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step-{checkpoint.step:08d}.safetensors"
         write_atomically(path, content, TrainingError)
@@ -84,9 +74,6 @@ class Checkpoints:
         """The newest checkpoint that can be read; None where there is none at all.
 
         A damaged one is logged and renamed (prefix ``corrupt-``).
-
-        Raises:
-            TrainingError: There are checkpoints, and all are damaged.
         """
         remove_leftovers(self.folder)
         damaged: list[str] = []
@@ -108,21 +95,29 @@ class Checkpoints:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint.
-
-    Raises:
-        TrainingError: It is damaged, or another release's.
-    """
+    """Reads a checkpoint."""
     tensors: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
     try:
         with safe_open(path, framework="pt") as file:
-            state = json.loads(file.metadata()["state"])
-            for key in file.keys():  # noqa: SIM118
-                part, _, name = key.partition("/")
-                tensors[part][name] = file.get_tensor(key)
+            metadata = file.metadata()
+            flat = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        state = json.loads(metadata["state"])
         step, version = int(state["step"]), state["format"]
+        if version == _FORMAT and metadata["sha256"] != _sha256(flat, metadata["state"]):
+            raise ValueError("its content does not have the sha256 that was written with it")
+        for key, x in flat.items():
+            part, _, name = key.partition("/")
+            tensors[part][name] = x
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise TrainingError(f"checkpoint {path}: damaged ({error})") from error
     if version != _FORMAT:
         raise TrainingError(f"checkpoint {path}: format {version}, this release reads {_FORMAT}")
     return Checkpoint(step, tensors, state)
+
+
+def _sha256(tensors: Mapping[str, Tensor], state: str) -> str:
+    digest = hashlib.sha256(state.encode())
+    for name, x in sorted(tensors.items()):
+        digest.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
+        digest.update(x.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -44,9 +44,6 @@ class TrainConfig(Settings):
     tower: str | None = None
     """Module path of the tower, where the host has several."""
 
-    random_host: bool = False
-    """Build the host with random weights, to try a config out without a download."""
-
     input_size: tuple[PositiveInt, PositiveInt] | None = None
     """(H, W) of the tower's input in place of the host's own, for towers that take any size; the
     head is then made for that size."""
@@ -160,15 +157,7 @@ class TrainConfig(Settings):
         return self
 
     def loss_for(self, head: HeadConfig, size: Size | None) -> LossConfig:
-        """The loss for a head, which this run is checked against.
-
-        Args:
-            head: The head's config.
-            size: (H, W) of the maps; None where not known yet.
-
-        Raises:
-            ConfigError: Loss or augmentation contradict the head.
-        """
+        """The loss for a head and size (H, W); a ConfigError where they contradict each other."""
         varied = {"augment": self.augment} | {
             f"data.train.{i}.augment": one.augment for i, one in enumerate(self.data.train)
         }

@@ -45,11 +45,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
 
 
 def check_config(tree: dict[str, Any], source: str) -> TrainConfig:
-    """Checks a tree of plain values.
-
-    Raises:
-        ConfigError: Names every field that is wrong.
-    """
+    """Checks a tree of plain values; a ConfigError names every field that is wrong."""
     try:
         return TrainConfig.model_validate(tree)
     except ValidationError as error:
@@ -58,11 +54,7 @@ def check_config(tree: dict[str, Any], source: str) -> TrainConfig:
 
 
 def with_cache(config: TrainConfig) -> TrainConfig:
-    """The config with the token cache on, in ``token-cache`` beside the run where it has none.
-
-    Raises:
-        ConfigError: The run can't be trained from a cache.
-    """
+    """The config with the token cache on, in ``token-cache`` beside the run where it has none."""
     if config.cache is not None:
         return config
     tree = yaml.safe_load(dump_config(config))

@@ -18,9 +18,6 @@ class Ema:
 
     The average warms up: step t keeps (1 + t) / (10 + t) of it, at most ``decay``; otherwise short
     runs would end with a share of their random initial weights.
-
-    Attributes:
-        decay: Share of the average that a step keeps, in the long run.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipdepth_plugin.errors import TrainingError
-from clipdepth_plugin.training.progress import Progress, Reporter, Silent
+from clipdepth_plugin.training.progress import Progress, Reporter, silent
 from clipdepth_plugin.training.run_folder import RunFolder
 from clipdepth_plugin.training.run_recorder import RunRecorder
-from clipdepth_plugin.training.schedule import learning_rate
 from clipdepth_plugin.training.session import Session, check_ready, open_session
+from clipdepth_plugin.training.step import learning_rate
 
 if TYPE_CHECKING:
     from clipdepth_plugin.training.batches import FeatureBatch
@@ -71,17 +71,16 @@ def train(
     check_ready(config)
     folder = RunFolder(config)
     folder.check(resume=resume)
-    reporter = reporter or Silent()
-    session = open_session(config, reporter)
+    session = open_session(config, silent if reporter is None else reporter.doing)
     return _Run(session, folder, reporter).go(resume=resume)
 
 
 class _Run:
     """The loop over epochs and steps, with log, validation and checkpoints between steps."""
 
-    def __init__(self, session: Session, folder: RunFolder, reporter: Reporter) -> None:
+    def __init__(self, session: Session, folder: RunFolder, reporter: Reporter | None) -> None:
         self._session = session
-        self._config = session.config
+        self._config = session.context.config
         self._recorder = RunRecorder(session, folder)
         self._reporter = reporter
         self._total = session.total_steps
@@ -96,22 +95,18 @@ class _Run:
                 self._run_epoch()
             best = self._recorder.finish(self._step)
         finally:
-            self._recorder.close()
-        is_main = self._session.accelerator.is_main_process
+            self._recorder.folder.close()
+        is_main = self._session.context.accelerator.is_main_process
         head = self._recorder.folder.head
         return TrainResult(head, self._step, best.abs_rel, best.weights, is_main)
 
     def _run_epoch(self) -> None:
         """Runs to the end of the epoch, or of the run."""
-        source, begun_at = self._session.sources.train, self._batch
-        batches = source.batches(self._epoch, self._batch)
-        try:
-            while self._step < self._total and (group := self._next(batches)):
+        source, begun_at = self._session.train, self._batch
+        with closing(source.batches(self._epoch, self._batch)) as batches:
+            count = self._config.gradient_accumulation
+            while self._step < self._total and len(group := list(islice(batches, count))) == count:
                 self._make_step(group)
-        finally:
-            close = getattr(batches, "close", None)
-            if close is not None:
-                close()
         if self._step >= self._total:
             return
         if begun_at == 0 and self._batch == 0:
@@ -120,12 +115,6 @@ class _Run:
                 f"{self._config.batch_size}; use fewer samples in a batch, or more data"
             )
         self._epoch, self._batch = self._epoch + 1, 0
-
-    def _next(self, batches: Iterator[FeatureBatch]) -> list[FeatureBatch]:
-        """The batches of one step; none where the epoch has not enough left."""
-        count = self._config.gradient_accumulation
-        group = list(islice(batches, count))
-        return group if len(group) == count else []
 
     def _make_step(self, group: list[FeatureBatch]) -> None:
         config = self._config
@@ -156,7 +145,7 @@ class _Run:
             self._recorder.validate(step)
         if last or step % config.checkpoint_every == 0:
             self._recorder.save(step, epoch, self._batch)
-        if self._session.accelerator.is_main_process:
+        if self._reporter is not None and self._session.context.accelerator.is_main_process:
             abs_rel = self._recorder.last_abs_rel
             metric = None if math.isnan(abs_rel) else abs_rel
             self._reporter.step(

@@ -36,12 +36,6 @@ def init_level_norms(
     """Initialises scale and shift of a head's level norms; does nothing for a head without them.
 
     Call it in every process; the statistics are pooled over all of them.
-
-    Args:
-        head: A new head.
-        source: Training batches.
-        batches: How many of the first batches are read, at most.
-        accelerator: Of the run.
     """
     norms = head.decoder.level_norms()
     if not norms:

@@ -5,11 +5,11 @@ Axes: B views, H W a map's size. Depths in metres.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
 import torch
+import torch.distributed as dist
 from pydantic import model_validator
 from torch import Tensor
 
@@ -21,8 +21,6 @@ from clipdepth_plugin.training.terms.gradient import Gradient
 from clipdepth_plugin.training.terms.silog import Silog
 from clipdepth_plugin.training.terms.ssim import Ssim
 from clipdepth_plugin.training.terms.term import LossTerm, Part
-
-Reduce = Callable[[Tensor], Tensor]
 
 
 class LossConfig(Silog, Ssim, Gradient, Confidence):
@@ -44,15 +42,7 @@ class LossConfig(Silog, Ssim, Gradient, Confidence):
         return [part for term in _TERMS for part in term.parts(self)]
 
     def for_head(self, head: HeadConfig, size: Size | None) -> Self:
-        """The loss for a head: defaults that depend on it are filled in.
-
-        Args:
-            head: The head's config.
-            size: (H, W) of the maps; None where not known yet.
-
-        Raises:
-            ValueError: A term contradicts the head or the size; begins with the field.
-        """
+        """The loss for a head, with its defaults filled in; a ValueError where they conflict."""
         updates: dict[str, Any] = {}
         for term in _TERMS:
             updates |= term.defaults_for(self, head)
@@ -80,34 +70,20 @@ class LossTerms:
 
 
 class DepthLoss:
-    """The weighted sum of the terms of ``LossConfig``.
+    """The weighted sum of the terms of a ``LossConfig``, as ``for_head`` gives it.
 
-    With ``reduce`` the terms' sums are pooled over the processes first, so each process computes
-    the loss of all samples of all processes.
+    The terms' sums are pooled over the processes first, so each process computes the loss of all
+    samples of all processes.
     """
 
-    def __init__(self, config: LossConfig, reduce: Reduce | None = None) -> None:
-        """Prepares the parts that have a weight.
-
-        Args:
-            config: The weights, as ``LossConfig.for_head`` gives them.
-            reduce: Sums a (K,) tensor over processes, differentiably: ``sum_over_processes``.
-                The gradients then have to be averaged over the processes, as
-                ``DistributedDataParallel`` does. None: this process alone.
-        """
+    def __init__(self, config: LossConfig) -> None:
+        """Prepares the parts that have a weight."""
         self._parts = [part for part in config.all_parts() if part.weight > 0]
-        self._reduce = reduce
 
     def __call__(
         self, estimate: DepthEstimate, depth_B1HW: Tensor, valid_B1HW: Tensor
     ) -> LossTerms:
-        """The loss of one batch.
-
-        Args:
-            estimate: The head's, every map of the truth's size.
-            depth_B1HW: True metres; what lies where not valid is never used.
-            valid_B1HW: Bool; may be sparse, or empty, which gives zero gradients.
-        """
+        """The loss of one batch."""
         log_scale = estimate.log_scale
         estimate = DepthEstimate(
             _at_least_32(estimate.metres),
@@ -115,10 +91,9 @@ class DepthLoss:
             tuple(_at_least_32(one) for one in estimate.auxiliary),
         )
         sums = [part.sums(estimate, depth_B1HW, valid_B1HW) for part in self._parts]
-        if self._reduce is not None:
-            flat_K = self._reduce(torch.cat([one.flatten() for one in sums]))
-            pieces = torch.split(flat_K, [one.numel() for one in sums])
-            sums = [piece.view_as(one) for one, piece in zip(sums, pieces, strict=True)]
+        flat_K = _sum_over_processes(torch.cat([one.flatten() for one in sums]))
+        pieces = torch.split(flat_K, [one.numel() for one in sums])
+        sums = [piece.view_as(one) for one, piece in zip(sums, pieces, strict=True)]
         values = [part.value(one) for part, one in zip(self._parts, sums, strict=True)]
         weighted = [part.weight * x for part, x in zip(self._parts, values, strict=True)]
         return LossTerms(
@@ -129,3 +104,30 @@ class DepthLoss:
 
 def _at_least_32(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    @staticmethod
+    def forward(_ctx: Any, values_K: Tensor) -> Tensor:
+        total_K = values_K.clone()
+        dist.all_reduce(total_K)
+        return total_K
+
+    @staticmethod
+    def backward(_ctx: Any, *gradients: Tensor) -> Tensor:
+        total_K = gradients[0].contiguous().clone()
+        dist.all_reduce(total_K)
+        return total_K
+
+
+def _sum_over_processes(values_K: Tensor) -> Tensor:
+    """Sums a tensor over all processes; itself where there is one process.
+
+    Its gradient is the sum of the processes' gradients. So a loss of pooled sums, the same number
+    in every process, and ``DistributedDataParallel``, which averages gradients, together give the
+    gradient of one process with all the samples.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return values_K
+    total_K: Tensor = _SumOverProcesses.apply(values_K)
+    return total_K

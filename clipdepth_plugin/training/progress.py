@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is.
-
-    Attributes:
-        step: Optimiser steps done.
-        total: Steps in the whole run.
-        epoch: The current epoch, from 0.
-        loss: Of the last step.
-        learning_rate: Of the last step.
-        images_per_second: Over all processes, since the last report.
-        abs_rel: Of the last validation, the better of raw and averaged weights.
-    """
+    """Where a run is; ``abs_rel`` is of the last validation, the speed since the last report."""
 
     step: int
     total: int
@@ -39,11 +30,9 @@ class Reporter(Protocol):
         """A step is finished."""
 
 
-class Silent:
-    """A reporter that does nothing."""
+Doing = Callable[[str, int, int], None]
+"""As ``Reporter.doing``."""
 
-    def doing(self, what: str, done: int, total: int) -> None:
-        """See ``Reporter``."""
 
-    def step(self, progress: Progress) -> None:
-        """See ``Reporter``."""
+def silent(what: str, done: int, total: int) -> None:
+    """Ignores the progress."""

@@ -33,33 +33,18 @@ _FREE = ("run", "workers", "checkpoint_every", "keep", "bad_file_limit", "loggin
 
 
 class RunFolder:
-    """The files of one run; only the main process writes them.
-
-    Attributes:
-        path: The folder.
-        checkpoints: Its checkpoints.
-        head: Where the best head is saved.
-    """
+    """The files of one run; only the main process writes them."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.path = Path(config.run)
         self.head = self.path / "head"
+        self.log = self.path / "log.jsonl"
         self.checkpoints = Checkpoints(self.path / "checkpoints", config.keep)
         self._config = config
         self._board: SummaryWriter | None = None
 
-    @property
-    def log(self) -> Path:
-        """The log: JSON lines."""
-        return self.path / "log.jsonl"
-
     def check(self, *, resume: bool) -> None:
-        """Checks that this run may start in the folder; nothing is written.
-
-        Raises:
-            TrainingError: There is another run in it, or one to be resumed and ``resume`` is
-                not set, or one of another config.
-        """
+        """Checks that the folder is free, or holds this run to be resumed; nothing is written."""
         stored = self.path / "config.yaml"
         if not stored.is_file():
             return
@@ -78,11 +63,7 @@ class RunFolder:
             )
 
     def open(self, step: int) -> None:
-        """Prepares the folder and the log to continue after ``step``.
-
-        Raises:
-            TrainingError: The folder can't be written.
-        """
+        """Prepares the folder and the log to continue after ``step``."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -98,11 +79,7 @@ class RunFolder:
             self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Adds a line to the log: ``step``, ``kind`` and numbers.
-
-        Raises:
-            TrainingError: It can't be written.
-        """
+        """Adds a line to the log: ``step``, ``kind`` and numbers."""
         try:
             with self.log.open("ab") as file:
                 file.write(_line(record))
@@ -117,11 +94,7 @@ class RunFolder:
                     self._board.add_scalar(f"{record['kind']}/{name}", value, record["step"])
 
     def write_pictures(self, step: int, png: bytes) -> None:
-        """Adds an image grid, a PNG file's content, to the folder and to TensorBoard.
-
-        Raises:
-            TrainingError: It can't be written.
-        """
+        """Adds an image grid, a PNG file's content, to the folder and to TensorBoard."""
         folder = self.path / "pictures"
         folder.mkdir(exist_ok=True)
         write_atomically(folder / f"step-{step:08d}.png", png, TrainingError)

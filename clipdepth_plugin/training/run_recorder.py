@@ -14,9 +14,9 @@ from accelerate.utils import broadcast_object_list, gather_object
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.files.colours import comparison, image_grid
 from clipdepth_plugin.head import DepthHead
+from clipdepth_plugin.training.batches import first_pictures
 from clipdepth_plugin.training.checkpoint import Checkpoint, read_checkpoint
 from clipdepth_plugin.training.trained import (
-    head_tensors,
     load_model_tensors,
     load_optimiser_tensors,
     model_tensors,
@@ -36,30 +36,21 @@ logger = logging.getLogger(__name__)
 
 
 class RunRecorder:
-    """Records a run; call its methods in every process.
-
-    Attributes:
-        folder: The run's folder.
-        best: The best weights so far.
-        last_abs_rel: Of the last validation; NaN before the first.
-    """
+    """Records a run; call its methods in every process."""
 
     def __init__(self, session: Session, folder: RunFolder) -> None:
         self.folder = folder
         self.best = Best()
         self.last_abs_rel = math.nan
         self._session = session
-        self._accelerator = session.accelerator
-        self._main = session.accelerator.is_main_process
+        self._accelerator = session.context.accelerator
+        self._main = self._accelerator.is_main_process
 
     def start(self, *, resume: bool) -> tuple[int, int, int]:
         """Opens the folder, and loads the newest checkpoint where the run is resumed.
 
         Returns:
             Step, epoch and batch to continue with.
-
-        Raises:
-            TrainingError: The folder can't be written, or every checkpoint is damaged.
         """
         newest = [self.folder.checkpoints.newest() if resume and self._main else None]
         if self._accelerator.num_processes > 1:
@@ -67,7 +58,7 @@ class RunRecorder:
         position = (0, 0, 0)
         if newest[0] is not None:
             position = self._restore(read_checkpoint(newest[0]))
-            logger.info("going on from %s", newest[0])
+            logger.info("resuming from %s", newest[0])
         elif resume:
             logger.info("%s has no checkpoint yet: starting from the beginning", self.folder.path)
         if self._main:
@@ -87,7 +78,7 @@ class RunRecorder:
     def validate(self, step: int) -> None:
         """Measures raw and averaged weights, and keeps the best so far."""
         session = self._session
-        if session.sources.validation is None:
+        if session.validation is None:
             return
         measured = {"raw": self._measure("raw")}
         if session.ema is not None:
@@ -111,11 +102,7 @@ class RunRecorder:
             self._save_head(measured[weights].metrics)
 
     def save(self, step: int, epoch: int, batch: int) -> None:
-        """Writes a checkpoint.
-
-        Raises:
-            TrainingError: It can't be written; the ones before stay.
-        """
+        """Writes a checkpoint."""
         session = self._session
         tensors = optimiser_tensors(session.model, session.optimiser.optimizer)
         with self._weights("ema"):
@@ -138,15 +125,8 @@ class RunRecorder:
         self._accelerator.wait_for_everyone()
 
     def finish(self, step: int) -> Best:
-        """Saves the last weights as the head where there was no validation.
-
-        Returns:
-            The best weights.
-
-        Raises:
-            TrainingError: No validation of the run gave a finite error.
-        """
-        if self._session.sources.validation is None:
+        """The best weights; the last ones are saved as the head where there was no validation."""
+        if self._session.validation is None:
             self.best = Best(None, "raw" if self._session.ema is None else "ema", step)
             self._save_head({})
         elif self.best.abs_rel is None:
@@ -156,10 +136,6 @@ class RunRecorder:
             )
         self._accelerator.wait_for_everyone()
         return self.best
-
-    def close(self) -> None:
-        """Closes the log."""
-        self.folder.close()
 
     def _restore(self, checkpoint: Checkpoint) -> tuple[int, int, int]:
         session, state, tensors = self._session, checkpoint.state, checkpoint.tensors
@@ -193,19 +169,20 @@ class RunRecorder:
 
     def _measure(self, weights: str) -> Validation:
         session = self._session
-        assert session.sources.validation is not None
+        assert session.validation is not None
         with self._weights(weights):
             return validate(
                 self._accelerator,
                 session.model,
-                session.sources.validation,
-                session.size,
-                session.config.logging.pictures,
+                session.validation,
+                session.context.size,
+                session.context.config.logging.pictures,
             )
 
     def _draw(self, step: int, seen: Validation) -> None:
-        if count := seen.truth.shape[0]:
-            rgb_PHW3 = self._session.sources.pictures(count).permute(0, 2, 3, 1).numpy()
+        if (count := seen.truth.shape[0]) and (data := self._session.validation_data):
+            rgb_P3HW = first_pictures(self._session.context, data, count)
+            rgb_PHW3 = rgb_P3HW.permute(0, 2, 3, 1).numpy()
             maps = (seen.truth[:, 0].float().numpy(), seen.pictures[:, 0].float().numpy())
             self.folder.write_pictures(
                 step, image_grid([comparison(*row) for row in zip(rgb_PHW3, *maps, strict=True)])
@@ -213,11 +190,12 @@ class RunRecorder:
 
     def _save_head(self, metrics: dict[str, float]) -> None:
         with self._weights(self.best.weights):
-            state = head_tensors(self._session.model)
+            tensors = model_tensors(self._session.model)
         if not self._main:
             return
         provenance = self._session.provenance(self.best, metrics)
-        head = DepthHead(self._session.head_config.model_copy(update={"provenance": provenance}))
+        head = DepthHead(self._session.context.head.model_copy(update={"provenance": provenance}))
+        state = {name.removeprefix("head."): x for name, x in tensors.items()}
         load_weights(head, state, "the trained weights")
         # An edited card is kept by save_pretrained, but this one is of earlier weights.
         (self.folder.head / CARD_FILE).unlink(missing_ok=True)

@@ -19,15 +19,20 @@ from torch import nn
 
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.config import HeadConfig, Provenance
+from clipdepth_plugin.data import (
+    Mixture,
+    StreamMixture,
+    open_mixture,
+)
 from clipdepth_plugin.data.config import expand
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.precision import imitates_bfloat16
-from clipdepth_plugin.training.batches import SourceContext
+from clipdepth_plugin.training.batches import SourceContext, TowerSource
+from clipdepth_plugin.training.cached import cached_source, open_cache
 from clipdepth_plugin.training.ema import Ema
 from clipdepth_plugin.training.level_norms import init_level_norms
-from clipdepth_plugin.training.progress import Reporter, Silent
-from clipdepth_plugin.training.sources import make_sources, open_data
+from clipdepth_plugin.training.progress import Doing, silent
 from clipdepth_plugin.training.step import Stepper
 from clipdepth_plugin.training.tower import FrozenTower, load_tower, make_head
 from clipdepth_plugin.training.trained import TrainedHead
@@ -35,48 +40,32 @@ from clipdepth_plugin.training.trained import TrainedHead
 if TYPE_CHECKING:
     from clipdepth_plugin.training.batches import FeatureSource
     from clipdepth_plugin.training.config import TrainConfig
-    from clipdepth_plugin.training.sources import Sources
     from clipdepth_plugin.training.validation import Best
 
 
 logger = logging.getLogger(__name__)
 
+Data = Mixture | StreamMixture
+
 
 @dataclass(frozen=True)
 class Session:
-    """A run that is ready to start.
+    """A run that is ready to start."""
 
-    Attributes:
-        config: Its config.
-        accelerator: Processes, devices and precision.
-        tower: The frozen tower.
-        head_config: The head's.
-        model: The head, as prepared for its device and processes.
-        optimiser: Likewise.
-        stepper: Makes optimiser steps.
-        ema: The weights' moving average, or None.
-        sources: Training and validation data.
-        size: (H, W) of the output in training and validation.
-        total_steps: Optimiser steps of the whole run.
-        validation_interval: Steps between validations.
-    """
-
-    config: TrainConfig
-    accelerator: Accelerator
-    tower: FrozenTower
-    head_config: HeadConfig
+    context: SourceContext
     model: nn.Module
     optimiser: Any
     stepper: Stepper
     ema: Ema | None
-    sources: Sources
-    size: Size
+    train: FeatureSource
+    validation: FeatureSource | None
+    validation_data: Data | None
     total_steps: int
     validation_interval: int
 
     def provenance(self, best: Best, metrics: dict[str, float]) -> Provenance:
         """The provenance that the saved head records."""
-        config = self.config
+        config, tower = self.context.config, self.context.tower
         given = config.provenance
         data = given.data or tuple(f"{one.root} ({one.split})" for one in config.data.train)
         measured = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
@@ -84,11 +73,11 @@ class Session:
             given.notes,
             f"Trained for {self.total_steps} steps of {config.batch_size} images, seed "
             f"{config.seed}; {best.weights} weights of step {best.step}."
-            + (f" On the validation data at {self.size}: {measured}." if measured else ""),
+            + (f" On the validation data at {self.context.size}: {measured}." if measured else ""),
         ]
         return Provenance(
-            tower=self.tower.name,
-            tower_hashes=self.tower.hashes,
+            tower=tower.name,
+            tower_hashes=tower.hashes,
             data=data,
             license=given.license,
             notes="\n\n".join(note for note in notes if note),
@@ -96,12 +85,7 @@ class Session:
 
 
 def check_ready(config: TrainConfig) -> None:
-    """Checks that this machine can run the config; nothing is loaded.
-
-    Raises:
-        TrainingError: A package is missing, or fp16 was asked for without a GPU.
-        DataError: An environment variable of the cache's folder is not set.
-    """
+    """Checks that this machine can run the config; nothing is loaded."""
     if config.cache is not None:
         expand(config.cache.folder)
     wanted = {"tensorboard": config.logging.tensorboard, "matplotlib": config.logging.pictures > 0}
@@ -116,22 +100,12 @@ def check_ready(config: TrainConfig) -> None:
 
 
 def open_session(
-    config: TrainConfig, reporter: Reporter, *, head_class: type[DepthHead] = DepthHead
+    config: TrainConfig, doing: Doing = silent, *, head_class: type[DepthHead] = DepthHead
 ) -> Session:
-    """Opens the data, loads the tower, makes the head.
-
-    Args:
-        config: The run.
-        reporter: Receives the progress of filling the cache.
-        head_class: Class of the head, e.g. one with a decoder of its own.
-
-    Raises:
-        ClipDepthError: Host, head, data or cache can't be used.
-    """
+    """Opens the data, loads the tower, makes the head; ``head_class`` may bring its own decoder."""
     accelerator = make_accelerator(config)
-    if not accelerator.is_main_process:
-        reporter = Silent()
-    data = open_data(config)
+    sets = config.data
+    data = open_mixture(sets.train), open_mixture(sets.validation) if sets.validation else None
     tower = load_tower(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -146,10 +120,11 @@ def open_session(
         warn_of_bfloat16(config, accelerator.device)
     read = tower.reader(head, accelerator.autocast)
     context = SourceContext(config, accelerator, tower, head_config, read, size)
-    sources = make_sources(context, data, reporter)
+    doing = doing if accelerator.is_main_process else silent
+    train, validation = _sources(context, data, doing)
     if config.head.init is None:
         batches = math.ceil(config.head.norm_init_pictures / config.micro_batch)
-        init_level_norms(head, sources.train, batches, accelerator)
+        init_level_norms(head, train, batches, accelerator)
     model: nn.Module = TrainedHead(
         head,
         config.loss,
@@ -163,21 +138,41 @@ def open_session(
         weight_decay=config.optimiser.weight_decay,
     )
     model, prepared = accelerator.prepare(model, optimiser)
-    steps, interval = _lengths(config, sources.train)
+    steps, interval = _lengths(config, train)
     return Session(
-        config=config,
-        accelerator=accelerator,
-        tower=tower,
-        head_config=head_config,
+        context=context,
         model=model,
         optimiser=prepared,
         stepper=Stepper(accelerator, model, prepared, config, size),
         ema=None if config.ema is None else Ema(model, config.ema),
-        sources=sources,
-        size=size,
+        train=train,
+        validation=validation,
+        validation_data=data[1],
         total_steps=steps,
         validation_interval=interval,
     )
+
+
+def _sources(
+    context: SourceContext, data: tuple[Data, Data | None], doing: Doing
+) -> tuple[FeatureSource, FeatureSource | None]:
+    """Makes the sources of batches, and fills the token cache where the run has one."""
+    host = context.tower.host
+    cache = None if context.config.cache is None else open_cache(context)
+    if cache is None:
+        host.to(context.device)
+
+    def make(one: Data, *, training: bool) -> FeatureSource:
+        if cache is None:
+            return TowerSource(context, one, training=training)
+        assert isinstance(one, Mixture)  # a config with streams has no cache
+        return cached_source(context, cache, one, training=training, doing=doing)
+
+    train = make(data[0], training=True)
+    validation = None if data[1] is None else make(data[1], training=False)
+    if cache is not None:
+        host.to("cpu")
+    return train, validation
 
 
 def warn_of_resize(head: HeadConfig, tower: FrozenTower, size: Size) -> None:
@@ -207,11 +202,7 @@ def warn_of_bfloat16(config: TrainConfig, device: torch.device) -> None:
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Processes, devices and precision, as ``accelerate launch`` and the config say.
-
-    Raises:
-        TrainingError: The batch can't be split over the processes, or FSDP 1 is asked for.
-    """
+    """Processes, devices and precision, as ``accelerate launch`` and the config say."""
     # One process may train several heads; accelerate keeps the first one's precision otherwise.
     AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=config.precision)
@@ -228,11 +219,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 
 
 def _lengths(config: TrainConfig, source: FeatureSource) -> tuple[int, int]:
-    """Steps of the run and between validations.
-
-    Raises:
-        TrainingError: An epoch has no step.
-    """
+    """Steps of the run and between validations."""
     try:
         in_epoch: int | None = len(source) // config.gradient_accumulation
     except TypeError:

@@ -147,9 +147,6 @@ class CacheSettings(Settings):
     flips. A number K: the image, its mirror image and K - 2 augmented views, which are the same for
     every ``seed``."""
 
-    prefetch: PositiveInt = 4
-    """Batches that are read ahead."""
-
 
 class LoggingSettings(Settings):
     """Log, pictures and TensorBoard."""

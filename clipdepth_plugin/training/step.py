@@ -1,4 +1,4 @@
-"""One optimiser step: forward, loss, backward, clipping, update.
+"""One optimiser step: learning rate, forward, loss, backward, clipping, update.
 
 Axes: B views.
 """
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.training.losses import DepthLoss
-from clipdepth_plugin.training.pooling import sum_over_processes
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -33,13 +32,7 @@ OVERFLOWS = 32
 
 @dataclass(frozen=True)
 class StepResult:
-    """The result of one step.
-
-    Attributes:
-        loss: Mean over the accumulated batches, of all processes together.
-        terms: Name -> unweighted term, likewise.
-        gradient_norm: Before clipping.
-    """
+    """Means over the accumulated batches of all processes; the norm is before clipping."""
 
     loss: float
     terms: dict[str, float]
@@ -47,11 +40,7 @@ class StepResult:
 
 
 class Stepper:
-    """Makes optimiser steps; its random numbers come from a stream of its own.
-
-    Attributes:
-        rng: State of that stream: ``cpu`` and, on a GPU, ``cuda``.
-    """
+    """Makes optimiser steps; its random numbers come from a stream of its own."""
 
     def __init__(
         self,
@@ -67,7 +56,7 @@ class Stepper:
         self._clip = math.inf if config.clip is None else config.clip
         self._may_overflow = config.precision == "fp16"
         self._skipped = 0
-        self._loss = DepthLoss(config.loss, reduce=sum_over_processes)
+        self._loss = DepthLoss(config.loss)
         self._size = size
         seeded = torch.Generator().manual_seed(config.seed + 1000003 * accelerator.process_index)
         self.rng = {"cpu": seeded.get_state()}
@@ -78,16 +67,7 @@ class Stepper:
     def __call__(
         self, batches: Sequence[FeatureBatch], learning_rate: float, where: str
     ) -> StepResult:
-        """Makes one step.
-
-        Args:
-            batches: The accumulated ones.
-            learning_rate: Of this step.
-            where: Position in the run, for errors.
-
-        Raises:
-            TrainingError: The loss or the gradient is not finite; nothing was updated.
-        """
+        """Makes one step; ``where`` is the position in the run, for errors."""
         for group in self._optimiser.param_groups:
             group["lr"] = learning_rate
         self._model.train()
@@ -157,3 +137,17 @@ class Stepper:
             self.rng["cpu"] = torch.get_rng_state()
             if "cuda" in self.rng:
                 self.rng["cuda"] = torch.cuda.get_rng_state(self._accelerator.device)
+
+
+def learning_rate(step: int, total: int, *, peak: float, final: float, warmup: float) -> float:
+    """Learning rate of one optimiser step; a pure function, so a resumed run needs no state.
+
+    Returns:
+        ``peak * (step + 1) / w`` in the ``w = ceil(warmup * total)`` warm-up steps, then half a
+        cosine from ``peak`` to ``final``.
+    """
+    rising = math.ceil(warmup * total)
+    if step < rising:
+        return peak * (step + 1) / rising
+    progress = min((step - rising) / max(total - rising - 1, 1), 1.0)
+    return final + (peak - final) * 0.5 * (1.0 + math.cos(math.pi * progress))

@@ -34,35 +34,17 @@ Records = dict[str, Tensor]
 
 
 class Key(NamedTuple):
-    """What a record is found by.
-
-    Attributes:
-        content: Hash of the sample: picture, depth, camera.
-        view: Which view of it.
-    """
+    """What a record is found by: the sample's content hash, and which view of it."""
 
     content: str
     view: str
 
 
 class TokenCache:
-    """A cache's folder, opened.
-
-    Attributes:
-        folder: The folder.
-    """
+    """A cache's folder, opened."""
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        """Opens a cache, or makes an empty one.
-
-        Args:
-            folder: The folder.
-            identity: All that a record depends on beside its key, in types that JSON has.
-
-        Raises:
-            TrainingError: The folder holds a cache of another identity (says what differs), or
-                can't be read or written.
-        """
+        """Opens or makes a cache; ``identity``: what its records depend on beside their keys."""
         self.folder = folder
         self._places: dict[Key, tuple[Records, int]] = {}
         self._opened: set[Path] = set()
@@ -83,11 +65,7 @@ class TokenCache:
         return key in self._places
 
     def refresh(self) -> None:
-        """Opens the shards that are new, also those of other processes.
-
-        Raises:
-            TrainingError: A shard can't be read.
-        """
+        """Opens the shards that are new, also those of other processes."""
         for path in sorted({*self.folder.glob("shard-*.safetensors")} - self._opened):
             try:
                 shard: Any = safe_open(path, framework="pt")
@@ -102,12 +80,7 @@ class TokenCache:
             self._opened.add(path)
 
     def read(self, keys: Sequence[Key], *, pinned: bool = False) -> Records:
-        """Copies B records out of the shards.
-
-        Args:
-            keys: Of records that are there.
-            pinned: Into memory that a GPU can fetch from.
-        """
+        """Copies B records out of the shards, ``pinned`` into memory that a GPU can fetch from."""
         places = [self._places[key] for key in keys]
         records = {}
         for name in places[0][0]:
@@ -118,22 +91,14 @@ class TokenCache:
         return records
 
     def add(self, keys: Sequence[Key], records: Records) -> None:
-        """Adds B records; they are on the disk after ``flush``, or once they fill a shard.
-
-        Raises:
-            TrainingError: No room on the disk; finished shards are kept.
-        """
+        """Adds B records; they are on the disk after ``flush``, or once they fill a shard."""
         self._keys += keys
         self._added.append(records)
         if sum(x.nbytes for one in self._added for x in one.values()) >= SHARD_BYTES:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what was added as a shard.
-
-        Raises:
-            TrainingError: No room on the disk; finished shards are kept.
-        """
+        """Writes what was added as a shard."""
         if not self._keys:
             return
         whole = {name: torch.cat([one[name] for one in self._added]) for name in self._added[0]}
@@ -151,15 +116,7 @@ def to_records(
     levels: Sequence[int],
     dtype: torch.dtype,
 ) -> Records:
-    """Records of a batch, on the CPU.
-
-    Args:
-        features: Holds ``levels`` at least; a context and pixels that it has are kept.
-        depth_B1HW: Metres.
-        intrinsics_B4: NaN where not known.
-        levels: The levels to keep.
-        dtype: Of tokens and pixels; everything else is float32.
-    """
+    """Records of a batch, on the CPU; tokens and pixels in ``dtype``, everything else float32."""
     tokens_BLND = torch.stack([features.levels[level] for level in levels], dim=1)
     records = {"tokens": tokens_BLND.to(dtype), "depth": depth_B1HW, "intrinsics": intrinsics_B4}
     if features.context is not None:
@@ -170,13 +127,7 @@ def to_records(
 
 
 def features_of(records: Records, levels: Sequence[int], grid: tuple[int, int]) -> TowerFeatures:
-    """The features of B records.
-
-    Args:
-        records: As ``TokenCache.read`` gives them, on any device.
-        levels: That they hold, in order.
-        grid: Patch grid (h, w).
-    """
+    """The features of B records; ``levels`` are the records', in order."""
     tokens = {level: records["tokens"][:, i] for i, level in enumerate(levels)}
     return TowerFeatures(tokens, records.get("context"), grid, records.get("pixels"))
 

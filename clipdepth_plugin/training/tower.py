@@ -33,25 +33,12 @@ if TYPE_CHECKING:
 
 
 class FrozenTower:
-    """A host's tower that gives features and never learns.
-
-    Attributes:
-        name: The host's name and, where it was chosen, the tower's path.
-        host: The host.
-        tower: What was found in it.
-        preprocessing: From a picture to the tower's input.
-        hashes: Of the tower's weights, by dtype.
-    """
+    """A host's tower that gives features and never learns."""
 
     def __init__(
         self, name: str, host: nn.Module, path: str | None, preprocessing: Preprocessing | None
     ) -> None:
-        """Freezes the host.
-
-        Raises:
-            TowerNotFoundError: No tower, or several and no choice.
-            HostError: It is not known how its pictures are prepared.
-        """
+        """Freezes the host."""
         self.name = name if path is None else f"{name} ({path})"
         self.host = host.eval().requires_grad_(False)
         self.tower: Tower = choose_tower(host, path)
@@ -75,15 +62,7 @@ class FrozenTower:
     def reader(
         self, head: DepthHead, autocast: Callable[[], contextlib.AbstractContextManager[None]]
     ) -> Callable[[Tensor], TowerFeatures]:
-        """A function (B, 3, H, W) -> the features that ``head`` reads, without a graph.
-
-        Args:
-            head: Says which levels and which context.
-            autocast: Makes the context that the tower runs in.
-
-        Raises:
-            HeadMismatchError: The head does not fit the tower.
-        """
+        """A function (B, 3, H, W) -> the features that ``head`` reads, without a graph."""
         plugin = DepthPlugin(self.host, head, tower=self.tower.path)
 
         def read(pixels_B3HW: Tensor) -> TowerFeatures:
@@ -94,13 +73,8 @@ class FrozenTower:
 
 
 def load_tower(config: TrainConfig) -> FrozenTower:
-    """Loads the host of a run.
-
-    Raises:
-        HostError: It can't be loaded, or its preprocessing is not known.
-        TowerNotFoundError: No tower, or several and no choice.
-    """
-    loaded = load_host(config.host, random_weights=config.random_host)
+    """Loads the host of a run."""
+    loaded = load_host(config.host)
     tower = FrozenTower(config.host, loaded.model, config.tower, loaded.preprocessing)
     if config.input_size is not None:
         tower.preprocessing = tower.preprocessing.at_size(config.input_size)
@@ -116,11 +90,6 @@ def make_head(
 
     Its config records input size and resize rule; a saved head's canonical camera is carried to
     that size.
-
-    Raises:
-        HeadMismatchError: A saved head does not fit the tower.
-        HeadFileError: It can't be read.
-        pydantic.ValidationError: The options contradict each other at this tower.
     """
     settings = config.head
     if settings.init is not None:

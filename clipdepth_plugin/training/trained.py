@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from clipdepth_plugin.training.losses import LossConfig
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
-_PREFIX = "head."
 
 
 class TrainedHead(nn.Module):
@@ -42,14 +41,7 @@ class TrainedHead(nn.Module):
     def __init__(
         self, head: DepthHead, loss: LossConfig, *, patch_size: Size, pixel_size: Size
     ) -> None:
-        """Takes the head.
-
-        Args:
-            head: With a decoder of any kind.
-            loss: Says which auxiliary outputs are trained.
-            patch_size: The tower's.
-            pixel_size: (H, W) of its input, which all maps show.
-        """
+        """Takes the head."""
         super().__init__()
         self.head = head
         self._patch_size, self._pixel_size = patch_size, pixel_size
@@ -64,17 +56,10 @@ class TrainedHead(nn.Module):
         grid: tuple[int, int],
         size: tuple[int, int],
     ) -> DepthEstimate:
-        """Depth, its scale where the head predicts it and, in training, the auxiliary outputs.
+        """Maps of ``size`` (H, W); the auxiliary ones in training alone.
 
-        Args:
-            levels: Level -> (B, N, D).
-            context_BD: (B, D), or None without FiLM.
-            pixels_B3HW: As the tower took them, or None for heads that do not read them.
-            grid: Patch grid (h, w).
-            size: (H, W) of the outputs.
-
-        Returns:
-            Maps of ``size``; auxiliary ones in training alone.
+        ``levels`` are (B, N, D) each, ``grid`` is (h, w), and pixels are given as the tower took
+        them to the heads that read them.
         """
         features = TowerFeatures(levels, context_BD, grid, pixels_B3HW)
         native: DepthEstimate = self.head.estimate(features, auxiliary=self.training)
@@ -100,17 +85,8 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: x.clone() for name, x in tensors.items()}
 
 
-def head_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """As ``model_tensors``, under the head's own names."""
-    return {name.removeprefix(_PREFIX): x for name, x in model_tensors(model).items()}
-
-
 def load_model_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Loads what ``model_tensors`` gave, in every process.
-
-    Raises:
-        TrainingError: It is of another head.
-    """
+    """Loads what ``model_tensors`` gave, in every process."""
     try:
         set_model_state_dict(model, dict(tensors), options=_WHOLE)
     except RuntimeError as error:

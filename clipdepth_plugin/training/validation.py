@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin.errors import TrainingError
+from clipdepth_plugin.training.terms.term import wide
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -46,13 +47,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class Best:
-    """The best weights so far.
-
-    Attributes:
-        abs_rel: On the validation data; None before the first finite one.
-        weights: ``raw`` or ``ema``.
-        step: When.
-    """
+    """The best weights so far (``raw`` or ``ema``), their step and AbsRel in validation."""
 
     abs_rel: float | None = None
     weights: str = "raw"
@@ -65,10 +60,9 @@ def image_errors(pred_B1HW: Tensor, depth_B1HW: Tensor, valid_B1HW: Tensor) -> T
     Returns:
         (B, M) float64 in the order of ``METRICS``; NaN for images without valid depth.
     """
-    wide = _wide(pred_B1HW.device)
-    pred_BK = pred_B1HW.flatten(1).to(wide).clamp_min(_SMALLEST)
+    pred_BK = wide(pred_B1HW.flatten(1).float()).clamp_min(_SMALLEST)
     valid_BK = valid_B1HW.flatten(1)
-    depth_BK = torch.where(valid_BK, depth_B1HW.flatten(1).to(wide), 1.0)
+    depth_BK = torch.where(valid_BK, wide(depth_B1HW.flatten(1)), 1.0)
     error_BK = pred_BK - depth_BK
     ratio_BK = torch.maximum(pred_BK / depth_BK, depth_BK / pred_BK)
     count_B = valid_BK.sum(dim=1)
@@ -79,7 +73,7 @@ def image_errors(pred_B1HW: Tensor, depth_B1HW: Tensor, valid_B1HW: Tensor) -> T
     columns = (
         mean(error_BK.abs() / depth_BK),
         mean(error_BK.square()).sqrt(),
-        mean((ratio_BK < 1.25).to(wide)),
+        mean(wide((ratio_BK < 1.25).float())),
     )
     return torch.stack(columns, dim=1)
 
@@ -92,22 +86,10 @@ def validate(
     size: tuple[int, int],
     pictures: int = 0,
 ) -> Validation:
-    """Measures the model as it is, in evaluation mode; to be called in every process.
-
-    Args:
-        accelerator: Of the run.
-        model: As prepared.
-        source: In order.
-        size: (H, W) of the maps.
-        pictures: How many maps to return, of the first batch at most.
-
-    Raises:
-        TrainingError: No image has valid depth.
-    """
+    """Measures the model as it is, in evaluation mode; to be called in every process."""
     was_training = model.training
     model.eval()
-    device = accelerator.device
-    sums_M1 = torch.zeros(len(METRICS) + 1, dtype=_wide(device), device=device)
+    sums_M1 = wide(torch.zeros(len(METRICS) + 1, device=accelerator.device))
     first: tuple[Tensor, Tensor] | None = None
     for batch, counts in _together(accelerator, source.batches(0)):
         features = batch.features
@@ -136,12 +118,6 @@ def _together(
     """Batches, as many in every process, which sharded models and batch norms wait for.
 
     A process that has no more repeats its last one.
-
-    Yields:
-        A batch, and whether it counts.
-
-    Raises:
-        TrainingError: A process has none at all.
     """
     last: FeatureBatch | None = None
     while True:
@@ -153,8 +129,3 @@ def _together(
         if last is None:
             raise TrainingError("data.validation: fewer samples than there are processes")
         yield last, batch is not None
-
-
-def _wide(device: torch.device) -> torch.dtype:
-    """Float64, which Apple's GPUs do not have."""
-    return torch.float32 if device.type == "mps" else torch.float64

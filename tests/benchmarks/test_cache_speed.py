@@ -19,7 +19,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from clipdepth_plugin import DepthHead, DepthPlugin, HeadConfig
-from clipdepth_plugin.data.ahead import map_ahead
+from clipdepth_plugin.data.reading import map_ahead
 from clipdepth_plugin.features import TowerFeatures, one_size
 from clipdepth_plugin.latency.intervals import Interval, median_interval
 from clipdepth_plugin.latency.rounds import Variant, run_rounds, wall_timer

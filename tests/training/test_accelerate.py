@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +81,7 @@ def test_two_processes_have_the_loss_curve_of_one_with_the_doubled_batch(tiny: T
         ("one-guided", GUIDED),
     ):
         train(tiny.config(name, **common | changes))
-    # One more run begins with what three steps of one process left, and goes on in two.
+    # One more run resumes in two processes after three steps in one.
     shutil.copytree(tiny.folder / "one", resumed)
     for step in (6, 8):
         (resumed / "checkpoints" / f"step-{step:08d}.safetensors").unlink()
@@ -111,35 +110,6 @@ def test_two_processes_have_the_loss_curve_of_one_with_the_doubled_batch(tiny: T
             assert record["images"] == 3
             assert record["abs_rel"] == pytest.approx(expected["abs_rel"], abs=1e-4)
     assert len(tiny.losses("normed")) == 6
-
-
-def test_processes_with_shards_of_their_own_end_an_epoch_together(tiny: TinyRuns) -> None:
-    """One shard has five pictures, the other two: what is gone on from is the same in both."""
-    pytest.importorskip("webdataset")
-    pictures = sorted(Path(tiny.data, "train", "scene").glob("*.jpg"))
-    for shard, part in enumerate((pictures[:5], pictures[5:])):
-        with tarfile.open(tiny.folder / f"{shard}.tar", "w") as tar:
-            for picture in part:
-                tar.add(picture, picture.name)
-                tar.add(picture.with_suffix(".depth.png"), f"{picture.stem}.depth.png")
-    root = str(tiny.folder / "{0..1}.tar")
-    stream = {"format": "webdataset", "root": root, "depth_scale": 1000, "shard_split": True}
-    common: dict[str, Any] = {
-        "head": {"options": tiny.exact_head},
-        "data": {"train": [stream]},
-        "steps": 5,
-        "checkpoint_every": 3,
-        "validate_every": 5,
-    }
-    said = launch([(tiny.tree("whole", **common), False)], tiny.folder / "runs.json")
-    assert not said.startswith("exit status"), said
-    log = read_log(tiny.folder / "whole" / "log.jsonl")
-    assert [one["epoch"] for one in log if one["kind"] == "train"] == [0, 0, 1, 1, 2]
-    shutil.copytree(tiny.folder / "whole", tiny.folder / "resumed")
-    (tiny.folder / "resumed" / "checkpoints" / "step-00000005.safetensors").unlink()
-    said = launch([(tiny.tree("resumed", **common), True)], tiny.folder / "runs.json")
-    assert not said.startswith("exit status"), said
-    assert tiny.losses("resumed") == tiny.losses("whole")
 
 
 def test_sharded_over_two_processes_it_has_the_loss_curve_and_the_weights_of_one(

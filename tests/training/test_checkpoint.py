@@ -15,7 +15,7 @@ from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.files.atomic import TEMPORARY, new_files, write_atomically
 from clipdepth_plugin.training.checkpoint import Checkpoint, Checkpoints, read_checkpoint
 from clipdepth_plugin.training.ema import Ema
-from clipdepth_plugin.training.schedule import learning_rate
+from clipdepth_plugin.training.step import learning_rate
 
 
 def make_checkpoint(step: int) -> Checkpoint:
@@ -74,6 +74,22 @@ def test_a_damaged_newest_is_reported_and_the_one_before_is_used(
     assert checkpoints.paths() == [before]
     assert checkpoints.save(make_checkpoint(2)) == newest
     assert checkpoints.newest() == newest
+
+
+@pytest.mark.parametrize("place", ["tensors", "state"])
+def test_a_changed_byte_is_damage_too(tmp_path: Path, place: str) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    before, newest = (checkpoints.save(make_checkpoint(step)) for step in (1, 2))
+    content = bytearray(newest.read_bytes())
+    if place == "tensors":
+        content[-1] ^= 1
+    else:
+        at = content.index(b'\\"batch\\": 2')
+        content[at : at + 12] = content[at : at + 12].replace(b"2", b"3")
+    newest.write_bytes(content)
+    with pytest.raises(TrainingError, match=r"step-00000002.*damaged.*sha256"):
+        read_checkpoint(newest)
+    assert checkpoints.newest() == before
 
 
 def test_no_checkpoint_is_no_error_but_only_damaged_ones_are(tmp_path: Path) -> None:

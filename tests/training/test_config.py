@@ -117,10 +117,6 @@ def test_overrides_reach_any_field(
             ["--data.train", f"[{STREAM}, {{format: rgbd, root: x}}]"],
             r"data: train: streams .* can't be mixed",
         ),
-        (
-            ["--data.train", f"[{STREAM}, {STREAM[:-1]}, shard_split: true}}]"],
-            r"data: train: shard_split: say the same for all",
-        ),
     ],
     ids=lambda given: " ".join(given) if isinstance(given, list) else "",
 )

@@ -199,7 +199,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_files_names(
         train(tiny.config("run"))
     assert len(seen) == 2
     assert all(name in str(caught.value) for name in seen)
-    # What was before is whole, and can be gone on from.
+    # The checkpoint before is whole, and the run resumes from it.
     assert list(tiny.losses("run")) == [1, 2, 3]
     monkeypatch.setattr(step.Stepper, "_backward", forward)
     assert train(tiny.config("run"), resume=True).steps == 6

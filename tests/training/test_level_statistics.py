@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -14,7 +14,6 @@ from clipdepth_plugin.training.batches import FeatureBatch
 from clipdepth_plugin.training.config import TrainConfig
 from clipdepth_plugin.training.engine import train
 from clipdepth_plugin.training.level_norms import init_level_norms
-from clipdepth_plugin.training.progress import Silent
 from clipdepth_plugin.training.session import Session, open_session
 from tests.training.conftest import TinyRuns
 
@@ -24,14 +23,14 @@ LOSS: dict[str, Any] = {"auxiliary": []}
 
 def tokens(session: Session, norm: nn.Module, level: int) -> torch.Tensor:
     """(M, D): a level of all of an epoch's batches behind its norm."""
-    batches = [one.features.levels[level] for one in session.sources.train.batches(0)]
+    batches = [one.features.levels[level] for one in session.train.batches(0)]
     with torch.no_grad():
         normed: torch.Tensor = norm(torch.cat(batches).flatten(0, 1))
     return normed
 
 
 def head_of(session: Session) -> DepthHead:
-    head = session.accelerator.unwrap_model(session.model).head
+    head = session.context.accelerator.unwrap_model(session.model).head
     assert isinstance(head, DepthHead)
     return head
 
@@ -46,7 +45,7 @@ def norms_of(session: Session) -> list[tuple[int, nn.LayerNorm]]:
 
 def test_each_channel_has_mean_0_and_deviation_1(tiny: TinyRuns) -> None:
     """Of all three batches, which are fewer than the 64 pictures that it takes by default."""
-    session = open_session(tiny.config("run", head=FAST, loss=LOSS), Silent())
+    session = open_session(tiny.config("run", head=FAST, loss=LOSS))
     norms = norms_of(session)
     assert len(norms) == 7
     for level, norm in norms:
@@ -57,9 +56,9 @@ def test_each_channel_has_mean_0_and_deviation_1(tiny: TinyRuns) -> None:
 
 @pytest.mark.parametrize(("pictures", "of"), [(2, 1), (3, 2), (4, 2)])
 def test_so_many_pictures_are_read_in_whole_batches(tiny: TinyRuns, pictures: int, of: int) -> None:
-    whole = open_session(tiny.config("whole", head=FAST, loss=LOSS), Silent())
+    whole = open_session(tiny.config("whole", head=FAST, loss=LOSS))
     head = {**FAST, "norm_init_pictures": pictures}
-    session = open_session(tiny.config("run", head=head, loss=LOSS), Silent())
+    session = open_session(tiny.config("run", head=head, loss=LOSS))
     (level, norm), (_, other) = norms_of(session)[0], norms_of(whole)[0]
     assert not torch.equal(norm.weight, other.weight)
     x_MD = tokens(session, norm, level)
@@ -69,7 +68,7 @@ def test_so_many_pictures_are_read_in_whole_batches(tiny: TinyRuns, pictures: in
 
 def test_none_are_read_where_none_are_asked_for(tiny: TinyRuns) -> None:
     head = {**FAST, "norm_init_pictures": 0}
-    session = open_session(tiny.config("run", head=head, loss=LOSS), Silent())
+    session = open_session(tiny.config("run", head=head, loss=LOSS))
     for _, norm in norms_of(session):
         assert bool((norm.weight == 1).all())
         assert not bool(norm.bias.any())
@@ -82,17 +81,15 @@ def test_a_channel_that_never_varies_is_not_blown_up(tiny: TinyRuns) -> None:
         def __len__(self) -> int:
             return 1
 
-        def batches(self, epoch: int, start: int = 0) -> Iterator[FeatureBatch]:
+        def batches(self, epoch: int, start: int = 0) -> Generator[FeatureBatch]:
             for batch in source.batches(epoch, start):
                 for x_BND in batch.features.levels.values():
                     x_BND.copy_(torch.arange(16.0))
                 yield batch
 
-    session = open_session(
-        tiny.config("run", head={**FAST, "norm_init_pictures": 0}, loss=LOSS), Silent()
-    )
-    source = session.sources.train
-    init_level_norms(head_of(session), Alike(), 2, session.accelerator)
+    session = open_session(tiny.config("run", head={**FAST, "norm_init_pictures": 0}, loss=LOSS))
+    source = session.train
+    init_level_norms(head_of(session), Alike(), 2, session.context.accelerator)
     with torch.no_grad():
         for _, norm in norms_of(session):
             assert bool((norm.weight <= 1e3).all())
@@ -101,7 +98,7 @@ def test_a_channel_that_never_varies_is_not_blown_up(tiny: TinyRuns) -> None:
 
 def test_a_saved_head_keeps_its_norms(tiny: TinyRuns) -> None:
     saved = train(tiny.config("saved", head=FAST, loss=LOSS, ema=None)).head
-    session = open_session(tiny.config("on", head={"init": str(saved)}, loss=LOSS), Silent())
+    session = open_session(tiny.config("on", head={"init": str(saved)}, loss=LOSS))
     head = head_of(session)
     weights = DepthHead.from_pretrained(saved).state_dict()
     assert all(torch.equal(x, weights[name]) for name, x in head.state_dict().items())

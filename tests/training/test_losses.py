@@ -15,8 +15,11 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from clipdepth_plugin.decoders.readout import DepthEstimate
-from clipdepth_plugin.training.losses import DepthLoss, LossConfig, LossTerms
-from clipdepth_plugin.training.pooling import sum_over_processes
+from clipdepth_plugin.training.losses import (
+    DepthLoss,
+    LossConfig,
+    LossTerms,
+)
 from clipdepth_plugin.training.terms.gradient import gradient_moments
 from clipdepth_plugin.training.terms.silog import silog_from_moments, silog_moments
 from clipdepth_plugin.training.terms.ssim import ssim_moments
@@ -258,10 +261,9 @@ def both(share: tuple[float, float] = (0.9, 0.2)) -> list[Maps]:
     return [near, (far[0] * 3, far[1], far[2])]
 
 
-def run(model: nn.Module, batch: Maps, reduce: bool) -> LossTerms:
+def run(model: nn.Module, batch: Maps) -> LossTerms:
     pred = model(batch[0])
-    loss = DepthLoss(CONFIG, sum_over_processes if reduce else None)
-    terms = loss(given(pred, [pred * 1.1, pred * 0.9]), batch[1], batch[2])
+    terms = DepthLoss(CONFIG)(given(pred, [pred * 1.1, pred * 0.9]), batch[1], batch[2])
     torch.autograd.backward(terms.total)
     return terms
 
@@ -272,7 +274,7 @@ def one_process(rank: int, folder: str) -> None:
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
     )
     model = Scale()
-    terms = run(nn.parallel.DistributedDataParallel(model), both()[rank], reduce=True)
+    terms = run(nn.parallel.DistributedDataParallel(model), both()[rank])
     assert model.factor.grad is not None
     torch.save({"total": terms.total.detach(), "grad": model.factor.grad}, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
@@ -281,7 +283,7 @@ def one_process(rank: int, folder: str) -> None:
 def test_two_processes_are_one_with_the_doubled_batch(tmp_path: Path) -> None:
     model = Scale()
     joined = torch.cat([b[0] for b in both()]), torch.cat([b[1] for b in both()])
-    terms = run(model, (*joined, torch.cat([b[2] for b in both()])), reduce=False)
+    terms = run(model, (*joined, torch.cat([b[2] for b in both()])))
     commands = [[sys.executable, __file__, str(rank), str(tmp_path)] for rank in (0, 1)]
     processes = [subprocess.Popen(command) for command in commands]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
@@ -289,13 +291,6 @@ def test_two_processes_are_one_with_the_doubled_batch(tmp_path: Path) -> None:
         got = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         torch.testing.assert_close(got["total"], terms.total.detach(), rtol=1e-6, atol=0)
         torch.testing.assert_close(got["grad"], model.factor.grad, rtol=1e-9, atol=1e-12)
-
-
-def test_one_process_needs_no_group() -> None:
-    batch = both()[0]
-    torch.testing.assert_close(
-        run(Scale(), batch, reduce=True).total, run(Scale(), batch, reduce=False).total
-    )
 
 
 if __name__ == "__main__":  # one of the two processes

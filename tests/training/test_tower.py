@@ -15,7 +15,6 @@ from PIL import Image
 from clipdepth_plugin.adapters.pixels import normalised, to_pixels
 from clipdepth_plugin.data import DataConfig, open_dataset
 from clipdepth_plugin.data.views import make_view
-from clipdepth_plugin.training.progress import Silent
 from clipdepth_plugin.training.session import open_session
 from clipdepth_plugin.training.tower import load_tower, make_head
 from tests.training.conftest import PROCESSOR, TinyRuns
@@ -50,7 +49,7 @@ def test_training_shows_the_picture_that_evaluation_shows(
 
 
 @pytest.mark.parametrize(
-    ("activation", "size", "pixels", "told", "advised"),
+    ("activation", "size", "pixels", "warns", "advised"),
     [
         ("relu", [28, 28], 28, True, True),
         ("relu", [16, 16], 28, False, False),
@@ -66,7 +65,7 @@ def test_a_resize_that_may_hide_a_dead_relu_is_told(
     size: list[int],
     pixels: int,
     *,
-    told: bool,
+    warns: bool,
     advised: bool,
 ) -> None:
     """Patches of 7 in 28 pixels, doubled twice: the head's own maps are 16 x 16.
@@ -76,13 +75,13 @@ def test_a_resize_that_may_hide_a_dead_relu_is_told(
     head = {"options": {**tiny.head, "activation": activation}}
     with caplog.at_level(logging.WARNING):
         sizes = {"input_size": [pixels, pixels], "output_size": size}
-        open_session(tiny.config("run", head=head, **sizes), Silent())
-    assert ("the head's own maps are 16 x 16" in caplog.text) == told
+        open_session(tiny.config("run", head=head, **sizes))
+    assert ("the head's own maps are 16 x 16" in caplog.text) == warns
     assert ("set output_size: [16, 16]" in caplog.text) == advised
 
 
 @pytest.mark.parametrize(
-    ("precision", "features", "told"),
+    ("precision", "features", "warns"),
     [
         ("bf16", {"avx2": True, "avx512_bf16": False, "amx_bf16": False}, True),
         ("bf16", {"avx2": True, "avx512_bf16": True, "amx_bf16": False}, False),
@@ -99,15 +98,15 @@ def test_a_processor_without_bfloat16_instructions_is_warned_of(
     precision: str,
     features: dict[str, bool] | None,
     *,
-    told: bool,
+    warns: bool,
 ) -> None:
     if features is None:
         monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     else:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features, raising=False)
     with caplog.at_level(logging.WARNING):
-        open_session(tiny.config("run", precision=precision), Silent())
-    assert ("has no bfloat16 instructions" in caplog.text) == told
+        open_session(tiny.config("run", precision=precision))
+    assert ("has no bfloat16 instructions" in caplog.text) == warns
 
 
 def test_a_head_records_what_it_is_trained_with(tiny: TinyRuns) -> None:

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-from clipdepth_plugin.data.config import DataConfig
+from clipdepth_plugin.data.config import DataConfig, register_format
 from clipdepth_plugin.data.files import require
-from clipdepth_plugin.data.registry import register_format
 from clipdepth_plugin.data.stream import FIELDS, Record, StreamDataset
 from clipdepth_plugin.errors import DataError
-
-if TYPE_CHECKING:
-    from clipdepth_plugin.data.sample import Sample
 
 
 @register_format("hf", reads={*FIELDS, "subset", "revision"}, streams=True)
@@ -25,12 +21,7 @@ class HubStream(StreamDataset):
     """The rows of a data set, pictures not yet decoded."""
 
     def __init__(self, config: DataConfig) -> None:
-        """Opens the data set; reads its description, but no row.
-
-        Raises:
-            DataError: The package is missing, there is no such data set or split, or a column is
-                not there.
-        """
+        """Opens the data set; reads its description, but no row."""
         super().__init__(config)
         self._datasets = require("datasets", "stream", "format hf")
         self._columns = [config.image_column or "image", config.depth_column or "depth"]
@@ -52,18 +43,22 @@ class HubStream(StreamDataset):
         for number, row in enumerate(_reporting(rows, name)):
             yield Record(
                 f"{name}/{number:06d}",
-                _encoded(row[image]),
-                _encoded(row[depth]),
+                self._encoded(row, image),
+                self._encoded(row, depth),
                 row[camera[0]] if camera else None,
             )
 
-    def decode(self, record: Record) -> Sample:
-        """See ``StreamDataset``; reads what a row only names, too."""
-        image, depth = (
-            _read(value, record.name) if isinstance(value, _Elsewhere) else value
-            for value in (record.image, record.depth)
-        )
-        return super().decode(record._replace(image=image, depth=depth))
+    def _encoded(self, row: dict[str, Any], column: str) -> Any:
+        """An encoded picture's bytes; anything else as it is."""
+        value = row[column]
+        if not isinstance(value, dict) or "bytes" not in value:
+            return value
+        if value["bytes"] is None and value.get("path"):
+            raise DataError(
+                f"{self.config.root}: column {column!r} only names files ({value['path']}), which "
+                "are not read; store the pictures in the rows (datasets' push_to_hub does)"
+            )
+        return value["bytes"]
 
     def _opened(self) -> Any:
         config, place = self.config, self.config.location()
@@ -105,31 +100,3 @@ def _reporting(rows: Any, name: str) -> Iterator[dict[str, Any]]:
             f"{name}: the stream broke off ({type(error).__name__}: {error}); check the network "
             "and the data set, and resume"
         ) from error
-
-
-class _Elsewhere(NamedTuple):
-    """A picture that a row only names."""
-
-    path: str
-
-
-def _encoded(value: Any) -> Any:
-    """An encoded picture's bytes, or where they are; anything else as it is."""
-    if not isinstance(value, dict) or "bytes" not in value:
-        return value
-    if value["bytes"] is None and value.get("path"):
-        return _Elsewhere(value["path"])
-    return value["bytes"]
-
-
-def _read(file: _Elsewhere, name: str) -> bytes:
-    """A file on the hub, in an archive, or here."""
-    fsspec = require("fsspec", "stream", "format hf")
-    try:
-        with fsspec.open(file.path, "rb") as opened:
-            content: bytes = opened.read()
-    except Exception as error:  # whatever the file system of the path raises
-        raise DataError(
-            f"{name}: {file.path} can't be read ({type(error).__name__}: {error})"
-        ) from error
-    return content

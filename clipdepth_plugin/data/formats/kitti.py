@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 
 from clipdepth_plugin.arguments import Intrinsics
-from clipdepth_plugin.data.camera import rescaled
+from clipdepth_plugin.data.config import register_format
 from clipdepth_plugin.data.listed import FIELDS, Line, ListedSet
-from clipdepth_plugin.data.registry import register_format
+from clipdepth_plugin.data.sample import rescaled
 from clipdepth_plugin.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -34,9 +34,6 @@ class KittiList(ListedSet):
 
         Where there is no calibration file, the list's focal length and the picture's middle stand
         in; a warning says so, once for each date.
-
-        Raises:
-            DataError: The calibration file is damaged.
         """
         date, found = line.image.partition("/")[0], _CAMERA.search(line.image)
         path = self.images / date / "calib_cam_to_cam.txt"

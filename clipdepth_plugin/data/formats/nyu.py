@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from clipdepth_plugin.arguments import Intrinsics
-from clipdepth_plugin.data.camera import NYU_CAMERA, NYU_SIZE, rescaled
+from clipdepth_plugin.data.config import register_format
 from clipdepth_plugin.data.listed import FIELDS, Line, ListedSet
-from clipdepth_plugin.data.registry import register_format
+from clipdepth_plugin.data.sample import NYU_CAMERA, NYU_SIZE, rescaled
 
 
 @register_format("nyu", reads=FIELDS, needs={"files"})

@@ -17,12 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clipdepth_plugin.data.camera import NYU_CAMERA, NYU_SIZE, rescaled
-from clipdepth_plugin.data.config import DataConfig, expand
-from clipdepth_plugin.data.dataset import SampleDataset, checked
+from clipdepth_plugin.data.config import DataConfig, expand, register_format
+from clipdepth_plugin.data.dataset import SampleDataset
 from clipdepth_plugin.data.files import DepthUnit, make_sample, require
-from clipdepth_plugin.data.registry import register_format
-from clipdepth_plugin.data.sample import Sample
+from clipdepth_plugin.data.sample import NYU_CAMERA, NYU_SIZE, Sample, rescaled
 from clipdepth_plugin.errors import DataError
 
 _FARTHEST = 10.0
@@ -44,12 +42,7 @@ class NyuMat(SampleDataset):
     """Frames of the labelled file, in the order of the split's list."""
 
     def __init__(self, config: DataConfig) -> None:
-        """Opens the file and reads the split.
-
-        Raises:
-            DataError: A file is missing or not what it should be, a number is out of range, or
-                h5py or scipy is not installed.
-        """
+        """Opens the file and reads the split."""
         self._config = config
         self._path = Path(config.location())
         self._unit = DepthUnit(
@@ -74,12 +67,12 @@ class NyuMat(SampleDataset):
 
     def name(self, index: int) -> str:
         """``<set>/<split>/<number from 1, as in splits.mat>``."""
-        number = self._numbers[checked(index, len(self))]
+        number = self._numbers[index]
         return f"{self._config.title}/{self._config.split}/{number:04d}"
 
     def __getitem__(self, index: int) -> Sample:
         """See ``SampleDataset``."""
-        row = int(self._numbers[checked(index, len(self))]) - 1
+        row = int(self._numbers[index]) - 1
         what = f"{self._path}: frame {row + 1}"
         try:
             image_3WH = self._array("images")[row]

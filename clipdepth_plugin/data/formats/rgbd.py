@@ -19,10 +19,9 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, TypeAdapter, ValidationError
 
 from clipdepth_plugin.arguments import Intrinsics
-from clipdepth_plugin.data.config import DataConfig
-from clipdepth_plugin.data.dataset import SampleDataset, checked
-from clipdepth_plugin.data.files import DepthUnit, make_sample, read_depth, read_image
-from clipdepth_plugin.data.registry import register_format
+from clipdepth_plugin.data.config import DataConfig, register_format
+from clipdepth_plugin.data.dataset import SampleDataset
+from clipdepth_plugin.data.files import DepthUnit, make_sample, read_image, stored_depth
 from clipdepth_plugin.data.sample import GivenCamera, Sample
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.files.pictures import DEPTH_SUFFIX, OUR_SUFFIXES, SUFFIXES
@@ -53,10 +52,10 @@ class Meta(BaseModel):
     sequences: dict[str, Any] = Field(default_factory=dict)  # "<split>/<sequence>" -> its entry
     sources: dict[str, _Source] = Field(default_factory=dict)
 
-    def source(self, sequence: str) -> _Source | None:
-        """Where ``<split>/<sequence>`` comes from."""
-        name = self._sequence(sequence).source
-        return None if name is None else self.sources.get(name)
+    def is_free(self, sequence: str) -> bool:
+        """Whether the source of ``<split>/<sequence>`` is redistributable without conditions."""
+        source = self.sources.get(self._sequence(sequence).source or "")
+        return source is not None and source.redistributable == "yes"
 
     def camera(self, sequence: str) -> Intrinsics | None:
         """The camera of ``<split>/<sequence>``; its own null says that it is not known."""
@@ -82,11 +81,7 @@ class RgbdFolder(SampleDataset):
     """A split of an RGB-D folder, sequences and frames in the order of their names."""
 
     def __init__(self, config: DataConfig) -> None:
-        """Lists the frames; no picture is read.
-
-        Raises:
-            DataError: A folder or meta.json is missing or wrong, or no frame is left.
-        """
+        """Lists the frames; no picture is read."""
         self._config = config
         self._root = config.path("")
         meta, path = self._meta(), self._root / "meta.json"
@@ -116,15 +111,15 @@ class RgbdFolder(SampleDataset):
 
     def name(self, index: int) -> str:
         """``<set>/<split>/<sequence>/<frame>``."""
-        frame = self._frames[checked(index, len(self))]
+        frame = self._frames[index]
         inside = frame.folder.relative_to(self._root / self._config.split).as_posix()
         return f"{self._config.title}/{self._config.split}/{inside}/{frame.stem}"
 
     def __getitem__(self, index: int) -> Sample:
         """See ``SampleDataset``."""
-        frame = self._frames[checked(index, len(self))]
+        frame = self._frames[index]
         depth_path = frame.folder / f"{frame.stem}{DEPTH_SUFFIX}"
-        depth_1HW = read_depth(depth_path, self._unit)
+        depth_1HW = self._unit.metres(stored_depth(depth_path, str(depth_path)))
         image_3HW = read_image(frame.folder / f"{frame.stem}{frame.suffix}", "")
         camera, name = self._config.intrinsics or frame.camera, self.name(index)
         return make_sample(self._config, image_3HW, depth_1HW, camera, name, str(depth_path))
@@ -153,11 +148,7 @@ class RgbdFolder(SampleDataset):
                 f'{self._root / "meta.json"}: has no "sources" that say what is redistributable; '
                 "leave out redistributable"
             )
-        return [one for one in found if self._is_free(meta, one)]
-
-    def _is_free(self, meta: Meta, sequence: Path) -> bool:
-        source = meta.source(f"{self._config.split}/{sequence.name}")
-        return source is not None and source.redistributable == "yes"
+        return [one for one in found if meta.is_free(f"{self._config.split}/{one.name}")]
 
 
 def _frames(folder: Path, camera: Intrinsics | None) -> list[_Frame]:
@@ -194,11 +185,7 @@ def _cameras(path: Path) -> dict[str, Intrinsics | None]:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        DataError: It is missing or not valid JSON.
-    """
+    """The content of a JSON file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -15,9 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from clipdepth_plugin.data.config import DataConfig
+from clipdepth_plugin.data.config import DataConfig, register_format
 from clipdepth_plugin.data.files import require
-from clipdepth_plugin.data.registry import register_format
 from clipdepth_plugin.data.stream import FIELDS, Record, StreamDataset
 from clipdepth_plugin.errors import DataError
 
@@ -29,12 +28,7 @@ class TarStream(StreamDataset):
     """The samples of tar shards, local or remote."""
 
     def __init__(self, config: DataConfig) -> None:
-        """Expands the list of shards; none is read.
-
-        Raises:
-            DataError: The package is missing, a local shard is not there, or an address would run
-                a command.
-        """
+        """Expands the list of shards; none is read."""
         super().__init__(config)
         require("webdataset", "stream", "format webdataset")
         braces = require("braceexpand", "stream", "format webdataset")
@@ -58,15 +52,13 @@ class TarStream(StreamDataset):
 
     def read_shard(self, shard: int) -> Iterator[Record]:
         """See ``StreamDataset``."""
-        yield from self._read(self._shards[shard])
-
-    def _read(self, shard: str) -> Iterator[Record]:
         tar = require("webdataset.tariterators", "stream", "format webdataset")
-        title = re.sub(r"\.tar(\.\w+)?$", "", os.path.basename(shard))  # noqa: PTH119
+        place = self._shards[shard]
+        title = re.sub(r"\.tar(\.\w+)?$", "", os.path.basename(place))  # noqa: PTH119
         name = f"{self.config.name}/{title}" if self.config.name else title
         try:
-            with contextlib.closing(_open(shard)) as stream:
-                files = tar.tar_file_expander([{"url": shard, "stream": stream}])
+            with contextlib.closing(_open(place)) as stream:
+                files = tar.tar_file_expander([{"url": place, "stream": stream}])
                 for found in tar.group_by_keys(files):
                     yield Record(
                         f"{name}/{found['__key__']}",
@@ -82,7 +74,7 @@ class TarStream(StreamDataset):
             subprocess.SubprocessError,
         ) as error:
             reason = (
-                f"{shard}: the shard is damaged or can't be read from here on ({error.args[0]})"
+                f"{place}: the shard is damaged or can't be read from here on ({error.args[0]})"
             )
             yield Record(name, error=f"{reason}; get it again")
 

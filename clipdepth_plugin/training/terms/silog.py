@@ -68,12 +68,6 @@ def silog_moments(
 ) -> Tensor:
     """Count, sum and sum of squares of d = log pred - log depth over the valid pixels.
 
-    Args:
-        pred_B1HW: Predicted metres.
-        depth_B1HW: True metres; anything where not valid.
-        valid_B1HW: Which pixels count.
-        min_depth: Predictions below it (a dead ReLU gives 0) count as it, with zero gradient.
-
     Returns:
         (3,) float64, so that the variance survives its cancellation.
     """

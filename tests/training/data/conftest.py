@@ -23,13 +23,13 @@ from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.data import (
     DataConfig,
     EpochPlan,
-    Loader,
     Reading,
-    StreamLoader,
     ViewMaker,
     make_loader,
     open_mixture,
 )
+from clipdepth_plugin.data.loader import Loader
+from clipdepth_plugin.data.stream_loader import StreamLoader
 
 SIZE = (24, 32)
 CAMERA = (30.0, 31.0, 15.5, 11.5)

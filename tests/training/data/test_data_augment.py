@@ -11,8 +11,15 @@ import torch
 from torch import Tensor
 
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
-from clipdepth_plugin.data import AugmentConfig, Sample, is_flipped, sample_generator
-from clipdepth_plugin.data.augment import augment, flipped, rotated, zoomed
+from clipdepth_plugin.data import AugmentConfig, Sample
+from clipdepth_plugin.data.augment import (
+    augment,
+    flipped,
+    is_flipped,
+    rotated,
+    sample_generator,
+    zoomed,
+)
 from clipdepth_plugin.data.views import View, make_view
 
 OFF: dict[str, Any] = {

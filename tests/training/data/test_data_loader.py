@@ -16,19 +16,16 @@ from clipdepth_plugin.data import (
     AugmentConfig,
     Batch,
     DataConfig,
-    Loader,
     SampleDataset,
-    SampleViews,
     ViewMaker,
     open_dataset,
     open_mixture,
-    sample_generator,
 )
-from clipdepth_plugin.data.augment import augment
-from clipdepth_plugin.data.failures import BadFiles
+from clipdepth_plugin.data.augment import augment, sample_generator
+from clipdepth_plugin.data.items import SampleViews
+from clipdepth_plugin.data.loader import Loader
 from clipdepth_plugin.data.views import make_view
 from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.training.cache_fill import sample_contents
 from tests.training.data.conftest import make
 
 if TYPE_CHECKING:
@@ -44,7 +41,7 @@ def loader(data: Any, preprocessing: Preprocessing, **options: Any) -> Loader:
 def assert_same(left: Iterable[Batch], right: Iterable[Batch]) -> None:
     for a, b in zip(left, right, strict=True):
         assert a.names == b.names
-        for field in ("pixels_B3HW", "depth_B1HW", "valid_B1HW", "indices_B"):
+        for field in ("pixels_B3HW", "depth_B1HW", "indices_B"):
             assert torch.equal(getattr(a, field), getattr(b, field))
         torch.testing.assert_close(a.intrinsics_B4, b.intrinsics_B4, equal_nan=True)
 
@@ -59,7 +56,6 @@ def test_a_batch(trees: Trees, squash: Preprocessing, truth: Any) -> None:
     assert batch.indices_B.tolist() == [2, 3]
     assert (batch.pixels_B3HW.shape, batch.pixels_B3HW.dtype) == ((2, 3, 16, 16), torch.float32)
     assert (batch.depth_B1HW.shape, batch.depth_B1HW.dtype) == ((2, 1, 12, 20), torch.float32)
-    assert torch.equal(batch.valid_B1HW, batch.depth_B1HW > 0)
     # 24 x 32 squashed to 16 x 16: the camera is in pixels of the tower's input.
     expected = torch.tensor([30 / 2, 31 / 1.5, 7.5, 12 / 1.5 - 0.5])
     torch.testing.assert_close(batch.intrinsics_B4[0], expected)
@@ -180,10 +176,8 @@ def test_a_damaged_calibration_is_a_bad_sample_of_a_cache(
     (calibration,) = Path(config.root).rglob("calib_cam_to_cam.txt")
     calibration.write_text("P_rect_02: none\n")
     views = SampleViews(open_mixture([config]), ViewMaker(squash, (12, 20)))  # type: ignore[arg-type]
-    bad = BadFiles(2)
-    found = sample_contents(views, (0, 1), bad, 0, lambda *_: None)
-    assert found == [None, None]
-    assert len(bad.reasons) == 2
+    with pytest.raises(DataError, match="P_rect_02"):
+        views.content(0)
 
 
 def test_a_set_may_be_varied_in_its_own_way(trees: Trees, squash: Preprocessing) -> None:
@@ -205,17 +199,14 @@ def test_a_set_may_be_varied_in_its_own_way(trees: Trees, squash: Preprocessing)
         assert torch.equal(pixels_3HW, given.pixels_B3HW[index])
 
 
-@pytest.mark.parametrize("limit", [None, 3])
-def test_so_may_one_that_is_opened_alone(
-    trees: Trees, squash: Preprocessing, limit: int | None
-) -> None:
-    config = trees.nyu(augment=AugmentConfig(flip=1.0, probability=0.0), limit=limit)
-    run = AugmentConfig(flip=0.0, probability=0.0)
-    options: dict[str, Any] = {"augment": run, "shuffle": False, "batch_size": 2}
-    alone, joined = (
-        next(iter(loader(data, squash, **options))) for data in (open_dataset(config), [config])
+def test_so_may_the_samples_that_a_limit_leaves(trees: Trees, squash: Preprocessing) -> None:
+    always, never = (AugmentConfig(flip=flip, probability=0.0) for flip in (1.0, 0.0))
+    options: dict[str, Any] = {"augment": never, "shuffle": False, "batch_size": 2}
+    own, plain = (
+        next(iter(loader([trees.nyu(augment=augment, limit=3)], squash, **options)))
+        for augment in (always, None)
     )
-    assert torch.equal(alone.pixels_B3HW, joined.pixels_B3HW)
+    assert torch.equal(own.pixels_B3HW, plain.pixels_B3HW.flip(3))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

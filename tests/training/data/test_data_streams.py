@@ -14,15 +14,9 @@ import torch
 from PIL import Image
 
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
-from clipdepth_plugin.data import (
-    AugmentConfig,
-    Batch,
-    DataConfig,
-    StreamDataset,
-    StreamLoader,
-    open_dataset,
-)
+from clipdepth_plugin.data import AugmentConfig, Batch, DataConfig, StreamDataset, open_dataset
 from clipdepth_plugin.data.stream import Record
+from clipdepth_plugin.data.stream_loader import StreamLoader
 from clipdepth_plugin.errors import DataError
 from tests.training.data.conftest import make
 
@@ -70,22 +64,11 @@ def test_shuffling_is_seeded_and_complete(trees: Trees, squash: Preprocessing) -
     assert names(batches([config], squash, shuffle=False)) == sorted(first)
 
 
-@pytest.mark.parametrize("split", [False, True])
-def test_a_limit_takes_the_first_ones_in_every_epoch(
-    trees: Trees, squash: Preprocessing, split: bool
-) -> None:
-    config = trees.tar(shards=4, each=2, limit=3, shard_split=split)
-    options: dict[str, Any] = {"batch_size": 1, "world_size": 2 if split else 1}
+def test_a_limit_takes_the_first_ones_in_every_epoch(trees: Trees, squash: Preprocessing) -> None:
+    config = trees.tar(shards=4, each=2, limit=3)
     for epoch in range(4):
-        ranks = [
-            names(batches([config], squash, epoch=epoch, rank=rank, **options))
-            for rank in range(options["world_size"])
-        ]
-        shards = (("train-00/000", "train-00/001"), ("train-01/002",))
-        if split:
-            assert [sorted(rank) for rank in ranks] == [sorted(shard) for shard in shards]
-        else:
-            assert sorted(ranks[0]) == sorted(sum(shards, ()))
+        found = names(batches([config], squash, epoch=epoch, batch_size=1))
+        assert sorted(found) == ["train-00/000", "train-00/001", "train-01/002"]
 
 
 def test_threads_processes_and_resuming_change_nothing(trees: Trees, squash: Preprocessing) -> None:
@@ -118,15 +101,6 @@ def test_last_batches(trees: Trees, squash: Preprocessing) -> None:
     assert [[len(one) for one in rank] for rank in ranks] == [[3, 1], [3, 1]]
 
 
-def test_shards_of_ones_own(trees: Trees, squash: Preprocessing) -> None:
-    config = trees.tar(shard_split=True)
-    ranks = [set(names(batches([config], squash, rank=r, world_size=2))) for r in (0, 1)]
-    assert {len({name[:8] for name in rank}) for rank in ranks} == {1}
-    assert len(ranks[0] | ranks[1]) == 8
-    with pytest.raises(DataError, match="2 shards for 3 processes"):
-        batches([config], squash, rank=0, world_size=3)
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stream_may_be_varied_in_its_own_way(
     trees: Trees, squash: Preprocessing, workers: int
@@ -144,8 +118,6 @@ def test_streams_interleave(trees: Trees, squash: Preprocessing) -> None:
     found = names(batches([few, trees.tar(name="many", repeat=3)], squash, shuffle=False))
     assert sorted(found)[:3] == ["few/train-00/000", "few/train-00/001", "many/train-00/000"]
     assert len(found) == 10
-    with pytest.raises(DataError, match="shard_split"):
-        batches([few, trees.tar(shard_split=True)], squash)
 
 
 def test_damaged_records_and_shards(

@@ -16,7 +16,7 @@ from PIL import Image
 from clipdepth_plugin.adapters.pixels import normalised, to_pixels
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.data import Sample
-from clipdepth_plugin.data.camera import cropped
+from clipdepth_plugin.data.sample import cropped
 from clipdepth_plugin.data.views import make_view, resize_depth
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.maps.geometry import ViewGeometry
