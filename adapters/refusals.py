@@ -13,7 +13,7 @@ from clipdepth_plugin.adapters.structure import FEEDS_NOTHING, Misfit, common_pa
 _LOOKED_FOR = "a list of like attention blocks fed by a patch embedding (a plain ViT)"
 _SETTLE = (
     "Give attach the model that holds a ViT, or name the one you mean with tower='path.to.it'; "
-    "docs/hosts.md says how to write an adapter"
+    "docs/extending.md says how to write an adapter"
 )
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from clipdepth_plugin import DepthHead, HeadConfig
-from clipdepth_plugin.config import Activation, Preset, Provenance
+from clipdepth_plugin.config import PRESETS, Activation, Preset, Provenance
 from clipdepth_plugin.errors import HeadFileError
 from tests.tiny.depth_heads import make_features
 
@@ -60,13 +60,11 @@ def test_round_trip(head: DepthHead, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("activation", ["softplus", "log", "bins"])
-@pytest.mark.parametrize("preset", ["spaceclip", "spaceclip-middle", "fast", "guided"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_gives_the_same_depth_again(
     preset: Preset, activation: Activation, tmp_path: Path
 ) -> None:
-    options: dict[str, Any] = {"channels": (8,) * (4 if preset.startswith("space") else 3)}
-    if preset == "guided":
-        options["stem_channels"] = 4
+    options: dict[str, Any] = {"channels": (8,) * len(HeadConfig(width=16, preset=preset).channels)}
     torch.manual_seed(0)
     config = HeadConfig(
         width=16, preset=preset, activation=activation, confidence=True, film_hidden=4, **options

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +32,7 @@ from tests.tiny.table import HOSTS
 T = 32
 SQUARE = {"height": T, "width": T}
 PINPOINTS = {"image_grid_pinpoints": [[32, 64], [64, 32]]}
-SIZES = [(40, 90), (77, 50), (64, 64)]
+SIZES: tuple[Size, ...] = ((40, 90), (77, 50), (64, 64))
 
 
 class RedHead(DepthHead):
@@ -85,7 +85,8 @@ class Case:
         run: Gives the host what the processor made.
         call: How the processor is called on the pictures.
         unseen: Image pixels at the right and below that the tower may take for padding.
-        blurred: Whether the processor resizes padding into the picture's rim.
+        blurred: Whether the processor resizes padding into the picture's border.
+        sizes: (H, W) of the pictures of its pass.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Case:
     )
     unseen: int = 0
     blurred: bool = False
+    sizes: Sequence[Size] = SIZES
 
 
 def one_prompt(processor: Any, pictures: list[Tensor], **options: Any) -> Any:
@@ -208,13 +210,13 @@ def test_maps_come_back_in_the_users_images(case: Case) -> None:
     host = build(case.host)
     plain = {"resample": 2, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
     processor = getattr(transformers, case.processor)(**{**plain, **case.options})
-    pictures = [picture(size, index) for index, size in enumerate(SIZES)]
+    pictures = [picture(size, index) for index, size in enumerate(case.sizes)]
     inputs = case.call(processor, pictures)
     with torch.no_grad(), attach(host, red_head(host), processor=processor) as plugin:
         case.run(host, inputs)
-        maps = plugin.predict(original_sizes=SIZES)
-        sure = plugin.predict_confidence(original_sizes=SIZES)
-    assert [tuple(one.shape) for one in maps] == [(1, *size) for size in SIZES]
+        maps = plugin.predict(original_sizes=case.sizes)
+        sure = plugin.predict_confidence(original_sizes=case.sizes)
+    assert [tuple(one.shape) for one in maps] == [(1, *size) for size in case.sizes]
     for one_1HW, sure_1HW, shown in zip(maps, sure, pictures, strict=True):
         error_HW = one_1HW[0] - (1 + shown[0] / 255)
         beside_1HW = confidence_of(one_1HW - 3)  # but tiles fade in log depth

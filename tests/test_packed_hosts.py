@@ -157,6 +157,20 @@ def test_levels_are_the_librarys_own(packed: PackedCase, make_head: MakeHead) ->
 
 
 @torch.no_grad()
+def test_pooled_vectors_are_the_librarys_own(packed: PackedCase, make_head: MakeHead) -> None:
+    assert (packed.pooled is not None) == ("pooled" in packed.contexts)
+    if packed.pooled is None:
+        return
+    host, inputs = packed.host(), packed.pack(packed.pictures())
+    expected_BD = packed.pooled(host, inputs)
+    with attach(host, all_levels(make_head, host, packed, "pooled")) as plugin:
+        with plugin.capture() as seen:
+            packed.run(host, inputs)
+        contexts = [one.context for one in seen[-1].batches]
+    assert torch.equal(torch.cat([x for x in contexts if x is not None]), expected_BD)
+
+
+@torch.no_grad()
 def test_host_is_not_touched(packed: PackedCase, make_head: MakeHead) -> None:
     host, inputs = packed.host(), packed.pack(packed.pictures())
     run: Callable[[], list[Tensor]] = lambda: tensors(packed.run(host, inputs))  # noqa: E731

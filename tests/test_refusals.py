@@ -144,5 +144,5 @@ def test_refused_with_what_was_found(name: str, head: DepthHead) -> None:
         attach(host, head)
     for pattern in found:
         refused.match(pattern)
-    refused.match(r"tower='path\.to\.it'; docs/hosts\.md")
+    refused.match(r"tower='path\.to\.it'; docs/extending\.md")
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in host.modules())

@@ -1,4 +1,4 @@
-"""The rooms of the house: imports run downwards only, and no circle of files.
+"""The layers (rooms) of the package: imports run downwards only, and none are circular.
 
 A room is a folder of the package or a file beside them; ``CONTRIBUTING.md`` says what each is for.
 Imports inside functions and for types alone count as all others do.
@@ -7,6 +7,7 @@ Imports inside functions and for types alone count as all others do.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -96,6 +97,18 @@ def test_imports_run_downwards_only() -> None:
             if other != own and FLOOR_OF[other] <= FLOOR_OF[own]:
                 upwards.append(f"{module} imports {target}")
     assert not upwards, "\n".join(upwards)
+
+
+def test_contributing_has_the_rooms_in_their_order() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = page.partition("\n| room | contents |\n")[2].partition("\n\n")[0]
+    first_cells = [line.split(" | ")[0] for line in table.splitlines()]
+    paths = [path for cell in first_cells for path in re.findall(r"`([^`]+)`", cell)]
+    listed = [path.removesuffix("/").removesuffix(".py").replace("/", ".") for path in paths]
+    floors = [FLOOR_OF[room(one)] for one in listed]
+    assert floors == sorted(floors), "the table is not in the order of FLOORS"
+    missing = {one for one in FLOOR_OF if "." not in one} - set(listed)
+    assert not missing, f"CONTRIBUTING.md does not name {', '.join(sorted(missing))}"
 
 
 def test_no_file_imports_itself_in_a_circle() -> None:

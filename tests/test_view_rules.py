@@ -6,7 +6,7 @@ wherever there is a picture and not padding. What comes out must say what the ru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -27,7 +27,9 @@ T = 32  # a tile's side
 SQUARE = {"height": T, "width": T}
 # Bilinear, so that a ramp stays a ramp; black padding.
 PLAIN = {"resample": 2, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
-SIZES = [(32, 64), (50, 100), (101, 33), (64, 64), (34, 130), (200, 150), (47, 61), (40, 41)]
+SIZES: tuple[Size, ...] = (
+    *((32, 64), (50, 100), (101, 33), (64, 64), (34, 130), (200, 150), (47, 61), (40, 41)),
+)
 
 
 def _first(out: Any) -> Iterable[Tensor]:
@@ -79,7 +81,7 @@ class Case:
         views: The (3, H, W) views of one image in its output.
         call: Options of the call.
         nest: How one image is given.
-        family: Its rule.
+        sizes: (H, W) of the images that it is tried on, besides random ones.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Case:
     views: Callable[[Any], Iterable[Tensor]] = _all
     call: dict[str, Any] | None = None
     nest: Callable[[Any], Any] = lambda image: [image]
+    sizes: Sequence[Size] = SIZES
 
 
 PINPOINTS = [[32, 64], [64, 32], [64, 64], [96, 32]]
@@ -171,7 +174,7 @@ CASES = [
 ]  # fmt: skip
 
 
-def _variants() -> list[Any]:
+def _variants() -> list[tuple[Case, str]]:
     found = []
     for case in CASES:
         for variant in (case.processor, f"{case.processor}Fast", f"{case.processor}Pil"):
@@ -179,8 +182,16 @@ def _variants() -> list[Any]:
             if kind is not None and (
                 variant == case.processor or kind is not getattr(transformers, case.processor, None)
             ):
-                found.append(pytest.param(case, variant, id=f"{case.name}-{variant}"))
+                found.append((case, variant))
     return found
+
+
+VARIANTS = [pytest.param(*one, id=f"{one[0].name}-{one[1]}") for one in _variants()]
+SIZED = [
+    pytest.param(case, variant, size, id=f"{case.name}-{variant}-{size}")
+    for case, variant in _variants()
+    for size in case.sizes
+]
 
 
 def ramps(size: Size) -> Tensor:
@@ -229,14 +240,13 @@ def check(view: ViewGeometry, seen_3HW: Tensor) -> None:
             assert error.mean().abs() < 0.1 + size / 400, (view, axis)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize(("case", "variant"), _variants())
+@pytest.mark.parametrize(("case", "variant", "size"), SIZED)
 def test_views_lie_where_the_processor_puts_them(case: Case, variant: str, size: Size) -> None:
     seen, expected, rule = seen_by(case, variant, size)
     compare(seen, expected, rule)
 
 
-@pytest.mark.parametrize(("case", "variant"), _variants())
+@pytest.mark.parametrize(("case", "variant"), VARIANTS)
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(size=st.tuples(st.integers(18, 170), st.integers(18, 170)))
 def test_at_any_size(case: Case, variant: str, size: Size) -> None:

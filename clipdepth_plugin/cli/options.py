@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 HOST_HELP = (
-    "The host: demo, open_clip:MODEL/TAG (open_clip:ViT-B-16/openai), hf:ORG/NAME "
-    "(hf:google/siglip-base-patch16-224), timm:NAME, or a folder saved by one of them."
+    "The host: demo, open_clip:MODEL/TAG (open_clip:ViT-B-16/openai), hf:ORG/NAME, timm:NAME, "
+    "config:NAME (a built-in config with random weights), or a folder that a library saved."
 )
 _DATA_HELP = (
     "FORMAT:ROOT or FORMAT:ROOT:SPLIT (rgbd:data/libero:test), or a YAML or JSON file with the "

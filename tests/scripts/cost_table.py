@@ -40,8 +40,7 @@ def build_table(audits: Sequence[Audit]) -> str:
     ]
     seen = audits[0].environment
     note = (
-        f"Percent of the time in the second column, with 95% intervals; a separate network's is "
-        f"its whole time. Batch 1, {seen.dtype}, {seen.threads} threads of {seen.cpu}, "
+        f"Batch 1, {seen.dtype}, {seen.threads} threads of {seen.cpu}, "
         f"torch {seen.versions['torch']}, {seen.created[:10]}."
     )
     return "\n".join([head, rule, *shown, "", note])

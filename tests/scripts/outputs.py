@@ -26,9 +26,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, attach
-from clipdepth_plugin.config import Preset
+from clipdepth_plugin.config import PRESETS
 
-PRESETS: tuple[Preset, ...] = ("spaceclip", "spaceclip-middle", "fast", "guided")
 SIZE = 64
 SQUARE = {"height": SIZE, "width": SIZE}
 VISION: dict[str, Any] = {

@@ -44,7 +44,7 @@ class HostCase:
 
     Attributes:
         name: For ids.
-        title: What people call it; hosts of one title share a line in the README.
+        title: What people call it; hosts of one title share a line in docs/hosts.md.
         build: Makes the host.
         tower: Path of its tower; releases before transformers 5.6 add ``vision_model`` to some.
         family: Family file that must recognise it.

@@ -194,6 +194,7 @@ _NAFLEXES = (
         family="hf_siglip",
         contexts=("pooled", "mean"),
         see=lambda host, inputs: host(**inputs),
+        pooled=lambda host, inputs: host(**inputs).pooler_output,
         needs="Siglip2VisionModel",
     ),
     PackedCase(

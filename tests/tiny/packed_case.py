@@ -1,6 +1,6 @@
 """PackedCase: one row of the hosts that pad or pack pictures of several sizes.
 
-Axes: B pictures, (h, w) patch grid, H W pixels.
+Axes: B pictures, D width, (h, w) patch grid, H W pixels.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class PackedCase:
         tile: Patch grid of the tiles that it cuts pictures into; None where it does not.
         norms: Modules of the tower that would change coordinates on their way.
         see: Runs its vision on packed pictures; None: ``get_image_features``.
+        pooled: The library's own pooled vectors (B, D) of packed pictures, or None.
         prompt: From the host and packed pictures to a whole prompt, or None where it takes none.
         needs: What transformers must have for it.
     """
@@ -54,6 +55,7 @@ class PackedCase:
     tile: Grid | None = None
     norms: tuple[str, ...] = ()
     see: Callable[[Any, Inputs], Any] | None = None
+    pooled: Callable[[Any, Inputs], Tensor] | None = None
     prompt: Callable[[Any, Inputs], dict[str, Any]] | None = None
     needs: str
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipdepth_plugin.data import FORMATS as REGISTERED
 from clipdepth_plugin.data import DataConfig
 from clipdepth_plugin.training.engine import train
 
@@ -57,6 +58,10 @@ FORMATS: dict[str, Callable[[Trees], DataConfig]] = {
     "webdataset": lambda trees: trees.tar(shuffle_buffer=3),
     "hf": make_hub,
 }
+
+
+def test_every_registered_format_is_trained_on() -> None:
+    assert FORMATS.keys() == REGISTERED.keys()
 
 
 @pytest.mark.parametrize("name", FORMATS)

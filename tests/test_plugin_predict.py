@@ -1,4 +1,4 @@
-"""predict: sizes, the user's images, cameras."""
+"""``plugin.predict``: sizes, the user's images, cameras."""
 
 from __future__ import annotations
 
