@@ -6,7 +6,7 @@ Axes: H W a picture's own size, N pixels. Depths in metres.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
@@ -24,7 +24,12 @@ from clipdepth_plugin.evaluation.metrics import (
     image_metrics,
     mean_metrics,
 )
-from clipdepth_plugin.evaluation.predictors import HeadPredictor, Predictor, predict_samples
+from clipdepth_plugin.evaluation.predictors import (
+    HeadPredictor,
+    Prediction,
+    Predictor,
+    predict_samples,
+)
 from clipdepth_plugin.evaluation.protocols import Protocol
 from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
 
@@ -131,26 +136,19 @@ def evaluate(
     pixels: list[Tensor] = []
     skipped: list[str] = []
     unseen = 0
-    indexed = enumerate(dataset)
-    while batch := list(islice(indexed, batch_size)):
-        indices, samples = zip(*batch, strict=True)
-        valid = [protocol.valid(s.depth_1HW[0], s.name) for s in samples]
-        kept = [i for i, valid_HW in enumerate(valid) if valid_HW.any()]
-        skipped += [s.name for i, s in enumerate(samples) if i not in kept]
-        maps = predict_samples(predictor, [samples[i] for i in kept], protocol)
-        for i, predicted in zip(kept, maps, strict=True):
-            seen_HW = valid[i] & predicted.metres_HW.isfinite()
-            unseen += int(valid[i].sum() - seen_HW.sum())
-            valid[i] = seen_HW
-            if not seen_HW.any():
-                skipped.append(samples[i].name)
-                continue
-            pred_HW = predicted.metres_HW.clamp_min(protocol.low)
-            rows.append(_row(indices[i], samples[i], pred_HW, valid[i], protocol, baseline))
-            if (confidence_HW := predicted.confidence_HW) is not None:
-                depth_HW = samples[i].depth_1HW[0]
-                pixels.append(take_pixels(confidence_HW, pred_HW, depth_HW, valid[i]))
-        advance(len(samples))
+    for index, sample, predicted, valid_HW in _predicted(predictor, dataset, protocol, batch_size):
+        advance(1)
+        seen_HW = valid_HW
+        if predicted is not None:
+            seen_HW = valid_HW & predicted.metres_HW.isfinite()
+            unseen += int(valid_HW.sum() - seen_HW.sum())
+        if predicted is None or not seen_HW.any():
+            skipped.append(sample.name)
+            continue
+        pred_HW = predicted.metres_HW.clamp_min(protocol.low)
+        rows.append(_row(index, sample, pred_HW, seen_HW, protocol, baseline))
+        if (confidence_HW := predicted.confidence_HW) is not None:
+            pixels.append(take_pixels(confidence_HW, pred_HW, sample.depth_1HW[0], seen_HW))
     if unseen:
         logger.warning(
             "%d pixels with depth are not measured: the tower was not shown them, as the head's "
@@ -166,6 +164,19 @@ def evaluate(
         skipped=tuple(skipped),
         calibration=calibrate(pixels) if pixels else None,
     )
+
+
+def _predicted(
+    predictor: Predictor, dataset: Iterable[Sample], protocol: Protocol, batch_size: int
+) -> Iterator[tuple[int, Sample, Prediction | None, Tensor]]:
+    """Each picture with its prediction (None if no pixel of it counts) and its valid pixels."""
+    indexed = enumerate(dataset)
+    while batch := list(islice(indexed, batch_size)):
+        valid = [protocol.valid(sample.depth_1HW[0], sample.name) for _, sample in batch]
+        kept = [sample for (_, sample), one_HW in zip(batch, valid, strict=True) if one_HW.any()]
+        maps = iter(predict_samples(predictor, kept, protocol))
+        for (index, sample), valid_HW in zip(batch, valid, strict=True):
+            yield index, sample, next(maps) if valid_HW.any() else None, valid_HW
 
 
 def median_depth(dataset: Iterable[Sample], protocol: Protocol) -> float:
