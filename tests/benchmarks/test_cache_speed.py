@@ -1,6 +1,6 @@
 """Training steps from the token cache, against tokens in memory and against running the tower.
 
-    make bench PYTEST_ARGS="-k cache_speed"
+    make bench BENCH_ONLY= PYTEST_ARGS="-k cache"
 
 A fast head on ViT-B/16 at 224. The cache should reach 0.9 of the speed of tokens in memory, and 5
 times that of the tower. It lies in the page cache, as that of any data set smaller than the memory.
