@@ -21,7 +21,13 @@ StrPath = str | os.PathLike[str]
 Intrinsics = tuple[float, float, float, float]
 """(fx, fy, cx, cy) in pixels; integer coordinates are pixel centres."""
 
-_SIZE = "(height, width) in whole pixels, both positive"
+MAX_PIXELS = 1 << 27
+"""Pixels of a map or a picture; 10,000 x 10,000 are fewer. More is a mistake or an attack."""
+
+_SIZE = f"(height, width) in whole pixels, both positive, at most {MAX_PIXELS:,} in all"
+_DEEPEST = 3
+"""Lists inside each other: a matrix for each image."""
+
 _CAMERA = "(fx, fy, cx, cy) or a 3x3 matrix K, finite, with fx and fy positive"
 _FOCAL = "a positive, finite focal length in pixels"
 
@@ -29,9 +35,9 @@ _FOCAL = "a positive, finite focal length in pixels"
 def parse_size(value: Any, name: str) -> tuple[int, int]:
     """One (height, width), of two whole numbers."""
     pair = _plain(value)
-    if not _is_row(pair, 2) or not all(
-        math.isfinite(side) and side == int(side) and side > 0 for side in pair
-    ):
+    if not _is_row(pair, 2) or not all(0 < side <= MAX_PIXELS for side in pair):  # so no NaN
+        _refuse(name, value, _SIZE)
+    if any(side != int(side) for side in pair) or math.prod(pair) > MAX_PIXELS:
         _refuse(name, value, _SIZE)
     return int(pair[0]), int(pair[1])
 
@@ -82,17 +88,24 @@ def parse_focal(value: Any, count: int) -> list[float | None]:
     ]
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, depth: int = 0) -> Any:
     """Lists of numbers, nested as ``value`` is; what has no such form comes back as it is."""
     if hasattr(value, "tolist"):  # a tensor, an array or one of their scalars
         value = value.tolist()
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+    if isinstance(value, list | tuple) and depth < _DEEPEST:
+        return [_plain(item, depth + 1) for item in value]
     return value
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+    """Whether it is a real number that a float can hold."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        float(value)
+    except (OverflowError, ValueError, TypeError):
+        return False
+    return True
 
 
 def _is_row(value: Any, length: int) -> bool:

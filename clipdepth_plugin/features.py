@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import SymInt, Tensor
 from torch.utils._pytree import GetAttrKey, KeyEntry, register_pytree_node
 
 from clipdepth_plugin.arguments import Size
@@ -32,7 +32,8 @@ class TowerFeatures:
             only some heads ask for them.
 
     Raises:
-        FeaturesError: A level, the context or the pixels disagree in shape.
+        FeaturesError: A level, the context or the pixels are no tensors of floats, or disagree
+            in shape.
     """
 
     levels: Mapping[int, Tensor]
@@ -41,8 +42,7 @@ class TowerFeatures:
     pixels: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if not self.levels:
-            raise FeaturesError("TowerFeatures needs at least one level, got none")
+        self._check_types()
         grid_h, grid_w = self.grid
         batch: int | None = None
         for level, tokens_BND in self.levels.items():
@@ -70,6 +70,25 @@ class TowerFeatures:
                 "do not divide: give those that whole patches cover, (B, 3, H, W)"
             )
 
+    def _check_types(self) -> None:
+        if not isinstance(self.levels, Mapping) or not self.levels:
+            raise FeaturesError(
+                f"levels is {_shown(self.levels)}; expected at least one level -> (B, h*w, D) tokens"
+            )
+        grid = self.grid
+        sides = grid if isinstance(grid, tuple | list) and len(grid) == 2 else ()
+        if not sides or not all(_is_count(side) for side in sides):
+            raise FeaturesError(f"grid is {_shown(grid)}; expected (h, w), two whole numbers")
+        for level in self.levels:
+            if not isinstance(level, int) or isinstance(level, bool):
+                raise FeaturesError(f"a level is called {_shown(level)}; expected whole numbers")
+        named = {f"level {level}": x_BND for level, x_BND in self.levels.items()}
+        for name, value in {**named, "context": self.context, "pixels": self.pixels}.items():
+            if value is None and name in ("context", "pixels"):
+                continue
+            if not isinstance(value, Tensor) or not value.is_floating_point():
+                raise FeaturesError(f"{name} is {_shown(value)}; expected a tensor of floats")
+
     @property
     def batch(self) -> int:
         """Number of views B."""
@@ -80,6 +99,17 @@ class TowerFeatures:
         context, pixels = (None if x is None else change(x) for x in (self.context, self.pixels))
         levels = {level: change(x_BND) for level, x_BND in self.levels.items()}
         return TowerFeatures(levels, context, self.grid, pixels)
+
+
+def _is_count(side: Any) -> bool:
+    """Whether it is a whole number above 0; in a traced program it may be a symbolic one."""
+    return isinstance(side, int | SymInt) and not isinstance(side, bool) and side > 0
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor {tuple(value.shape)} of {value.dtype}"
+    return "None" if value is None else f"{value!r:.60} ({type(value).__name__})"
 
 
 def one_size(features: TowerFeatures | list[TowerFeatures]) -> TowerFeatures:

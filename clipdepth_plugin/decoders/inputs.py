@@ -57,9 +57,9 @@ def _checked_pixels(pixels: Tensor | None) -> Tensor:
             "the head's image stem reads the tower's input pixels, got None; give "
             "TowerFeatures(pixels=...) as the tower takes them"
         )
-    if pixels.shape[1] != 3 or not pixels.is_floating_point():
+    if pixels.shape[1] != 3:
         raise FeaturesError(
-            f"pixels are {tuple(pixels.shape)} of {pixels.dtype}; the head's image stem reads "
-            "(B, 3, H, W) floats, normalised as the tower takes them"
+            f"pixels are {tuple(pixels.shape)}; the head's image stem reads (B, 3, H, W) floats, "
+            "normalised as the tower takes them"
         )
     return pixels

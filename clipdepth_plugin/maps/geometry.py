@@ -59,8 +59,10 @@ class ViewGeometry:
             map_CHW: (C, h, w), any size: it covers the whole view.
 
         Returns:
-            (C, H, W) at ``image_size``; NaN where the tower did not see the image.
+            (C, H, W) at ``image_size``; NaN where the tower did not see the image. Of float32 at
+            least: positions in a large image are beyond half precision.
         """
+        map_CHW = _full_precision(map_CHW)
         if self == ViewGeometry.squashed(self.image_size, self.view_size):
             return resize(map_CHW[None], self.image_size)[0]
         places, outside = [], []
@@ -129,14 +131,15 @@ def depth_to_points(
     host's resize is undone, so nothing is stretched.
 
     Args:
-        depth_1HW: (1, H, W) metres along the optical axis; NaN stays NaN.
+        depth_1HW: (1, H, W) metres along the optical axis, of any real dtype; NaN stays NaN.
         intrinsics: (fx, fy, cx, cy) or a 3x3 matrix K, in pixels of the map.
 
     Returns:
-        (H, W, 3) metres in the camera's frame: x right, y down, z forward.
+        (H, W, 3) metres in the camera's frame: x right, y down, z forward. float64 for a float64
+        map, float32 for any other.
 
     Raises:
-        HostError: The map is no tensor (1, H, W), or the intrinsics are no camera's.
+        HostError: The map is no tensor (1, H, W) of numbers, or the intrinsics are no camera's.
     """
     if not isinstance(depth_1HW, Tensor):
         raise HostError(
@@ -145,10 +148,18 @@ def depth_to_points(
         )
     if depth_1HW.ndim != 3 or depth_1HW.shape[0] != 1:
         raise HostError(f"depth of shape {tuple(depth_1HW.shape)}: expected one map, (1, H, W)")
+    if depth_1HW.is_complex() or depth_1HW.dtype == torch.bool:
+        raise HostError(f"depth is of {depth_1HW.dtype}: expected metres, floats or whole numbers")
     # Takes a while to import, and a plug-in that only reads depth never needs it.
     from kornia.geometry.depth import depth_to_3d
 
     fx, fy, cx, cy = parse_camera(intrinsics, "intrinsics")
+    depth_1HW = _full_precision(depth_1HW)
     camera_133 = depth_1HW.new_tensor([[[fx, 0, cx], [0, fy, cy], [0, 0, 1]]])
     points_13HW: Tensor = depth_to_3d(depth_1HW[None], camera_133, normalize_points=False)
     return rearrange(points_13HW, "1 xyz h w -> h w xyz")
+
+
+def _full_precision(map_CHW: Tensor) -> Tensor:
+    """In float32, or float64 where it is so: the others can't hold a camera or a position."""
+    return map_CHW if map_CHW.dtype == torch.float64 else map_CHW.float()
