@@ -49,16 +49,13 @@ def arrange(
     tried = [_try(rule, sizes, seen, patch) for rule in rules]
     fitting = [attempt for attempt in tried if attempt.fits]
     if not fitting:
-        raise _no_fit(sizes, seen, tried)
+        turned = _turned(sizes)
+        swapped = any(_try(rule, turned, seen, patch).fits for rule in rules)
+        raise _no_fit(sizes, seen, tried, swapped=swapped)
     chosen, *others = fitting
     for other in others:
         if _geometries(other.images) != _geometries(chosen.images):
-            raise HostError(
-                f"original_sizes: {len(seen)} views may be {len(chosen.images)} images "
-                f"{chosen.rule.label} or {len(other.images)} images {other.rule.label}: give the "
-                "(height, width) of every image of the pass, or attach(..., processor=...) the "
-                "image processor or the video processor alone"
-            )
+            raise _ambiguous(sizes, seen, chosen, other)
     return chosen.images
 
 
@@ -100,18 +97,50 @@ def _geometries(images: list[ImageViews]) -> list[ViewGeometry]:
     return [view for image in images for view in image.views]
 
 
-def _no_fit(sizes: Size | list[Size], seen: Sequence[Size], tried: list[_Attempt]) -> HostError:
+def _turned(sizes: Size | list[Size]) -> Size | list[Size]:
+    """The sizes of somebody who takes (width, height) for (height, width)."""
+    if isinstance(sizes, tuple):
+        return sizes[::-1]
+    return [size[::-1] for size in sizes]
+
+
+def _ambiguous(
+    sizes: Size | list[Size], seen: Sequence[Size], one: _Attempt, other: _Attempt
+) -> HostError:
+    counts = [len(attempt.images) for attempt in (one, other)]
+    cures = [
+        f"original_sizes={[sizes]} for one image"
+        if count == 1
+        else f"original_sizes={[sizes]} * {count} for {count} images"
+        for count in counts
+    ]
+    if isinstance(sizes, list) or counts[0] == counts[1]:
+        cures = ["attach(..., processor=...) with the image processor or the video processor alone"]
+    return HostError(
+        f"original_sizes: {len(seen)} views may be {counts[0]} images {one.rule.label} or "
+        f"{counts[1]} images {other.rule.label}: say which by {', or '.join(cures)}"
+    )
+
+
+def _no_fit(
+    sizes: Size | list[Size], seen: Sequence[Size], tried: list[_Attempt], *, swapped: bool
+) -> HostError:
     lines = []
     for attempt in tried:
         counts = [len(image) for image in attempt.images]
         expected = sorted({view.view_size for view in _geometries(attempt.images)})
         lines.append(f"{attempt.rule.label}: {_short(counts)} views of {_short(expected)}")
     images = "images of" if isinstance(sizes, list) else "any number of images of"
+    cure = (
+        "With height and width swapped they fit: sizes are (height, width), Pillow's are (width, "
+        "height)."
+        if swapped
+        else "Give the (height, width) of every image of the pass, in order, and attach(..., "
+        "processor=...) the very processor that prepared them"
+    )
     return HostError(
         f"original_sizes: this pass has {len(seen)} views of {_short(sorted(set(seen)))}; of "
-        f"{images} {_short(sizes)} this host makes, {'; or '.join(lines)}. Give the (height, "
-        "width) of every image of the pass, in order, and attach(..., processor=...) the very "
-        "processor that prepared them"
+        f"{images} {_short(sizes)} this host makes, {'; or '.join(lines)}. {cure}"
     )
 
 
