@@ -1,14 +1,18 @@
-"""Sizes and cameras as callers give them: plain numbers, or a HostError that names the argument.
+"""Sizes, cameras and ranges as callers and files give them: plain numbers, or a HostError.
 
-Lists, tuples, NumPy arrays and tensors are all taken; ``name`` is the argument, for the message.
+Lists, tuples, NumPy arrays and tensors are all taken; ``name`` says in the message where the value
+stands: the argument, or the file and its key. The same checks hold for the API and for every file.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import re
 from numbers import Real
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
+
+from pydantic import BeforeValidator
 
 from clipdepth_plugin.errors import HostError
 
@@ -21,25 +25,31 @@ StrPath = str | os.PathLike[str]
 Intrinsics = tuple[float, float, float, float]
 """(fx, fy, cx, cy) in pixels; integer coordinates are pixel centres."""
 
-MAX_PIXELS = 1 << 27
-"""Pixels of a map or a picture; 10,000 x 10,000 are fewer. More is a mistake or an attack."""
+MAX_PIXELS = 2**27
+"""Of a map: 512 MiB of float32."""
 
-_SIZE = f"(height, width) in whole pixels, both positive, at most {MAX_PIXELS:,} in all"
-_DEEPEST = 3
-"""Lists inside each other: a matrix for each image."""
-
+_SIZE = f"(height, width) in whole pixels, both positive, at most {MAX_PIXELS} pixels in all"
 _CAMERA = "(fx, fy, cx, cy) or a 3x3 matrix K, finite, with fx and fy positive"
 _FOCAL = "a positive, finite focal length in pixels"
+
+_MOST = 1e9  # of pixels and metres; beyond float32's products, and beyond any lens or scene
+_NESTING = 4  # (image, row, column, scalar)
+_ITEMS = 100_000
+_SKEW = 1e-6  # of the focal length: what is left of it by products of matrices
+_EXPONENT = re.compile(r"\d+\.?\d*[eE][+-]?\d+")
 
 
 def parse_size(value: Any, name: str) -> tuple[int, int]:
     """One (height, width), of two whole numbers."""
     pair = _plain(value)
-    if not _is_row(pair, 2) or not all(0 < side <= MAX_PIXELS for side in pair):  # so no NaN
+    if not _is_row(pair, 2) or not all(
+        0 < side <= MAX_PIXELS and side == int(side) for side in pair
+    ):
         _refuse(name, value, _SIZE)
-    if any(side != int(side) for side in pair) or math.prod(pair) > MAX_PIXELS:
+    height, width = map(int, pair)
+    if height * width > MAX_PIXELS:
         _refuse(name, value, _SIZE)
-    return int(pair[0]), int(pair[1])
+    return height, width
 
 
 def parse_sizes(value: Any, name: str) -> tuple[int, int] | list[tuple[int, int]]:
@@ -63,7 +73,7 @@ def parse_intrinsics(value: Any, count: int) -> list[Intrinsics | None]:
     ``value``: one camera for all ``count`` images, or one (None where it is not known) for each.
     """
     plain = _plain(value)
-    if _is_row(plain, 4) or _is_matrix(plain):
+    if _is_row(plain, 4) or _is_matrix(plain, 3, 3) or _wrong_matrix(plain):
         return [_camera(plain, "intrinsics") for _ in range(count)]
     if not isinstance(plain, list):
         _refuse("intrinsics", value, f"{_CAMERA}, or one such camera for each image")
@@ -74,6 +84,11 @@ def parse_intrinsics(value: Any, count: int) -> list[Intrinsics | None]:
     ]
 
 
+def parse_focal_length(value: Any, name: str) -> float:
+    """One focal length in pixels."""
+    return _number(value, name, _FOCAL)
+
+
 def parse_focal(value: Any, count: int) -> list[float | None]:
     """A focal length in pixels for each image.
 
@@ -81,60 +96,106 @@ def parse_focal(value: Any, count: int) -> list[float | None]:
     """
     plain = _plain(value)
     if not isinstance(plain, list):
-        return [_focal(plain, "focal_px")] * count
+        return [parse_focal_length(plain, "focal_px")] * count
     _check_count("focal_px", plain, count)
     return [
-        None if focal is None else _focal(focal, f"focal_px[{i}]") for i, focal in enumerate(plain)
+        None if focal is None else parse_focal_length(focal, f"focal_px[{i}]")
+        for i, focal in enumerate(plain)
     ]
 
 
-def _plain(value: Any, depth: int = 0) -> Any:
+def parse_metres(value: Any, name: str, *, zero: bool = False) -> float:
+    """A depth in metres, or the stored value of one: finite and above 0 (``zero``: or 0)."""
+    return _number(value, name, f"a finite number {'from 0 on' if zero else 'above 0'}", zero=zero)
+
+
+def _of_config(value: Any) -> Any:
+    """A value of a YAML file, whose reader takes 1e-3 (without a point) for text."""
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
+
+
+GivenCamera = Annotated[Intrinsics, BeforeValidator(lambda x: parse_camera(x, "a camera"))]
+"""(fx, fy, cx, cy), or a 3x3 matrix K, of a config or a set's file."""
+
+GivenFocal = Annotated[
+    float, BeforeValidator(lambda x: parse_focal_length(_of_config(x), "focal length"))
+]
+"""A focal length in pixels of a config or a file."""
+
+GivenMetres = Annotated[float, BeforeValidator(lambda x: parse_metres(_of_config(x), "range"))]
+"""A depth above 0 m, or the stored value of one metre, of a config or a file."""
+
+GivenNearest = Annotated[
+    float, BeforeValidator(lambda x: parse_metres(_of_config(x), "range", zero=True))
+]
+"""The same, or 0."""
+
+
+def _plain(value: Any, nesting: int = _NESTING) -> Any:
     """Lists of numbers, nested as ``value`` is; what has no such form comes back as it is."""
     if hasattr(value, "tolist"):  # a tensor, an array or one of their scalars
-        value = value.tolist()
-    if isinstance(value, list | tuple) and depth < _DEEPEST:
-        return [_plain(item, depth + 1) for item in value]
+        value = _listed(value)
+    if isinstance(value, list | tuple) and nesting and len(value) <= _ITEMS:
+        return [_plain(item, nesting - 1) for item in value]
     return value
 
 
-def _is_number(value: Any) -> bool:
-    """Whether it is a real number that a float can hold."""
-    if not isinstance(value, Real) or isinstance(value, bool):
-        return False
+def _listed(value: Any) -> Any:
     try:
-        float(value)
-    except (OverflowError, ValueError, TypeError):
-        return False
-    return True
+        return value.tolist() if math.prod(getattr(value, "shape", ())) <= _ITEMS else value
+    except Exception:  # noqa: BLE001 (tensors of the meta device, sparse ones, classes of their own)
+        return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _is_row(value: Any, length: int) -> bool:
     return isinstance(value, list) and len(value) == length and all(map(_is_number, value))
 
 
-def _is_matrix(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(_is_row(row, 3) for row in value)
+def _is_matrix(value: Any, rows: int, columns: int) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == rows
+        and all(_is_row(row, columns) for row in value)
+    )
+
+
+def _wrong_matrix(value: Any) -> str:
+    """What to do with a matrix that is not K, but has it; empty for anything else."""
+    for rows in (3, 4):
+        if _is_matrix(value, rows, 4) and value[2][:3] == [0, 0, 1]:
+            return f"its upper left 3x3 part, [:3, :3], of the {rows}x4 matrix"
+    if _is_row(value, 9) or _is_row(value, 16):
+        return "the numbers as 3 rows of 3"
+    return ""
 
 
 def _camera(value: Any, name: str) -> Intrinsics:
-    if _is_matrix(value):
+    if instead := _wrong_matrix(value):
+        _refuse(name, value, f"{_CAMERA}: give {instead}")
+    if _is_matrix(value, 3, 3):
         (fx, skew, cx), (zero, fy, cy), last = value
-        if (skew, zero, last) != (0, 0, [0, 0, 1]):
-            _refuse(name, value, "K as [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]")
+        if not abs(skew) + abs(zero) <= _SKEW * (abs(fx) + abs(fy)) or last != [0, 0, 1]:
+            turned = [row[2] for row in value] == [0, 0, 1]
+            hint = "; this is its transpose" if turned else ""
+            _refuse(name, value, f"K as [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]{hint}")
     elif _is_row(value, 4):
         fx, fy, cx, cy = value
     else:
         _refuse(name, value, _CAMERA)
-    camera = (float(fx), float(fy), float(cx), float(cy))
-    if not all(map(math.isfinite, camera)) or min(camera[:2]) <= 0:
+    if not (0 < fx and 0 < fy and all(abs(x) <= _MOST for x in (fx, fy, cx, cy))):
         _refuse(name, value, _CAMERA)
-    return camera
+    return float(fx), float(fy), float(cx), float(cy)
 
 
-def _focal(value: Any, name: str) -> float:
-    if not (_is_number(value) and math.isfinite(value) and value > 0):
-        _refuse(name, value, _FOCAL)
-    return float(value)
+def _number(value: Any, name: str, expected: str, *, zero: bool = False) -> float:
+    plain = _plain(value)
+    if not (_is_number(plain) and (0 < plain <= _MOST or (zero and plain == 0))):
+        _refuse(name, value, expected)
+    return float(plain)
 
 
 def _check_count(name: str, given: list[Any], count: int) -> None:
@@ -143,6 +204,13 @@ def _check_count(name: str, given: list[Any], count: int) -> None:
 
 
 def _refuse(name: str, value: Any, expected: str) -> NoReturn:
-    shown = repr(value)
-    shown = shown if len(shown) <= 100 else f"{shown[:100]}..."
-    raise HostError(f"{name}: got {shown}, expected {expected}")
+    raise HostError(f"{name}: got {shown(value)}, expected {expected}")
+
+
+def shown(value: Any) -> str:
+    """A wrong value in a message: its first 100 characters, or its type where it has no repr."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 (a number of 5000 digits, a class of the user's own)
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 100 else f"{text[:100]}..."

@@ -38,8 +38,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("files",),
     ("environment", "precision"),
     ("features",),
-    ("arguments",),
     ("config",),
+    ("lenses",),
+    ("arguments",),
     ("errors",),
 )
 """From the top down. A room imports from lower floors and from itself, never from its own floor's

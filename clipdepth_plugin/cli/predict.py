@@ -144,8 +144,6 @@ def _predict_all(
     images: Sequence[Path], depth_of: PictureDepth, options: PredictOptions, console: Console
 ) -> list[ImageError]:
     unreadable: list[ImageError] = []
-    focal = options.focal_px
-    camera = None if focal is None else (focal, focal, 0.0, 0.0)  # its centre does not matter
     with bar(console, "depth", len(images), shown=len(images) > 1) as advance:
         for start in range(0, len(images), options.batch_size):
             paths = images[start : start + options.batch_size]
@@ -155,7 +153,7 @@ def _predict_all(
                     read.append((path, load_image(path)))
                 except ImageError as error:
                     unreadable.append(error)
-            maps = depth_of([image for _, image in read], camera)
+            maps = depth_of([image for _, image in read], focal_px=options.focal_px)
             for (path, image), map_CHW in zip(read, maps, strict=True):
                 _write_maps(path.stem, image, map_CHW.cpu(), options)
             advance(len(paths))

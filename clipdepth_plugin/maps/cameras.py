@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
+
 from clipdepth_plugin.arguments import Intrinsics, Size, parse_focal, parse_intrinsics
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.errors import HeadMismatchError, HostError
+from clipdepth_plugin.lenses import LensCheck, centred
 from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
 
 Cameras = Intrinsics | Sequence[Intrinsics | None]
@@ -30,7 +33,8 @@ def camera_scales(
     config: HeadConfig,
     images: Sequence[ImageViews],
     intrinsics: Cameras | None,
-    focal_px: Focals | None = None,
+    focal_px: Focals | None,
+    check: LensCheck,
 ) -> list[float | None]:
     """Factor of each view's metres by its camera: true over canonical focal length.
 
@@ -39,6 +43,10 @@ def camera_scales(
 
     Returns:
         One for each view; None where the camera is not known.
+
+    Raises:
+        HostError: Both are given, not as many as images, or what is no camera of such a picture.
+        HeadMismatchError: The head was trained without a canonical camera.
     """
     if intrinsics is not None and focal_px is not None:
         raise HostError("intrinsics and focal_px both say the focal length: give one")
@@ -47,11 +55,19 @@ def camera_scales(
             "this head was trained without a canonical camera (config.canonical_focal is "
             "None): the focal length cannot change its metres"
         )
+    sizes = [image.views[0].image_size for image in images]
     if intrinsics is not None:
-        cameras = parse_intrinsics(intrinsics, len(images))
+        name, cameras = "intrinsics", parse_intrinsics(intrinsics, len(images))
     else:
-        focals = parse_focal(focal_px, len(images))
-        cameras = [None if f is None else (f, f, 0.0, 0.0) for f in focals]
+        name, focals = "focal_px", parse_focal(focal_px, len(images))
+        cameras = [
+            None if focal is None else centred(focal, size)
+            for focal, size in zip(focals, sizes, strict=True)
+        ]
+    if not torch.compiler.is_compiling():
+        for index, (camera, size) in enumerate(zip(cameras, sizes, strict=True)):
+            if camera is not None:
+                check(camera, size, f"{name}, image {index}" if len(sizes) > 1 else name)
     return [
         None if camera is None else _scale(config, view, camera)
         for image, camera in zip(images, cameras, strict=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from torch import Tensor
 from clipdepth_plugin.arguments import Intrinsics, Size, parse_camera
 from clipdepth_plugin.decoders.blocks import resize
 from clipdepth_plugin.errors import HostError
+from clipdepth_plugin.lenses import LensCheck
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,13 @@ class ViewGeometry:
             map_CHW: (C, h, w), any size: it covers the whole view.
 
         Returns:
-            (C, H, W) at ``image_size``; NaN where the tower did not see the image. Of float32 at
-            least: positions in a large image are beyond half precision.
+            (C, H, W) at ``image_size``, float32 (of float64: float64); NaN where the tower did not
+            see the image.
+
+        Raises:
+            HostError: The map is no tensor (C, h, w) of real numbers.
         """
-        map_CHW = _full_precision(map_CHW)
+        map_CHW = _of_numbers(map_CHW, "a map", "(C, h, w)")
         if self == ViewGeometry.squashed(self.image_size, self.view_size):
             return resize(map_CHW[None], self.image_size)[0]
         places, outside = [], []
@@ -131,35 +136,45 @@ def depth_to_points(
     host's resize is undone, so nothing is stretched.
 
     Args:
-        depth_1HW: (1, H, W) metres along the optical axis, of any real dtype; NaN stays NaN.
+        depth_1HW: (1, H, W) metres along the optical axis; NaN stays NaN.
         intrinsics: (fx, fy, cx, cy) or a 3x3 matrix K, in pixels of the map.
 
     Returns:
-        (H, W, 3) metres in the camera's frame: x right, y down, z forward. float64 for a float64
-        map, float32 for any other.
+        (H, W, 3) metres in the camera's frame: x right, y down, z forward; float32, of a float64
+        map float64. Maps of other dtypes are computed in float32, which the camera's numbers need.
 
     Raises:
-        HostError: The map is no tensor (1, H, W) of numbers, or the intrinsics are no camera's.
+        HostError: The map is no tensor (1, H, W) of real numbers, or the intrinsics are no camera's
+            of such a map.
     """
-    if not isinstance(depth_1HW, Tensor):
-        raise HostError(
-            f"depth is a {type(depth_1HW).__name__}: expected one map, a tensor (1, H, W); of what "
-            "predict(original_sizes=...) gives, one at a time"
-        )
-    if depth_1HW.ndim != 3 or depth_1HW.shape[0] != 1:
+    depth_1HW = _of_numbers(depth_1HW, "depth", "(1, H, W)")
+    if depth_1HW.shape[0] != 1:
         raise HostError(f"depth of shape {tuple(depth_1HW.shape)}: expected one map, (1, H, W)")
-    if depth_1HW.is_complex() or depth_1HW.dtype == torch.bool:
-        raise HostError(f"depth is of {depth_1HW.dtype}: expected metres, floats or whole numbers")
+    camera = parse_camera(intrinsics, "intrinsics")
+    height, width = depth_1HW.shape[1:]
+    if not torch.compiler.is_compiling():
+        LensCheck()(camera, (height, width), "intrinsics")
     # Takes a while to import, and a plug-in that only reads depth never needs it.
     from kornia.geometry.depth import depth_to_3d
 
-    fx, fy, cx, cy = parse_camera(intrinsics, "intrinsics")
-    depth_1HW = _full_precision(depth_1HW)
+    fx, fy, cx, cy = camera
     camera_133 = depth_1HW.new_tensor([[[fx, 0, cx], [0, fy, cy], [0, 0, 1]]])
     points_13HW: Tensor = depth_to_3d(depth_1HW[None], camera_133, normalize_points=False)
     return rearrange(points_13HW, "1 xyz h w -> h w xyz")
 
 
-def _full_precision(map_CHW: Tensor) -> Tensor:
-    """In float32, or float64 where it is so: the others can't hold a camera or a position."""
+def _of_numbers(map_CHW: Any, what: str, axes: str) -> Tensor:
+    """A map as floats that hold positions and cameras: float64 as it is, others as float32."""
+    if not isinstance(map_CHW, Tensor):
+        raise HostError(
+            f"{what} is a {type(map_CHW).__name__}: expected one map, a tensor {axes}; of what "
+            "predict(original_sizes=...) gives, one at a time"
+        )
+    odd = map_CHW.is_complex() or map_CHW.dtype == torch.bool or map_CHW.layout != torch.strided
+    if odd or map_CHW.is_quantized:
+        raise HostError(
+            f"{what} is of {map_CHW.dtype}, {map_CHW.layout}: expected real numbers, dense"
+        )
+    if map_CHW.ndim != 3 or 0 in map_CHW.shape:
+        raise HostError(f"{what} of shape {tuple(map_CHW.shape)}: expected one map, {axes}")
     return map_CHW if map_CHW.dtype == torch.float64 else map_CHW.float()

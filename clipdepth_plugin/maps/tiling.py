@@ -115,9 +115,7 @@ def _ambiguous(
         for count in counts
     ]
     if isinstance(sizes, list) or counts[0] == counts[1]:
-        cures = [
-            "attach(..., processor=...) with the image processor or the video processor alone"
-        ]
+        cures = ["attach(..., processor=...) with the image processor or the video processor alone"]
     return HostError(
         f"original_sizes: {len(seen)} views may be {counts[0]} images {one.rule.label} or "
         f"{counts[1]} images {other.rule.label}: say which by {', or '.join(cures)}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +20,7 @@ from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.arguments import Size, parse_size, parse_sizes
 from clipdepth_plugin.decoders.readout import NO_CONFIDENCE, DepthEstimate, confidence_of
 from clipdepth_plugin.errors import HeadMismatchError, HostError, NoDepthError
+from clipdepth_plugin.lenses import LensCheck
 from clipdepth_plugin.maps.cameras import Cameras, Focals, camera_scales, views_themselves
 from clipdepth_plugin.maps.geometry import ImageViews
 from clipdepth_plugin.maps.placing import Join, at_pixels, at_size, in_images
@@ -44,10 +45,12 @@ class Reader:
     Attributes:
         head: The head.
         preprocessing: How the host makes views of its pictures; None where that is not known.
+        lens: Checks the cameras that are given.
     """
 
     head: DepthHead | FusedHead
     preprocessing: Preprocessing | None
+    lens: LensCheck = field(default_factory=LensCheck)
     _said: bool = False
 
     def say_assumed(self, size: Size, where: str = "") -> None:
@@ -103,11 +106,16 @@ class PassMaps(TowerPass):
             return natives
         if images is None:
             images = views_themselves(self._sizes)
-        scales = camera_scales(self._reader.head.config, images, intrinsics, focal_px)
+        reader = self._reader
+        scales = camera_scales(reader.head.config, images, intrinsics, focal_px, reader.lens)
         if None in scales:
             unknown = [index for index, scale in enumerate(scales) if scale is None]
-            self._reader.say_assumed(self.views[0].pixel_size, f" for views {unknown}")
-        factors = natives[0].new_tensor([1.0 if scale is None else scale for scale in scales])
+            reader.say_assumed(self.views[0].pixel_size, f" for views {unknown}")
+        factors = torch.tensor(
+            [1.0 if scale is None else scale for scale in scales],
+            dtype=torch.float32,  # of natives, too, whatever a decoder of one's own gives
+            device=natives[0].device,
+        )
         parts = factors.split([len(native) for native in natives])
         return [
             native_B1HW * factor_B[:, None, None, None]
@@ -161,10 +169,12 @@ class PassMaps(TowerPass):
         sizes = parse_sizes(original_sizes, "original_sizes")
         return arrange(sizes, known.known_rules(), self._sizes, self._wanted.tower.patch_size)
 
-    def in_images(self, images: list[ImageViews], intrinsics: Cameras | None) -> list[Tensor]:
+    def in_images(
+        self, images: list[ImageViews], intrinsics: Cameras | None, focal_px: Focals | None
+    ) -> list[Tensor]:
         """(C, H, W) of each image: metres, and behind them confidence where the head has it."""
         with torch.inference_mode(False):
-            maps = self.placed(self.metres(images, intrinsics), images, stitch)
+            maps = self.placed(self.metres(images, intrinsics, focal_px), images, stitch)
             if self._reader.head.config.confidence:
                 sure = self.placed(self.log_scales(), images, paste)
                 maps = [

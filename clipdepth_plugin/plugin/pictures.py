@@ -13,7 +13,7 @@ from torch import Tensor
 from clipdepth_plugin.adapters.pixels import frames
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.arguments import Size
-from clipdepth_plugin.maps.cameras import Cameras
+from clipdepth_plugin.maps.cameras import Cameras, Focals
 from clipdepth_plugin.maps.geometry import ImageViews
 from clipdepth_plugin.plugin.checks import check_laid_out
 from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
@@ -49,13 +49,17 @@ class PictureDepth:
         self._plugin = plugin
 
     def __call__(
-        self, images: Sequence[Image.Image], intrinsics: Cameras | None = None
+        self,
+        images: Sequence[Image.Image],
+        intrinsics: Cameras | None = None,
+        focal_px: Focals | None = None,
     ) -> list[Tensor]:
         """The depth of pictures, in one tower pass.
 
         Args:
             images: RGB pictures of any sizes.
             intrinsics: (fx, fy, cx, cy) in their pixels, one for all or one (or None) for each.
+            focal_px: The focal length alone, in the same way.
 
         Returns:
             (1, H, W) float32 metres of each picture, NaN where the tower did not see it; (2, H, W)
@@ -64,6 +68,7 @@ class PictureDepth:
         Raises:
             ImageError: A picture is not RGB, or the tower takes no batches of pictures.
             NoDepthError: The depth is not finite.
+            HostError: Not as many cameras as pictures, or no cameras of such pictures.
             HeadMismatchError: A camera for a head without a canonical one; or the head is in
                 training mode.
         """
@@ -72,4 +77,4 @@ class PictureDepth:
         pixels_B3HW, geometries = frames(images, self.framing)
         check_laid_out(pixels_B3HW, self._plugin.tower)
         run = self._plugin.tower_pass(pixels_B3HW)
-        return run.in_images([ImageViews((one,)) for one in geometries], intrinsics)
+        return run.in_images([ImageViews((one,)) for one in geometries], intrinsics, focal_px)

@@ -1,0 +1,100 @@
+"""Cameras that cannot be, and cameras that are unlikely, for a picture whose size is known.
+
+Most wrong cameras are right ones in another unit: a matrix that is normalised to the picture, a
+focal length in millimetres, a matrix of another resolution. Such a lens would see far more or far
+less than lenses do, or lie beside its picture. The limits, and what exists near them:
+
+| measure | unlikely | impossible | there are |
+| --- | --- | --- | --- |
+| field of view | over 130 degrees | over 170 | rectilinear lenses to 127 degrees; as a fisheye's focal \
+length is longer for its field, one of 180 degrees counts as 115 |
+| field of view | under 1 degree | under 0.1 | 1200 mm with a doubling converter: 0.9 degrees |
+| pixel's width over its height, or inverse | over 1.5 | over 10 | 16:9 squashed to a square: 1.8 |
+| principal point from the picture's middle, in its sides | over 0.2 | | crops of larger pictures |
+| the optical axis from the picture | | over 85 degrees | |
+
+The field of view is that of a pinhole, 2 atan(side / 2f), along the side where it is larger.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from clipdepth_plugin.arguments import Intrinsics, Size
+from clipdepth_plugin.errors import HostError
+
+logger = logging.getLogger(__name__)
+
+WIDE = (130.0, 170.0)
+NARROW = (1.0, 0.1)
+ASPECT = (1.5, 10.0)
+OFF_CENTRE = 0.2
+OFF_AXIS = 85.0
+
+_UNIT = (
+    "cameras are in pixels of this picture, not in millimetres, not normalised, not of another "
+    "resolution"
+)
+
+
+class _Doubt(NamedTuple):
+    kind: str
+    impossible: bool
+    text: str
+
+
+class LensCheck:
+    """Refuses impossible cameras; says each kind of doubt once, with the first that raised it."""
+
+    def __init__(self) -> None:
+        """Nothing is said yet."""
+        self._said: set[str] = set()
+
+    def __call__(self, camera: Intrinsics, size: Size, where: str) -> None:
+        """Checks the camera of a picture of ``size``; ``where`` names it.
+
+        Raises:
+            HostError: No lens has it.
+        """
+        for doubt in _doubts(camera, size):
+            numbers = ", ".join(f"{x:.6g}" for x in camera)
+            text = (
+                f"{where}: a camera (fx, fy, cx, cy) = ({numbers}) of a picture of {size[0]} x "
+                f"{size[1]} (height, width) {doubt.text}"
+            )
+            if doubt.impossible:
+                raise HostError(f"{text}, as no lens does: {_UNIT}")
+            if doubt.kind not in self._said:
+                self._said.add(doubt.kind)
+                logger.warning("%s, as few lenses do: check it, %s", text, _UNIT)
+
+
+def centred(focal: float, size: Size) -> Intrinsics:
+    """The camera of which only the focal length is known: its centre is the picture's."""
+    return focal, focal, (size[1] - 1) / 2, (size[0] - 1) / 2
+
+
+def _doubts(camera: Intrinsics, size: Size) -> Iterator[_Doubt]:
+    fx, fy, cx, cy = camera
+    height, width = size
+    view = 2 * max(_degrees(width / 2 / fx), _degrees(height / 2 / fy))
+    if view > WIDE[0]:
+        yield _Doubt("wide", view > WIDE[1], f"sees {view:.4g} degrees")
+    if view < NARROW[0]:
+        yield _Doubt("narrow", view < NARROW[1], f"sees {view:.2g} degrees")
+    aspect = max(fx / fy, fy / fx)
+    if aspect > ASPECT[0]:
+        yield _Doubt("aspect", aspect > ASPECT[1], f"has fx and fy {aspect:.3g} times each other")
+    aside = abs(cx - (width - 1) / 2) / width, abs(cy - (height - 1) / 2) / height
+    if max(aside) > OFF_CENTRE:
+        beyond = [max(part - 0.5, 0.0) for part in aside]  # in sides of the picture
+        slope = math.hypot(beyond[0] * width / fx, beyond[1] * height / fy)
+        place = "outside the picture" if max(aside) > 0.5 else "far from the picture's middle"
+        yield _Doubt("centre", _degrees(slope) > OFF_AXIS, f"has its centre {place}")
+
+
+def _degrees(slope: float) -> float:
+    return math.degrees(math.atan(slope))
