@@ -98,6 +98,8 @@ def choose_tower(model: nn.Module, path: str | None = None) -> Tower:
     That is the path of the tower, of its block list, or of a module around it; a tower at just that
     path comes before those inside.
     """
+    if path is not None and not isinstance(path, str):
+        raise HostError(f"tower is {type(path).__name__}, expected a module path, as find_towers has")
     towers, misfits = _find(model)
     name, found = type(model).__name__, f"Found: {'; '.join(map(str, towers))}"
     if not towers:

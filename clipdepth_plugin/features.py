@@ -10,11 +10,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import SymInt, Tensor
+import torch
+from torch import Tensor
 from torch.utils._pytree import GetAttrKey, KeyEntry, register_pytree_node
 
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import FeaturesError
+
+
+_FLOATS = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.float64})
+_OTHER_TYPES = (AttributeError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,30 @@ class TowerFeatures:
     pixels: Tensor | None = None
 
     def __post_init__(self) -> None:
-        self._check_types()
+        try:
+            self._check()
+        except FeaturesError:
+            raise
+        except _OTHER_TYPES as error:
+            raise FeaturesError(
+                f"TowerFeatures: {error}; expected levels {{number: (B, h*w, D)}}, context (B, D) "
+                "or None, grid (h, w), pixels (B, 3, H, W) or None, all tensors of floats"
+            ) from error
+
+    def _check(self) -> None:
+        """The contract; values of other types make it raise anything.
+
+        Without isinstance, as it runs in each pass.
+        """
+        if not self.levels:
+            raise FeaturesError("TowerFeatures needs at least one level, got none")
         grid_h, grid_w = self.grid
+        if float in (grid_h.__class__, grid_w.__class__):
+            raise TypeError(f"grid is {self.grid}")
         batch: int | None = None
         for level, tokens_BND in self.levels.items():
+            if level.__class__ is not int or tokens_BND.dtype not in _FLOATS:
+                raise TypeError(f"level {level!r} is {_shown(tokens_BND)}")
             if tokens_BND.ndim != 3 or tokens_BND.shape[1] != grid_h * grid_w:
                 raise FeaturesError(
                     f"level {level} has shape {tuple(tokens_BND.shape)}; a grid of "
@@ -58,6 +83,8 @@ class TowerFeatures:
                 )
             batch = tokens_BND.shape[0]
         for name, value, ndim in (("context", self.context, 2), ("pixels", self.pixels, 4)):
+            if value is not None and value.dtype not in _FLOATS:
+                raise TypeError(f"{name} is {_shown(value)}")
             if value is not None and (value.ndim != ndim or value.shape[0] != batch):
                 raise FeaturesError(
                     f"{name} has shape {tuple(value.shape)}; expected {ndim} axes and {batch} views"
@@ -69,25 +96,6 @@ class TowerFeatures:
                 f"pixels have shape {tuple(self.pixels.shape)}, which {grid_h} x {grid_w} patches "
                 "do not divide: give those that whole patches cover, (B, 3, H, W)"
             )
-
-    def _check_types(self) -> None:
-        if not isinstance(self.levels, Mapping) or not self.levels:
-            raise FeaturesError(
-                f"levels is {_shown(self.levels)}; expected at least one level -> (B, h*w, D) tokens"
-            )
-        grid = self.grid
-        sides = grid if isinstance(grid, tuple | list) and len(grid) == 2 else ()
-        if not sides or not all(_is_count(side) for side in sides):
-            raise FeaturesError(f"grid is {_shown(grid)}; expected (h, w), two whole numbers")
-        for level in self.levels:
-            if not isinstance(level, int) or isinstance(level, bool):
-                raise FeaturesError(f"a level is called {_shown(level)}; expected whole numbers")
-        named = {f"level {level}": x_BND for level, x_BND in self.levels.items()}
-        for name, value in {**named, "context": self.context, "pixels": self.pixels}.items():
-            if value is None and name in ("context", "pixels"):
-                continue
-            if not isinstance(value, Tensor) or not value.is_floating_point():
-                raise FeaturesError(f"{name} is {_shown(value)}; expected a tensor of floats")
 
     @property
     def batch(self) -> int:
@@ -101,15 +109,10 @@ class TowerFeatures:
         return TowerFeatures(levels, context, self.grid, pixels)
 
 
-def _is_count(side: Any) -> bool:
-    """Whether it is a whole number above 0; in a traced program it may be a symbolic one."""
-    return isinstance(side, int | SymInt) and not isinstance(side, bool) and side > 0
-
-
 def _shown(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor {tuple(value.shape)} of {value.dtype}"
-    return "None" if value is None else f"{value!r:.60} ({type(value).__name__})"
+    return f"{value!r:.60} ({type(value).__name__})"
 
 
 def one_size(features: TowerFeatures | list[TowerFeatures]) -> TowerFeatures:

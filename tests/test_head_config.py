@@ -60,7 +60,10 @@ def test_bad_features(change: dict[str, Any], message: str) -> None:
     ("pixels", "message"),
     [
         (torch.zeros(2, 4, 48, 48), r"reads \(B, 3, H, W\) floats"),
-        (torch.zeros(2, 3, 48, 48, dtype=torch.uint8), "uint8; expected a tensor of floats"),
+        (
+            torch.zeros(2, 3, 48, 48, dtype=torch.uint8),
+            r"pixels is a tensor \(2, 3, 48, 48\) of torch.uint8",
+        ),
         (torch.zeros(2, 3, 48, 50), "3 x 3 patches do not divide"),
         (torch.zeros(2, 48, 48), "expected 4 axes and 2 views"),
     ],

@@ -1,6 +1,6 @@
 """``make fuzz``: every fuzz in turn, with seeds from 1 on, until the time is up.
 
-    python -m tests.fuzz --minutes 10 --seed 1
+python -m tests.fuzz --minutes 10 --seed 1
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def main() -> None:
     end = time.monotonic() + 60 * options.minutes
     for seed in itertools.count(options.seed):
         for fuzz in chosen:
-            print(f"seed {seed}, {fuzz.name}", flush=True)
+            sys.stderr.write(f"seed {seed}, {fuzz.name}\n")
             fuzz.run(seed, fuzz.examples)
             if time.monotonic() > end:
                 sys.exit(0)

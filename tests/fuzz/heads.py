@@ -65,8 +65,10 @@ def _features(config: HeadConfig) -> TowerFeatures | None:
 
 def _config(drawn: tuple[str, Any]) -> None:
     preset, content = drawn
-    raw = content if isinstance(content, bytes) else json.dumps(content, default=str).encode(
-        "utf-8", "surrogatepass"
+    raw = (
+        content
+        if isinstance(content, bytes)
+        else json.dumps(content, default=str).encode("utf-8", "surrogatepass")
     )
     _load(raw, _stored(preset)[1])
 

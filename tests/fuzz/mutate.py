@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 TOKENS = (
     b"", b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"%PDF-1.7", b"%!PS", b"PK\3\4", b"GIF89a", b"NaN",
-    b"-Infinity", b"1e400", b"null", b"[[[[", b'{"a":', b"\n", b",", b"\t", b" ", b"../", b"&a [*a]",
-    b"!!python/object", b"\x7f\xff\xff\xff", b"\xff" * 8,
+    b"-Infinity", b"1e400", b"null", b"[[[[", b'{"a":', b"\n", b",", b"\t", b" ", b"../",
+    b"&a [*a]", b"!!python/object", b"\x7f\xff\xff\xff", b"\xff" * 8,
 )  # fmt: skip
 
 NUMBERS = st.one_of(
@@ -86,7 +86,7 @@ def _places(tree: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @st.composite
 def mutated_tree(draw: st.DrawFn, originals: list[Any], values: Any = TREES) -> Any:
-    """One of the originals with up to three of its values replaced, left out or joined by others."""
+    """One of the originals, up to three of its values replaced, left out or joined by others."""
     tree = copy.deepcopy(draw(st.sampled_from(originals)))
     for _ in range(draw(st.integers(1, 3))):
         way = draw(st.sampled_from(_places(tree)))
