@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clipdepth_plugin.data import FORMATS, DataConfig
 from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.files.documents import read_yaml
+from clipdepth_plugin.files.documents import read_json, read_yaml
 
 
 def parse_data(text: str, default_split: str = "test") -> DataConfig:
@@ -22,7 +22,8 @@ def parse_data(text: str, default_split: str = "test") -> DataConfig:
         pydantic.ValidationError: The fields contradict each other.
     """
     if text.endswith((".yaml", ".yml", ".json")) and Path(text).is_file():
-        fields = read_yaml(text, DataError)  # JSON is YAML, too
+        read = read_json if text.endswith(".json") else read_yaml
+        fields = read(text, DataError)
         if not isinstance(fields, dict):
             raise DataError(f"{text}: expected the fields of a set, got {type(fields).__name__}")
         return DataConfig.model_validate({"split": default_split, **fields})

@@ -94,6 +94,8 @@ def read_bytes(path: StrPath, error: type[ClipDepthError], *, limit: int) -> byt
             raise error(f"{path}: can't be read: it is a folder or a device, no file")
         with Path(path).open("rb") as file:
             content = file.read(limit + 1)
+    except FileNotFoundError as problem:
+        raise error(f"{path}: no such file; check the path") from problem
     except (OSError, ValueError) as problem:  # ValueError: a null byte in its name
         if isinstance(problem, ClipDepthError):
             raise
