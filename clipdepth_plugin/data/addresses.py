@@ -56,14 +56,16 @@ def expanded_shards(location: str) -> list[str]:
     Raises:
         DataError: As ``checked_address``; a local file is missing, or there are too many.
     """
-    shards = [checked_address(one) for one in islice(_expanded(location), MAX_SHARDS + 1)]
-    if len(shards) > MAX_SHARDS:
-        raise _too_many(location)
-    for shard in shards:
+    shards: list[str] = []
+    for one in islice(_expanded(location), MAX_SHARDS + 1):
+        shard = checked_address(one)
         if "://" not in shard and not _is_file(shard):
             raise DataError(
-                f"{shortened(shard, 1000)}: no such tar file; check root (commands are not run)"
+                f"{shortened(shard, 1000)}: no such tar file (commands are not run); check root"
             )
+        shards.append(shard)
+    if len(shards) > MAX_SHARDS:
+        raise _too_many(location)
     return shards
 
 

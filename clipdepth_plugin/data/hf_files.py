@@ -35,7 +35,9 @@ def checked_place(location: str) -> str:
     except OSError as error:
         raise DataError(f"{shortened(location)}: can't be read ({error})") from error
     if not _HUB_ID.fullmatch(address):
-        raise DataError(f"{shortened(location)}: neither a folder that exists nor a hub id")
+        raise DataError(
+            f"{shortened(location)}: can't be opened: neither a folder that exists nor a hub id"
+        )
     return address
 
 

@@ -95,8 +95,7 @@ class HubStream(StreamDataset):
             if isinstance(features.get(column), self._datasets.Image):
                 rows = rows.cast_column(column, self._datasets.Image(decode=False))
         rows = rows.select_columns(self._columns)
-        opening = {name: kind for name, kind in (rows.features or {}).items()}
-        if self._datasets.features.features.require_decoding(opening):
+        if self._datasets.features.features.require_decoding(dict(rows.features or {})):
             # The library would open whatever path a row names.
             raise DataError(f"{self.config.root}: pictures must be in columns of their own")
         return rows
