@@ -15,9 +15,6 @@ from clipdepth_plugin.data.addresses import checked_address
 from clipdepth_plugin.data.hf_files import check_folder
 from clipdepth_plugin.errors import DataError
 
-if TYPE_CHECKING:
-    pass
-
 pytest.importorskip("webdataset")
 pytest.importorskip("datasets")
 
