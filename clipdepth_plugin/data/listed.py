@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from clipdepth_plugin.arguments import Intrinsics
+from clipdepth_plugin.data.addresses import check_inside
 from clipdepth_plugin.data.config import DataConfig
 from clipdepth_plugin.data.dataset import SampleDataset
 from clipdepth_plugin.data.files import DepthUnit, make_sample, read_image, stored_depth
@@ -115,7 +116,8 @@ def _read_list(path: Path) -> list[Line]:
         if words[1] == "None":
             without += 1
             continue
-        lines.append(Line(words[0].lstrip("/"), words[1].lstrip("/"), focal))
+        image, depth = (check_inside(word.lstrip("/"), f"{path}:{number}") for word in words[:2])
+        lines.append(Line(image, depth, focal))
     if without:
         logger.info("%s: %d of %d lines have no depth", path, without, without + len(lines))
     return lines

@@ -12,6 +12,7 @@ from typing import Any
 
 from clipdepth_plugin.data.config import DataConfig, register_format
 from clipdepth_plugin.data.files import require
+from clipdepth_plugin.data.hf_files import check_folder, check_hub_card, checked_place
 from clipdepth_plugin.data.stream import FIELDS, Record, StreamDataset
 from clipdepth_plugin.errors import DataError
 
@@ -61,15 +62,20 @@ class HubStream(StreamDataset):
         return value["bytes"]
 
     def _opened(self) -> Any:
-        config, place = self.config, self.config.location()
+        config, place = self.config, checked_place(self.config.location())
+        is_saved = Path(place).is_dir() and check_folder(Path(place))
         try:
-            if Path(place, "state.json").is_file():
-                return self._datasets.load_from_disk(place).to_iterable_dataset()
-            if Path(place, "dataset_dict.json").is_file():
-                return self._datasets.load_from_disk(place)[config.split].to_iterable_dataset()
+            if is_saved:
+                saved = self._datasets.load_from_disk(place)
+                one = saved[config.split] if isinstance(saved, dict) else saved
+                return one.to_iterable_dataset()
+            if not Path(place).is_dir():
+                check_hub_card(place, config.revision)
             return self._datasets.load_dataset(
                 place, config.subset, split=config.split, revision=config.revision, streaming=True
             )
+        except DataError:
+            raise
         except Exception as error:  # the library and its hub client raise almost anything
             raise DataError(
                 f"{place}: the data set can't be opened ({type(error).__name__}: {error}); check "
@@ -88,7 +94,11 @@ class HubStream(StreamDataset):
         for column in self._columns:
             if isinstance(features.get(column), self._datasets.Image):
                 rows = rows.cast_column(column, self._datasets.Image(decode=False))
-        return rows.select_columns(self._columns)
+        rows = rows.select_columns(self._columns)
+        if self._datasets.features.features.require_decoding(dict(rows.features or {})):
+            # The library would open whatever path a row names.
+            raise DataError(f"{self.config.root}: pictures must be in columns of their own")
+        return rows
 
 
 def _reporting(rows: Any, name: str) -> Iterator[dict[str, Any]]:

@@ -87,8 +87,8 @@ class NyuMat(SampleDataset):
 
     def _array(self, key: str) -> Any:
         """An HDF5 data set. Every process opens the file for itself: handles don't survive fork."""
+        h5py = require("h5py", "train", "nyu_mat")
         if self._open is None or self._open[0] != os.getpid():
-            h5py = require("h5py", "train", "nyu_mat")
             if not self._path.is_file():
                 raise DataError(f"{self._path}: no such file; root is nyu_depth_v2_labeled.mat")
             try:
@@ -101,7 +101,12 @@ class NyuMat(SampleDataset):
         file = self._open[1]
         if key not in file:
             raise DataError(f"{self._path}: has no {key!r}, only {', '.join(file)}")
-        return file[key]
+        if not isinstance(file.get(key, getlink=True), h5py.HardLink):
+            raise DataError(f"{self._path}: {key!r} is a link, maybe into another file; copy it in")
+        array = file[key]
+        if not isinstance(array, h5py.Dataset) or array.is_virtual or array.external:
+            raise DataError(f"{self._path}: {key!r} is no array of this file's own")
+        return array
 
     def _checked(self, path: Path) -> NDArray[np.int64]:
         numbers = _split_numbers(path, self._config.split)

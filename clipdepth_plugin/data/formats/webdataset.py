@@ -7,19 +7,23 @@ file's name.
 from __future__ import annotations
 
 import contextlib
+import http.client
+import lzma
 import os
 import re
-import subprocess
 import tarfile
+import zlib
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from clipdepth_plugin.data.addresses import expanded_shards, open_address
 from clipdepth_plugin.data.config import DataConfig, register_format
 from clipdepth_plugin.data.files import require
 from clipdepth_plugin.data.stream import FIELDS, Record, StreamDataset
-from clipdepth_plugin.errors import DataError
+from clipdepth_plugin.errors import shortened
 
+_MEMBER_BYTES = 256 << 20
+_DAMAGED = (zlib.error, lzma.LZMAError, http.client.HTTPException)
 _IMAGE, _DEPTH, _CAMERA = "jpg;jpeg;png;webp", "depth.png", "intrinsics.json"
 
 
@@ -31,16 +35,7 @@ class TarStream(StreamDataset):
         """Expands the list of shards; none is read."""
         super().__init__(config)
         require("webdataset", "stream", "format webdataset")
-        braces = require("braceexpand", "stream", "format webdataset")
-        shards = [one for part in config.location().split("::") for one in braces.braceexpand(part)]
-        for shard in shards:
-            if shard.startswith("pipe:") or shard == "-":
-                raise DataError(
-                    f"{shard}: commands are not run from a config; give a path or an address"
-                )
-            if "://" not in shard and not Path(shard).is_file():
-                raise DataError(f"{shard}: no such tar file; check root {config.root!r}")
-        self._shards = shards
+        self._shards = expanded_shards(config.location())
         self._image_suffixes = (config.image_column or _IMAGE).split(";")
         self._depth_suffixes = (config.depth_column or _DEPTH).split(";")
         self._camera_suffixes = (config.intrinsics_column or _CAMERA).split(";")
@@ -57,32 +52,31 @@ class TarStream(StreamDataset):
         title = re.sub(r"\.tar(\.\w+)?$", "", os.path.basename(place))  # noqa: PTH119
         name = f"{self.config.name}/{title}" if self.config.name else title
         try:
-            with contextlib.closing(_open(place)) as stream:
-                files = tar.tar_file_expander([{"url": place, "stream": stream}])
-                for found in tar.group_by_keys(files):
+            with contextlib.closing(open_address(place)) as stream:
+                for found in tar.group_by_keys(_members(stream, place)):
                     yield Record(
                         f"{name}/{found['__key__']}",
                         _member(found, self._image_suffixes),
                         _member(found, self._depth_suffixes),
                         _member(found, self._camera_suffixes),
                     )
-        except (
-            OSError,
-            EOFError,
-            ValueError,
-            tarfile.TarError,
-            subprocess.SubprocessError,
-        ) as error:
-            reason = (
-                f"{place}: the shard is damaged or can't be read from here on ({error.args[0]})"
-            )
+        # zlib.error and lzma.LZMAError are no OSErrors; http.client's errors of a line cut short.
+        except (OSError, EOFError, ValueError, tarfile.TarError, *_DAMAGED) as error:
+            reason = f"{place}: the shard is damaged or can't be read from here on ({error})"
             yield Record(name, error=f"{reason}; get it again")
 
 
-def _open(shard: str) -> Any:
-    if "://" not in shard:
-        return Path(shard).open("rb")
-    return require("webdataset.gopen", "stream", "format webdataset").gopen(shard)
+def _members(stream: IO[bytes], place: str) -> Iterator[dict[str, Any]]:
+    """The files of a tar archive as webdataset groups them; metadata (``__name__``) is left out."""
+    with tarfile.open(fileobj=stream, mode="r|*") as archive:
+        for member in archive:
+            if member.isreg() and not re.match(r"__[^/]*__($|/)", member.name):
+                if member.size > _MEMBER_BYTES:  # of a sparse one, more than the archive holds
+                    raise ValueError(f"{shortened(member.name)}: larger than {_MEMBER_BYTES} bytes")
+                file = archive.extractfile(member)
+                assert file is not None
+                yield {"fname": member.name, "data": file.read(), "__url__": place}
+            archive.members = []  # type: ignore[attr-defined]  # else it keeps a header of each
 
 
 def _member(found: dict[str, Any], suffixes: list[str]) -> bytes | None:
