@@ -1,7 +1,7 @@
 # Everything runs in .venv, which is made and kept current here: `make test` works on a fresh clone.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-transformers bench bench-kernels lint format types wheel setup clean
+.PHONY: help demo test test-transformers fuzz bench bench-kernels lint format types wheel setup clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -47,6 +47,9 @@ test: $(READY) ## the whole test suite (PYTEST_ARGS="-k head" goes to pytest)
 
 test-transformers: $(READY) ## host tests under transformers 4.57, 5.5 and the newest
 	@$(BIN)/python results/transformers_compatibility.py
+
+fuzz: $(READY) ## ten minutes of hostile input (ARGS="--minutes 60 --only picture"); make test has one of them
+	@$(BIN)/python -m tests.fuzz $(ARGS)
 
 bench: $(READY) ## two minutes of timed benchmarks, in results/ as JSON (PYTEST_ARGS="--benchmark-compare=FILE")
 	@json=$(BENCH_JSON); \

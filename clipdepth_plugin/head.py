@@ -16,7 +16,9 @@ from clipdepth_plugin.decoders import compact, dual_path  # noqa: F401 (they reg
 from clipdepth_plugin.decoders.decoder import Decoder
 from clipdepth_plugin.decoders.inputs import checked_features, checked_size
 from clipdepth_plugin.decoders.readout import DepthEstimate, with_confidence
+from clipdepth_plugin.errors import ConfigError
 from clipdepth_plugin.features import TowerFeatures
+from clipdepth_plugin.files.problems import checked
 from clipdepth_plugin.weights.hub import HubMixin
 
 if TYPE_CHECKING:
@@ -67,16 +69,18 @@ class DepthHead(HubMixin):
 
         Raises:
             TowerNotFoundError: No tower, or several and no choice.
-            pydantic.ValidationError: An option contradicts the others.
+            ConfigError: No such preset or option, or an option that contradicts the others.
         """
         found = choose_tower(host, tower)
-        defaults = HeadConfig(width=found.width, preset=preset)
+        where = f"a head for {found}"
+        defaults = checked(HeadConfig, {"width": found.width, "preset": preset}, where, ConfigError)
         scaled: dict[str, Any] = {
             "semantic_levels": scale_levels(defaults.semantic_levels, found.depth),
             "structural_levels": scale_levels(defaults.structural_levels, found.depth),
             "context": found.contexts[0],
         }
-        return cls(HeadConfig(**{"width": found.width, "preset": preset, **scaled, **options}))
+        tree = {"width": found.width, "preset": preset, **scaled, **options}
+        return cls(checked(HeadConfig, tree, where, ConfigError))
 
     def forward(self, features: TowerFeatures, size: tuple[int, int] | None = None) -> Tensor:
         """Depth of each view.
