@@ -48,7 +48,7 @@ test: $(READY) ## the whole test suite (PYTEST_ARGS="-k head" goes to pytest)
 test-transformers: $(READY) ## host tests under transformers 4.57, 5.5 and the newest
 	@$(BIN)/python results/transformers_compatibility.py
 
-fuzz: $(READY) ## ten minutes of hostile input (ARGS="--minutes 60 --only picture"); make test has one of them
+fuzz: $(READY) ## ten minutes of hostile input (ARGS="--minutes 60 --only picture")
 	@$(BIN)/python -m tests.fuzz $(ARGS)
 
 bench: $(READY) ## two minutes of timed benchmarks, in results/ as JSON (PYTEST_ARGS="--benchmark-compare=FILE")

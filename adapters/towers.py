@@ -99,7 +99,7 @@ def choose_tower(model: nn.Module, path: str | None = None) -> Tower:
     path comes before those inside.
     """
     if path is not None and not isinstance(path, str):
-        raise HostError(f"tower is {type(path).__name__}, expected a module path, as find_towers has")
+        raise HostError(f"tower is {type(path).__name__}, expected a module path of find_towers")
     towers, misfits = _find(model)
     name, found = type(model).__name__, f"Found: {'; '.join(map(str, towers))}"
     if not towers:

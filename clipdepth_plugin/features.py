@@ -17,7 +17,6 @@ from torch.utils._pytree import GetAttrKey, KeyEntry, register_pytree_node
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import FeaturesError
 
-
 _FLOATS = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.float64})
 _OTHER_TYPES = (AttributeError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
 
@@ -82,6 +81,11 @@ class TowerFeatures:
                     f"level {level} holds {tokens_BND.shape[0]} views, the levels before it {batch}"
                 )
             batch = tokens_BND.shape[0]
+        self._check_beside(batch)
+
+    def _check_beside(self, batch: int | None) -> None:
+        """The same of context and pixels."""
+        grid_h, grid_w = self.grid
         for name, value, ndim in (("context", self.context, 2), ("pixels", self.pixels, 4)):
             if value is not None and value.dtype not in _FLOATS:
                 raise TypeError(f"{name} is {_shown(value)}")
