@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic import ValidationError
 
 from clipdepth_plugin.data import DataConfig, open_dataset
+from clipdepth_plugin.data.dataset import SampleDataset
 from clipdepth_plugin.files.pictures import load_image
 from tests.fuzz.fuzz import Fuzz, clear_errors
 from tests.fuzz.mutate import TREES, mutated, mutated_tree
@@ -73,10 +75,9 @@ def _picture(data: bytes) -> None:
 
 def _read(config: dict[str, Any]) -> None:
     """Every sample of a set: depth in its range beside a picture of its size, a camera or none."""
-    from pydantic import ValidationError
-
     with clear_errors(ValidationError):
         data = open_dataset(DataConfig(**config))
+        assert isinstance(data, SampleDataset)
         for index in range(len(data)):
             sample = data[index]
             depth_1HW = sample.depth_1HW
