@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from clipdepth_plugin.arguments import GivenFocal, GivenMetres
+from clipdepth_plugin.arguments import GivenFocal, GivenMetres, GivenNearest
 from clipdepth_plugin.lenses import LensCheck, centred
 
 ContextKind = Literal["pooled", "cls", "mean"]
@@ -163,7 +163,7 @@ class HeadConfig(BaseModel):
     ``log``: a sigmoid between the logarithms of ``depth_range``'s ends. ``bins``: the expected log
     depth of 64 depths between them, evenly spaced in log depth. Both are bounded."""
 
-    depth_range: tuple[GivenMetres, GivenMetres] = (0.05, 20.0)
+    depth_range: tuple[GivenNearest, GivenMetres] = (0.05, 20.0)
     """Nearest and farthest depth in metres; the bounds of ``log`` and ``bins``, which start near
     their geometric mean. The other activations are not clipped to it."""
 

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import GetAttrKey, KeyEntry, register_pytree_node
 
-from clipdepth_plugin.arguments import Size
+from clipdepth_plugin.arguments import Size, shown
 from clipdepth_plugin.errors import FeaturesError
 
 
@@ -32,7 +33,11 @@ class TowerFeatures:
             only some heads ask for them.
 
     Raises:
-        FeaturesError: A level, the context or the pixels disagree in shape.
+        FeaturesError: A field is of another type, a tensor holds no floats, or the levels, the
+            context and the pixels disagree in shape.
+
+    Whether tokens are finite is not looked at, which would wait for the device: of NaN a head
+    makes NaN, which ``DepthPlugin`` refuses.
     """
 
     levels: Mapping[int, Tensor]
@@ -41,6 +46,8 @@ class TowerFeatures:
     pixels: Tensor | None = None
 
     def __post_init__(self) -> None:
+        if not torch.compiler.is_compiling():
+            self._check_types()
         if not self.levels:
             raise FeaturesError("TowerFeatures needs at least one level, got none")
         grid_h, grid_w = self.grid
@@ -69,6 +76,30 @@ class TowerFeatures:
                 f"pixels have shape {tuple(self.pixels.shape)}, which {grid_h} x {grid_w} patches "
                 "do not divide: give those that whole patches cover, (B, 3, H, W)"
             )
+
+    def _check_types(self) -> None:
+        if not isinstance(self.levels, Mapping):
+            raise FeaturesError(
+                f"levels is {shown(self.levels)}: expected {{level: patch tokens (B, h*w, D)}}"
+            )
+        for level in self.levels:
+            if not isinstance(level, int) or isinstance(level, bool) or level < 0:
+                raise FeaturesError(f"level {shown(level)}: levels count 0, 1, 2 ...")
+        if not (
+            isinstance(self.grid, tuple | list)
+            and len(self.grid) == 2
+            and all(isinstance(n, int | torch.SymInt) and n > 0 for n in self.grid)
+        ):
+            raise FeaturesError(f"grid is {shown(self.grid)}: expected (h, w), the patches' rows")
+        named = {f"level {level}": x for level, x in self.levels.items()}
+        for name, x in {**named, "context": self.context, "pixels": self.pixels}.items():
+            if x is None and name in ("context", "pixels"):
+                continue
+            if not isinstance(x, Tensor):
+                raise FeaturesError(f"{name} is a {type(x).__name__}: expected a tensor")
+            floats = x.is_floating_point() or name == "pixels"  # heads that read them check them
+            if not floats or x.layout != torch.strided:
+                raise FeaturesError(f"{name} is of {x.dtype}, {x.layout}: expected dense floats")
 
     @property
     def batch(self) -> int:
