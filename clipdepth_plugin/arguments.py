@@ -32,7 +32,8 @@ _SIZE = f"(height, width) in whole pixels, both positive, at most {MAX_PIXELS} p
 _CAMERA = "(fx, fy, cx, cy) or a 3x3 matrix K, finite, with fx and fy positive"
 _FOCAL = "a positive, finite focal length in pixels"
 
-_MOST = 1e9  # of pixels and metres; beyond float32's products, and beyond any lens or scene
+# Of pixels, metres and scales: beyond any lens or scene, and products stay in float32.
+_LEAST, _MOST = 1e-9, 1e9
 _NESTING = 4  # (image, row, column, scalar)
 _ITEMS = 100_000
 _SKEW = 1e-6  # of the focal length: what is left of it by products of matrices
@@ -117,9 +118,7 @@ def _of_config(value: Any) -> Any:
 GivenCamera = Annotated[Intrinsics, BeforeValidator(lambda x: parse_camera(x, "a camera"))]
 """(fx, fy, cx, cy), or a 3x3 matrix K, of a config or a set's file."""
 
-GivenFocal = Annotated[
-    float, BeforeValidator(lambda x: parse_focal_length(_of_config(x), "focal length"))
-]
+GivenFocal = Annotated[float, BeforeValidator(lambda x: parse_focal_length(_of_config(x), "focal"))]
 """A focal length in pixels of a config or a file."""
 
 GivenMetres = Annotated[float, BeforeValidator(lambda x: parse_metres(_of_config(x), "range"))]
@@ -186,14 +185,14 @@ def _camera(value: Any, name: str) -> Intrinsics:
         fx, fy, cx, cy = value
     else:
         _refuse(name, value, _CAMERA)
-    if not (0 < fx and 0 < fy and all(abs(x) <= _MOST for x in (fx, fy, cx, cy))):
+    if not (min(fx, fy) > 0 and all(abs(x) <= _MOST for x in (fx, fy, cx, cy))):
         _refuse(name, value, _CAMERA)
     return float(fx), float(fy), float(cx), float(cy)
 
 
 def _number(value: Any, name: str, expected: str, *, zero: bool = False) -> float:
     plain = _plain(value)
-    if not (_is_number(plain) and (0 < plain <= _MOST or (zero and plain == 0))):
+    if not (_is_number(plain) and (_LEAST <= plain <= _MOST or (zero and plain == 0))):
         _refuse(name, value, expected)
     return float(plain)
 

@@ -11,10 +11,12 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
     model_validator,
 )
+
+from clipdepth_plugin.arguments import GivenFocal, GivenMetres, GivenNearest
+from clipdepth_plugin.lenses import LensCheck, centred
 
 ContextKind = Literal["pooled", "cls", "mean"]
 Activation = Literal["relu", "softplus", "log", "bins"]
@@ -161,7 +163,7 @@ class HeadConfig(BaseModel):
     ``log``: a sigmoid between the logarithms of ``depth_range``'s ends. ``bins``: the expected log
     depth of 64 depths between them, evenly spaced in log depth. Both are bounded."""
 
-    depth_range: tuple[float, float] = (0.05, 20.0)
+    depth_range: tuple[GivenNearest, GivenMetres] = (0.05, 20.0)
     """Nearest and farthest depth in metres; the bounds of ``log`` and ``bins``, which start near
     their geometric mean. The other activations are not clipped to it."""
 
@@ -169,7 +171,7 @@ class HeadConfig(BaseModel):
     """Predict beside each depth how sure it is: the scale of a Laplace distribution of log depth,
     given as the probability that the true depth is within a factor of 1.25."""
 
-    canonical_focal: PositiveFloat | None = None
+    canonical_focal: GivenFocal | None = None
     """Focal length in pixels of ``input_size`` that the training depths were scaled to
     (depth times canonical over true focal length: Metric3D, arXiv 2307.10984, section 3.2).
     None: trained on depths as they are, so that the camera can't be taken into account."""
@@ -216,6 +218,9 @@ class HeadConfig(BaseModel):
         low, high = self.depth_range
         if not (0 < low < high < math.inf):
             raise ValueError(f"depth_range: needs 0 < low < high in metres, got {low}, {high}")
+        if self.canonical_focal is not None and self.input_size is not None:
+            camera = centred(self.canonical_focal, self.input_size)
+            LensCheck()(camera, self.input_size, "canonical_focal")
         return self
 
     @property

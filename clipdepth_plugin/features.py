@@ -68,7 +68,7 @@ class TowerFeatures:
             raise TypeError(f"grid is {self.grid}")
         batch: int | None = None
         for level, tokens_BND in self.levels.items():
-            if level.__class__ is not int or tokens_BND.dtype not in _FLOATS:
+            if level.__class__ is not int or level < 0 or tokens_BND.dtype not in _FLOATS:
                 raise TypeError(f"level {level!r} is {_shown(tokens_BND)}")
             if tokens_BND.ndim != 3 or tokens_BND.shape[1] != grid_h * grid_w:
                 raise FeaturesError(

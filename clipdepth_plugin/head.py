@@ -134,7 +134,7 @@ class DepthHead(HubMixin):
     ) -> DepthEstimate:
         """Everything that the head predicts, as its loss takes it; see ``forward``."""
         size = checked_size(size)
-        checked = checked_features(features, self.config, next(self.parameters()).dtype)
+        checked = checked_features(features, self.config, next(self.parameters()))
         estimate: DepthEstimate = self.decoder(checked, size, auxiliary=auxiliary)
         return estimate
 

@@ -6,8 +6,8 @@ less than lenses do, or lie beside its picture. The limits, and what exists near
 
 | measure | unlikely | impossible | there are |
 | --- | --- | --- | --- |
-| field of view | over 130 degrees | over 170 | rectilinear lenses to 127 degrees; as a fisheye's focal \
-length is longer for its field, one of 180 degrees counts as 115 |
+| field of view | over 130 degrees | over 175 | rectilinear lenses to 127; a fisheye of 180 \
+counts as 115 |
 | field of view | under 1 degree | under 0.1 | 1200 mm with a doubling converter: 0.9 degrees |
 | pixel's width over its height, or inverse | over 1.5 | over 10 | 16:9 squashed to a square: 1.8 |
 | principal point from the picture's middle, in its sides | over 0.2 | | crops of larger pictures |
@@ -28,7 +28,7 @@ from clipdepth_plugin.errors import HostError
 
 logger = logging.getLogger(__name__)
 
-WIDE = (130.0, 170.0)
+WIDE = (130.0, 175.0)
 NARROW = (1.0, 0.1)
 ASPECT = (1.5, 10.0)
 OFF_CENTRE = 0.2

@@ -13,14 +13,14 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     model_validator,
 )
 
+from clipdepth_plugin.arguments import GivenCamera, GivenMetres, GivenNearest
 from clipdepth_plugin.data.augment_config import AugmentConfig
-from clipdepth_plugin.data.sample import Crop, GivenCamera
+from clipdepth_plugin.data.sample import Crop
 from clipdepth_plugin.errors import DataError
 
 _Set = TypeVar("_Set", bound=type)
@@ -87,22 +87,23 @@ class DataConfig(BaseModel):
     """The same for its depth maps. KITTI's are also looked for in ``train/`` and ``val/`` there,
     as the official archive unpacks."""
 
-    depth_scale: PositiveFloat | None = None
+    depth_scale: GivenMetres | None = None
     """Stored depth over metres. None: what meta.json says (``rgbd``), 1000 (``nyu``), 256
     (``kitti``), 1 (``nyu_mat``, and floats in streams); integers in streams need it."""
 
     depth_key: Literal["rawDepths", "depths"] = "rawDepths"
     """``rawDepths``: as measured, used by published figures. ``depths``: inpainted."""
 
-    min_depth: NonNegativeFloat = 1e-3
+    min_depth: GivenNearest = 1e-3
     """Nearest depth in metres; less is invalid."""
 
-    max_depth: PositiveFloat | None = None
+    max_depth: GivenMetres | None = None
     """Farthest depth in metres; more is invalid. None: meta.json's (``rgbd``), 10 (NYU), 80
     (KITTI), no bound elsewhere."""
 
     intrinsics: GivenCamera | None = None
-    """(fx, fy, cx, cy) of every stored picture, before ``crop``, in place of the set's own."""
+    """(fx, fy, cx, cy), or a 3 x 3 matrix, of every stored picture, before ``crop``, in place of
+    the set's own. A camera that no lens has at the picture's size is refused (``lenses.py``)."""
 
     crop: Crop | None = None
     """``kb``: KITTI's benchmark crop, 352 x 1216 at the bottom centre. ``nyu``: without the white

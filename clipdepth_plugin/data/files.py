@@ -20,8 +20,9 @@ from torch import Tensor
 from clipdepth_plugin.arguments import Intrinsics
 from clipdepth_plugin.data.config import DataConfig
 from clipdepth_plugin.data.sample import Sample, cropped
-from clipdepth_plugin.errors import DataError, ImageError
+from clipdepth_plugin.errors import DataError, HostError, ImageError
 from clipdepth_plugin.files.pictures import opened_image, upright_rgb
+from clipdepth_plugin.lenses import LensCheck
 
 _DEPTH_MODES = ("I;16", "I;16B", "I;16L", "I", "F")
 _NPY = b"\x93NUMPY"
@@ -35,12 +36,21 @@ class DepthUnit:
     low: float
     high: float
 
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise DataError(
+                f"depth range: the nearest, {self.low} m, is not below the farthest, {self.high} "
+                "m; check min_depth and max_depth (max_depth_m of meta.json)"
+            )
+
     def metres(self, stored_HW: NDArray[Any]) -> Tensor:
         """(1, H, W) float32 metres; 0 where the stored value is not a depth within the range."""
-        depth_HW = stored_HW.astype(np.float32)
+        with np.errstate(over="ignore"):  # float64 beyond float32 is infinite, no depth
+            depth_HW = stored_HW.astype(np.float32)
         if self.scale != 1.0:
             depth_HW /= self.scale
         valid_HW = (depth_HW >= self.low) & (depth_HW <= self.high) & (depth_HW > 0)
+        valid_HW &= np.isfinite(depth_HW)
         depth_HW[~valid_HW] = 0.0  # NaN, too
         return torch.from_numpy(depth_HW)[None]
 
@@ -94,22 +104,45 @@ def stored_depth(source: Path | bytes, what: str) -> NDArray[Any]:
     return stored_HW
 
 
-def make_sample(
-    config: DataConfig,
-    image_3HW: Tensor,
-    depth_1HW: Tensor,
-    camera: Intrinsics | None,
-    name: str,
-    what: str,
-) -> Sample:
-    """A sample from its parts, cropped as the config says; ``what`` is the file in errors."""
-    if image_3HW.shape[1:] != depth_1HW.shape[1:]:
-        raise DataError(
-            f"{what}: the picture is {tuple(image_3HW.shape[1:])}, its depth "
-            f"{tuple(depth_1HW.shape[1:])} (height, width); they must lie pixel on pixel"
-        )
-    sample = Sample(image_3HW, depth_1HW, camera, name)
-    return cropped(sample, config.crop) if config.crop else sample
+class SampleMaker:
+    """Makes the samples of a set from their parts."""
+
+    def __init__(self, config: DataConfig) -> None:
+        """For the set of ``config``, whose camera and crop it takes."""
+        self._config = config
+        self._check_lens = LensCheck()
+
+    def __call__(
+        self,
+        image_3HW: Tensor,
+        depth_1HW: Tensor,
+        camera: Intrinsics | None,
+        name: str,
+        *,
+        what: str,
+        camera_from: str,
+    ) -> Sample:
+        """A sample, cropped as the config says.
+
+        ``camera`` is the set's own; in errors ``what`` is the file, and ``camera_from`` says where
+        the camera stands.
+        """
+        size = (depth_1HW.shape[1], depth_1HW.shape[2])
+        if image_3HW.shape[1:] != depth_1HW.shape[1:]:
+            raise DataError(
+                f"{what}: the picture is {tuple(image_3HW.shape[1:])}, its depth {size} (height, "
+                "width); they must lie pixel on pixel"
+            )
+        config = self._config
+        if config.intrinsics is not None:
+            camera, camera_from = config.intrinsics, f"intrinsics of data set {config.root}"
+        if camera is not None:
+            try:
+                self._check_lens(camera, size, f"{camera_from}, of {name}")
+            except HostError as error:
+                raise DataError(str(error)) from error
+        sample = Sample(image_3HW, depth_1HW, camera, name)
+        return cropped(sample, config.crop) if config.crop else sample
 
 
 def require(module: str, extra: str, why: str) -> Any:

@@ -12,13 +12,13 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from clipdepth_plugin.arguments import Intrinsics
+from clipdepth_plugin.arguments import Intrinsics, parse_focal_length
 from clipdepth_plugin.data.addresses import check_inside
 from clipdepth_plugin.data.config import DataConfig
 from clipdepth_plugin.data.dataset import SampleDataset
-from clipdepth_plugin.data.files import DepthUnit, make_sample, read_image, stored_depth
+from clipdepth_plugin.data.files import DepthUnit, SampleMaker, read_image, stored_depth
 from clipdepth_plugin.data.sample import Sample
-from clipdepth_plugin.errors import DataError
+from clipdepth_plugin.errors import DataError, HostError
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ class Line(NamedTuple):
     image: str
     depth: str
     focal: float | None
+    number: int
 
 
 class ListedSet(SampleDataset):
@@ -59,15 +60,16 @@ class ListedSet(SampleDataset):
         for folder in (self.images, self._depths):
             if not folder.is_dir():
                 raise DataError(f"{folder}: no such folder; check root, image_root and depth_root")
-        path = config.path(config.files)
-        self._lines = _read_list(path)
+        self._list = config.path(config.files)
+        self._lines = _read_list(self._list)
         if not self._lines:
-            raise DataError(f"{path}: names no picture that has depth")
+            raise DataError(f"{self._list}: names no picture that has depth")
         self._unit = DepthUnit(
             config.depth_scale or self.depth_scale,
             config.min_depth,
             config.max_depth or self.max_depth,
         )
+        self._make = SampleMaker(config)
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -84,9 +86,14 @@ class ListedSet(SampleDataset):
         depth_1HW = self._unit.metres(stored_depth(depth_path, str(depth_path)))
         image_3HW = read_image(_find(self.images, line.image), "")
         height, width = depth_1HW.shape[1:]
-        camera = self._config.intrinsics or self.camera(line, (height, width))
-        name = self.name(index)
-        return make_sample(self._config, image_3HW, depth_1HW, camera, name, str(depth_path))
+        return self._make(
+            image_3HW,
+            depth_1HW,
+            self.camera(line, (height, width)),
+            self.name(index),
+            what=str(depth_path),
+            camera_from=f"{self._list}:{line.number}",
+        )
 
     @abstractmethod
     def camera(self, line: Line, size: tuple[int, int]) -> Intrinsics | None:
@@ -107,20 +114,24 @@ def _read_list(path: Path) -> list[Line]:
             continue
         if len(words) not in (2, 3):
             raise DataError(f'{path}:{number}: expected "rgb depth focal", got {line!r}')
-        try:
-            focal = float(words[2]) if len(words) == 3 else None
-        except ValueError as error:
-            raise DataError(
-                f"{path}:{number}: the focal length {words[2]!r} is no number"
-            ) from error
+        focal = _focal(words[2], f"{path}:{number}: the focal length") if words[2:] else None
         if words[1] == "None":
             without += 1
             continue
         image, depth = (check_inside(word.lstrip("/"), f"{path}:{number}") for word in words[:2])
-        lines.append(Line(image, depth, focal))
+        lines.append(Line(image, depth, focal, number))
     if without:
         logger.info("%s: %d of %d lines have no depth", path, without, without + len(lines))
     return lines
+
+
+def _focal(word: str, where: str) -> float:
+    try:
+        return parse_focal_length(float(word), where)
+    except HostError as error:
+        raise DataError(str(error)) from error
+    except ValueError as error:
+        raise DataError(f"{where} {word!r} is no number") from error
 
 
 def _find(root: Path, relative: str, folders: tuple[str, ...] = ("",)) -> Path:

@@ -9,13 +9,12 @@ Axes: H W pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 from PIL import Image
-from pydantic import AfterValidator
 from torch import Tensor
 
-from clipdepth_plugin.arguments import Intrinsics, parse_camera
+from clipdepth_plugin.arguments import Intrinsics
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.maps.geometry import ViewGeometry
 
@@ -27,9 +26,6 @@ NYU_CAMERA: Intrinsics = (518.85790, 519.46961, 325.58245, 253.73617)
 
 KB_SIZE = (352, 1216)
 _NYU_BOX = (45, 43, 472, 608)  # top, left, bottom, right; without the white frame, as BTS crops
-
-GivenCamera = Annotated[Intrinsics, AfterValidator(lambda x: parse_camera(x, "intrinsics"))]
-"""(fx, fy, cx, cy) as a config or a set's file gives it: finite, focal lengths above 0."""
 
 
 @dataclass(frozen=True)

@@ -25,14 +25,14 @@ from clipdepth_plugin.data.augment import mixed_seed
 from clipdepth_plugin.data.config import DataConfig
 from clipdepth_plugin.data.files import (
     DepthUnit,
-    make_sample,
+    SampleMaker,
     pixels_of,
     read_image,
     stored_depth,
 )
 from clipdepth_plugin.data.order import EpochPlan
 from clipdepth_plugin.data.sample import Sample
-from clipdepth_plugin.errors import DataError, HostError
+from clipdepth_plugin.errors import DataError, HostError, shortened
 from clipdepth_plugin.files.documents import parse_json
 
 _T = TypeVar("_T")
@@ -66,6 +66,7 @@ class StreamDataset(IterableDataset[Sample], ABC):
         """Keeps the config; nothing is read."""
         super().__init__()
         self.config = config
+        self._make = SampleMaker(config)
 
     @property
     @abstractmethod
@@ -103,8 +104,10 @@ class StreamDataset(IterableDataset[Sample], ABC):
             raise DataError(f"{record.name}: has no {what}; check image_column and depth_column")
         depth_1HW = self._depth(record)
         image_3HW = _image(record)
-        camera, name = self.config.intrinsics or _camera(record), record.name
-        return make_sample(self.config, image_3HW, depth_1HW, camera, name, name)
+        name, camera = record.name, _camera(record)
+        return self._make(
+            image_3HW, depth_1HW, camera, name, what=name, camera_from="its intrinsics"
+        )
 
     def _depth(self, record: Record) -> Tensor:
         value, config = record.depth, self.config
@@ -193,7 +196,14 @@ def _camera(record: Record) -> Intrinsics | None:
     if isinstance(value, bytes | str):
         value = parse_json(value, f"{record.name}: intrinsics", DataError)
     if isinstance(value, Mapping):
-        value = value.get("intrinsics")
+        if "intrinsics" not in value:
+            raise DataError(
+                f"{record.name}: intrinsics are {shortened(repr(value))}, expected [fx, fy, cx, "
+                'cy], a 3 x 3 matrix, or {"intrinsics": one of these}'
+            )
+        value = value["intrinsics"]
+    if value is None:
+        return None
     try:
         return parse_camera(value, f"{record.name}: intrinsics")
     except HostError as error:

@@ -21,10 +21,14 @@ def checked_size(size: tuple[int, int] | None) -> tuple[int, int] | None:
     return parse_size(size, "size")
 
 
-def checked_features(
-    features: TowerFeatures, config: HeadConfig, dtype: torch.dtype
-) -> TowerFeatures:
-    """The levels, the context and the pixels that a head reads, in its dtype."""
+def checked_features(features: TowerFeatures, config: HeadConfig, weight: Tensor) -> TowerFeatures:
+    """The levels, the context and the pixels that a head reads, in the dtype of its weights."""
+    if not isinstance(features, TowerFeatures):
+        raise FeaturesError(
+            f"a head reads TowerFeatures, got a {type(features).__name__}; plugin.features(pixels) "
+            "gives them, for views of several sizes a list: call the head on each"
+        )
+    dtype = weight.dtype
     missing = [level for level in config.levels if level not in features.levels]
     if missing:
         raise FeaturesError(
@@ -42,6 +46,11 @@ def checked_features(
         if x is not None and x.shape[-1] != config.width:
             raise FeaturesError(
                 f"{name} has width {x.shape[-1]}; the head was made for {config.width}"
+            )
+        if x is not None and x.device != weight.device:
+            raise FeaturesError(
+                f"{name} is on {x.device}, the head on {weight.device}: "
+                "features.mapped(lambda x: x.to(device)) moves them"
             )
     return TowerFeatures(
         {level: x_BND.to(dtype) for level, x_BND in levels.items()},

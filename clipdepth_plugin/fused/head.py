@@ -79,15 +79,14 @@ class FusedHead(nn.Module):
         size: tuple[int, int] | None = None,
     ) -> DepthEstimate:
         """Everything that the head predicts, but for auxiliary maps; raises as ``forward``."""
+        weight, size = next(self.parameters()), checked_size(size)
+        checked = checked_features(features, self.config, weight)
         given = (*features.levels.values(), features.context, features.pixels)
         if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given):
             raise KernelError(
                 "a fused head gives no gradient, and its features need one: use the plain head, "
                 "or run under torch.no_grad()"
             )
-        weight = next(self.parameters())
-        size = checked_size(size)
-        checked = checked_features(features, self.config, weight.dtype)
         with without_autocast(weight.device):
             metres_B1HW, *scales = self._graphs.run(Inputs(checked, size))
         return DepthEstimate(metres_B1HW, scales[0] if scales else None)

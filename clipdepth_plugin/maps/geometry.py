@@ -67,7 +67,7 @@ class ViewGeometry:
         Raises:
             HostError: The map is no tensor (C, h, w) of real numbers.
         """
-        map_CHW = _of_numbers(map_CHW, "a map", "(C, h, w)")
+        map_CHW = of_numbers(map_CHW, "a map", "(C, h, w)")
         if self == ViewGeometry.squashed(self.image_size, self.view_size):
             return resize(map_CHW[None], self.image_size)[0]
         places, outside = [], []
@@ -147,7 +147,7 @@ def depth_to_points(
         HostError: The map is no tensor (1, H, W) of real numbers, or the intrinsics are no camera's
             of such a map.
     """
-    depth_1HW = _of_numbers(depth_1HW, "depth", "(1, H, W)")
+    depth_1HW = of_numbers(depth_1HW, "depth", "(1, H, W)")
     if depth_1HW.shape[0] != 1:
         raise HostError(f"depth of shape {tuple(depth_1HW.shape)}: expected one map, (1, H, W)")
     camera = parse_camera(intrinsics, "intrinsics")
@@ -163,7 +163,7 @@ def depth_to_points(
     return rearrange(points_13HW, "1 xyz h w -> h w xyz")
 
 
-def _of_numbers(map_CHW: Any, what: str, axes: str) -> Tensor:
+def of_numbers(map_CHW: Any, what: str, axes: str) -> Tensor:
     """A map as floats that hold positions and cameras: float64 as it is, others as float32."""
     if not isinstance(map_CHW, Tensor):
         raise HostError(

@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from clipdepth_plugin.arguments import shown
 from clipdepth_plugin.errors import HostError
+from clipdepth_plugin.maps.geometry import of_numbers
 
 # Share of a tile's shorter side over which it fades. Of 0, 1/16, 1/8 and 1/4 the last gave the
 # demo's head the least error on test pictures of three sets, each cut into four.
@@ -28,8 +30,14 @@ def stitch(tiles: Sequence[Tensor], overview_1HW: Tensor | None = None) -> Tenso
         tiles: (1, H, W) metres, none below 0, at the image's size each; NaN where the tile sees
             nothing (``ViewGeometry.to_image``).
         overview_1HW: The same of the view that shows the whole image.
+
+    Returns:
+        (1, H, W) float32 (of float64: float64).
+
+    Raises:
+        HostError: No tiles, not (1, H, W) of one size, or a tile beside the overview.
     """
-    _check_sizes(tiles, overview_1HW)
+    tiles, overview_1HW = _checked(tiles, overview_1HW)
     if overview_1HW is not None:
         tiles = [_rescaled(tile_1HW, overview_1HW, i) for i, tile_1HW in enumerate(tiles)]
     return _paste(tiles, overview_1HW, _between_logs)
@@ -41,17 +49,26 @@ def paste(tiles: Sequence[Tensor], overview_1HW: Tensor | None = None) -> Tensor
     Each fades into the overview towards those of its sides where the image goes on: no seams.
     Where tiles overlap the later one is seen.
     """
-    _check_sizes(tiles, overview_1HW)
+    tiles, overview_1HW = _checked(tiles, overview_1HW)
     return _paste(tiles, overview_1HW, torch.lerp)
 
 
-def _check_sizes(tiles: Sequence[Tensor], overview_1HW: Tensor | None) -> None:
+def _checked(
+    tiles: Sequence[Tensor], overview_1HW: Tensor | None
+) -> tuple[list[Tensor], Tensor | None]:
+    """As floats of one size, in which logarithms keep their digits."""
+    if not isinstance(tiles, list | tuple):
+        raise HostError(f"tiles are {shown(tiles)}: expected a list of maps (1, H, W)")
+    tiles = [of_numbers(tile, f"tile {i}", "(1, H, W)") for i, tile in enumerate(tiles)]
+    if overview_1HW is not None:
+        overview_1HW = of_numbers(overview_1HW, "the overview", "(1, H, W)")
     views = [*tiles] if overview_1HW is None else [overview_1HW, *tiles]
     sizes = {tuple(view.shape) for view in views}
     if len(sizes) != 1:
         raise HostError(
             f"one image's views have maps of sizes {sorted(sizes)}: expected one size, the image's"
         )
+    return tiles, overview_1HW
 
 
 def _rescaled(tile_1HW: Tensor, overview_1HW: Tensor, index: int) -> Tensor:

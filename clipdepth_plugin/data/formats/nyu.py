@@ -6,6 +6,7 @@ from clipdepth_plugin.arguments import Intrinsics
 from clipdepth_plugin.data.config import register_format
 from clipdepth_plugin.data.listed import FIELDS, Line, ListedSet
 from clipdepth_plugin.data.sample import NYU_CAMERA, NYU_SIZE, rescaled
+from clipdepth_plugin.lenses import centred
 
 
 @register_format("nyu", reads=FIELDS, needs={"files"})
@@ -29,6 +30,5 @@ def nyu_camera(focal: float | None, size: tuple[int, int]) -> Intrinsics | None:
     if focal is None:
         return None
     own = abs(focal - NYU_CAMERA[0]) < 0.5
-    height, width = NYU_SIZE
-    full = NYU_CAMERA if own else (focal, focal, (width - 1) / 2, (height - 1) / 2)
+    full = NYU_CAMERA if own else centred(focal, NYU_SIZE)
     return rescaled(full, NYU_SIZE, size)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from clipdepth_plugin.data.config import DataConfig, expand, register_format
 from clipdepth_plugin.data.dataset import SampleDataset
-from clipdepth_plugin.data.files import DepthUnit, make_sample, require
+from clipdepth_plugin.data.files import DepthUnit, SampleMaker, require
 from clipdepth_plugin.data.sample import NYU_CAMERA, NYU_SIZE, Sample, rescaled
 from clipdepth_plugin.errors import DataError
 
@@ -48,6 +48,7 @@ class NyuMat(SampleDataset):
         self._unit = DepthUnit(
             config.depth_scale or 1.0, config.min_depth, config.max_depth or _FARTHEST
         )
+        self._make = SampleMaker(config)
         self._open: tuple[int, Any] | None = None
         images = self._array("images")
         self._count = images.shape[0]
@@ -82,8 +83,9 @@ class NyuMat(SampleDataset):
         image_3HW = torch.from_numpy(np.ascontiguousarray(image_3WH.transpose(0, 2, 1)))
         depth_1HW = self._unit.metres(np.ascontiguousarray(depth_WH.T))
         height, width = depth_1HW.shape[1:]
-        camera = self._config.intrinsics or rescaled(NYU_CAMERA, NYU_SIZE, (height, width))
-        return make_sample(self._config, image_3HW, depth_1HW, camera, self.name(index), what)
+        camera = rescaled(NYU_CAMERA, NYU_SIZE, (height, width))
+        name = self.name(index)
+        return self._make(image_3HW, depth_1HW, camera, name, what=what, camera_from=what)
 
     def _array(self, key: str) -> Any:
         """An HDF5 data set. Every process opens the file for itself: handles don't survive fork."""

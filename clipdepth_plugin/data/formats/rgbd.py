@@ -15,13 +15,13 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from clipdepth_plugin.arguments import Intrinsics
+from clipdepth_plugin.arguments import GivenCamera, GivenMetres, Intrinsics
 from clipdepth_plugin.data.config import DataConfig, register_format
 from clipdepth_plugin.data.dataset import SampleDataset
-from clipdepth_plugin.data.files import DepthUnit, make_sample, read_image, stored_depth
-from clipdepth_plugin.data.sample import GivenCamera, Sample
+from clipdepth_plugin.data.files import DepthUnit, SampleMaker, read_image, stored_depth
+from clipdepth_plugin.data.sample import Sample
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.files.documents import MIB, read_json
 from clipdepth_plugin.files.pictures import DEPTH_SUFFIX, OUR_SUFFIXES, SUFFIXES
@@ -49,8 +49,8 @@ class Meta(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    depth_scale: PositiveFloat
-    max_depth_m: PositiveFloat | None = None
+    depth_scale: GivenMetres
+    max_depth_m: GivenMetres | None = None
     intrinsics: dict[str, Any] = Field(default_factory=dict)
     sequences: dict[str, Any] = Field(default_factory=dict)  # "<split>/<sequence>" -> its entry
     sources: dict[str, _Source] = Field(default_factory=dict)
@@ -77,6 +77,8 @@ class _Frame(NamedTuple):
     stem: str
     suffix: str
     camera: Intrinsics | None
+    own_camera: bool
+    """Whether intrinsics.json has it, else meta.json."""
 
 
 @register_format("rgbd", reads={"crop", "redistributable", "with_camera"})
@@ -87,6 +89,7 @@ class RgbdFolder(SampleDataset):
         """Lists the frames; no picture is read."""
         self._config = config
         self._root = config.path("")
+        self._make = SampleMaker(config)
         meta, path = self._meta(), self._root / "meta.json"
         self._unit = DepthUnit(
             config.depth_scale or meta.depth_scale,
@@ -124,8 +127,15 @@ class RgbdFolder(SampleDataset):
         depth_path = frame.folder / f"{frame.stem}{DEPTH_SUFFIX}"
         depth_1HW = self._unit.metres(stored_depth(depth_path, str(depth_path)))
         image_3HW = read_image(frame.folder / f"{frame.stem}{frame.suffix}", "")
-        camera, name = self._config.intrinsics or frame.camera, self.name(index)
-        return make_sample(self._config, image_3HW, depth_1HW, camera, name, str(depth_path))
+        own = frame.folder / "intrinsics.json"
+        return self._make(
+            image_3HW,
+            depth_1HW,
+            frame.camera,
+            self.name(index),
+            what=str(depth_path),
+            camera_from=str(own if frame.own_camera else self._root / "meta.json"),
+        )
 
     def _meta(self) -> Meta:
         if not self._root.is_dir():
@@ -172,7 +182,13 @@ def _frames(folder: Path, camera: Intrinsics | None) -> list[_Frame]:
             "or null where it is not known"
         )
     return [
-        _Frame(folder, stem, suffixes[stem], camera if cameras is None else cameras[stem])
+        _Frame(
+            folder,
+            stem,
+            suffixes[stem],
+            camera if cameras is None else cameras[stem],
+            own_camera=cameras is not None,
+        )
         for stem in sorted(suffixes)
     ]
 

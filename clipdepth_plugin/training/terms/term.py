@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveFloat
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from clipdepth_plugin.arguments import Size
+from clipdepth_plugin.arguments import GivenMetres, Size
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.decoders.readout import DepthEstimate
 
@@ -51,7 +51,7 @@ class LossTerm(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    min_depth: PositiveFloat = 1e-3
+    min_depth: GivenMetres = 1e-3
     """Metres. Predictions below it count as it in the logarithms: a dead ReLU's 0 m costs a
     lot, but no infinity."""
 
