@@ -64,12 +64,14 @@ class TowerFeatures:
         if not self.levels:
             raise FeaturesError("TowerFeatures needs at least one level, got none")
         grid_h, grid_w = self.grid
-        if float in (grid_h.__class__, grid_w.__class__):
+        if float in (grid_h.__class__, grid_w.__class__) or not (grid_h > 0 and grid_w > 0):
             raise TypeError(f"grid is {self.grid}")
         batch: int | None = None
         for level, tokens_BND in self.levels.items():
             if level.__class__ is not int or level < 0 or tokens_BND.dtype not in _FLOATS:
                 raise TypeError(f"level {level!r} is {_shown(tokens_BND)}")
+            if tokens_BND.layout is not torch.strided:
+                raise TypeError(f"level {level} is of layout {tokens_BND.layout}")
             if tokens_BND.ndim != 3 or tokens_BND.shape[1] != grid_h * grid_w:
                 raise FeaturesError(
                     f"level {level} has shape {tuple(tokens_BND.shape)}; a grid of "
