@@ -89,7 +89,7 @@ def load_model_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Loads what ``model_tensors`` gave, in every process."""
     try:
         set_model_state_dict(model, dict(tensors), options=_WHOLE)
-    except RuntimeError as error:
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
         raise TrainingError(
             f"the checkpoint is of another head than the config makes now: {error}; train with "
             "the version that began the run, or start anew"
@@ -116,4 +116,10 @@ def load_optimiser_tensors(
         state.setdefault(parameter, {})[quantity] = x
     groups = get_optimizer_state_dict(model, optimiser)["param_groups"]
     whole: Any = {"state": state, "param_groups": groups}
-    set_optimizer_state_dict(model, optimiser, whole, options=_WHOLE)
+    try:
+        set_optimizer_state_dict(model, optimiser, whole, options=_WHOLE)
+    except (RuntimeError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise TrainingError(
+            f"the checkpoint's optimiser state is not of this head's optimiser: {error!r}; train "
+            "with the version that began the run, or start anew"
+        ) from error
