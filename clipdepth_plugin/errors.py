@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+MAX_MESSAGE = 10_000
+"""Characters of an error's message: it may quote a file of any size."""
+
 
 class ClipDepthError(ValueError):
     """Base of all errors that clipdepth_plugin raises on bad input or wrong use."""
+
+    def __init__(self, message: str = "") -> None:
+        if len(message) > MAX_MESSAGE:
+            message = f"{message[:MAX_MESSAGE]}... ({len(message)} characters)"
+        super().__init__(message)
 
 
 class ConfigError(ClipDepthError):
@@ -57,3 +65,10 @@ class KernelError(ClipDepthError):
 
 class BenchError(ClipDepthError):
     """A time measurement cannot be made, or has too few rounds."""
+
+
+def shortened(value: object, limit: int = 100) -> str:
+    """The text of a value for a message: no control characters, ``limit`` characters at most."""
+    text = str(value)
+    cut = text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
+    return "".join(one if one.isprintable() or one == "\n" else repr(one)[1:-1] for one in cut)

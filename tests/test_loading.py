@@ -184,7 +184,7 @@ def test_code_in_a_folder_is_never_run(tmp_path: Path) -> None:
     ("files", "message"),
     [
         ({}, "no config.json"),
-        ({"config.json": "{"}, "not a readable JSON"),
+        ({"config.json": "{"}, "is not valid JSON"),
         ({"config.json": "[]"}, "expected a JSON object"),
         ({"config.json": "{}"}, "unknown which library"),
     ],

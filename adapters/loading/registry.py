@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clipdepth_plugin.adapters.discovery import import_siblings
 from clipdepth_plugin.errors import HostError
+from clipdepth_plugin.files.documents import MIB, read_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -105,10 +105,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"host {folder}: no config.json and no open_clip_config.json in this folder; give "
             "one that save_pretrained (transformers), open_clip or timm wrote"
         )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise HostError(f"host {path}: not a readable JSON file ({error})") from error
+    config = read_json(path, HostError, limit=16 * MIB)  # with a class's name for each label
     if not isinstance(config, dict):
         raise HostError(f"host {path}: expected a JSON object, got a {type(config).__name__}")
     return config

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-
 from clipdepth_plugin.data import FORMATS, DataConfig
 from clipdepth_plugin.errors import DataError
+from clipdepth_plugin.files.documents import read_json, read_yaml
 
 
 def parse_data(text: str, default_split: str = "test") -> DataConfig:
@@ -23,10 +22,8 @@ def parse_data(text: str, default_split: str = "test") -> DataConfig:
         pydantic.ValidationError: The fields contradict each other.
     """
     if text.endswith((".yaml", ".yml", ".json")) and Path(text).is_file():
-        try:
-            fields = yaml.safe_load(Path(text).read_text(encoding="utf-8"))  # JSON is YAML, too
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise DataError(f"{text}: can't be read as YAML or JSON ({error})") from error
+        read = read_json if text.endswith(".json") else read_yaml
+        fields = read(text, DataError)
         if not isinstance(fields, dict):
             raise DataError(f"{text}: expected the fields of a set, got {type(fields).__name__}")
         return DataConfig.model_validate({"split": default_split, **fields})

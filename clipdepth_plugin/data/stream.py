@@ -6,7 +6,6 @@ process.
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from abc import ABC, abstractmethod
@@ -34,6 +33,7 @@ from clipdepth_plugin.data.files import (
 from clipdepth_plugin.data.order import EpochPlan
 from clipdepth_plugin.data.sample import Sample
 from clipdepth_plugin.errors import DataError, HostError
+from clipdepth_plugin.files.documents import parse_json
 
 _T = TypeVar("_T")
 
@@ -190,15 +190,10 @@ def _camera(record: Record) -> Intrinsics | None:
     value = record.intrinsics
     if value is None:
         return None
-    try:
-        if isinstance(value, bytes | str):
-            value = json.loads(value)
-        if isinstance(value, Mapping):
-            value = value["intrinsics"]
-    except (KeyError, ValueError) as error:
-        raise DataError(
-            f"{record.name}: intrinsics are {value!r}, expected [fx, fy, cx, cy] or a 3 x 3 matrix"
-        ) from error
+    if isinstance(value, bytes | str):
+        value = parse_json(value, f"{record.name}: intrinsics", DataError)
+    if isinstance(value, Mapping):
+        value = value.get("intrinsics")
     try:
         return parse_camera(value, f"{record.name}: intrinsics")
     except HostError as error:

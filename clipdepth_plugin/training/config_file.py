@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
-from clipdepth_plugin.errors import ConfigError
+from clipdepth_plugin.errors import ConfigError, shortened
+from clipdepth_plugin.files.documents import parse_yaml, read_yaml
+from clipdepth_plugin.files.problems import checked
 from clipdepth_plugin.training.config import TrainConfig
 
 
@@ -30,15 +30,10 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         ConfigError: No such file, no YAML, an unknown field or a value of the wrong type; names
             every field that is wrong.
     """
-    path = Path(path)
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config {path}: can't be read ({error})") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"config {path}: not valid YAML: {error}") from error
+    tree = read_yaml(path, ConfigError)
     if not isinstance(tree, dict):
-        raise ConfigError(f"config {path}: expected fields, e.g. 'host: demo', got {tree!r}")
+        given = shortened(repr(tree))
+        raise ConfigError(f"config {path}: expected fields, e.g. 'host: demo', got {given}")
     for field, value in _pairs(overrides):
         _set(tree, field, value)
     return check_config(tree, f"config {path}")
@@ -46,11 +41,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
 
 def check_config(tree: dict[str, Any], source: str) -> TrainConfig:
     """Checks a tree of plain values; a ConfigError names every field that is wrong."""
-    try:
-        return TrainConfig.model_validate(tree)
-    except ValidationError as error:
-        lines = [_describe(one) for one in error.errors(include_url=False)]
-        raise ConfigError("\n  ".join([f"{source}:", *lines])) from error
+    return checked(TrainConfig, tree, source, ConfigError)
 
 
 def with_cache(config: TrainConfig) -> TrainConfig:
@@ -86,10 +77,9 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
             if not rest or rest[0].startswith("--"):
                 raise ConfigError(f"--{field}: needs a value, as in --{field} value")
             text = rest.pop(0)
-        try:
-            pairs.append((field, yaml.safe_load(text)))
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--{field} {text}: the value is not valid YAML: {error}") from error
+        pairs.append(
+            (field, parse_yaml(text, f"--{field} {shortened(text)}: the value", ConfigError))
+        )
     return pairs
 
 
@@ -118,35 +108,3 @@ def _index(here: list[Any], name: str, field: str) -> int:
     if not name.isdecimal() or int(name) >= len(here):
         raise ConfigError(f"--{field}: {name!r} is no entry of a list of {len(here)}; count from 0")
     return int(name)
-
-
-def _describe(problem: Any) -> str:
-    where = ".".join(map(str, problem["loc"]))
-    if problem["type"] == "extra_forbidden":
-        fields = _fields_at(problem["loc"][:-1])
-        close = difflib.get_close_matches(str(problem["loc"][-1]), fields, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(fields)}"
-        return f"{where}: no such field; {hint}"
-    if problem["type"] == "missing":
-        return f"{where}: must be given"
-    message = problem["msg"].removeprefix("Value error, ")
-    given = problem["input"]
-    shown = "" if isinstance(given, dict) else f" (got {given!r})"
-    return f"{where}: {message}{shown}" if where else message
-
-
-def _fields_at(location: tuple[str | int, ...]) -> list[str]:
-    """Names of the fields that the model at a place of the tree has."""
-    model: Any = TrainConfig
-    for name in location:
-        if isinstance(name, str) and name in getattr(model, "model_fields", {}):
-            model = _model_in(model.model_fields[name].annotation)
-    return list(getattr(model, "model_fields", {}))
-
-
-def _model_in(annotation: Any) -> Any:
-    """The pydantic model inside ``Model | None`` or ``tuple[Model, ...]``."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    inside = (_model_in(one) for one in getattr(annotation, "__args__", ()))
-    return next((one for one in inside if one is not None), None)

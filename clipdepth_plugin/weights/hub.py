@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Self
 
 from huggingface_hub import ModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -16,6 +14,8 @@ from torch import Tensor, nn
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.errors import HeadFileError
 from clipdepth_plugin.files.atomic import new_files
+from clipdepth_plugin.files.documents import read_json
+from clipdepth_plugin.files.problems import checked
 from clipdepth_plugin.weights.model_card import is_unedited, model_card_text
 
 CONFIG_FILE = "config.json"
@@ -125,20 +125,11 @@ def _fetch(source: str, file: str, options: dict[str, Any]) -> Path:
 
 def _read_config(path: Path, source: str) -> HeadConfig:
     """The config of a saved head; a HeadFileError where it is missing or not one."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise HeadFileError(
-            f"{source}: no {CONFIG_FILE} there that can be read ({error}): is this a head's folder?"
-        ) from error
-    except ValueError as error:  # bad UTF-8 or bad JSON
-        raise HeadFileError(f"{source}: {CONFIG_FILE} is not valid JSON: {error}") from error
-    try:
-        return HeadConfig.model_validate(_with_former_defaults(config))
-    except ValidationError as error:
-        raise HeadFileError(
-            f"{source}: {CONFIG_FILE} is not the config of a depth head: {error}"
-        ) from error
+    if not path.is_file():
+        raise HeadFileError(f"{source}: no {CONFIG_FILE} there: is this a head's folder?")
+    config = _with_former_defaults(read_json(path, HeadFileError))
+    what = f"{source}: {CONFIG_FILE} is not the config of a depth head"
+    return checked(HeadConfig, config, what, HeadFileError)
 
 
 def _with_former_defaults(config: Any) -> Any:

@@ -11,7 +11,6 @@ meta.json, the set's default there, not known.
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +23,11 @@ from clipdepth_plugin.data.dataset import SampleDataset
 from clipdepth_plugin.data.files import DepthUnit, make_sample, read_image, stored_depth
 from clipdepth_plugin.data.sample import GivenCamera, Sample
 from clipdepth_plugin.errors import DataError
+from clipdepth_plugin.files.documents import MIB, read_json
 from clipdepth_plugin.files.pictures import DEPTH_SUFFIX, OUR_SUFFIXES, SUFFIXES
+from clipdepth_plugin.files.problems import checked, checked_type, described
+
+_JSON_BYTES = 16 * MIB  # a camera for each of 200,000 frames
 
 _CAMERA: TypeAdapter[Intrinsics] = TypeAdapter(GivenCamera)
 _CAMERAS: TypeAdapter[dict[str, Intrinsics | None]] = TypeAdapter(dict[str, GivenCamera | None])
@@ -98,7 +101,7 @@ class RgbdFolder(SampleDataset):
                 if not config.with_camera or config.intrinsics or frame.camera
             ]
         except ValidationError as error:
-            raise DataError(f"{path}: {error}") from error
+            raise DataError(f"{path}: {described(error)}") from error
         if not self._frames:
             raise DataError(
                 f"{self._root / config.split}: no frames (<sequence>/<name>.jpg with "
@@ -130,10 +133,7 @@ class RgbdFolder(SampleDataset):
         path = self._root / "meta.json"
         if not path.exists() and self._config.depth_scale is not None:
             return Meta(depth_scale=self._config.depth_scale)
-        try:
-            return Meta.model_validate(read_json(path))
-        except ValidationError as error:
-            raise DataError(f"{path}: {error}") from error
+        return checked(Meta, read_json(path, DataError, limit=_JSON_BYTES), str(path), DataError)
 
     def _sequences(self, meta: Meta) -> list[Path]:
         split = self._root / self._config.split
@@ -178,17 +178,5 @@ def _frames(folder: Path, camera: Intrinsics | None) -> list[_Frame]:
 
 
 def _cameras(path: Path) -> dict[str, Intrinsics | None]:
-    try:
-        return _CAMERAS.validate_python(read_json(path))
-    except ValidationError as error:
-        raise DataError(f"{path}: {error}") from error
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; check the set's root") from error
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise DataError(f"{path}: can't be read as JSON ({error})") from error
+    tree = read_json(path, DataError, limit=_JSON_BYTES)
+    return checked_type(_CAMERAS, tree, str(path), DataError)

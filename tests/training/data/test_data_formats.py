@@ -111,7 +111,7 @@ def test_rgbd_folder_errors(trees: Trees, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no entry for frame 001"):
         open_dataset(config)
     (root / "train" / "a" / "intrinsics.json").write_text("[")
-    with pytest.raises(DataError, match="can't be read as JSON"):
+    with pytest.raises(DataError, match="is not valid JSON"):
         open_dataset(config)
     (root / "meta.json").write_text(json.dumps({"depth_scale": 0}))
     with pytest.raises(DataError, match="depth_scale"):

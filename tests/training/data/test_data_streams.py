@@ -168,11 +168,11 @@ def test_units_and_columns(trees: Trees) -> None:
         (b'{"intrinsics": [1, 2, 3, 4]}', (1.0, 2.0, 3.0, 4.0)),
         ([[1, 0, 3], [0, 2, 4], [0, 0, 1]], (1.0, 2.0, 3.0, 4.0)),
         (None, None),
-        (b"[1, 2", "intrinsics are"),
+        (b"[1, 2", "intrinsics"),
         ([1, 2, 3], "intrinsics: got"),
         ([-1, 2, 3, 4], "fx and fy positive"),
         ([[1, 0.1, 3], [0, 2, 4], [0, 0, 1]], r"expected K as \[\[fx, 0, cx\]"),
-        ({"K": 1}, "intrinsics are"),
+        ({"K": 1}, "intrinsics"),
     ],
 )
 def test_cameras_of_records(trees: Trees, value: Any, expected: Any) -> None:
