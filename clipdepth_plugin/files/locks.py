@@ -1,4 +1,4 @@
-"""Locks on files and folders, which the system releases when their process ends, however it ends."""
+"""Locks on files and folders. The system releases them when their process ends, also by a kill."""
 
 from __future__ import annotations
 
@@ -66,28 +66,41 @@ def release(file: io.FileIO) -> None:
 
 @contextlib.contextmanager
 def locked_folder(folder: Path, error: type[ClipDepthError], what: str) -> Iterator[None]:
-    """Holds a folder's lock; ``what`` names the folder's use in messages.
-
-    The folder is made where it is missing, and goes again where nothing was written into it.
+    """``holding`` with its errors as ours; ``what`` names the folder's use in them.
 
     Raises:
         ClipDepthError: Another process holds it, or the folder can't be made or written to.
     """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(holding(folder))
+        except HeldError as held:
+            raise error(
+                f"{folder}: {held} uses this {what} now, and two would mix their files; wait until "
+                "it has ended, or use another folder"
+            ) from held
+        except OSError as problem:
+            reason = problem.strerror or problem
+            raise error(f"{folder}: can't be made or written to ({reason})") from problem
+        yield
+
+
+@contextlib.contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """Holds a folder's lock.
+
+    The folder is made where it is missing, and goes again where nothing was written into it.
+
+    Raises:
+        HeldError: Another process holds it; the text says which.
+        OSError: The folder can't be made or written to.
+    """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     path = folder / LOCK_FILE
+    file = _lock_in(folder)
     try:
-        file = _lock_in(folder)
         file.truncate()
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-    except HeldError as held:
-        raise error(
-            f"{folder}: {held} uses this {what} now, and two would mix their files; wait until it "
-            "has ended, end it, or use another folder"
-        ) from held
-    except OSError as problem:
-        reason = problem.strerror or problem
-        raise error(f"{folder}: can't be made or written to ({reason})") from problem
-    try:
         yield
     finally:
         if not file.closed and _is_at(file, path):  # it is closed in a forked process

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.files.atomic import remove_leftovers, write_atomically
+from clipdepth_plugin.files.problems import described
 from clipdepth_plugin.training.sealed import DamagedFileError, open_sealed, seal
 from clipdepth_plugin.training.validation import Best
 
@@ -113,14 +114,10 @@ class Checkpoints:
                     logger.warning("%s: set aside as damaged: %s", self.folder, ", ".join(aside))
                 return path
         if names := [*(path.name for path in damaged), *aside]:
+            why = "".join(f"\n  {one}" for one in damaged.values())
             raise TrainingError(
-                "\n  ".join(
-                    [
-                        f"{self.folder}: every checkpoint is damaged ({', '.join(names)}); restore "
-                        "one from a backup, or start a new run in another folder",
-                        *damaged.values(),
-                    ]
-                )
+                f"{self.folder}: every checkpoint is damaged ({', '.join(names)}); restore one "
+                f"from a backup, or start a new run in another folder{why}"
             )
         return None
 
@@ -151,7 +148,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         state = State.model_validate_json(sealed.text)
     except ValidationError as error:
-        raise DamagedFileError(f"{path}: damaged ({error})") from error
+        raise DamagedFileError(f"{path}: damaged: {described(error, State)}") from error
     name = _NAME.fullmatch(path.name)
     if name is not None and int(name[1]) != state.step:
         raise DamagedFileError(f"{path}: damaged (it is of step {state.step}, not of its name's)")

@@ -23,6 +23,7 @@ from PIL import Image
 
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.files.atomic import remove_leftovers, write_atomically
+from clipdepth_plugin.files.documents import parse_json
 from clipdepth_plugin.files.locks import locked_folder
 from clipdepth_plugin.training.checkpoint import Checkpoints
 from clipdepth_plugin.training.config_file import dump_config, load_config
@@ -168,15 +169,14 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         raise TrainingError(f"{path}: can't be read ({error.strerror or error})") from error
     for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        if isinstance(record, dict) and type(record.get("step")) is int:
-            records.append(record)
-        elif number < len(lines):
-            raise TrainingError(
-                f"{path}, line {number}: no record of a step: {line[:60]!r}; take this line out"
-            )
+            record = parse_json(line, f"{path}, line {number}", TrainingError)
+            if not isinstance(record, dict) or type(record.get("step")) is not int:
+                raise TrainingError(f"{path}, line {number}: not the record of a step")
+        except TrainingError as error:
+            if number == len(lines):
+                break
+            raise TrainingError(f"{error}; take this line out") from error
+        records.append(record)
     return records
 
 

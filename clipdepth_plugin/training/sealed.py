@@ -15,6 +15,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from clipdepth_plugin.errors import TrainingError
+from clipdepth_plugin.files.documents import MIB, parse_json
+
+_LIMIT = 100 * MIB  # safetensors' own bound
 
 
 class DamagedFileError(TrainingError):
@@ -44,10 +47,8 @@ class SealedFile:
 
     def json(self) -> Any:
         """The text's value; a DamagedFileError where it is no JSON."""
-        try:
-            return json.loads(self.text)
-        except (ValueError, RecursionError) as error:
-            raise DamagedFileError(f"{self.path}: damaged (its text is no JSON: {error})") from error
+        where = f"{self.path}: damaged: its text"
+        return parse_json(self.text, where, DamagedFileError, limit=_LIMIT)
 
 
 def seal(tensors: Mapping[str, Tensor], value: Any) -> bytes:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,16 +24,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clipdepth_plugin.errors import TrainingError
+from clipdepth_plugin.errors import TrainingError, shortened
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.files.atomic import write_atomically
+from clipdepth_plugin.files.documents import read_json
 from clipdepth_plugin.training.sealed import DamagedFileError, SealedFile, open_sealed, seal
 
 IDENTITY = "cache.json"
 SHARD_BYTES = 128 * 1024 * 1024
 
 _REMOVE = "remove this file, and run again: what it held is computed anew"
-_LONGEST = 1 << 20
 
 Records = dict[str, Tensor]
 Layout = dict[str, tuple[torch.dtype, torch.Size]]
@@ -75,7 +75,7 @@ class TokenCache:
         return key in self._places
 
     def refresh(self) -> None:
-        """Opens the shards that are new, also those of other processes; see ``unchecked``."""
+        """Opens the shards that are new, also those of other processes; checks their headers."""
         for path in sorted({*self.folder.glob("shard-*.safetensors")} - self._opened):
             try:
                 shard = open_sealed(path)
@@ -86,23 +86,11 @@ class TokenCache:
             self._opened.add(path)
 
     def unchecked(self, keys: Iterable[Key]) -> list[SealedFile]:
-        """The shards of these records whose content was not checked yet, for ``check``."""
+        """The shards of these records that no earlier call gave, for ``check``."""
         shards = {shard.path: shard for shard, _ in (self._places[key] for key in keys)}
-        return [shards[path] for path in sorted(shards.keys() - self._checked)]
-
-    def check(self, shards: Iterable[SealedFile]) -> Iterator[SealedFile]:
-        """Holds shards against the checksums that were written with them; yields each.
-
-        Raises:
-            TrainingError: One is damaged.
-        """
-        for shard in shards:
-            try:
-                shard.check()
-            except TrainingError as error:
-                raise TrainingError(f"cache {error}; {_REMOVE}") from error
-            self._checked.add(shard.path)
-            yield shard
+        new = sorted(shards.keys() - self._checked)
+        self._checked |= {*new}
+        return [shards[path] for path in new]
 
     def _keys_of(self, shard: SealedFile) -> list[Key]:
         """The keys of a shard of this cache."""
@@ -157,6 +145,18 @@ def _bytes(x: Tensor) -> NDArray[np.uint8]:
     return view
 
 
+def check(shard: SealedFile) -> None:
+    """Holds a shard against the checksum that was written with it.
+
+    Raises:
+        TrainingError: It is damaged.
+    """
+    try:
+        shard.check()
+    except TrainingError as error:
+        raise TrainingError(f"cache {error}; {_REMOVE}") from error
+
+
 def to_records(
     features: TowerFeatures,
     depth_B1HW: Tensor,
@@ -191,25 +191,19 @@ def _fingerprint(identity: Mapping[str, Any]) -> str:
 
 def _check_identity(path: Path, now: Mapping[str, Any]) -> None:
     try:
-        with path.open("rb") as file:
-            text = file.read(_LONGEST + 1)
-        stored = json.loads(text)
-        if not isinstance(stored, dict) or len(text) > _LONGEST:
-            raise ValueError("it has no fields" if len(text) <= _LONGEST else "it is too long")
-    except (OSError, ValueError, RecursionError) as error:
-        raise TrainingError(f"cache {path}: can't be read ({error}); remove the folder") from error
+        stored = read_json(path, TrainingError)
+        if not isinstance(stored, dict):
+            raise TrainingError(f"{path}: has no fields")
+    except TrainingError as error:
+        raise TrainingError(f"cache {error}; remove the cache's folder, or take another") from error
     differing = [name for name in {**now, **stored} if stored.get(name) != now.get(name)]
     if differing:
         reasons = "; ".join(
-            f"{name}: {_short(stored.get(name))} there, {_short(now.get(name))} now"
-            for name in differing
+            f"{name}: {shortened(repr(stored.get(name)), 400)} there, {now.get(name)!r} now"
+            for name in differing[:8]
         )
+        names = shortened(", ".join(differing), 400)
         raise TrainingError(
-            f"cache {path.parent} was made by another {', '.join(differing)} ({reasons}). Set "
-            "cache.folder to another folder, or remove this one"
+            f"cache {path.parent} was made by another {names} ({reasons}). Set cache.folder to "
+            "another folder, or remove this one"
         )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 500 else f"{text[:500]}..."
