@@ -97,5 +97,5 @@ def test_damaged_files_are_reported(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=rf"{shard.name}: damaged .*remove this file"):
         cache.refresh()
     (tmp_path / token_cache.IDENTITY).write_text("{")
-    with pytest.raises(TrainingError, match="not valid JSON .*remove the cache's folder"):
+    with pytest.raises(TrainingError, match=r"not valid JSON .*remove the cache's folder"):
         TokenCache(tmp_path, {"format": 1})
