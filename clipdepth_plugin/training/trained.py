@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.decoders.readout import DepthEstimate
-from clipdepth_plugin.errors import TrainingError
+from clipdepth_plugin.errors import TrainingError, shortened
 from clipdepth_plugin.features import TowerFeatures, Views
 from clipdepth_plugin.maps.placing import at_size
 
@@ -87,6 +87,7 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def load_model_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Loads what ``model_tensors`` gave, in every process."""
+    _check(tensors, model_tensors(model))
     try:
         set_model_state_dict(model, dict(tensors), options=_WHOLE)
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
@@ -110,6 +111,9 @@ def load_optimiser_tensors(
     model: nn.Module, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
 ) -> None:
     """Loads what ``optimiser_tensors`` gave, in every process; its options are the config's."""
+    now = optimiser_tensors(model, optimiser)
+    # It has no state of parameters that never had a gradient.
+    _check(tensors, {name: x for name, x in now.items() if name in tensors or not tensors})
     state: dict[str, dict[str, Tensor]] = {}
     for name, x in tensors.items():
         parameter, _, quantity = name.rpartition("|")
@@ -123,3 +127,17 @@ def load_optimiser_tensors(
             f"the checkpoint's optimiser state is not of this head's optimiser: {error!r}; train "
             "with the version that began the run, or start anew"
         ) from error
+
+
+def _check(tensors: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> None:
+    """Checks names and shapes; in a sharded run only the first process has those of now."""
+    other = [
+        name
+        for name in sorted({*tensors, *now})
+        if name not in tensors or name not in now or tensors[name].shape != now[name].shape
+    ]
+    if now and other:
+        raise TrainingError(
+            f"the checkpoint is of another head than the config makes now ({shortened(other)}); "
+            "train with the version that began the run, or start anew"
+        )

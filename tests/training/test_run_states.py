@@ -253,3 +253,26 @@ def test_the_fingerprint_ignores_what_may_change(tiny: TinyRuns) -> None:
     one = RunFolder(tiny.config("run")).fingerprint
     assert one == RunFolder(tiny.config("run", keep=7, workers=1)).fingerprint
     assert one != RunFolder(tiny.config("run", seed=7)).fingerprint
+
+
+@pytest.mark.parametrize("part", ["model", "ema", "optimiser", "rng", "best"])
+@pytest.mark.parametrize("how", ["gone", "of another shape"])
+def test_a_sealed_checkpoint_of_other_tensors_is_refused(
+    run: tuple[Path, dict[str, Any]], tiny: TinyRuns, part: str, how: str
+) -> None:
+    folder, tree = run
+    newest = steps(folder)[-1]
+    with safe_open(newest, framework="pt") as file:
+        state = json.loads(file.metadata()["state"])
+    tensors = {
+        name: torch.ones(2, 3, 4) if how != "gone" and name.startswith(part) else x
+        for name, x in load_file(newest).items()
+        if how != "gone" or not name.startswith(part)
+    }
+    newest.write_bytes(seal(tensors, state))
+    shutil.rmtree(folder / "head")
+    if part == "ema" or (part, how) == ("rng", "gone"):  # this run has no average; dropout alone
+        train(tiny.config("run", **tree), resume=True)
+        return
+    with pytest.raises(ClipDepthError):
+        train(tiny.config("run", **tree), resume=True)
