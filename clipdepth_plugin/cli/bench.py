@@ -127,7 +127,7 @@ def run_bench(options: BenchOptions, console: Console) -> int:
     import torch
 
     from clipdepth_plugin.cli.console import bar, loading
-    from clipdepth_plugin.cli.device import find_device, make_folder
+    from clipdepth_plugin.cli.device import find_device
     from clipdepth_plugin.latency.audit import Method, audit
     from clipdepth_plugin.latency.baselines import separate_passes
     from clipdepth_plugin.latency.forms import choose_forms
@@ -137,8 +137,6 @@ def run_bench(options: BenchOptions, console: Console) -> int:
     separate_sizes = parse_sizes(options.separate)
     device = find_device(options.device)
     forms = choose_forms(tuple(options.form or ()), device)
-    if options.output is not None:
-        make_folder(options.output)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     keep_freed_memory()

@@ -2,6 +2,7 @@
 
 A command is one file: a frozen dataclass, each field ``Annotated[type, typer.Option(...)]`` with
 its default, and a function ``run(options, console) -> exit code`` whose docstring is the help.
+Where it has a field ``output``, that folder is made and locked while the command runs.
 ``app.py`` registers it by ``add_command``. A new option is one more field.
 
 Exit codes of every command: 0, done. 1, done in part, where the command says so. 2, a mistake in
@@ -16,6 +17,7 @@ import inspect
 import logging
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -25,7 +27,8 @@ from rich.logging import RichHandler
 from rich.text import Text
 
 from clipdepth_plugin.cli.console import plain_console
-from clipdepth_plugin.errors import ClipDepthError
+from clipdepth_plugin.errors import ClipDepthError, DepthFileError
+from clipdepth_plugin.files.locks import locked_folder
 
 MISTAKE, UNEXPECTED = 2, 3
 DebugOption = Annotated[
@@ -44,7 +47,7 @@ def add_command(
     types = get_type_hints(options, include_extras=True)
 
     def command(*, debug: bool, **given: Any) -> None:
-        with errors_as_messages(debug=debug) as console:
+        with errors_as_messages(debug=debug) as console, _output(given.get("output")):
             code = run(options(**given), console)
         raise typer.Exit(code)
 
@@ -55,6 +58,13 @@ def add_command(
     parameters.append(_parameter("debug", DebugOption, default=False))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     app.command(name, help=inspect.getdoc(run), **settings)(command)
+
+
+def _output(folder: Path | None) -> contextlib.AbstractContextManager[None]:
+    """Makes the folder of the option ``output``, and keeps other commands out of it meanwhile."""
+    if folder is None:
+        return contextlib.nullcontext()
+    return locked_folder(folder, DepthFileError, "output folder")
 
 
 def _parameter(name: str, kind: Any, default: Any) -> inspect.Parameter:

@@ -6,8 +6,9 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from clipdepth_plugin.cli.long_work import LongWork
 
 
 def plain_console(*, stderr: bool = False) -> Console:
@@ -24,14 +25,16 @@ def loading(*names: str) -> Text:
 def bar(
     console: Console, what: str, total: int | None, *, shown: bool = True
 ) -> Iterator[Callable[..., None]]:
-    """A progress bar; yields ``advance(count)``, or ``advance(count, total)`` to set the total."""
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not shown) as progress:
-        task = progress.add_task(what, total=total)
+    """Long work of one kind; yields ``advance(count)``, or ``advance(count, total)``."""
+    done, of = 0, total
+
+    with LongWork(console, shown=shown) as work:
 
         def advance(count: int, total: int | None = None) -> None:
-            if total is not None:
-                progress.update(task, total=total)
-            progress.advance(task, count)
+            nonlocal done, of
+            done, of = done + count, of if total is None else total
+            work.at(what, done, of)
 
+        if total is not None:
+            work.at(what, 0, total)
         yield advance

@@ -14,7 +14,7 @@ from clipdepth_plugin.adapters.identity import tower_hashes
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.cli.console import bar, loading, plain_console
 from clipdepth_plugin.cli.data_spec import parse_data
-from clipdepth_plugin.cli.device import find_device, make_folder
+from clipdepth_plugin.cli.device import find_device
 from clipdepth_plugin.cli.options import (
     BatchOption,
     DataOption,
@@ -104,9 +104,8 @@ def evaluate_head(options: EvalOptions, console: Console) -> int:
     """
     protocol, config = protocol_and_data(options)
     dataset = open_dataset(config)
-    baseline = _train_baseline(options, protocol)
+    baseline = _train_baseline(options, protocol, console)
     device = find_device(options.device)
-    make_folder(options.output)
     with console.status(loading(options.host, options.head)):
         host = load_host(options.host)
         head = load_head(options.head).to(device)
@@ -120,8 +119,9 @@ def evaluate_head(options: EvalOptions, console: Console) -> int:
         )
     predict = HeadPredictor(plugin, input_size=options.input_size)
     _say_size(head, options, console)
-    length = len(dataset) if hasattr(dataset, "__len__") else None
-    with bar(console, "evaluating", length) as advance:
+    if baseline is None:
+        baseline = _baseline("test-median", dataset, protocol, console)
+    with bar(console, "evaluating", _length(dataset)) as advance:
         result = evaluate(
             predict,
             dataset,
@@ -178,12 +178,21 @@ def protocol_and_data(options: EvalOptions) -> tuple[Protocol, DataConfig]:
     return protocol, config.model_copy(update=whole)
 
 
-def _train_baseline(options: EvalOptions, protocol: Protocol) -> Baseline | None:
+def _train_baseline(options: EvalOptions, protocol: Protocol, console: Console) -> Baseline | None:
     if options.baseline_data is None:
         return None
     whole = replace(protocol, crop="none", size=None, kb_crop=False)
     dataset = open_dataset(parse_data(options.baseline_data, "train"))
-    return Baseline("train-median", median_depth(dataset, whole))
+    return _baseline("train-median", dataset, whole, console)
+
+
+def _baseline(kind: str, dataset: Any, protocol: Protocol, console: Console) -> Baseline:
+    with bar(console, "reading the depth", _length(dataset)) as advance:
+        return Baseline(kind, median_depth(dataset, protocol, advance))
+
+
+def _length(dataset: Any) -> int | None:
+    return len(dataset) if hasattr(dataset, "__len__") else None
 
 
 def make_table(result: EvaluationResult, align: Alignment = "none") -> Table:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.cli.console import bar, loading
-from clipdepth_plugin.cli.device import find_device, make_folder
+from clipdepth_plugin.cli.device import find_device
 from clipdepth_plugin.cli.options import (
     BatchOption,
     DeviceOption,
@@ -118,7 +118,6 @@ def predict(options: PredictOptions, console: Console) -> int:
             other_tower=options.other_tower,
         )
         depth_of = PictureDepth(plugin)
-    make_folder(options.output)
     unreadable = _predict_all(images, depth_of, options, console)
     done = len(images) - len(unreadable)
     console.print(f"{done} depth maps in {options.output}")

@@ -1,24 +1,18 @@
-"""``clipdepth train``: options, the progress bar and the summary. The work is in ``training/``."""
+"""``clipdepth train``: options, progress and the summary. The work is in ``training/``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+
+from clipdepth_plugin.cli.long_work import LongWork
 
 if TYPE_CHECKING:
-    from clipdepth_plugin.training import progress as training_progress
+    from clipdepth_plugin.training.progress import Progress
 
 TAKES_ANY_FIELD = {"ignore_unknown_options": True}
 """Settings of the command: unknown options are passed on as ``overrides``."""
@@ -57,8 +51,8 @@ def train(options: TrainOptions, console: Console) -> int:
     config = load_config(options.config, options.overrides or ())
     if options.cache:
         config = with_cache(config)
-    with _Bar(console) as bar:
-        result = train_head(config, resume=options.resume, reporter=bar)
+    with _Report(console) as report:
+        result = train_head(config, resume=options.resume, reporter=report)
     if result.is_main:
         score = "" if result.abs_rel is None else f", AbsRel {result.abs_rel:.4f} in validation"
         console.print(
@@ -67,30 +61,15 @@ def train(options: TrainOptions, console: Console) -> int:
     return 0
 
 
-class _Bar(Progress):
-    """A progress bar with loss, metric, images/s and time left: a reporter of ``train()``."""
+class _Report(LongWork):
+    """Loss, metric, images/s and time left: a reporter of ``train()``."""
 
-    def __init__(self, console: Console) -> None:
-        what, numbers = TextColumn("{task.description}"), TextColumn("{task.fields[numbers]}")
-        columns = (what, BarColumn(), MofNCompleteColumn(), numbers, TimeRemainingColumn())
-        super().__init__(*columns, console=console)
-        self._ids: dict[str, TaskID] = {}
+    def doing(self, what: str, done: int, total: int) -> None:
+        """Shows ``what`` on its own."""
+        self.at(what, done, total)
 
-    def __enter__(self) -> Self:
-        """Does not start yet: of many processes only one reports."""
-        return self
-
-    def doing(self, what: str, done: int, total: int, numbers: str = "") -> None:
-        """Shows a bar of its own for ``what``."""
-        self.start()
-        if what not in self._ids:
-            # Resumed runs begin in the middle; the time left counts from there.
-            first = max(done - 1, 0)
-            self._ids[what] = self.add_task(what, total=total, completed=first, numbers=numbers)
-        self.update(self._ids[what], completed=done, numbers=numbers)
-
-    def step(self, progress: training_progress.Progress) -> None:
+    def step(self, progress: Progress) -> None:
         """Shows a step."""
         metric = "" if progress.abs_rel is None else f"AbsRel {progress.abs_rel:.4f}  "
         numbers = f"loss {progress.loss:.4f}  {metric}{progress.images_per_second:.1f} images/s"
-        self.doing("steps", progress.step, progress.total, numbers)
+        self.at("steps", progress.step, progress.total, numbers)

@@ -179,14 +179,21 @@ def _predicted(
             yield index, sample, next(maps) if valid_HW.any() else None, valid_HW
 
 
-def median_depth(dataset: Iterable[Sample], protocol: Protocol) -> float:
+def median_depth(
+    dataset: Iterable[Sample],
+    protocol: Protocol,
+    advance: Callable[[int], object] = lambda _: None,
+) -> float:
     """Median depth of a data set in metres, over 1000 pixels of each picture that has depth.
+
+    ``advance`` is as for ``evaluate``.
 
     Raises:
         DataError: No picture has valid depth.
     """
     taken: list[Tensor] = []
     for sample in dataset:
+        advance(1)
         depth_HW = sample.depth_1HW[0]
         depth_N = depth_HW[protocol.valid(depth_HW, sample.name)]
         if len(depth_N):

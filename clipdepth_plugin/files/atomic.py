@@ -1,11 +1,14 @@
 """Files that appear whole or not at all, whenever the process ends.
 
-They are written beside their path, synced to the disk and then renamed.
+They are written beside their path, synced to the disk and then renamed. What is being written is
+locked, so that what a killed process left is told from what another one writes, and removed when
+a process first writes into the folder.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import secrets
 import shutil
@@ -15,11 +18,13 @@ from typing import IO
 
 from clipdepth_plugin.arguments import StrPath
 from clipdepth_plugin.errors import ClipDepthError, DepthFileError
+from clipdepth_plugin.files.locks import LOCK_FILE, HeldError, lock, release
 
 TEMPORARY = ".writing-"
 """Prefix of the names of what is being written; left over only by a killed process."""
 
 Error = type[ClipDepthError]
+_cleaned: set[Path] = set()
 
 
 def write_atomically(
@@ -38,16 +43,13 @@ def write_atomically(
         ClipDepthError: It can't be written (no room, no right); what was there still is.
     """
     path = Path(path)
-    with _reported(path, error):
-        temporary = _temporary(path)
-        try:
-            with temporary.open("xb") as file:
-                _ = content(file) if callable(content) else file.write(content)
-            sync(temporary)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    with _reported(path, error), _temporary(path.parent) as (temporary, locked):
+        with open(locked.fileno(), "w+b", closefd=False) as file:
+            _ = content(file) if callable(content) else file.write(content)
+        os.fsync(locked.fileno())
+        if os.name != "posix":  # an open file can't be renamed there
+            release(locked)
+        temporary.replace(path)
         sync(path.parent)
 
 
@@ -63,19 +65,16 @@ def new_files(folder: Path, error: Error) -> Iterator[Path]:
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     with _reported(folder, error):
-        temporary = folder / f"{TEMPORARY}{secrets.token_hex(4)}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            temporary.mkdir()
-            yield temporary
-            files = sorted(temporary.iterdir())
-            for file in files:
-                sync(file)
-            for file in files:
-                file.replace(folder / file.name)
-            temporary.rmdir()
+            with _temporary(folder, of_files=True) as (temporary, _):
+                yield temporary
+                files = sorted(set(temporary.iterdir()) - {temporary / LOCK_FILE})
+                for file in files:
+                    sync(file)
+                for file in files:
+                    file.replace(folder / file.name)
         except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
             for path in made:
                 with contextlib.suppress(OSError):  # not made yet, or no longer empty
                     path.rmdir()
@@ -94,13 +93,48 @@ def sync(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes the files that a killed process was writing in ``folder``."""
+    """Removes what killed processes were writing in ``folder``; what others write now stays."""
     for left in folder.glob(f"{TEMPORARY}*"):
-        left.unlink(missing_ok=True)
+        if left.is_symlink():
+            continue
+        with contextlib.suppress(OSError):  # also where its writer is alive
+            _remove(left, lock(left / LOCK_FILE if left.is_dir() else left, surely=True))
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f"{TEMPORARY}{path.name}-{secrets.token_hex(4)}")
+@contextlib.contextmanager
+def _temporary(folder: Path, *, of_files: bool = False) -> Iterator[tuple[Path, io.FileIO]]:
+    """A new file or folder of files in ``folder``, locked, and its lock; it goes at the end."""
+    if (known := folder.absolute()) not in _cleaned:
+        _cleaned.add(known)
+        remove_leftovers(folder)
+    temporary, file = _made(folder, of_files=of_files)
+    try:
+        yield temporary, file
+    finally:
+        _remove(temporary, file)
+
+
+def _made(folder: Path, *, of_files: bool) -> tuple[Path, io.FileIO]:
+    for again in (True, True, False):
+        temporary = folder / f"{TEMPORARY}{secrets.token_hex(8)}"
+        try:
+            if of_files:
+                temporary.mkdir()
+            return temporary, lock(temporary / LOCK_FILE if of_files else temporary)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            # Another process may take it for a leftover before it is locked.
+            if not again or not isinstance(error, HeldError | FileNotFoundError):
+                raise
+    raise AssertionError
+
+
+def _remove(temporary: Path, file: io.FileIO) -> None:
+    release(file)
+    if temporary.is_dir():
+        shutil.rmtree(temporary, ignore_errors=True)
+    else:
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -5,18 +5,22 @@ Axes: B views, H W pixels, h w a depth map's size.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from clipdepth_plugin.data.reading import BadFiles, Failure
-from clipdepth_plugin.errors import ClipDepthError, DataError
+from clipdepth_plugin.errors import ClipDepthError, DataError, TrainingError
+from clipdepth_plugin.files.atomic import remove_leftovers
+from clipdepth_plugin.files.locks import HeldError, holding
 from clipdepth_plugin.training.token_cache import Key, TokenCache, to_records
 
 if TYPE_CHECKING:
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
     from clipdepth_plugin.training.progress import Doing
 
 logger = logging.getLogger(__name__)
+
+_WAIT = 0.5  # seconds between looks at whether another run has ended
 
 
 def sample_contents(context: SourceContext, views: SampleViews, doing: Doing) -> list[str | None]:
@@ -49,6 +55,39 @@ def sample_contents(context: SourceContext, views: SampleViews, doing: Doing) ->
     if not any(contents):
         raise DataError("no sample of the set can be read")
     return contents
+
+
+@contextlib.contextmanager
+def filling(context: SourceContext, cache: TokenCache) -> Iterator[None]:
+    """Inside, this run alone adds to the cache, and knows all shards; waits for other runs."""
+    with contextlib.ExitStack() as stack:
+        told = False
+        # Not a lock that blocks: the other processes would wait for the first beyond their limit.
+        while (holder := _try_to_hold(stack, context, cache)) is not None:
+            if not told:
+                logger.warning("cache %s: %s fills it; waiting for its end", cache.folder, holder)
+            told = True
+            time.sleep(_WAIT)
+        cache.refresh()
+        yield
+
+
+def _try_to_hold(
+    stack: contextlib.ExitStack, context: SourceContext, cache: TokenCache
+) -> str | None:
+    """Takes the cache's lock in the first process; who else holds it, in all processes."""
+    holder: list[str | None] = [None]
+    if context.accelerator.is_main_process:
+        try:
+            stack.enter_context(holding(cache.folder))
+            remove_leftovers(cache.folder)
+        except HeldError as held:
+            holder = [str(held)]
+        except OSError as error:
+            raise TrainingError(f"cache {cache.folder}: can't be written ({error})") from error
+    if context.accelerator.num_processes > 1:
+        broadcast_object_list(holder)
+    return holder[0]
 
 
 def fill_cache(

@@ -7,19 +7,27 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from accelerate.utils import gather_object
 
 from clipdepth_plugin.data.augment import is_flipped, mixed_seed, sample_generator
 from clipdepth_plugin.data.config import expand
 from clipdepth_plugin.data.items import FLIPPED, PLAIN, SampleViews
 from clipdepth_plugin.data.order import Draw, EpochOrder
 from clipdepth_plugin.data.reading import map_ahead
-from clipdepth_plugin.training.cache_fill import fill_cache, sample_contents
-from clipdepth_plugin.training.token_cache import Key, Records, TokenCache, features_of
+from clipdepth_plugin.training.cache_fill import fill_cache, filling, sample_contents
+from clipdepth_plugin.training.token_cache import (
+    Key,
+    Records,
+    TokenCache,
+    check,
+    features_of,
+)
 
 if TYPE_CHECKING:
     from clipdepth_plugin.data.dataset import Mixture
@@ -88,7 +96,7 @@ def open_cache(context: SourceContext) -> TokenCache:
     assert config.cache is not None
     pixels = [side * of for side, of in zip(tower.grid, tower.tower.patch_size, strict=True)]
     identity = {  # everything but the samples that a cached token depends on
-        "format": 2,
+        "format": 3,
         "tower weights": tower.fingerprint(),
         "preprocessing": dataclasses.asdict(tower.preprocessing),
         "levels": head.levels,
@@ -120,10 +128,28 @@ def cached_source(
         if content is not None
         for view in numbers
     }
-    missing = [(key, *place) for key, place in wanted.items() if key not in cache]
-    if missing:
-        fill_cache(context, cache, views, missing, doing)
+    if _anywhere(context, any(key not in cache for key in wanted)):
+        with filling(context, cache):
+            missing = [(key, *place) for key, place in wanted.items() if key not in cache]
+            fill_cache(context, cache, views, missing, doing)
+    _check_shards(context, cache, wanted, doing)
     return CachedSource(context, cache, data, views, contents, pick, training)
+
+
+def _anywhere(context: SourceContext, mine: bool) -> bool:
+    """Whether it is so in any process: each opened the cache at a moment of its own."""
+    return any(gather_object([mine])) if context.accelerator.num_processes > 1 else mine
+
+
+def _check_shards(
+    context: SourceContext, cache: TokenCache, keys: Iterable[Key], doing: Doing
+) -> None:
+    """Holds the shards of these records against their checksums, each in one process."""
+    accelerator = context.accelerator
+    mine = cache.unchecked(keys)[accelerator.process_index :: accelerator.num_processes]
+    for done, _ in enumerate(map_ahead(check, mine, threads=4, ahead=4), 1):
+        doing("checking the cache", done, len(mine))
+    accelerator.wait_for_everyone()
 
 
 def choose_views(config: TrainConfig, samples: SampleViews) -> tuple[tuple[int, ...], Pick]:

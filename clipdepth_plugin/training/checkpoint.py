@@ -1,43 +1,64 @@
-"""Checkpoints: one safetensors file for each, whole or not there at all.
+"""Checkpoints: one sealed safetensors file for each, whole or not there at all.
 
-checkpoints/step-00000400.safetensors    tensors ``<part>/<name>``; in its metadata, as JSON, the
-                                         position in the data and the best weights so far, and the
-                                         sha256 of all of it
+checkpoints/step-00000400.safetensors    tensors ``<part>/<name>``; its text is the ``State``
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import safetensors.torch
-import torch
-from safetensors import SafetensorError, safe_open
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.files.atomic import remove_leftovers, write_atomically
+from clipdepth_plugin.files.problems import described
+from clipdepth_plugin.training.sealed import DamagedFileError, open_sealed, seal
+from clipdepth_plugin.training.validation import Best
 
 logger = logging.getLogger(__name__)
 
-PARTS = ("model", "ema", "optimiser", "rng")
+PARTS = ("model", "ema", "optimiser", "rng", "best")
+"""``best`` is the best head so far; empty before the first validation."""
 CORRUPT = "corrupt-"
 
-_FORMAT = 3
+_FORMAT = 4
+
+Count = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class State(BaseModel):
+    """What a checkpoint holds beside tensors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    format: int = _FORMAT
+    step: Count
+    """Optimiser steps that are done."""
+    epoch: Count
+    batch: Count
+    """The next batch of the epoch."""
+    best: Best = Best()
+    scaler: dict[str, Any] | None = None
+    """Of fp16."""
+    processes: Annotated[int, Field(ge=1)] = 1
+    torch: str = ""
+    """The version that wrote it."""
+    config: str = ""
+    """Hash of the fields of the run's config that may not change."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a run needs to continue: tensors by part (``PARTS``) and name, and JSON."""
+    """All that a run needs to continue: tensors by part (``PARTS``) and name, and the state."""
 
-    step: int
     tensors: Mapping[str, Mapping[str, Tensor]]
-    state: Mapping[str, Any]
+    state: State
 
 
 class Checkpoints:
@@ -49,8 +70,7 @@ class Checkpoints:
 
     def paths(self) -> list[Path]:
         """The checkpoints, by step."""
-        found = self.folder.glob("step-*.safetensors")
-        return sorted(found, key=lambda path: int(path.stem.removeprefix("step-")))
+        return [path for _, path in sorted(self._steps().items())]
 
     def save(self, checkpoint: Checkpoint) -> Path:
         """Writes a checkpoint, then removes the oldest beyond ``keep``."""
@@ -59,65 +79,83 @@ class Checkpoints:
             for part in PARTS
             for name, x in checkpoint.tensors[part].items()
         }
-        state = {"format": _FORMAT, "step": checkpoint.step, **checkpoint.state}
-        text = json.dumps(state, allow_nan=False)
-        metadata = {"state": text, "sha256": _sha256(tensors, text)}
-        content = safetensors.torch.save(tensors, metadata)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"step-{checkpoint.step:08d}.safetensors"
+        content = seal(tensors, checkpoint.state.model_dump(mode="json"))
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrainingError(f"{self.folder}: can't be made ({error.strerror})") from error
+        path = self.folder / f"step-{checkpoint.state.step:08d}.safetensors"
         write_atomically(path, content, TrainingError)
         for old in self.paths()[: -self.keep]:
             old.unlink(missing_ok=True)
         return path
 
     def newest(self) -> Path | None:
-        """The newest checkpoint that can be read; None where there is none at all.
+        """The newest checkpoint that is not damaged; None where there never was one.
 
-        A damaged one is logged and renamed (prefix ``corrupt-``).
+        Newer ones that are damaged are logged and renamed (prefix ``corrupt-``).
+
+        Raises:
+            TrainingError: All are damaged, or one can't be read or is of another format.
         """
         remove_leftovers(self.folder)
-        damaged: list[str] = []
+        damaged: dict[Path, str] = {}
+        aside = sorted(path.name for path in self.folder.glob(f"{CORRUPT}*"))
         for path in reversed(self.paths()):
             try:
                 read_checkpoint(path)
-            except TrainingError as error:
-                damaged.append(path.name)
-                logger.error("%s; it is set aside, and the one before it is used", error)
-                path.replace(path.with_name(f"{CORRUPT}{path.name}"))
+            except DamagedFileError as error:
+                damaged[path] = str(error)
             else:
+                for one, why in damaged.items():
+                    logger.error("%s; it is set aside, and %s is used", why, path.name)
+                    one.replace(one.with_name(f"{CORRUPT}{one.name}"))
+                if aside:
+                    logger.warning("%s: set aside as damaged: %s", self.folder, ", ".join(aside))
                 return path
-        if damaged:
+        if names := [*(path.name for path in damaged), *aside]:
+            why = "".join(f"\n  {one}" for one in damaged.values())
             raise TrainingError(
-                f"{self.folder}: every checkpoint is damaged ({', '.join(damaged)}); restore one "
-                "from a backup, or start a new run in another folder"
+                f"{self.folder}: every checkpoint is damaged ({', '.join(names)}); restore one "
+                f"from a backup, or start a new run in another folder{why}"
             )
         return None
 
+    def _steps(self) -> dict[int, Path]:
+        found = ((path, _NAME.fullmatch(path.name)) for path in self.folder.glob("step-*"))
+        return {int(name[1]): path for path, name in found if name is not None}
+
+
+_NAME = re.compile(r"step-([0-9]{8,16})\.safetensors")
+
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint."""
-    tensors: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
+    """Reads a checkpoint.
+
+    Raises:
+        DamagedFileError: It is not what was written.
+        TrainingError: It can't be read, or another release wrote it.
+    """
+    sealed = open_sealed(path)
+    value = sealed.json()
+    version = value.get("format") if isinstance(value, dict) else None
+    if isinstance(version, int) and version != _FORMAT:
+        raise TrainingError(
+            f"{path}: a checkpoint of format {version}, this release reads {_FORMAT}; go on with "
+            "the release that wrote it"
+        )
+    sealed.check()
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            flat = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        state = json.loads(metadata["state"])
-        step, version = int(state["step"]), state["format"]
-        if version == _FORMAT and metadata["sha256"] != _sha256(flat, metadata["state"]):
-            raise ValueError("its content does not have the sha256 that was written with it")
-        for key, x in flat.items():
-            part, _, name = key.partition("/")
-            tensors[part][name] = x
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise TrainingError(f"checkpoint {path}: damaged ({error})") from error
-    if version != _FORMAT:
-        raise TrainingError(f"checkpoint {path}: format {version}, this release reads {_FORMAT}")
-    return Checkpoint(step, tensors, state)
-
-
-def _sha256(tensors: Mapping[str, Tensor], state: str) -> str:
-    digest = hashlib.sha256(state.encode())
-    for name, x in sorted(tensors.items()):
-        digest.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
-        digest.update(x.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        state = State.model_validate_json(sealed.text)
+    except ValidationError as error:
+        raise DamagedFileError(f"{path}: damaged: {described(error, State)}") from error
+    name = _NAME.fullmatch(path.name)
+    if name is not None and int(name[1]) != state.step:
+        raise DamagedFileError(f"{path}: damaged (it is of step {state.step}, not of its name's)")
+    tensors: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
+    for key, x in sealed.tensors.items():
+        part, _, rest = key.partition("/")
+        if part not in tensors:
+            raise DamagedFileError(f"{path}: damaged (a tensor {key!r})")
+        tensors[part][rest] = x
+    return Checkpoint(tensors, state)

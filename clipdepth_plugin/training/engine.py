@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
-from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from accelerate import PartialState
 
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.training.progress import Progress, Reporter, silent
@@ -55,8 +57,8 @@ def train(
 
     Args:
         config: The run.
-        resume: Continue from the newest checkpoint in the run's folder, or start where there is
-            none yet.
+        resume: Continue from the newest checkpoint in the run's folder, or start where none was
+            due yet.
         reporter: Receives the progress, in the main process.
 
     Returns:
@@ -70,9 +72,10 @@ def train(
     """
     check_ready(config)
     folder = RunFolder(config)
-    folder.check(resume=resume)
-    session = open_session(config, silent if reporter is None else reporter.doing)
-    return _Run(session, folder, reporter).go(resume=resume)
+    with folder.locked() if PartialState().is_main_process else contextlib.nullcontext():
+        folder.check(resume=resume)
+        session = open_session(config, silent if reporter is None else reporter.doing)
+        return _Run(session, folder, reporter).go(resume=resume)
 
 
 class _Run:
@@ -81,7 +84,8 @@ class _Run:
     def __init__(self, session: Session, folder: RunFolder, reporter: Reporter | None) -> None:
         self._session = session
         self._config = session.context.config
-        self._recorder = RunRecorder(session, folder)
+        doing = silent if reporter is None else reporter.doing
+        self._recorder = RunRecorder(session, folder, doing)
         self._reporter = reporter
         self._total = session.total_steps
         self._step = self._epoch = self._batch = 0
@@ -103,7 +107,7 @@ class _Run:
     def _run_epoch(self) -> None:
         """Runs to the end of the epoch, or of the run."""
         source, begun_at = self._session.train, self._batch
-        with closing(source.batches(self._epoch, self._batch)) as batches:
+        with contextlib.closing(source.batches(self._epoch, self._batch)) as batches:
             count = self._config.gradient_accumulation
             while self._step < self._total and len(group := list(islice(batches, count))) == count:
                 self._make_step(group)

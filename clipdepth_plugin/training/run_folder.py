@@ -10,8 +10,11 @@ head/                  the best head so far, as ``DepthHead.from_pretrained`` ta
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +22,9 @@ import numpy as np
 from PIL import Image
 
 from clipdepth_plugin.errors import TrainingError
-from clipdepth_plugin.files.atomic import write_atomically
+from clipdepth_plugin.files.atomic import remove_leftovers, write_atomically
+from clipdepth_plugin.files.documents import parse_json
+from clipdepth_plugin.files.locks import locked_folder
 from clipdepth_plugin.training.checkpoint import Checkpoints
 from clipdepth_plugin.training.config_file import dump_config, load_config
 
@@ -43,31 +48,71 @@ class RunFolder:
         self._config = config
         self._board: SummaryWriter | None = None
 
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the fields that may not change while the run is resumed."""
+        return hashlib.sha256(json.dumps(_bound(self._config), sort_keys=True).encode()).hexdigest()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Inside, no other process trains in this folder.
+
+        Raises:
+            TrainingError: One does, or the folder can't be made.
+        """
+        with locked_folder(self.path, TrainingError, "run folder"):
+            for one in (self.path, self.head, self.checkpoints.folder, self.path / "pictures"):
+                remove_leftovers(one)
+            yield
+
     def check(self, *, resume: bool) -> None:
         """Checks that the folder is free, or holds this run to be resumed; nothing is written."""
         stored = self.path / "config.yaml"
-        if not stored.is_file():
+        parts = (stored, self.log, self.head, self.checkpoints.folder)
+        there = [path.name for path in parts if _holds(path)]
+        if not there:
             return
         if not resume:
             raise TrainingError(
-                f"{self.path} holds a run already: continue it (--resume), or choose another "
-                "folder (--run)"
+                f"{self.path} holds a run already ({', '.join(there)}): continue it (--resume), or "
+                "choose another folder (--run)"
             )
-        before = load_config(stored).model_dump(mode="json", exclude=set(_FREE))
-        now = self._config.model_dump(mode="json", exclude=set(_FREE))
+        if stored.name not in there:
+            raise TrainingError(
+                f"{self.path} holds {', '.join(there)}, but no {stored.name} of the run that it is "
+                "of: put it back, or start a new run in another folder (--run)"
+            )
+        before, now = _bound(load_config(stored)), _bound(self._config)
         other = sorted(name for name in now if now[name] != before[name])
         if other:
             raise TrainingError(
                 f"{self.path}: this run was started with another {', '.join(other)} "
                 f"(see {stored}); resume it as it was, or start a new one (--run)"
             )
+        read_log(self.log)  # raises where it is damaged
+
+    def newest(self) -> Path | None:
+        """The checkpoint to resume from; None where none was due before the run ended.
+
+        Raises:
+            TrainingError: There was one, and it is lost or damaged.
+        """
+        path = self.checkpoints.newest()
+        if path is not None:
+            return path
+        log = read_log(self.log)
+        last = max((record["step"] for record in log), default=0)
+        every = load_config(self.path / "config.yaml").checkpoint_every if log else 0
+        if last > every or (_holds(self.head) and not log):
+            made = f"{self.log.name} has {last} steps" if log else f"{self.head.name}/ is there"
+            raise TrainingError(
+                f"{self.path}: {made}, but {self.checkpoints.folder} has no checkpoint; restore "
+                "one from a backup, or start a new run in another folder (--run)"
+            )
+        return None
 
     def open(self, step: int) -> None:
         """Prepares the folder and the log to continue after ``step``."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise TrainingError(f"{self.path}: can't be made ({error.strerror})") from error
         write_atomically(
             self.path / "config.yaml", dump_config(self._config).encode(), TrainingError
         )
@@ -110,16 +155,39 @@ class RunFolder:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log; without the last, where a killed process left half of it."""
-    if not path.is_file():
+    """The lines of a run's log; without the last, where a killed process left half of it.
+
+    Raises:
+        TrainingError: It can't be read, or another line is no record.
+    """
+    if not path.exists():
         return []
     records = []
-    for line in path.read_bytes().splitlines():
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise TrainingError(f"{path}: can't be read ({error.strerror or error})") from error
+    for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
+            record = parse_json(line, f"{path}, line {number}", TrainingError)
+            if not isinstance(record, dict) or type(record.get("step")) is not int:
+                raise TrainingError(f"{path}, line {number}: not the record of a step")
+        except TrainingError as error:
+            if number == len(lines):
+                break
+            raise TrainingError(f"{error}; take this line out") from error
+        records.append(record)
     return records
+
+
+def _holds(path: Path) -> bool:
+    """Whether there is a file, or a folder with something in it."""
+    return any(path.iterdir()) if path.is_dir() else path.exists()
+
+
+def _bound(config: TrainConfig) -> dict[str, Any]:
+    """The fields that may not change."""
+    return config.model_dump(mode="json", exclude=set(_FREE))
 
 
 def _line(record: dict[str, Any]) -> bytes:

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
 
-from clipdepth_plugin.errors import TrainingError
+from clipdepth_plugin.errors import ClipDepthError, TrainingError
 from clipdepth_plugin.files.colours import comparison, image_grid
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.training.batches import first_pictures
-from clipdepth_plugin.training.checkpoint import Checkpoint, read_checkpoint
+from clipdepth_plugin.training.checkpoint import Checkpoint, State, read_checkpoint
+from clipdepth_plugin.training.progress import silent
 from clipdepth_plugin.training.trained import (
     load_model_tensors,
     load_optimiser_tensors,
     model_tensors,
     optimiser_tensors,
 )
-from clipdepth_plugin.training.validation import Best, Validation, validate
+from clipdepth_plugin.training.validation import Best, Validation, Weights, validate
 from clipdepth_plugin.weights.hub import CARD_FILE, load_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from clipdepth_plugin.training.progress import Doing
     from clipdepth_plugin.training.run_folder import RunFolder
     from clipdepth_plugin.training.session import Session
     from clipdepth_plugin.training.step import StepResult
@@ -38,13 +40,15 @@ logger = logging.getLogger(__name__)
 class RunRecorder:
     """Records a run; call its methods in every process."""
 
-    def __init__(self, session: Session, folder: RunFolder) -> None:
+    def __init__(self, session: Session, folder: RunFolder, doing: Doing = silent) -> None:
         self.folder = folder
         self.best = Best()
+        self._best: dict[str, Tensor] = {}  # the weights; whole in the main process alone
         self.last_abs_rel = math.nan
         self._session = session
         self._accelerator = session.context.accelerator
         self._main = self._accelerator.is_main_process
+        self._doing = doing if self._main else silent
 
     def start(self, *, resume: bool) -> tuple[int, int, int]:
         """Opens the folder, and loads the newest checkpoint where the run is resumed.
@@ -52,7 +56,7 @@ class RunRecorder:
         Returns:
             Step, epoch and batch to continue with.
         """
-        newest = [self.folder.checkpoints.newest() if resume and self._main else None]
+        newest = [self.folder.newest() if resume and self._main else None]
         if self._accelerator.num_processes > 1:
             broadcast_object_list(newest)
         position = (0, 0, 0)
@@ -60,9 +64,12 @@ class RunRecorder:
             position = self._restore(read_checkpoint(newest[0]))
             logger.info("resuming from %s", newest[0])
         elif resume:
-            logger.info("%s has no checkpoint yet: starting from the beginning", self.folder.path)
+            logger.warning("%s has no checkpoint yet: starting from the start", self.folder.path)
         if self._main:
             self.folder.open(position[0])
+            if self.best.abs_rel is not None and not self._has_head():
+                logger.warning("%s is missing or damaged: written again", self.folder.head)
+                self._write_head()
         return position
 
     def log_step(
@@ -80,7 +87,7 @@ class RunRecorder:
         session = self._session
         if session.validation is None:
             return
-        measured = {"raw": self._measure("raw")}
+        measured: dict[Weights, Validation] = {"raw": self._measure("raw")}
         if session.ema is not None:
             measured["ema"] = self._measure("ema")
         weights = min(measured, key=lambda name: _order(measured[name].metrics["abs_rel"]))
@@ -98,8 +105,10 @@ class RunRecorder:
                 step,
             )
         elif self.best.abs_rel is None or abs_rel < self.best.abs_rel:
-            self.best = Best(abs_rel, weights, step)
-            self._save_head(measured[weights].metrics)
+            metrics = measured[weights].metrics.items()
+            finite = {name: value for name, value in metrics if math.isfinite(value)}
+            self.best = Best(abs_rel, weights, step, finite)
+            self._save_head()
 
     def save(self, step: int, epoch: int, batch: int) -> None:
         """Writes a checkpoint."""
@@ -112,23 +121,25 @@ class RunRecorder:
         model = model_tensors(session.model)
         if self._main:
             scaler = self._accelerator.scaler
-            state = {
-                "epoch": epoch,
-                "batch": batch,
-                "best": dataclasses.asdict(self.best),
-                "scaler": None if scaler is None else scaler.state_dict(),
-                "processes": self._accelerator.num_processes,
-                "torch": torch.__version__,
-            }
+            state = State(
+                step=step,
+                epoch=epoch,
+                batch=batch,
+                best=self.best,
+                scaler=None if scaler is None else scaler.state_dict(),
+                processes=self._accelerator.num_processes,
+                torch=str(torch.__version__),
+                config=self.folder.fingerprint,
+            )
             parts = {"model": model, "ema": average, "optimiser": tensors, "rng": rng}
-            self.folder.checkpoints.save(Checkpoint(step, parts, state))
+            self.folder.checkpoints.save(Checkpoint({**parts, "best": self._best}, state))
         self._accelerator.wait_for_everyone()
 
     def finish(self, step: int) -> Best:
         """The best weights; the last ones are saved as the head where there was no validation."""
         if self._session.validation is None:
             self.best = Best(None, "raw" if self._session.ema is None else "ema", step)
-            self._save_head({})
+            self._save_head()
         elif self.best.abs_rel is None:
             raise TrainingError(
                 f"{self.folder.path}: no validation gave a finite AbsRel, so there is no head to "
@@ -139,26 +150,37 @@ class RunRecorder:
 
     def _restore(self, checkpoint: Checkpoint) -> tuple[int, int, int]:
         session, state, tensors = self._session, checkpoint.state, checkpoint.tensors
+        if state.config != self.folder.fingerprint:
+            raise TrainingError(
+                f"{self.folder.checkpoints.folder}: the checkpoint of step {state.step} is of a "
+                "run with another config; put the run's own back, or start a new run (--run)"
+            )
         if session.ema is not None:
             load_model_tensors(session.model, tensors["ema"])
             session.ema.restart()
         load_model_tensors(session.model, tensors["model"])
         load_optimiser_tensors(session.model, session.optimiser.optimizer, tensors["optimiser"])
         rank = self._accelerator.process_index
-        if state["processes"] != self._accelerator.num_processes:
+        if state.processes != self._accelerator.num_processes:
             logger.warning(
                 "the checkpoint was written by %d processes, now there are %d: dropout will draw "
                 "other numbers",
-                state["processes"],
+                state.processes,
                 self._accelerator.num_processes,
             )
         for name in session.stepper.rng:
             if (stored := tensors["rng"].get(f"{rank}|{name}")) is not None:
+                if (stored.dtype, stored.shape) != (torch.uint8, session.stepper.rng[name].shape):
+                    raise TrainingError(f"the checkpoint's random state {name} is none")
                 session.stepper.rng[name] = stored
-        if state["scaler"] is not None and self._accelerator.scaler is not None:
-            self._accelerator.scaler.load_state_dict(state["scaler"])
-        self.best = Best(**state["best"])
-        return checkpoint.step, int(state["epoch"]), int(state["batch"])
+        if state.scaler is not None and self._accelerator.scaler is not None:
+            try:
+                self._accelerator.scaler.load_state_dict(state.scaler)
+            except (KeyError, RuntimeError, TypeError) as error:
+                raise TrainingError(f"the checkpoint's loss scaler is none ({error!r})") from error
+        self.best = state.best
+        self._best = {name: x.clone() for name, x in tensors["best"].items()}
+        return state.step, state.epoch, state.batch
 
     @contextlib.contextmanager
     def _weights(self, which: str) -> Any:
@@ -177,6 +199,7 @@ class RunRecorder:
                 session.validation,
                 session.context.size,
                 session.context.config.logging.pictures,
+                partial(self._doing, f"validation ({weights} weights)"),
             )
 
     def _draw(self, step: int, seen: Validation) -> None:
@@ -188,18 +211,30 @@ class RunRecorder:
                 step, image_grid([comparison(*row) for row in zip(rgb_PHW3, *maps, strict=True)])
             )
 
-    def _save_head(self, metrics: dict[str, float]) -> None:
+    def _save_head(self) -> None:
+        """Keeps the best weights, which the model has now, and writes their head."""
         with self._weights(self.best.weights):
-            tensors = model_tensors(self._session.model)
-        if not self._main:
-            return
-        provenance = self._session.provenance(self.best, metrics)
+            self._best = model_tensors(self._session.model)
+        if self._main:
+            self._write_head()
+
+    def _write_head(self) -> None:
+        provenance = self._session.provenance(self.best)
         head = DepthHead(self._session.context.head.model_copy(update={"provenance": provenance}))
-        state = {name.removeprefix("head."): x for name, x in tensors.items()}
+        state = {name.removeprefix("head."): x for name, x in self._best.items()}
         load_weights(head, state, "the trained weights")
         # An edited card is kept by save_pretrained, but this one is of earlier weights.
         (self.folder.head / CARD_FILE).unlink(missing_ok=True)
         head.eval().save_pretrained(self.folder.head)
+
+    def _has_head(self) -> bool:
+        if not self.folder.head.is_dir():
+            return False
+        try:
+            DepthHead.from_pretrained(self.folder.head)
+        except ClipDepthError:
+            return False
+        return True
 
 
 def _order(abs_rel: float) -> float:

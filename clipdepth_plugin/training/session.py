@@ -63,12 +63,12 @@ class Session:
     total_steps: int
     validation_interval: int
 
-    def provenance(self, best: Best, metrics: dict[str, float]) -> Provenance:
+    def provenance(self, best: Best) -> Provenance:
         """The provenance that the saved head records."""
         config, tower = self.context.config, self.context.tower
         given = config.provenance
         data = given.data or tuple(f"{one.root} ({one.split})" for one in config.data.train)
-        measured = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        measured = ", ".join(f"{name} {value:.4f}" for name, value in best.metrics.items())
         notes = [
             given.notes,
             f"Trained for {self.total_steps} steps of {config.batch_size} images, seed "

@@ -1,7 +1,7 @@
 """TokenCache: a frozen tower's tokens on disk, found by what the tower was shown.
 
     cache.json               what made the tokens: tower weights, preprocessing, levels, ...
-    shard-<id>.safetensors   records, stacked; their keys are in the file's metadata
+    shard-<id>.safetensors   records, stacked; sealed with their keys and a hash of cache.json
 
 A record is tokens (L, N, D), depth (1, H, W) and intrinsics (4), with a context (D) and the tower's
 pixels (3, Y, X) for heads that read them. Files appear whole or not at all, under names of their
@@ -12,27 +12,32 @@ Axes: B records, L levels, N patch tokens, D width, H W a depth map's size, Y X 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from clipdepth_plugin.errors import TrainingError
+from clipdepth_plugin.errors import TrainingError, shortened
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.files.atomic import write_atomically
+from clipdepth_plugin.files.documents import read_json
+from clipdepth_plugin.training.sealed import DamagedFileError, SealedFile, open_sealed, seal
 
 IDENTITY = "cache.json"
 SHARD_BYTES = 128 * 1024 * 1024
 
+_REMOVE = "remove this file, and run again: what it held is computed anew"
+
 Records = dict[str, Tensor]
+Layout = dict[str, tuple[torch.dtype, torch.Size]]
+"""Of one record."""
 
 
 class Key(NamedTuple):
@@ -48,13 +53,16 @@ class TokenCache:
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         """Opens or makes a cache; ``identity``: what its records depend on beside their keys."""
         self.folder = folder
-        self._places: dict[Key, tuple[Records, int]] = {}
+        self._identity = json.loads(json.dumps(identity))
+        self._places: dict[Key, tuple[SealedFile, int]] = {}
         self._opened: set[Path] = set()
+        self._checked: set[Path] = set()
+        self._layout: Layout = {}
         self._keys: list[Key] = []
         self._added: list[Records] = []
         path = folder / IDENTITY
-        if path.is_file():
-            _check_identity(path, identity)
+        if path.exists():
+            _check_identity(path, self._identity)
         else:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -67,26 +75,45 @@ class TokenCache:
         return key in self._places
 
     def refresh(self) -> None:
-        """Opens the shards that are new, also those of other processes."""
+        """Opens the shards that are new, also those of other processes; checks their headers."""
         for path in sorted({*self.folder.glob("shard-*.safetensors")} - self._opened):
             try:
-                shard: Any = safe_open(path, framework="pt")
-                keys = json.loads(shard.metadata()["keys"])
-            except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-                raise TrainingError(
-                    f"cache {path}: damaged ({error}); remove this file, and run again"
-                ) from error
-            # The tensors are mapped: rows are read from the disk when they are copied.
-            parts = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118
-            self._places |= {Key(*key): (parts, row) for row, key in enumerate(keys)}
+                shard = open_sealed(path)
+                keys = self._keys_of(shard)
+            except TrainingError as error:
+                raise TrainingError(f"cache {error}; {_REMOVE}") from error
+            self._places |= {key: (shard, row) for row, key in enumerate(keys)}
             self._opened.add(path)
+
+    def unchecked(self, keys: Iterable[Key]) -> list[SealedFile]:
+        """The shards of these records that no earlier call gave, for ``check``."""
+        shards = {shard.path: shard for shard, _ in (self._places[key] for key in keys)}
+        new = sorted(shards.keys() - self._checked)
+        self._checked |= {*new}
+        return [shards[path] for path in new]
+
+    def _keys_of(self, shard: SealedFile) -> list[Key]:
+        """The keys of a shard of this cache."""
+        value = shard.json()
+        keys = value.get("keys") if isinstance(value, dict) else None
+        if not isinstance(keys, list) or not all(_is_key(key) for key in keys):
+            raise DamagedFileError(f"{shard.path}: damaged (no keys in its metadata)")
+        if value.get("cache") != _fingerprint(self._identity):
+            raise TrainingError(f"{shard.path}: of a cache with another {IDENTITY}")
+        layout = {name: (x.dtype, x.shape[1:]) for name, x in shard.tensors.items()}
+        self._layout = self._layout or layout
+        if layout != self._layout or {x.shape[:1] for x in shard.tensors.values()} != {
+            (len(keys),)
+        }:
+            raise DamagedFileError(f"{shard.path}: damaged (other tensors than its keys')")
+        return [Key(*key) for key in keys]
 
     def read(self, keys: Sequence[Key], *, pinned: bool = False) -> Records:
         """Copies B records out of the shards, ``pinned`` into memory that a GPU can fetch from."""
         places = [self._places[key] for key in keys]
         records = {}
-        for name in places[0][0]:
-            rows = [parts[name][row] for parts, row in places]
+        for name in self._layout:
+            rows = [shard.tensors[name][row] for shard, row in places]
             shape = (len(rows), *rows[0].shape)
             out = torch.empty(shape, dtype=rows[0].dtype, pin_memory=pinned)
             # Not torch.stack: its threads would compete with those of the head's step.
@@ -108,14 +135,26 @@ class TokenCache:
             return
         whole = {name: torch.cat([one[name] for one in self._added]) for name in self._added[0]}
         path = self.folder / f"shard-{secrets.token_hex(8)}.safetensors"
-        content = safetensors.torch.save(whole, {"keys": json.dumps(self._keys)})
-        write_atomically(path, content, TrainingError)
+        text = {"cache": _fingerprint(self._identity), "keys": self._keys}
+        write_atomically(path, seal(whole, text), TrainingError)
         self._keys, self._added = [], []
 
 
 def _bytes(x: Tensor) -> NDArray[np.uint8]:
     view: NDArray[np.uint8] = x.view(-1).view(torch.uint8).numpy()
     return view
+
+
+def check(shard: SealedFile) -> None:
+    """Holds a shard against the checksum that was written with it.
+
+    Raises:
+        TrainingError: It is damaged.
+    """
+    try:
+        shard.check()
+    except TrainingError as error:
+        raise TrainingError(f"cache {error}; {_REMOVE}") from error
 
 
 def to_records(
@@ -142,18 +181,29 @@ def features_of(records: Records, levels: Sequence[int], grid: tuple[int, int]) 
     return TowerFeatures(tokens, records.get("context"), grid, records.get("pixels"))
 
 
-def _check_identity(path: Path, identity: Mapping[str, Any]) -> None:
+def _is_key(key: Any) -> bool:
+    return isinstance(key, list) and len(key) == 2 and all(isinstance(part, str) for part in key)
+
+
+def _fingerprint(identity: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _check_identity(path: Path, now: Mapping[str, Any]) -> None:
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TrainingError(f"cache {path}: can't be read ({error}); remove the folder") from error
-    now = json.loads(json.dumps(identity))
+        stored = read_json(path, TrainingError)
+        if not isinstance(stored, dict):
+            raise TrainingError(f"{path}: has no fields")
+    except TrainingError as error:
+        raise TrainingError(f"cache {error}; remove the cache's folder, or take another") from error
     differing = [name for name in {**now, **stored} if stored.get(name) != now.get(name)]
     if differing:
         reasons = "; ".join(
-            f"{name}: {stored.get(name)!r} there, {now.get(name)!r} now" for name in differing
+            f"{name}: {shortened(repr(stored.get(name)), 400)} there, {now.get(name)!r} now"
+            for name in differing[:8]
         )
+        names = shortened(", ".join(differing), 400)
         raise TrainingError(
-            f"cache {path.parent} was made by another {', '.join(differing)} ({reasons}). Set "
-            "cache.folder to another folder, or remove this one"
+            f"cache {path.parent} was made by another {names} ({reasons}). Set cache.folder to "
+            "another folder, or remove this one"
         )

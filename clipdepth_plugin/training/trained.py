@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.decoders.readout import DepthEstimate
-from clipdepth_plugin.errors import TrainingError
+from clipdepth_plugin.errors import TrainingError, shortened
 from clipdepth_plugin.features import TowerFeatures, Views
 from clipdepth_plugin.maps.placing import at_size
 
@@ -87,9 +87,10 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def load_model_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Loads what ``model_tensors`` gave, in every process."""
+    _check(tensors, model_tensors(model))
     try:
         set_model_state_dict(model, dict(tensors), options=_WHOLE)
-    except RuntimeError as error:
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
         raise TrainingError(
             f"the checkpoint is of another head than the config makes now: {error}; train with "
             "the version that began the run, or start anew"
@@ -110,10 +111,33 @@ def load_optimiser_tensors(
     model: nn.Module, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
 ) -> None:
     """Loads what ``optimiser_tensors`` gave, in every process; its options are the config's."""
+    now = optimiser_tensors(model, optimiser)
+    # It has no state of parameters that never had a gradient.
+    _check(tensors, {name: x for name, x in now.items() if name in tensors or not tensors})
     state: dict[str, dict[str, Tensor]] = {}
     for name, x in tensors.items():
         parameter, _, quantity = name.rpartition("|")
         state.setdefault(parameter, {})[quantity] = x
     groups = get_optimizer_state_dict(model, optimiser)["param_groups"]
     whole: Any = {"state": state, "param_groups": groups}
-    set_optimizer_state_dict(model, optimiser, whole, options=_WHOLE)
+    try:
+        set_optimizer_state_dict(model, optimiser, whole, options=_WHOLE)
+    except (RuntimeError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise TrainingError(
+            f"the checkpoint's optimiser state is not of this head's optimiser: {error!r}; train "
+            "with the version that began the run, or start anew"
+        ) from error
+
+
+def _check(tensors: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> None:
+    """Checks names and shapes; in a sharded run only the first process has those of now."""
+    other = [
+        name
+        for name in sorted({*tensors, *now})
+        if name not in tensors or name not in now or tensors[name].shape != now[name].shape
+    ]
+    if now and other:
+        raise TrainingError(
+            f"the checkpoint is of another head than the config makes now ({shortened(other)}); "
+            "train with the version that began the run, or start anew"
+        )

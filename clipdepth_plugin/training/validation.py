@@ -8,9 +8,10 @@ Axes: B views, H W a map's size, M metrics. Depths in metres.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from clipdepth_plugin.training.batches import FeatureBatch, FeatureSource
 
+Weights = Literal["raw", "ema"]
 METRICS = ("abs_rel", "rmse", "delta1")
 
 _SMALLEST = 1e-3
@@ -47,11 +49,12 @@ class Validation:
 
 @dataclass(frozen=True)
 class Best:
-    """The best weights so far (``raw`` or ``ema``), their step and AbsRel in validation."""
+    """The best weights so far, their step and what they gave in validation."""
 
     abs_rel: float | None = None
-    weights: str = "raw"
+    weights: Weights = "raw"
     step: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 def image_errors(pred_B1HW: Tensor, depth_B1HW: Tensor, valid_B1HW: Tensor) -> Tensor:
@@ -85,13 +88,20 @@ def validate(
     source: FeatureSource,
     size: tuple[int, int],
     pictures: int = 0,
+    doing: Callable[[int, int], object] = lambda *_: None,
 ) -> Validation:
-    """Measures the model as it is, in evaluation mode; to be called in every process."""
+    """Measures the model as it is, in evaluation mode; to be called in every process.
+
+    ``doing`` is called with the numbers of batches done and of all, where these are known.
+    """
     was_training = model.training
     model.eval()
     sums_M1 = wide(torch.zeros(len(METRICS) + 1, device=accelerator.device))
     first: tuple[Tensor, Tensor] | None = None
-    for batch, counts in _together(accelerator, source.batches(0)):
+    total = None
+    with contextlib.suppress(TypeError):  # a stream has no length
+        total = len(source)
+    for number, (batch, counts) in enumerate(_together(accelerator, source.batches(0)), 1):
         features = batch.features
         pred_B1HW = model(
             features.levels, features.context, features.pixels, features.grid, size
@@ -102,6 +112,8 @@ def validate(
             counted_BM = errors_BM[batch.valid_B1HW.flatten(1).any(dim=1)]
             sums_M1[:-1] += counted_BM.sum(dim=0)
             sums_M1[-1] += counted_BM.shape[0]
+        if total is not None:
+            doing(number, total)
         first = first or (pred_B1HW[:pictures].float().cpu(), batch.depth_B1HW[:pictures].cpu())
     model.train(was_training)
     pooled_M1: Tensor = accelerator.reduce(sums_M1, reduction="sum")

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
+import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +20,7 @@ from PIL import Image
 
 from clipdepth_plugin.errors import DataError, TrainingError
 from clipdepth_plugin.features import TowerFeatures
+from clipdepth_plugin.files.atomic import TEMPORARY
 from clipdepth_plugin.training import cache_fill, cached, token_cache
 from clipdepth_plugin.training.engine import train
 from clipdepth_plugin.training.token_cache import TokenCache
@@ -236,3 +241,50 @@ def test_the_identity_is_json(tiny: TinyRuns) -> None:
     assert identity["preprocessing"]["size"] == [28, 28]
     assert identity["levels"] == [0, 1, 2]
     assert len(identity["tower weights"]) == 64
+
+
+def test_a_flipped_bit_in_cached_tokens_is_not_trained_on(tiny: TinyRuns) -> None:
+    train(tiny.config("first", cache=cache_of(tiny)))
+    shard = max((tiny.folder / "cache").glob("shard-*"), key=lambda path: path.stat().st_size)
+    content = bytearray(shard.read_bytes())
+    content[-1000] ^= 1
+    shard.write_bytes(content)
+    for name in ("second", "third"):
+        with pytest.raises(TrainingError, match=rf"{shard.name}: damaged .*remove this file"):
+            train(tiny.config(name, cache=cache_of(tiny)))
+    shard.unlink()
+    train(tiny.config("second", cache=cache_of(tiny)))
+    assert tiny.losses("second") == tiny.losses("first")
+
+
+def test_two_builders_of_one_cache_store_everything_once(
+    tiny: TinyRuns, passes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second begins while the first fills; the leftovers of a killed one go."""
+    monkeypatch.setattr(cache_fill, "_WAIT", 0.01)
+    folder = tiny.folder / "cache"
+    folder.mkdir()
+    (folder / f"{TEMPORARY}abcd").write_bytes(b"half a shard")
+    fill, both = cache_fill.fill_cache, threading.Barrier(2, timeout=60)
+    wait, waited = cache_fill._try_to_hold, list[str]()
+
+    def fill_slowly(*arguments: Any) -> None:
+        both.wait()  # until the other waits
+        fill(*arguments)
+
+    def try_to_hold(*arguments: Any) -> str | None:
+        holder = wait(*arguments)
+        if holder is not None and not waited:
+            waited.append(holder)
+            both.wait()
+            monkeypatch.setattr(cached, "fill_cache", fill)
+        return holder
+
+    monkeypatch.setattr(cached, "fill_cache", fill_slowly)
+    monkeypatch.setattr(cache_fill, "_try_to_hold", try_to_hold)
+    with ThreadPoolExecutor(2) as pool:
+        runs = [tiny.config(name, cache=cache_of(tiny)) for name in ("first", "second")]
+        list(pool.map(train, runs))
+    assert waited == [f"process {os.getpid()} on {socket.gethostname()}"]
+    assert sum(passes) == 2 * 7 + 3
+    assert {path.name.partition("-")[0] for path in folder.iterdir()} == {"cache.json", "shard"}

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.training import token_cache
+from clipdepth_plugin.training.sealed import open_sealed, seal
 from clipdepth_plugin.training.token_cache import (
     Key,
     Records,
     TokenCache,
+    check,
     features_of,
     to_records,
 )
@@ -97,5 +102,106 @@ def test_damaged_files_are_reported(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=rf"{shard.name}: damaged .*remove this file"):
         cache.refresh()
     (tmp_path / token_cache.IDENTITY).write_text("{")
-    with pytest.raises(TrainingError, match="can't be read"):
+    with pytest.raises(TrainingError, match=r"not valid JSON .*remove the cache's folder"):
         TokenCache(tmp_path, {"format": 1})
+
+
+Change = Callable[[Path, Path], object]
+"""Of a shard of two records, with a shard of another cache at hand."""
+
+
+def flip(place: bytes | int) -> Change:
+    """Flips a bit at a place, or at that of a text."""
+
+    def change(shard: Path, _: Path) -> None:
+        content = bytearray(shard.read_bytes())
+        content[content.index(place) if isinstance(place, bytes) else place] ^= 16
+        shard.write_bytes(content)
+
+    return change
+
+
+def reseal(change: Callable[[dict[str, Any]], object], *left_out: str) -> Change:
+    """Changes a shard's text, and seals it again."""
+
+    def changed(shard: Path, _: Path) -> None:
+        sealed = open_sealed(shard)
+        value = sealed.json()
+        result = change(value)
+        tensors = {name: x.clone() for name, x in sealed.tensors.items() if name not in left_out}
+        shard.write_bytes(seal(tensors, value if result is None else result))
+
+    return changed
+
+
+DAMAGE: dict[str, tuple[Change, str]] = {
+    "a bit of the first token": (flip(-(2 * 2 * 6 * 5 * 4)), "damaged .*sha256"),
+    "a bit of the last token": (flip(-1), "damaged .*sha256"),
+    "a bit of a key": (flip(b"image 4"), "damaged .*sha256"),
+    "truncated": (lambda one, _: one.write_bytes(one.read_bytes()[:-1]), "damaged"),
+    "empty": (lambda one, _: one.write_bytes(b""), "damaged"),
+    "longer": (lambda one, _: one.write_bytes(one.read_bytes() + b"0"), "damaged"),
+    "a folder": (lambda one, _: (one.unlink(), one.mkdir()), "can't be read"),
+    "another cache's": (lambda one, other: shutil.copy(other, one), "another cache.json"),
+    "not ours": (lambda one, _: save_file({"tokens": torch.ones(2)}, one), "damaged"),
+    "keys of numbers": (reseal(lambda text: text.update(keys=[1, 2])), "damaged .no keys"),
+    "keys of another length": (reseal(lambda text: text["keys"].pop() and None), "other tensors"),
+    "a list for a text": (reseal(lambda _: [1]), "damaged .no keys"),
+    "no keys": (reseal(lambda text: text.pop("keys") and None), "damaged .no keys"),
+    "no depth": (reseal(lambda _: None, "depth"), "other tensors"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_shard_that_is_not_what_was_written_is_named(tmp_path: Path, name: str) -> None:
+    folder, shards = tmp_path / "cache", []
+    for rows, where in ((slice(3), folder), (slice(3, 5), folder), (slice(3, 5), tmp_path / "x")):
+        cache = TokenCache(where, {"format": 1, "levels": [1, where.name]})
+        before = {*where.glob("shard-*")}
+        cache.add(KEYS[rows], {name: x[rows] for name, x in records(features(5)).items()})
+        cache.flush()
+        shards += {*where.glob("shard-*")} - before
+    change, message = DAMAGE[name]
+    kept, damaged = folder / "shard-0.safetensors", folder / "shard-1.safetensors"
+    shards[0].rename(kept)
+    shards[1].rename(damaged)
+    change(damaged, shards[2])
+
+    def use() -> None:
+        opened = TokenCache(folder, {"format": 1, "levels": [1, "cache"]})
+        for shard in opened.unchecked(key for key in KEYS if key in opened):
+            check(shard)
+
+    for _ in range(2):
+        with pytest.raises(TrainingError, match=rf"{damaged.name}: .*{message}.*remove this file"):
+            use()
+    shutil.rmtree(damaged) if damaged.is_dir() else damaged.unlink()
+    use()  # the others' are still there
+
+
+def test_a_shard_is_checked_once_and_only_if_it_is_needed(tmp_path: Path) -> None:
+    cache = TokenCache(tmp_path, {"format": 1})
+    for row, key in enumerate(KEYS):
+        cache.add([key], {name: x[row : row + 1] for name, x in records(features(5)).items()})
+        cache.flush()
+    cache.refresh()
+    assert len(cache.unchecked(KEYS[:2])) == 2
+    assert len(cache.unchecked(KEYS[:3])) == 1
+    assert cache.unchecked(KEYS[:3]) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[]", "3", "null", '"text"', "[" * 5000, "{", "\ufffe", "{}"),
+        *('{"format": NaN}', '{"format": 2}', '{"format": 1, "more": [' + "1," * 500 + "1]}"),
+        '{"format": 1' + "0" * 6000 + "}",
+    ],
+    ids=lambda text: text[:12],
+)
+def test_a_tampered_identity_is_refused_in_a_few_words(tmp_path: Path, text: str) -> None:
+    (tmp_path / token_cache.IDENTITY).write_text(text)
+    with pytest.raises(TrainingError, match=r"cache .*(remove|folder)") as caught:
+        TokenCache(tmp_path, {"format": 1})
+    assert len(str(caught.value)) < 1500
+    assert (tmp_path / token_cache.IDENTITY).read_text() == text

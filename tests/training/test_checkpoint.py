@@ -13,7 +13,7 @@ import torch
 
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.files.atomic import TEMPORARY, new_files, write_atomically
-from clipdepth_plugin.training.checkpoint import Checkpoint, Checkpoints, read_checkpoint
+from clipdepth_plugin.training.checkpoint import Checkpoint, Checkpoints, State, read_checkpoint
 from clipdepth_plugin.training.ema import Ema
 from clipdepth_plugin.training.step import learning_rate
 
@@ -24,8 +24,9 @@ def make_checkpoint(step: int) -> Checkpoint:
         "ema": {},
         "optimiser": {"head.weight|step": torch.tensor(float(step))},
         "rng": {"0|cpu": torch.arange(5, dtype=torch.uint8)},
+        "best": {},
     }
-    return Checkpoint(step, tensors, {"epoch": 1, "batch": 2, "best": {"abs_rel": None}})
+    return Checkpoint(tensors, State(step=step, epoch=1, batch=2))
 
 
 def no_room(*_: Any) -> int:
@@ -41,9 +42,7 @@ def fail_half_way(path: Path) -> None:
 def test_a_checkpoint_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     path = Checkpoints(tmp_path, keep=3).save(make_checkpoint(7))
     read = read_checkpoint(path)
-    assert read.step == 7
-    assert read.state["epoch"] == 1
-    assert read.state["batch"] == 2
+    assert read.state == State(step=7, epoch=1, batch=2)
     for part, tensors in make_checkpoint(7).tensors.items():
         assert read.tensors[part].keys() == tensors.keys()
         for name, x in tensors.items():
@@ -111,13 +110,13 @@ def test_a_full_disk_is_a_clear_error_and_leaves_the_old_checkpoint(
             checkpoints.save(make_checkpoint(2))
     assert [path.name for path in tmp_path.iterdir()] == [old.name]
     assert checkpoints.newest() == old
-    assert read_checkpoint(old).step == 1
+    assert read_checkpoint(old).state.step == 1
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=3)
     kept = checkpoints.save(make_checkpoint(1))
-    left = tmp_path / f"{TEMPORARY}step-00000002.safetensors-abcd"
+    left = tmp_path / f"{TEMPORARY}abcd"
     left.write_bytes(b"half")
     assert checkpoints.newest() == kept
     assert not left.exists()
