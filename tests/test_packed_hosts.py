@@ -58,7 +58,8 @@ def let_coordinates_through(host: nn.Module, case: PackedCase) -> None:
     (tower,) = find_towers(host)
     for parameter in tower.module.parameters():
         nn.init.zeros_(parameter)  # a block without weights adds nothing to its input
-    weight = next(tower.patch_embed.parameters())
+    maps = (nn.Linear, nn.Conv2d, nn.Conv3d)
+    weight = next(one for one in tower.patch_embed.modules() if isinstance(one, maps)).weight
     if weight.ndim == 2:  # of flattened patches, whose last axis is the channel
         for channel in range(3):
             nn.init.constant_(weight.data[channel, channel::3], 3 / weight.shape[1])
