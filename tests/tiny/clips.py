@@ -5,7 +5,6 @@ Axes: B clips, T frames, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -69,9 +68,8 @@ def _timesformer(frames: int) -> nn.Module:
     return make("TimesformerModel", **VISION, num_frames=frames)
 
 
-def _clip_case(
-    name: str, model: str, make_host: Callable[[int], nn.Module], span: int, **case: Any
-) -> PackedCase:
+def _clip_case(name: str, model: str, **case: Any) -> PackedCase:
+    make_host, span = LONGER[name]
     key = "pixel_values_videos" if model.startswith(("VJ", "VideoPrism")) else "pixel_values"
     return PackedCase(
         name=name,
@@ -85,14 +83,6 @@ def _clip_case(
     )
 
 
-_WITH_CLASS: dict[str, Any] = {"contexts": ("cls", "mean")}
-CLIPS: tuple[PackedCase, ...] = (
-    _clip_case("videomae", "VideoMAEModel", _videomae, 2),
-    _clip_case("vivit", "VivitModel", _vivit, 2, **_WITH_CLASS),
-    _clip_case("vjepa2", "VJEPA2Model", _vjepa2, 2, tower="encoder"),
-    _clip_case("videoprism", "VideoPrismVisionModel", _videoprism, 1),
-    _clip_case("timesformer", "TimesformerModel", _timesformer, 1, **_WITH_CLASS),
-)
 LONGER = {  # how a host of clips of so many frames is made, and the frames of one of its tubelets
     "videomae": (_videomae, 2),
     "vivit": (_vivit, 2),
@@ -100,3 +90,11 @@ LONGER = {  # how a host of clips of so many frames is made, and the frames of o
     "videoprism": (_videoprism, 1),
     "timesformer": (_timesformer, 1),
 }
+_WITH_CLASS: dict[str, Any] = {"contexts": ("cls", "mean")}
+CLIPS: tuple[PackedCase, ...] = (
+    _clip_case("videomae", "VideoMAEModel"),
+    _clip_case("vivit", "VivitModel", **_WITH_CLASS),
+    _clip_case("vjepa2", "VJEPA2Model", tower="encoder"),
+    _clip_case("videoprism", "VideoPrismVisionModel"),
+    _clip_case("timesformer", "TimesformerModel", **_WITH_CLASS),
+)
