@@ -14,6 +14,7 @@ import transformers
 from einops import rearrange
 from torch import Tensor, nn
 
+from clipdepth_plugin.adapters.traits import parameters_of
 from tests.tiny.case import IMAGE_TOKEN, PATCH, TEXT, VIDEO_TOKEN, VISION, WIDTH
 from tests.tiny.hf_towers import make
 from tests.tiny.packed_case import Inputs, PackedCase, library_packing, prompt_for
@@ -39,7 +40,9 @@ def _prompt(square: int) -> Callable[[Any, Inputs], dict[str, Any]]:
             row += [92, *[IMAGE_TOKEN] * (h * w // square), 93]
         ids = torch.tensor([[1, *row, 5, 6]])
         told = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **inputs}
-        return {**told, "mm_token_type_ids": (ids == IMAGE_TOKEN).int()}
+        if "mm_token_type_ids" in parameters_of(host):
+            told["mm_token_type_ids"] = (ids == IMAGE_TOKEN).int()
+        return told
 
     return prompt
 
@@ -106,6 +109,7 @@ _GRIDS = (
         tower="model.vision_tower",
         family="hf_qwen",
         prompt=_prompt(4),
+        channels_first=True,
         needs="Ernie4_5_VLMoeForConditionalGeneration",
     ),
     PackedCase(
@@ -154,6 +158,7 @@ _RADIO = PackedCase(
     family="hf_radio",
     contexts=("cls", "mean"),
     see=lambda host, inputs: host(**inputs),
+    channels_first=True,
     needs="RadioModel",
 )
 
@@ -267,9 +272,111 @@ def _minicpmv(insert: int, layers: int) -> nn.Module:
 
 
 def _pack_minicpmv(pictures: list[Tensor]) -> Inputs:
-    from transformers.models.minicpmv4_6 import image_processing_minicpmv4_6  # noqa: F401
+    strip = transformers.MiniCPMV4_6ImageProcessor().reshape_by_patch
+    strips = [strip(x, PATCH) for x in pictures]
+    sizes = [[x.shape[1] // PATCH, x.shape[2] // PATCH] for x in pictures]
+    return {
+        "pixel_values": torch.cat(strips, dim=-1)[None],
+        "target_sizes": torch.tensor(sizes, dtype=torch.int32),
+    }
 
-    raise NotImplementedError
+
+_MINICPMV = PackedCase(
+    name="minicpmv4_6",
+    title="MiniCPM-V 4.6",
+    # Two more blocks after the four that give patches.
+    build=functools.partial(_minicpmv, 3, 6),
+    pack=_pack_minicpmv,
+    tower="model.vision_tower",
+    family="hf_minicpmv",
+    grids=((4, 8), (4, 8), (8, 4), (4, 4)),  # merged twice by 2 x 2
+    prompt=prompt_for,
+    needs="MiniCPMV4_6ForConditionalGeneration",
+)
 
 
-GRIDS_AND_PLACES: tuple[PackedCase, ...] = (*_GRIDS, _RADIO, _MOLMO2, _GEMMA4)
+def _pack_pix2struct(pictures: list[Tensor]) -> Inputs:
+    """Row and column, from 1, before each patch; padded by zeros."""
+    from transformers.models.pix2struct.image_processing_pix2struct import torch_extract_patches
+
+    longest = max(x.shape[1] * x.shape[2] // PATCH**2 for x in pictures) + 3
+    flattened = torch.zeros(len(pictures), longest, 2 + 3 * PATCH**2)
+    for index, x in enumerate(pictures):
+        patches_1hwP = torch_extract_patches(x[None], PATCH, PATCH)
+        _, h, w, _ = patches_1hwP.shape
+        y_hw, x_hw = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+        places_hw2 = torch.stack([y_hw, x_hw], dim=-1) + 1
+        flattened[index, : h * w] = torch.cat([places_hw2, patches_1hwP[0]], dim=-1).flatten(0, 1)
+    return {"flattened_patches": flattened, "attention_mask": (flattened[..., 0] > 0).float()}
+
+
+def _pix2struct() -> nn.Module:
+    vision = {
+        "hidden_size": WIDTH,
+        "patch_embed_hidden_size": 3 * PATCH**2,
+        "d_ff": 48,
+        "d_kv": 8,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "seq_len": 64,
+    }
+    text = {
+        "vocab_size": 99,
+        "hidden_size": WIDTH,
+        "d_kv": 8,
+        "d_ff": 48,
+        "num_layers": 2,
+        "num_heads": 4,
+    }
+    return make(
+        "Pix2StructForConditionalGeneration",
+        vision_config=vision,
+        text_config=text,
+        initializer_factor=1.0,
+    )
+
+
+_PIX2STRUCT = PackedCase(
+    name="pix2struct",
+    title="Pix2Struct",
+    build=_pix2struct,
+    pack=_pack_pix2struct,
+    tower="encoder",
+    family="hf_given_places",
+    see=lambda host, inputs: host.encoder(**inputs),
+    prompt=lambda host, inputs: {**inputs, "decoder_input_ids": torch.zeros(5, 1).long()},
+    needs="Pix2StructForConditionalGeneration",
+)
+
+
+def _kosmos2_5() -> nn.Module:
+    from transformers.models.kosmos2_5.modeling_kosmos2_5 import Kosmos2_5VisionModel
+
+    keys = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    vision = {key: VISION[key] for key in keys} | {"head_dim": 8, "max_num_patches": 64}
+    config = transformers.Kosmos2_5Config().vision_config.__class__(
+        **vision, patch_embed_hidden_size=3 * PATCH**2
+    )
+    return Kosmos2_5VisionModel(config)
+
+
+_KOSMOS = PackedCase(
+    name="kosmos2_5",
+    title="Kosmos-2.5",
+    build=_kosmos2_5,
+    pack=_pack_pix2struct,
+    tower="",
+    family="hf_given_places",
+    see=lambda host, inputs: host(**inputs),
+    needs="Kosmos2_5ForConditionalGeneration",
+)
+
+GRIDS_AND_PLACES: tuple[PackedCase, ...] = (
+    *_GRIDS,
+    _RADIO,
+    _MOLMO2,
+    _GEMMA4,
+    _MINICPMV,
+    _PIX2STRUCT,
+    _KOSMOS,
+)
