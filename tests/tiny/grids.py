@@ -19,7 +19,6 @@ from tests.tiny.case import IMAGE_TOKEN, PATCH, TEXT, VIDEO_TOKEN, VISION, WIDTH
 from tests.tiny.hf_towers import make
 from tests.tiny.packed_case import Inputs, PackedCase, library_packing, prompt_for
 from tests.tiny.stems import radio
-from tests.tiny.vlms import build
 
 _T: dict[str, Any] = {**TEXT, "num_key_value_heads": 4}
 _V = {**VISION, "image_size": 48}
@@ -354,9 +353,8 @@ def _kosmos2_5() -> nn.Module:
 
     keys = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     vision = {key: VISION[key] for key in keys} | {"head_dim": 8, "max_num_patches": 64}
-    config = transformers.Kosmos2_5Config().vision_config.__class__(
-        **vision, patch_embed_hidden_size=3 * PATCH**2
-    )
+    vision |= {"patch_embed_hidden_size": 3 * PATCH**2}
+    config: Any = transformers.Kosmos2_5Config(vision_config=vision).vision_config
     return Kosmos2_5VisionModel(config)
 
 

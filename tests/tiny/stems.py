@@ -84,7 +84,9 @@ STEMS: tuple[HostCase, ...] = (
     HostCase(
         name="yolos",
         title="YOLOS",
-        build=partial(make, "YolosModel", **{**VISION, "image_size": [32, 32]}, num_detection_tokens=3),
+        build=partial(
+            make, "YolosModel", **{**VISION, "image_size": [32, 32]}, num_detection_tokens=3
+        ),
         tower="",
         family="hf_yolos",
         prefix=1,
