@@ -6,8 +6,9 @@ Axes: H W pixels.
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -134,6 +135,72 @@ _GRIDS = (
         prompt=_prompt(4),
         needs="PaddleOCRVLForConditionalGeneration",
     ),
+)
+
+_KIN: dict[str, Any] = {  # fields that are some config's
+    "embed_dim": WIDTH,
+    "hidden_size": WIDTH,
+    "out_hidden_size": WIDTH,
+    "intermediate_size": 48,
+    "depth": 4,
+    "num_hidden_layers": 4,
+    "num_heads": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "patch_size": PATCH,
+    "image_size": 64,
+    "num_patches": 64,
+    "spatial_merge_size": 2,
+}
+
+
+def _grid_kin(name: str, title: str, tower: str, processor: str, **case: Any) -> PackedCase:
+    """A bare tower of a host that packs as Qwen-VL does; ``tower`` is its class in ``name``."""
+
+    def make_host() -> nn.Module:
+        module = importlib.import_module(f"transformers.models.{name}.modeling_{name}")
+        kind = getattr(module, tower)
+        known = {field for base in kind.config_class.__mro__ for field in vars(base)}
+        known |= {*kind.config_class.__annotations__}
+        config = kind.config_class(**{key: x for key, x in _KIN.items() if key in known})
+        return cast("nn.Module", kind(config))
+
+    def see(host: Any, inputs: Inputs) -> Any:
+        told = {"merge_sizes": inputs["image_merge_sizes"]} if "image_merge_sizes" in inputs else {}
+        return host(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"], **told)
+
+    return PackedCase(
+        name=name,
+        title=title,
+        build=make_host,
+        pack=library_packing(processor, do_resize=False, patch_size=PATCH, merge_size=2),
+        tower="",
+        family="hf_qwen",
+        see=see,
+        needs=processor,
+        **{"channels_first": True, **case},
+    )
+
+
+_GRID_KIN = (
+    _grid_kin("kimi_k25", "Kimi K2.5", "Kimi_K25VisionModel", "Kimi_K25ImageProcessor"),
+    _grid_kin(
+        *("hunyuan_vl", "HunYuan-VL", "HunYuanVLVisionTransformer", "HunYuanVLImageProcessor"),
+    ),
+    _grid_kin("hy_v4_vl", "HunYuan V4-VL", "HYV4VLVisionModel", "HYV4VLImageProcessor"),
+    _grid_kin(
+        *("cosmos3_edge", "Cosmos3-Edge", "Cosmos3EdgeVisionModel", "Cosmos3EdgeImageProcessor"),
+        channels_first=False,
+    ),
+    _grid_kin(
+        *("video_llama_3", "VideoLLaMA 3", "VideoLlama3VisionModel", "VideoLlama3ImageProcessor"),
+    ),
+    _grid_kin(
+        *("cohere_compass", "Cohere Compass", "CohereCompassVisionModel"),
+        "CohereCompassImageProcessor",
+    ),
+    _grid_kin("glm5_next", "GLM-5 Next", "Glm5NextVisionModel", "Glm5NextImageProcessor"),
 )
 
 # --- RADIO's packed patches ---------------------------------------------------------------------
@@ -371,6 +438,7 @@ _KOSMOS = PackedCase(
 
 GRIDS_AND_PLACES: tuple[PackedCase, ...] = (
     *_GRIDS,
+    *_GRID_KIN,
     _RADIO,
     _MOLMO2,
     _GEMMA4,
