@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from clipdepth_plugin import DepthHead, attach, find_towers
 from clipdepth_plugin.adapters.families.hf_mllama import MllamaRule
 from clipdepth_plugin.adapters.families.hf_pixtral import PixtralRule
-from clipdepth_plugin.adapters.families.hf_qwen import QwenRule, check_positions
+from clipdepth_plugin.adapters.families.hf_qwen import QwenRule
 from clipdepth_plugin.adapters.families.hf_siglip import NaflexRule
 from clipdepth_plugin.adapters.layouts import POSITIONS, LayoutRule, TowerCall, ViewTokens
 from clipdepth_plugin.adapters.plain import PlainRule
+from clipdepth_plugin.adapters.rotary import check_positions
 from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import NoDepthError, TowerNotFoundError
@@ -43,7 +44,7 @@ CALLS: dict[str, tuple[LayoutRule, TowerCall, str]] = {
     "qwen with half squares": (
         QwenRule((8, 8), 2, 2, None),
         TowerCall({"grid_thw": torch.tensor([[1, 3, 4]])}, (12, 3, 2, 8, 8), (12, 32, 1, 1, 1)),
-        "is not made of 2 x 2 squares",
+        "is not made of squares of",
     ),
     "naflex whose mask and shapes differ": (
         NaflexRule((8, 8)),

@@ -1,4 +1,4 @@
-"""Hugging Face Qwen-VL towers (2, 2.5, 3 and what is built as they are).
+"""Hugging Face Qwen-VL towers (2, 2.5, 3 and what is built as they are: ERNIE, MiniMax, PaddleOCR).
 
 Traits: the patches of all images and videos are one row, those of a merge square (2 x 2) beside
 each other; Qwen2.5 puts squares in the order of its attention windows. ``grid_thw`` gives temporal
@@ -23,8 +23,36 @@ from torch import Tensor, nn
 
 from clipdepth_plugin.adapters import layouts, traits
 from clipdepth_plugin.adapters.families.registry import register
+from clipdepth_plugin.adapters.modules import block_lists, patch_embeddings
+from clipdepth_plugin.adapters.rotary import check_positions
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import NoDepthError
+
+
+@dataclass(frozen=True)
+class Packing:
+    """What a tower's structure does not tell of how patches are given to it.
+
+    Attributes:
+        proven: Whether the blocks' positions prove the order. Else it is read in the tower's code,
+            where learned positions are laid out in it.
+        axes: Those of pixels before each patch's own, where patches are given as pictures.
+        channels_last: Whether a flattened patch has the colours of each pixel together.
+    """
+
+    proven: bool = True
+    axes: tuple[str | int, ...] = ()
+    channels_last: bool = False
+
+
+_PACKINGS = {
+    "cosmos3_edge_vision": Packing(proven=False, channels_last=True),
+    "hunyuan_vl_vision": Packing(proven=False),
+    "hy_v4_vl_vision": Packing(proven=False),
+    "kimi_k25_vision": Packing(axes=("patches",)),
+    "paddleocr_vl_vision": Packing(axes=("pictures", "patches")),
+}
+"""By model type."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +67,23 @@ class QwenRule(layouts.LayoutRule):
     frames: int
     merge: int
     window: int | None
-    reads = ("grid_thw", "window_index")
-    proves = True
+    packing: Packing = Packing()
+    reads = ("grid_thw", "window_index", "merge_sizes")
+
+    @property
+    def proves(self) -> bool:
+        return self.packing.proven
 
     @property
     def takes(self) -> tuple[str | int, ...]:
+        if self.packing.axes:
+            return *self.packing.axes, 3, *self.patch_size
         return "patches", 3 * self.frames * self.patch_size[0] * self.patch_size[1]
 
     @property
     def order(self) -> str:
+        if self.merge == 1:
+            return "packed: pictures one after another, each row-major"
         squares = f"packed in merge order, squares of {self.merge} x {self.merge} patches"
         if self.window is None:
             return squares
@@ -56,14 +92,18 @@ class QwenRule(layouts.LayoutRule):
     def resolve(self, call: layouts.TowerCall) -> layouts.TokenLayout:
         grids = layouts.require(call, "grid_thw").tolist()
         frames: list[Size] = [(h, w) for t, h, w in grids for _ in range(t)]
-        if any(side % self.merge for grid in frames for side in grid):
-            raise NoDepthError(
-                f"grid_thw {grids} is not made of {self.merge} x {self.merge} squares"
-            )
+        merges = [
+            m
+            for (t, _, _), m in zip(grids, self._merges(call, grids), strict=True)
+            for _ in range(t)
+        ]
+        if any(side % m for grid, m in zip(frames, merges, strict=True) for side in grid):
+            raise NoDepthError(f"grid_thw {grids} is not made of squares of {merges} patches")
         counts = [h * w for h, w in frames]
         starts = itertools.accumulate(counts, initial=0)
         patches = [
-            self._merge_order(grid) + start for grid, start in zip(frames, starts, strict=False)
+            _merge_order(grid, m) + start
+            for grid, m, start in zip(frames, merges, starts, strict=False)
         ]
         order_R = self._block_order(call, frames)
         patch_h, patch_w = self.patch_size
@@ -76,15 +116,16 @@ class QwenRule(layouts.LayoutRule):
             )
             for grid, rows_N in zip(frames, patches, strict=True)
         ]
-        check_positions(call, view_tokens)
+        if self.packing.proven:
+            check_positions(call, view_tokens)
         return layouts.GatheredLayout([(sum(counts),), (1, sum(counts))], view_tokens)
 
-    def _merge_order(self, grid: Size) -> Tensor:
-        """For each patch, row-major, its number among the view's patches as they are packed."""
-        h, w = grid[0] // self.merge, grid[1] // self.merge
-        packed = torch.arange(grid[0] * grid[1])
-        pattern = "(H W mh mw) -> (H mh W mw)"
-        return rearrange(packed, pattern, H=h, W=w, mh=self.merge, mw=self.merge)
+    def _merges(self, call: layouts.TowerCall, grids: list[list[int]]) -> list[int]:
+        """The side of each picture's merge squares (VideoLLaMA 3's differ)."""
+        if "merge_sizes" not in call.arguments:
+            return [self.merge] * len(grids)
+        given = layouts.require(call, "merge_sizes", len(grids))
+        return [int(side) for side in given.tolist()]
 
     def _block_order(self, call: layouts.TowerCall, frames: list[Size]) -> Tensor | None:
         """For each packed patch the row at which the blocks have it; None where it is its own."""
@@ -115,82 +156,39 @@ class QwenRule(layouts.LayoutRule):
         patches_NP = patches[rows_N.to(patches.device)].flatten(1)
         h, w = grid
         ph, pw = self.patch_size
-        pattern = "(h w) (c t ph pw) -> t c (h ph) (w pw)"
+        patch = "ph pw c t" if self.packing.channels_last else "c t ph pw"
+        pattern = f"(h w) ({patch}) -> t c (h ph) (w pw)"
         return rearrange(patches_NP, pattern, h=h, w=w, c=3, ph=ph, pw=pw)[0]
 
 
-BFLOAT16_ROWS = 257
-"""From 0 to 256; 257 is rounded to 256."""
-
-
-def check_positions(call: layouts.TowerCall, view_tokens: Sequence[layouts.ViewTokens]) -> None:
-    """Whether the rotary positions (cos, sin) that the blocks get are those of the views.
-
-    Each channel must turn by the same angle from row to row, or from column to column, and one fast
-    enough to tell rows apart, one columns. Half precision rounds far rows' angles by more than a
-    turn: there each channel must be constant along rows, or columns, and slow ones must grow.
-    """
-    cos_sin = call.arguments.get(layouts.POSITIONS)
-    if not (isinstance(cos_sin, list | tuple) and len(cos_sin) == 2):
-        raise NoDepthError(
-            f"the tower's blocks get no {layouts.POSITIONS}, so the order of its tokens cannot be "
-            "proven"
-        )
-    turns_2RC = torch.stack([x.float().flatten(0, -2) for x in cos_sin])
-    turns = _turns if cos_sin[0].dtype in (torch.float32, torch.float64) else _grows
-    if sum(len(one.rows_N) for one in view_tokens) != turns_2RC.shape[1]:
-        raise NoDepthError(f"grid_thw does not account for {turns_2RC.shape[1]} tokens")
-    for index, view in enumerate(view_tokens):
-        turns_2NC = turns_2RC[:, view.rows_N.to(turns_2RC.device)]
-        turns_2hwC = rearrange(turns_2NC, "xy (h w) c -> xy h w c", h=view.grid[0])
-        by_row_C, tells_rows = turns(turns_2hwC)
-        by_column_C, tells_columns = turns(turns_2hwC.transpose(1, 2))
-        if not bool((by_row_C | by_column_C).all() & tells_rows & tells_columns):
-            if cos_sin[0].dtype == torch.bfloat16 and max(view.grid) > BFLOAT16_ROWS:
-                raise NoDepthError(
-                    f"view {index}: its grid of {view.grid[0]} x {view.grid[1]} can't be proven, "
-                    f"as bfloat16 positions do not tell more than {BFLOAT16_ROWS} rows or columns "
-                    "apart: compute the tower's positions in float32, or show a smaller picture"
-                )
-            raise NoDepthError(
-                f"view {index}: the positions that the tower's blocks get are not those of a grid "
-                f"of {view.grid[0]} x {view.grid[1]} in the order that its adapter knows"
-            )
-
-
-def _turns(turns_2hwC: Tensor) -> tuple[Tensor, Tensor]:
-    """(which channels turn evenly from row to row, whether any of them tells rows apart)."""
-    rows = turns_2hwC.shape[1]
-    second_2C = turns_2hwC[:, min(1, rows - 1), 0]
-    angle_C = torch.atan2(second_2C[1], second_2C[0])
-    angles_hC = torch.arange(rows, device=angle_C.device)[:, None] * angle_C
-    expected_2hC = torch.stack([angles_hC.cos(), angles_hC.sin()])
-    even_C = ((turns_2hwC - expected_2hC[:, :, None]).abs() < 0.02).all(dim=0).all(dim=0).all(dim=0)
-    tells = (even_C & (angle_C.abs() > 0.1)).any() if rows > 1 else torch.ones_like(even_C).any()
-    return even_C, tells
-
-
-def _grows(turns_2hwC: Tensor) -> tuple[Tensor, Tensor]:
-    """As ``_turns``, by what rounding leaves: (constant in each row, whether sines tell rows)."""
-    constant_C = (turns_2hwC == turns_2hwC[:, :, :1]).all(dim=0).all(dim=0).all(dim=0)
-    sines_hC = turns_2hwC[1, :, 0, constant_C]
-    slow_C = (sines_hC[:1] == 0).all(dim=0) & (sines_hC.diff(dim=0) >= 0).all(dim=0)
-    apart_h = (sines_hC[:, slow_C].diff(dim=0) > 0).any(dim=1)
-    return constant_C, apart_h.all() & constant_C.any()
+def _merge_order(grid: Size, merge: int) -> Tensor:
+    """For each patch, row-major, its number among the view's patches as they are packed."""
+    h, w = grid[0] // merge, grid[1] // merge
+    packed = torch.arange(grid[0] * grid[1])
+    pattern = "(H W mh mw) -> (H mh W mw)"
+    return rearrange(packed, pattern, H=h, W=w, mh=merge, mw=merge)
 
 
 @register
 def _read(tower: Any, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
-    merge = getattr(tower, "spatial_merge_size", None)
-    proj = getattr(getattr(tower, "patch_embed", None), "proj", None)
-    if not ("grid_thw" in traits.parameters_of(tower) and isinstance(merge, int)):
+    parameters, kind = traits.parameters_of(tower), traits.model_type_of(tower)
+    embedding = next(patch_embeddings(tower), None)
+    if "grid_thw" not in parameters or embedding is None:
         return None
-    if not isinstance(proj, nn.Conv3d):
+    # A tower that says no merge square has plain rows (PaddleOCR-VL's).
+    merge = getattr(tower, "spatial_merge_size", 1)
+    packing = _PACKINGS.get(kind, Packing())
+    if not isinstance(merge, int) or (packing.proven and not _tells_blocks_positions(tower)):
         return None
-    frames, patch_h, patch_w = (int(side) for side in proj.kernel_size)
+    stem = embedding.module
+    frames = int(stem.kernel_size[0]) if isinstance(stem, nn.Conv3d) else 1
     windowed = hasattr(tower, "fullatt_block_indexes")
-    window = tower.window_size // merge // patch_h if windowed else None
-    return traits.TowerTraits(
-        "hf_qwen",
-        rule=QwenRule((patch_h, patch_w), frames, merge, window),
-    )
+    window = tower.window_size // merge // embedding.patch_size[0] if windowed else None
+    rule = QwenRule(embedding.patch_size, frames, merge, window, packing)
+    return traits.TowerTraits("hf_qwen", rule=rule)
+
+
+def _tells_blocks_positions(tower: nn.Module) -> bool:
+    blocks = (one.blocks[0] for one in block_lists(tower))
+    parts = (part for block in blocks for part in block.modules())
+    return any(layouts.POSITIONS in traits.parameters_of(part) for part in parts)
