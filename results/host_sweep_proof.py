@@ -3,20 +3,22 @@
 Each tower is shown a picture, and the picture with one patch changed, once for each patch, in one
 pass. In every level of the view of each changed picture the token that differs most from the
 unchanged picture's must be that patch's, in a map read row by row; at level 0, where no block has
-mixed them, no other may differ where the patch embedding alone makes tokens.
+mixed them, as everywhere. Weights of blocks are small, so that each token stays mostly its own.
 
 Axes: B views, N = h * w patch tokens, D width, H W pixels.
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from host_sweep_hosts import DEPTH, PATCH, SIDE
+import transformers
+from host_sweep_hosts import DEPTH, FRAMES, PATCH, SIDE
 from torch import Tensor, nn
 from transformers.models.auto import image_processing_auto
 
@@ -25,12 +27,14 @@ from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.errors import ClipDepthError
 
 Inputs = dict[str, Any]
+_OPTIONS = {"MllamaImageProcessor": {"size": dict.fromkeys(("height", "width"), PATCH * SIDE)}}
+_PROCESSORS = {"hf_qwen": ("Qwen2VLImageProcessor",), "hf_siglip": ("Siglip2ImageProcessor",)}
+"""Of towers whose hosts have none of their own in the library's table."""
 _PACKING_ALONE = {
     "do_rescale": False,
     "do_normalize": False,
     "do_resize": False,
     "do_center_crop": False,
-    "do_pad": False,
     "do_convert_rgb": False,
     "do_image_splitting": False,
     "crop_to_patches": False,
@@ -135,7 +139,7 @@ def _ways(
 ) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Ways to show a host pictures: by its own image features, its forward, its tower alone."""
     own: list[tuple[str, Any]] = []
-    for name in ("get_image_features", "forward"):
+    for name in ("get_image_features", "get_video_features", "forward"):
         if name == "forward" or hasattr(host, name):
             own.append((name, getattr(host, name) if name != "forward" else host))
     if tower.path:
@@ -149,7 +153,8 @@ def _ways(
 
 def _given(inputs: Inputs, parameters: list[str]) -> Inputs:
     """The inputs by the names that a function has for them; none where it takes no pictures."""
-    given = {name: value for name, value in inputs.items() if name in parameters}
+    more = "kwargs" in parameters and "pixel_values" in parameters
+    given = {name: x for name, x in inputs.items() if name in parameters or more}
     if "pixel_values" not in given:
         pictures_names = ("pixel_values_images", "pixel_values_videos", "hidden_states", "images")
         pictures_names += ("pixels", "x", "patches", "flattened_patches")
@@ -166,22 +171,21 @@ def _given(inputs: Inputs, parameters: list[str]) -> Inputs:
 
 def _inputs(host: nn.Module, tower: Tower, shown: list[Tensor]) -> Iterator[Inputs]:
     """What pictures become: a batch, or what the library's own image processor makes of them."""
-    takes = tower.rule.takes
-    if takes == ("images", 3, "H", "W"):
-        yield {"pixel_values": torch.stack(shown)}
-        return
-    if "frames" in takes:
-        yield {"pixel_values": torch.stack(shown)[:, None].repeat(1, 4, 1, 1, 1)}
-    for module in (host, tower.module):
-        model_type = getattr(getattr(module, "config", None), "model_type", None)
-        names = image_processing_auto.IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type)
-        if names is not None:
-            yield _packed(names, shown)
+    batch_B3HW = torch.stack(shown) if len({x.shape for x in shown}) == 1 else None
+    if batch_B3HW is not None and "patches" not in tower.rule.takes:
+        yield {"pixel_values": batch_B3HW}
+        yield {"pixel_values": batch_B3HW[:, None].repeat(1, FRAMES, 1, 1, 1)}
+        prompt = torch.ones(len(shown), 4, dtype=torch.long)
+        yield {"pixel_values": batch_B3HW, "input_ids": prompt, "attention_mask": prompt}
+    known = image_processing_auto.IMAGE_PROCESSOR_MAPPING_NAMES
+    types = [getattr(getattr(one, "config", None), "model_type", "") for one in (host, tower.module)]
+    names = [_named(known[one]) for one in types if one in known]
+    for name in dict.fromkeys([*names, *_PROCESSORS.get(tower.family, ())]):
+        with contextlib.suppress(Exception):  # whatever one makes of options that it has not
+            processor = getattr(transformers, name)(**_PACKING_ALONE, **_OPTIONS.get(name, {}))
+            yield dict(processor(images=shown, return_tensors="pt"))
 
 
-def _packed(names: Any, shown: list[Tensor]) -> Inputs:
-    import transformers
-
-    name = names.get("torchvision") if isinstance(names, dict) else names[-1]
-    processor = getattr(transformers, name)(**_PACKING_ALONE)
-    return dict(processor(images=shown, return_tensors="pt"))
+def _named(names: Any) -> str:
+    """The name of a processor in transformers' own table."""
+    return str(names.get("torchvision") if isinstance(names, dict) else names[-1])
