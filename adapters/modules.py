@@ -5,9 +5,9 @@ Names tell only attention ("attn", "attention") and a linear map of patches ("pa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 from torch import Tensor, nn
 
@@ -55,18 +55,38 @@ def patch_embeddings(model: nn.Module) -> Iterator[PatchEmbedding]:
                 )  # a word has no numbers: "same" takes no stride, "valid" is none
                 around = (0, 0) if isinstance(said, str) else (int(said[-2]), int(said[-1]))
                 yield PatchEmbedding(path, module, module.out_channels, size, packed, around)
-        elif isinstance(patch := getattr(module, "patch_size", None), int):
-            # Only the module that holds it tells such a map from any other.
-            for name, child in module.named_children():
-                maps_patches = isinstance(child, nn.Linear) and child.in_features == 3 * patch**2
-                if maps_patches and "patch" in name:
-                    yield PatchEmbedding(
-                        f"{path}.{name}" if path else name,
-                        child,
-                        int(cast("nn.Linear", child).out_features),
-                        (patch, patch),
-                        packed=True,
-                    )
+        else:
+            yield from _patch_maps(path, module)
+
+
+def _patch_maps(path: str, holder: nn.Module) -> Iterator[PatchEmbedding]:
+    """The linear maps of RGB patches among a module's children.
+
+    Named so, or beside what cuts patches; of as many inputs as a patch of the size that the holder
+    says has numbers. An embedding that says no size has square patches (Pix2Struct's).
+    """
+    unfolds = [one for one in holder.children() if isinstance(one, nn.Unfold)]
+    sizes = [getattr(one, "patch_size", None) for one in (holder, getattr(holder, "config", None))]
+    sizes += [one.kernel_size for one in unfolds]
+    said = next((size for size in map(_side, sizes) if size is not None), None)
+    embeds = "embed" in type(holder).__name__.lower()
+    for name, child in holder.named_children():
+        named = "patch" in f"{path.rpartition('.')[2]}.{name}"
+        if not isinstance(child, nn.Linear) or not (named or unfolds):
+            continue
+        side = said
+        if side is None and embeds and child.in_features % 3 == 0:
+            side = math.isqrt(child.in_features // 3)
+        if side is not None and side > 1 and child.in_features == 3 * side**2:
+            inside = f"{path}.{name}" if path else name
+            yield PatchEmbedding(inside, child, child.out_features, (side, side), packed=True)
+
+
+def _side(size: object) -> int | None:
+    """The side of a square patch, as a module says it; None of another."""
+    if isinstance(size, list | tuple) and len(size) == 2 and size[0] == size[1]:
+        size = size[0]
+    return size if isinstance(size, int) else None
 
 
 def block_lists(model: nn.Module) -> list[BlockList]:

@@ -170,8 +170,8 @@ def _describe(model: nn.Module, skeleton: Skeleton) -> Tower | Misfit:
         patch_size=embedding.patch_size,
         sequence_first=sequence_first,
         module=module,
-        blocks=block_list.blocks + traits.more_blocks,
-        patch_embed=embedding.module,
+        blocks=block_list.blocks[: traits.patch_blocks] + traits.more_blocks,
+        patch_embed=traits.stem or embedding.module,
     )
 
 

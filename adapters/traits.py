@@ -41,12 +41,15 @@ class TowerTraits:
     Attributes:
         family: Name of the family, for people.
         num_prefix_tokens: Tokens before the patches: class, distillation, registers.
-        has_class_token: Whether the first of them is a class token.
+        has_class_token: Whether there is a class token; the first token, where no ``rule`` says.
         pooled: Where to tap the pooled vector; None where the tower makes none.
         preprocessing: What is known of the host's preprocessing.
         image_size: (H, W) the tower was made for, where it says.
         rule: Makes the layout of each pass; None: a row of prefix tokens and patches a picture.
         more_blocks: Blocks of a second list that follow those found.
+        patch_blocks: How many of the first blocks give all patches, each a token; None: all do.
+        stem: The module that is given the pictures, where that is none that the structure shows: it
+            cuts them into patches.
         read_by: Model types of hosts that read nothing of the tower but hidden states.
     """
 
@@ -58,6 +61,8 @@ class TowerTraits:
     image_size: tuple[int, int] | None = None
     rule: LayoutRule | None = field(default=None, repr=False)
     more_blocks: tuple[nn.Module, ...] = field(default=(), repr=False)
+    patch_blocks: int | None = None
+    stem: nn.Module | None = field(default=None, repr=False)
     read_by: frozenset[str] = field(default=frozenset(), repr=False)
 
 

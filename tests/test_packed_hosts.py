@@ -26,6 +26,7 @@ from clipdepth_plugin.errors import (
     NoDepthError,
 )
 from tests.tiny.case import PATCH, WIDTH, tensors
+from tests.tiny.clips import LONGER, one_clip
 from tests.tiny.packed import PACKED
 from tests.tiny.packed_case import Grid, PackedCase
 
@@ -58,7 +59,8 @@ def let_coordinates_through(host: nn.Module, case: PackedCase) -> None:
     (tower,) = find_towers(host)
     for parameter in tower.module.parameters():
         nn.init.zeros_(parameter)  # a block without weights adds nothing to its input
-    weight = next(tower.patch_embed.parameters())
+    maps = (nn.Linear, nn.Conv2d, nn.Conv3d)
+    weight = next(one for one in tower.patch_embed.modules() if isinstance(one, maps)).weight
     if weight.ndim == 2:  # of flattened patches, whose last axis is the channel
         for channel in range(3):
             nn.init.constant_(weight.data[channel, channel::3], 3 / weight.shape[1])
@@ -268,7 +270,7 @@ def test_the_tower_alone(packed: PackedCase, make_head: MakeHead) -> None:
     packed.run(host, inputs)
     handle.remove()
     kwargs = dict(seen["kwargs"])
-    pixels = seen["args"][0] if seen["args"] else kwargs.pop("pixel_values")
+    pixels = seen["args"][0] if seen["args"] else kwargs.pop(next(iter(kwargs)))
     with attach(host, head) as plugin:
         packed.run(host, inputs)
         expected = plugin.depths
@@ -316,6 +318,38 @@ def test_each_temporal_patch_of_a_video_is_a_view(name: str, make_head: MakeHead
         h, w = features.grid
         where_hw3 = features.levels[4][index, :, :3].reshape(h, w, 3).round().int() - 1
         assert where_hw3.tolist() == [[[y, x, shot] for x in range(w)] for y in range(h)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", LONGER)
+def test_each_tubelet_of_a_clip_is_a_view(name: str, make_head: MakeHead) -> None:
+    """Clips of three tubelets; the tokens of each say their place and their time."""
+    make_host, span = LONGER[name]
+    case = BY_NAME[name]
+    shots: tuple[Grid, ...] = ((4, 4),) * 3
+    torch.manual_seed(0)
+    host = make_host(3 * span).eval()
+    (key,) = case.pack(case.pictures())
+    clip = one_clip(coordinates(shots), span, key)[key]
+    clips = {key: torch.cat([clip, clip + 3])}
+    alone = tensors(case.run(host, clips))
+    with attach(host, all_levels(make_head, host, case)) as plugin:
+        beside = tensors(case.run(host, clips))
+        assert plugin.depth.shape == (6, 1, 4 * PATCH, 4 * PATCH)
+    assert len(alone) == len(beside)
+    assert all(map(torch.equal, alone, beside))
+    let_coordinates_through(host, case)
+    with attach(host, all_levels(make_head, host, case)) as plugin, plugin.capture() as seen:
+        case.run(host, clips)
+        views = views_of(seen[-1].batches)
+    assert len(views) == 6
+    for shot, (features, index) in enumerate(views):
+        clip_number, tubelet = divmod(shot, 3)
+        for tokens_BND in features.levels.values():
+            where_hw3 = tokens_BND[index, :, :3].reshape(4, 4, 3).round().int() - 1
+            more = 3 * clip_number
+            expected = [[[y + more, x + more, tubelet + more] for x in range(4)] for y in range(4)]
+            assert where_hw3.tolist() == expected
 
 
 # --- what is not understood is refused ----------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Hugging Face Qwen-VL towers (2, 2.5, 3 and what is built as they are).
+"""Hugging Face Qwen-VL towers (2, 2.5, 3 and what is built as they are: ERNIE, MiniMax, PaddleOCR).
 
 Traits: the patches of all images and videos are one row, those of a merge square (2 x 2) beside
 each other; Qwen2.5 puts squares in the order of its attention windows. ``grid_thw`` gives temporal
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from clipdepth_plugin.adapters import layouts, traits
 from clipdepth_plugin.adapters.families.registry import register
+from clipdepth_plugin.adapters.modules import patch_embeddings
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import NoDepthError
 
@@ -32,18 +33,22 @@ class QwenRule(layouts.LayoutRule):
     """Temporal patches packed in merge order, and those in window order where there are windows.
 
     Sides: of a patch in pixels, of a merge square in patches, of a window in merge squares;
-    ``frames`` is how many make a temporal patch.
+    ``frames`` is how many make a temporal patch; ``as_pictures``: whether each patch is given as a
+    picture.
     """
 
     patch_size: Size
     frames: int
     merge: int
     window: int | None
+    as_pictures: bool = False
     reads = ("grid_thw", "window_index")
     proves = True
 
     @property
     def takes(self) -> tuple[str | int, ...]:
+        if self.as_pictures:
+            return "pictures", "patches", 3, *self.patch_size
         return "patches", 3 * self.frames * self.patch_size[0] * self.patch_size[1]
 
     @property
@@ -159,7 +164,10 @@ def check_positions(call: layouts.TowerCall, view_tokens: Sequence[layouts.ViewT
 
 
 def _turns(turns_2hwC: Tensor) -> tuple[Tensor, Tensor]:
-    """(which channels turn evenly from row to row, whether any of them tells rows apart)."""
+    """(which channels turn evenly from row to row, whether any of them tells rows apart).
+
+    Those of time turn a view's tokens all alike: they say nothing of rows.
+    """
     rows = turns_2hwC.shape[1]
     second_2C = turns_2hwC[:, min(1, rows - 1), 0]
     angle_C = torch.atan2(second_2C[1], second_2C[0])
@@ -167,7 +175,8 @@ def _turns(turns_2hwC: Tensor) -> tuple[Tensor, Tensor]:
     expected_2hC = torch.stack([angles_hC.cos(), angles_hC.sin()])
     even_C = ((turns_2hwC - expected_2hC[:, :, None]).abs() < 0.02).all(dim=0).all(dim=0).all(dim=0)
     tells = (even_C & (angle_C.abs() > 0.1)).any() if rows > 1 else torch.ones_like(even_C).any()
-    return even_C, tells
+    alike_C = ((turns_2hwC - turns_2hwC[:, :1, :1]).abs() < 0.02).all(dim=0).all(dim=0).all(dim=0)
+    return even_C | alike_C, tells
 
 
 def _grows(turns_2hwC: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,16 +190,19 @@ def _grows(turns_2hwC: Tensor) -> tuple[Tensor, Tensor]:
 
 @register
 def _read(tower: Any, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
-    merge = getattr(tower, "spatial_merge_size", None)
-    proj = getattr(getattr(tower, "patch_embed", None), "proj", None)
-    if not ("grid_thw" in traits.parameters_of(tower) and isinstance(merge, int)):
+    if "grid_thw" not in traits.parameters_of(tower):
         return None
-    if not isinstance(proj, nn.Conv3d):
+    embedding = next(patch_embeddings(tower), None)
+    # A tower that says no merge square has plain rows (PaddleOCR-VL's).
+    merge = getattr(tower, "spatial_merge_size", 1)
+    if embedding is None or not isinstance(merge, int):
         return None
-    frames, patch_h, patch_w = (int(side) for side in proj.kernel_size)
+    stem = embedding.module
+    frames = int(stem.kernel_size[0]) if isinstance(stem, nn.Conv3d) else 1
     windowed = hasattr(tower, "fullatt_block_indexes")
-    window = tower.window_size // merge // patch_h if windowed else None
+    window = tower.window_size // merge // embedding.patch_size[0] if windowed else None
+    cut = isinstance(stem, nn.Conv2d)
     return traits.TowerTraits(
         "hf_qwen",
-        rule=QwenRule((patch_h, patch_w), frames, merge, window),
+        rule=QwenRule(embedding.patch_size, frames, merge, window, as_pictures=cut),
     )

@@ -59,6 +59,7 @@ class HostCase:
         passes: Tower passes of one run; their views together are the B.
         choose: The ``tower`` argument of ``attach``, where the host has several.
         needs: What transformers must have for it.
+        class_token: Number of its class token in a row.
     """
 
     name: str
@@ -76,6 +77,7 @@ class HostCase:
     passes: int = 1
     choose: str | None = None
     needs: str | None = None
+    class_token: int = 0
 
     def host(self) -> nn.Module:
         """A host of this test's own, with its fixed weights, in evaluation mode."""
