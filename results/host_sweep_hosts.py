@@ -27,9 +27,10 @@ _NOT_VISION = re.compile(
     r"(?<!Lite)Text(?!Dual|Net)|Audio(?!Video)|Speech|Decoder(?!Model|Config)|QFormer|Talker"
     r"|Code2Wav|Token2Wav|Vocoder|PreTrainedModelFor"
 )
+_PARTS = re.compile(r"(Encoder|Head|VQVAE|VisionTokenizerModel)$")
 _SMALL: tuple[tuple[str, int], ...] = (
     (r"(hidden_size|d_model|embed_dim|embedding_dim|width|dim|n_embd|hidden_dim)", WIDTH),
-    (r"(out|vision|text|encoder|decoder|output|vision_output|backbone)_hidden_(size|dim)", WIDTH),
+    (r"(out|vision|text|mit|encoder|decoder|output|vision_output|backbone)_hidden_(size|dim)", WIDTH),
     (r"(projection|proj|projector|word_embed_proj|embed)_(dim|size|hidden_size)", WIDTH),
     (r".*(intermediate_size|ffn_dim|feedforward|ffn_hidden_size|mlp_dim|d_ff)", 48),
     (r"(num_hidden_layers|depth|num_layers|n_layers?|.*_layers|.*_num_layers)", DEPTH),
@@ -47,6 +48,13 @@ _TWO_HEADS = {"hidden_size": 128, "num_attention_heads": 2}
 _ENCODER = {"model_type": "vit"}
 _TEXT = {"model_type": "bert", "hidden_size": WIDTH, "num_hidden_layers": 1}
 OVERRIDES: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(
+        (f"{name}ForUniversalSegmentation" for name in ("Eomt", "EomtDinov3", "Videomt")),
+        {"num_blocks": 1, "num_hidden_layers": DEPTH + 1},
+    ),
+    **dict.fromkeys(
+        ("LwDetrModel", "LwDetrForObjectDetection"), {"backbone_config.image_size": 8 * PATCH * SIDE}
+    ),
     "BridgeTowerModel": {
         **_TWO_HEADS,
         **{f"{part}.{k}": v for part in ("text_config", "vision_config") for k, v in _TWO_HEADS.items()},
@@ -58,6 +66,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "Granite4VisionForConditionalGeneration": {
         "deepstack_layer_map": [[0, 0]],
         "downsample_rate": "2/4",
+        "vision_config.hidden_size": 64,
     },
     "PerceptionLMModel": {
         "vision_config.architecture": "vit_pe_core_large_patch14_336",
@@ -106,7 +115,9 @@ def candidates(folder: str) -> list[type[PreTrainedModel]]:
             rank = _rank(kind)
             if kind.config_class not in best or rank < best[kind.config_class][0]:
                 best[kind.config_class] = rank, kind
-    return [kind for _, kind in sorted(best.values(), key=lambda one: one[0])]
+    kinds = [kind for _, kind in sorted(best.values(), key=lambda one: one[0])]
+    # Parts of models, where there is more.
+    return [one for one in kinds if not _PARTS.search(one.__name__)] or kinds
 
 
 def _rank(kind: type[PreTrainedModel]) -> tuple[int, ...]:

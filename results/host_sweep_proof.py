@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import transformers
+from einops import rearrange
 from host_sweep_hosts import DEPTH, FRAMES, PATCH, SIDE
 from torch import Tensor, nn
 from transformers.models.auto import image_processing_auto
@@ -74,7 +75,8 @@ def prove(host: nn.Module, tower: Tower) -> Verdict:
     if tower.depth >= DEPTH:
         options |= {"semantic_levels": (tower.depth, 3, 2, 1), "structural_levels": (2, 1, 0)}
     head = DepthHead.for_host(host, tower=tower.path, **options).eval()
-    why = []
+    why: list[str] = []
+    shown_by = ""
     for grid in grids:
         shown = pictures(grid)
         with attach(host, head, tower=tower.path) as plugin, torch.no_grad():
@@ -95,10 +97,12 @@ def prove(host: nn.Module, tower: Tower) -> Verdict:
                     return Verdict("refused on reading", str(error), through)
                 if problem := _misplaced(views, grid, len(shown)):
                     return Verdict("wrong", problem, through)
+                shown_by = through
                 break
             else:
-                return Verdict("not run", "; ".join(why))
-    return Verdict("works", "", through)
+                if grid == grids[0]:
+                    return Verdict("not run", "; ".join(dict.fromkeys(why)))
+    return Verdict("works", "", shown_by)
 
 
 def _square(tower: Tower) -> bool:
@@ -177,6 +181,8 @@ def _inputs(host: nn.Module, tower: Tower, shown: list[Tensor]) -> Iterator[Inpu
         yield {"pixel_values": batch_B3HW[:, None].repeat(1, FRAMES, 1, 1, 1)}
         prompt = torch.ones(len(shown), 4, dtype=torch.long)
         yield {"pixel_values": batch_B3HW, "input_ids": prompt, "attention_mask": prompt}
+        yield _one_tile(batch_B3HW)
+        yield _in_a_row(batch_B3HW)
     known = image_processing_auto.IMAGE_PROCESSOR_MAPPING_NAMES
     types = [getattr(getattr(one, "config", None), "model_type", "") for one in (host, tower.module)]
     names = [_named(known[one]) for one in types if one in known]
@@ -184,6 +190,21 @@ def _inputs(host: nn.Module, tower: Tower, shown: list[Tensor]) -> Iterator[Inpu
         with contextlib.suppress(Exception):  # whatever one makes of options that it has not
             processor = getattr(transformers, name)(**_PACKING_ALONE, **_OPTIONS.get(name, {}))
             yield dict(processor(images=shown, return_tensors="pt"))
+
+
+def _one_tile(batch_B3HW: Tensor) -> Inputs:
+    """As Mllama's processor packs pictures that are one tile each."""
+    ones = torch.ones(len(batch_B3HW), 1, 1, dtype=torch.long)
+    tiles = {"pixel_values": batch_B3HW[:, None, None], "aspect_ratio_ids": ones[..., 0]}
+    return {**tiles, "aspect_ratio_mask": ones}
+
+
+def _in_a_row(batch_B3HW: Tensor) -> Inputs:
+    """As MiniCPM-V's processor packs pictures: all patches in one picture that is a patch high."""
+    pattern = "b c (h p) (w q) -> 1 c p (b h w q)"
+    row = rearrange(batch_B3HW, pattern, p=PATCH, q=PATCH)
+    size = [side // PATCH for side in batch_B3HW.shape[2:]]
+    return {"pixel_values": row, "target_sizes": torch.tensor([size] * len(batch_B3HW))}
 
 
 def _named(names: Any) -> str:
