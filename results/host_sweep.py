@@ -96,9 +96,9 @@ def _bounded(folder: str) -> list[Row]:
     child.start()
     sender.close()
     try:
-        if receiver.poll(2 * SECONDS):
+        if receiver.poll(4 * SECONDS):
             return list(receiver.recv())
-        why = f"took more than {2 * SECONDS} s"
+        why = f"took more than {4 * SECONDS} s"
     except EOFError:
         child.join()
         why = f"its process ended with exit code {child.exitcode}"

@@ -80,6 +80,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         },
     },
     "Qwen4ExpForConditionalGeneration": {"text_config.layer_types": ["full_attention"] * DEPTH},
+    "MllamaForConditionalGeneration": {"vision_config.max_num_tiles": 1},
     "SegGptModel": {"merge_index": 0, "intermediate_hidden_state_indices": [1, 2, 3]},
     "VitMatteForImageMatting": {"fusion_hidden_sizes": [8, 8, 8, 8]},
 }
