@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ class ClipRule(layouts.LayoutRule):
     clips: bool = False
     tokens: Order = "frames first"
     frames: int = 1
-    reads = ()
+    reads: ClassVar[tuple[str, ...]] = ()
 
     @property
     def takes(self) -> tuple[str | int, ...]:

@@ -18,7 +18,8 @@ _CACHES = ("cache", "past_key_values", "past_key_value", "cache_params")
 
 def prompt_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     """The token ids (or their embeddings) of a forward, or None."""
-    for value in (kwargs.get("input_ids"), kwargs.get("inputs_embeds"), *args[:1]):
+    named = (kwargs.get(name) for name in ("input_ids", "decoder_input_ids", "inputs_embeds"))
+    for value in (*named, *args[:1]):
         if isinstance(value, Tensor):
             return value.detach()
     return None

@@ -10,6 +10,7 @@ Axes: B pictures or views, N tokens, D width, (h, w) patch grid, H W pixels.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -61,14 +62,19 @@ def let_coordinates_through(host: nn.Module, case: PackedCase) -> None:
         nn.init.zeros_(parameter)  # a block without weights adds nothing to its input
     maps = (nn.Linear, nn.Conv2d, nn.Conv3d)
     weight = next(one for one in tower.patch_embed.modules() if isinstance(one, maps)).weight
-    if weight.ndim == 2:  # of flattened patches, whose last axis is the channel
+    if weight.ndim == 2:  # of flattened patches
+        per_channel = weight.shape[1] // 3
         for channel in range(3):
-            nn.init.constant_(weight.data[channel, channel::3], 3 / weight.shape[1])
+            first = slice(channel * per_channel, (channel + 1) * per_channel)
+            of_channel = first if case.channels_first else slice(channel, None, 3)
+            nn.init.constant_(weight.data[channel, of_channel], 1 / per_channel)
     else:
         for channel in range(3):
             nn.init.constant_(weight.data[channel, channel], 1 / weight[0, 0].numel())
     for norm in case.norms:
-        setattr(tower.module, norm, nn.Identity())
+        identity = nn.Identity()
+        identity.weight = tower.module.get_parameter(f"{norm}.weight")
+        setattr(tower.module, norm, identity)
 
 
 def views_of(batches: Sequence[TowerFeatures]) -> list[tuple[TowerFeatures, int]]:
@@ -257,6 +263,8 @@ def test_reading_views_of_several_sizes(packed: PackedCase, make_head: MakeHead)
 @torch.no_grad()
 def test_the_tower_alone(packed: PackedCase, make_head: MakeHead) -> None:
     """``plugin(pixels, **tower_kwargs)`` and ``features``, with the pixels that a head may read."""
+    if packed.name == "radio_packed":
+        pytest.skip("what its tower is given alone is pictures")
     host, pictures = packed.host(), packed.pictures()
     inputs = packed.pack(pictures)
     head = DepthHead.for_host(
@@ -269,8 +277,9 @@ def test_the_tower_alone(packed: PackedCase, make_head: MakeHead) -> None:
     )
     packed.run(host, inputs)
     handle.remove()
-    kwargs = dict(seen["kwargs"])
-    pixels = seen["args"][0] if seen["args"] else kwargs.pop(next(iter(kwargs)))
+    names = inspect.signature(tower.module.forward).parameters
+    kwargs = {**dict(zip(names, seen["args"], strict=False)), **seen["kwargs"]}
+    pixels = kwargs.pop(next(iter(kwargs)))
     with attach(host, head) as plugin:
         packed.run(host, inputs)
         expected = plugin.depths

@@ -94,6 +94,4 @@ def _read(tower: Any, width: int, ancestors: Sequence[nn.Module]) -> traits.Towe
     found = [one for one in patch_embeddings(tower) if one.packed]
     if not told or not found:
         return None
-    return traits.TowerTraits(
-        "hf_given_places", rule=GivenPlacesRule(found[0].patch_size, told[0])
-    )
+    return traits.TowerTraits("hf_given_places", rule=GivenPlacesRule(found[0].patch_size, told[0]))

@@ -67,6 +67,4 @@ def _read(tower: Any, width: int, ancestors: Sequence[nn.Module]) -> traits.Towe
         return None
     patch = int(tower.config.patch_size)
     grid = size[0] // patch, size[1] // patch
-    return traits.TowerTraits(
-        "hf_molmo2", image_size=size, rule=CropRule((patch, patch), grid)
-    )
+    return traits.TowerTraits("hf_molmo2", image_size=size, rule=CropRule((patch, patch), grid))

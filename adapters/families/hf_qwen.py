@@ -53,6 +53,8 @@ class QwenRule(layouts.LayoutRule):
 
     @property
     def order(self) -> str:
+        if self.merge == 1:
+            return "packed: pictures one after another, each row-major"
         squares = f"packed in merge order, squares of {self.merge} x {self.merge} patches"
         if self.window is None:
             return squares

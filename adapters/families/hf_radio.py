@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from einops import rearrange
@@ -29,7 +29,7 @@ from clipdepth_plugin.errors import NoDepthError
 class RadioRule(ClipRule):
     """Pictures of one size, or packed patches where their grids are given."""
 
-    reads = ("image_grid_hw",)
+    reads: ClassVar[tuple[str, ...]] = ("image_grid_hw",)
 
     @property
     def order(self) -> str:

@@ -6,7 +6,7 @@ Axes: B clips, T frames, H W pixels.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ def _videomae(frames: int) -> nn.Module:
     host: Any = make("VideoMAEModel", **VISION, num_frames=frames, tubelet_size=2)
     # No parameter: coordinates could not pass.
     host.embeddings.position_embeddings = torch.zeros_like(host.embeddings.position_embeddings)
-    return host
+    return cast("nn.Module", host)
 
 
 def _vivit(frames: int) -> nn.Module:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tests.tiny.case import IMAGE_TOKEN, PATCH, TEXT, VIDEO_TOKEN, VISION, WIDTH
 from tests.tiny.clips import CLIPS
+from tests.tiny.grids import GRIDS_AND_PLACES
 from tests.tiny.hf_towers import make
 from tests.tiny.packed_case import Inputs, PackedCase, library_packing, prompt_for
 from tests.tiny.vlms import build
@@ -308,5 +309,5 @@ _MLLAMA = PackedCase(
     needs="MllamaForConditionalGeneration",
 )
 
-EVERY_PACKED = (*_IDEFICS, *_QWENS, *_NAFLEXES, *_PIXTRALS, _MLLAMA, *CLIPS)
+EVERY_PACKED = (*_IDEFICS, *_QWENS, *_NAFLEXES, *_PIXTRALS, _MLLAMA, *CLIPS, *GRIDS_AND_PLACES)
 PACKED = tuple(case for case in EVERY_PACKED if not case.absent)

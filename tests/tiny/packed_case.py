@@ -41,6 +41,7 @@ class PackedCase:
         pooled: The library's own pooled vectors (B, D) of packed pictures, or None.
         prompt: From the host and packed pictures to a whole prompt, or None where it takes none.
         needs: What transformers must have for it.
+        channels_first: Whether flattened patches have one channel after another.
     """
 
     name: str
@@ -58,6 +59,7 @@ class PackedCase:
     pooled: Callable[[Any, Inputs], Tensor] | None = None
     prompt: Callable[[Any, Inputs], dict[str, Any]] | None = None
     needs: str
+    channels_first: bool = False
 
     def host(self) -> Any:
         """A host of this test's own, with its fixed weights, in evaluation mode."""
