@@ -11,15 +11,23 @@ from torch.utils.hooks import RemovableHandle
 
 
 class Hook:
-    """A hook that a copied or saved host carries as a no-op; ``owner`` tells two plug-ins apart."""
+    """A hook that a copied or saved host carries as a no-op; ``owner`` tells two plug-ins apart.
 
-    def __init__(self, owner: object, call: Callable[..., None]) -> None:
+    Torch notes that a hook takes keywords after it has the hook, and forgets it before a forward of
+    another thread may have called it: a call without them is none of a pass that is recorded.
+    """
+
+    def __init__(
+        self, owner: object, call: Callable[..., None], *, with_kwargs: bool = False
+    ) -> None:
         self.owner = owner
         self._call = call
+        self._least = 3 if with_kwargs else 0
 
     def __call__(self, *args: Any) -> None:
         """What torch calls: looks, returns nothing, so nothing is replaced."""
-        self._call(*args)
+        if len(args) >= self._least:
+            self._call(*args)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Takes any arguments and returns None, in any Python, without our package.

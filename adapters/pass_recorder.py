@@ -35,6 +35,11 @@ NOT_BEGUN = (
     "attach"
 )
 
+UNDER_WAY = (
+    "the tower's last pass was under way in this thread when the plug-in was attached, so not all of "
+    "it was seen: run the host again"
+)
+
 CAPTURED = (
     "the tower's last forward was recorded as a CUDA graph, and its replays run no hook: keep the "
     "tower out of the graph"
@@ -118,6 +123,7 @@ class PassRecorder:
         self.wanted = wanted
         self.attached = False
         self._make_pass = make_pass
+        self._under_way: set[int] = set()
         self.thread = _PerThread()
 
     @property
@@ -133,9 +139,23 @@ class PassRecorder:
     def tower_starts(self) -> None:
         """A forward of the tower starts: whatever becomes of it, the pass before is over."""
         self.thread.forward.running = None
+        self._was_under_way()
         if self.attached and not _PRIVATE.stack:
             slot = self.slot
             slot.last, slot.why_none = None, NOT_BEGUN
+
+    def pass_over(self, threads: set[int]) -> None:
+        """Drops the passes that run in these threads now, whose beginning was not seen."""
+        self._under_way = threads
+
+    def _was_under_way(self) -> bool:
+        """Whether this thread's pass was; the next one is not."""
+        if torch.compiler.is_dynamo_compiling() or not self._under_way:
+            return False
+        thread = threading.get_ident()
+        was = thread in self._under_way
+        self._under_way.discard(thread)
+        return was
 
     def begin(self, call: TowerCall) -> None:
         """A tower pass starts; the one before it is dropped."""
@@ -148,6 +168,9 @@ class PassRecorder:
                 seen.append(forward.running)
         elif self.attached and in_cuda_graph():
             self.drop_captured()
+        elif self.attached and self._was_under_way():
+            slot = self.slot
+            slot.last, slot.why_none = None, UNDER_WAY
         elif self.attached:
             slot = self.slot
             slot.last = forward.running = self._make_pass(self.wanted, call, True)

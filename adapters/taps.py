@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,9 @@ from clipdepth_plugin.adapters.structure import modules_around
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.adapters.traits import parameters_of
 from clipdepth_plugin.adapters.trim import check_not_left_out
+
+
+_WITH_KWARGS = {"with_kwargs": True}
 
 
 class _LeaveTower(BaseException):
@@ -110,22 +113,24 @@ class Taps:
         tower, wanted = self._tower, self._recorder.wanted
         first = tower.blocks[0].register_forward_pre_hook
         start = tower.module.register_forward_pre_hook
-        yield start, Hook(self.owner, self._on_tower_starts), {"with_kwargs": True}
+        yield start, self._with_kwargs(self._on_tower_starts), _WITH_KWARGS
         for module in _padders(tower):
             yield module.register_forward_pre_hook, Hook(self.owner, self._on_picture), {}
         yield tower.patch_embed.register_forward_hook, Hook(self.owner, self._on_patch_embed), {}
         if tower.rule.proves:
-            yield first, Hook(self.owner, self._on_first_block), {"with_kwargs": True}
+            yield first, self._with_kwargs(self._on_first_block), _WITH_KWARGS
         for level in wanted.levels:
             hook = _LevelHook(self.owner, self._recorder, level)
             if level == 0:
-                entry = Hook(self.owner, partial(_give_input, hook))
-                yield first, entry, {"with_kwargs": True}
+                yield first, self._with_kwargs(partial(_give_input, hook)), _WITH_KWARGS
             else:
                 yield tower.blocks[level - 1].register_forward_hook, hook, {}
         if wanted.context == "pooled" and tower.pooled is not None:
             pooled = tower.pooled.module.register_forward_hook
             yield pooled, Hook(self.owner, self._on_pooled), {}
+
+    def _with_kwargs(self, call: Callable[..., None]) -> Hook:
+        return Hook(self.owner, call, with_kwargs=True)
 
     def _on_tower_starts(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         """Keeps references to what says how the tokens are laid out; the pass before is over."""
@@ -206,8 +211,9 @@ def _around(
     hosts = [one for number, one in enumerate(around) if _takes_prompts(one, tower, number == 0)]
 
     for number, module in enumerate(hosts):
-        start, end = (Hook(owner, partial(do, recorder, number)) for do in (_starts, _ends))
-        yield module.register_forward_pre_hook, start, {"with_kwargs": True}
+        start = Hook(owner, partial(_starts, recorder, number), with_kwargs=True)
+        end = Hook(owner, partial(_ends, recorder, number))
+        yield module.register_forward_pre_hook, start, _WITH_KWARGS
         yield module.register_forward_hook, end, {"always_call": True}
     # Such as SiglipVisionModel before transformers 5.6, or Ovis2VisionModel.
     for module in around[len(hosts) : len(hosts) + 1]:

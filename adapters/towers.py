@@ -10,7 +10,7 @@ from torch import nn
 from clipdepth_plugin.adapters.families.registry import read_traits
 from clipdepth_plugin.adapters.layouts import LayoutRule
 from clipdepth_plugin.adapters.modules import unwrapped
-from clipdepth_plugin.adapters.plain import PACKING, PlainRule
+from clipdepth_plugin.adapters.plain import PlainRule
 from clipdepth_plugin.adapters.refusals import nothing_found
 from clipdepth_plugin.adapters.structure import (
     Misfit,
@@ -19,6 +19,7 @@ from clipdepth_plugin.adapters.structure import (
     modules_around,
 )
 from clipdepth_plugin.adapters.traits import TowerTraits, parameters_of, required_by
+from clipdepth_plugin.adapters.unreadable import why_unreadable
 from clipdepth_plugin.config import ContextKind
 from clipdepth_plugin.errors import HostError, TowerNotFoundError
 
@@ -137,24 +138,8 @@ def _describe(model: nn.Module, skeleton: Skeleton) -> Tower | Misfit:
     traits = read_traits(module, block_list.width, modules_around(model, skeleton.path))
     sequence_first = _runs_sequence_first(block_list.blocks[0])
     rule = traits.rule
-    if rule is None and embedding.packed:
-        return Misfit(
-            embedding.path, "maps patches of pictures or videos in an order that no adapter knows"
-        )
-    if embedding.padding != (0, 0):
-        return Misfit(
-            embedding.path,
-            f"pads its pictures by {embedding.padding} (rows, columns), so that a patch is not "
-            "where its number says",
-        )
-    if any(hasattr(part, "random_masking") for part in module.modules()):
-        return Misfit(embedding.path, "feeds a masked autoencoder, which shuffles its patches")
-    if rule is None and (needed := [name for name in required_by(module) if name in PACKING]):
-        return Misfit(
-            embedding.path,
-            f"feeds a tower that needs {needed[0]}, which says how its tokens are packed, in an "
-            "order that no adapter knows",
-        )
+    if rule is None and (why := why_unreadable(module, embedding, block_list)) is not None:
+        return Misfit(embedding.path, why)
     if rule is None:
         rule = PlainRule(
             traits.num_prefix_tokens,

@@ -103,6 +103,8 @@ _CLASS_TOKENS = ("cls_token", "class_token", "class_embedding", "cls_embedding")
 _OTHER_PREFIX_TOKENS = (
     *("dist_token", "distillation_token", "reg_token", "register_tokens", "storage_tokens"),
 )
+PREFIX_TOKENS = (*_CLASS_TOKENS, *_OTHER_PREFIX_TOKENS)
+"""Names of learnt tokens that stand before the patches."""
 
 
 def count_prefix_tokens(tower: nn.Module, width: int) -> tuple[int, bool]:

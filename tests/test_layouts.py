@@ -102,16 +102,23 @@ def test_calls_that_are_not_understood(name: str) -> None:
         rule.resolve(call)
 
 
+_GROUPS: dict[str, Any] = {"depths": [2, 2], "num_output_groups": [4, 2], "num_group_tokens": [4, 2]}
+_SEGGPT = {"merge_index": 0, "intermediate_hidden_state_indices": [1, 2, 3]}
+
+
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        ("VideoMAEModel", {"num_frames": 4}, "in an order that no adapter knows"),
         ("ViTMAEModel", {"decoder_hidden_size": 32}, "shuffles its patches"),
+        ("GroupViTVisionModel", _GROUPS, r"own \(encoder\.stages\.0\.group_token"),
+        ("ViltModel", {}, r"read words, too \(input_ids\)"),
+        ("RfDetrDinov2Backbone", {"num_windows": 2}, r"within windows of a picture \(encoder\.layer, num_windows 2"),
+        ("SegGptModel", _SEGGPT, "once for each of pixel_values, prompt_pixel_values"),
     ],
 )
 def test_towers_that_are_refused(model: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(TowerNotFoundError, match=message):
-        choose_tower(make(model, **VISION, **options))
+        choose_tower(make(model, **{**VISION, **options}))
 
 
 # --- what padding is not ------------------------------------------------------------------------

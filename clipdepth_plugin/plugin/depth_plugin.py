@@ -19,6 +19,7 @@ from clipdepth_plugin.adapters.pass_recorder import PassRecorder
 from clipdepth_plugin.adapters.passes import TowerPass, Wanted
 from clipdepth_plugin.adapters.running import TowerRunner
 from clipdepth_plugin.adapters.taps import Taps, owners
+from clipdepth_plugin.adapters.threads import changing, threads_inside
 from clipdepth_plugin.adapters.towers import Tower, choose_tower
 from clipdepth_plugin.adapters.trim import Trim, plan_trim
 from clipdepth_plugin.errors import HeadMismatchError, NoDepthError
@@ -129,12 +130,19 @@ class DepthPlugin(DepthReading, nn.Module):
     def attach(self) -> Self:
         """Puts the taps on (again, after ``detach``).
 
-        Code of torch.compile is compiled anew: attach once, not for each call.
+        Code of torch.compile is compiled anew: attach once, not for each call. Other threads may run
+        the host meanwhile: passes that are under way go on and are not recorded. A compilation is
+        waited for.
 
         Raises:
             HeadMismatchError: This head is on that tower already; or of two heads on a tower one
                 reads what ``trim`` leaves out for the other.
         """
+        with changing():
+            self._attach()
+        return self
+
+    def _attach(self) -> None:
         hooked = any(owner is self.head for owner in owners(self.tower))
         if self.attached or (hooked and not self._taps.installed):
             raise HeadMismatchError(
@@ -149,21 +157,22 @@ class DepthPlugin(DepthReading, nn.Module):
             except HeadMismatchError:
                 self._taps.remove()
                 raise
+        self._recorder.pass_over(threads_inside(self.tower.module))
         self._recorder.attached = True
         if not self._compared:
             warn_of_other_views(self.head.config, self.preprocessing)
             self._compared = True
         _forget_compiled()
-        return self
 
     def detach(self) -> None:
         """Takes the taps off; the host is as it was. The last pass's depth can still be read."""
-        if self.attached:
-            self._recorder.attached = False
-            self._taps.remove()
-            if self.trim is not None:
-                self.trim.remove()
-                _forget_compiled()
+        with changing():
+            if self.attached:
+                self._recorder.attached = False
+                self._taps.remove()
+                if self.trim is not None:
+                    self.trim.remove()
+                    _forget_compiled()
 
     @contextmanager
     def capture(self) -> Iterator[list[DepthPass]]:

@@ -1,0 +1,186 @@
+"""Attaches to every model of transformers that sees, proves the maps; writes host_sweep.md.
+
+    python results/host_sweep.py             what host_sweep.json has not
+    python results/host_sweep.py FOLDER ...  these, again
+    python results/host_sweep.py --again     all
+
+Each folder of transformers/models runs in a child of its own with bounds on time and memory, so that
+none ends the sweep. Models are tiny and random, made from their default configs; nothing is
+downloaded. ``host_sweep_proof`` says what "works" means.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import sys
+import warnings
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+import transformers
+from host_sweep_hosts import candidates, default_on_meta, folders, tiny
+from host_sweep_proof import prove
+
+from clipdepth_plugin import find_towers
+from clipdepth_plugin.adapters.towers import choose_tower
+from clipdepth_plugin.errors import ClipDepthError
+
+HERE = Path(__file__).resolve().parent
+SECONDS, GIBIBYTES = 30, 8
+VERDICTS = ("wrong", "works", "refused on reading", "refused", "not run", "not built")
+"""Of a folder: the first of these that one of its towers has."""
+Row = dict[str, str]
+
+
+def examine(folder: str) -> list[Row]:
+    """What becomes of each model of a folder and each of its towers, until one works."""
+    rows: list[Row] = []
+    for kind in candidates(folder):
+        found = list(_examine_one(kind))
+        rows += [{"host": kind.__name__, **row} for row in found]
+        if any(row["verdict"] in ("works", "wrong") for row in found):
+            break
+    return rows or [{"verdict": "refused", "host": "", "why": "no model that sees"}]
+
+
+def _examine_one(kind: Any) -> list[Row]:
+    try:
+        structure = default_on_meta(kind)
+        if not find_towers(structure):
+            return [_refused(structure)]
+    except Exception:  # noqa: BLE001 - some models cannot be made without weights
+        structure = None
+    try:
+        host = tiny(kind)
+    except Exception as error:  # noqa: BLE001 - whatever a config makes of small numbers
+        return [{"verdict": "not built", "why": f"{type(error).__name__}: {str(error)[:300]}"}]
+    towers = find_towers(host)
+    if not towers:
+        return [_refused(host)]
+    rows = []
+    for tower in towers:
+        about = {"tower": tower.path, "family": tower.family, "order": tower.rule.order}
+        rows.append({**about, **vars(prove(host, tower))})
+    return rows
+
+
+def _refused(host: torch.nn.Module) -> Row:
+    try:
+        choose_tower(host)
+    except ClipDepthError as error:
+        return {"verdict": "refused", "why": str(error)}
+    raise AssertionError("find_towers finds none, choose_tower does")
+
+
+def _child(folder: str, pipe: Any) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (GIBIBYTES << 30,) * 2)
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS,) * 2)
+    os.nice(5)
+    pipe.send(examine(folder))
+
+
+def _bounded(folder: str) -> list[Row]:
+    """``examine`` in a child, which may take so long and so much."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_child, args=(folder, sender))
+    child.start()
+    sender.close()
+    try:
+        if receiver.poll(4 * SECONDS):
+            return list(receiver.recv())
+        why = f"took more than {4 * SECONDS} s"
+    except EOFError:
+        child.join()
+        why = f"its process ended with exit code {child.exitcode}"
+    finally:
+        child.kill()
+        child.join()
+    return [{"verdict": "not run", "host": "", "why": why}]
+
+
+def best(rows: list[Row]) -> Row:
+    """The row that stands for a folder."""
+    return min(rows, key=lambda row: VERDICTS.index(row["verdict"]))
+
+
+def as_markdown(results: dict[str, Any]) -> str:
+    """The page."""
+    rows = {folder: best(found) for folder, found in results["folders"].items()}
+    counts = Counter(row["verdict"] for row in rows.values())
+    lines = [
+        "# Every model of transformers that sees",
+        "",
+        f"Made by `python results/host_sweep.py` with transformers {results['transformers']} and torch "
+        f"{results['torch']}. Each model is built",
+        "tiny and random from its default config. *Works*: the plug-in attached, a pass ran, and a",
+        "change of each patch of a picture came out at that patch's place in every level of its map",
+        "(`results/host_sweep_proof.py`). Refused models raise an error that says the same as here.",
+        "",
+        f"Of {len(rows)} folders: "
+        + ", ".join(f"{counts[one]} {one}" for one in VERDICTS if counts[one])
+        + ".",
+        "",
+        "## Works",
+        "",
+        "| folder | model | tower | family | shown by | token order |",
+        "|---|---|---|---|---|---|",
+    ]
+    for folder, row in rows.items():
+        if row["verdict"] == "works":
+            cells = (row["host"], row["tower"] or "(itself)", row["family"], row["through"])
+            lines.append(f"| {folder} | {' | '.join(cells)} | {row['order']} |")
+    for verdict in VERDICTS:
+        chosen = {folder: row for folder, row in rows.items() if row["verdict"] == verdict}
+        if verdict == "works" or not chosen:
+            continue
+        lines += ["", f"## {verdict.capitalize()}", "", "| folder | model | why |", "|---|---|---|"]
+        for folder, row in chosen.items():
+            lines.append(f"| {folder} | {row['host']} | {_cell(row['why'])} |")
+    return "\n".join([*lines, ""])
+
+
+def _cell(text: str) -> str:
+    text = text.partition("no patch embedding was found that feeds one. Found instead: ")[2] or text
+    text = text.partition(" Give attach the model that holds")[0]
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def main(arguments: list[str]) -> int:
+    """Sweeps; the number of wrong maps is the exit status."""
+    stored = HERE / "host_sweep.json"
+    done: dict[str, Any] = {}
+    if stored.exists() and arguments != ["--again"]:
+        done = json.loads(stored.read_text("utf-8"))["folders"]
+    everything = folders()
+    named = [one for one in arguments if one != "--again"]
+    for folder in named or [one for one in everything if one not in done]:
+        done[folder] = _bounded(folder)
+        row = best(done[folder])
+        sys.stderr.write(f"{folder}: {row['verdict']} {row['why'][-150:]}\n")
+        results = {
+            "date": f"{datetime.now(UTC):%Y-%m-%d}",
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+            "folders": {one: done[one] for one in everything if one in done},
+        }
+        stored.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+    results = json.loads(stored.read_text("utf-8"))
+    (HERE / "host_sweep.md").write_text(as_markdown(results), "utf-8")
+    return sum(best(rows)["verdict"] == "wrong" for rows in results["folders"].values())
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,194 @@
+"""Which models of transformers the sweep tries, and how it makes a tiny one of any of them.
+
+A model is built from its default config with the fields of ``_SMALL`` made small, by their names,
+in the config and in those inside it. ``OVERRIDES`` are those of single classes that need more.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+WIDTH, DEPTH, PATCH, SIDE, FRAMES = 32, 4, 8, 4, 4
+"""Of the tiny towers: width, blocks, pixels of a patch's side, patches of a picture's side; frames
+of a video."""
+
+_MODELS = Path(transformers.__file__).parent / "models"
+_SEES = re.compile(r"pixel_values|vision_config|image_size|flattened_patches|image_patches")
+_NOT_VISION = re.compile(
+    r"(?<!Lite)Text(?!Dual|Net)|Audio(?!Video)|Speech|Decoder(?!Model|Config)|QFormer|Talker"
+    r"|Code2Wav|Token2Wav|Vocoder|PreTrainedModelFor"
+)
+_PARTS = re.compile(r"(Encoder|Head|VQVAE|VisionTokenizerModel)$")
+_SMALL: tuple[tuple[str, int], ...] = (
+    (r"(hidden_size|d_model|embed_dim|embedding_dim|width|dim|n_embd|hidden_dim)", WIDTH),
+    (r"(out|vision|text|mit|encoder|decoder|output|vision_output|backbone)_hidden_(size|dim)", WIDTH),
+    (r"(projection|proj|projector|word_embed_proj|embed)_(dim|size|hidden_size)", WIDTH),
+    (r".*(intermediate_size|ffn_dim|feedforward|ffn_hidden_size|mlp_dim|d_ff)", 48),
+    (r"(num_hidden_layers|depth|num_layers|n_layers?|.*_layers|.*_num_layers)", DEPTH),
+    (r"(num_(attention_)?heads|n_heads?|.*(attention|vision|encoder|decoder)_heads)", 4),
+    (r"(num_key_value_heads|num_global_key_value_heads)", 2),
+    (r"(global_)?head_dim", 8),
+    (r"patch_size", PATCH),
+    (r"(image_size|img_size|input_size)", PATCH * SIDE),
+    (r"(num_local_experts|num_experts|n_routed_experts|moe_num_experts)", 4),
+    (r"(num_experts_per_tok|moe_k|num_experts_per_token)", 2),
+    (r"num_frames", FRAMES),
+    (r"window_size", PATCH * SIDE),
+)
+_TWO_HEADS = {"hidden_size": 128, "num_attention_heads": 2}
+_ENCODER = {"model_type": "vit"}
+_TEXT = {"model_type": "bert", "hidden_size": WIDTH, "num_hidden_layers": 1}
+OVERRIDES: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(
+        (f"{name}ForUniversalSegmentation" for name in ("Eomt", "EomtDinov3", "Videomt")),
+        {"num_blocks": 1, "num_hidden_layers": DEPTH + 1},
+    ),
+    **dict.fromkeys(
+        ("LwDetrModel", "LwDetrForObjectDetection"), {"backbone_config.image_size": 8 * PATCH * SIDE}
+    ),
+    "BridgeTowerModel": {
+        **_TWO_HEADS,
+        **{f"{part}.{k}": v for part in ("text_config", "vision_config") for k, v in _TWO_HEADS.items()},
+    },
+    "CohereCompassForConditionalGeneration": {
+        "text_config.layer_types": ["sliding_attention"] * DEPTH
+    },
+    "DepthProModel": {"patch_size": PATCH * SIDE},
+    "Granite4VisionForConditionalGeneration": {
+        "deepstack_layer_map": [[0, 0]],
+        "downsample_rate": "2/4",
+        "vision_config.hidden_size": 64,
+    },
+    "PerceptionLMModel": {
+        "vision_config.architecture": "vit_pe_core_large_patch14_336",
+        "vision_config.model_args": {
+            "embed_dim": WIDTH,
+            "img_size": (PATCH * SIDE,) * 2,
+            "patch_size": PATCH,
+            "depth": DEPTH,
+            "num_heads": 4,
+            "global_pool": "",
+        },
+    },
+    "Qwen4ExpForConditionalGeneration": {"text_config.layer_types": ["full_attention"] * DEPTH},
+    "MllamaForConditionalGeneration": {"vision_config.max_num_tiles": 1},
+    "SegGptModel": {"merge_index": 0, "intermediate_hidden_state_indices": [1, 2, 3]},
+    "VitMatteForImageMatting": {"fusion_hidden_sizes": [8, 8, 8, 8]},
+}
+_ALONE: dict[str, dict[str, Any]] = {
+    "VisionEncoderDecoderModel": {"encoder": _ENCODER, "decoder": {**_TEXT, "is_decoder": True}},
+    "VisionTextDualEncoderModel": {"vision_config": _ENCODER, "text_config": _TEXT},
+    "TimmBackbone": {"backbone": "resnet18"},
+}
+"""What configs without a default are made of."""
+
+
+def folders() -> list[str]:
+    """The model folders whose code has a vision part."""
+    files = sorted(_MODELS.glob("*/modeling_*.py"))
+    return sorted({file.parent.name for file in files if _SEES.search(file.read_text("utf-8"))})
+
+
+def candidates(folder: str) -> list[type[PreTrainedModel]]:
+    """A folder's models that may see, one a config class, whole hosts first."""
+    best: dict[type, tuple[tuple[int, ...], type[PreTrainedModel]]] = {}
+    for file in sorted((_MODELS / folder).glob("modeling_*.py")):
+        module = importlib.import_module(f"transformers.models.{folder}.{file.stem}")
+        for name, kind in vars(module).items():
+            if (
+                not (inspect.isclass(kind) and issubclass(kind, PreTrainedModel))
+                or kind.__module__ != module.__name__
+                or name.endswith("PreTrainedModel")
+                or kind.config_class is None
+                or _NOT_VISION.search(name)
+                or _NOT_VISION.search(kind.config_class.__name__)
+            ):
+                continue
+            rank = _rank(kind)
+            if kind.config_class not in best or rank < best[kind.config_class][0]:
+                best[kind.config_class] = rank, kind
+    kinds = [kind for _, kind in sorted(best.values(), key=lambda one: one[0])]
+    # Parts of models, where there is more.
+    return [one for one in kinds if not _PARTS.search(one.__name__)] or kinds
+
+
+def _rank(kind: type[PreTrainedModel]) -> tuple[int, ...]:
+    """Less is tried first: whole hosts, then towers, then what needs more than a picture."""
+    whole = any("vision" in name for name in kind.config_class.sub_configs)
+    sees = kind.main_input_name == "pixel_values" or hasattr(kind, "get_image_features")
+    named = ("ForConditionalGeneration", "Model", "ForRetrieval", "ForImageClassification")
+    ending = next((i for i, name in enumerate(named) if kind.__name__.endswith(name)), len(named))
+    return not whole, not sees, ending
+
+
+def tiny(kind: type[PreTrainedModel]) -> nn.Module:
+    """A tiny random model of a class, in evaluation mode."""
+    torch.manual_seed(0)
+    config = _small(_default(kind), OVERRIDES.get(kind.__name__, {}))
+    model = kind(config).eval()
+    for parameter in model.parameters():
+        # torch.empty that nothing fills; weights so large that they drown a block's input.
+        if not bool(parameter.isfinite().all()) or (parameter.ndim > 1 and parameter.std() > 0.5):
+            nn.init.normal_(parameter, std=0.02)
+    return model
+
+
+def default_on_meta(kind: type[PreTrainedModel]) -> nn.Module:
+    """The model of a class's default config, without weights: its structure."""
+    with torch.device("meta"):
+        return kind(_default(kind))
+
+
+def _default(kind: type[PreTrainedModel]) -> PreTrainedConfig:
+    return kind.config_class(**_ALONE.get(kind.__name__, {}))
+
+
+def _small(config: PreTrainedConfig, overrides: dict[str, Any]) -> PreTrainedConfig:
+    """A small config of the same class; ``overrides`` has "vision_config.depth" and the like."""
+    kind = type(config)
+    given: dict[str, Any] = {}
+    for name in inspect.signature(kind).parameters:
+        try:
+            value = getattr(config, name, None)
+        except Exception:  # noqa: BLE001 - differs by layer (Gemma 4)
+            continue
+        if isinstance(value, PreTrainedConfig):
+            start = f"{name}."
+            inner = {k.removeprefix(start): v for k, v in overrides.items() if k.startswith(start)}
+            given[name] = _small(value, inner)
+        elif (small := _small_value(name, value, config)) is not None:
+            given[name] = small
+    given.update({name: value for name, value in overrides.items() if "." not in name})
+    return kind(**given)
+
+
+def _small_value(name: str, value: Any, config: PreTrainedConfig) -> Any:
+    """What a field is made; None: as it is by default."""
+    if isinstance(value, bool) or value is None:
+        return None
+    if isinstance(value, list | tuple) and value and all(type(one) is int for one in value):
+        if name in ("patch_size", "image_size", "img_size"):
+            return type(value)((PATCH if name == "patch_size" else PATCH * SIDE,) * len(value))
+        if name == "tubelet_size":
+            return type(value)((2, PATCH, PATCH))
+        if re.search(r"ind(ex|ices|exes)|feature_layers?$", name):
+            return [min(one, i) if one >= 0 else max(one, -3) for i, one in enumerate(value)][
+                :DEPTH
+            ]
+        return None
+    if type(value) is not int:
+        return None
+    if name == "num_key_value_heads" and value == getattr(config, "num_attention_heads", None):
+        return 4
+    if name.endswith("feature_layer"):
+        return value if -DEPTH <= value <= DEPTH else -1
+    return next((small for pattern, small in _SMALL if re.fullmatch(pattern, name)), None)
