@@ -17,7 +17,12 @@ from torch import Tensor, nn
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.errors import HeadFileError
 from clipdepth_plugin.head import DepthHead
-from clipdepth_plugin.weights.hub import load_weights, read_safetensors
+from clipdepth_plugin.weights.tensors import (
+    build_checked,
+    check_plain,
+    load_weights,
+    read_safetensors,
+)
 
 # Tower weights that a checkpoint may carry beside the head's.
 _TOWER_PREFIXES = ("clip_vision_model.", "vision_model.")
@@ -81,9 +86,13 @@ def load_spaceclip(
     """
     name = "state dict" if isinstance(source, Mapping) else str(source)
     state = _rename(_unwrap(source if isinstance(source, Mapping) else _read(Path(source))), name)
+    check_plain(state, name)
     config = _infer_config(state, name, semantic_levels, structural_levels, context)
-    head = DepthHead(config)
+    with torch.device("meta"):
+        head = DepthHead(config)
     _check_complete(head.decoder, state, name)
+    shapes = {key: tuple(x.shape) for key, x in state.items()}
+    head.decoder = build_checked(lambda: DepthHead(config).decoder, shapes, name)
     load_weights(head.decoder, state, name)
     return head.eval()
 
@@ -153,6 +162,8 @@ def _infer_config(
         if key not in state:
             theirs = _translate(key, {ours: theirs for theirs, ours in _NAMES.items()})
             raise HeadFileError(f"{source}: missing: {theirs}")
+        if state[key].ndim < 2:
+            raise HeadFileError(f"{source}: of another shape: {key} {tuple(state[key].shape)}")
         return state[key].shape
 
     def count(pattern: str) -> int:
@@ -183,7 +194,7 @@ def _check_complete(decoder: nn.Module, state: dict[str, Tensor], source: str) -
     missing = []
     for key, value in decoder.state_dict().items():
         if key.endswith("num_batches_tracked"):
-            state.setdefault(key, value)
+            state.setdefault(key, torch.zeros_like(value, device="cpu"))
         elif key not in state:
             missing.append(_translate(key, back))
     if missing:
