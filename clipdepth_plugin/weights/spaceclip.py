@@ -5,7 +5,6 @@ Names on their side are those of the released code's state dict; ours are ``Dept
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin.config import HeadConfig
-from clipdepth_plugin.errors import HeadFileError
+from clipdepth_plugin.errors import HeadFileError, shortened
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.weights.tensors import (
     build_checked,
@@ -27,6 +26,7 @@ from clipdepth_plugin.weights.tensors import (
 # Tower weights that a checkpoint may carry beside the head's.
 _TOWER_PREFIXES = ("clip_vision_model.", "vision_model.")
 # Their name -> ours in the decoder; {i} is a stage. "weight", "running_mean" and so on follow.
+_WRAPPED = 8
 _NAMES: dict[str, str] = {
     "film_param_generators.{i}.0": "semantic.film.{i}.mlp.0",
     "film_param_generators.{i}.2": "semantic.film.{i}.mlp.2",
@@ -102,9 +102,12 @@ def _read(path: Path) -> Mapping[str, Any]:
         return read_safetensors(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file makes the unpickler raise almost anything
         raise HeadFileError(
-            f"{path}: missing, truncated, or no checkpoint that loads with weights_only: {error}"
+            f"{path}: missing, truncated, or no checkpoint that loads with weights_only: "
+            f"{shortened(error, 1000)}"
         ) from error
     if not isinstance(loaded, Mapping):
         raise HeadFileError(f"{path}: holds a {type(loaded).__name__}, expected a state dict")
@@ -113,10 +116,12 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 def _unwrap(state: Mapping[str, Any]) -> Mapping[str, Any]:
     """The state dict inside {"model": ...} and the like."""
-    for key in ("model", "state_dict", "model_state_dict"):
-        inner = state.get(key)
-        if isinstance(inner, Mapping):
-            return _unwrap(inner)
+    for _ in range(_WRAPPED):  # not for ever: a mapping may hold itself
+        inner = (state.get(key) for key in ("model", "state_dict", "model_state_dict"))
+        found = next((one for one in inner if isinstance(one, Mapping)), None)
+        if found is None:
+            break
+        state = found
     return state
 
 
@@ -124,6 +129,8 @@ def _rename(state: Mapping[str, Any], source: str) -> dict[str, Tensor]:
     """Our names for theirs, without the tower's."""
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
+        if not isinstance(key, str):
+            raise HeadFileError(f"{source}: the key {shortened(repr(key))} is no text")
         theirs = key
         while theirs.startswith(("module.", "_orig_mod.")):
             theirs = theirs.split(".", 1)[1]
@@ -134,7 +141,7 @@ def _rename(state: Mapping[str, Any], source: str) -> dict[str, Tensor]:
         ours = _translate(theirs, _NAMES)
         if ours is None:
             raise HeadFileError(
-                f"{source}: unexpected key {key!r}: a SPACE-CLIP head has no such part"
+                f"{source}: unexpected key {shortened(repr(key))}: a SPACE-CLIP head has no such part"
             )
         renamed[ours] = value
     return renamed

@@ -78,7 +78,8 @@ def read_shapes(path: Path) -> Shapes:
             for name, entry in tree.items()
             if name != "__metadata__"
         }
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    # A header of another form: no object, no shape, a side that is infinite.
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise _unreadable(path, error) from error
 
 
