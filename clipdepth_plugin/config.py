@@ -10,8 +10,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    NonNegativeInt,
-    PositiveInt,
     model_validator,
 )
 
@@ -73,6 +71,11 @@ def _known_decoder(name: str) -> str:
     return name
 
 
+# Far above any tower's: what is larger is a mistake, and would take the machine's memory.
+Channels = Annotated[int, Field(gt=0, le=1 << 16)]
+Level = Annotated[int, Field(ge=0, lt=1 << 12)]
+Levels = Annotated[tuple[Level, ...], Field(max_length=64)]
+
 Preset = Annotated[str, AfterValidator(_known_preset)]
 """A name in ``PRESETS``."""
 
@@ -110,7 +113,7 @@ class HeadConfig(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
 
-    width: PositiveInt
+    width: Channels
     """D, the tower's width."""
 
     preset: Preset = "spaceclip"
@@ -123,17 +126,17 @@ class HeadConfig(BaseModel):
     """``dual-path``: the published one. ``compact``: fused at the patch grid, then depth-to-space
     and convex upsampling (``decoders/compact.py``). Others that are in ``DECODERS``."""
 
-    semantic_levels: tuple[NonNegativeInt, ...] = (12, 9, 6, 3)
+    semantic_levels: Levels = (12, 9, 6, 3)
     """Levels of the semantic pathway; ``dual-path``: one for each decoder stage."""
 
-    structural_levels: tuple[NonNegativeInt, ...] = (2, 1, 0)
+    structural_levels: Levels = (2, 1, 0)
     """Levels of the structural pathway; ``dual-path``: for all stages but the last."""
 
-    channels: tuple[PositiveInt, ...] = (256, 128, 64, 32)
+    channels: Annotated[tuple[Channels, ...], Field(max_length=16)] = (256, 128, 64, 32)
     """C. ``dual-path``: of each decoder stage; stage i works at 2^(i+1) times the grid.
     ``compact``: at 1, 2 and 4 times the grid."""
 
-    film_hidden: PositiveInt = 256
+    film_hidden: Channels = 256
     """Hidden width of the MLPs that predict FiLM's gamma and beta."""
 
     film: bool = True
@@ -142,11 +145,11 @@ class HeadConfig(BaseModel):
     structural: bool = True
     """Use the structural pathway."""
 
-    stem_channels: NonNegativeInt = 0
+    stem_channels: int = Field(default=0, ge=0, le=1 << 16)
     """C of the image stem on the tower's own input pixels (``compact`` only; ``guided.py``). 0: no
     stem, the pixels are not read."""
 
-    likeness_channels: NonNegativeInt = 0
+    likeness_channels: int = Field(default=0, ge=0, le=1 << 16)
     """E of the embedding in which pixels are compared, so that each takes its depth from the
     positions around it that look like it (``guided.py``). 0: pixels are not compared."""
 
@@ -176,7 +179,7 @@ class HeadConfig(BaseModel):
     (depth times canonical over true focal length: Metric3D, arXiv 2307.10984, section 3.2).
     None: trained on depths as they are, so that the camera can't be taken into account."""
 
-    input_size: tuple[PositiveInt, PositiveInt] | None = None
+    input_size: tuple[Channels, Channels] | None = None
     """(H, W) of the tower's input that the head was trained with; None: not recorded."""
 
     resize: ResizeRule | None = None
@@ -193,7 +196,7 @@ class HeadConfig(BaseModel):
     """Dropout inside the fusion stages' residual blocks (``compact``: after the fusion, whole
     channels), in training only."""
 
-    auxiliary: NonNegativeInt = 3
+    auxiliary: int = Field(default=3, ge=0, le=16)
     """Auxiliary depth outputs for training, on the first so many stages. Not given: all stages
     but the last. ``compact`` has none."""
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clipdepth_plugin.adapters.discovery import import_siblings
+from clipdepth_plugin.adapters.loading.folder import CONFIG_FILE, check_folder, read_config
 from clipdepth_plugin.errors import HostError
-from clipdepth_plugin.files.documents import MIB, read_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,9 +68,11 @@ def loader_of(spec: str) -> tuple[Load, str]:
     if library is not None and (name or library.example == spec):
         name = name.removeprefix("local-dir:")
         if name and library.load_folder is not None and Path(name).is_dir():
+            check_folder(Path(name))
             return library.load_folder, name
         return library.load, name
     if Path(spec).is_dir():
+        check_folder(Path(spec))
         return _folder_loader(Path(spec)), spec
     examples = ", ".join(one.example for one in _LIBRARIES.values())
     raise HostError(
@@ -99,16 +101,13 @@ def _folder_loader(folder: Path) -> Load:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
+    path = folder / CONFIG_FILE
     if not path.is_file():
         raise HostError(
             f"host {folder}: no config.json and no open_clip_config.json in this folder; give "
             "one that save_pretrained (transformers), open_clip or timm wrote"
         )
-    config = read_json(path, HostError, limit=16 * MIB)  # with a class's name for each label
-    if not isinstance(config, dict):
-        raise HostError(f"host {path}: expected a JSON object, got a {type(config).__name__}")
-    return config
+    return read_config(path)
 
 
 def require_safetensors(folder: str, *names: str) -> None:

@@ -10,7 +10,10 @@ def load_named(name: str, random_weights: bool) -> registry.Loaded:
     """Loads ``vit_small_patch16_224.augreg_in21k`` or ``hf-hub:org/name``."""
     import timm
 
-    if ":" not in name and not timm.is_model(name.partition(".")[0]):
+    scheme, colon, _ = name.partition(":")
+    if colon and scheme != "hf-hub":
+        raise HostError(f"host 'timm:{name}': expected a name, hf-hub:ORG/NAME or a folder")
+    if not colon and not timm.is_model(name.partition(".")[0]):
         hint = registry.did_you_mean(name, timm.list_models(), "timm.list_models()")
         raise HostError(f"host 'timm:{name}': timm knows no such model; {hint}")
     return registry.Loaded(timm.create_model(name, pretrained=not random_weights))

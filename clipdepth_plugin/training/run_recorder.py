@@ -24,7 +24,8 @@ from clipdepth_plugin.training.trained import (
     optimiser_tensors,
 )
 from clipdepth_plugin.training.validation import Best, Validation, Weights, validate
-from clipdepth_plugin.weights.hub import CARD_FILE, load_weights
+from clipdepth_plugin.weights.hub import CARD_FILE
+from clipdepth_plugin.weights.tensors import load_weights
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,9 +7,8 @@ from typing import Any, Self
 
 from huggingface_hub import ModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from safetensors.torch import save
+from torch import nn
 
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.errors import HeadFileError
@@ -17,6 +16,12 @@ from clipdepth_plugin.files.atomic import new_files
 from clipdepth_plugin.files.documents import read_json
 from clipdepth_plugin.files.problems import checked
 from clipdepth_plugin.weights.model_card import is_unedited, model_card_text
+from clipdepth_plugin.weights.tensors import (
+    build_checked,
+    load_weights,
+    read_safetensors,
+    read_shapes,
+)
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -58,7 +63,7 @@ class HubMixin(
             raise HeadFileError(f"from_pretrained does not take {', '.join(unknown)}")
         config = _read_config(_fetch(source, CONFIG_FILE, options), source)
         weights = _fetch(source, WEIGHTS_FILE, options)
-        head = cls(config)
+        head = build_checked(lambda: cls(config), read_shapes(weights), weights)
         load_weights(head, read_safetensors(weights), weights)
         return head.to(device).eval()
 
@@ -111,9 +116,9 @@ class HubMixin(
 
 def _fetch(source: str, file: str, options: dict[str, Any]) -> Path:
     """A file of a head: in its folder, or downloaded from the hub."""
-    if Path(source).is_dir():
-        return Path(source) / file
     try:
+        if Path(source).is_dir():
+            return Path(source) / file
         return Path(hf_hub_download(source, file, **options))
     except HFValidationError as error:
         raise HeadFileError(
@@ -145,42 +150,6 @@ def _with_former_defaults(config: Any) -> Any:
         if not field.is_required()
     }
     return {**newer, **config}
-
-
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors file; a HeadFileError if it is missing or none."""
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise HeadFileError(
-            f"{path}: missing, truncated or no safetensors file ({error}); get or save it again"
-        ) from error
-
-
-def load_weights(head: nn.Module, state: dict[str, Tensor], source: Path | str) -> None:
-    """Loads a state dict into a head, every tensor checked before any is copied."""
-    own = head.state_dict()
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    both = sorted(own.keys() & state.keys())
-    floats = [name for name in both if own[name].is_floating_point()]
-    problems = {
-        "missing": missing,
-        "unexpected": unexpected,
-        "of another shape": [
-            f"{name} {tuple(state[name].shape)} (expected {tuple(own[name].shape)})"
-            for name in both
-            if own[name].shape != state[name].shape
-        ],
-        "not of floats": [
-            f"{name} {state[name].dtype}" for name in floats if not state[name].is_floating_point()
-        ],
-        "not finite (NaN or infinite)": [n for n in floats if not bool(state[n].isfinite().all())],
-    }
-    for what, names in problems.items():
-        if names:
-            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
-            raise HeadFileError(f"{source}: {what}: {shown}")
-    head.load_state_dict(state)
 
 
 def _may_replace(card: Path) -> bool:

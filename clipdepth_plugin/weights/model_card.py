@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import html
+import json
 import re
 
 from clipdepth_plugin.config import HeadConfig
@@ -49,6 +51,8 @@ _CAMERA = (
     "canonical: metres are those of a focal length of {focal:g} pixels at {size}, unless "
     "`plugin.predict(focal_px=...)` or `intrinsics=` says another"
 )
+# SPDX names of letters alone, in small letters; another word may be a YAML value ("no", "null").
+_LICENSES = frozenset({"mit", "other", "unknown", "unlicense", "wtfpl", "isc"})
 _MARK = re.compile(r"\n<!-- written by save_pretrained, sha256 ([0-9a-f]{64}) -->\n")
 
 
@@ -59,9 +63,9 @@ def model_card_text(config: HeadConfig) -> str:
     """
     origin = config.provenance
     text = _TEMPLATE.format(
-        license_line=f"license: {origin.license.lower()}\n" if origin.license else "",
-        tower=origin.tower or "a tower that was not recorded",
-        preset=config.preset,
+        license_line=f"license: {_yaml(origin.license.lower())}\n" if origin.license else "",
+        tower=_line(origin.tower or "a tower that was not recorded"),
+        preset=_line(config.preset),
         film="FiLM " if config.film else "",
         pixels=" and its input pixels" if config.reads_pixels else "",
         width=config.width,
@@ -77,12 +81,36 @@ def model_card_text(config: HeadConfig) -> str:
         low=config.depth_range[0],
         high=config.depth_range[1],
         range_note="" if config.activation in ("log", "bins") else " (not enforced)",
-        data=", ".join(origin.data) or "not recorded",
-        hashes=", ".join(sorted(origin.tower_hashes))
+        data=", ".join(map(_line, origin.data)) or "not recorded",
+        hashes=", ".join(map(_line, sorted(origin.tower_hashes)))
         or "no hash; any tower of this width is taken",
-        notes=f"\n{origin.notes}\n" if origin.notes else "",
+        notes=f"\n{_markdown(origin.notes)}\n" if origin.notes else "",
     )
     return f"{text}\n<!-- written by save_pretrained, sha256 {_hash(text)} -->\n"
+
+
+def _yaml(text: str) -> str:
+    """A YAML scalar that is read back as this text, whatever it holds."""
+    plain = re.fullmatch(r"[a-z][a-z0-9.-]*[0-9.-][a-z0-9.-]*", text)
+    return text if plain or text in _LICENSES else json.dumps(text)
+
+
+def _line(text: str) -> str:
+    """A text that a config supplies, for one cell or line: no markup of it takes effect."""
+    one_line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return re.sub(r"([\\*|\[\]!#~])", r"\\\1", _without_html(one_line))
+
+
+def _markdown(text: str) -> str:
+    """Notes: Markdown, without HTML, pictures, and links that are no web addresses."""
+    plain = "".join(c for c in text if c.isprintable() or c in "\n\t")
+    shown = re.sub(r"!(?=\[)", r"\\!", _without_html(plain))
+    shown = re.sub(r"\](?=\((?!https?://))|\](?=:)", r"\\]", shown)
+    return re.sub(r"^(\s*)(?=(---|\.\.\.)\s*$)", r"\1\\", shown, flags=re.MULTILINE)
+
+
+def _without_html(text: str) -> str:
+    return re.sub(r"<(?=[a-zA-Z/!?])|&(?=[#\w]+;)", lambda found: html.escape(found[0]), text)
 
 
 def _size(config: HeadConfig) -> str:

@@ -5,7 +5,6 @@ Names on their side are those of the released code's state dict; ours are ``Dept
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,13 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin.config import HeadConfig
-from clipdepth_plugin.errors import HeadFileError
+from clipdepth_plugin.errors import HeadFileError, shortened
 from clipdepth_plugin.head import DepthHead
-from clipdepth_plugin.weights.hub import load_weights, read_safetensors
+from clipdepth_plugin.weights.tensors import (
+    build_checked,
+    check_plain,
+    load_weights,
+    read_safetensors,
+)
 
 # Tower weights that a checkpoint may carry beside the head's.
 _TOWER_PREFIXES = ("clip_vision_model.", "vision_model.")
 # Their name -> ours in the decoder; {i} is a stage. "weight", "running_mean" and so on follow.
+_WRAPPED = 8
 _NAMES: dict[str, str] = {
     "film_param_generators.{i}.0": "semantic.film.{i}.mlp.0",
     "film_param_generators.{i}.2": "semantic.film.{i}.mlp.2",
@@ -81,9 +86,13 @@ def load_spaceclip(
     """
     name = "state dict" if isinstance(source, Mapping) else str(source)
     state = _rename(_unwrap(source if isinstance(source, Mapping) else _read(Path(source))), name)
+    check_plain(state, name)
     config = _infer_config(state, name, semantic_levels, structural_levels, context)
-    head = DepthHead(config)
+    with torch.device("meta"):
+        head = DepthHead(config)
     _check_complete(head.decoder, state, name)
+    shapes = {key: tuple(x.shape) for key, x in state.items()}
+    head.decoder = build_checked(lambda: DepthHead(config).decoder, shapes, name)
     load_weights(head.decoder, state, name)
     return head.eval()
 
@@ -93,9 +102,12 @@ def _read(path: Path) -> Mapping[str, Any]:
         return read_safetensors(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file makes the unpickler raise almost anything
         raise HeadFileError(
-            f"{path}: missing, truncated, or no checkpoint that loads with weights_only: {error}"
+            f"{path}: missing, truncated, or no checkpoint that loads with weights_only: "
+            f"{shortened(error, 1000)}"
         ) from error
     if not isinstance(loaded, Mapping):
         raise HeadFileError(f"{path}: holds a {type(loaded).__name__}, expected a state dict")
@@ -104,10 +116,12 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 def _unwrap(state: Mapping[str, Any]) -> Mapping[str, Any]:
     """The state dict inside {"model": ...} and the like."""
-    for key in ("model", "state_dict", "model_state_dict"):
-        inner = state.get(key)
-        if isinstance(inner, Mapping):
-            return _unwrap(inner)
+    for _ in range(_WRAPPED):  # not for ever: a mapping may hold itself
+        inner = (state.get(key) for key in ("model", "state_dict", "model_state_dict"))
+        found = next((one for one in inner if isinstance(one, Mapping)), None)
+        if found is None:
+            break
+        state = found
     return state
 
 
@@ -115,6 +129,8 @@ def _rename(state: Mapping[str, Any], source: str) -> dict[str, Tensor]:
     """Our names for theirs, without the tower's."""
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
+        if not isinstance(key, str):
+            raise HeadFileError(f"{source}: the key {shortened(repr(key))} is no text")
         theirs = key
         while theirs.startswith(("module.", "_orig_mod.")):
             theirs = theirs.split(".", 1)[1]
@@ -125,7 +141,7 @@ def _rename(state: Mapping[str, Any], source: str) -> dict[str, Tensor]:
         ours = _translate(theirs, _NAMES)
         if ours is None:
             raise HeadFileError(
-                f"{source}: unexpected key {key!r}: a SPACE-CLIP head has no such part"
+                f"{source}: unexpected key {shortened(repr(key))}: a SPACE-CLIP head has no such part"
             )
         renamed[ours] = value
     return renamed
@@ -153,6 +169,8 @@ def _infer_config(
         if key not in state:
             theirs = _translate(key, {ours: theirs for theirs, ours in _NAMES.items()})
             raise HeadFileError(f"{source}: missing: {theirs}")
+        if state[key].ndim < 2:
+            raise HeadFileError(f"{source}: of another shape: {key} {tuple(state[key].shape)}")
         return state[key].shape
 
     def count(pattern: str) -> int:
@@ -183,7 +201,7 @@ def _check_complete(decoder: nn.Module, state: dict[str, Tensor], source: str) -
     missing = []
     for key, value in decoder.state_dict().items():
         if key.endswith("num_batches_tracked"):
-            state.setdefault(key, value)
+            state.setdefault(key, torch.zeros_like(value, device="cpu"))
         elif key not in state:
             missing.append(_translate(key, back))
     if missing:
