@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -168,11 +168,12 @@ def test_what_is_in_the_way_of_a_lock_is_reported_and_left(tmp_path: Path, obsta
     else:
         folder.mkdir()
         path = folder / LOCK_FILE
-        {
+        ways: dict[str, Callable[[], object]] = {
             "folder": path.mkdir,
             "pipe": lambda: os.mkfifo(path),
             "link": lambda: path.symlink_to(kept),
-        }[obstacle]()
+        }
+        ways[obstacle]()
     with (
         pytest.raises(DepthFileError, match="can't be made or written to"),
         locked_folder(folder, DepthFileError, "output folder"),

@@ -23,7 +23,7 @@ def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     def pass_by(seconds: float) -> None:
         now[0] += seconds
 
-    monkeypatch.setattr(long_work.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(long_work, "monotonic", lambda: now[0])
     return pass_by
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -186,7 +186,12 @@ def _train_baseline(options: EvalOptions, protocol: Protocol, console: Console) 
     return _baseline("train-median", dataset, whole, console)
 
 
-def _baseline(kind: str, dataset: Any, protocol: Protocol, console: Console) -> Baseline:
+def _baseline(
+    kind: Literal["train-median", "test-median"],
+    dataset: Any,
+    protocol: Protocol,
+    console: Console,
+) -> Baseline:
     with bar(console, "reading the depth", _length(dataset)) as advance:
         return Baseline(kind, median_depth(dataset, protocol, advance))
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from datetime import timedelta
+from time import monotonic
 from typing import TYPE_CHECKING, Self
 
 from rich.progress import (
@@ -47,7 +47,7 @@ class LongWork:
 
     def at(self, what: str, done: int, total: int | None, numbers: str = "") -> None:
         """``done`` of ``total`` of ``what``; ``numbers`` are shown beside them."""
-        now, task = time.monotonic(), self._tasks.get(what)
+        now, task = monotonic(), self._tasks.get(what)
         if task is None or done < task.done:
             # Resumed runs begin in the middle; rate and time left count from there.
             self._tasks[what] = task = _Task(max(done - 1, 0), now, now, self._bar(what, task))

@@ -69,6 +69,7 @@ def filling(context: SourceContext, cache: TokenCache) -> Iterator[None]:
             told = True
             time.sleep(_WAIT)
         cache.refresh()
+        context.accelerator.wait_for_everyone()  # no process may see what another one adds already
         yield
 
 

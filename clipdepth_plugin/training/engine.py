@@ -11,13 +11,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from accelerate import PartialState
-
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.training.progress import Progress, Reporter, silent
 from clipdepth_plugin.training.run_folder import RunFolder
 from clipdepth_plugin.training.run_recorder import RunRecorder
-from clipdepth_plugin.training.session import Session, check_ready, open_session
+from clipdepth_plugin.training.session import Session, check_ready, make_accelerator, open_session
 from clipdepth_plugin.training.step import learning_rate
 
 if TYPE_CHECKING:
@@ -72,9 +70,11 @@ def train(
     """
     check_ready(config)
     folder = RunFolder(config)
-    with folder.locked() if PartialState().is_main_process else contextlib.nullcontext():
+    accelerator = make_accelerator(config)
+    with folder.locked() if accelerator.is_main_process else contextlib.nullcontext():
         folder.check(resume=resume)
-        session = open_session(config, silent if reporter is None else reporter.doing)
+        doing = silent if reporter is None else reporter.doing
+        session = open_session(config, doing, accelerator=accelerator)
         return _Run(session, folder, reporter).go(resume=resume)
 
 

@@ -100,10 +100,14 @@ def check_ready(config: TrainConfig) -> None:
 
 
 def open_session(
-    config: TrainConfig, doing: Doing = silent, *, head_class: type[DepthHead] = DepthHead
+    config: TrainConfig,
+    doing: Doing = silent,
+    *,
+    head_class: type[DepthHead] = DepthHead,
+    accelerator: Accelerator | None = None,
 ) -> Session:
     """Opens the data, loads the tower, makes the head; ``head_class`` may bring its own decoder."""
-    accelerator = make_accelerator(config)
+    accelerator = accelerator or make_accelerator(config)
     sets = config.data
     data = open_mixture(sets.train), open_mixture(sets.validation) if sets.validation else None
     tower = load_tower(config)

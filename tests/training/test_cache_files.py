@@ -134,6 +134,11 @@ def reseal(change: Callable[[dict[str, Any]], object], *left_out: str) -> Change
     return changed
 
 
+def to_folder(shard: Path, _: Path) -> None:
+    shard.unlink()
+    shard.mkdir()
+
+
 DAMAGE: dict[str, tuple[Change, str]] = {
     "a bit of the first token": (flip(-(2 * 2 * 6 * 5 * 4)), "damaged .*sha256"),
     "a bit of the last token": (flip(-1), "damaged .*sha256"),
@@ -141,7 +146,7 @@ DAMAGE: dict[str, tuple[Change, str]] = {
     "truncated": (lambda one, _: one.write_bytes(one.read_bytes()[:-1]), "damaged"),
     "empty": (lambda one, _: one.write_bytes(b""), "damaged"),
     "longer": (lambda one, _: one.write_bytes(one.read_bytes() + b"0"), "damaged"),
-    "a folder": (lambda one, _: (one.unlink(), one.mkdir()), "can't be read"),
+    "a folder": (to_folder, "can't be read"),
     "another cache's": (lambda one, other: shutil.copy(other, one), "another cache.json"),
     "not ours": (lambda one, _: save_file({"tokens": torch.ones(2)}, one), "damaged"),
     "keys of numbers": (reseal(lambda text: text.update(keys=[1, 2])), "damaged .no keys"),
@@ -154,7 +159,7 @@ DAMAGE: dict[str, tuple[Change, str]] = {
 
 @pytest.mark.parametrize("name", DAMAGE)
 def test_a_shard_that_is_not_what_was_written_is_named(tmp_path: Path, name: str) -> None:
-    folder, shards = tmp_path / "cache", []
+    folder, shards = tmp_path / "cache", list[Path]()
     for rows, where in ((slice(3), folder), (slice(3, 5), folder), (slice(3, 5), tmp_path / "x")):
         cache = TokenCache(where, {"format": 1, "levels": [1, where.name]})
         before = {*where.glob("shard-*")}
