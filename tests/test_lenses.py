@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -18,7 +19,7 @@ from clipdepth_plugin.maps.stitching import paste, stitch
 
 VGA, KITTI = (480, 640), (375, 1242)
 
-SPARSE: Any = torch.eye(3).to_sparse()  # type: ignore[no-untyped-call]
+SPARSE: Any = torch.eye(3).to_sparse()
 K4 = [[500.0, 0, 320, 0], [0, 500.0, 240, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
 
 
@@ -190,7 +191,7 @@ def test_tiles_of_half_precision_are_joined_in_float32(join: Any) -> None:
 )
 def test_what_is_no_map(odd: Any) -> None:
     view = ViewGeometry.squashed((4, 4), (4, 4))
-    calls = (
+    calls: tuple[Callable[[], Any], ...] = (
         lambda: depth_to_points(odd, (4, 4, 2, 2)),
         lambda: view.to_image(odd),
         lambda: stitch([odd]),
