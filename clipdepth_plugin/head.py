@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin.adapters.towers import choose_tower
+from clipdepth_plugin.arguments import check_type
 from clipdepth_plugin.config import DECODERS, HeadConfig, scale_levels
 from clipdepth_plugin.decoders import compact, dual_path  # noqa: F401 (they register themselves)
 from clipdepth_plugin.decoders.decoder import Decoder
 from clipdepth_plugin.decoders.inputs import checked_features, checked_size
 from clipdepth_plugin.decoders.readout import DepthEstimate, with_confidence
+from clipdepth_plugin.errors import ConfigError
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.weights.hub import HubMixin
 
@@ -36,6 +38,7 @@ class DepthHead(HubMixin):
     def __init__(self, config: HeadConfig) -> None:
         """Builds the head with random weights, in training mode like every new module."""
         super().__init__()
+        check_type(config, HeadConfig, "the head's config", ConfigError)
         self.config = config
         self.decoder: Decoder = DECODERS[config.decoder](config)
 
