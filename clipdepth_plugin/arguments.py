@@ -110,13 +110,13 @@ def parse_metres(value: Any, name: str, *, zero: bool = False) -> float:
     return _number(value, name, f"a finite number {'from 0 on' if zero else 'above 0'}", zero=zero)
 
 
-def parse_pair(value: Any, name: str, *, positive: bool = False) -> tuple[float, float]:
-    """Two finite numbers, (vertical, horizontal)."""
-    pair = _plain(value)
+def parse_numbers(value: Any, count: int, name: str, *, positive: bool = False) -> list[float]:
+    """So many finite numbers."""
+    row = _plain(value)
     low = 0 if positive else -_MOST
-    if not (_is_row(pair, 2) and all(low < x < _MOST for x in pair)):
-        _refuse(name, value, f"two finite{' positive' * positive} numbers, (vertical, horizontal)")
-    return pair[0], pair[1]
+    if not (_is_row(row, count) and all(low < x < _MOST for x in row)):
+        _refuse(name, value, f"{count} finite{' positive' * positive} numbers")
+    return [float(x) for x in row]
 
 
 def parse_count(value: Any, name: str) -> int:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from clipdepth_plugin.arguments import Intrinsics, Size, parse_camera, parse_pair, parse_size
+from clipdepth_plugin.arguments import Intrinsics, Size, parse_camera, parse_numbers, parse_size
 from clipdepth_plugin.decoders.blocks import resize
 from clipdepth_plugin.errors import HostError
 from clipdepth_plugin.lenses import LensCheck
@@ -43,8 +43,8 @@ class ViewGeometry:
         if not torch.compiler.is_compiling():
             parse_size(self.image_size, "image_size")
             parse_size(self.view_size, "view_size")
-            parse_pair(self.scale, "scale", positive=True)
-            parse_pair(self.offset, "offset")
+            parse_numbers(self.scale, 2, "scale", positive=True)
+            parse_numbers(self.offset, 2, "offset")
 
     @classmethod
     def squashed(cls, image_size: Size, view_size: Size) -> ViewGeometry:
@@ -58,8 +58,8 @@ class ViewGeometry:
     @classmethod
     def cropped(cls, image_size: Size, corner: Size, crop: Size, view_size: Size) -> ViewGeometry:
         """The part of size ``crop`` at ``corner`` (top, left) of the image, stretched so."""
-        parse_pair(corner, "corner")
-        parse_pair(crop, "crop", positive=True)
+        parse_numbers(corner, 2, "corner")
+        parse_numbers(crop, 2, "crop", positive=True)
         view_size = parse_size(view_size, "view_size")
         scale = (view_size[0] / crop[0], view_size[1] / crop[1])
         return cls(image_size, view_size, scale, (-corner[0] * scale[0], -corner[1] * scale[1]))
