@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
+from clipdepth_plugin.arguments import check_type
 from clipdepth_plugin.errors import ImageError
 from clipdepth_plugin.maps.geometry import ViewGeometry
 
@@ -34,6 +35,7 @@ def frames(
     pixels_B3HW = torch.empty(len(images), 3, *preprocessing.size)
     geometries = []
     for index, image in enumerate(images):
+        check_type(image, Image.Image, f"picture {index}", ImageError)
         if image.mode != "RGB":
             raise ImageError(
                 f"picture {index} has mode {image.mode}, expected RGB; read it with load_image"

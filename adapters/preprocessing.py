@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from clipdepth_plugin.adapters.processors.whole import (
     Fit,
@@ -14,7 +14,7 @@ from clipdepth_plugin.adapters.processors.whole import (
     ShortestSide,
     Squash,
 )
-from clipdepth_plugin.arguments import Size
+from clipdepth_plugin.arguments import Size, parse_count, parse_numbers, parse_size, shown
 from clipdepth_plugin.errors import HostError
 from clipdepth_plugin.maps.geometry import ViewGeometry
 from clipdepth_plugin.maps.tiling import ViewRule
@@ -22,6 +22,7 @@ from clipdepth_plugin.maps.tiling import ViewRule
 ResizeKind = Literal["squash", "shortest", "pad", "fit", "fit_middle", "fit_end"]
 # By Pillow's numbers, from 0.
 Interpolation = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
+_RESIZES, _FILTERS = (*get_args(ResizeKind), None), get_args(Interpolation)
 Triple = tuple[float, float, float]
 
 # (mean, std) of the models' published preprocessing.
@@ -55,6 +56,9 @@ class Preprocessing:
             becomes.
         unknown: Why it is not known how the host resizes; empty where it is known, or where
             nothing was said.
+
+    Raises:
+        HostError: A field is of another type, or no size, mean or filter.
     """
 
     mean: Triple
@@ -66,6 +70,19 @@ class Preprocessing:
     crop_half: Half = "even"
     view_rules: tuple[ViewRule, ...] = ()
     unknown: str = ""
+
+    def __post_init__(self) -> None:
+        parse_numbers(self.mean, 3, "mean")
+        parse_numbers(self.std, 3, "std", positive=True)
+        parse_size(self.size, "size")
+        if self.resize_to is not None:
+            parse_count(self.resize_to, "resize_to")
+        for name, value, known in (
+            ("resize", self.resize, _RESIZES),
+            ("interpolation", self.interpolation, _FILTERS),
+        ):
+            if not isinstance(value, str | None) or value not in known:
+                raise HostError(f"{name}: got {shown(value)}, expected one of {known}")
 
     @property
     def rules(self) -> tuple[ViewRule, ...]:

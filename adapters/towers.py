@@ -20,6 +20,7 @@ from clipdepth_plugin.adapters.structure import (
 )
 from clipdepth_plugin.adapters.traits import TowerTraits, parameters_of, required_by
 from clipdepth_plugin.adapters.unreadable import why_unreadable
+from clipdepth_plugin.arguments import check_type
 from clipdepth_plugin.config import ContextKind
 from clipdepth_plugin.errors import HostError, TowerNotFoundError
 
@@ -99,8 +100,8 @@ def choose_tower(model: nn.Module, path: str | None = None) -> Tower:
     That is the path of the tower, of its block list, or of a module around it; a tower at just that
     path comes before those inside.
     """
-    if path is not None and not isinstance(path, str):
-        raise HostError(f"tower is {type(path).__name__}, expected a module path of find_towers")
+    if path is not None:
+        check_type(path, str, "tower", TowerNotFoundError)
     towers, misfits = _find(model)
     name, found = type(model).__name__, f"Found: {'; '.join(map(str, towers))}"
     if not towers:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 
 from pydantic import BeforeValidator
 
-from clipdepth_plugin.errors import HostError
+from clipdepth_plugin.errors import ClipDepthError, HostError
 
 Size = tuple[int, int]
 """(height, width)."""
@@ -108,6 +108,29 @@ def parse_focal(value: Any, count: int) -> list[float | None]:
 def parse_metres(value: Any, name: str, *, zero: bool = False) -> float:
     """A depth in metres, or the stored value of one: finite and above 0 (``zero``: or 0)."""
     return _number(value, name, f"a finite number {'from 0 on' if zero else 'above 0'}", zero=zero)
+
+
+def parse_numbers(value: Any, count: int, name: str, *, positive: bool = False) -> list[float]:
+    """So many finite numbers."""
+    row = _plain(value)
+    low = 0 if positive else -_MOST
+    if not (_is_row(row, count) and all(low < x < _MOST for x in row)):
+        _refuse(name, value, f"{count} finite{' positive' * positive} numbers")
+    return [float(x) for x in row]
+
+
+def parse_count(value: Any, name: str) -> int:
+    """A whole number from 1 on, of what fits in memory."""
+    plain = _plain(value)
+    if not (_is_number(plain) and 1 <= plain <= MAX_PIXELS and plain == int(plain)):
+        _refuse(name, value, "a whole number from 1 on")
+    return int(plain)
+
+
+def check_type(value: Any, kind: type, name: str, error: type[ClipDepthError] = HostError) -> None:
+    """Whether an argument is of the type that its function takes."""
+    if not isinstance(value, kind):
+        raise error(f"{name}: got a {type(value).__name__}, expected a {kind.__name__}")
 
 
 def _of_config(value: Any) -> Any:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin.adapters.towers import choose_tower
+from clipdepth_plugin.arguments import check_type
 from clipdepth_plugin.config import DECODERS, HeadConfig, scale_levels
 from clipdepth_plugin.decoders import compact, dual_path  # noqa: F401 (they register themselves)
 from clipdepth_plugin.decoders.decoder import Decoder
@@ -38,6 +39,7 @@ class DepthHead(HubMixin):
     def __init__(self, config: HeadConfig) -> None:
         """Builds the head with random weights, in training mode like every new module."""
         super().__init__()
+        check_type(config, HeadConfig, "the head's config", ConfigError)
         self.config = config
         self.decoder: Decoder = DECODERS[config.decoder](config)
 

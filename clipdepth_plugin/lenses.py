@@ -4,14 +4,14 @@ Most wrong cameras are right ones in another unit: a matrix that is normalised t
 focal length in millimetres, a matrix of another resolution. Such a lens would see far more or far
 less than lenses do, or lie beside its picture. The limits, and what exists near them:
 
-| measure | unlikely | impossible | there are |
-| --- | --- | --- | --- |
-| field of view | over 130 degrees | over 175 | rectilinear lenses to 127; a fisheye of 180 \
-counts as 115 |
-| field of view | under 1 degree | under 0.1 | 1200 mm with a doubling converter: 0.9 degrees |
-| pixel's width over its height, or inverse | over 1.5 | over 10 | 16:9 squashed to a square: 1.8 |
-| principal point from the picture's middle, in its sides | over 0.2 | | crops of larger pictures |
-| the optical axis from the picture | | over 85 degrees | |
+- Field of view: over 130 degrees is unlikely, over 175 impossible; over 130 with a centre within
+  the first pixel, too: normalised. The widest rectilinear lenses have 127, and a fisheye's focal
+  length is longer for its field: one of 180 degrees counts as 115.
+- Under 1 degree is unlikely, under 0.1 impossible. 1200 mm with a doubling converter has 0.9.
+- fx and fy apart by more than 1.5 is unlikely, by more than 10 impossible. A picture of 16:9 that
+  was squashed to a square has 1.8.
+- A centre further from the picture's middle than 0.2 of a side is unlikely: crops of larger
+  pictures have it. Where all of the picture is over 85 degrees off the axis it is impossible.
 
 The field of view is that of a pinhole, 2 atan(side / 2f), along the side where it is larger.
 """
@@ -82,7 +82,8 @@ def _doubts(camera: Intrinsics, size: Size) -> Iterator[_Doubt]:
     height, width = size
     view = 2 * max(_degrees(width / 2 / fx), _degrees(height / 2 / fy))
     if view > WIDE[0]:
-        yield _Doubt("wide", view > WIDE[1], f"sees {view:.4g} degrees")
+        normalised = max(cx, cy) <= 1 < min(size) / 2
+        yield _Doubt("wide", view > WIDE[1] or normalised, f"sees {view:.4g} degrees")
     if view < NARROW[0]:
         yield _Doubt("narrow", view < NARROW[1], f"sees {view:.2g} degrees")
     aspect = max(fx / fy, fy / fx)

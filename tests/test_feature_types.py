@@ -95,7 +95,11 @@ def test_fields(odd: dict[str, Any]) -> None:
     ids=lambda x: f"{x!r}"[:50].replace("\n", ""),
 )
 def test_a_head_on(odd: Any, fused: bool) -> None:
-    levels = {"semantic_levels": (1,), "structural_levels": (0,), "channels": (8, 4, 4)}
+    levels: dict[str, Any] = {
+        "semantic_levels": (1,),
+        "structural_levels": (0,),
+        "channels": (8, 4, 4),
+    }
     head: Any = DepthHead(HeadConfig(width=8, preset="fast", film_hidden=4, **levels)).eval()
     head = head.fused() if fused else head
     with torch.no_grad(), pytest.raises(FeaturesError):

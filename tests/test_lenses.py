@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -18,6 +19,7 @@ from clipdepth_plugin.maps.stitching import paste, stitch
 
 VGA, KITTI = (480, 640), (375, 1242)
 
+SPARSE: Any = torch.eye(3).to_sparse()
 K4 = [[500.0, 0, 320, 0], [0, 500.0, 240, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
 
 
@@ -104,7 +106,7 @@ def test_lenses_that_are_unlikely(
         ("518.8 px", "expected"),
         ({"fx": 500}, "expected"),
         (torch.ones(4, device="meta"), "expected"),
-        (torch.eye(3).to_sparse(), "expected"),
+        (SPARSE, "expected"),
         (torch.ones(10**6), "expected"),
         (10 ** (10**4), "expected"),
     ],
@@ -180,7 +182,7 @@ def test_tiles_of_half_precision_are_joined_in_float32(join: Any) -> None:
         None,
         torch.ones(1, 4, 4, dtype=torch.complex64),
         torch.ones(1, 4, 4, dtype=torch.bool),
-        torch.ones(1, 4, 4).to_sparse(),
+        SPARSE,
         torch.ones(1, 0, 4),
         torch.ones(4, 4),
         np.ones((1, 4, 4)),
@@ -189,7 +191,7 @@ def test_tiles_of_half_precision_are_joined_in_float32(join: Any) -> None:
 )
 def test_what_is_no_map(odd: Any) -> None:
     view = ViewGeometry.squashed((4, 4), (4, 4))
-    calls = (
+    calls: tuple[Callable[[], Any], ...] = (
         lambda: depth_to_points(odd, (4, 4, 2, 2)),
         lambda: view.to_image(odd),
         lambda: stitch([odd]),

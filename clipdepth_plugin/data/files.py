@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import importlib
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -36,12 +37,16 @@ class DepthUnit:
     low: float
     high: float
 
-    def __post_init__(self) -> None:
-        if not self.low < self.high:
+    @classmethod
+    def of(cls, config: DataConfig, scale: float, farthest: float | None = None) -> Self:
+        """What a config says; ``scale`` and ``farthest`` where it does not."""
+        low, high = config.min_depth, config.max_depth or farthest or math.inf
+        if not low < high:
             raise DataError(
-                f"depth range: the nearest, {self.low} m, is not below the farthest, {self.high} "
-                "m; check min_depth and max_depth (max_depth_m of meta.json)"
+                f"{config.root}: the nearest depth, {low} m, is not below the farthest, {high} m; "
+                "check min_depth and max_depth (meta.json: max_depth_m)"
             )
+        return cls(config.depth_scale or scale, low, high)
 
     def metres(self, stored_HW: NDArray[Any]) -> Tensor:
         """(1, H, W) float32 metres; 0 where the stored value is not a depth within the range."""
@@ -124,8 +129,7 @@ class SampleMaker:
     ) -> Sample:
         """A sample, cropped as the config says.
 
-        ``camera`` is the set's own; in errors ``what`` is the file, and ``camera_from`` says where
-        the camera stands.
+        ``camera`` is the set's own; in errors ``what`` and ``camera_from`` name the files.
         """
         size = (depth_1HW.shape[1], depth_1HW.shape[2])
         if image_3HW.shape[1:] != depth_1HW.shape[1:]:
@@ -135,10 +139,10 @@ class SampleMaker:
             )
         config = self._config
         if config.intrinsics is not None:
-            camera, camera_from = config.intrinsics, f"intrinsics of data set {config.root}"
+            camera, camera_from = config.intrinsics, f"{name}: intrinsics of its data set"
         if camera is not None:
             try:
-                self._check_lens(camera, size, f"{camera_from}, of {name}")
+                self._check_lens(camera, size, camera_from)
             except HostError as error:
                 raise DataError(str(error)) from error
         sample = Sample(image_3HW, depth_1HW, camera, name)

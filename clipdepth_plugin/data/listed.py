@@ -64,11 +64,7 @@ class ListedSet(SampleDataset):
         self._lines = _read_list(self._list)
         if not self._lines:
             raise DataError(f"{self._list}: names no picture that has depth")
-        self._unit = DepthUnit(
-            config.depth_scale or self.depth_scale,
-            config.min_depth,
-            config.max_depth or self.max_depth,
-        )
+        self._unit = DepthUnit.of(config, self.depth_scale, self.max_depth)
         self._make = SampleMaker(config)
 
     def __len__(self) -> int:

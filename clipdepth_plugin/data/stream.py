@@ -6,7 +6,6 @@ process.
 
 from __future__ import annotations
 
-import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -105,9 +104,8 @@ class StreamDataset(IterableDataset[Sample], ABC):
         depth_1HW = self._depth(record)
         image_3HW = _image(record)
         name, camera = record.name, _camera(record)
-        return self._make(
-            image_3HW, depth_1HW, camera, name, what=name, camera_from="its intrinsics"
-        )
+        where = f"{name}: intrinsics"
+        return self._make(image_3HW, depth_1HW, camera, name, what=name, camera_from=where)
 
     def _depth(self, record: Record) -> Tensor:
         value, config = record.depth, self.config
@@ -124,8 +122,7 @@ class StreamDataset(IterableDataset[Sample], ABC):
                 f"{record.name}: depth is stored in whole numbers ({stored.dtype}); set "
                 "depth_scale, the stored value of one metre"
             )
-        high = config.max_depth or math.inf
-        return DepthUnit(config.depth_scale or 1.0, config.min_depth, high).metres(stored)
+        return DepthUnit.of(config, 1.0).metres(stored)
 
 
 class StreamMixture:

@@ -9,11 +9,13 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from clipdepth_plugin.arguments import check_type, parse_count
+from clipdepth_plugin.data.sample import Sample
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.evaluation.calibration import Calibration, calibrate, take_pixels
 from clipdepth_plugin.evaluation.metrics import (
@@ -32,9 +34,6 @@ from clipdepth_plugin.evaluation.predictors import (
 )
 from clipdepth_plugin.evaluation.protocols import Protocol
 from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
-
-if TYPE_CHECKING:
-    from clipdepth_plugin.data import Sample
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +128,10 @@ def evaluate(
         DataError: No picture has valid depth, a picture does not fit the protocol, or a
             prediction is not finite or of another size.
     """
+    check_type(protocol, Protocol, "protocol", DataError)
+    check_type(dataset, Iterable, "dataset", DataError)
+    check_type(predict, Callable, "predict", DataError)  # type: ignore[arg-type]
+    batch_size = parse_count(batch_size, "batch_size")
     predictor = HeadPredictor(predict) if isinstance(predict, DepthPlugin) else predict
     if baseline is None:
         baseline = Baseline("test-median", median_depth(dataset, protocol))
@@ -172,6 +175,8 @@ def _predicted(
     """Each picture with its prediction (None if no pixel of it counts) and its valid pixels."""
     indexed = enumerate(dataset)
     while batch := list(islice(indexed, batch_size)):
+        for _, sample in batch:
+            check_type(sample, Sample, "the data set's sample", DataError)
         valid = [protocol.valid(sample.depth_1HW[0], sample.name) for _, sample in batch]
         kept = [sample for (_, sample), one_HW in zip(batch, valid, strict=True) if one_HW.any()]
         maps = iter(predict_samples(predictor, kept, protocol))
@@ -194,6 +199,7 @@ def median_depth(
     taken: list[Tensor] = []
     for sample in dataset:
         advance(1)
+        check_type(sample, Sample, "the data set's sample", DataError)
         depth_HW = sample.depth_1HW[0]
         depth_N = depth_HW[protocol.valid(depth_HW, sample.name)]
         if len(depth_N):

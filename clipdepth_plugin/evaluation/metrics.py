@@ -74,8 +74,10 @@ def image_metrics(
         Name of each of ``METRICS`` -> value; NaN for ``boundary_abs_rel`` without a boundary.
 
     Raises:
-        DataError: Shapes differ, no pixel is valid, or a valid prediction is not above 0.
+        DataError: Shapes differ, a mask is not bool, no pixel is valid, or a valid depth or
+            prediction is not above 0 and finite.
     """
+    _check_masks(valid_HW, boundary_HW)
     if not (pred_HW.ndim == 2 and pred_HW.shape == depth_HW.shape == valid_HW.shape):
         raise DataError(
             f"prediction {tuple(pred_HW.shape)}, depth {tuple(depth_HW.shape)} and valid "
@@ -85,10 +87,12 @@ def image_metrics(
         raise DataError("no pixel of this image has valid depth: leave it out")
     pred_HW, depth_HW = pred_HW.double(), depth_HW.double()
     pred_N, depth_N = pred_HW[valid_HW], depth_HW[valid_HW]
-    if not bool((pred_N > 0).all()):
+    if not bool(((depth_N > 0) & depth_N.isfinite()).all()):
+        raise DataError("a valid depth is not above 0 m and finite: leave it out of valid_HW")
+    if not bool(((pred_N > 0) & pred_N.isfinite()).all()):
         raise DataError(
-            "a prediction is not above 0 m (or NaN), so its logarithm has no value: clip it to "
-            "the protocol's range first"
+            "a prediction is not above 0 m (or not finite), so its logarithm has no value: clip "
+            "it to the protocol's range first"
         )
     error_N = pred_N - depth_N
     log_N = pred_N.log() - depth_N.log()
@@ -116,7 +120,8 @@ def boundary_mask(depth_HW: Tensor, valid_HW: Tensor) -> Tensor:
     Returns:
         (H, W) bool.
     """
-    log_HW = torch.where(valid_HW, depth_HW, torch.ones_like(depth_HW)).log()
+    _check_masks(valid_HW)
+    log_HW = torch.where(valid_HW, depth_HW.double(), 1.0).log()
     edge_HW = torch.zeros_like(valid_HW)
     for axis in (0, 1):
         length = valid_HW.shape[axis] - 1
@@ -130,6 +135,7 @@ def boundary_mask(depth_HW: Tensor, valid_HW: Tensor) -> Tensor:
 
 def alignment_scale(pred_HW: Tensor, depth_HW: Tensor, valid_HW: Tensor, kind: Alignment) -> float:
     """The factor that aligns a prediction to the truth; needs valid predictions above 0."""
+    _check_masks(valid_HW)
     if kind == "none":
         return 1.0
     pred_N, depth_N = pred_HW[valid_HW].double(), depth_HW[valid_HW].double()
@@ -157,6 +163,13 @@ def mean_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float | None]
         values = [row[name] for row in rows if not math.isnan(row[name])]
         means[name] = math.fsum(values) / len(values) if values else None
     return means
+
+
+def _check_masks(*masks: Tensor) -> None:
+    """Whether they choose pixels: whole numbers would be indices."""
+    for mask in masks:
+        if mask.dtype != torch.bool:
+            raise DataError(f"a mask of pixels is of {mask.dtype}, expected torch.bool")
 
 
 def _dilated(mask_HW: Tensor, *, outside: bool) -> Tensor:

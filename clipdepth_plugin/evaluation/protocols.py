@@ -12,7 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from clipdepth_plugin.errors import DataError
+from clipdepth_plugin.arguments import parse_metres, shown
+from clipdepth_plugin.errors import DataError, HostError
 
 Box = tuple[int, int, int, int]
 Crop = Literal["none", "nyu", "garg", "eigen"]
@@ -128,16 +129,28 @@ def get_protocol(
     Raises:
         DataError: An unknown name, or a change that the protocol does not allow.
     """
-    if name not in PROTOCOLS:
+    if not isinstance(name, str) or name not in PROTOCOLS:
         raise DataError(f"protocol {name!r}: unknown; there are {', '.join(PROTOCOLS)}")
     protocol = PROTOCOLS[name]
     if depth_range is not None:
         if name != "rgbd":
             raise DataError(f"protocol {name!r} has a depth range of its own: leave it out")
-        low, high = depth_range
-        if not (low > 0 and (high is None or low < high)):
-            raise DataError(f"depth range {low}, {high}: needs 0 < low < high in metres")
+        low, high = _checked_range(depth_range)
         protocol = replace(protocol, low=low, high=high)
     if kb_crop and protocol.crop not in _KITTI_SHARES:
         raise DataError(f"protocol {name!r}: only the KITTI protocols take the kb-crop")
     return replace(protocol, flip=protocol.flip if flip is None else flip, kb_crop=kb_crop)
+
+
+def _checked_range(given: object) -> tuple[float, float | None]:
+    wrong = f"depth range {shown(given)}: needs (low, high) with 0 < low < high in metres"
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise DataError(wrong)
+    try:
+        low = parse_metres(given[0], "low")
+        high = None if given[1] is None else parse_metres(given[1], "high")
+    except HostError as error:
+        raise DataError(wrong) from error
+    if high is not None and not low < high:
+        raise DataError(wrong)
+    return low, high

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from clipdepth_plugin.arguments import check_type
 from clipdepth_plugin.environment import describe_environment
+from clipdepth_plugin.errors import BenchError
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.latency.intervals import Comparison, check_rounds, compare, median_interval
 from clipdepth_plugin.latency.report import make_verdict
@@ -82,7 +84,10 @@ def audit(
         BenchError: Too few rounds.
         HeadMismatchError: A head does not fit.
     """
+    check_type(subject, Subject, "subject", BenchError)
+    check_type(heads, Mapping, "heads", BenchError)
     method = method or Method()
+    check_type(method, Method, "method", BenchError)
     check_rounds(method.rounds)
     pixels_B3HW = subject.pixels_B3HW
     environment = describe_environment(

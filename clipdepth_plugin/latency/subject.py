@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin.adapters.towers import Tower, choose_tower
+from clipdepth_plugin.arguments import check_type, parse_count, parse_size
 from clipdepth_plugin.config import Preset
+from clipdepth_plugin.errors import BenchError
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.latency.baselines import (
     Baseline,
@@ -66,6 +68,8 @@ def make_subject(
         BenchError: A pass can't be run; says why and what to do.
         TowerNotFoundError: No tower, or several and no choice.
     """
+    batch, text_tokens = parse_count(batch, "batch"), parse_count(text_tokens, "text_tokens")
+    size = None if size is None else parse_size(size, "size")
     found = choose_tower(model, tower)
     pixels_B3HW = make_pixels(found, batch, size)
     baselines = [tower_baseline(found, pixels_B3HW)]
@@ -76,6 +80,7 @@ def make_subject(
 
 def random_heads(subject: Subject, presets: Iterable[Preset]) -> dict[str, DepthHead]:
     """Preset -> a head with random weights that fits the host, on its device and in its dtype."""
+    check_type(subject, Subject, "subject", BenchError)
     heads: dict[str, DepthHead] = {}
     with torch.random.fork_rng(devices=[]):
         for preset in presets:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from clipdepth_plugin.arguments import Intrinsics, Size, parse_camera
+from clipdepth_plugin.arguments import Intrinsics, Size, parse_camera, parse_numbers, parse_size
 from clipdepth_plugin.decoders.blocks import resize
 from clipdepth_plugin.errors import HostError
 from clipdepth_plugin.lenses import LensCheck
@@ -39,15 +39,28 @@ class ViewGeometry:
     scale: tuple[float, float]
     offset: tuple[float, float] = (0, 0)
 
+    def __post_init__(self) -> None:
+        if not torch.compiler.is_compiling():
+            parse_size(self.image_size, "image_size")
+            parse_size(self.view_size, "view_size")
+            parse_numbers(self.scale, 2, "scale", positive=True)
+            parse_numbers(self.offset, 2, "offset")
+
     @classmethod
     def squashed(cls, image_size: Size, view_size: Size) -> ViewGeometry:
         """All of the image, stretched to the view."""
+        if not torch.compiler.is_compiling():
+            image_size = parse_size(image_size, "image_size")
+            view_size = parse_size(view_size, "view_size")
         height, width = image_size
         return cls(image_size, view_size, (view_size[0] / height, view_size[1] / width))
 
     @classmethod
     def cropped(cls, image_size: Size, corner: Size, crop: Size, view_size: Size) -> ViewGeometry:
         """The part of size ``crop`` at ``corner`` (top, left) of the image, stretched so."""
+        parse_numbers(corner, 2, "corner")
+        parse_numbers(crop, 2, "crop", positive=True)
+        view_size = parse_size(view_size, "view_size")
         scale = (view_size[0] / crop[0], view_size[1] / crop[1])
         return cls(image_size, view_size, scale, (-corner[0] * scale[0], -corner[1] * scale[1]))
 
@@ -101,7 +114,7 @@ class ViewGeometry:
 
     def intrinsics(self, image: Intrinsics) -> Intrinsics:
         """(fx, fy, cx, cy) of the image, as those of the view."""
-        fx, fy, cx, cy = image
+        fx, fy, cx, cy = parse_camera(image, "intrinsics")
         return (
             fx * self.scale[1],
             fy * self.scale[0],

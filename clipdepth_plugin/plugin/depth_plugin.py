@@ -247,6 +247,7 @@ class DepthPlugin(DepthReading, nn.Module):
 
     def tower_pass(self, pixel_values: Tensor, **tower_kwargs: Any) -> DepthPass:
         """One pass of the tower alone, as ``capture`` collects the host's; ``depth`` stays."""
+        check_laid_out(pixel_values, self.tower)
         return cast("DepthPass", self._runner.run(pixel_values, tower_kwargs))
 
     def _pass(self) -> DepthPass:

@@ -12,7 +12,7 @@ from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.adapters.processors.hf import from_processor
 from clipdepth_plugin.adapters.processors.lerobot import from_policy
 from clipdepth_plugin.adapters.towers import Tower
-from clipdepth_plugin.arguments import Size
+from clipdepth_plugin.arguments import Size, parse_size
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.errors import HostError
 
@@ -26,6 +26,8 @@ def framing(
 
     As in its training where ``config`` says how; else the whole picture at the host's size.
     """
+    if input_size is not None:
+        input_size = parse_size(input_size, "input_size")
     size = input_size or config.input_size or preprocessing.size
     if size != preprocessing.size:
         preprocessing = preprocessing.at_size(size)

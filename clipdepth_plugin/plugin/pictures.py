@@ -12,10 +12,10 @@ from torch import Tensor
 
 from clipdepth_plugin.adapters.pixels import frames
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
-from clipdepth_plugin.arguments import Size
+from clipdepth_plugin.arguments import Size, check_type, shown
+from clipdepth_plugin.errors import ImageError
 from clipdepth_plugin.maps.cameras import Cameras, Focals
 from clipdepth_plugin.maps.geometry import ImageViews
-from clipdepth_plugin.plugin.checks import check_laid_out
 from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
 from clipdepth_plugin.plugin.framing import framing, known_preprocessing
 
@@ -44,6 +44,9 @@ class PictureDepth:
         Raises:
             HostError: It is not known how pictures are normalised.
         """
+        check_type(plugin, DepthPlugin, "plugin")
+        if preprocessing is not None:
+            check_type(preprocessing, Preprocessing, "preprocessing")
         known = known_preprocessing(plugin.tower, preprocessing or plugin.preprocessing)
         self.framing = framing(plugin.head.config, known, input_size)
         self._plugin = plugin
@@ -72,9 +75,12 @@ class PictureDepth:
             HeadMismatchError: A camera for a head without a canonical one; or the head is in
                 training mode.
         """
+        if not isinstance(images, Sequence) or isinstance(images, str | bytes):
+            raise ImageError(
+                f"images: got {shown(images)}, expected a list of pictures (PIL.Image)"
+            )
         if not images:
             return []
         pixels_B3HW, geometries = frames(images, self.framing)
-        check_laid_out(pixels_B3HW, self._plugin.tower)
         run = self._plugin.tower_pass(pixels_B3HW)
         return run.in_images([ImageViews((one,)) for one in geometries], intrinsics, focal_px)

@@ -11,7 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipdepth_plugin.arguments import check_type
 from clipdepth_plugin.errors import TrainingError
+from clipdepth_plugin.training.config import TrainConfig
 from clipdepth_plugin.training.progress import Progress, Reporter, silent
 from clipdepth_plugin.training.run_folder import RunFolder
 from clipdepth_plugin.training.run_recorder import RunRecorder
@@ -20,7 +22,6 @@ from clipdepth_plugin.training.step import learning_rate
 
 if TYPE_CHECKING:
     from clipdepth_plugin.training.batches import FeatureBatch
-    from clipdepth_plugin.training.config import TrainConfig
     from clipdepth_plugin.training.step import StepResult
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ def train(
         DataError: The data can't be read.
         HeadMismatchError: The head does not fit the tower.
     """
+    check_type(config, TrainConfig, "config", TrainingError)
     check_ready(config)
     folder = RunFolder(config)
     accelerator = make_accelerator(config)

@@ -45,9 +45,7 @@ class NyuMat(SampleDataset):
         """Opens the file and reads the split."""
         self._config = config
         self._path = Path(config.location())
-        self._unit = DepthUnit(
-            config.depth_scale or 1.0, config.min_depth, config.max_depth or _FARTHEST
-        )
+        self._unit = DepthUnit.of(config, 1.0, _FARTHEST)
         self._make = SampleMaker(config)
         self._open: tuple[int, Any] | None = None
         images = self._array("images")

@@ -11,11 +11,10 @@ meta.json, the set's default there, not known.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from clipdepth_plugin.arguments import GivenCamera, GivenMetres, Intrinsics
 from clipdepth_plugin.data.config import DataConfig, register_format
@@ -25,7 +24,7 @@ from clipdepth_plugin.data.sample import Sample
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.files.documents import MIB, read_json
 from clipdepth_plugin.files.pictures import DEPTH_SUFFIX, OUR_SUFFIXES, SUFFIXES
-from clipdepth_plugin.files.problems import checked, checked_type, described
+from clipdepth_plugin.files.problems import checked, checked_type
 
 _JSON_BYTES = 16 * MIB  # a camera for each of 200,000 frames
 
@@ -55,21 +54,26 @@ class Meta(BaseModel):
     sequences: dict[str, Any] = Field(default_factory=dict)  # "<split>/<sequence>" -> its entry
     sources: dict[str, _Source] = Field(default_factory=dict)
 
-    def is_free(self, sequence: str) -> bool:
+    def is_free(self, sequence: str, path: Path) -> bool:
         """Whether the source of ``<split>/<sequence>`` is redistributable without conditions."""
-        source = self.sources.get(self._sequence(sequence).source or "")
+        source = self.sources.get(self._sequence(sequence, path).source or "")
         return source is not None and source.redistributable == "yes"
 
-    def camera(self, sequence: str) -> Intrinsics | None:
-        """The camera of ``<split>/<sequence>``; its own null says that it is not known."""
-        own = self._sequence(sequence)
+    def camera(self, sequence: str, path: Path) -> Intrinsics | None:
+        """The camera of ``<split>/<sequence>``; its own null says that it is not known.
+
+        Raises:
+            DataError: It is none; names the file, ``path``, and the key.
+        """
+        own = self._sequence(sequence, path)
         if "intrinsics" in own.model_fields_set:
             return own.intrinsics
-        default = self.intrinsics.get("default")
-        return None if default is None else _CAMERA.validate_python(default)
+        default, where = self.intrinsics.get("default"), f"{path}: intrinsics.default"
+        return None if default is None else checked_type(_CAMERA, default, where, DataError)
 
-    def _sequence(self, name: str) -> _Sequence:
-        return _Sequence.model_validate(self.sequences.get(name, {}))
+    def _sequence(self, name: str, path: Path) -> _Sequence:
+        where = f"{path}: sequences, {name}"
+        return checked(_Sequence, self.sequences.get(name, {}), where, DataError)
 
 
 class _Frame(NamedTuple):
@@ -91,20 +95,13 @@ class RgbdFolder(SampleDataset):
         self._root = config.path("")
         self._make = SampleMaker(config)
         meta, path = self._meta(), self._root / "meta.json"
-        self._unit = DepthUnit(
-            config.depth_scale or meta.depth_scale,
-            config.min_depth,
-            config.max_depth or meta.max_depth_m or math.inf,
-        )
-        try:
-            self._frames = [
-                frame
-                for sequence in self._sequences(meta)
-                for frame in _frames(sequence, meta.camera(f"{config.split}/{sequence.name}"))
-                if not config.with_camera or config.intrinsics or frame.camera
-            ]
-        except ValidationError as error:
-            raise DataError(f"{path}: {described(error)}") from error
+        self._unit = DepthUnit.of(config, meta.depth_scale, meta.max_depth_m)
+        self._frames = [
+            frame
+            for sequence in self._sequences(meta)
+            for frame in _frames(sequence, meta.camera(f"{config.split}/{sequence.name}", path))
+            if not config.with_camera or config.intrinsics or frame.camera
+        ]
         if not self._frames:
             raise DataError(
                 f"{self._root / config.split}: no frames (<sequence>/<name>.jpg with "
@@ -127,14 +124,14 @@ class RgbdFolder(SampleDataset):
         depth_path = frame.folder / f"{frame.stem}{DEPTH_SUFFIX}"
         depth_1HW = self._unit.metres(stored_depth(depth_path, str(depth_path)))
         image_3HW = read_image(frame.folder / f"{frame.stem}{frame.suffix}", "")
-        own = frame.folder / "intrinsics.json"
+        own, common = frame.folder / "intrinsics.json", self._root / "meta.json"
         return self._make(
             image_3HW,
             depth_1HW,
             frame.camera,
             self.name(index),
             what=str(depth_path),
-            camera_from=str(own if frame.own_camera else self._root / "meta.json"),
+            camera_from=f"{own if frame.own_camera else common}, frame {frame.stem}",
         )
 
     def _meta(self) -> Meta:
@@ -158,7 +155,8 @@ class RgbdFolder(SampleDataset):
                 f'{self._root / "meta.json"}: has no "sources" that say what is redistributable; '
                 "leave out redistributable"
             )
-        return [one for one in found if meta.is_free(f"{self._config.split}/{one.name}")]
+        path, split_name = self._root / "meta.json", self._config.split
+        return [one for one in found if meta.is_free(f"{split_name}/{one.name}", path)]
 
 
 def _frames(folder: Path, camera: Intrinsics | None) -> list[_Frame]:
