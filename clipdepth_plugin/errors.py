@@ -6,6 +6,9 @@ from __future__ import annotations
 class ClipDepthError(ValueError):
     """Base of all errors that clipdepth_plugin raises on bad input or wrong use."""
 
+    def __init__(self, message: str = "") -> None:
+        super().__init__("\n".join(map(printable, message.split("\n"))))
+
 
 class ConfigError(ClipDepthError):
     """A configuration, of a head or of a training run, is wrong or contradicts itself."""
@@ -57,3 +60,10 @@ class KernelError(ClipDepthError):
 
 class BenchError(ClipDepthError):
     """A time measurement cannot be made, or has too few rounds."""
+
+
+def printable(text: str) -> str:
+    """A text whose control characters, line ends and undecodable bytes are written as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)

@@ -7,7 +7,7 @@ Axes: H W pixels of the map.
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ MAX_MILLIMETRES = 65535
 
 NOTE_KEY = "Description"
 """The PNG text chunk that says what a file of ours shows, and by which it is known as ours."""
+
+NPY_NOTE = b"\nwritten by clipdepth predict\n"
+"""What a NumPy file of ours ends with, and by which it is known as ours."""
 
 DEPTH_NOTE = "depth along the optical axis in millimetres; 0 is no depth"
 CONFIDENCE_NOTE = "probability of depth within a factor of 1.25; 255 is 1"
@@ -88,13 +91,19 @@ def _write_png(path: StrPath, grey_HW: NDArray[Any], note: str) -> None:
 def write_npy(path: StrPath, depth_HW: DepthMap) -> None:
     """Writes or replaces a NumPy file: a map (H, W) as float32, every value as it is.
 
-    Nothing is added to the file's name.
+    Nothing is added to the file's name. Behind the array, where ``numpy.load`` stops, a line
+    ``NPY_NOTE`` says who wrote it.
 
     Raises:
         DepthFileError: Not an (H, W) map, or the file can't be written.
     """
     metres_HW = _as_map(depth_HW, path).astype(np.float32)
-    write_atomically(path, lambda file: np.save(file, metres_HW, allow_pickle=False))
+
+    def write(file: IO[bytes]) -> None:
+        np.save(file, metres_HW, allow_pickle=False)
+        file.write(NPY_NOTE)
+
+    write_atomically(path, write)
 
 
 def write_colour(

@@ -10,16 +10,15 @@ head/                  the best head so far, as ``DepthHead.from_pretrained`` ta
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.files.atomic import write_atomically
+from clipdepth_plugin.files.pictures import opened_image
 from clipdepth_plugin.training.checkpoint import Checkpoints
 from clipdepth_plugin.training.config_file import dump_config, load_config
 
@@ -99,7 +98,8 @@ class RunFolder:
         folder.mkdir(exist_ok=True)
         write_atomically(folder / f"step-{step:08d}.png", png, TrainingError)
         if self._board is not None:
-            grid_HWC = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+            with opened_image(png) as grid:
+                grid_HWC = np.asarray(grid.convert("RGB"))
             self._board.add_image("validation", grid_HWC, step, dataformats="HWC")
 
     def close(self) -> None:
