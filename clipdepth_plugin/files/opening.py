@@ -7,6 +7,7 @@ nobody tests. Those of ``FORMATS`` are tried, whatever the file's name is.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import re
 from collections.abc import Iterator
@@ -17,8 +18,8 @@ from PIL import Image, UnidentifiedImageError
 from clipdepth_plugin.errors import ClipDepthError
 from clipdepth_plugin.files.paths import Error, check_file, shown
 
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
-"""The formats that are read, by Pillow's names."""
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
+"""The formats that are read, by Pillow's names; its JPEG has MPO in it."""
 
 MAX_PIXELS = 1 << 26
 """Pixels of a picture, 67 million (8192 x 8192), unless a caller allows more."""
@@ -95,7 +96,7 @@ def opened(
     try:
         head = head_of(source)
         file = source if isinstance(source, Path) else io.BytesIO(source)
-        with Image.open(file, formats=FORMATS) as image:
+        with Image.open(file, formats=_formats()) as image:
             if image.width * image.height > max_pixels:
                 raise too_large(what, image.size, max_pixels, error)
             yield image
@@ -143,14 +144,17 @@ def stored_as(image: Image.Image) -> str:
     return f"{16 if deep else 8}-bit {_MODES.get(mode, mode)}"
 
 
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of ``FORMATS`` that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
 def _unknown(head: bytes) -> str:
     for kind, start in _OTHERS:
         if re.match(start, head, re.DOTALL):
             return f"is a {kind} file, not a picture that is read"
     if all(byte >= 32 or byte in b"\t\r\n\f" for byte in head):
         return "is a text file, not a picture"
-    return f"not a picture that is read, or its beginning is damaged (known are {_known()})"
-
-
-def _known() -> str:
-    return ", ".join(FORMATS)
+    return f"not a picture that is read, or its beginning is damaged (known are {', '.join(_formats())})"

@@ -56,7 +56,8 @@ class HubStream(StreamDataset):
         if value["bytes"] is None and value.get("path"):
             raise DataError(
                 f"{self.config.location()}: column {column!r} only names files "
-                f"({value['path']}), which are not read; store the pictures in the rows (datasets' push_to_hub does)"
+                f"({value['path']}), which are not read; store the pictures in the rows (datasets' "
+                "push_to_hub does)"
             )
         return value["bytes"]
 
