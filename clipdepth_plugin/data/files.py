@@ -34,6 +34,7 @@ from clipdepth_plugin.files.pictures import opened_image, upright_rgb
 
 _DEPTH_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 _NPY = b"\x93NUMPY"
+_ABSENT = "no such file; check the set, or download it again"
 _WANTED = "depth is a grey PNG or TIFF of 16 bits, a TIFF of floats, or a NumPy array (.npy)"
 
 
@@ -79,7 +80,7 @@ def pixels_of(image: Image.Image, what: str) -> Tensor:
 
 
 def stored_depth(source: Any, what: str) -> NDArray[Any]:
-    """The stored values (H, W) of a depth map: a file, its content, a Pillow image or an array.
+    """The stored values (H, W) of a depth map: a file, its content, a picture or an array.
 
     A file is a grey PNG, TIFF or PGM of 16 bits, a TIFF or PFM of floats or 32 bits, or a NumPy
     array (.npy), whatever its suffix.
@@ -88,7 +89,7 @@ def stored_depth(source: Any, what: str) -> NDArray[Any]:
         DataError: It can't be read, is no depth, or is not one map of numbers.
     """
     if isinstance(source, Path):
-        check_file(source, DataError)
+        check_file(source, DataError, _ABSENT)
     if isinstance(source, Path | bytes):
         read = _npy if head_of(source).startswith(_NPY) else _depth_picture
         source = read(source, what)
@@ -126,7 +127,7 @@ def _npy(source: Source, what: str) -> NDArray[Any]:
         if isinstance(error, DataError):
             raise
         raise DataError(
-            f"{what}: the NumPy array is damaged or holds no numbers ({error}); write it again "
+            f"{what}: the depth map is damaged, or no array of numbers ({error}); write it again "
             "with numpy.save"
         ) from error
 

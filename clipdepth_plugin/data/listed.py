@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 FIELDS = ("image_root", "depth_root", "crop")
 """The fields of ``DataConfig`` that list formats read beside ``files``."""
 
+_NO_LIST = "no such list; check files"
 _OTHER_SUFFIX = {".png": ".jpg", ".jpg": ".png"}
 
 
@@ -119,7 +120,7 @@ class ListedSet(SampleDataset):
 
 def _read_list(path: Path) -> list[Line]:
     lines, without = [], 0
-    for number, text in enumerate(read_text(path, DataError).splitlines(), 1):
+    for number, text in enumerate(read_text(path, DataError, _NO_LIST).splitlines(), 1):
         if not text.strip():
             continue
         line = _parsed(text, number, f"{path}:{number}")
@@ -148,8 +149,8 @@ def _parsed(text: str, number: int, where: str) -> Line:
         return Line(image.lstrip("/"), depth.lstrip("/"), focal, number)
     if third is not None:
         raise DataError(
-            f"{where}: the third column, {third!r}, is no number; it is the focal length in "
-            "pixels, and may be left out. Leave out a header line, too"
+            f"{where}: the focal length {third!r} is no number; the third column is the focal "
+            "length in pixels, and may be left out. Leave out a header line, too"
         )
     raise DataError(
         f'{where}: expected "rgb depth focal" or "rgb depth", got {text[:200]!r}; put names with '

@@ -157,4 +157,5 @@ def _unknown(head: bytes) -> str:
             return f"is a {kind} file, not a picture that is read"
     if all(byte >= 32 or byte in b"\t\r\n\f" for byte in head):
         return "is a text file, not a picture"
-    return f"not a picture that is read, or its beginning is damaged (known are {', '.join(_formats())})"
+    known = ", ".join(_formats())
+    return f"not a picture that is read, or damaged from the start (known are {known})"

@@ -27,8 +27,10 @@ _MARKS = (
 )
 
 
-def status(path: Path, error: Error) -> os.stat_result:
-    """What is at a path.
+def status(
+    path: Path, error: Error, absent: str = "no such file or folder; check the path"
+) -> os.stat_result:
+    """What is at a path; ``absent`` says that nothing is, and what to do.
 
     Raises:
         ClipDepthError: ``error``; nothing is there, or it may not be known.
@@ -36,18 +38,18 @@ def status(path: Path, error: Error) -> os.stat_result:
     try:
         return os.stat(path)  # noqa: PTH116
     except (FileNotFoundError, NotADirectoryError) as problem:
-        raise error(f"{shown(path)}: no such file or folder; check the path") from problem
+        raise error(f"{shown(path)}: {absent}") from problem
     except (OSError, ValueError) as problem:  # ValueError: a null character
         raise error(f"{shown(path)}: can't be read ({_reason(problem)})") from problem
 
 
-def check_file(path: Path, error: Error) -> int:
+def check_file(path: Path, error: Error, absent: str = "no such file; check the path") -> int:
     """The size in bytes of a regular file, which can be opened without waiting.
 
     Raises:
         ClipDepthError: ``error``; it is missing, can't be read, or is a folder, pipe or device.
     """
-    found = status(path, error)
+    found = status(path, error, absent)
     if not stat.S_ISREG(found.st_mode):
         kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, socket or device"
         raise error(f"{shown(path)}: is {kind}, expected a file")
@@ -100,13 +102,13 @@ class FolderNames:
         return {**lower, **{name: name for name in entries}}
 
 
-def read_text(path: Path, error: Error) -> str:
+def read_text(path: Path, error: Error, absent: str = "no such file; check the path") -> str:
     """A text file in UTF-8, or in what its byte order mark says.
 
     Raises:
         ClipDepthError: ``error``; it can't be read, is too large, or is no text.
     """
-    if check_file(path, error) > LIST_BYTES:
+    if check_file(path, error, absent) > LIST_BYTES:
         raise error(f"{shown(path)}: larger than {LIST_BYTES} bytes, no list of files")
     try:
         content = path.read_bytes()

@@ -25,6 +25,7 @@ from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.files.paths import check_file, read_text
 
 _FARTHEST = 10.0
+_NO_SPLIT = "no such file; files is the official splits.mat or a text file of numbers"
 _KEYS = {"train": "trainNdxs", "test": "testNdxs"}
 
 
@@ -90,7 +91,7 @@ class NyuMat(SampleDataset):
         """An HDF5 data set. Every process opens the file for itself: handles don't survive fork."""
         if self._open is None or self._open[0] != os.getpid():
             h5py = require("h5py", "train", "nyu_mat")
-            check_file(self._path, DataError)
+            check_file(self._path, DataError, "no such file; root is nyu_depth_v2_labeled.mat")
             try:
                 self._open = (os.getpid(), h5py.File(self._path, "r"))
             except OSError as error:
@@ -116,7 +117,7 @@ class NyuMat(SampleDataset):
 
 
 def _split_numbers(path: Path, split: str) -> NDArray[np.int64]:
-    check_file(path, DataError)
+    check_file(path, DataError, _NO_SPLIT)
     if path.suffix.lower() != ".mat":
         words = read_text(path, DataError).replace(",", " ").split()
         try:
