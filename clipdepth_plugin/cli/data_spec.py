@@ -67,7 +67,7 @@ def _expected(text: str, kind: str) -> str:
     known = kind.strip().lower()
     if known in FORMATS and known != kind:
         return f"formats are written in small letters without blanks; did you mean {known}:...?"
-    if is_folder(Path(text)):
+    if text and is_folder(Path(text)):
         return f"is a folder, whose format is not said; did you mean rgbd:{text}?"
     return _FORM
 

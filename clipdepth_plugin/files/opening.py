@@ -139,8 +139,9 @@ def stored_as(image: Image.Image) -> str:
     mode = image.mode
     if mode == "1" or mode.startswith("I;") or mode in ("I", "F"):
         return _MODES.get(mode, "16-bit grey")
-    # Pillow decodes 16-bit colours to 8 bits; only the raw mode of a tile tells.
-    deep = any(re.search(r";16[BLN]?", str(tile[3])) for tile in getattr(image, "tile", ()))
+    # Pillow decodes 16-bit colours to 8 bits; only the raw mode of its tiles tells.
+    deep = re.search(r"(\w+);16[BLN]?\b", str(getattr(image, "tile", "")))
+    mode = deep[1] if deep else mode
     return f"{16 if deep else 8}-bit {_MODES.get(mode, mode)}"
 
 

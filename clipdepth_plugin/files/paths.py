@@ -88,7 +88,7 @@ class FolderNames:
         if path.parent not in self._folders:
             self._folders[path.parent] = self._listed(path.parent)
         names = self._folders[path.parent]
-        found = path.name if path.name in names else names.get(path.name.casefold())
+        found = names[path.name] if path.name in names else names.get(path.name.casefold())
         return None if found is None else path.with_name(found)
 
     def _listed(self, folder: Path) -> dict[str, str | None]:
