@@ -134,7 +134,7 @@ def test_what_is_no_depth_is_called_by_its_name(
     tmp_path: Path, mode: str, options: dict[str, str], named: str
 ) -> None:
     path = tmp_path / "d.png"
-    Image.new(mode, (4, 4)).save(path, **options)  # type: ignore[arg-type]
+    Image.new(mode, (4, 4)).save(path, **options)
     with pytest.raises(DataError, match=rf"is {named} \(mode {mode}\), expected 16-bit grey"):
         stored_depth(path, "d.png")
 
