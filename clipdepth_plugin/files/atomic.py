@@ -100,7 +100,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f"{TEMPORARY}{path.name}-{secrets.token_hex(4)}")
+    return path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")  # the path's may be the longest
 
 
 @contextlib.contextmanager
