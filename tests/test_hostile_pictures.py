@@ -15,7 +15,14 @@ from PIL import EpsImagePlugin, Image
 from clipdepth_plugin.cli.predict_files import check_names, check_replaced
 from clipdepth_plugin.data.files import read_image, stored_depth
 from clipdepth_plugin.errors import ClipDepthError, DataError, DepthFileError, ImageError
-from clipdepth_plugin.files.depth_maps import NPY_NOTE, write_depth_png, write_npy
+from clipdepth_plugin.files import depth_maps
+from clipdepth_plugin.files.depth_maps import (
+    NPY_NOTE,
+    write_colour,
+    write_confidence_png,
+    write_depth_png,
+    write_npy,
+)
 from clipdepth_plugin.files.pictures import find_images, load_image
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
@@ -264,3 +271,25 @@ def test_maps_of_an_interrupted_run_are_known_as_ours(tmp_path: Path) -> None:
         (tmp_path / "a.npy").write_bytes(foreign)
         with pytest.raises(DepthFileError, match=r"a\.npy: not written"):
             check_replaced([Path("a.jpg")], tmp_path, npy=True, confidence=True)
+
+
+def test_a_name_of_the_greatest_length_can_be_written(tmp_path: Path) -> None:
+    write_npy(tmp_path / ("x" * 251 + ".npy"), np.ones((2, 2)))
+
+
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (70, 71)])
+def test_large_maps_are_written_in_strips(
+    tmp_path: Path, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    depth_HW = np.random.default_rng(0).uniform(-1, 70, size)
+    write_depth_png(tmp_path / "a.png", depth_HW)
+    write_confidence_png(tmp_path / "c.png", depth_HW)
+    whole = [(tmp_path / name).read_bytes() for name in ("a.png", "c.png")]
+    monkeypatch.setattr(depth_maps, "_STRIP_PIXELS", 1000)
+    monkeypatch.setattr(depth_maps, "_DRAWN_PIXELS", 1000)
+    write_depth_png(tmp_path / "a.png", depth_HW)
+    write_confidence_png(tmp_path / "c.png", depth_HW)
+    assert whole == [(tmp_path / name).read_bytes() for name in ("a.png", "c.png")]
+    image = Image.new("RGB", size[::-1])
+    write_colour(tmp_path / "b.png", depth_HW, image=image)
+    assert load_image(tmp_path / "b.png").size[0] > 100
