@@ -12,7 +12,7 @@ class ClipDepthError(ValueError):
     def __init__(self, message: str = "") -> None:
         if len(message) > MAX_MESSAGE:
             message = f"{message[:MAX_MESSAGE]}... ({len(message)} characters)"
-        super().__init__(message)
+        super().__init__("\n".join(map(printable, message.split("\n"))))
 
 
 class ConfigError(ClipDepthError):
@@ -68,7 +68,14 @@ class BenchError(ClipDepthError):
 
 
 def shortened(value: object, limit: int = 100) -> str:
-    """The text of a value for a message: no control characters, ``limit`` characters at most."""
+    """The text of a value for a message: ``printable`` lines, ``limit`` characters at most."""
     text = str(value)
     cut = text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
-    return "".join(one if one.isprintable() or one == "\n" else repr(one)[1:-1] for one in cut)
+    return "\n".join(map(printable, cut.split("\n")))
+
+
+def printable(text: str) -> str:
+    """A text whose control characters, line ends and undecodable bytes are written as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)

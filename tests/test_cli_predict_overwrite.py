@@ -73,7 +73,7 @@ def test_ones_own_files_are_replaced_without_asking(host: Path, head: Path, pict
     for options in ((), ("--npy", "--confidence"), ("--npy", "--confidence")):
         result = run(*given, *options)
         assert result.exit_code == 0, result.output
-    # An array that is not the picture's is somebody's own.
+    # An array without our note is somebody's own.
     foreign(pictures / "a.npy")
     foreign(pictures / "b.npy")
     result = run(*given, "--npy")
@@ -88,3 +88,49 @@ def test_overwrite_replaces_whatever_there_is(host: Path, head: Path, pictures: 
     for options in (("--overwrite",), ()):
         result = run(*given, *options)
         assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("last", [1, 4])
+def test_a_run_that_was_interrupted_while_replacing_its_own_can_be_run_again(
+    host: Path,
+    head: Path,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    last: int,
+) -> None:
+    """Wherever among the files of a picture it ended."""
+    loaded = DepthHead.from_pretrained(head)
+    with torch.no_grad():
+        for weight in loaded.parameters():
+            weight.mul_(1.5)
+    loaded.save_pretrained(tmp_path / "other")
+    given = ("predict", pictures, "--host", host, "-o", pictures, "--npy", "--confidence")
+    assert run(*given, "--head", head).exit_code == 0
+    done = []
+    whole = Path.replace
+
+    def interrupted(path: Path, target: Path) -> Path:
+        if len(done) == last:
+            raise KeyboardInterrupt
+        done.append(target)
+        return whole(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", interrupted)
+        assert run(*given, "--head", tmp_path / "other").exit_code != 0
+    assert len(done) == last
+    result = run(*given, "--head", tmp_path / "other")
+    assert result.exit_code == 0, result.output
+
+
+def test_a_picture_too_large_is_named_and_the_others_are_done(
+    host: Path, head: Path, pictures: Path, tmp_path: Path
+) -> None:
+    Image.new("L", (60, 41)).save(pictures / "large.png")
+    given = ("predict", pictures, "--host", host, "--head", head, "-o", tmp_path / "out")
+    result = run(*given, "--max-pixels", str(60 * 40))
+    assert result.exit_code == 1, result.output
+    assert "large.png: its pixels, 60 x 41, are more than 2400" in words(result.stderr)
+    assert len(list((tmp_path / "out").glob("*.depth.png"))) == 2
+    assert run(*given).exit_code == 0

@@ -35,6 +35,7 @@ from clipdepth_plugin.files.depth_maps import (
     write_depth_png,
     write_npy,
 )
+from clipdepth_plugin.files.opening import MAX_PIXELS
 from clipdepth_plugin.files.pictures import (
     COLOUR_SUFFIX,
     CONFIDENCE_SUFFIX,
@@ -82,6 +83,12 @@ class PredictOptions:
             "--confidence", help="Also write NAME.confidence.png: 8-bit, 255 is sure; as .npy, too."
         ),
     ] = False
+    max_pixels: Annotated[
+        int,
+        typer.Option(
+            min=1, max=1 << 31, help="Pictures with more pixels are named, and not decoded."
+        ),
+    ] = MAX_PIXELS
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files that predict did not write, too.")
     ] = False
@@ -100,6 +107,7 @@ def predict(options: PredictOptions, console: Console) -> int:
     map could not be written, and those before are done; the message says which. 3, an unexpected
     error.
     """
+    Image.MAX_IMAGE_PIXELS = None  # --max-pixels is the bound
     images = find_images(options.images)
     check_names(images, confidence=options.confidence)
     if not options.overwrite:
@@ -149,7 +157,7 @@ def _predict_all(
             read: list[tuple[Path, Image.Image]] = []
             for path in paths:
                 try:
-                    read.append((path, load_image(path)))
+                    read.append((path, load_image(path, max_pixels=options.max_pixels)))
                 except ImageError as error:
                     unreadable.append(error)
             maps = depth_of([image for _, image in read], focal_px=options.focal_px)

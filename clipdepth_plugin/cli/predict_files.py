@@ -1,17 +1,11 @@
-"""The files that ``clipdepth predict`` writes, and those that it must not replace.
-
-Axes: H W pixels of a map.
-"""
+"""The files that ``clipdepth predict`` writes, and those that it must not replace."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from clipdepth_plugin.errors import DepthFileError, ImageError
 from clipdepth_plugin.files.depth_maps import (
@@ -19,29 +13,39 @@ from clipdepth_plugin.files.depth_maps import (
     CONFIDENCE_NOTE,
     DEPTH_NOTE,
     NOTE_KEY,
-    to_grey,
-    to_millimetres,
+    NPY_NOTE,
 )
-from clipdepth_plugin.files.pictures import COLOUR_SUFFIX, CONFIDENCE_SUFFIX, DEPTH_SUFFIX
+from clipdepth_plugin.files.paths import check_file, shown
+from clipdepth_plugin.files.pictures import (
+    COLOUR_SUFFIX,
+    CONFIDENCE_SUFFIX,
+    DEPTH_SUFFIX,
+    opened_image,
+)
 
 _NOTES = {DEPTH_SUFFIX: DEPTH_NOTE, COLOUR_SUFFIX: COLOUR_NOTE, CONFIDENCE_SUFFIX: CONFIDENCE_NOTE}
-_ARRAYS: dict[str, tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]] = {
-    DEPTH_SUFFIX: (".npy", to_millimetres),
-    CONFIDENCE_SUFFIX: (".confidence.npy", to_grey),
-}
-"""Suffix of a PNG -> suffix of the NumPy file beside it, and its values as the PNG stores them."""
+_ARRAYS = {DEPTH_SUFFIX: ".npy", CONFIDENCE_SUFFIX: ".confidence.npy"}
+"""Suffix of a PNG -> suffix of the NumPy file beside it."""
+
+_NAME_BYTES = 255
+"""The longest name of a file on the file systems in use."""
 
 
 def check_names(images: Sequence[Path], *, confidence: bool = False) -> None:
-    """Refuses pictures whose output files would overwrite each other.
+    """Refuses pictures whose output files would overwrite each other, or can't be named.
 
     Names are compared without regard to case, as some file systems do.
 
     Raises:
-        ImageError: Two pictures have the same stem.
+        ImageError: Two pictures have the same stem, or one has too long a name.
     """
     seen: dict[str, Path] = {}
     for image in images:
+        if len(os.fsencode(image.stem + max(_NOTES, key=len))) > _NAME_BYTES:
+            raise ImageError(
+                f"{shown(image)}: its maps' names would be longer than {_NAME_BYTES} bytes; rename "
+                "it"
+            )
         for stem in (image.stem, f"{image.stem}.confidence")[: 1 + confidence]:
             other = seen.setdefault(stem.casefold(), image)
             if other is not image:
@@ -54,8 +58,8 @@ def check_names(images: Sequence[Path], *, confidence: bool = False) -> None:
 def check_replaced(images: Sequence[Path], folder: Path, *, npy: bool, confidence: bool) -> None:
     """Refuses to replace files that ``clipdepth predict`` did not write.
 
-    The true depth in an RGB-D folder has the same names as predictions. A PNG of ours has a note
-    in it; a NumPy file of ours holds what the PNG beside it shows.
+    The true depth in an RGB-D folder has the same names as predictions. A file of ours has a note
+    in it, so that it is known whatever is beside it.
 
     Raises:
         DepthFileError: Another file is where an output would go.
@@ -64,11 +68,11 @@ def check_replaced(images: Sequence[Path], folder: Path, *, npy: bool, confidenc
     for stem in (image.stem for image in images):
         for suffix in (DEPTH_SUFFIX, COLOUR_SUFFIX, CONFIDENCE_SUFFIX)[: 2 + confidence]:
             picture = folder / f"{stem}{suffix}"
-            if picture.exists() and not _is_ours(picture, suffix):
+            if os.path.lexists(picture) and not _is_ours(picture, suffix):
                 foreign.append(picture)
             if npy and suffix in _ARRAYS:
-                array = folder / f"{stem}{_ARRAYS[suffix][0]}"
-                if array.exists() and not _is_ours(picture, suffix, array):
+                array = folder / f"{stem}{_ARRAYS[suffix]}"
+                if os.path.lexists(array) and not _is_our_array(array):
                     foreign.append(array)
     if foreign:
         others = f" (and {len(foreign) - 1} more such files)" if len(foreign) > 1 else ""
@@ -78,14 +82,19 @@ def check_replaced(images: Sequence[Path], folder: Path, *, npy: bool, confidenc
         )
 
 
-def _is_ours(picture: Path, suffix: str, array: Path | None = None) -> bool:
-    """Whether a PNG has the note of ours and shows the values of ``array``, where one is given."""
+def _is_ours(picture: Path, suffix: str) -> bool:
     try:
-        with Image.open(picture) as image:
-            noted = image.info.get(NOTE_KEY) == _NOTES[suffix]
-            if array is None or not noted:
-                return noted
-            values_HW = np.load(array, allow_pickle=False)
-            return np.array_equal(np.asarray(image), _ARRAYS[suffix][1](values_HW))
-    except Exception:  # noqa: BLE001 (a file that can't be read is not ours: ours are whole)
+        with opened_image(picture, max_pixels=sys.maxsize) as image:  # only its header is read
+            return image.info.get(NOTE_KEY) == _NOTES[suffix]
+    except ImageError:  # ours are whole
+        return False
+
+
+def _is_our_array(array: Path) -> bool:
+    try:
+        size = check_file(array, DepthFileError)
+        with array.open("rb") as file:
+            file.seek(max(0, size - len(NPY_NOTE)))
+            return file.read() == NPY_NOTE
+    except (OSError, DepthFileError):
         return False

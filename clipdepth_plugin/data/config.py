@@ -176,7 +176,8 @@ class DataConfig(BaseModel):
     @property
     def title(self) -> str:
         """Name of the set in samples' names."""
-        return self.name or ospath.basename(self.root.rstrip("/")) or self.root  # noqa: PTH119
+        root = self.location()
+        return self.name or ospath.basename(root.rstrip("/")) or root  # noqa: PTH119
 
     def location(self) -> str:
         """``root`` with its environment variables."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 import bisect
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from torch.utils.data import Dataset
@@ -24,9 +25,11 @@ class SampleDataset(Dataset[Sample], ABC):
 
     Attributes:
         own_augment: Augmentation of its samples in place of the run's; None: the run's.
+        missing: Number of a sample that lacks a file -> what is missing, known without reading.
     """
 
     own_augment: AugmentConfig | None = None
+    missing: Mapping[int, str] = MappingProxyType({})
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -59,6 +62,10 @@ class Spread(SampleDataset):
         """Chooses the samples; the first is always one of them."""
         self._whole = whole
         self._count = min(limit, len(whole))
+        there = ((index, self._there(index)) for index in range(self._count))
+        self.missing = {
+            index: whole.missing[number] for index, number in there if number in whole.missing
+        }
 
     def __len__(self) -> int:
         return self._count

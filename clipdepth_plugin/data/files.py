@@ -21,12 +21,23 @@ from torch import Tensor
 from clipdepth_plugin.arguments import Intrinsics
 from clipdepth_plugin.data.config import DataConfig
 from clipdepth_plugin.data.sample import Sample, cropped
-from clipdepth_plugin.errors import DataError, HostError, ImageError
+from clipdepth_plugin.errors import DataError, HostError
+from clipdepth_plugin.files.opening import (
+    MAX_PIXELS,
+    Source,
+    head_of,
+    opened,
+    stored_as,
+    too_large,
+)
+from clipdepth_plugin.files.paths import check_file
 from clipdepth_plugin.files.pictures import opened_image, upright_rgb
 from clipdepth_plugin.lenses import LensCheck
 
-_DEPTH_MODES = ("I;16", "I;16B", "I;16L", "I", "F")
+_DEPTH_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 _NPY = b"\x93NUMPY"
+_ABSENT = "no such file; check the set, or download it again"
+_WANTED = "depth is a grey PNG or TIFF of 16 bits, a TIFF of floats, or a NumPy array (.npy)"
 
 
 @dataclass(frozen=True)
@@ -60,20 +71,16 @@ class DepthUnit:
         return torch.from_numpy(depth_HW)[None]
 
 
-def read_image(source: Path | bytes, what: str) -> Tensor:
-    """A picture that has depth beside it, as (3, H, W) uint8 RGB; ``what`` names it in errors."""
-    if isinstance(source, Path):
-        with opened_image(source) as opened:
-            return pixels_of(opened, str(source))
-    try:
-        with Image.open(io.BytesIO(source)) as opened:
-            return pixels_of(opened, what)
-    except (DataError, ImageError):
-        raise
-    except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
-        raise ImageError(
-            f"{what}: not a picture that can be read ({type(error).__name__}: {error})"
-        ) from error
+def read_image(source: Source, what: str | None = None) -> Tensor:
+    """A picture that has depth beside it, as (3, H, W) uint8 RGB; ``what`` names bytes in errors.
+
+    Raises:
+        ImageError: It can't be read.
+        DataError: It is to be rotated.
+    """
+    what = str(source) if isinstance(source, Path) else what or "picture"
+    with opened_image(source, what) as opened:
+        return pixels_of(opened, what)
 
 
 def pixels_of(image: Image.Image, what: str) -> Tensor:
@@ -87,26 +94,57 @@ def pixels_of(image: Image.Image, what: str) -> Tensor:
     return torch.from_numpy(np.array(upright_rgb(image, what))).permute(2, 0, 1)
 
 
-def stored_depth(source: Path | bytes, what: str) -> NDArray[Any]:
-    """The stored values (H, W) of a depth picture or .npy array: 16-bit or float grey."""
-    try:
-        if isinstance(source, bytes) and source.startswith(_NPY):
-            return cast("NDArray[Any]", np.load(io.BytesIO(source), allow_pickle=False))
-        with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
-            mode = image.mode
-            stored_HW = np.asarray(image) if mode in _DEPTH_MODES else None
-    except FileNotFoundError as error:
-        raise DataError(f"{what}: no such file; check the set, or download it again") from error
-    except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
+def stored_depth(source: Any, what: str) -> NDArray[Any]:
+    """The stored values (H, W) of a depth map: a file, its content, a picture or an array.
+
+    A file is a grey PNG, TIFF or PGM of 16 bits, a TIFF or PFM of floats or 32 bits, or a NumPy
+    array (.npy), whatever its suffix.
+
+    Raises:
+        DataError: It can't be read, is no depth, or is not one map of numbers.
+    """
+    if isinstance(source, Path):
+        check_file(source, DataError, _ABSENT)
+    if isinstance(source, Path | bytes):
+        read = _npy if head_of(source).startswith(_NPY) else _depth_picture
+        source = read(source, what)
+    stored: NDArray[Any] = np.asarray(source)
+    if stored.ndim == 3 and 1 in (stored.shape[0], stored.shape[2]):
+        stored = stored.squeeze(0 if stored.shape[0] == 1 else 2)
+    if stored.ndim != 2 or stored.dtype.kind not in "uif" or not stored.size:
         raise DataError(
-            f"{what}: the depth map is damaged or can't be read ({type(error).__name__}: {error}); "
-            "copy or download it again"
-        ) from error
-    if stored_HW is None:
-        raise DataError(
-            f"{what}: has mode {mode}, expected 16-bit grey; 8-bit pictures are not metric depth"
+            f"{what}: depth has shape {stored.shape} of {stored.dtype}, expected one map (H, W) of "
+            "numbers"
         )
-    return stored_HW
+    return stored
+
+
+def _depth_picture(source: Source, what: str) -> NDArray[Any]:
+    with opened(source, what, DataError, wanted=_WANTED) as image:
+        if image.mode not in _DEPTH_MODES:
+            raise DataError(
+                f"{what}: is {stored_as(image)} (mode {image.mode}), expected 16-bit grey or "
+                f"floats: 8 bits or colours are not metric depth; {_WANTED}"
+            )
+        return np.asarray(image)
+
+
+def _npy(source: Source, what: str) -> NDArray[Any]:
+    """An array; of a file only the header is read at first, so that its size is known."""
+    try:
+        if isinstance(source, bytes):
+            return cast("NDArray[Any]", np.load(io.BytesIO(source), allow_pickle=False))
+        mapped = np.load(source, mmap_mode="r", allow_pickle=False)
+        if mapped.size > MAX_PIXELS:
+            raise too_large(what, mapped.shape, MAX_PIXELS, DataError)
+        return np.array(mapped)
+    except (ValueError, EOFError, OSError, MemoryError, SyntaxError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"{what}: the depth map is damaged, or no array of numbers ({error}); write it again "
+            "with numpy.save"
+        ) from error
 
 
 class SampleMaker:

@@ -2,13 +2,16 @@
 
 A line whose depth is None (45 of 697 in KITTI's Eigen list) is left out. Leading slashes are
 dropped. A .png that does not exist is looked for as .jpg and the other way round, since KITTI is
-distributed as both.
+distributed as both; upper and lower case don't matter where only one file's name differs in them.
+The fields of a line stand between blanks, tabs or commas; names with blanks in them in quotes.
 """
 
 from __future__ import annotations
 
+import csv
 import logging
 from abc import abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -19,12 +22,14 @@ from clipdepth_plugin.data.dataset import SampleDataset
 from clipdepth_plugin.data.files import DepthUnit, SampleMaker, read_image, stored_depth
 from clipdepth_plugin.data.sample import Sample
 from clipdepth_plugin.errors import DataError, HostError
+from clipdepth_plugin.files.paths import FolderNames, is_folder, read_text
 
 logger = logging.getLogger(__name__)
 
 FIELDS = ("image_root", "depth_root", "crop")
 """The fields of ``DataConfig`` that list formats read beside ``files``."""
 
+_NO_LIST = "no such list; check files"
 _OTHER_SUFFIX = {".png": ".jpg", ".jpg": ".png"}
 
 
@@ -58,7 +63,7 @@ class ListedSet(SampleDataset):
         self.images = config.path(config.image_root)
         self._depths = config.path(config.depth_root)
         for folder in (self.images, self._depths):
-            if not folder.is_dir():
+            if not is_folder(folder):
                 raise DataError(f"{folder}: no such folder; check root, image_root and depth_root")
         self._list = config.path(config.files)
         self._lines = _read_list(self._list)
@@ -66,6 +71,27 @@ class ListedSet(SampleDataset):
             raise DataError(f"{self._list}: names no picture that has depth")
         self._unit = DepthUnit.of(config, self.depth_scale, self.max_depth)
         self._make = SampleMaker(config)
+        self._paths, self.missing = self._found(self._list)
+
+    def _found(self, path: Path) -> tuple[list[tuple[Path, Path]], dict[int, str]]:
+        """Picture and depth of each line; line -> what is missing, with the path as listed."""
+        names = FolderNames(DataError)
+        missing: dict[int, str] = {}
+        found = []
+        for index, line in enumerate(self._lines):
+            pair = []
+            for root, relative, folders in (
+                (self.images, line.image, ("",)),
+                (self._depths, line.depth, self.depth_folders),
+            ):
+                there = _find(names, root, relative, folders)
+                if there is None:
+                    missing[index] = (
+                        f"{root / relative}: no such file (line {line.number} of {path})"
+                    )
+                pair.append(there or root / relative)
+            found.append((pair[0], pair[1]))
+        return found, missing
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -77,10 +103,9 @@ class ListedSet(SampleDataset):
 
     def __getitem__(self, index: int) -> Sample:
         """See ``SampleDataset``."""
-        line = self._lines[index]
-        depth_path = _find(self._depths, line.depth, self.depth_folders)
+        line, (image_path, depth_path) = self._lines[index], self._paths[index]
         depth_1HW = self._unit.metres(stored_depth(depth_path, str(depth_path)))
-        image_3HW = read_image(_find(self.images, line.image), "")
+        image_3HW = read_image(image_path)
         height, width = depth_1HW.shape[1:]
         return self._make(
             image_3HW,
@@ -97,46 +122,70 @@ class ListedSet(SampleDataset):
 
 
 def _read_list(path: Path) -> list[Line]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such list; check files") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: the list can't be read ({error})") from error
     lines, without = [], 0
-    for number, line in enumerate(text.splitlines(), 1):
-        words = line.split()
-        if not words:
+    for number, text in enumerate(read_text(path, DataError, _NO_LIST).splitlines(), 1):
+        if not text.strip():
             continue
-        if len(words) not in (2, 3):
-            raise DataError(f'{path}:{number}: expected "rgb depth focal", got {line!r}')
-        focal = _focal(words[2], f"{path}:{number}: the focal length") if words[2:] else None
-        if words[1] == "None":
+        line = _parsed(text, number, f"{path}:{number}")
+        if line.depth == "None":
             without += 1
-            continue
-        image, depth = (check_inside(word.lstrip("/"), f"{path}:{number}") for word in words[:2])
-        lines.append(Line(image, depth, focal, number))
+        else:
+            lines.append(line)
     if without:
         logger.info("%s: %d of %d lines have no depth", path, without, without + len(lines))
     return lines
 
 
-def _focal(word: str, where: str) -> float:
+def _parsed(text: str, number: int, where: str) -> Line:
+    """A line as the first separator has it under which it is "rgb depth [focal]"."""
+    third = None
+    for separator in (" ", "\t", ","):
+        words = _words(text.replace("\t", " ") if separator == " " else text, separator)
+        if len(words) not in (2, 3) or not all(words) or any(word.endswith(",") for word in words):
+            continue
+        image, depth, *rest = words
+        try:
+            focal = float(rest[0]) if rest else None
+        except ValueError:
+            third = third or rest[0]
+            continue
+        if focal is not None and depth != "None":
+            focal = _focal(focal, f"{where}: the focal length")
+        image, depth = (check_inside(word.lstrip("/"), where) for word in (image, depth))
+        return Line(image, depth, focal, number)
+    if third is not None:
+        raise DataError(
+            f"{where}: the focal length {third!r} is no number; the third column is the focal "
+            "length in pixels, and may be left out. Leave out a header line, too"
+        )
+    raise DataError(
+        f'{where}: expected "rgb depth focal" or "rgb depth", got {text[:200]!r}; put names with '
+        "blanks in quotes"
+    )
+
+
+def _focal(value: float, where: str) -> float:
     try:
-        return parse_focal_length(float(word), where)
+        return parse_focal_length(value, where)
     except HostError as error:
         raise DataError(str(error)) from error
-    except ValueError as error:
-        raise DataError(f"{where} {word!r} is no number") from error
 
 
-def _find(root: Path, relative: str, folders: tuple[str, ...] = ("",)) -> Path:
-    """The file that exists; the path as listed where none does, so that reading it says so."""
-    listed = root / relative
-    swapped = listed.with_suffix(_OTHER_SUFFIX.get(listed.suffix, listed.suffix)).name
+def _words(text: str, separator: str) -> list[str]:
+    try:
+        rows = list(csv.reader([text.strip()], delimiter=separator, skipinitialspace=True))
+    except csv.Error:
+        return []
+    words = [word.strip() for word in rows[0]] if rows else []
+    return [word for word in words if word] if separator == " " else words
+
+
+def _find(names: FolderNames, root: Path, relative: str, folders: Iterable[str]) -> Path | None:
+    listed = Path(relative)
+    other = _OTHER_SUFFIX.get(listed.suffix.lower())
     for folder in folders:
-        path = root / folder / relative
-        for candidate in (path, path.with_name(swapped)):
-            if candidate.exists():
-                return candidate
-    return listed
+        for candidate in (listed, listed.with_suffix(other)) if other else (listed,):
+            found = names.find(root / folder / candidate)
+            if found is not None:
+                return found
+    return None

@@ -9,18 +9,31 @@ from clipdepth_plugin.data.dataset import Mixture, SampleDataset, Spread
 from clipdepth_plugin.data.stream import StreamDataset, StreamMixture
 from clipdepth_plugin.errors import DataError
 
+_NAMED = 10
 
-def open_dataset(config: DataConfig) -> SampleDataset | StreamDataset:
+
+def open_dataset(config: DataConfig, *, bad_file_limit: int = 0) -> SampleDataset | StreamDataset:
     """Opens a data set; lists its samples, but reads none.
+
+    Args:
+        config: Of the set.
+        bad_file_limit: Samples that may lack a file; reading one of them is an error, see
+            ``Reading``.
 
     Returns:
         A ``SampleDataset`` (by number: ``len``, ``[index]``, ``name(index)``), or for a format
         that streams a ``StreamDataset`` (to be iterated over).
 
     Raises:
-        DataError: A folder, list or package is missing, an environment variable is not set, or
-            nothing is left after filtering.
+        DataError: A folder, list, package or too many of the files are missing, an environment
+            variable is not set, or nothing is left after filtering.
     """
+    opened = _opened(config)
+    _check_missing([opened], bad_file_limit)
+    return opened
+
+
+def _opened(config: DataConfig) -> SampleDataset | StreamDataset:
     opened: SampleDataset | StreamDataset = FORMATS[config.format].open(config)
     if isinstance(opened, StreamDataset):
         return opened
@@ -30,8 +43,28 @@ def open_dataset(config: DataConfig) -> SampleDataset | StreamDataset:
     return opened
 
 
-def open_mixture(configs: Sequence[DataConfig]) -> Mixture | StreamMixture:
+def _check_missing(sets: Sequence[SampleDataset | StreamDataset], limit: int) -> None:
+    stored = [one for one in sets if isinstance(one, SampleDataset)]
+    missing = [
+        f"{one.name(index)}: {reason}" for one in stored for index, reason in one.missing.items()
+    ]
+    if len(missing) > limit:
+        more = [f"and {len(missing) - _NAMED} more"] if missing[_NAMED:] else []
+        raise DataError(
+            f"{len(missing)} of {sum(map(len, stored))} samples lack a file, more than "
+            f"bad_file_limit = {limit}; repair or remove them, or raise bad_file_limit:"
+            + "".join(f"\n  {line}" for line in [*missing[:_NAMED], *more])
+        )
+
+
+def open_mixture(
+    configs: Sequence[DataConfig], *, bad_file_limit: int = 0
+) -> Mixture | StreamMixture:
     """Opens several sets one after the other as one, or several streams interleaved.
+
+    Args:
+        configs: Of the sets.
+        bad_file_limit: Samples of all sets together that may lack a file.
 
     Raises:
         DataError: As ``open_dataset``; no set, or streams mixed with others.
@@ -39,7 +72,8 @@ def open_mixture(configs: Sequence[DataConfig]) -> Mixture | StreamMixture:
     if not configs:
         raise DataError("no data set given")
     check_mixture(configs)
-    opened = [open_dataset(config) for config in configs]
+    opened = [_opened(config) for config in configs]
+    _check_missing(opened, bad_file_limit)
     repeats = [config.repeat for config in configs]
     streams = [one for one in opened if isinstance(one, StreamDataset)]
     if streams:

@@ -108,15 +108,7 @@ class StreamDataset(IterableDataset[Sample], ABC):
         return self._make(image_3HW, depth_1HW, camera, name, what=name, camera_from=where)
 
     def _depth(self, record: Record) -> Tensor:
-        value, config = record.depth, self.config
-        stored = stored_depth(value, record.name) if isinstance(value, bytes) else np.asarray(value)
-        if stored.ndim == 3 and 1 in (stored.shape[0], stored.shape[2]):
-            stored = stored.squeeze(0 if stored.shape[0] == 1 else 2)
-        if stored.ndim != 2 or stored.dtype.kind not in "uif":
-            raise DataError(
-                f"{record.name}: depth has shape {stored.shape} of {stored.dtype}, expected one "
-                "map (H, W) of numbers"
-            )
+        config, stored = self.config, stored_depth(record.depth, record.name)
         if stored.dtype.kind != "f" and config.depth_scale is None:
             raise DataError(
                 f"{record.name}: depth is stored in whole numbers ({stored.dtype}); set "

@@ -110,7 +110,7 @@ def write_report(folder: Path, report: Report, result: EvaluationResult) -> None
         values.append(row.baseline[report.align]["abs_rel"])
         shown = ["" if math.isnan(value) else f"{value:.7g}" for value in values]
         writer.writerow([row.name, row.pixels, f"{row.scales[report.align]:.7g}", *shown])
-    write_atomically(folder / "images.csv", text.getvalue().encode())
+    write_atomically(folder / "images.csv", text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def choose_rows(

@@ -7,7 +7,8 @@ Axes: H W pixels of the map.
 from __future__ import annotations
 
 import logging
-from typing import Any
+import math
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +25,13 @@ logger = logging.getLogger(__name__)
 DepthMap = Tensor | NDArray[Any]
 
 MAX_MILLIMETRES = 65535
+_STRIP_PIXELS, _DRAWN_PIXELS = 1 << 22, 1 << 24
 
 NOTE_KEY = "Description"
 """The PNG text chunk that says what a file of ours shows, and by which it is known as ours."""
+
+NPY_NOTE = b"\nwritten by clipdepth predict\n"
+"""What a NumPy file of ours ends with, and by which it is known as ours."""
 
 DEPTH_NOTE = "depth along the optical axis in millimetres; 0 is no depth"
 CONFIDENCE_NOTE = "probability of depth within a factor of 1.25; 255 is 1"
@@ -43,9 +48,8 @@ def write_depth_png(path: StrPath, depth_HW: DepthMap) -> None:
     Raises:
         DepthFileError: Not an (H, W) map, or the file can't be written.
     """
-    metres_HW = _as_map(depth_HW, path).astype(np.float64)
-    farthest = (MAX_MILLIMETRES + 0.5) / 1000
-    beyond = np.count_nonzero(np.isfinite(metres_HW) & (metres_HW > farthest))
+    metres_HW = _as_map(depth_HW, path)
+    beyond = sum(map(_count_beyond, _strips(metres_HW)))
     if beyond:
         logger.warning(
             "%s: %d of %d pixels lie beyond 65.535 m, the most that a 16-bit PNG in millimetres "
@@ -57,10 +61,26 @@ def write_depth_png(path: StrPath, depth_HW: DepthMap) -> None:
 
 def to_millimetres(metres_HW: NDArray[Any]) -> NDArray[np.uint16]:
     """What ``write_depth_png`` stores of a map in metres."""
+    return np.concatenate([_strip_in_millimetres(strip_HW) for strip_HW in _strips(metres_HW)])
+
+
+def _strip_in_millimetres(metres_HW: NDArray[Any]) -> NDArray[np.uint16]:
     metres_HW = metres_HW.astype(np.float64)
     valid_HW = np.isfinite(metres_HW) & (metres_HW > 0)
     millimetres_HW = np.rint(np.where(valid_HW, metres_HW, 0.0) * 1000.0)
     return np.where(valid_HW, millimetres_HW.clip(1, MAX_MILLIMETRES), 0).astype(np.uint16)
+
+
+def _count_beyond(metres_HW: NDArray[Any]) -> int:
+    metres_HW = metres_HW.astype(np.float64)
+    farthest = (MAX_MILLIMETRES + 0.5) / 1000
+    return int(np.count_nonzero(np.isfinite(metres_HW) & (metres_HW > farthest)))
+
+
+def _strips(map_HW: NDArray[Any]) -> list[NDArray[Any]]:
+    """Views of some rows each, so that float64 copies of a large map are small."""
+    rows = max(1, _STRIP_PIXELS // map_HW.shape[1])
+    return [map_HW[start : start + rows] for start in range(0, map_HW.shape[0], rows)]
 
 
 def write_confidence_png(path: StrPath, confidence_HW: DepthMap) -> None:
@@ -74,8 +94,10 @@ def write_confidence_png(path: StrPath, confidence_HW: DepthMap) -> None:
 
 def to_grey(confidence_HW: NDArray[Any]) -> NDArray[np.uint8]:
     """What ``write_confidence_png`` stores of a map of probabilities."""
-    sure_HW = np.nan_to_num(confidence_HW.astype(np.float64)).clip(0.0, 1.0)
-    return np.rint(sure_HW * 255.0).astype(np.uint8)
+    strips = (
+        np.nan_to_num(one.astype(np.float64)).clip(0.0, 1.0) for one in _strips(confidence_HW)
+    )
+    return np.concatenate([np.rint(sure_HW * 255.0).astype(np.uint8) for sure_HW in strips])
 
 
 def _write_png(path: StrPath, grey_HW: NDArray[Any], note: str) -> None:
@@ -88,13 +110,19 @@ def _write_png(path: StrPath, grey_HW: NDArray[Any], note: str) -> None:
 def write_npy(path: StrPath, depth_HW: DepthMap) -> None:
     """Writes or replaces a NumPy file: a map (H, W) as float32, every value as it is.
 
-    Nothing is added to the file's name.
+    Nothing is added to the file's name. Behind the array, where ``numpy.load`` stops, a line
+    ``NPY_NOTE`` says who wrote it.
 
     Raises:
         DepthFileError: Not an (H, W) map, or the file can't be written.
     """
     metres_HW = _as_map(depth_HW, path).astype(np.float32)
-    write_atomically(path, lambda file: np.save(file, metres_HW, allow_pickle=False))
+
+    def write(file: IO[bytes]) -> None:
+        np.save(file, metres_HW, allow_pickle=False)
+        file.write(NPY_NOTE)
+
+    write_atomically(path, write)
 
 
 def write_colour(
@@ -102,13 +130,16 @@ def write_colour(
 ) -> None:
     """Writes or replaces a PNG to look at: a map (H, W) in colours, with a bar that reads metres.
 
-    The colours are those of ``depth_panel``; the picture ``image`` is shown at their left.
+    The colours are those of ``depth_panel``; the picture ``image`` is shown at their left. Of more
+    than 16 million pixels every second, third, ... is drawn: matplotlib needs 100 bytes for each.
 
     Raises:
         DepthFileError: Not an (H, W) map, matplotlib is missing, or the file can't be written.
     """
-    panels = [] if image is None else [Panel(np.asarray(image))]
-    panels.append(depth_panel(_as_map(depth_HW, path).astype(np.float64)))
+    metres_HW = _as_map(depth_HW, path)
+    step = max(1, math.ceil(math.sqrt(metres_HW.size / _DRAWN_PIXELS)))
+    panels = [] if image is None else [Panel(np.asarray(image)[::step, ::step])]
+    panels.append(depth_panel(metres_HW[::step, ::step].astype(np.float64)))
     content = image_grid([panels], panel_inches=8, note={NOTE_KEY: COLOUR_NOTE})
     write_atomically(path, content)
 

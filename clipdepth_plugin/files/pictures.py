@@ -5,9 +5,10 @@ Axes: H W pixels.
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterable, Iterator
+import stat
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from clipdepth_plugin.errors import ClipDepthError, ImageError
+from clipdepth_plugin.arguments import StrPath
+from clipdepth_plugin.errors import ImageError
+from clipdepth_plugin.files.opening import MAX_PIXELS, Source, opened
+from clipdepth_plugin.files.paths import is_folder, names_in, shown, status
 
 SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo"),
@@ -23,13 +27,15 @@ SUFFIXES = (
 )
 """Suffixes of pictures in a folder; a file that is named directly may have any."""
 
+_WANTED = "give a PNG, JPEG, WebP or TIFF picture"
+
 DEPTH_SUFFIX, COLOUR_SUFFIX, CONFIDENCE_SUFFIX = ".depth.png", ".colour.png", ".confidence.png"
 """Endings of what ``clipdepth predict`` writes: 16-bit millimetres, colours, 8-bit confidence."""
 
 OUR_SUFFIXES = (DEPTH_SUFFIX, COLOUR_SUFFIX, CONFIDENCE_SUFFIX)
 
 
-def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
+def find_images(paths: StrPath | Iterable[StrPath]) -> list[Path]:
     """Lists the picture files that ``paths`` name, in that order, each once.
 
     A folder gives the pictures that lie directly in it (not in folders below), sorted by name.
@@ -38,43 +44,41 @@ def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
     whatever its suffix.
 
     Raises:
-        ImageError: A path is not there, a folder holds no picture, or nothing was named.
+        ImageError: A path is not there or can't be read, a folder holds no picture, or nothing
+            was named.
     """
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
-    found: dict[Path, Path] = {}
+    found: dict[str, Path] = {}
     for path in map(Path, paths):
-        for image in _images_in(path) if path.is_dir() else [path]:
-            found.setdefault(image.resolve(), image)
-        if not path.exists():
-            raise ImageError(f"{path}: no such file or folder; check the path")
+        folder = stat.S_ISDIR(status(path, ImageError).st_mode)
+        for image in _images_in(path) if folder else [path]:
+            found.setdefault(os.path.realpath(image), image)
     if not found:
         raise ImageError("no pictures given; name at least one file or folder")
     return list(found.values())
 
 
 def _images_in(folder: Path) -> list[Path]:
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError as error:
-        raise ImageError(f"{folder}: the folder can't be read ({error.strerror})") from error
+    """Whatever is named as a picture and is no folder; reading it says what it is."""
+    names = names_in(folder, ImageError)
     images = [
-        entry
-        for entry in entries
-        if entry.suffix.lower() in SUFFIXES
-        and not entry.name.startswith(".")
-        and not entry.name.endswith(OUR_SUFFIXES)
-        and entry.is_file()
+        folder / name
+        for name in names
+        if name.lower().endswith(SUFFIXES)
+        and not name.startswith(".")
+        and not name.lower().endswith(OUR_SUFFIXES)
+        and not is_folder(folder / name)
     ]
     if not images:
         raise ImageError(
-            f"{folder}: no pictures in this folder ({len(entries)} other entries; folders below "
-            f"are not searched); known suffixes are {' '.join(SUFFIXES)}"
+            f"{shown(folder)}: no pictures in this folder ({len(names)} other entries; folders "
+            f"below are not searched); known suffixes are {' '.join(SUFFIXES)}"
         )
     return images
 
 
-def load_image(path: str | os.PathLike[str]) -> Image.Image:
+def load_image(path: StrPath, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Reads a picture as 8-bit RGB, upright.
 
     EXIF orientation is applied. 16-bit grey is scaled by 255 / 65535, never clipped; float grey
@@ -82,39 +86,38 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
     is dropped, not blended, as the hosts' own preprocessing does. Of an animation or a file of
     several pages the first frame is taken.
 
+    Args:
+        path: A file in one of ``opening.FORMATS``, whatever its suffix.
+        max_pixels: A picture with more is refused before it is decoded. Beyond 178,956,970,
+            ``PIL.Image.MAX_IMAGE_PIXELS`` has to be raised, too.
+
     Raises:
-        ImageError: The file is missing, empty, truncated, not a picture, or its values have no
-            defined white (32-bit integers, floats outside 0..1, NaN).
+        ImageError: The file is missing, empty, truncated, too large, no regular file, not a
+            picture, or its values have no defined white (32-bit integers, floats outside 0..1,
+            NaN).
     """
-    with opened_image(Path(path)) as opened:
+    with opened_image(Path(path), max_pixels=max_pixels) as opened:
         return upright_rgb(opened, path)
 
 
-@contextlib.contextmanager
-def opened_image(path: Path) -> Iterator[Image.Image]:
-    """Opens a file's picture as it is stored; errors of decoding, inside too, become ImageErrors.
+def opened_image(
+    source: Source, what: str | None = None, *, max_pixels: int = MAX_PIXELS
+) -> AbstractContextManager[Image.Image]:
+    """A picture as it is stored; what fails inside becomes an ImageError, too.
+
+    Args:
+        source: A file, or its content.
+        what: Its name in errors; None: the file's.
+        max_pixels: A picture with more is refused.
 
     Raises:
-        ImageError: The file is missing, empty, truncated or not a picture.
+        ImageError: On entering; see ``opening.opened``.
     """
-    try:
-        if path.stat().st_size == 0:
-            raise ImageError(f"{path}: the file is empty; copy or download it again")
-        with Image.open(path) as opened:
-            opened.load()
-            yield opened
-    except (ClipDepthError, MemoryError):
-        raise
-    except FileNotFoundError as error:
-        raise ImageError(f"{path}: no such file; check the path") from error
-    except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
-        raise ImageError(
-            f"{path}: not a picture, damaged, or can't be read ({type(error).__name__}: {error}); "
-            "copy or download it again, or convert it to PNG or JPEG"
-        ) from error
+    name = str(source) if what is None and isinstance(source, Path) else what or "picture"
+    return opened(source, name, ImageError, wanted=_WANTED, max_pixels=max_pixels)
 
 
-def upright_rgb(image: Image.Image, what: str | os.PathLike[str]) -> Image.Image:
+def upright_rgb(image: Image.Image, what: StrPath) -> Image.Image:
     """An opened picture as ``load_image`` gives it; ``what`` is its name in errors.
 
     Raises:
@@ -128,7 +131,7 @@ def upright_rgb(image: Image.Image, what: str | os.PathLike[str]) -> Image.Image
     return image.convert("RGB")
 
 
-def _grey_to_8_bit(grey_HW: NDArray[Any], what: str | os.PathLike[str]) -> NDArray[np.uint8]:
+def _grey_to_8_bit(grey_HW: NDArray[Any], what: StrPath) -> NDArray[np.uint8]:
     """Scales 16-bit integers (also in 32-bit storage) or floats in 0..1 to 0..255."""
     low, high = float(grey_HW.min()), float(grey_HW.max())
     white = 1.0 if grey_HW.dtype.kind == "f" else 65535.0

@@ -12,19 +12,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.files.atomic import remove_leftovers, write_atomically
 from clipdepth_plugin.files.documents import parse_json
 from clipdepth_plugin.files.locks import locked_folder
+from clipdepth_plugin.files.pictures import opened_image
 from clipdepth_plugin.training.checkpoint import Checkpoints
 from clipdepth_plugin.training.config_file import dump_config, load_config
 
@@ -144,7 +143,8 @@ class RunFolder:
         folder.mkdir(exist_ok=True)
         write_atomically(folder / f"step-{step:08d}.png", png, TrainingError)
         if self._board is not None:
-            grid_HWC = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+            with opened_image(png) as grid:
+                grid_HWC = np.asarray(grid.convert("RGB"))
             self._board.add_image("validation", grid_HWC, step, dataformats="HWC")
 
     def close(self) -> None:

@@ -109,7 +109,11 @@ def open_session(
     """Opens the data, loads the tower, makes the head; ``head_class`` may bring its own decoder."""
     accelerator = accelerator or make_accelerator(config)
     sets = config.data
-    data = open_mixture(sets.train), open_mixture(sets.validation) if sets.validation else None
+    limit = config.bad_file_limit
+    data = (
+        open_mixture(sets.train, bad_file_limit=limit),
+        open_mixture(sets.validation, bad_file_limit=limit) if sets.validation else None,
+    )
     tower = load_tower(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

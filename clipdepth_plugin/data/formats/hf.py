@@ -56,8 +56,9 @@ class HubStream(StreamDataset):
             return value
         if value["bytes"] is None and value.get("path"):
             raise DataError(
-                f"{self.config.root}: column {column!r} only names files ({value['path']}), which "
-                "are not read; store the pictures in the rows (datasets' push_to_hub does)"
+                f"{self.config.location()}: column {column!r} only names files "
+                f"({value['path']}), which are not read; store the pictures in the rows (datasets' "
+                "push_to_hub does)"
             )
         return value["bytes"]
 
@@ -88,8 +89,8 @@ class HubStream(StreamDataset):
         missing = [one for one in self._columns if features and one not in features]
         if missing:
             raise DataError(
-                f"{self.config.root}: no column {missing[0]!r}, only {', '.join(features)}; say "
-                "image_column, depth_column, intrinsics_column"
+                f"{self.config.location()}: no column {missing[0]!r}, only {', '.join(features)}; "
+                "say image_column, depth_column, intrinsics_column"
             )
         for column in self._columns:
             if isinstance(features.get(column), self._datasets.Image):

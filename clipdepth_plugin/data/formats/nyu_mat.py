@@ -22,8 +22,10 @@ from clipdepth_plugin.data.dataset import SampleDataset
 from clipdepth_plugin.data.files import DepthUnit, SampleMaker, require
 from clipdepth_plugin.data.sample import NYU_CAMERA, NYU_SIZE, Sample, rescaled
 from clipdepth_plugin.errors import DataError
+from clipdepth_plugin.files.paths import check_file, read_text
 
 _FARTHEST = 10.0
+_NO_SPLIT = "no such file; files is the official splits.mat or a text file of numbers"
 _KEYS = {"train": "trainNdxs", "test": "testNdxs"}
 
 
@@ -89,14 +91,13 @@ class NyuMat(SampleDataset):
         """An HDF5 data set. Every process opens the file for itself: handles don't survive fork."""
         h5py = require("h5py", "train", "nyu_mat")
         if self._open is None or self._open[0] != os.getpid():
-            if not self._path.is_file():
-                raise DataError(f"{self._path}: no such file; root is nyu_depth_v2_labeled.mat")
+            check_file(self._path, DataError, "no such file; root is nyu_depth_v2_labeled.mat")
             try:
                 self._open = (os.getpid(), h5py.File(self._path, "r"))
             except OSError as error:
                 raise DataError(
-                    f"{self._path}: not an HDF5 file, or cut short ({error}); download "
-                    "nyu_depth_v2_labeled.mat again"
+                    f"{self._path}: not an HDF5 file, or cut short ({error}); root is "
+                    "nyu_depth_v2_labeled.mat, to be downloaded again where it is that"
                 ) from error
         file = self._open[1]
         if key not in file:
@@ -121,14 +122,12 @@ class NyuMat(SampleDataset):
 
 
 def _split_numbers(path: Path, split: str) -> NDArray[np.int64]:
-    if not path.is_file():
-        raise DataError(
-            f"{path}: no such file; files is the official splits.mat or a text file of numbers"
-        )
-    if path.suffix != ".mat":
+    check_file(path, DataError, _NO_SPLIT)
+    if path.suffix.lower() != ".mat":
+        words = read_text(path, DataError).replace(",", " ").split()
         try:
-            return np.array([int(word) for word in path.read_text(encoding="utf-8").split()], int)
-        except (OSError, ValueError) as error:
+            return np.array([int(word.strip('"')) for word in words], np.int64)
+        except (ValueError, OverflowError) as error:
             raise DataError(f"{path}: expected one frame number a line ({error})") from error
     scipy_io = require("scipy.io", "train", "splits.mat")
     try:

@@ -23,6 +23,7 @@ from clipdepth_plugin.data.files import DepthUnit, SampleMaker, read_image, stor
 from clipdepth_plugin.data.sample import Sample
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.files.documents import MIB, read_json
+from clipdepth_plugin.files.paths import is_folder, names_in
 from clipdepth_plugin.files.pictures import DEPTH_SUFFIX, OUR_SUFFIXES, SUFFIXES
 from clipdepth_plugin.files.problems import checked, checked_type
 
@@ -79,10 +80,25 @@ class Meta(BaseModel):
 class _Frame(NamedTuple):
     folder: Path
     stem: str
-    suffix: str
+    image: str | None  # name of the file; None: missing
+    depth: str | None
     camera: Intrinsics | None
     own_camera: bool
     """Whether intrinsics.json has it, else meta.json."""
+
+    @property
+    def image_path(self) -> Path:
+        return self.folder / (self.image or f"{self.stem}.jpg")
+
+    @property
+    def depth_path(self) -> Path:
+        return self.folder / (self.depth or f"{self.stem}{DEPTH_SUFFIX}")
+
+    @property
+    def missing(self) -> str | None:
+        if self.image is not None and self.depth is not None:
+            return None
+        return f"{self.image_path if self.image is None else self.depth_path}: no such file"
 
 
 @register_format("rgbd", reads={"crop", "redistributable", "with_camera"})
@@ -108,6 +124,9 @@ class RgbdFolder(SampleDataset):
                 f"<name>{DEPTH_SUFFIX}){' of redistributable sources' * config.redistributable}"
                 f"{' whose intrinsics are known' * config.with_camera}"
             )
+        self.missing = {
+            index: frame.missing for index, frame in enumerate(self._frames) if frame.missing
+        }
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -121,9 +140,9 @@ class RgbdFolder(SampleDataset):
     def __getitem__(self, index: int) -> Sample:
         """See ``SampleDataset``."""
         frame = self._frames[index]
-        depth_path = frame.folder / f"{frame.stem}{DEPTH_SUFFIX}"
+        depth_path = frame.depth_path
         depth_1HW = self._unit.metres(stored_depth(depth_path, str(depth_path)))
-        image_3HW = read_image(frame.folder / f"{frame.stem}{frame.suffix}", "")
+        image_3HW = read_image(frame.image_path)
         own, common = frame.folder / "intrinsics.json", self._root / "meta.json"
         return self._make(
             image_3HW,
@@ -135,8 +154,8 @@ class RgbdFolder(SampleDataset):
         )
 
     def _meta(self) -> Meta:
-        if not self._root.is_dir():
-            raise DataError(f"{self._root}: no such folder; check data root {self._config.root!r}")
+        if not is_folder(self._root):
+            raise DataError(f"{self._root}: no such folder; check the set's root")
         path = self._root / "meta.json"
         if not path.exists() and self._config.depth_scale is not None:
             return Meta(depth_scale=self._config.depth_scale)
@@ -144,10 +163,10 @@ class RgbdFolder(SampleDataset):
 
     def _sequences(self, meta: Meta) -> list[Path]:
         split = self._root / self._config.split
-        if not split.is_dir():
-            there = ", ".join(sorted(path.name for path in self._root.iterdir() if path.is_dir()))
+        if not is_folder(split):
+            there = ", ".join(path.name for path in _folders(self._root))
             raise DataError(f"{split}: no such split; {self._root} has {there or 'no folders'}")
-        found = sorted(path for path in split.iterdir() if path.is_dir())
+        found = _folders(split)
         if not self._config.redistributable:
             return found
         if not meta.sources:
@@ -159,22 +178,29 @@ class RgbdFolder(SampleDataset):
         return [one for one in found if meta.is_free(f"{split_name}/{one.name}", path)]
 
 
+def _folders(folder: Path) -> list[Path]:
+    """The folders in a folder, by name; also those that may not be entered, to be named."""
+    paths = (folder / name for name in names_in(folder, DataError))
+    return [path for path in paths if is_folder(path)]
+
+
 def _frames(folder: Path, camera: Intrinsics | None) -> list[_Frame]:
     """The frames of a sequence.
 
-    One that lacks its picture or depth is listed all the same: reading it says so by name.
+    One that lacks its picture or depth is listed all the same, so that it is named.
     """
-    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-    suffixes: dict[str, str] = {}
-    for name in sorted(names):
-        stem, suffix = name.rpartition(".")[0], "." + name.rpartition(".")[2]
-        if name.endswith(DEPTH_SUFFIX):
-            suffixes.setdefault(name.removesuffix(DEPTH_SUFFIX), ".jpg")
-        elif suffix.lower() in SUFFIXES and not name.endswith(OUR_SUFFIXES):
-            suffixes[stem] = suffix
+    names = [name for name in names_in(folder, DataError) if not name.startswith(".")]
+    images: dict[str, str] = {}
+    depths: dict[str, str] = {}
+    for name in names:
+        if name.lower().endswith(DEPTH_SUFFIX):
+            depths[name[: -len(DEPTH_SUFFIX)]] = name
+        elif name.lower().endswith(SUFFIXES) and not name.lower().endswith(OUR_SUFFIXES):
+            images[name.rpartition(".")[0]] = name
+    stems = images.keys() | depths.keys()
     cameras = _cameras(folder / "intrinsics.json") if "intrinsics.json" in names else None
-    if cameras is not None and suffixes.keys() - cameras.keys():
-        first = min(suffixes.keys() - cameras.keys())
+    if cameras is not None and stems - cameras.keys():
+        first = min(stems - cameras.keys())
         raise DataError(
             f"{folder / 'intrinsics.json'}: has no entry for frame {first}; give [fx, fy, cx, cy], "
             "or null where it is not known"
@@ -183,11 +209,12 @@ def _frames(folder: Path, camera: Intrinsics | None) -> list[_Frame]:
         _Frame(
             folder,
             stem,
-            suffixes[stem],
+            images.get(stem),
+            depths.get(stem),
             camera if cameras is None else cameras[stem],
             own_camera=cameras is not None,
         )
-        for stem in sorted(suffixes)
+        for stem in sorted(stems)
     ]
 
 

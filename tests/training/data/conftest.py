@@ -189,6 +189,8 @@ def make(data: Any, preprocessing: Preprocessing, **options: Any) -> Loader | St
     seed, augment = given["seed"], given.pop("augment")
     reading = {"workers", "bad_file_limit", "pin_memory"} & given.keys()
     read = Reading(**{name: given.pop(name) for name in reading})
-    opened = open_mixture(data) if isinstance(data, list) else data
+    opened = (
+        open_mixture(data, bad_file_limit=read.bad_file_limit) if isinstance(data, list) else data
+    )
     maker = ViewMaker(preprocessing, (12, 20), augment, seed)
     return make_loader(opened, maker, EpochPlan(**given), read)

@@ -101,7 +101,8 @@ def test_resuming_in_the_middle(trees: Trees, squash: Preprocessing, workers: in
 def test_skipped_batches_are_not_read(trees: Trees, squash: Preprocessing) -> None:
     config = trees.rgbd(count=6)
     Path(config.root, "train/a/000.depth.png").unlink()
-    rest = list(loader([config], squash, shuffle=False, start_batch=1))
+    data = open_mixture([config], bad_file_limit=1)
+    rest = list(loader(data, squash, shuffle=False, start_batch=1))
     assert rest[0].names[0].endswith("a/002")
 
 
@@ -227,12 +228,13 @@ def test_bad_files_are_replaced_up_to_a_limit(
     assert caplog.text.count("rooms/train/a/001 can't be read") == 1
     assert "(2 of at most 2)" in caplog.text
     assert "002.depth.png: no such file" in caplog.text
+    data = open_mixture([config], bad_file_limit=1)
     with pytest.raises(DataError, match="more than bad_file_limit = 1") as caught:
-        list(loader([config], squash, bad_file_limit=1, **options))
+        list(loader(data, squash, bad_file_limit=1, **options))
     assert "\n  rooms/train/a/001: " in str(caught.value)
     assert "\n  rooms/train/a/002: " in str(caught.value)
     with pytest.raises(DataError, match="bad_file_limit = 0"):
-        list(loader([config], squash, **options))
+        list(loader(data, squash, **options))
 
 
 def test_nothing_can_be_read(trees: Trees, squash: Preprocessing) -> None:
