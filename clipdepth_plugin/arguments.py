@@ -21,7 +21,8 @@ StrPath = str | os.PathLike[str]
 Intrinsics = tuple[float, float, float, float]
 """(fx, fy, cx, cy) in pixels; integer coordinates are pixel centres."""
 
-_SIZE = "(height, width) in whole pixels, both positive"
+LARGEST_SIDE = 2**16
+_SIZE = f"(height, width) in whole pixels, of 1 to {LARGEST_SIDE}"
 _CAMERA = "(fx, fy, cx, cy) or a 3x3 matrix K, finite, with fx and fy positive"
 _FOCAL = "a positive, finite focal length in pixels"
 
@@ -30,7 +31,7 @@ def parse_size(value: Any, name: str) -> tuple[int, int]:
     """One (height, width), of two whole numbers."""
     pair = _plain(value)
     if not _is_row(pair, 2) or not all(
-        math.isfinite(side) and side == int(side) and side > 0 for side in pair
+        0 < side <= LARGEST_SIDE and side == int(side) for side in pair
     ):
         _refuse(name, value, _SIZE)
     return int(pair[0]), int(pair[1])
@@ -92,7 +93,14 @@ def _plain(value: Any) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+    """Whether it is a number that a float can hold (NaN and infinities are left to the caller)."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
 
 
 def _is_row(value: Any, length: int) -> bool:

@@ -72,10 +72,13 @@ class DepthHead(HubMixin):
         found = choose_tower(host, tower)
         defaults = HeadConfig(width=found.width, preset=preset)
         scaled: dict[str, Any] = {
-            "semantic_levels": scale_levels(defaults.semantic_levels, found.depth),
-            "structural_levels": scale_levels(defaults.structural_levels, found.depth),
-            "context": found.contexts[0],
+            "semantic_levels": scale_levels(defaults.semantic_levels, found.depth)
         }
+        if options.get("structural", defaults.structural):
+            levels = scale_levels(defaults.structural_levels, found.depth)
+            scaled["structural_levels"] = levels
+        if options.get("film", defaults.film):
+            scaled["context"] = found.contexts[0]
         return cls(HeadConfig(**{"width": found.width, "preset": preset, **scaled, **options}))
 
     def forward(self, features: TowerFeatures, size: tuple[int, int] | None = None) -> Tensor:

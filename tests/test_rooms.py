@@ -40,6 +40,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("features",),
     ("arguments",),
     ("config",),
+    ("settings",),
     ("errors",),
 )
 """From the top down. A room imports from lower floors and from itself, never from its own floor's

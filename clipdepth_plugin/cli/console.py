@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 
 
@@ -15,9 +18,51 @@ def plain_console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, soft_wrap=stderr, markup=False, emoji=False, highlight=False)
 
 
-def loading(*names: str) -> Text:
-    """The text of a status; ``Text``, as a status interprets markup in a plain string."""
-    return Text(f"loading {' and '.join(names)}")
+def print_table(table: Table) -> None:
+    """Prints a table on stdout, no cell of a ``no_wrap`` column cut or wrapped.
+
+    Where the terminal is too narrow, each row becomes lines of "header: cell". A file is wide
+    enough for any table.
+    """
+    console = plain_console()
+    least = Measurement.get(console, console.options, table).minimum
+    if least <= console.width:
+        console.print(table)
+    elif not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = least
+        console.print(table)
+    else:
+        _print_rows(table, console)
+
+
+def _print_rows(table: Table, console: Console) -> None:
+    for text in (table.title, *_row_lines(table), table.caption):
+        if text is not None:
+            console.print(text, soft_wrap=True)
+
+
+def _row_lines(table: Table) -> Iterator[str]:
+    headers = [str(column.header) for column in table.columns]
+    for cells in zip(*(column.cells for column in table.columns), strict=True):
+        first, *others = (
+            f"{header}: {cell}" if header else str(cell)
+            for header, cell in zip(headers, cells, strict=True)
+            if str(cell)
+        )
+        yield first
+        yield from (f"  {one}" for one in others)
+
+
+@contextlib.contextmanager
+def loading(console: Console, *names: str) -> Iterator[None]:
+    """Says what a command waits for: a spinner on a terminal, else one line."""
+    text = Text(f"loading {' and '.join(names)}")  # a status interprets markup in a plain string
+    if console.is_terminal:
+        with console.status(text):
+            yield
+    else:
+        console.print(text)
+        yield
 
 
 @contextlib.contextmanager

@@ -19,9 +19,9 @@ from pydantic import BaseModel, ConfigDict
 from clipdepth_plugin.environment import package_versions, platform_name
 from clipdepth_plugin.evaluation.calibration import Calibration
 from clipdepth_plugin.evaluation.evaluate import Baseline, EvaluationResult, ImageRow, Means
-from clipdepth_plugin.evaluation.metrics import METRICS, Alignment
+from clipdepth_plugin.evaluation.metrics import METRICS
 from clipdepth_plugin.evaluation.predictors import Predictor, predict_samples
-from clipdepth_plugin.evaluation.protocols import Protocol
+from clipdepth_plugin.evaluation.protocols import Alignment, Protocol
 from clipdepth_plugin.files.atomic import write_atomically
 from clipdepth_plugin.files.colours import comparison, image_grid
 

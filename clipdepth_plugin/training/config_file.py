@@ -86,6 +86,8 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
             if not rest or rest[0].startswith("--"):
                 raise ConfigError(f"--{field}: needs a value, as in --{field} value")
             text = rest.pop(0)
+        if field in (one for one, _ in pairs):
+            raise ConfigError(f"--{field}: is given twice; give it once")
         try:
             pairs.append((field, yaml.safe_load(text)))
         except yaml.YAMLError as error:

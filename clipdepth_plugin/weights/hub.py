@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.errors import HeadFileError
 from clipdepth_plugin.files.atomic import new_files
+from clipdepth_plugin.settings import STORED
 from clipdepth_plugin.weights.model_card import is_unedited, model_card_text
 
 CONFIG_FILE = "config.json"
@@ -134,7 +135,7 @@ def _read_config(path: Path, source: str) -> HeadConfig:
     except ValueError as error:  # bad UTF-8 or bad JSON
         raise HeadFileError(f"{source}: {CONFIG_FILE} is not valid JSON: {error}") from error
     try:
-        return HeadConfig.model_validate(_with_former_defaults(config))
+        return HeadConfig.model_validate(_with_former_defaults(config), context=STORED)
     except ValidationError as error:
         raise HeadFileError(
             f"{source}: {CONFIG_FILE} is not the config of a depth head: {error}"

@@ -23,7 +23,7 @@ from clipdepth_plugin.errors import DataError
 _IMAGE, _DEPTH, _CAMERA = "jpg;jpeg;png;webp", "depth.png", "intrinsics.json"
 
 
-@register_format("webdataset", reads=FIELDS, streams=True)
+@register_format("webdataset", reads=FIELDS, streams=True, splits=False)
 class TarStream(StreamDataset):
     """The samples of tar shards, local or remote."""
 
