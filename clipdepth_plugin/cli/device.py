@@ -24,8 +24,9 @@ def find_device(name: str) -> torch.device:
             torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         )
         usable = "cpu" if there is None else f"cpu, {there.type}"
+        shown = name if name.isprintable() else ascii(name)
         raise DataError(
-            f"--device {name!r}: nothing can be computed there ({first[:200]}); this machine has "
+            f"--device {shown}: nothing can be computed there ({first[:200]}); this machine has "
             f"{usable}"
         ) from error
     return device

@@ -1,0 +1,136 @@
+"""A command whose work is done succeeds, whatever takes its output."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tiny.command_line import save_pictures
+
+PRINT = """
+import sys
+from pathlib import Path
+import rich.console
+from rich.table import Table
+from clipdepth_plugin.cli import main
+from clipdepth_plugin.cli.streams import prepare_streams, flush_output
+prepare_streams()
+from clipdepth_plugin.cli.console import bar, loading, plain_console, print_table
+console = plain_console(stderr=True)
+table = Table("", title="pictures \\u00e9")
+for number in range(6):
+    table.add_column(f"column {number}", justify="right", no_wrap=True)
+table.add_row("AbsRel \\u2193 caf\\u00e9", *(["12.34 [11.11, 13.33]"] * 6))
+with loading(console, "demo \\ud83d\\ude00".encode("utf-16", "surrogatepass").decode("utf-16")):
+    print_table(table)
+with bar(console, "depth \\u2026", 2) as advance:
+    advance(2)
+console.print("a name that is no UTF-8: \\udcff")
+sys.exit(0 if flush_output() else 3)
+"""
+HELP = ["-m", "clipdepth_plugin", "predict", "--help"]
+
+
+def _run(
+    arguments: list[str], environment: dict[str, str], redirect: str = ""
+) -> subprocess.CompletedProcess[str]:
+    clean = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "PYTHONIOENCODING")}
+    command = [sys.executable, *arguments]
+    if redirect:
+        command = ["sh", "-c", f'exec "$@" {redirect}', "sh", *command]
+    return subprocess.run(
+        command,
+        env={**clean, **environment},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "latin-1"},
+        {"PYTHONIOENCODING": "cp1252"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"COLUMNS": "40"},
+        {"COLUMNS": "1"},
+        {"COLUMNS": "0"},
+        {"COLUMNS": "x", "TERMINAL_WIDTH": "x"},
+        {"COLUMNS": "9" * 30},
+        {"TERM": "dumb"},
+        {"NO_COLOR": "1", "FORCE_COLOR": "1"},
+        {"FORCE_COLOR": "1", "PYTHONIOENCODING": "ascii"},
+    ],
+    ids=lambda one: " ".join(f"{name}={value[:5]}" for name, value in one.items()),
+)
+def test_every_encoding_and_width_takes_tables_bars_and_names(environment: dict[str, str]) -> None:
+    done = _run(["-c", PRINT], environment)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout.count("12.34 [11.11, 13.33]") == 6  # no number is cut or wrapped
+    assert "AbsRel" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("redirect", "code"),
+    [(">&-", 0), ("2>&-", 0), (">&- 2>&- <&-", 0), ("| true", 0), ("2>&1 | true", 0)],
+)
+def test_output_that_nobody_takes_is_no_failure(redirect: str, code: int) -> None:
+    for arguments in (["-c", PRINT], HELP):
+        done = _run(arguments, {}, redirect)
+        assert done.returncode == code
+        assert "Error" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+def test_output_that_can_not_be_written_is_one() -> None:
+    done = _run(["-c", PRINT], {}, ">/dev/full")
+    assert done.returncode == 3
+    assert "the output could not be written (No space left" in done.stderr
+
+
+def test_broken_pipes_leave_the_exit_code_of_the_command(tmp_path: Path) -> None:
+    """The shell's own pipes give the last command's code; here it is the command's."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-c", PRINT],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    os.close(write)
+    assert (done.returncode, "Broken pipe" in done.stderr) == (0, False)
+
+
+def test_help_and_version_import_no_torch() -> None:
+    program = (
+        "import sys\nfrom clipdepth_plugin.cli import main\nsys.argv[1:] = {}\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "import json; sys.stderr.write(json.dumps(sorted(sys.modules)))"
+    )
+    commands = [["--version"], ["--help"], ["predict", "--help"], ["eval", "--help"]]
+    for arguments in [*commands, ["bench", "--help"], ["layers", "--help"], ["train", "--help"]]:
+        done = _run(["-c", program.format(arguments)], {})
+        loaded = set(json.loads(done.stderr))
+        assert not {"torch", "transformers", "matplotlib"} & loaded, arguments
+
+
+def test_a_command_says_what_it_waits_for(tmp_path: Path) -> None:
+    save_pictures(tmp_path / "pictures", {"a.png": (8, 8)})
+    arguments = ["predict", str(tmp_path / "pictures"), "--host", "nonsense:x", "--head", "none"]
+    done = _run(["-m", "clipdepth_plugin", *arguments, "-o", str(tmp_path / "out")], {})
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == "loading nonsense:x and none"
