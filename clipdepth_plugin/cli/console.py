@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleDimensions
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -25,11 +27,15 @@ def print_table(table: Table) -> None:
     enough for any table.
     """
     console = plain_console()
-    least = Measurement.get(console, console.options, table).minimum
+    for column in table.columns:
+        if column.no_wrap:  # rich takes the longest word for its least width
+            texts = (str(column.header), *map(str, column.cells))
+            column.min_width = max(map(cell_len, texts))
+    least = Measurement.get(console, console.options.update(max_width=10_000), table).minimum
     if least <= console.width:
         console.print(table)
-    elif not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = least
+    elif not sys.stdout.isatty() and "COLUMNS" not in os.environ:
+        console.size = ConsoleDimensions(least, console.height)
         console.print(table)
     else:
         _print_rows(table, console)

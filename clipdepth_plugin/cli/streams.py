@@ -62,7 +62,8 @@ def prepare_streams() -> None:
 def _lasting(stream: TextIO | None) -> TextIO:
     if stream is None:  # it was closed before Python started
         return open(os.devnull, "w", encoding="utf-8", errors="clipdepth")  # noqa: PTH123
-    raw = getattr(getattr(stream, "buffer", None), "raw", None)
+    buffer = getattr(stream, "buffer", None)
+    raw = getattr(buffer, "raw", buffer)  # with PYTHONUNBUFFERED there is one layer alone
     if not isinstance(stream, io.TextIOWrapper):
         return stream  # a notebook's or a test's
     if type(raw) is not io.FileIO:
@@ -75,6 +76,7 @@ def _lasting(stream: TextIO | None) -> TextIO:
         encoding=stream.encoding,
         errors="clipdepth",
         line_buffering=stream.line_buffering or raw.isatty() or stream is sys.stderr,
+        write_through=stream.write_through,
     )
 
 
