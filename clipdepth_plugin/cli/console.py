@@ -50,13 +50,10 @@ def _print_rows(table: Table, console: Console) -> None:
 def _row_lines(table: Table) -> Iterator[str]:
     headers = [str(column.header) for column in table.columns]
     for cells in zip(*(column.cells for column in table.columns), strict=True):
-        first, *others = (
-            f"{header}: {cell}" if header else str(cell)
-            for header, cell in zip(headers, cells, strict=True)
-            if str(cell)
-        )
-        yield first
-        yield from (f"  {one}" for one in others)
+        yield str(cells[0])
+        for header, cell in zip(headers[1:], cells[1:], strict=True):
+            if str(cell):
+                yield f"  {header}: {cell}"
 
 
 @contextlib.contextmanager
