@@ -21,8 +21,17 @@ class AugmentConfig(Settings):
     """
 
     IDLE: ClassVar[tuple[Idle, ...]] = (
-        *(Idle(part, lambda it: it.probability == 0, "probability: 0") for part in PARTS),
-        Idle("probability", lambda it: not it.parts, "every part that it is for switched off"),
+        *(
+            Idle(
+                part, lambda it, part=part: it.probability == 0 and it.asks(part), "probability: 0"
+            )
+            for part in PARTS
+        ),
+        Idle(
+            "probability",
+            lambda it: it.probability > 0 and not any(map(it.asks, PARTS)),
+            "every part that it is for switched off",
+        ),
     )
 
     flip: Probability = 0.5
@@ -60,5 +69,8 @@ class AugmentConfig(Settings):
     @property
     def parts(self) -> tuple[str, ...]:
         """Those of ``PARTS`` that change a picture."""
-        on = (name for name in PARTS if getattr(self, name) not in (0.0, (1.0, 1.0)))
-        return tuple(on) if self.probability > 0 else ()
+        return tuple(filter(self.asks, PARTS)) if self.probability > 0 else ()
+
+    def asks(self, part: str) -> bool:
+        """Whether a range is one that changes a picture."""
+        return getattr(self, part) not in (0.0, (1.0, 1.0))

@@ -9,7 +9,6 @@ from pydantic import Field, field_validator, model_validator
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.config import HeadConfig, ResizeRule
 from clipdepth_plugin.data import AugmentConfig
-from clipdepth_plugin.data.augment_config import PARTS
 from clipdepth_plugin.errors import ConfigError
 from clipdepth_plugin.settings import Count, CountOrZero, Idle, Seed, Settings, Side
 from clipdepth_plugin.training.losses import LossConfig
@@ -168,10 +167,14 @@ class TrainConfig(Settings):
         """Refuses what an ``augment`` asks for and the cached views do not have."""
         if self.cache is None or self.cache.augmented:
             return
-        lost = (*PARTS, "probability", *(() if self.cache.views == "flip" else ("flip",)))
         for name, augment in self.augments().items():
-            for field in lost if augment is not None else ():
-                if augment is not None and augment.given(field):
+            if augment is None:
+                continue
+            lost = [*augment.parts, *(["probability"] if augment.parts else [])]
+            if self.cache.views != "flip":
+                lost.append("flip")
+            for field in lost:
+                if augment.given(field):
                     raise ValueError(
                         f"{name}.{field}: does nothing with cache.views: {self.cache.views}, whose "
                         "views are the image and its mirror image at the most; give cache.views "
