@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Self
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -14,6 +15,10 @@ PARTS = ("rotation_degrees", "zoom", "gamma", "brightness", "colour")
 """The fields whose parts are drawn with ``probability``."""
 
 
+def _is_never_drawn(part: str) -> Callable[[Any], bool]:
+    return lambda config: bool(config.probability == 0 and config.asks(part))
+
+
 class AugmentConfig(Settings):
     """Random augmentation of training samples; a range of (1, 1) or 0 degrees disables a part.
 
@@ -21,12 +26,7 @@ class AugmentConfig(Settings):
     """
 
     IDLE: ClassVar[tuple[Idle, ...]] = (
-        *(
-            Idle(
-                part, lambda it, part=part: it.probability == 0 and it.asks(part), "probability: 0"
-            )
-            for part in PARTS
-        ),
+        *(Idle(part, _is_never_drawn(part), "probability: 0") for part in PARTS),
         Idle(
             "probability",
             lambda it: it.probability > 0 and not any(map(it.asks, PARTS)),
