@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from datetime import UTC, datetime
 from itertools import islice
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import PydanticSerializationError
 
 from clipdepth_plugin.environment import package_versions, platform_name
 from clipdepth_plugin.evaluation.calibration import Calibration
@@ -99,8 +101,11 @@ def write_report(folder: Path, report: Report, result: EvaluationResult) -> None
     Raises:
         DepthFileError: A file can't be written.
     """
-    content = report.model_dump_json(indent=2).encode() + b"\n"
-    write_atomically(folder / "report.json", content)
+    try:
+        content = report.model_dump_json(indent=2)
+    except PydanticSerializationError:  # a file's name that is no UTF-8
+        content = json.dumps(report.model_dump(mode="json"), indent=2)
+    write_atomically(folder / "report.json", content.encode() + b"\n")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [metric.name for metric in METRICS]
@@ -110,7 +115,7 @@ def write_report(folder: Path, report: Report, result: EvaluationResult) -> None
         values.append(row.baseline[report.align]["abs_rel"])
         shown = ["" if math.isnan(value) else f"{value:.7g}" for value in values]
         writer.writerow([row.name, row.pixels, f"{row.scales[report.align]:.7g}", *shown])
-    write_atomically(folder / "images.csv", text.getvalue().encode())
+    write_atomically(folder / "images.csv", text.getvalue().encode(errors="backslashreplace"))
 
 
 def choose_rows(
