@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, Protocol
+from importlib import import_module
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from clipdepth_plugin.arguments import GivenFocal, GivenMetres, GivenNearest
 from clipdepth_plugin.lenses import LensCheck, centred
+from clipdepth_plugin.settings import Channels, Idle, Level, Settings, Side
 
 ContextKind = Literal["pooled", "cls", "mean"]
 Activation = Literal["relu", "softplus", "log", "bins"]
@@ -71,11 +67,6 @@ def _known_decoder(name: str) -> str:
     return name
 
 
-# Far above any tower's: what is larger is a mistake, and would take the machine's memory.
-Channels = Annotated[int, Field(gt=0, le=1 << 16)]
-Level = Annotated[int, Field(ge=0, lt=1 << 12)]
-Levels = Annotated[tuple[Level, ...], Field(max_length=64)]
-
 Preset = Annotated[str, AfterValidator(_known_preset)]
 """A name in ``PRESETS``."""
 
@@ -102,15 +93,17 @@ class Provenance(BaseModel):
     """Free text for the model card: protocol, metrics, known limits (Markdown)."""
 
 
-class HeadConfig(BaseModel):
+class HeadConfig(Settings):
     """Configuration of a FiLM dual-path depth head (SPACE-CLIP, arXiv 2601.17657, section 3).
 
     ``preset`` fills what is not given. Level 0 enters the tower's first block, level k leaves
     block k; levels are listed deepest first.
     """
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    IDLE: ClassVar[tuple[Idle, ...]] = (
+        Idle("film_hidden", lambda head: not head.film, "film: false"),
+        Idle("context", lambda head: not head.film, "film: false"),
+        Idle("structural_levels", lambda head: not head.structural, "structural: false"),
     )
 
     width: Channels
@@ -126,10 +119,10 @@ class HeadConfig(BaseModel):
     """``dual-path``: the published one. ``compact``: fused at the patch grid, then depth-to-space
     and convex upsampling (``decoders/compact.py``). Others that are in ``DECODERS``."""
 
-    semantic_levels: Levels = (12, 9, 6, 3)
+    semantic_levels: Annotated[tuple[Level, ...], Field(max_length=256)] = (12, 9, 6, 3)
     """Levels of the semantic pathway; ``dual-path``: one for each decoder stage."""
 
-    structural_levels: Levels = (2, 1, 0)
+    structural_levels: Annotated[tuple[Level, ...], Field(max_length=256)] = (2, 1, 0)
     """Levels of the structural pathway; ``dual-path``: for all stages but the last."""
 
     channels: Annotated[tuple[Channels, ...], Field(max_length=16)] = (256, 128, 64, 32)
@@ -145,11 +138,11 @@ class HeadConfig(BaseModel):
     structural: bool = True
     """Use the structural pathway."""
 
-    stem_channels: int = Field(default=0, ge=0, le=1 << 16)
+    stem_channels: Annotated[int, Field(ge=0, le=2**16)] = 0
     """C of the image stem on the tower's own input pixels (``compact`` only; ``guided.py``). 0: no
     stem, the pixels are not read."""
 
-    likeness_channels: int = Field(default=0, ge=0, le=1 << 16)
+    likeness_channels: Annotated[int, Field(ge=0, le=2**16)] = 0
     """E of the embedding in which pixels are compared, so that each takes its depth from the
     positions around it that look like it (``guided.py``). 0: pixels are not compared."""
 
@@ -179,7 +172,7 @@ class HeadConfig(BaseModel):
     (depth times canonical over true focal length: Metric3D, arXiv 2307.10984, section 3.2).
     None: trained on depths as they are, so that the camera can't be taken into account."""
 
-    input_size: tuple[Channels, Channels] | None = None
+    input_size: tuple[Side, Side] | None = None
     """(H, W) of the tower's input that the head was trained with; None: not recorded."""
 
     resize: ResizeRule | None = None
@@ -196,7 +189,7 @@ class HeadConfig(BaseModel):
     """Dropout inside the fusion stages' residual blocks (``compact``: after the fusion, whole
     channels), in training only."""
 
-    auxiliary: int = Field(default=3, ge=0, le=16)
+    auxiliary: Annotated[int, Field(ge=0, le=16)] = 3
     """Auxiliary depth outputs for training, on the first so many stages. Not given: all stages
     but the last. ``compact`` has none."""
 
@@ -206,6 +199,7 @@ class HeadConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _fill_from_preset(cls, data: Any) -> Any:
+        import_module("clipdepth_plugin.head")  # the decoders beside it register themselves
         if not isinstance(data, dict):
             return data
         preset = data.get("preset", "spaceclip")
@@ -225,6 +219,11 @@ class HeadConfig(BaseModel):
             camera = centred(self.canonical_focal, self.input_size)
             LensCheck()(camera, self.input_size, "canonical_focal")
         return self
+
+    def given(self, field: str) -> bool:
+        """Whether a field has another value than its preset gives it."""
+        preset = PRESETS[self.preset]
+        return getattr(self, field) != preset[field] if field in preset else super().given(field)
 
     @property
     def levels(self) -> tuple[int, ...]:

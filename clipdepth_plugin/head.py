@@ -77,10 +77,13 @@ class DepthHead(HubMixin):
         where = f"a head for {found}"
         defaults = checked(HeadConfig, {"width": found.width, "preset": preset}, where, ConfigError)
         scaled: dict[str, Any] = {
-            "semantic_levels": scale_levels(defaults.semantic_levels, found.depth),
-            "structural_levels": scale_levels(defaults.structural_levels, found.depth),
-            "context": found.contexts[0],
+            "semantic_levels": scale_levels(defaults.semantic_levels, found.depth)
         }
+        if options.get("structural", defaults.structural):
+            levels = scale_levels(defaults.structural_levels, found.depth)
+            scaled["structural_levels"] = levels
+        if options.get("film", defaults.film):
+            scaled["context"] = found.contexts[0]
         tree = {"width": found.width, "preset": preset, **scaled, **options}
         return cls(checked(HeadConfig, tree, where, ConfigError))
 

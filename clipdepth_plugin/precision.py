@@ -1,9 +1,9 @@
-"""The dtype that a part of a pass computes in: without autocast, and bfloat16 on CPUs."""
+"""The dtype that a part of a pass computes in, and which of them a device computes fast in."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -15,13 +15,27 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def imitates_bfloat16(device: torch.device) -> bool:
-    """Whether a CPU has no instructions for bfloat16, so that float32 is far faster.
+def imitates(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a CPU has no instructions for a 16-bit dtype, so that float32 is far faster.
 
-    False for other devices and for torch releases that do not report a CPU's features.
+    False for other devices and dtypes, and for torch releases that do not report a CPU's features.
     """
+    name = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(dtype)
+    capabilities = getattr(torch.cpu, "get_capabilities", None)
+    if device.type != "cpu" or capabilities is None or name is None:
+        return False
+    of_dtype = [has for feature, has in capabilities().items() if name in feature]
+    return bool(of_dtype) and not any(of_dtype)
+
+
+def fastest_precision(device: torch.device) -> Literal["no", "bf16"]:
+    """The mixed precision to train in: bfloat16 where the device computes in it, else none.
+
+    Of CPUs only those with matrix instructions for it (AMX): vector ones alone gain little.
+    """
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
     capabilities = getattr(torch.cpu, "get_capabilities", None)
     if device.type != "cpu" or capabilities is None:
-        return False
-    of_bfloat16 = [has for name, has in capabilities().items() if "bf16" in name]
-    return bool(of_bfloat16) and not any(of_bfloat16)
+        return "no"
+    return "bf16" if capabilities().get("amx_bf16") else "no"

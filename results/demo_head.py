@@ -17,9 +17,8 @@ from clipdepth_plugin.adapters.identity import tower_hashes
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.data import DataConfig, open_dataset
 from clipdepth_plugin.evaluation.evaluate import evaluate
-from clipdepth_plugin.evaluation.metrics import Alignment
 from clipdepth_plugin.evaluation.predictors import HeadPredictor
-from clipdepth_plugin.evaluation.protocols import get_protocol
+from clipdepth_plugin.evaluation.protocols import Alignment, get_protocol
 from clipdepth_plugin.evaluation.report import Report, make_report
 from clipdepth_plugin.shipped import DEMO_HEAD
 

@@ -168,7 +168,7 @@ def test_predict_gives_the_plugin_the_towers_own_name(
         given.append(tower)
         return DepthPlugin(*arguments, tower=tower, **options)
 
-    monkeypatch.setattr("clipdepth_plugin.cli.predict.DepthPlugin", spy)
+    monkeypatch.setattr("clipdepth_plugin.plugin.depth_plugin.DepthPlugin", spy)
     (found,) = find_towers(load_host(str(host)).model)
     options = ("--host", host, "--head", head, "--tower", found.blocks_path)
     result = run("predict", pictures / "a.png", *options, "-o", tmp_path / "output")

@@ -14,7 +14,7 @@ import clipdepth_plugin
 HEAVY = ("kornia", "matplotlib", "open_clip", "rich", "timm", "transformers", "triton", "typer")
 PROBE = """
 import json, sys
-import clipdepth_plugin
+from clipdepth_plugin import *
 import torch
 print(json.dumps({"modules": sorted(sys.modules), "cuda": torch.cuda.is_initialized()}))
 """

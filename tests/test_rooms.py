@@ -41,6 +41,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("config",),
     ("lenses",),
     ("arguments",),
+    ("settings",),
     ("errors",),
 )
 """From the top down. A room imports from lower floors and from itself, never from its own floor's

@@ -55,9 +55,10 @@ def load_demo_tower(*, random_weights: bool = False) -> Dinov2Model:
         layer_norm_eps=1e-6,
         qkv_bias=True,
     )
-    model: Dinov2Model = Dinov2Model(config)
+    with torch.device("cpu" if weights is None else "meta"):  # no random numbers to overwrite
+        model: Dinov2Model = Dinov2Model(config)
     if weights is not None:
-        model.load_state_dict(_named_as_in(model, weights), strict=True)
+        model.load_state_dict(_named_as_in(model, weights), strict=True, assign=True)
     model.eval()
     return model
 

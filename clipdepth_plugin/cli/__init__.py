@@ -7,6 +7,9 @@ import sys
 
 def main() -> None:
     """Runs the command line; without its libraries, says how to get them and exits with 2."""
+    from clipdepth_plugin.cli.streams import flush_output, prepare_streams
+
+    prepare_streams()
     try:
         from clipdepth_plugin.cli.app import app
     except ModuleNotFoundError as error:
@@ -17,4 +20,8 @@ def main() -> None:
             'pip install "clipdepth-plugin[cli]"\n'
         )
         raise SystemExit(2) from error
-    app()
+    try:
+        app()
+    finally:
+        if not flush_output():
+            raise SystemExit(3)

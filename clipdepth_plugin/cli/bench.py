@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,16 @@ import typer
 from rich.console import Console
 
 from clipdepth_plugin.cli.options import (
+    LARGEST_SEED,
+    LARGEST_SIDE,
+    MOST,
     DeviceOption,
     JsonOption,
     RandomWeightsOption,
     TowerOption,
 )
 from clipdepth_plugin.errors import BenchError
-from clipdepth_plugin.latency.subject import ScopeChoice
+from clipdepth_plugin.latency.scopes import ScopeChoice
 
 if TYPE_CHECKING:
     import torch
@@ -67,23 +71,29 @@ class BenchOptions:
         ScopeChoice,
         typer.Option(help="auto: the tower, and the prefill where the host has a language model."),
     ] = "auto"
-    batch: Annotated[int, typer.Option(min=1, help="Pictures in one pass.")] = 1
+    batch: Annotated[int, typer.Option(min=1, max=MOST, help="Pictures in one pass.")] = 1
     size: Annotated[
-        int | None, typer.Option(min=1, help="Pixels on a side. Default: the tower's own.")
+        int | None,
+        typer.Option(min=1, max=LARGEST_SIDE, help="Pixels on a side. Default: the tower's own."),
     ] = None
     dtype: Annotated[Dtype, typer.Option(help="Of all weights.")] = "float32"
     device: DeviceOption = "cpu"
     threads: Annotated[
-        int | None, typer.Option(min=1, help="torch's threads. Default: torch's own choice.")
+        int | None,
+        typer.Option(min=1, max=1024, help="torch's threads. Default: torch's own choice."),
     ] = None
     rounds: Annotated[
-        int, typer.Option(min=8, help="Interleaved rounds; each runs every variant once.")
+        int, typer.Option(min=8, max=MOST, help="Interleaved rounds; each runs every variant once.")
     ] = 20
     warmup: Annotated[
         int,
-        typer.Option(min=2, help="Untimed calls of each variant; the second records graphs."),
+        typer.Option(
+            min=2, max=MOST, help="Untimed calls of each variant; the second records graphs."
+        ),
     ] = 2
-    seed: Annotated[int, typer.Option(help="Of the order in each round.")] = 0
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Of the order in each round.")
+    ] = 0
     separate: Annotated[
         str,
         typer.Option(
@@ -92,8 +102,11 @@ class BenchOptions:
         ),
     ] = "224,518"
     text_tokens: Annotated[
-        int, typer.Option(min=1, help="Tokens of the prompt beside the picture's.")
-    ] = 32
+        int | None,
+        typer.Option(
+            min=1, max=MOST, help="Tokens of the prompt beside the picture's. Default: 32."
+        ),
+    ] = None
     random_weights: RandomWeightsOption = False
     output: Annotated[
         Path | None,
@@ -106,14 +119,16 @@ def parse_sizes(text: str) -> tuple[int, ...]:
     """``224,518`` -> (224, 518); ``none`` -> ().
 
     Raises:
-        BenchError: A size that is no positive multiple of the network's patches of 14.
+        BenchError: A size that is no multiple of the network's patches of 14, or too large.
     """
     if text == "none":
         return ()
     words = [word.strip() for word in text.split(",")]
-    sizes = [int(word) for word in words if word.isdigit()]
-    if len(sizes) != len(words) or any(size == 0 or size % 14 for size in sizes):
-        raise BenchError(f"--separate {text}: give multiples of 14, as 224,518, or none")
+    sizes = [int(word) for word in words if word.isascii() and word.isdigit()]
+    if len(sizes) != len(words) or any(not 0 < size <= LARGEST_SIDE or size % 14 for size in sizes):
+        raise BenchError(
+            f"--separate {text}: give multiples of 14 up to {LARGEST_SIDE}, as 224,518, or none"
+        )
     return tuple(sizes)
 
 
@@ -124,26 +139,29 @@ def run_bench(options: BenchOptions, console: Console) -> int:
     interleaved in rounds. Every figure is a median of paired differences with its bootstrap 95%
     interval, of the tower or of the prefill. Effects below the noise floor are reported as such.
     """
-    import torch
-
     from clipdepth_plugin.cli.console import bar, loading
-    from clipdepth_plugin.cli.device import find_device
-    from clipdepth_plugin.latency.audit import Method, audit
-    from clipdepth_plugin.latency.baselines import separate_passes
-    from clipdepth_plugin.latency.forms import choose_forms
-    from clipdepth_plugin.latency.resources import keep_freed_memory
 
     check_heads(options)
     separate_sizes = parse_sizes(options.separate)
-    device = find_device(options.device)
-    forms = choose_forms(tuple(options.form or ()), device)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    keep_freed_memory()
-    with console.status(loading(options.host)):
+    with loading(console, options.host):
+        import torch
+
+        from clipdepth_plugin.cli.device import find_device
+        from clipdepth_plugin.latency.audit import Method, audit
+        from clipdepth_plugin.latency.baselines import separate_passes
+        from clipdepth_plugin.latency.forms import choose_forms
+        from clipdepth_plugin.latency.resources import keep_freed_memory
+
+        device = find_device(options.device)
+        forms = choose_forms(tuple(options.form or ()), device)
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
+        keep_freed_memory()
         subject = load_subject(options, device)
         heads = load_heads(options, subject)
         separate = separate_passes(separate_sizes, subject.pixels_B3HW)
+    for note in subject.notes:
+        console.print(note, style="yellow")
     with bar(console, "rounds", options.rounds) as advance:
         report = audit(
             subject,
@@ -182,18 +200,24 @@ def load_subject(options: BenchOptions, device: torch.device) -> Subject:
     import torch
 
     from clipdepth_plugin.adapters.loading import load_host
-    from clipdepth_plugin.latency.subject import make_subject
+    from clipdepth_plugin.latency.subject import TEXT_TOKENS, make_subject
 
     host = load_host(options.host, random_weights=options.random_weights)
-    return make_subject(
+    subject = make_subject(
         host.model.to(device, getattr(torch, options.dtype)),
         label=host.label,
         tower=options.tower,
         scope=options.scope,
         batch=options.batch,
         size=None if options.size is None else (options.size, options.size),
-        text_tokens=options.text_tokens,
+        text_tokens=options.text_tokens or TEXT_TOKENS,
     )
+    if options.text_tokens is not None and subject.prompt_tokens is None:
+        raise BenchError(
+            f"--text-tokens {options.text_tokens}: no prompt is measured (--scope {options.scope}, "
+            f"{host.label}); leave the option out"
+        )
+    return subject
 
 
 def load_heads(options: BenchOptions, subject: Subject) -> dict[str, DepthHead]:
@@ -213,21 +237,22 @@ def load_heads(options: BenchOptions, subject: Subject) -> dict[str, DepthHead]:
 
 def show(report: Audit, options: BenchOptions) -> None:
     """Writes the files, then the table and the verdict, or JSON, on stdout."""
-    from clipdepth_plugin.cli.console import plain_console
+    from clipdepth_plugin.cli.console import plain_console, print_table
     from clipdepth_plugin.files.atomic import write_atomically
     from clipdepth_plugin.latency.plot import write_plot
     from clipdepth_plugin.latency.report import to_markdown
 
-    as_json = report.model_dump_json(indent=1) + "\n"
+    # ASCII: any stream can take it, and names of files that are no UTF-8 (of the command) too.
+    as_json = json.dumps(report.model_dump(mode="json"), indent=1) + "\n"
     if options.output is not None:
         for name, text in zip(FILES, (as_json, to_markdown(report)), strict=False):
-            write_atomically(options.output / name, text.encode())
+            write_atomically(options.output / name, text.encode(errors="backslashreplace"))
         write_plot(options.output / FILES[-1], report)
     if options.as_json:
         sys.stdout.write(as_json)
         return
     stdout = plain_console()
-    stdout.print(make_table(report))
+    print_table(make_table(report))
     for line in report.verdict:
         stdout.print(line, highlight=False, soft_wrap=True)
 
@@ -246,7 +271,7 @@ def make_table(audit: Audit) -> Table:
         box=box.SIMPLE,
     )
     for name in HEADER:
-        table.add_column(name, justify="left" if name == HEADER[0] else "right")
+        table.add_column(name, justify="left" if name == HEADER[0] else "right", no_wrap=True)
     for figure, cells in zip(audit.figures, rows(audit), strict=True):
         table.add_row(*cells, style="bold" if figure.what == "depth" else "")
     return table

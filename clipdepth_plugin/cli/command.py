@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import inspect
 import logging
+import math
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,6 +48,10 @@ def add_command(
     types = get_type_hints(options, include_extras=True)
 
     def command(*, debug: bool, **given: Any) -> None:
+        for field, value in given.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                hint = f"--{field.replace('_', '-')}"
+                raise typer.BadParameter(f"{value} is not a finite number", param_hint=hint)
         with errors_as_messages(debug=debug) as console, _output(given.get("output")):
             code = run(options(**given), console)
         raise typer.Exit(code)
@@ -85,14 +90,23 @@ def errors_as_messages(*, debug: bool = False) -> Iterator[Console]:
     except (typer.Exit, typer.Abort):
         raise
     except Exception as error:
-        mistake = isinstance(error, ClipDepthError | ValidationError)
+        mistake = isinstance(error, ClipDepthError | ValidationError) or _is_out_of_memory(error)
         if debug:
             console.print(traceback.format_exc())
         else:
             first = next(iter(str(error).strip().splitlines()), "no message")
             unexpected = f"{type(error).__name__}: {first}; --debug shows the traceback"
             message = str(error) if mistake else unexpected
+            if _is_out_of_memory(error):
+                message = f"not enough memory ({first}): take smaller batches or sizes"
             console.print(Text("error: ", style="bold red") + Text(message))
         raise typer.Exit(MISTAKE if mistake else UNEXPECTED) from error
     finally:
         root.removeHandler(handler)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Torch's allocator of the CPU raises a bare RuntimeError."""
+    text = str(error)
+    said = "out of memory" in text or "can't allocate memory" in text
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and said)

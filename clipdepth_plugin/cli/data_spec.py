@@ -13,6 +13,9 @@ from clipdepth_plugin.files.documents import read_json, read_yaml
 from clipdepth_plugin.files.paths import is_folder
 from clipdepth_plugin.files.problems import checked
 
+TRAINING_ONLY = ("augment", "repeat", "shuffle_buffer")
+"""Fields of a set that only training reads."""
+
 
 def parse_data(text: str, default_split: str = "test") -> DataConfig:
     """Reads what ``--data`` takes.
@@ -31,26 +34,25 @@ def parse_data(text: str, default_split: str = "test") -> DataConfig:
         fields = read(text, DataError)
         if not isinstance(fields, dict):
             raise DataError(f"{text}: expected the fields of a set, got {type(fields).__name__}")
-        return _config({"split": default_split, **fields}, text)
+        fields = {**_default_split(fields.get("format"), default_split), **fields}
+        return _measured(fields, text)
     kind, _, location = text.partition(":")
     if kind not in FORMATS or not location:
         raise DataError(f"data {text!r}: {_expected(text, kind)}")
-    root, split = location, default_split
+    root, split = location, _default_split(kind, default_split)
     before, _, after = location.rpartition(":")
     in_address = "://" in location and "/" in after  # the colon of its scheme or port
     # A colon in the name of a folder that exists begins no split.
     if ":" in location and not in_address and not os.path.exists(_expanded(location)):  # noqa: PTH110
-        root, split = before, after
-    if not root or not split:
-        raise DataError(f"data {text!r}: {'root' if split else 'split'} is empty; {_FORM}")
+        root, split = before, {"split": after}
+    if not root or "" in split.values():
+        raise DataError(f"data {text!r}: {'split' if root else 'root'} is empty; {_FORM}")
     needs = FORMATS[kind].needs
     if needs:
         raise DataError(
             f"data {text!r}: format {kind} needs {', '.join(sorted(needs))}, too; {_AS_FILE}"
         )
-    return _config(
-        {"format": kind, "root": root, "split": split}, f"data {text!r}", f"; {_AS_FILE}"
-    )
+    return _measured({"format": kind, "root": root, **split}, f"data {text!r}", f"; {_AS_FILE}")
 
 
 _FORM = (
@@ -76,8 +78,22 @@ def _expanded(location: str) -> str:
         return location
 
 
-def _config(fields: dict[str, Any], where: str, hint: str = "") -> DataConfig:
+def _default_split(kind: object, split: str) -> dict[str, str]:
+    """The field ``split`` for a format that has splits."""
+    stored = FORMATS.get(kind) if isinstance(kind, str) else None
+    return {"split": split} if stored is not None and "split" in stored.reads else {}
+
+
+def _measured(fields: dict[str, Any], where: str, hint: str = "") -> DataConfig:
+    """The config of a set that is measured, from which nothing is drawn."""
     try:
-        return checked(DataConfig, fields, where, DataError)
+        config = checked(DataConfig, fields, where, DataError)
     except DataError as error:
         raise DataError(f"{error}{hint}") from error
+    for name in TRAINING_ONLY:
+        if config.given(name):
+            raise DataError(
+                f"{where}: {name} is for training; a set that is measured is read once, as it is: "
+                "leave it out"
+            )
+    return config

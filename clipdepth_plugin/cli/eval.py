@@ -10,11 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from clipdepth_plugin.adapters.identity import tower_hashes
-from clipdepth_plugin.adapters.loading import load_host
-from clipdepth_plugin.cli.console import bar, loading, plain_console
-from clipdepth_plugin.cli.data_spec import parse_data
-from clipdepth_plugin.cli.device import find_device
+from clipdepth_plugin.arguments import parse_size
+from clipdepth_plugin.cli.console import bar, loading, print_table
 from clipdepth_plugin.cli.options import (
     BatchOption,
     DataOption,
@@ -25,23 +22,18 @@ from clipdepth_plugin.cli.options import (
     OutputOption,
     TowerOption,
 )
-from clipdepth_plugin.data import open_dataset
-from clipdepth_plugin.evaluation.evaluate import Baseline, evaluate, median_depth
-from clipdepth_plugin.evaluation.metrics import ALIGNMENTS, METRICS, Alignment
-from clipdepth_plugin.evaluation.predictors import HeadPredictor
+from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.evaluation.protocols import (
     SMALLEST_DEPTH,
+    Alignment,
     Protocol,
     ProtocolName,
     get_protocol,
 )
-from clipdepth_plugin.evaluation.report import make_report, write_image_grid, write_report
-from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
-from clipdepth_plugin.shipped import load_head
 
 if TYPE_CHECKING:
     from clipdepth_plugin.data import DataConfig
-    from clipdepth_plugin.evaluation.evaluate import EvaluationResult
+    from clipdepth_plugin.evaluation.evaluate import Baseline, EvaluationResult
     from clipdepth_plugin.head import DepthHead
 
 
@@ -102,11 +94,24 @@ def evaluate_head(options: EvalOptions, console: Console) -> int:
     Exit code: 0, done. 2, the host, the head, the data or the output is wrong; the message says
     which. 3, an unexpected error.
     """
-    protocol, config = protocol_and_data(options)
-    dataset = open_dataset(config)
+    with loading(console, options.host, options.head):
+        from clipdepth_plugin.adapters.identity import tower_hashes
+        from clipdepth_plugin.adapters.loading import load_host
+        from clipdepth_plugin.cli.device import find_device
+        from clipdepth_plugin.data import open_dataset
+        from clipdepth_plugin.evaluation.evaluate import evaluate
+        from clipdepth_plugin.evaluation.predictors import HeadPredictor
+        from clipdepth_plugin.evaluation.report import make_report, write_image_grid, write_report
+        from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
+        from clipdepth_plugin.shipped import load_head
+
+        if options.input_size is not None:
+            parse_size(options.input_size, "--input-size")
+        protocol, config = protocol_and_data(options)
+        dataset = open_dataset(config)
+        device = find_device(options.device)
     baseline = _train_baseline(options, protocol, console)
-    device = find_device(options.device)
-    with console.status(loading(options.host, options.head)):
+    with loading(console, options.host, options.head):
         host = load_host(options.host)
         head = load_head(options.head).to(device)
         model = host.model.to(device)
@@ -144,7 +149,7 @@ def evaluate_head(options: EvalOptions, console: Console) -> int:
     if options.pictures:
         path, count = options.output / "pictures.png", options.pictures
         write_image_grid(path, result, predict, dataset, alignment=options.align, count=count)
-    plain_console().print(make_table(result, options.align))
+    print_table(make_table(result, options.align))
     skipped = f"; {len(result.skipped)} without valid depth" if result.skipped else ""
     console.print(f"report in {options.output}{skipped}")
     return 0
@@ -168,12 +173,20 @@ def protocol_and_data(options: EvalOptions) -> tuple[Protocol, DataConfig]:
     pixels before. ``rgbd`` takes the config's range; where that has no farthest depth, the data
     set's own bound applies and predictions are not clipped above.
     """
+    from clipdepth_plugin.cli.data_spec import parse_data
+
     config = parse_data(options.data)
     how: dict[str, Any] = {"flip": options.flip, "kb_crop": options.kb_crop}
     if options.protocol == "rgbd":
         how["depth_range"] = max(config.min_depth, SMALLEST_DEPTH), config.max_depth
         return get_protocol("rgbd", **how), config
     protocol = get_protocol(options.protocol, **how)
+    for name in ("min_depth", "max_depth", "crop"):
+        if config.given(name):
+            raise DataError(
+                f"--data {options.data}: {name} is {getattr(config, name)}, but --protocol "
+                f"{options.protocol} has its own; leave {name} out, or measure with --protocol rgbd"
+            )
     whole = {"min_depth": protocol.low, "max_depth": protocol.high, "crop": None}
     return protocol, config.model_copy(update=whole)
 
@@ -181,6 +194,9 @@ def protocol_and_data(options: EvalOptions) -> tuple[Protocol, DataConfig]:
 def _train_baseline(options: EvalOptions, protocol: Protocol, console: Console) -> Baseline | None:
     if options.baseline_data is None:
         return None
+    from clipdepth_plugin.cli.data_spec import parse_data
+    from clipdepth_plugin.data import open_dataset
+
     whole = replace(protocol, crop="none", size=None, kb_crop=False)
     dataset = open_dataset(parse_data(options.baseline_data, "train"))
     return _baseline("train-median", dataset, whole, console)
@@ -192,6 +208,8 @@ def _baseline(
     protocol: Protocol,
     console: Console,
 ) -> Baseline:
+    from clipdepth_plugin.evaluation.evaluate import Baseline, median_depth
+
     with bar(console, "reading the depth", _length(dataset)) as advance:
         return Baseline(kind, median_depth(dataset, protocol, advance))
 
@@ -202,6 +220,8 @@ def _length(dataset: Any) -> int | None:
 
 def make_table(result: EvaluationResult, align: Alignment = "none") -> Table:
     """The figures: raw and aligned, each beside the constant depth; those of ``align`` bold."""
+    from clipdepth_plugin.evaluation.metrics import ALIGNMENTS, METRICS
+
     baseline, c = result.baseline, result.calibration
     caption = f"constant: {baseline.depth:.4g} m ({baseline.kind}); median, lsq: scale-aligned"
     if c is not None:
@@ -215,8 +235,13 @@ def make_table(result: EvaluationResult, align: Alignment = "none") -> Table:
     table = Table("", title=title, title_justify="left", caption=caption, caption_justify="left")
     for alignment in ALIGNMENTS:
         header = "raw" if alignment == "none" else alignment
-        table.add_column(header, justify="right", style="bold" if alignment == align else "")
-        table.add_column("constant", justify="right", style="dim")
+        table.add_column(
+            header,
+            justify="right",
+            no_wrap=True,
+            style="bold" if alignment == align else "",
+        )
+        table.add_column("constant", justify="right", no_wrap=True, style="dim")
     for metric in METRICS:
         both = [means[a] for a in ALIGNMENTS for means in (result.means, baseline.means)]
         values = [means[metric.name] for means in both]

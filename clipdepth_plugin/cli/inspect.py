@@ -12,11 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from clipdepth_plugin.adapters.loading import load_host
-from clipdepth_plugin.adapters.structure import modules_around
-from clipdepth_plugin.adapters.towers import choose_tower, find_towers
-from clipdepth_plugin.adapters.trim import plan_trim
-from clipdepth_plugin.cli.console import loading, plain_console
+from clipdepth_plugin.cli.console import loading, print_table
 from clipdepth_plugin.cli.options import HostArgument, JsonOption, RandomWeightsOption
 
 if TYPE_CHECKING:
@@ -52,7 +48,10 @@ class InspectOptions:
 def inspect_host(options: InspectOptions, console: Console) -> int:
     """List the vision towers of a host that a depth head can be attached to."""
     # What libraries print while they load must not get into the JSON.
-    with console.status(loading(options.host)), contextlib.redirect_stdout(sys.stderr):
+    with loading(console, options.host), contextlib.redirect_stdout(sys.stderr):
+        from clipdepth_plugin.adapters.loading import load_host
+        from clipdepth_plugin.adapters.towers import choose_tower, find_towers
+
         host = load_host(options.host, random_weights=options.random_weights)
     # If there is none, choose_tower raises the error that says what was looked for and found.
     towers = find_towers(host.model) or [choose_tower(host.model)]
@@ -61,7 +60,7 @@ def inspect_host(options: InspectOptions, console: Console) -> int:
         report = {"host": options.host, "towers": described}
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
     else:
-        plain_console().print(_table(options.host, described))
+        print_table(_table(options.host, described))
     return 0
 
 
@@ -69,6 +68,9 @@ def describe_tower(
     host: nn.Module, tower: Tower, processor: Preprocessing | None
 ) -> dict[str, Any]:
     """One tower in types that JSON has; the host's own ``processor`` goes before the tower's."""
+    from clipdepth_plugin.adapters.structure import modules_around
+    from clipdepth_plugin.adapters.trim import plan_trim
+
     preprocessing = processor or tower.preprocessing
     trim = plan_trim(host, tower)
     return {

@@ -7,30 +7,24 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from clipdepth_plugin.adapters.identity import tower_hashes
-from clipdepth_plugin.adapters.loading import load_host
-from clipdepth_plugin.adapters.towers import choose_tower
-from clipdepth_plugin.cli.console import bar, loading, plain_console
-from clipdepth_plugin.cli.data_spec import parse_data
-from clipdepth_plugin.cli.device import find_device
+from clipdepth_plugin.cli.console import bar, loading, plain_console, print_table
 from clipdepth_plugin.cli.options import (
+    MOST,
     DataOption,
     DeviceOption,
     HostOption,
     JsonOption,
     TowerOption,
 )
-from clipdepth_plugin.data import open_dataset
-from clipdepth_plugin.environment import package_versions
-from clipdepth_plugin.evaluation.layers import LayerRanking, LevelScore, rank_levels
-from clipdepth_plugin.evaluation.patches import PatchReader
-from clipdepth_plugin.plugin.framing import known_preprocessing
+
+if TYPE_CHECKING:
+    from clipdepth_plugin.evaluation.layers import LayerRanking, LevelScore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,15 +39,20 @@ class LayersOptions:
             metavar="DATA", help="What to score on; not given: a part of --data is held out."
         ),
     ] = None
-    max_images: Annotated[int, typer.Option(min=2, help="Pictures to read of each set.")] = 400
+    max_images: Annotated[
+        int, typer.Option(min=2, max=MOST, help="Pictures to read of each set.")
+    ] = 400
     patches: Annotated[
-        int, typer.Option(min=0, help="Patches of each picture, at random; 0 takes all.")
+        int, typer.Option(min=0, max=MOST, help="Patches of each picture, at random; 0 takes all.")
     ] = 128
-    ridge: Annotated[float, typer.Option(min=1e-9, help="Penalty on standardised tokens.")] = 1e-2
+    ridge: Annotated[
+        float, typer.Option(min=1e-9, max=1e9, help="Penalty on standardised tokens.")
+    ] = 1e-2
     stages: Annotated[
         int,
         typer.Option(
             min=1,
+            max=1024,
             help="Semantic levels to propose, one for each stage; the spaceclip presets take 4, "
             "fast and guided any number.",
         ),
@@ -70,10 +69,21 @@ def rank_layers(options: LayersOptions, console: Console) -> int:
     together, scored on pictures that were held out.
     """
     probe = {name: getattr(options, name) for name in ("max_images", "ridge", "stages")}
-    train = open_dataset(parse_data(options.data, "train"))
-    validation = open_dataset(parse_data(options.val_data, "val")) if options.val_data else None
-    device = find_device(options.device)
-    with console.status(loading(options.host)), contextlib.redirect_stdout(sys.stderr):
+    with loading(console, options.host), contextlib.redirect_stdout(sys.stderr):
+        from clipdepth_plugin.adapters.identity import tower_hashes
+        from clipdepth_plugin.adapters.loading import load_host
+        from clipdepth_plugin.adapters.towers import choose_tower
+        from clipdepth_plugin.cli.data_spec import parse_data
+        from clipdepth_plugin.cli.device import find_device
+        from clipdepth_plugin.data import open_dataset
+        from clipdepth_plugin.environment import package_versions
+        from clipdepth_plugin.evaluation.layers import rank_levels
+        from clipdepth_plugin.evaluation.patches import PatchReader
+        from clipdepth_plugin.plugin.framing import known_preprocessing
+
+        train = open_dataset(parse_data(options.data, "train"))
+        validation = open_dataset(parse_data(options.val_data, "val")) if options.val_data else None
+        device = find_device(options.device)
         host = load_host(options.host)
         tower = choose_tower(host.model.to(device), options.tower)
     preprocessing = known_preprocessing(tower, host.preprocessing)
@@ -107,13 +117,13 @@ def _print_ranking(ranking: LayerRanking, out: Console) -> None:
     for title, groups in tables.items():
         table = Table("", "levels", title=title, title_justify="left")
         for measure in ("RMSElog", "AbsRel", "d<1.25"):
-            table.add_column(measure, justify="right")
+            table.add_column(measure, justify="right", no_wrap=True)
         for name, scores in groups.items():
             for one in scores:
                 levels = " ".join(map(str, one.levels)) or "(constant)"
                 numbers = (one.rmse_log, one.abs_rel, one.delta1)
                 table.add_row(name, levels, *(f"{number:.4f}" for number in numbers))
-        out.print(table)
+        print_table(table)
     train, validation = ranking.images
     chosen = list(ranking.structural)
     structural = f"structural_levels: {chosen}" if chosen else "structural: false"

@@ -7,6 +7,12 @@ from typing import Annotated
 
 import typer
 
+MOST = 2**20
+"""Of anything that is counted; more is a slip of the keyboard."""
+LARGEST_SIDE = 2**14
+"""Pixels on the side of a picture that a tower is shown."""
+LARGEST_SEED = 2**32 - 1
+
 HOST_HELP = (
     "The host: demo, open_clip:MODEL/TAG (open_clip:ViT-B-16/openai), hf:ORG/NAME, timm:NAME, "
     "config:NAME (a built-in config with random weights), or a folder that a library saved."
@@ -31,7 +37,7 @@ OutputOption = Annotated[
     Path,
     typer.Option("-o", "--output", metavar="DIR", help="Folder to write to, made if missing."),
 ]
-BatchOption = Annotated[int, typer.Option(min=1, help="Pictures in one tower pass.")]
+BatchOption = Annotated[int, typer.Option(min=1, max=MOST, help="Pictures in one tower pass.")]
 DeviceOption = Annotated[str, typer.Option(help="Where to compute, e.g. cpu or cuda.")]
 TowerOption = Annotated[
     str | None, typer.Option(metavar="PATH", help="Which tower, where inspect lists several.")

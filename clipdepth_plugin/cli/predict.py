@@ -11,13 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from PIL import Image
 from rich.console import Console
-from torch import Tensor
 
-from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.cli.console import bar, loading
-from clipdepth_plugin.cli.device import find_device
 from clipdepth_plugin.cli.options import (
     BatchOption,
     DeviceOption,
@@ -27,14 +23,7 @@ from clipdepth_plugin.cli.options import (
     OutputOption,
     TowerOption,
 )
-from clipdepth_plugin.cli.predict_files import check_names, check_replaced
 from clipdepth_plugin.errors import HeadMismatchError, ImageError
-from clipdepth_plugin.files.depth_maps import (
-    write_colour,
-    write_confidence_png,
-    write_depth_png,
-    write_npy,
-)
 from clipdepth_plugin.files.opening import MAX_PIXELS
 from clipdepth_plugin.files.pictures import (
     COLOUR_SUFFIX,
@@ -43,12 +32,13 @@ from clipdepth_plugin.files.pictures import (
     find_images,
     load_image,
 )
-from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
-from clipdepth_plugin.plugin.pictures import PictureDepth
-from clipdepth_plugin.shipped import load_head
 
 if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
     from clipdepth_plugin.head import DepthHead
+    from clipdepth_plugin.plugin.pictures import PictureDepth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,13 +97,23 @@ def predict(options: PredictOptions, console: Console) -> int:
     map could not be written, and those before are done; the message says which. 3, an unexpected
     error.
     """
+    from PIL import Image
+
+    from clipdepth_plugin.cli.predict_files import check_names, check_replaced
+
     Image.MAX_IMAGE_PIXELS = None  # --max-pixels is the bound
     images = find_images(options.images)
     check_names(images, confidence=options.confidence)
     if not options.overwrite:
         check_replaced(images, options.output, npy=options.npy, confidence=options.confidence)
-    device = find_device(options.device)
-    with console.status(loading(options.host, options.head)):
+    with loading(console, options.host, options.head):
+        from clipdepth_plugin.adapters.loading import load_host
+        from clipdepth_plugin.cli.device import find_device
+        from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
+        from clipdepth_plugin.plugin.pictures import PictureDepth
+        from clipdepth_plugin.shipped import load_head
+
+        device = find_device(options.device)
         host = load_host(options.host)
         head = load_head(options.head)
         _check_head(head, options)
@@ -168,6 +168,13 @@ def _predict_all(
 
 
 def _write_maps(stem: str, image: Image.Image, map_CHW: Tensor, options: PredictOptions) -> None:
+    from clipdepth_plugin.files.depth_maps import (
+        write_colour,
+        write_confidence_png,
+        write_depth_png,
+        write_npy,
+    )
+
     write_depth_png(options.output / f"{stem}{DEPTH_SUFFIX}", map_CHW[0])
     write_colour(options.output / f"{stem}{COLOUR_SUFFIX}", map_CHW[0], image=image)
     if options.confidence:

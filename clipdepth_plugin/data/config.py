@@ -7,21 +7,15 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from os import path as ospath
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
 from clipdepth_plugin.arguments import GivenCamera, GivenMetres, GivenNearest
 from clipdepth_plugin.data.augment_config import AugmentConfig
 from clipdepth_plugin.data.sample import Crop
 from clipdepth_plugin.errors import DataError
+from clipdepth_plugin.settings import Count, Settings
 
 _Set = TypeVar("_Set", bound=type)
 
@@ -49,14 +43,12 @@ FORMATS: dict[str, Format] = {}
 """Name, as ``DataConfig.format`` has it -> format."""
 
 
-class DataConfig(BaseModel):
+class DataConfig(Settings):
     """A data set or a part of one.
 
     Paths may hold environment variables (``$CLIPDEPTH_DATA/libero``), which are expanded when the
     set is opened: a stored config is portable.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     format: str
     """How the set is stored, one of ``data/formats/``.
@@ -71,7 +63,7 @@ class DataConfig(BaseModel):
 
     split: str = "train"
     """Split folder (``rgbd``) or split name (``hf``). ``nyu_mat``: ``train``, ``test`` or ``all``.
-    List formats and tar files: only part of the samples' names."""
+    List formats: only part of the samples' names. Tar files have none."""
 
     name: str | None = None
     """Name of the set in samples' names; None: the last part of ``root``."""
@@ -116,11 +108,11 @@ class DataConfig(BaseModel):
     with_camera: bool = False
     """Only frames whose intrinsics are known, as a head with a canonical camera needs."""
 
-    limit: PositiveInt | None = None
+    limit: Count | None = None
     """At most this many samples, evenly spread over the set (of a stream: its first ones, in every
     epoch the same)."""
 
-    repeat: PositiveFloat = 1.0
+    repeat: Annotated[float, Field(gt=0.0, le=1e4)] = 1.0
     """How often each sample is seen in an epoch; 2.5: twice, and a random half of the samples once
     more. For streams: sampling weight relative to the other streams."""
 
@@ -144,7 +136,7 @@ class DataConfig(BaseModel):
     """The same for the camera, [fx, fy, cx, cy] or a 3 x 3 matrix; None: not read, in tar files
     "intrinsics.json" where it is there."""
 
-    shuffle_buffer: PositiveInt = 1000
+    shuffle_buffer: Count = 1000
     """Size of a stream's shuffle buffer, in undecoded samples."""
 
     @model_validator(mode="after")
@@ -154,9 +146,8 @@ class DataConfig(BaseModel):
             raise ValueError(f"format: no such format {self.format!r}, known are {known}")
         stored = FORMATS[self.format]
         for field in sorted(self.model_fields_set - stored.reads):
-            unset = getattr(self, field) == type(self).model_fields[field].default
             readers = sorted(name for name, one in FORMATS.items() if field in one.reads)
-            if readers and not unset:
+            if readers and self.given(field):
                 raise ValueError(
                     f"{field}: not read by format {self.format}, only by {', '.join(readers)}"
                 )
@@ -194,6 +185,7 @@ def register_format(
     reads: Collection[str] = (),
     needs: Collection[str] = (),
     streams: bool = False,
+    splits: bool = True,
     check: Callable[[DataConfig], object] = lambda _: None,
 ) -> Callable[[_Set], _Set]:
     """Registers the decorated class, which takes a ``DataConfig``; see ``Format``."""
@@ -201,7 +193,7 @@ def register_format(
     def register(made: _Set) -> _Set:
         if name in FORMATS:
             raise ValueError(f"data format {name!r} is registered already")
-        fields = frozenset({*reads, *needs})
+        fields = frozenset({*reads, *needs, *(["split"] if splits else [])})
         FORMATS[name] = Format(made, streams, fields, frozenset(needs), check)
         return made
 

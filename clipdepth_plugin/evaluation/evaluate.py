@@ -20,7 +20,6 @@ from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.evaluation.calibration import Calibration, calibrate, take_pixels
 from clipdepth_plugin.evaluation.metrics import (
     ALIGNMENTS,
-    Alignment,
     alignment_scale,
     boundary_mask,
     image_metrics,
@@ -32,7 +31,7 @@ from clipdepth_plugin.evaluation.predictors import (
     Predictor,
     predict_samples,
 )
-from clipdepth_plugin.evaluation.protocols import Protocol
+from clipdepth_plugin.evaluation.protocols import Alignment, Protocol
 from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
 
 logger = logging.getLogger(__name__)

@@ -8,15 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from clipdepth_plugin.errors import DataError
+from clipdepth_plugin.evaluation.protocols import Alignment
 
-Alignment = Literal["none", "median", "lsq"]
 ALIGNMENTS: tuple[Alignment, ...] = ("none", "median", "lsq")
 """``none``: metres as predicted. ``median``: times median(truth) / median(prediction) of each
 image. ``lsq``: times the factor with the least squared error in metres of each image."""

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from clipdepth_plugin.arguments import parse_metres, shown
 from clipdepth_plugin.errors import DataError, HostError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Box = tuple[int, int, int, int]
 Crop = Literal["none", "nyu", "garg", "eigen"]
+Alignment = Literal["none", "median", "lsq"]
+"""How a prediction is scaled to the truth of its picture; see ``metrics.ALIGNMENTS``."""
 ProtocolName = Literal["nyu", "kitti-garg", "kitti-eigen", "rgbd"]
 
 NYU_SIZE = (480, 640)
@@ -87,6 +89,8 @@ class Protocol:
         Raises:
             DataError: The picture does not have the protocol's size.
         """
+        import torch  # the command line reads the protocols' names without it
+
         height, width = depth_HW.shape
         if self.size is not None and (height, width) != self.size:
             raise DataError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from datetime import UTC, datetime
 from itertools import islice
@@ -15,13 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import PydanticSerializationError
 
 from clipdepth_plugin.environment import package_versions, platform_name
 from clipdepth_plugin.evaluation.calibration import Calibration
 from clipdepth_plugin.evaluation.evaluate import Baseline, EvaluationResult, ImageRow, Means
-from clipdepth_plugin.evaluation.metrics import METRICS, Alignment
+from clipdepth_plugin.evaluation.metrics import METRICS
 from clipdepth_plugin.evaluation.predictors import Predictor, predict_samples
-from clipdepth_plugin.evaluation.protocols import Protocol
+from clipdepth_plugin.evaluation.protocols import Alignment, Protocol
 from clipdepth_plugin.files.atomic import write_atomically
 from clipdepth_plugin.files.colours import comparison, image_grid
 
@@ -99,8 +101,11 @@ def write_report(folder: Path, report: Report, result: EvaluationResult) -> None
     Raises:
         DepthFileError: A file can't be written.
     """
-    content = report.model_dump_json(indent=2).encode() + b"\n"
-    write_atomically(folder / "report.json", content)
+    try:
+        content = report.model_dump_json(indent=2)
+    except PydanticSerializationError:  # a file's name that is no UTF-8
+        content = json.dumps(report.model_dump(mode="json"), indent=2)
+    write_atomically(folder / "report.json", content.encode() + b"\n")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [metric.name for metric in METRICS]
@@ -110,7 +115,7 @@ def write_report(folder: Path, report: Report, result: EvaluationResult) -> None
         values.append(row.baseline[report.align]["abs_rel"])
         shown = ["" if math.isnan(value) else f"{value:.7g}" for value in values]
         writer.writerow([row.name, row.pixels, f"{row.scales[report.align]:.7g}", *shown])
-    write_atomically(folder / "images.csv", text.getvalue().encode("utf-8", "surrogateescape"))
+    write_atomically(folder / "images.csv", text.getvalue().encode(errors="backslashreplace"))
 
 
 def choose_rows(

@@ -18,14 +18,16 @@ T = TypeVar("T")
 _MOST = 20
 
 
-def checked(model: type[M], tree: Any, where: str, error: type[ClipDepthError]) -> M:
-    """The model of a tree of plain values.
+def checked(
+    model: type[M], tree: Any, where: str, error: type[ClipDepthError], *, context: Any = None
+) -> M:
+    """The model of a tree of plain values; ``context`` is that of its validators.
 
     Raises:
         ClipDepthError: ``error``; begins with ``where`` and names the fields that are wrong.
     """
     try:
-        return model.model_validate(tree)
+        return model.model_validate(tree, context=context)
     except ValidationError as problem:
         raise error(f"{where}: {described(problem, model)}") from problem
 

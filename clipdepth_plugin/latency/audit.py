@@ -122,7 +122,7 @@ def audit(
         },
         figures=tuple(_figure(entry, measured, subject) for entry in entries),
     )
-    return report.model_copy(update={"verdict": make_verdict(report)})
+    return report.model_copy(update={"verdict": (*subject.notes, *make_verdict(report))})
 
 
 def _measure(entries: Sequence[Entry], method: Method, device: torch.device) -> _Measured:
@@ -198,5 +198,5 @@ def _summarise_host(subject: Subject) -> HostSummary:
         model=type(subject.model).__name__,
         parameters=count_parameters(subject.model),
         tower_parameters=count_parameters(subject.tower.module),
-        prompt_tokens=max((one.tokens or 0 for one in subject.baselines), default=0) or None,
+        prompt_tokens=subject.prompt_tokens,
     )

@@ -9,17 +9,14 @@ import contextlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.errors import BenchError
-
-BaselineScope = Literal["tower", "prefill", "whole"]
-"""``tower``: the vision tower alone. ``prefill``: picture and prompt through a multimodal model,
-before its first token. ``whole``: any other forward of the host, for callers of ``audit``."""
+from clipdepth_plugin.latency.scopes import BaselineScope
 
 
 @dataclass(frozen=True)
@@ -126,7 +123,8 @@ def _failures_as_errors(problem: str, advice: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # models raise almost anything on inputs that do not suit them
-        raise BenchError(f"{problem} ({type(error).__name__}: {error}); {advice}") from error
+        first = next(iter(str(error).strip().splitlines()), "no message")
+        raise BenchError(f"{problem} ({type(error).__name__}: {first}); {advice}") from error
 
 
 def depth_anything_v2_small() -> nn.Module:

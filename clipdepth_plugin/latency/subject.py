@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,16 +23,19 @@ from clipdepth_plugin.latency.baselines import (
     prefill_baseline,
     tower_baseline,
 )
+from clipdepth_plugin.latency.scopes import ScopeChoice
+from clipdepth_plugin.precision import imitates
 
-ScopeChoice = Literal["auto", "tower", "prefill"]
-"""``auto``: the tower, and the prefill where the host has a language model."""
+TEXT_TOKENS = 32
+"""Of a prompt, beside the picture's."""
 
 
 @dataclass(frozen=True)
 class Subject:
     """A host, its pixels as the tower takes them, and what of it is measured.
 
-    ``baselines``: passes that depth is added to; the first is the tower's.
+    ``baselines``: passes that depth is added to; the first is the tower's. ``notes``: sentences on
+    what is not measured as one might expect; they go into the verdict.
     """
 
     label: str
@@ -41,6 +43,12 @@ class Subject:
     tower: Tower
     pixels_B3HW: Tensor
     baselines: Sequence[Baseline]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def prompt_tokens(self) -> int | None:
+        """Of the prefill, where one is measured."""
+        return max((one.tokens or 0 for one in self.baselines), default=0) or None
 
 
 def make_subject(
@@ -51,7 +59,7 @@ def make_subject(
     scope: ScopeChoice = "auto",
     batch: int = 1,
     size: tuple[int, int] | None = None,
-    text_tokens: int = 32,
+    text_tokens: int = TEXT_TOKENS,
 ) -> Subject:
     """A host with random pixels for its tower, and its baselines.
 
@@ -59,7 +67,8 @@ def make_subject(
         model: The host, in eval mode, on its device and in its dtype.
         label: Its name in the report; "" takes its class.
         tower: Which tower, where it has several.
-        scope: What depth is added to.
+        scope: What depth is added to. ``auto`` measures the tower alone where no prompt can be
+            made for the host, and notes it.
         batch: Pictures in a pass.
         size: (H, W); None takes the tower's own.
         text_tokens: Of a prefill's prompt, beside the picture's.
@@ -73,9 +82,22 @@ def make_subject(
     found = choose_tower(model, tower)
     pixels_B3HW = make_pixels(found, batch, size)
     baselines = [tower_baseline(found, pixels_B3HW)]
+    notes = []
     if scope == "prefill" or (scope == "auto" and has_prefill(model)):
-        baselines.append(prefill_baseline(model, pixels_B3HW, text_tokens))
-    return Subject(label or type(model).__name__, model, found, pixels_B3HW, baselines)
+        try:
+            baselines.append(prefill_baseline(model, pixels_B3HW, text_tokens))
+        except BenchError as error:
+            if scope == "prefill":
+                raise
+            notes.append(f"Only the tower is measured, not the prefill: {error}.")
+    if imitates(pixels_B3HW.dtype, pixels_B3HW.device):
+        name = str(pixels_B3HW.dtype).removeprefix("torch.")
+        notes.append(
+            f"This processor has no {name} instructions and emulates them, several times slower "
+            "than float32: these times say nothing about processors that have them."
+        )
+    label = label or type(model).__name__
+    return Subject(label, model, found, pixels_B3HW, baselines, tuple(notes))
 
 
 def random_heads(subject: Subject, presets: Iterable[Preset]) -> dict[str, DepthHead]:

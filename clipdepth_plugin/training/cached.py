@@ -158,6 +158,13 @@ def choose_views(config: TrainConfig, samples: SampleViews) -> tuple[tuple[int, 
     With ``flip`` a sample is mirrored in the same epochs as without a cache.
     """
     assert config.cache is not None
+    if config.augment is not None and config.augment.parts and not config.cache.augmented:
+        logger.warning(
+            "cache.views: %s: %s of augment are not applied, as the cache has the image and its "
+            "mirror image at the most; a number from 3 on has them",
+            config.cache.views,
+            ", ".join(config.augment.parts),
+        )
     seed, views = config.seed, config.cache.views
     augments = [config.augment, *(one.augment for one in config.data.train)]
     if isinstance(views, int):
@@ -167,7 +174,6 @@ def choose_views(config: TrainConfig, samples: SampleViews) -> tuple[tuple[int, 
         )
     if config.augment is None or not any(one and one.flip > 0 for one in augments):
         return _PLAIN
-    logger.info("cache.views is flip: of augment only the flip is used")
     return (PLAIN, FLIPPED), lambda epoch, index, repeat: int(
         is_flipped(samples.augment_of(index), sample_generator(seed, epoch, index, repeat))
     )

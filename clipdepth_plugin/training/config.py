@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import (
-    Field,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.config import HeadConfig, ResizeRule
 from clipdepth_plugin.data import AugmentConfig
 from clipdepth_plugin.errors import ConfigError
+from clipdepth_plugin.settings import Count, CountOrZero, Idle, Seed, Settings, Side
 from clipdepth_plugin.training.losses import LossConfig
 from clipdepth_plugin.training.settings import (
     CacheSettings,
@@ -26,14 +20,24 @@ from clipdepth_plugin.training.settings import (
     OptimiserSettings,
     ProvenanceSettings,
     ScheduleSettings,
-    Settings,
 )
 
-Precision = Literal["no", "bf16", "fp16"]
+Precision = Literal["auto", "no", "bf16", "fp16", "bf16-emulated"]
+_BATCH = Annotated[int, Field(ge=1, le=2**20)]
 
 
 class TrainConfig(Settings):
     """A training run. The defaults are the published recipe (SPACE-CLIP, arXiv 2601.17657)."""
+
+    IDLE: ClassVar[tuple[Idle, ...]] = (
+        Idle("validate_every", lambda run: not run.data.validation, "data.validation: []"),
+        Idle(
+            "logging.pictures",
+            lambda run: run.logging.pictures and not run.data.validation,
+            "data.validation: []",
+        ),
+        Idle("sync_batch_norm", lambda run: run.norm not in ("batch", None), "a head without it"),
+    )
 
     run: str = Field(min_length=1)
     """The run's folder: config, log, checkpoints, pictures and the best head."""
@@ -44,7 +48,7 @@ class TrainConfig(Settings):
     tower: str | None = None
     """Module path of the tower, where the host has several."""
 
-    input_size: tuple[PositiveInt, PositiveInt] | None = None
+    input_size: tuple[Side, Side] | None = None
     """(H, W) of the tower's input in place of the host's own, for towers that take any size; the
     head is then made for that size."""
 
@@ -64,49 +68,51 @@ class TrainConfig(Settings):
     optimiser: OptimiserSettings = OptimiserSettings()
     schedule: ScheduleSettings = ScheduleSettings()
 
-    epochs: PositiveInt | None = None
+    epochs: Count | None = None
     """Passes over the data; this or ``steps``. 20 where neither is given."""
 
-    steps: PositiveInt | None = None
+    steps: Count | None = None
     """Optimiser steps."""
 
-    batch_size: PositiveInt = 32
+    batch_size: _BATCH = 32
     """Samples in one optimiser step, over all processes and accumulated batches together."""
 
-    gradient_accumulation: PositiveInt = 1
+    gradient_accumulation: _BATCH = 1
     """Batches in one optimiser step. Each has its own SILog: no substitute for a large batch."""
 
-    clip: PositiveFloat | None = 1.0
+    clip: Annotated[float, Field(gt=0.0, le=1e9)] | None = 1.0
     """Largest norm of the gradient; null for no clipping."""
 
     ema: Annotated[float, Field(ge=0.0, lt=1.0)] | None = 0.996
     """Decay of the weights' moving average, which warms up to it; null for none."""
 
-    precision: Precision = "no"
-    """Mixed precision: ``no`` (float32), ``bf16`` or ``fp16`` (GPU only)."""
+    precision: Precision = "auto"
+    """Mixed precision: ``auto`` (``bf16`` where the device computes fast in it, else ``no``),
+    ``no`` (float32), ``bf16``, or ``fp16`` (GPU only). ``bf16`` is refused on a processor that only
+    emulates it, eight times slower; ``bf16-emulated`` trains there all the same."""
 
-    output_size: tuple[PositiveInt, PositiveInt] | None = None
+    output_size: tuple[Side, Side] | None = None
     """(H, W) at which loss and metrics are taken; null for the tower's input size."""
 
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Of the head's weights, the order of the data and its augmentation."""
 
-    workers: NonNegativeInt = 0
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Processes that read data, for each training process."""
 
-    validate_every: PositiveInt | None = None
+    validate_every: Count | None = None
     """Steps between validations; null for each epoch (``steps`` given: a tenth of them)."""
 
-    checkpoint_every: PositiveInt = 500
+    checkpoint_every: Count = 500
     """Steps between checkpoints."""
 
-    keep: PositiveInt = 3
+    keep: Count = 3
     """Checkpoints kept."""
 
     cache: CacheSettings | None = None
     """Train from cached tower tokens."""
 
-    bad_file_limit: NonNegativeInt = 0
+    bad_file_limit: CountOrZero = 0
     """Unreadable samples that are reported and skipped before the run stops."""
 
     sync_batch_norm: bool = False
@@ -145,6 +151,7 @@ class TrainConfig(Settings):
             raise ValueError("steps: a stream has no length: say how long the run is with steps")
         if self.cache is not None and self.augment is None and self.cache.views not in ("flip", 1):
             raise ValueError("cache.views: more than one view needs augment")
+        self._check_views()
         for i, one in enumerate(self.data.train):
             if self.augment is None and one.augment is not None:
                 raise ValueError(
@@ -156,12 +163,38 @@ class TrainConfig(Settings):
             self.loss_for(head, self.output_size)
         return self
 
+    def _check_views(self) -> None:
+        """Refuses what an ``augment`` asks for and the cached views do not have."""
+        if self.cache is None or self.cache.augmented:
+            return
+        for name, augment in self.augments().items():
+            if augment is None:
+                continue
+            lost = [*augment.parts, *(["probability"] if augment.parts else [])]
+            if self.cache.views != "flip":
+                lost.append("flip")
+            for field in lost:
+                if augment.given(field):
+                    raise ValueError(
+                        f"{name}.{field}: does nothing with cache.views: {self.cache.views}, whose "
+                        "views are the image and its mirror image at the most; give cache.views "
+                        "a number from 3 on, or leave one of the two out"
+                    )
+
+    def augments(self) -> dict[str, AugmentConfig | None]:
+        """Field -> the augmentation that it gives: the run's, and each set's own."""
+        own = {f"data.train.{i}.augment": one.augment for i, one in enumerate(self.data.train)}
+        return {"augment": self.augment, **own}
+
+    @property
+    def norm(self) -> str | None:
+        """The norm of a new head; None where the head is a saved one."""
+        head = self.head.config()
+        return None if head is None else head.norm
+
     def loss_for(self, head: HeadConfig, size: Size | None) -> LossConfig:
         """The loss for a head and size (H, W); a ConfigError where they contradict each other."""
-        varied = {"augment": self.augment} | {
-            f"data.train.{i}.augment": one.augment for i, one in enumerate(self.data.train)
-        }
-        for name, augment in varied.items():
+        for name, augment in self.augments().items():
             zooms = augment is not None and augment.zoom != (1.0, 1.0)
             if zooms and head.canonical_focal is None:
                 raise ConfigError(

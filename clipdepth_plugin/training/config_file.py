@@ -77,9 +77,10 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
             if not rest or rest[0].startswith("--"):
                 raise ConfigError(f"--{field}: needs a value, as in --{field} value")
             text = rest.pop(0)
-        pairs.append(
-            (field, parse_yaml(text, f"--{field} {shortened(text)}: the value", ConfigError))
-        )
+        if field in (one for one, _ in pairs):
+            raise ConfigError(f"--{field}: is given twice; give it once")
+        where = f"--{field} {shortened(text)}: the value"
+        pairs.append((field, parse_yaml(text, where, ConfigError)))
     return pairs
 
 

@@ -6,7 +6,7 @@ Axes: B views, H W a map's size. Depths in metres.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,7 @@ from torch import Tensor
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.decoders.readout import DepthEstimate
+from clipdepth_plugin.settings import Idle
 from clipdepth_plugin.training.terms.confidence import Confidence
 from clipdepth_plugin.training.terms.gradient import Gradient
 from clipdepth_plugin.training.terms.silog import Silog
@@ -28,6 +29,15 @@ class LossConfig(Silog, Ssim, Gradient, Confidence):
 
     The base classes are the terms, and naming a term here registers it.
     """
+
+    IDLE: ClassVar[tuple[Idle, ...]] = (
+        Idle("gradient_scales", lambda loss: loss.gradient == 0, "gradient: 0"),
+        Idle(
+            "silog_mean",
+            lambda loss: loss.silog == 0 and not any(loss.auxiliary),
+            "silog: 0 and no auxiliary outputs weighed",
+        ),
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import importlib.util
 import logging
 import math
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from torch import nn
@@ -27,7 +28,7 @@ from clipdepth_plugin.data import (
 from clipdepth_plugin.data.config import expand
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.head import DepthHead
-from clipdepth_plugin.precision import imitates_bfloat16
+from clipdepth_plugin.precision import fastest_precision, imitates
 from clipdepth_plugin.training.batches import SourceContext, TowerSource
 from clipdepth_plugin.training.cached import cached_source, open_cache
 from clipdepth_plugin.training.ema import Ema
@@ -107,7 +108,10 @@ def open_session(
     accelerator: Accelerator | None = None,
 ) -> Session:
     """Opens the data, loads the tower, makes the head; ``head_class`` may bring its own decoder."""
+    config = with_precision(config)
     accelerator = accelerator or make_accelerator(config)
+    if config.sync_batch_norm and accelerator.device.type != "cuda":
+        raise TrainingError("sync_batch_norm: is for GPUs, there is none here; leave it out")
     sets = config.data
     limit = config.bad_file_limit
     data = (
@@ -118,14 +122,13 @@ def open_session(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         head = make_head(config, tower, head_class)
-    if config.sync_batch_norm and accelerator.device.type == "cuda":
+    if config.sync_batch_norm:
         head = nn.SyncBatchNorm.convert_sync_batchnorm(head)
     head_config = head.config
     size = config.output_size or tower.preprocessing.size
     config = config.model_copy(update={"loss": config.loss_for(head_config, size)})
     if accelerator.is_main_process:
         warn_of_resize(head_config, tower, size)
-        warn_of_bfloat16(config, accelerator.device)
     read = tower.reader(head, accelerator.autocast)
     context = SourceContext(config, accelerator, tower, head_config, read, size)
     doing = doing if accelerator.is_main_process else silent
@@ -199,14 +202,31 @@ def warn_of_resize(head: HeadConfig, tower: FrozenTower, size: Size) -> None:
         )
 
 
-def warn_of_bfloat16(config: TrainConfig, device: torch.device) -> None:
-    """Warns where bfloat16 makes a run slower."""
-    if config.precision == "bf16" and imitates_bfloat16(device):
-        logger.warning(
-            "precision: bf16, but this processor has no bfloat16 instructions and emulates them: "
-            "precision: no is several times as fast here (an existing token cache can only be used "
-            "with the precision that it was made in)"
+def with_precision(config: TrainConfig) -> TrainConfig:
+    """The config with the precision that is computed in: ``auto`` chosen, the others checked.
+
+    Raises:
+        TrainingError: This device only emulates it, or ``accelerate launch`` says another.
+    """
+    device = PartialState().device
+    precision: str = config.precision
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched != "no" and precision not in ("auto", launched):
+        raise TrainingError(
+            f"precision: {precision}, but accelerate launch has --mixed_precision {launched}; "
+            "leave one of the two out"
         )
+    if precision == "auto":
+        precision = fastest_precision(device) if launched == "no" else launched
+        logger.info("precision: auto: %s on %s", precision, device)
+    if precision == "bf16" and imitates(torch.bfloat16, device):
+        raise TrainingError(
+            "precision: bf16: this processor has no bfloat16 instructions and emulates them, eight "
+            "times slower than float32: give precision: auto, or bf16-emulated to train so "
+            "nevertheless (an existing token cache can only be used with the precision that it was "
+            "made in)"
+        )
+    return config.model_copy(update={"precision": precision.removesuffix("-emulated")})
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:

@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, ValidationError, model_validator
 
-from clipdepth_plugin.config import HeadConfig, Preset
+from clipdepth_plugin.config import DECODERS, HeadConfig, Preset
 from clipdepth_plugin.data import DataConfig
 from clipdepth_plugin.data.config import check_mixture
+from clipdepth_plugin.data.items import FLIPPED
+from clipdepth_plugin.decoders.decoder import Decoder
 from clipdepth_plugin.errors import DataError
+from clipdepth_plugin.settings import Count, CountOrZero, Idle, Settings
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 # What the host decides when the head is made, so that options can't.
-_NOT_OPTIONS = ("width", "preset", "provenance")
-
-
-class Settings(BaseModel):
-    """Part of a run's config: frozen, without unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+_SET_BY = {
+    "width": "host",
+    "preset": "head.preset",
+    "provenance": "provenance",
+    "resize": "resize",
+}
 
 
 class HeadSettings(Settings):
@@ -46,7 +38,7 @@ class HeadSettings(Settings):
     init: str | None = None
     """Folder or hub id of a saved head to start from; the other fields must not be given then."""
 
-    norm_init_pictures: NonNegativeInt = 64
+    norm_init_pictures: Annotated[int, Field(ge=0, le=100_000)] = 64
     """Training pictures whose tokens initialise the level norms of a new head (presets ``fast`` and
     ``guided``; the others do not normalise levels), rounded up to whole batches. 0: scale 1 and
     shift 0."""
@@ -60,17 +52,30 @@ class HeadSettings(Settings):
                     "and norm_init_pictures"
                 )
             return self
-        fixed = sorted(self.options.keys() & set(_NOT_OPTIONS))
+        fixed = sorted(self.options.keys() & _SET_BY.keys())
         if fixed:
-            raise ValueError(f"options.{fixed[0]}: is set by the run, not by an option")
+            raise ValueError(f"options.{fixed[0]}: is set by the run ({_SET_BY[fixed[0]]})")
+        if "input_size" in self.options and self.options.get("canonical_focal") is None:
+            raise ValueError(
+                "options.input_size: is the size that options.canonical_focal is for, and does "
+                "nothing without it; the run's own input_size sets the tower's input"
+            )
         try:
-            self.config()
+            config = self.config()
         except ValidationError as error:
             problems = "; ".join(
                 f"options.{'.'.join(map(str, one['loc'])) or '?'}: {one['msg']}"
                 for one in error.errors()
             )
             raise ValueError(problems) from error
+        assert config is not None
+        # A decoder without level norms has the base class's method.
+        plain = getattr(DECODERS[config.decoder], "level_norms", None) is Decoder.level_norms
+        if plain and self.norm_init_pictures and self.given("norm_init_pictures"):
+            raise ValueError(
+                f"norm_init_pictures: does nothing with the decoder {config.decoder}, which does "
+                "not normalise levels; leave it out"
+            )
         return self
 
     def config(self) -> HeadConfig | None:
@@ -102,6 +107,17 @@ class DataSettings(Settings):
         for i, one in enumerate(self.validation):
             if one.augment is not None:
                 raise ValueError(f"validation.{i}.augment: validation data is not augmented")
+            for field in ("repeat", "shuffle_buffer"):
+                if one.is_stream and one.given(field):
+                    raise ValueError(
+                        f"validation.{i}.{field}: does nothing; a stream of validation data is "
+                        "read once, in order"
+                    )
+        if len(self.train) == 1 and self.train[0].is_stream and self.train[0].given("repeat"):
+            raise ValueError(
+                "train.0.repeat: weighs a stream against the others, and there are none; leave it "
+                "out"
+            )
         return self
 
     @property
@@ -113,10 +129,10 @@ class DataSettings(Settings):
 class OptimiserSettings(Settings):
     """AdamW."""
 
-    lr: PositiveFloat = 1e-4
+    lr: Annotated[float, Field(gt=0.0, le=1e3)] = 1e-4
     """Learning rate after the warm-up."""
 
-    weight_decay: NonNegativeFloat = 0.01
+    weight_decay: Annotated[float, Field(ge=0.0, le=1e3)] = 0.01
     """Weight decay."""
 
     betas: tuple[Decay, Decay] = (0.9, 0.999)
@@ -126,10 +142,14 @@ class OptimiserSettings(Settings):
 class ScheduleSettings(Settings):
     """The learning rate by step."""
 
+    IDLE: ClassVar[tuple[Idle, ...]] = (
+        Idle("final_lr", lambda it: it.warmup == 1, "warmup: 1, the whole run"),
+    )
+
     warmup: Share = 0.05
     """Share of the run in which it rises linearly."""
 
-    final_lr: NonNegativeFloat = 1e-6
+    final_lr: Annotated[float, Field(ge=0.0, le=1e3)] = 1e-6
     """Where the cosine ends."""
 
 
@@ -142,19 +162,24 @@ class CacheSettings(Settings):
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Dtype of the stored tokens; bfloat16 takes half the space."""
 
-    views: Literal["flip"] | PositiveInt = "flip"
+    views: Literal["flip"] | Annotated[int, Field(ge=1, le=1000)] = "flip"
     """Views of each training image. ``flip``: the image and its mirror image, chosen as ``augment``
     flips. A number K: the image, its mirror image and K - 2 augmented views, which are the same for
-    every ``seed``."""
+    every ``seed``. ``flip``, 1 and 2 refuse an ``augment`` that asks for more than they have."""
+
+    @property
+    def augmented(self) -> bool:
+        """Whether any view has more of the augmentation than the flip."""
+        return self.views != "flip" and self.views > FLIPPED + 1
 
 
 class LoggingSettings(Settings):
     """Log, pictures and TensorBoard."""
 
-    every: PositiveInt = 10
+    every: Count = 10
     """Steps between two lines of the log."""
 
-    pictures: NonNegativeInt = 4
+    pictures: CountOrZero = 4
     """Validation samples shown as pictures at each validation."""
 
     tensorboard: bool = True

@@ -15,6 +15,7 @@ from clipdepth_plugin.errors import HeadFileError
 from clipdepth_plugin.files.atomic import new_files
 from clipdepth_plugin.files.documents import read_json
 from clipdepth_plugin.files.problems import checked
+from clipdepth_plugin.settings import STORED
 from clipdepth_plugin.weights.model_card import is_unedited, model_card_text
 from clipdepth_plugin.weights.tensors import (
     build_checked,
@@ -134,7 +135,7 @@ def _read_config(path: Path, source: str) -> HeadConfig:
         raise HeadFileError(f"{source}: no {CONFIG_FILE} there: is this a head's folder?")
     config = _with_former_defaults(read_json(path, HeadFileError))
     what = f"{source}: {CONFIG_FILE} is not the config of a depth head"
-    return checked(HeadConfig, config, what, HeadFileError)
+    return checked(HeadConfig, config, what, HeadFileError, context=STORED)
 
 
 def _with_former_defaults(config: Any) -> Any:

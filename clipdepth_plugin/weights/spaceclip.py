@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.errors import HeadFileError, shortened
 from clipdepth_plugin.head import DepthHead
+from clipdepth_plugin.settings import STORED
 from clipdepth_plugin.weights.tensors import (
     build_checked,
     check_plain,
@@ -178,18 +179,19 @@ def _infer_config(
 
     stages = count(r"fusion\.(\d+)\.")
     film = any(key.startswith("semantic.film.") for key in state)
-    return HeadConfig(
-        width=shape("semantic.projections.0.weight")[1],
-        semantic_levels=tuple(semantic_levels),
-        structural_levels=tuple(structural_levels),
-        channels=tuple(shape(f"semantic.projections.{i}.weight")[0] for i in range(stages)),
-        film=film,
-        film_hidden=shape("semantic.film.0.mlp.0.weight")[0] if film else 256,
-        structural=any(key.startswith("structural.") for key in state),
-        auxiliary=count(r"auxiliary\.(\d+)\."),
-        context=context,  # type: ignore[arg-type]  # pydantic checks the literal
-        activation="relu",
-    )
+    fields = {
+        "width": shape("semantic.projections.0.weight")[1],
+        "semantic_levels": tuple(semantic_levels),
+        "structural_levels": tuple(structural_levels),
+        "channels": tuple(shape(f"semantic.projections.{i}.weight")[0] for i in range(stages)),
+        "film": film,
+        "film_hidden": shape("semantic.film.0.mlp.0.weight")[0] if film else 256,
+        "structural": any(key.startswith("structural.") for key in state),
+        "auxiliary": count(r"auxiliary\.(\d+)\."),
+        "context": context,
+        "activation": "relu",
+    }
+    return HeadConfig.model_validate(fields, context=STORED)
 
 
 def _check_complete(decoder: nn.Module, state: dict[str, Tensor], source: str) -> None:

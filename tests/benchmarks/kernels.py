@@ -30,7 +30,7 @@ from clipdepth_plugin.latency.intervals import median_interval
 from clipdepth_plugin.latency.report import describe, markdown_table
 from clipdepth_plugin.latency.resources import keep_freed_memory
 from clipdepth_plugin.latency.rounds import Timer, Variant, run_rounds, timer_for
-from clipdepth_plugin.precision import imitates_bfloat16
+from clipdepth_plugin.precision import imitates
 from tests.benchmarks.kernel_cases import Case, head_case, op_cases, random_head, tensors_of
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
@@ -118,7 +118,7 @@ def make_forms(case: Case, device: torch.device, *, compiled: bool = True) -> li
 
 def obstacle(case: Case, name: str, dtype: torch.dtype, device: torch.device) -> str:
     """Why a device can't run a form in a dtype; "" where it can."""
-    if dtype == torch.bfloat16 and imitates_bfloat16(device):
+    if dtype == torch.bfloat16 and imitates(torch.bfloat16, device):
         return "this processor has no instructions for bfloat16"
     if case.is_op and name == "fused" and device.type != "cuda":
         return "the Triton kernel needs CUDA"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from clipdepth_plugin.adapters.loading.config import BUILT_IN
 from clipdepth_plugin.cli.app import app
+from clipdepth_plugin.errors import BenchError
 from clipdepth_plugin.latency.schema import Audit
 
 SHORT = ("--random-weights", "--rounds", "8", "--separate", "none", "--preset", "fast")
@@ -74,3 +76,39 @@ def test_mistakes_are_reported_before_anything_is_loaded(
     run = bench(*arguments)
     assert run.exit_code == 2
     assert message in " ".join(run.output.split())
+
+
+def test_a_host_whose_prompt_can_not_be_made_has_its_tower_measured(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> Any:
+        raise BenchError("this model wants more than a prompt")
+
+    monkeypatch.setattr("clipdepth_plugin.latency.subject.prefill_baseline", refused)
+    monkeypatch.setattr("clipdepth_plugin.latency.subject.imitates", lambda *_: True)
+    given = (folder, *SHORT, "--form", "eager")
+    run = bench(*given, "--json")
+    assert run.exit_code == 0, run.output
+    report = Audit.model_validate(json.loads(run.stdout))
+    assert {figure.scope for figure in report.figures} == {"tower", "head"}
+    first, second = report.verdict[:2]
+    assert first.startswith("Only the tower is measured, not the prefill: this model wants more")
+    assert second.startswith("This processor has no float32 instructions and emulates them")
+    assert first in run.stderr
+    assert "wants more than a prompt" in bench(*given, "--scope", "prefill").stderr
+    idle = bench(*given, "--text-tokens", "4")
+    assert idle.exit_code == 2
+    assert "--text-tokens 4: no prompt is measured" in idle.stderr
+
+
+def test_a_narrow_terminal_gets_each_number_on_a_line_of_its_own(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = (folder, *SHORT, "--form", "eager", "--scope", "tower")
+    wide = bench(*given).stdout
+    assert any("p50 ms" in line and "p95 ms" in line for line in wide.splitlines())
+    monkeypatch.setenv("COLUMNS", "40")
+    narrow = bench(*given).stdout
+    assert re.search(
+        r"^tower alone\n  p50 ms: \d+\.\d\d\n  p95 ms: \d+\.\d\d$", narrow, re.MULTILINE
+    )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from clipdepth_plugin import DepthHead, HeadConfig, TowerFeatures
+from clipdepth_plugin.settings import STORED
 
 WIDTH = 16
 SMALL: dict[str, Any] = {"width": WIDTH, "channels": (16, 8, 8, 8), "film_hidden": 8}
@@ -46,4 +47,4 @@ def make_features(
 def make_head(**options: Any) -> DepthHead:
     """A small head from a seed, in evaluation mode."""
     torch.manual_seed(0)
-    return DepthHead(HeadConfig(**{**SMALL, **options})).eval()
+    return DepthHead(HeadConfig.model_validate({**SMALL, **options}, context=STORED)).eval()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tests.training.conftest import TinyRuns
 
 STREAM = "{format: webdataset, root: x.tar}"
+NOT_VALIDATED = ("--data.validation", "[]", "--validate_every", "null")
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
@@ -106,11 +107,23 @@ def test_overrides_reach_any_field(
         (["--head.options.confidence", "true"], r"loss\.confidence: is 0, .* True: a head that"),
         (["--output_size", "[5, 80]"], r"loss\.ssim: needs maps larger than 5 pixels.*\(5, 80\)"),
         (
-            ["--data.train.0", STREAM, "--data.validation", "[]", "--steps", "null"],
+            [
+                "--data.train.0",
+                STREAM,
+                *NOT_VALIDATED,
+                "--steps",
+                "null",
+            ],
             r"steps: a stream has no length: say how long",
         ),
         (
-            ["--data.train.0", STREAM, "--data.validation", "[]", "--cache.folder", "x"],
+            [
+                "--data.train.0",
+                STREAM,
+                *NOT_VALIDATED,
+                "--cache.folder",
+                "x",
+            ],
             r"cache: a stream's samples have no fixed place",
         ),
         (
@@ -183,7 +196,7 @@ def test_the_defaults_are_the_published_recipe(tree: dict[str, Any]) -> None:
     assert (config.optimiser.lr, config.optimiser.weight_decay) == (1e-4, 0.01)
     assert (config.schedule.warmup, config.schedule.final_lr) == (0.05, 1e-6)
     assert (config.epochs, config.batch_size, config.clip, config.ema) == (20, 32, 1.0, 0.996)
-    assert config.precision == "no"
+    assert config.precision == "auto"
     assert config.head.preset == "spaceclip"
 
 
@@ -218,5 +231,6 @@ def test_the_cache_is_turned_on_beside_the_run(tree: dict[str, Any]) -> None:
     assert config.cache.folder == str(Path(config.run).parent / "token-cache")
     assert with_cache(config) is config
     stream = {"train": [yaml.safe_load(STREAM)]}
+    tree = {**tree, "validate_every": None}
     with pytest.raises(ConfigError, match="cache: a stream's samples have no fixed place"):
         with_cache(check_config({**tree, "data": stream}, "test"))

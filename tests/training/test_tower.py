@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from PIL import Image
 from clipdepth_plugin.adapters.pixels import normalised, to_pixels
 from clipdepth_plugin.data import DataConfig, open_dataset
 from clipdepth_plugin.data.views import make_view
-from clipdepth_plugin.training.session import open_session
+from clipdepth_plugin.errors import TrainingError
+from clipdepth_plugin.training.session import open_session, with_precision
 from clipdepth_plugin.training.tower import load_tower, make_head
 from tests.training.conftest import PROCESSOR, TinyRuns
 
@@ -81,32 +83,59 @@ def test_a_resize_that_may_hide_a_dead_relu_is_told(
 
 
 @pytest.mark.parametrize(
-    ("precision", "features", "warns"),
+    ("precision", "features", "refused"),
     [
         ("bf16", {"avx2": True, "avx512_bf16": False, "amx_bf16": False}, True),
         ("bf16", {"avx2": True, "avx512_bf16": True, "amx_bf16": False}, False),
         ("bf16", {"neon": True}, False),
         ("bf16", None, False),
         ("no", {"avx512_bf16": False}, False),
+        ("bf16-emulated", {"avx512_bf16": False}, False),
     ],
-    ids=["imitated", "native", "not known", "older torch", "float32"],
+    ids=["imitated", "native", "not known", "older torch", "float32", "asked for"],
 )
-def test_a_processor_without_bfloat16_instructions_is_warned_of(
+def test_a_processor_that_emulates_bfloat16_is_refused_unless_asked_for(
     tiny: TinyRuns,
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
     precision: str,
     features: dict[str, bool] | None,
     *,
-    warns: bool,
+    refused: bool,
 ) -> None:
     if features is None:
         monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     else:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features, raising=False)
-    with caplog.at_level(logging.WARNING):
-        open_session(tiny.config("run", precision=precision))
-    assert ("has no bfloat16 instructions" in caplog.text) == warns
+    config = tiny.config("run", precision=precision)
+    with pytest.raises(TrainingError, match="auto, or bf16-emulated") if refused else nullcontext():
+        assert open_session(config).context.config.precision == precision.removesuffix("-emulated")
+
+
+@pytest.mark.parametrize(
+    ("features", "launched", "chosen"),
+    [
+        ({"amx_bf16": True}, "no", "bf16"),
+        ({"amx_bf16": False, "avx512_bf16": False}, "no", "no"),
+        (None, "no", "no"),
+        ({"amx_bf16": False, "avx512_bf16": True}, "bf16", "bf16"),
+    ],
+)
+def test_precision_is_chosen_by_the_processor(
+    tiny: TinyRuns,
+    monkeypatch: pytest.MonkeyPatch,
+    features: dict[str, bool] | None,
+    launched: str,
+    chosen: str,
+) -> None:
+    if features is None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features, raising=False)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
+    assert with_precision(tiny.config("run")).precision == chosen
+    if launched != "no":
+        with pytest.raises(TrainingError, match="--mixed_precision bf16; leave"):
+            with_precision(tiny.config("run", precision="fp16"))
 
 
 def test_a_head_records_what_it_is_trained_with(tiny: TinyRuns) -> None:

@@ -28,7 +28,17 @@ class HubStream(StreamDataset):
         self._columns = [config.image_column or "image", config.depth_column or "depth"]
         if config.intrinsics_column:
             self._columns.append(config.intrinsics_column)
+        self._refuse_idle()
         self._rows = self._undecoded(self._opened())
+
+    def _refuse_idle(self) -> None:
+        """Refuses what a folder on disk has no use for."""
+        place = Path(self.config.location())
+        saved = any((place / name).is_file() for name in ("state.json", "dataset_dict.json"))
+        idle = ("subset", "revision") if saved else ("revision",)
+        for name in idle if place.is_dir() else ():
+            if self.config.given(name):
+                raise DataError(f"{name}: does nothing for {place}, a folder; leave it out")
 
     @property
     def shard_count(self) -> int:

@@ -32,6 +32,8 @@ _KEYS = {"train": "trainNdxs", "test": "testNdxs"}
 def _check(config: DataConfig) -> None:
     if config.split not in (*_KEYS, "all"):
         raise ValueError(f"split: nyu_mat has train, test and all, got {config.split!r}")
+    if config.split == "all" and config.files is not None:
+        raise ValueError("files: does nothing with split: all; leave one of the two out")
     if config.split != "all" and config.files is None:
         raise ValueError(
             "files: nyu_mat needs the official splits.mat or a text file of image numbers to "

@@ -27,7 +27,7 @@ _DAMAGED = (zlib.error, lzma.LZMAError, http.client.HTTPException)
 _IMAGE, _DEPTH, _CAMERA = "jpg;jpeg;png;webp", "depth.png", "intrinsics.json"
 
 
-@register_format("webdataset", reads=FIELDS, streams=True)
+@register_format("webdataset", reads=FIELDS, streams=True, splits=False)
 class TarStream(StreamDataset):
     """The samples of tar shards, local or remote."""
 

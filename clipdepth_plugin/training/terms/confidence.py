@@ -9,12 +9,12 @@ import math
 from collections.abc import Iterator
 
 import torch
-from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.decoders.readout import DepthEstimate
+from clipdepth_plugin.settings import Weight
 from clipdepth_plugin.training.terms.term import (
     LossTerm,
     Part,
@@ -27,7 +27,7 @@ from clipdepth_plugin.training.terms.term import (
 class Confidence(LossTerm):
     """A Laplace distribution's negative log-likelihood."""
 
-    confidence: NonNegativeFloat = 0.0
+    confidence: Weight = 0.0
     """Weight of the predicted scale's Laplace likelihood (``head.options.confidence``). The depth
     that it is the scale of counts as given: no gradient goes through that, though the layers that
     both share learn from both."""

@@ -6,12 +6,14 @@ Axes: B views, H W a map's size, S scales. Depths in metres.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import Field
 from torch import Tensor
 
+from clipdepth_plugin.settings import Weight
 from clipdepth_plugin.training.terms.term import (
     LossTerm,
     Part,
@@ -24,10 +26,10 @@ from clipdepth_plugin.training.terms.term import (
 class Gradient(LossTerm):
     """Gradient matching."""
 
-    gradient: NonNegativeFloat = 0.0
+    gradient: Weight = 0.0
     """Weight of multi-scale gradient matching in log depth."""
 
-    gradient_scales: PositiveInt = 4
+    gradient_scales: Annotated[int, Field(ge=1, le=16)] = 4
     """Scales of gradient matching: cells of 1, 2, 4, ... pixels."""
 
     def parts(self) -> Iterator[Part]:

@@ -10,12 +10,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.decoders.readout import DepthEstimate
+from clipdepth_plugin.settings import Weight
 from clipdepth_plugin.training.terms.term import LossTerm, Part, Sums, log_ratio, wide
 
 _SMALLEST_SQUARE = 1e-7
@@ -24,14 +24,14 @@ _SMALLEST_SQUARE = 1e-7
 class Silog(LossTerm):
     """SILog."""
 
-    silog: NonNegativeFloat = 0.5
+    silog: Weight = 0.5
     """Weight of SILog, 10 * sqrt(var(d) + silog_mean * mean(d)^2) with d = log pred - log truth
     over all valid pixels of the batch together."""
 
-    silog_mean: NonNegativeFloat = 0.15
+    silog_mean: Weight = 0.15
     """How much a wrong scale of the whole batch counts in SILog; 1 makes it 10 * RMSElog."""
 
-    auxiliary: tuple[NonNegativeFloat, ...] = (0.10, 0.05)
+    auxiliary: tuple[Weight, ...] = (0.10, 0.05)
     """Weights of SILog on the head's auxiliary outputs, from stage 0 on; outputs beyond have none.
     Not given: as many of these as the head has outputs."""
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 import torch
 from kornia.metrics import ssim
-from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.config import HeadConfig
+from clipdepth_plugin.settings import Weight
 from clipdepth_plugin.training.terms.term import LossTerm, Part, mean_from_moments, wide
 
 SSIM_WINDOW = 11
@@ -25,7 +25,7 @@ _SMALLEST_RANGE = 1e-6
 class Ssim(LossTerm):
     """1 - SSIM."""
 
-    ssim: NonNegativeFloat = 0.5
+    ssim: Weight = 0.5
     """Weight of 1 - SSIM of the maps, scaled by the truth's range; for dense truth."""
 
     def parts(self) -> Iterator[Part]:

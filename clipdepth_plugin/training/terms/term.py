@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from clipdepth_plugin.arguments import GivenMetres, Size
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.decoders.readout import DepthEstimate
+from clipdepth_plugin.settings import Settings
 
 Sums = Callable[[DepthEstimate, Tensor, Tensor], Tensor]
 """(estimate, true metres (B, 1, H, W), bool (B, 1, H, W) where there is truth) -> sums.
@@ -46,10 +46,8 @@ class Part(NamedTuple):
     trains_depth: bool = True
 
 
-class LossTerm(BaseModel):
+class LossTerm(Settings):
     """A term of the loss; its fields are fields of ``loss:`` in the config."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     min_depth: GivenMetres = 1e-3
     """Metres. Predictions below it count as it in the logarithms: a dead ReLU's 0 m costs a

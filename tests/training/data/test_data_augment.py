@@ -181,9 +181,10 @@ def test_half_the_time(options: dict[str, Any]) -> None:
 def test_switching_one_part_off_leaves_the_others() -> None:
     for seed in range(20):
         both = changed(seed, flip=0.5, colour=(0.9, 1.1), probability=0.5)
-        one = changed(seed, flip=0.5)
+        one = changed(seed, flip=0.5, probability=0.5)
         assert torch.equal(both.depth_1hw, one.depth_1hw)
-        flips = is_flipped(AugmentConfig(**{**OFF, "flip": 0.5}), sample_generator(seed, 0, 0))
+        config = AugmentConfig(**{**OFF, "flip": 0.5, "probability": 0.5})
+        flips = is_flipped(config, sample_generator(seed, 0, 0))
         assert flips == (not torch.equal(one.depth_1hw, noise_view().depth_1hw))
     assert not is_flipped(None, sample_generator(0, 0, 0))
 

@@ -1,0 +1,91 @@
+"""Settings: the base of every config that a user writes, and the numbers that its fields take.
+
+A field that another one switches off must not be given: each class lists such fields in ``IDLE``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, ClassVar, NamedTuple, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+
+MOST = 2**31 - 1
+LARGEST_SIDE = 2**14
+
+Count = Annotated[int, Field(ge=1, le=MOST)]
+CountOrZero = Annotated[int, Field(ge=0, le=MOST)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Channels = Annotated[int, Field(ge=1, le=2**16)]
+"""Of a layer."""
+Level = Annotated[int, Field(ge=0, le=4096)]
+Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
+"""Pixels of a tower's input or of a map."""
+Factor = Annotated[float, Field(gt=0.0, le=100.0)]
+Weight = Annotated[float, Field(ge=0.0, le=1e6)]
+
+STORED = {"stored": True}
+"""Context of validation for a config that a program wrote, with every field at some value."""
+
+
+class Idle(NamedTuple):
+    """A field that does nothing in some configs.
+
+    Attributes:
+        field: Its name.
+        when: Whether a config switches it off.
+        by: What does, as the user wrote it: ``film: false``.
+    """
+
+    field: str
+    when: Callable[[Any], bool]
+    by: str
+
+
+class Settings(BaseModel):
+    """Frozen; unknown fields, NaN, infinities and truth values for numbers are refused."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    IDLE: ClassVar[tuple[Idle, ...]] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_truth_values(cls, data: Any) -> Any:
+        for name, value in data.items() if isinstance(data, dict) else ():
+            field = cls.model_fields.get(str(name))
+            kinds = set() if field is None else set(_kinds(field.annotation))
+            values = value if isinstance(value, list | tuple) else [value]
+            if kinds & {int, float} and bool not in kinds:
+                for one in values:
+                    if isinstance(one, bool):
+                        raise ValueError(f"{name}: expected a number, got {str(one).lower()}")
+        return data
+
+    def given(self, field: str) -> bool:
+        """Whether a field (``logging.pictures``) has another value than where it is left out."""
+        first, _, inside = field.partition(".")
+        if inside:
+            return bool(getattr(self, first).given(inside))
+        default: Any = type(self).model_fields[field].get_default(call_default_factory=True)
+        return bool(getattr(self, field) != default)
+
+    @model_validator(mode="after")
+    def _refuse_idle(self, info: ValidationInfo) -> Any:
+        if info.context == STORED:
+            return self
+        for field, when, by in self.IDLE:
+            if self.given(field) and when(self):
+                raise ValueError(f"{field}: does nothing with {by}; leave one of the two out")
+        return self
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The plain types in ``tuple[Annotated[int, ...], ...] | None``."""
+    inside = get_args(annotation)
+    if not inside:
+        yield annotation
+    for one in inside:
+        yield from _kinds(one)
