@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from clipdepth_plugin import DepthHead, attach, find_towers
+from clipdepth_plugin import DepthHead, attach, find_towers, load_spaceclip
+from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.data import Sample
 from clipdepth_plugin.errors import ClipDepthError
@@ -87,6 +88,8 @@ def calls(host: nn.Module, head: DepthHead, make_pixels: Any) -> dict[str, Calla
     map_HW, mask_HW = torch.ones(4, 4), torch.ones(4, 4, dtype=torch.bool)
     view = ViewGeometry.squashed((9, 9), (3, 3))
     return {
+        "load_host": lambda x: load_host(x) if not isinstance(x, str) else load_host("no: such"),
+        "load_spaceclip": lambda x: load_spaceclip(x) if len(str(x)) < 255 else load_host("no: a"),
         "attach host": lambda x: attach(x, head),
         "attach head": lambda x: attach(host, x),
         "attach tower": lambda x: attach(host, new().eval(), tower=x).detach(),

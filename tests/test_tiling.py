@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -132,6 +132,37 @@ def test_frames_and_images_of_one_prompt_are_not_mixed_up() -> None:
     assert frames == [ImageViews((ViewGeometry.squashed((50, 100), VIEW),))] * 4
     # Of a square picture both make the same.
     assert len(arrange((50, 50), from_processor(both).known_rules(), [VIEW] * 4)) == 4
+
+
+def test_one_picture_in_tiles_or_many_pictures_the_error_says_how_to_say_it() -> None:
+    rules = from_processor(onevision()).known_rules()
+    with pytest.raises(HostError) as caught:
+        arrange((50, 100), rules, [VIEW] * 3)
+    one, many = "original_sizes=[(50, 100)]", "original_sizes=[(50, 100)] * 3"
+    assert f"{one} for one image, or {many} for 3 images" in str(caught.value)
+    assert len(arrange([(50, 100)], rules, [VIEW] * 3)) == 1
+    assert len(arrange([(50, 100)] * 3, rules, [VIEW] * 3)) == 3
+
+
+class _HalfSize:
+    """A host that takes pictures of any size, halved."""
+
+    label: ClassVar[str] = "halved"
+    pads_behind: ClassVar[bool] = False
+
+    def views(self, image_size: Size) -> ImageViews:
+        half = image_size[0] // 2, image_size[1] // 2
+        return ImageViews((ViewGeometry.squashed(image_size, half),))
+
+
+@pytest.mark.parametrize("sizes", [(100, 50), [(100, 50)], [(100, 50), (60, 80)]], ids=str)
+def test_width_and_height_swapped_are_said(sizes: Any) -> None:
+    given = sizes if isinstance(sizes, list) else [sizes]
+    seen = [(width // 2, height // 2) for height, width in given]
+    with pytest.raises(HostError, match=r"swapped they fit: sizes are \(height, width\)"):
+        arrange(sizes, [_HalfSize()], seen)
+    with pytest.raises(HostError, match="very processor"):
+        arrange(sizes, [_HalfSize()], [(7, 7)] * len(seen))
 
 
 @pytest.mark.parametrize(

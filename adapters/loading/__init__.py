@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from clipdepth_plugin.adapters.loading.registry import loader_of
+from clipdepth_plugin.arguments import check_type
 from clipdepth_plugin.errors import HostError
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def load_host(spec: str, *, random_weights: bool = False) -> LoadedHost:
         HostError: An unknown spec, model or tag, missing weights, no network, a library that
             is not installed. The library's own exception is chained.
     """
+    check_type(spec, str, "host")
     load, name = loader_of(spec)
     try:
         with torch.random.fork_rng(devices=[]):

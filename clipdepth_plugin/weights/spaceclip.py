@@ -5,6 +5,7 @@ Names on their side are those of the released code's state dict; ours are ``Dept
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clipdepth_plugin.arguments import shown
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.errors import HeadFileError, shortened
 from clipdepth_plugin.head import DepthHead
@@ -85,6 +87,8 @@ def load_spaceclip(
         HeadFileError: A file is unreadable, or a key is missing, unexpected or of a wrong shape.
         pydantic.ValidationError: The number of levels does not fit the stages.
     """
+    if not isinstance(source, Mapping | str | os.PathLike):
+        raise HeadFileError(f"source: got {shown(source)}, expected a path or a state dict")
     name = "state dict" if isinstance(source, Mapping) else str(source)
     state = _rename(_unwrap(source if isinstance(source, Mapping) else _read(Path(source))), name)
     check_plain(state, name)
