@@ -16,6 +16,7 @@ from clipdepth_plugin.cli.predict_files import check_names, check_replaced
 from clipdepth_plugin.data.files import read_image, stored_depth
 from clipdepth_plugin.errors import ClipDepthError, DataError, DepthFileError, ImageError
 from clipdepth_plugin.files import depth_maps
+from clipdepth_plugin.files.colours import depth_panel, image_grid
 from clipdepth_plugin.files.depth_maps import (
     NPY_NOTE,
     write_colour,
@@ -293,3 +294,8 @@ def test_large_maps_are_written_in_strips(
     image = Image.new("RGB", size[::-1])
     write_colour(tmp_path / "b.png", depth_HW, image=image)
     assert load_image(tmp_path / "b.png").size[0] > 100
+
+
+def test_titles_that_are_no_text_are_drawn() -> None:
+    panel = depth_panel(np.ones((8, 8)), title="a\udc80\x1b$x\nb")
+    assert image_grid([[panel]]).startswith(b"\x89PNG")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipdepth_plugin.errors import DepthFileError
+from clipdepth_plugin.errors import DepthFileError, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -118,8 +118,8 @@ def image_grid(
 
 def _draw(axis: Axes, panel: Panel) -> None:
     axis.set_axis_off()
-    # A name may have dollar signs in it, which are no formula.
-    axis.set_title(panel.title, fontsize=7, loc="left", parse_math=False)
+    # A name may have dollar signs in it, which are no formula, and bytes that are no text.
+    axis.set_title(printable(panel.title), fontsize=7, loc="left", parse_math=False)
     low, high = panel.ends
     sharp = "nearest" if panel.shown.ndim == 2 else None
     drawn = axis.imshow(panel.shown, panel.colours, vmin=low, vmax=high, interpolation=sharp)

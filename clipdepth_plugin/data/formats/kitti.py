@@ -12,6 +12,7 @@ from clipdepth_plugin.data.config import register_format
 from clipdepth_plugin.data.listed import FIELDS, Line, ListedSet
 from clipdepth_plugin.data.sample import rescaled
 from clipdepth_plugin.errors import DataError, HostError
+from clipdepth_plugin.files.paths import check_file
 from clipdepth_plugin.lenses import LensCheck, centred
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,8 @@ class KittiList(ListedSet):
 
 
 def _read_calibration(path: Path) -> _Calibration | None:
+    if path.exists():
+        check_file(path, DataError)  # a pipe would be waited for
     try:
         text = path.read_text(encoding="ascii")
     except FileNotFoundError:

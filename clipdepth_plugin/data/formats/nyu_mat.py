@@ -52,10 +52,17 @@ class NyuMat(SampleDataset):
         self._unit = DepthUnit.of(config, 1.0, _FARTHEST)
         self._make = SampleMaker(config)
         self._open: tuple[int, Any] | None = None
-        images = self._array("images")
-        self._count = images.shape[0]
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise DataError(f"{self._path}: images are {images.shape}, expected (N, 3, W, H)")
+        images, depths = self._array("images"), self._array(config.depth_key)
+        shape: tuple[int, ...] = getattr(images, "shape", ())
+        depth_shape: tuple[int, ...] = getattr(depths, "shape", ())
+        if len(shape) != 4 or shape[1] != 3 or images.dtype != np.uint8:
+            raise DataError(f"{self._path}: images are {shape}, expected (N, 3, W, H) of uint8")
+        if depth_shape != (shape[0], *shape[2:]) or depths.dtype.kind not in "uif":
+            raise DataError(
+                f"{self._path}: {config.depth_key} are {depth_shape}, expected (N, W, H) of "
+                f"numbers as images have it, {(shape[0], *shape[2:])}"
+            )
+        self._count = shape[0]
         if config.split == "all":
             self._numbers = np.arange(1, self._count + 1)
         else:

@@ -150,6 +150,15 @@ def test_paths_at_which_nothing_can_be_read(trees: Trees, tmp_path: Path) -> Non
         opened(rooms)[0]
 
 
+def test_a_calibration_that_is_a_pipe(trees: Trees) -> None:
+    config = trees.kitti(count=1)
+    (calibration,) = Path(config.root).rglob("calib_cam_to_cam.txt")
+    calibration.unlink()
+    os.mkfifo(calibration)
+    with pytest.raises(DataError, match=r"calib_cam_to_cam\.txt: is a pipe"):
+        opened(config)[0]
+
+
 def test_a_folder_that_may_not_be_read(trees: Trees, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests may run as root, who may read everything."""
     rooms, lists = trees.rgbd(), trees.nyu()

@@ -95,6 +95,26 @@ def test_wrong_files(mat: Path) -> None:
         opened(mat)[0]
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("images", None, "images are"),
+        ("images", np.zeros((4, 3, 8, 6), np.float32), "of uint8"),
+        ("rawDepths", None, "rawDepths are"),
+        ("rawDepths", np.ones((1, 8)), r"rawDepths are \(1, 8\)"),
+    ],
+)
+def test_arrays_of_other_shapes(mat: Path, key: str, value: Any, words: str) -> None:
+    with h5py.File(mat, "a") as file:
+        del file[key]
+        if value is None:
+            file.create_group(key)
+        else:
+            file[key] = value
+    with pytest.raises(DataError, match=words):
+        opened(mat)
+
+
 def test_other_processes_open_the_file_for_themselves(mat: Path) -> None:
     data = opened(mat)
     here = data[0]
