@@ -79,10 +79,10 @@ def test_work_of_unknown_length_slow_work_and_work_that_begins_again(
             wait(90.0)
             work.at("validation", 2, 3)
     assert lines(console) == [
-        "probing: 2, 2 a minute",
-        "probing: 3 of 4, 1.5 a minute, 0:00:40 left",
-        "validation: 2 of 3, 1.33 a minute, 0:00:45 left",
-        "validation: 2 of 3, 1.33 a minute, 0:00:45 left",
+        "probing: 2, 1.33 a minute",
+        "probing: 3 of 4, 1.2 a minute, 0:00:50 left",
+        "validation: 2 of 3, 0.667 a minute, 0:01:30 left",
+        "validation: 2 of 3, 0.667 a minute, 0:01:30 left",
     ]
 
 
@@ -95,5 +95,5 @@ def test_a_resumed_training_run_counts_its_rate_from_where_it_goes_on(
             report.step(Progress(step, 1000, 0, 1.25, 1e-4, 31.4, 0.125))
             wait(1.0)
     assert lines(console) == [
-        "steps: 560 of 1000, 1.02 a second, 0:07:13 left, loss 1.2500  AbsRel 0.1250  31.4 images/s"
+        "steps: 560 of 1000, 1 a second, 0:07:20 left, loss 1.2500  AbsRel 0.1250  31.4 images/s"
     ]

@@ -83,6 +83,5 @@ def bar(
             done, of = done + count, of if total is None else total
             work.at(what, done, of)
 
-        if total is not None:
-            work.at(what, 0, total)
+        work.at(what, 0, total)
         yield advance

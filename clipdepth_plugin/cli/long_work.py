@@ -48,24 +48,25 @@ class LongWork:
     def at(self, what: str, done: int, total: int | None, numbers: str = "") -> None:
         """``done`` of ``total`` of ``what``; ``numbers`` are shown beside them."""
         now, task = monotonic(), self._tasks.get(what)
-        if task is None or done < task.done:
+        if task is None or task.finished or done < task.done:
             # Resumed runs begin in the middle; rate and time left count from there.
-            self._tasks[what] = task = _Task(max(done - 1, 0), now, now, self._bar(what, task))
-        task.done = done
+            bar = self._bar(what, done, None if task is None else task.bar)
+            self._tasks[what] = task = _Task(done, now, now, bar)
+        task.done, task.finished = done, done == total
         if self._bars is not None and task.bar is not None:
             self._bars.start()
             self._bars.update(task.bar, completed=done, total=total, numbers=numbers)
-        elif self._lines and (now - task.told >= LINE_EVERY or (done == total and task.lines)):
+        elif self._lines and (now - task.told >= LINE_EVERY or (task.finished and task.lines)):
             task.told, task.lines = now, task.lines + 1
             self._console.print(task.line(what, total, numbers, now))
 
-    def _bar(self, what: str, before: _Task | None) -> TaskID | None:
+    def _bar(self, what: str, done: int, before: TaskID | None) -> TaskID | None:
         if self._bars is None:
             return None
-        if before is not None and before.bar is not None:
-            self._bars.reset(before.bar)
-            return before.bar
-        return self._bars.add_task(what, total=None, numbers="")
+        if before is not None:
+            self._bars.reset(before, completed=done)
+            return before
+        return self._bars.add_task(what, total=None, completed=done, numbers="")
 
 
 @dataclass
@@ -75,6 +76,7 @@ class _Task:
     told: float
     bar: TaskID | None
     done: int = 0
+    finished: bool = False
     lines: int = 0
 
     def line(self, what: str, total: int | None, numbers: str, now: float) -> str:
