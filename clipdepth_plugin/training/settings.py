@@ -129,7 +129,7 @@ class DataSettings(Settings):
 class OptimiserSettings(Settings):
     """AdamW."""
 
-    lr: Annotated[float, Field(gt=0.0, le=1e3)] = 1e-4
+    lr: Annotated[float, Field(gt=0.0, le=1e12)] = 1e-4
     """Learning rate after the warm-up."""
 
     weight_decay: Annotated[float, Field(ge=0.0, le=1e3)] = 0.01

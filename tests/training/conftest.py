@@ -58,7 +58,7 @@ class TinyRuns:
     def tree(self, name: str, **changes: Any) -> dict[str, Any]:
         """The fields of a run of six steps; ``changes`` replace fields of the top level."""
         train = {"format": "rgbd", "root": self.data, "split": "train"}
-        return {
+        fields: dict[str, Any] = {
             "run": str(self.folder / name),
             "host": self.host,
             "head": {"options": dict(self.head)},
@@ -72,6 +72,9 @@ class TinyRuns:
             "logging": {"every": 1, "pictures": 0, "tensorboard": False},
             **changes,
         }
+        if not fields["data"].get("validation"):
+            fields["validate_every"] = None
+        return fields
 
     def config(self, name: str, **changes: Any) -> TrainConfig:
         """The checked config of ``tree``."""
