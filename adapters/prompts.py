@@ -70,6 +70,8 @@ class Conversation:
         """Whether a forward continues the last prompt that was a new one or had a picture."""
         cache = _cache_of(kwargs)
         length = self._length = None if torch.compiler.is_compiling() else _tokens_in(cache)
+        if kwargs.get("encoder_outputs") is not None:  # the encoder's own forward had the prompt
+            return True
         if length == 0 or not continues(prompt, kwargs):
             return False
         if length is None:  # not known without waiting for a device, or without a length

@@ -49,10 +49,10 @@ def test_tower_is_found(case: HostCase) -> None:
     path = f"{case.tower}.vision_model".lstrip(".")
     assert tower.path == case.tower or (tower.path == path and not NEWEST)
     assert tower.family == case.family
-    assert (tower.depth, tower.width, tower.patch_size) == (4, 32, (8, 8))
+    assert (tower.depth, tower.width, tower.patch_size) == (4, case.width, (8, 8))
     assert (tower.num_prefix_tokens, tower.contexts) == (case.prefix, case.contexts)
     assert tower.grid in {(4, 4), None}
-    assert tower.sequence_first == (case.name == "openai_clip")
+    assert tower.sequence_first == (case.name in {"openai_clip", "bridgetower"})
 
 
 @torch.no_grad()
@@ -92,11 +92,11 @@ def test_each_token_comes_from_its_place(case: HostCase, make_head: MakeHead) ->
     """A patch that changes is seen in the token of its row and column, and in no other."""
     host, x = case.host(), case.pixels()
     with attached(case, host, make_head, structural_levels=(2, 1, 0)) as plugin:
-        before = one_size(plugin.features(x))
+        before = one_size(plugin.features(x, **case.tower_kwargs))
         for row, column in ((0, 0), (0, 3), (2, 1), (3, 3)):
             changed = x.clone()
             changed[-1, :, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] += 1
-            after = one_size(plugin.features(changed))
+            after = one_size(plugin.features(changed, **case.tower_kwargs))
             # Level 0 enters the first block: no token has seen another.
             seen = (after.levels[0] - before.levels[0]).abs().amax(dim=-1) > 1e-5
             assert seen.nonzero().tolist() == [[len(x) - 1, 4 * row + column]]
@@ -203,12 +203,12 @@ def test_plugin_is_a_module_that_runs_the_tower_alone(case: HostCase, make_head:
         with plugin.capture() as seen:
             case.run(host, x)
         expected, last = torch.cat([one.depth for one in seen]), plugin.depth
-        torch.testing.assert_close(plugin(x), expected, rtol=0, atol=1e-5)
-        other = plugin(case.pixels(seed=7))
+        torch.testing.assert_close(plugin(x, **case.tower_kwargs), expected, rtol=0, atol=1e-5)
+        other = plugin(case.pixels(seed=7), **case.tower_kwargs)
         assert not torch.allclose(other, expected)
         assert torch.equal(plugin.depth, last)  # left alone
     with torch.enable_grad():
-        detached = plugin(x)
+        detached = plugin(x, **case.tower_kwargs)
     torch.testing.assert_close(detached.detach(), expected, rtol=0, atol=1e-5)
     assert detached.requires_grad
 
@@ -217,7 +217,7 @@ def test_gradients_reach_the_head_and_never_the_tower(case: HostCase, make_head:
     host, x = case.host(), case.pixels()
     with attached(case, host, make_head) as plugin:
         head = plugin.head.train()
-        plugin(x).mean().backward()
+        plugin(x, **case.tower_kwargs).mean().backward()
         with plugin.capture() as seen:
             case.run(host, x)
         head(one_size(seen[-1].features), (8, 8)).mean().backward()

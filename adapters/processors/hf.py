@@ -1,7 +1,8 @@
 """Reads how a Hugging Face image (or video) processor makes views of an image.
 
-The class's name says which reader reads it (``registry``). An option that is on and that no reader
-knows makes the processor unknown, never guessed.
+The class's name says which reader reads it (``registry``). Where no reader knows all of its options,
+what it makes of a picture of coordinates tells (``behaviour``); what that leaves open is unknown, never
+guessed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from clipdepth_plugin.adapters.preprocessing import (
     Triple,
     triple,
 )
+from clipdepth_plugin.adapters.processors.behaviour import read_by_behaviour
 from clipdepth_plugin.adapters.processors.registry import Read, reader_of
 from clipdepth_plugin.errors import HostError
 from clipdepth_plugin.maps.tiling import ViewRule
@@ -45,8 +47,11 @@ def from_processor(processor: Any) -> Preprocessing:
         or given.get("video_processor_type")
         or type(inner).__name__
     )
+    plain = "do_normalize" in given and not given["do_normalize"]
+    missing = [key for key in ("image_mean", "image_std") if given.get(key) is None and not plain]
     read = _read(name, given, processor)
-    missing = [key for key in ("image_mean", "image_std") if given.get(key) is None]
+    if not missing and (isinstance(read, str) or read.unknown):
+        read = _as_it_does(name, given, inner, read)
     if missing or isinstance(read, str):
         missing += [read] if isinstance(read, str) else []
         raise HostError(f"{name}: cannot read {', '.join(missing)} from this image processor")
@@ -70,11 +75,23 @@ def from_processor(processor: Any) -> Preprocessing:
     return dataclasses.replace(found, view_rules=(*found.view_rules, *_frames(video, found)))
 
 
+def _as_it_does(name: str, given: Mapping[str, Any], inner: Any, read: Read | str) -> Read | str:
+    """Where its settings do not say how a processor makes views: what it does with a picture."""
+    seen = read_by_behaviour(
+        name, inner, Preprocessing(*_normalisation(name, given), (1, 1), unknown="not yet read")
+    )
+    if not isinstance(seen, str):
+        return seen
+    if isinstance(read, str):
+        return f"{read} ({seen})"
+    return dataclasses.replace(read, unknown=f"{read.unknown} ({seen})")
+
+
 def _normalisation(name: str, given: Mapping[str, Any]) -> tuple[Triple, Triple]:
     """(mean, std) for pictures of 0..1, whatever the processor itself brings them to."""
-    mean, std = triple(given["image_mean"]), triple(given["image_std"])
-    if given.get("do_normalize") is False:
-        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if given.get("do_normalize", True):
+        mean, std = triple(given["image_mean"]), triple(given["image_std"])
     factor = given.get("rescale_factor")
     white = 255.0 * (1 / 255 if factor is None else float(factor))
     if given.get("do_rescale") is False:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -57,6 +57,8 @@ class HostCase:
             it does not generate.
         views: Views B of one run.
         passes: Tower passes of one run; their views together are the B.
+        width: The tower's.
+        tower_kwargs: What the tower takes beside pixels where it runs alone.
         choose: The ``tower`` argument of ``attach``, where the host has several.
         needs: What transformers must have for it.
         class_token: Number of its class token in a row.
@@ -75,6 +77,8 @@ class HostCase:
     inputs: Callable[[Tensor], dict[str, Any]] | None = None
     views: int = BATCH
     passes: int = 1
+    width: int = WIDTH
+    tower_kwargs: Mapping[str, Any] = field(default_factory=dict)
     choose: str | None = None
     needs: str | None = None
     class_token: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ def make(model: str, **options: Any) -> nn.Module:
     for ending in (
         "ForConditionalGeneration",
         "ForCausalLM",
+        "ForMaskedLM",
         "WithProjection",
         "Model",
         "Backbone",
@@ -82,8 +84,13 @@ _CLIP = "HF CLIPVisionModel, CLIPModel"
 _SIGLIP = "HF SiglipVisionModel, SiglipModel"
 _DINOV2 = "HF Dinov2, Dinov2WithRegisters"
 _VIT = "HF ViT, DeiT, Pixio, Dinov3, AIMv2"
+_LIKE_CLIP = "MetaCLIP 2, AltCLIP, ChineseCLIP, CLIPSeg, MLCD"
+_OWL = "OWL-ViT, OWLv2"
+_LIKE_VIT = "I-JEPA, ViT-MSN, FLAVA, TIPSv2, Sapiens2"
 
 _clip = _bare("hf_clip_vision", "CLIPVisionModel", _CLIP, ("hf_clip", 1, _WITH_CLASS))
+_BOTH: dict[str, Any] = {"vision_config": VISION, "text_config": TEXT, "projection_dim": 16}
+_like_owl = replace(_clip, family="unknown", contexts=("cls", "mean"))
 _siglip = _bare("hf_siglip_vision", "SiglipVisionModel", _SIGLIP, ("hf_siglip", 0, _WITHOUT))
 
 HF_TOWERS: tuple[HostCase, ...] = (
@@ -113,5 +120,27 @@ HF_TOWERS: tuple[HostCase, ...] = (
     _bare(
         *("dinov3", "DINOv3ViTModel", _VIT, ("unknown", 5, ("cls", "mean"))),
         num_register_tokens=4,
+    ),
+    *(
+        _inside(name, f"{model}Model", _LIKE_CLIP, _clip, **{**_BOTH, **options})
+        for name, model, options in (
+            ("metaclip2", "MetaClip2", {}),
+            ("altclip", "AltCLIP", {"text_config": {**TEXT, "project_dim": 32}}),
+            ("chinese_clip", "ChineseCLIP", {}),
+            ("clipseg", "CLIPSeg", {}),
+        )
+    ),
+    _bare("mlcd", "MLCDVisionModel", _LIKE_CLIP, ("hf_clip", 1, _WITH_CLASS)),
+    _inside("owlvit", "OwlViTModel", _OWL, _like_owl, **_BOTH),
+    _inside("owlv2", "Owlv2Model", _OWL, _like_owl, **_BOTH),
+    _bare("ijepa", "IJepaModel", _LIKE_VIT, ("unknown", 0, ("mean",))),
+    _bare("vit_msn", "ViTMSNModel", _LIKE_VIT, ("unknown", 1, ("cls", "mean"))),
+    _bare("flava", "FlavaImageModel", _LIKE_VIT, ("unknown", 1, ("cls", "mean"))),
+    _bare("tipsv2", "Tipsv2VisionModel", _LIKE_VIT, ("unknown", 2, ("cls", "mean"))),
+    _bare(
+        *("sapiens2", "Sapiens2Model", _LIKE_VIT, ("unknown", 9, ("cls", "mean"))),
+        num_key_value_attention_heads=2,
+        num_first_full_attention_layers=1,
+        num_last_full_attention_layers=1,
     ),
 )

@@ -188,7 +188,9 @@ def _open_clip_levels(host: Any, x: Tensor) -> list[Tensor]:
 
 def timm_levels(host: Any, x: Tensor) -> list[Tensor]:
     """Level 0 by timm's own embedding, the others by its ``forward_intermediates``."""
-    first = host.norm_pre(host.patch_drop(host._pos_embed(host.patch_embed(x))))
+    first = host._pos_embed(host.patch_embed(x))
+    first = first[0] if isinstance(first, tuple) else host.patch_drop(first)  # EVA: with its RoPE
+    first = host.norm_pre(first)
     rest = host.forward_intermediates(
         x, norm=False, output_fmt="NLC", intermediates_only=True, return_prefix_tokens=True
     )

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.tiny.case import IMAGE_TOKEN, PATCH, TEXT, VIDEO_TOKEN, VISION, WIDTH
+from tests.tiny.case import IMAGE_TOKEN, PATCH, TEXT, VISION, WIDTH
 from tests.tiny.clips import CLIPS
 from tests.tiny.grids import GRIDS_AND_PLACES
 from tests.tiny.hf_towers import make
 from tests.tiny.packed_case import Inputs, PackedCase, library_packing, prompt_for
+from tests.tiny.packed_qwen import QWENS
 from tests.tiny.vlms import build
 
 # --- Idefics, SmolVLM ---------------------------------------------------------------------------
@@ -75,104 +76,6 @@ _IDEFICS = (
     _idefics("smolvlm", "SmolVLMForConditionalGeneration", _LLAMA, _SHUFFLED, **_SQUARES),
 )
 
-# --- Qwen-VL ------------------------------------------------------------------------------------
-
-_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
-_QWEN_TEXT = {**_T, "rope_parameters": _ROPE, "rope_scaling": _ROPE}
-_QWEN_VISION: dict[str, Any] = {
-    "depth": 4,
-    "num_heads": 4,
-    "patch_size": PATCH,
-    "spatial_merge_size": 2,
-    "temporal_patch_size": 2,
-}
-_QWEN_TOKENS = {
-    "image_token_id": IMAGE_TOKEN,
-    "video_token_id": VIDEO_TOKEN,
-    "vision_start_token_id": 92,
-    "vision_end_token_id": 93,
-}
-
-
-def _qwen(
-    name: str, model: str, vision: dict[str, Any], text: dict[str, Any], **case: Any
-) -> PackedCase:
-    def make_host() -> nn.Module:
-        parts = {"vision_config": {**_QWEN_VISION, **vision}, "text_config": text}
-        return make(model, **parts, **_QWEN_TOKENS)
-
-    return PackedCase(
-        name=name,
-        build=make_host,
-        pack=library_packing(
-            *("Qwen2VLImageProcessor",),
-            do_resize=False,
-            patch_size=PATCH,
-            merge_size=2,
-            temporal_patch_size=2,
-        ),
-        tower="model.visual",
-        family="hf_qwen",
-        see=lambda host, inputs: host.model.visual(
-            inputs["pixel_values"], grid_thw=inputs["image_grid_thw"]
-        ),
-        prompt=_qwen_prompt,
-        needs=model,
-        **case,
-    )
-
-
-def _qwen_prompt(host: Any, inputs: Inputs) -> dict[str, Any]:
-    row = []
-    for _, h, w in inputs["image_grid_thw"].tolist():
-        row += [92, *[IMAGE_TOKEN] * (h * w // 4), 93]
-    ids = torch.tensor([[1, *row, 5, 6]])
-    types = (ids == IMAGE_TOKEN).int()
-    told = {"mm_token_type_ids": types} if _takes_token_types(host) else {}
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **inputs, **told}
-
-
-def _takes_token_types(host: Any) -> bool:
-    from clipdepth_plugin.adapters.traits import parameters_of
-
-    return "mm_token_type_ids" in parameters_of(host)
-
-
-_DEEP = {"hidden_size": WIDTH, "out_hidden_size": WIDTH, "intermediate_size": 48}
-_QWEN3 = {**_DEEP, "deepstack_visual_indexes": [1, 2], "num_position_embeddings": 36}
-_EXPERTS = {
-    "num_experts": 2,
-    "num_experts_per_tok": 1,
-    "moe_intermediate_size": 16,
-    "head_dim": 8,
-}
-_QWENS = (
-    _qwen(
-        *("qwen2_vl", "Qwen2VLForConditionalGeneration"),
-        {"embed_dim": WIDTH, "hidden_size": WIDTH, "mlp_ratio": 2},
-        _QWEN_TEXT,
-        title="Qwen2-VL, Qwen2.5-VL, Qwen3-VL (dense and MoE)",
-    ),
-    _qwen(
-        *("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration"),
-        {**_DEEP, "window_size": 4 * PATCH, "fullatt_block_indexes": [1, 3]},
-        _QWEN_TEXT,
-        title="Qwen2-VL, Qwen2.5-VL, Qwen3-VL (dense and MoE)",
-        # Windows of 4 x 4 patches: ragged ones right and below, and views of one window.
-        grids=((10, 6), (10, 6), (2, 12), (4, 4)),
-    ),
-    _qwen(
-        *("qwen3_vl", "Qwen3VLForConditionalGeneration"),
-        *(_QWEN3, {**_QWEN_TEXT, "head_dim": 8}),
-        title="Qwen2-VL, Qwen2.5-VL, Qwen3-VL (dense and MoE)",
-    ),
-    _qwen(
-        *("qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration"),
-        *(_QWEN3, {**_QWEN_TEXT, **_EXPERTS}),
-        title="Qwen2-VL, Qwen2.5-VL, Qwen3-VL (dense and MoE)",
-    ),
-)
-
 # --- SigLIP2 NaFlex, LFM2-VL --------------------------------------------------------------------
 
 _NAFLEX = {key: value for key, value in VISION.items() if key != "image_size"}
@@ -223,7 +126,7 @@ _PACK_PIXTRAL = library_packing("PixtralImageProcessor", do_resize=False, patch_
 _PIXTRALS = (
     PackedCase(
         name="pixtral",
-        title="Pixtral, Mistral 3",
+        title="Pixtral, Mistral 3, LightOnOCR",
         build=lambda: make("PixtralVisionModel", **_V),
         pack=_PACK_PIXTRAL,
         tower="",
@@ -234,7 +137,7 @@ _PIXTRALS = (
     ),
     PackedCase(
         name="mistral3",
-        title="Pixtral, Mistral 3",
+        title="Pixtral, Mistral 3, LightOnOCR",
         build=functools.partial(
             build,
             "Mistral3ForConditionalGeneration",
@@ -248,6 +151,23 @@ _PIXTRALS = (
         norms=("ln_pre",),
         prompt=prompt_for,
         needs="Mistral3ForConditionalGeneration",
+    ),
+    PackedCase(
+        name="lighton_ocr",
+        title="Pixtral, Mistral 3, LightOnOCR",
+        build=functools.partial(
+            build,
+            "LightOnOcrForConditionalGeneration",
+            {**_V, "model_type": "pixtral"},
+            {**_T, "model_type": "qwen3", "head_dim": 8},
+            {"image_token_id": IMAGE_TOKEN, "spatial_merge_size": 2},
+        ),
+        pack=_PACK_PIXTRAL,
+        tower="model.vision_encoder",
+        family="hf_pixtral",
+        norms=("ln_pre",),
+        prompt=prompt_for,
+        needs="LightOnOcrForConditionalGeneration",
     ),
 )
 
@@ -309,5 +229,5 @@ _MLLAMA = PackedCase(
     needs="MllamaForConditionalGeneration",
 )
 
-EVERY_PACKED = (*_IDEFICS, *_QWENS, *_NAFLEXES, *_PIXTRALS, _MLLAMA, *CLIPS, *GRIDS_AND_PLACES)
+EVERY_PACKED = (*_IDEFICS, *QWENS, *_NAFLEXES, *_PIXTRALS, _MLLAMA, *CLIPS, *GRIDS_AND_PLACES)
 PACKED = tuple(case for case in EVERY_PACKED if not case.absent)
