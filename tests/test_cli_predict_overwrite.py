@@ -107,7 +107,7 @@ def test_a_run_that_was_interrupted_while_replacing_its_own_can_be_run_again(
     loaded.save_pretrained(tmp_path / "other")
     given = ("predict", pictures, "--host", host, "-o", pictures, "--npy", "--confidence")
     assert run(*given, "--head", head).exit_code == 0
-    done = []
+    done: list[Path] = []
     whole = Path.replace
 
     def interrupted(path: Path, target: Path) -> Path:
