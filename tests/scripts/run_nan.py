@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import torch
 
@@ -20,4 +21,6 @@ config = HeadConfig(
 levels = {level: torch.full((1, 4, 16), torch.nan) for level in config.levels}
 with torch.no_grad():
     head = DepthHead(config).eval().fused(triton=True)
-    print(json.dumps(bool(head(TowerFeatures(levels, torch.zeros(1, 16), (2, 2))).isnan().all())))
+    sys.stdout.write(
+        json.dumps(bool(head(TowerFeatures(levels, torch.zeros(1, 16), (2, 2))).isnan().all()))
+    )
