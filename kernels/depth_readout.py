@@ -199,4 +199,8 @@ def hidden_tile(  # type: ignore[no-untyped-def]
         out = dot_add(tile, weight, out, DOT_DTYPE, PRECISION)
     bias = tl.load(bias_ptr + k, mask=k < hidden, other=0).to(tl.float32)
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-    return tl.where(inside[:, None], tl.maximum(out + bias[None, :], 0.0), 0.0)
+    return tl.where(
+        inside[:, None],
+        tl.maximum(out + bias[None, :], 0.0, propagate_nan=tl.PropagateNan.ALL),
+        0.0,
+    )

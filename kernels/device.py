@@ -72,9 +72,11 @@ def sample(map_ptr, rows, columns, channel, mask, row_scale, column_scale, heigh
 def to_metres(level, low, high, METRES: tl.constexpr):  # type: ignore[no-untyped-def]
     """``readout.Metres``: ``low`` and ``high`` are logarithms of the range's ends."""
     if METRES == 0:
-        return tl.maximum(level, 0.0)
+        return tl.maximum(level, 0.0, propagate_nan=tl.PropagateNan.ALL)
     elif METRES == 1:
-        return tl.maximum(level, 0.0) + tl.log(1 + tl.exp(-tl.abs(level)))
+        return tl.maximum(level, 0.0, propagate_nan=tl.PropagateNan.ALL) + tl.log(
+            1 + tl.exp(-tl.abs(level))
+        )
     else:
         share = level
         if METRES == 2:

@@ -146,7 +146,7 @@ def _join_conv_fwd_kernel(  # type: ignore[no-untyped-def]
     if RESIDUAL:
         out += tl.load(residual_ptr + at, mask=mask, other=0).to(tl.float32)
     if RELU:
-        out = tl.maximum(out, 0.0)
+        out = tl.maximum(out, 0.0, propagate_nan=tl.PropagateNan.ALL)
     tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=mask)
 
 

@@ -93,6 +93,11 @@ def test_every_op_in_the_interpreter() -> None:
     check_errors(errors)
 
 
+def test_nan_stays_nan() -> None:
+    """A maximum with 0 would hide what a tower that overflows gives."""
+    assert run_script("run_nan", interpret=True) is True
+
+
 def test_tf32_is_as_exact_as_it_can_be() -> None:
     """What torch's default settings make of convolutions in float32; matrix products stay exact."""
     errors = run_script("run_kernels", *TF32, "film_mlp", "--tf32", interpret=True)
