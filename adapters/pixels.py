@@ -47,7 +47,7 @@ def frames(
 def frame(image: Image.Image, preprocessing: Preprocessing) -> tuple[Tensor, ViewGeometry]:
     """A picture (RGB) as the tower is shown it, before normalisation, with the host's filter.
 
-    Where the host has no rule for one view the whole picture is squashed. Padding has the mean colour.
+    Where the host has no rule for one view the picture is squashed. Padding has the mean colour.
 
     Returns:
         (3, H, W) float32 in 0..1, and where it lies in the picture.

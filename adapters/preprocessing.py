@@ -95,7 +95,7 @@ class Preprocessing:
 
     @property
     def whole_rule(self) -> ViewRule | None:
-        """The host's rule that makes one view of size ``size`` of any image; None if it has none."""
+        """The host's rule that makes one view of size ``size`` of any image, or None."""
         if self.resize is not None:
             return self._rule_of(self.resize)
         return next((rule for rule in self.view_rules if self._makes_one_view(rule)), None)

@@ -1,7 +1,7 @@
 """How a processor makes views, from what it makes of a picture of coordinates: no list of options.
 
-Red grows with x, green with y, blue is full wherever there is a picture. A view of whose pixels each
-is where a resize, a crop and a padding put it is known; what is anything else is not guessed.
+Red grows with x, green with y, blue is full wherever there is a picture. A view whose pixels are
+where a resize, a crop and a padding put it is known; what is anything else is not guessed.
 
 Axes: V views, H W their pixels; sizes are (H, W).
 """
@@ -99,7 +99,7 @@ def _views(processor: Any, size: Size) -> Tensor:
             out = processor(videos=[torch.stack([frames] * 4)], do_sample_frames=False, **options)
         else:
             out = processor(images=[picture], **options)
-    except Exception as error:  # noqa: BLE001 - code of another library, of any class
+    except Exception as error:
         raise HostError(f"it takes no lone picture: {type(error).__name__}: {error}") from error
     return _as_pictures(out, processor)
 
