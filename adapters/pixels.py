@@ -49,12 +49,12 @@ def frames(
 def frame(image: Image.Image, preprocessing: Preprocessing) -> tuple[Tensor, ViewGeometry]:
     """A picture (RGB) as the tower is shown it, before normalisation, with the host's filter.
 
-    Where ``resize`` is None the whole picture is squashed. Padding has the mean colour.
+    Where the host has no rule for one view the picture is squashed. Padding has the mean colour.
 
     Returns:
         (3, H, W) float32 in 0..1, and where it lies in the picture.
     """
-    if preprocessing.resize is None:
+    if preprocessing.whole_rule is None:
         preprocessing = preprocessing.whole()
     size = (image.height, image.width)
     geometry = preprocessing.whole_view(size)

@@ -19,6 +19,7 @@ from clipdepth_plugin.errors import HostError
 from clipdepth_plugin.maps.geometry import ViewGeometry
 from clipdepth_plugin.maps.tiling import ViewRule
 
+_SHAPES: tuple[Size, ...] = ((150, 230), (260, 170), (40, 40))
 ResizeKind = Literal["squash", "shortest", "pad", "fit", "fit_middle", "fit_end"]
 # By Pillow's numbers, from 0.
 Interpolation = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
@@ -109,13 +110,26 @@ class Preprocessing:
             "attach(..., processor=...) the host's image processor"
         )
 
+    @property
+    def whole_rule(self) -> ViewRule | None:
+        """The host's rule that makes one view of size ``size`` of any image, or None."""
+        if self.resize is not None:
+            return self._rule_of(self.resize)
+        return next((rule for rule in self.view_rules if self._makes_one_view(rule)), None)
+
+    def _makes_one_view(self, rule: ViewRule) -> bool:
+        made = (rule.views(size).views for size in _SHAPES)
+        return all([view.view_size for view in views] == [self.size] for views in made)
+
     def whole_view(self, image_size: Size) -> ViewGeometry:
-        """The one view of an image that ``resize`` makes.
+        """The one view of an image that ``whole_rule`` makes.
 
         Raises:
             HostError: It is not known how the host resizes.
         """
-        (rule,) = replace(self, view_rules=()).known_rules()
+        rule = self.whole_rule
+        if rule is None:
+            (rule,) = replace(self, view_rules=()).known_rules()
         return rule.views(image_size).views[0]
 
     def _rule_of(self, kind: ResizeKind) -> ViewRule:

@@ -177,7 +177,8 @@ class HeadConfig(Settings):
 
     resize: ResizeRule | None = None
     """How training pictures became that input. ``whole``: the whole picture squashed to it.
-    ``host``: by the host's own rule, with its crop or padding. None: not recorded."""
+    ``host``: by the host's own rule, with its crop or padding. None: not recorded, taken as
+    ``host``."""
 
     norm: NormKind = "batch"
     """``batch``: as published; folds into the convolutions in inference. ``group``: group norm, the

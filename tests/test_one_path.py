@@ -115,7 +115,7 @@ def of_module(plugin: DepthPlugin, shown: Preprocessing) -> Tensor:
     [
         ("squash", "whole", False),
         ("shortest", "whole", False),
-        ("shortest", None, False),
+        ("shortest", None, True),
         ("shortest", "host", True),
         ("pad", "host", False),
     ],
@@ -131,7 +131,7 @@ def test_every_entry_gives_the_same_map(
     plugin = DepthPlugin(loaded.model, head, processor=loaded.preprocessing)
     shown = framing(head.config, loaded.preprocessing)
     assert shown.size == size
-    assert shown.resize == (kind if rule == "host" else "squash")
+    assert shown.resize == ("squash" if rule == "whole" else kind)
     expected_1HW = of_command(tower, head, tmp_path)
     assert bool(expected_1HW.isnan().any()) == unseen
     for got_1HW in (

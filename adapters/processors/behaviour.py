@@ -1,7 +1,7 @@
 """How a processor makes views, from what it makes of a picture of coordinates: no list of options.
 
-Red grows with x, green with y, blue is full wherever there is a picture. A view of whose pixels each
-is where a resize, a crop and a padding put it is known; what is anything else is not guessed.
+Red grows with x, green with y, blue is full wherever there is a picture. A view whose pixels are
+where a resize, a crop and a padding put it is known; what is anything else is not guessed.
 
 Axes: V views, H W their pixels; sizes are (H, W).
 """
@@ -27,9 +27,12 @@ from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
 from clipdepth_plugin.maps.tiling import ViewRule
 
 _LOW, _SPAN = 0.1, 0.8  # red and green of a picture's first edge, and how far they grow
-_PROBES: tuple[Size, ...] = ((1024, 1024), (150, 230), (260, 170))
+_PROBES: tuple[Size, ...] = ((150, 230), (260, 170), (1024, 1024))
 _NEAR = 3.5 / 255
 """Steps of grey that the roundings of two resizes make."""
+_OTHERWISE = (
+    "what it makes is not the picture resized, cropped and padded, normalised as its settings say"
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def read_by_behaviour(name: str, processor: Any, normalisation: Preprocessing) -
         sizes = [rule.views(size).views[0].view_size for size in _PROBES]
     except HostError as error:
         return str(error)
-    return Read(sizes[0], view_rules=(rule,))
+    return Read(sizes[-1], view_rules=(rule,))
 
 
 def _instance(name: str, processor: Any) -> Any:
@@ -91,21 +94,19 @@ def _views(processor: Any, size: Size) -> Tensor:
     picture = coordinates(size)
     options: dict[str, Any] = {"return_tensors": "pt"}
     try:
-        if hasattr(processor, "video_processor_type") or "Video" in _kind(processor):
+        if type(processor).__name__.endswith("VideoProcessor"):
             frames = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
             out = processor(videos=[torch.stack([frames] * 4)], do_sample_frames=False, **options)
         else:
             out = processor(images=[picture], **options)
-    except Exception as error:  # noqa: BLE001 - code of another library, of any class
+    except Exception as error:
         raise HostError(f"it takes no lone picture: {type(error).__name__}: {error}") from error
     return _as_pictures(out, processor)
 
 
-def _kind(processor: Any) -> str:
-    return type(processor).__name__.removesuffix("Processor")
-
-
 def _as_pictures(out: Any, processor: Any) -> Tensor:
+    if others := [key for key in out if key.startswith("pixel_values_") and "video" not in key]:
+        raise HostError(f"it makes more views of a picture: {', '.join(others)}")
     for key in ("pixel_values", "pixel_values_videos"):
         values = out.get(key)
         if isinstance(values, list | tuple) and len(values) == 1:
@@ -152,7 +153,7 @@ def _geometry(rgb_3HW: Tensor, size: Size) -> ViewGeometry:
     axes = [_along(rgb_3HW, axis, size[axis]) for axis in (0, 1)]
     found = ViewGeometry(size, view_size, (axes[0][0], axes[1][0]), (axes[0][1], axes[1][1]))
     if not _holds(rgb_3HW, found):
-        raise HostError("a view of it is not the picture resized, cropped and padded")
+        raise HostError(_OTHERWISE)
     return found
 
 
@@ -165,12 +166,12 @@ def _along(rgb_3HW: Tensor, axis: int, length: int) -> tuple[float, float]:
     cells = shown_HW.float().mean(dim=1).gt(0.2).nonzero()[:, 0]
     cells = cells[3:-3]  # where filters end
     if len(cells) < 8:
-        raise HostError("a view of it shows no picture, or too little to tell where it lies")
+        raise HostError(_OTHERWISE)
     sums = (lines_HW * shown_HW).sum(dim=1) / shown_HW.sum(dim=1).clamp_min(1)
     place = ((sums[cells].double() - _LOW) / _SPAN * length).numpy()
     slope, first = np.polyfit(cells.numpy() + 0.5, place, 1)
     if slope <= 0:
-        raise HostError("a view of it is mirrored")
+        raise HostError(_OTHERWISE)
     scale, offset = 1 / float(slope), -float(first) / float(slope)
     # Pictures are resized to whole pixels and shifted by whole ones.
     resized = round(scale * length)

@@ -1,7 +1,7 @@
 """Reads how a Hugging Face image (or video) processor makes views of an image.
 
-The class's name says which reader reads it (``registry``). Where no reader knows all of its options,
-what it makes of a picture of coordinates tells (``behaviour``); what that leaves open is unknown, never
+The reader is chosen by class name (``registry``). Where none knows all options, what the processor
+makes of a picture of coordinates tells (``behaviour``); what that leaves open is unknown, never
 guessed.
 """
 

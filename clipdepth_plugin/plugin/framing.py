@@ -24,16 +24,20 @@ def framing(
 ) -> Preprocessing:
     """How pictures are made a tower's input for a head, one view of each.
 
-    As in its training where ``config`` says how; else the whole picture at the host's size.
+    By the host's own rule, so that the head sees what it sees in the host's own forward. Squashed
+    whole where the host has no rule for one view, where the rule does not follow to another input
+    size, or where the head was trained so.
     """
     if input_size is not None:
         input_size = parse_size(input_size, "input_size")
     size = input_size or config.input_size or preprocessing.size
     if size != preprocessing.size:
         preprocessing = preprocessing.at_size(size)
-    if config.resize == "host" and preprocessing.resize is not None:
-        return replace(preprocessing, view_rules=())
-    return preprocessing.whole()
+    rule = preprocessing.whole_rule
+    if config.resize == "whole" or rule is None:
+        return preprocessing.whole()
+    rules = () if preprocessing.resize is not None else (rule,)
+    return replace(preprocessing, view_rules=rules)
 
 
 def known_preprocessing(tower: Tower, preprocessing: Preprocessing | None) -> Preprocessing:

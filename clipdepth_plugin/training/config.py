@@ -52,11 +52,11 @@ class TrainConfig(Settings):
     """(H, W) of the tower's input in place of the host's own, for towers that take any size; the
     head is then made for that size."""
 
-    resize: ResizeRule = "whole"
-    """``whole``: pictures are squashed to the tower's input, as in the published recipe. ``host``:
-    as the host's own preprocessing does, with its centre crop or padding, for a head that will be
-    attached to such a host; what is cropped is never trained on. The head's config records it, and
-    ``clipdepth eval`` and ``clipdepth predict`` do the same."""
+    resize: ResizeRule = "host"
+    """``host``: as the host's own preprocessing does, with its centre crop or padding, so that the
+    head sees the same in the host's own forward; what is cropped is never trained on. ``whole``:
+    pictures are squashed to the tower's input, as in the published recipe. The head's config
+    records it, and ``clipdepth eval`` and ``clipdepth predict`` do the same."""
 
     head: HeadSettings = HeadSettings()
     data: DataSettings
