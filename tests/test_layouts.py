@@ -13,9 +13,14 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, attach, find_towers
+from clipdepth_plugin.adapters.clips import ClipRule
+from clipdepth_plugin.adapters.families.hf_given_places import GivenPlacesRule
+from clipdepth_plugin.adapters.families.hf_minicpmv import StripRule
 from clipdepth_plugin.adapters.families.hf_mllama import MllamaRule
+from clipdepth_plugin.adapters.families.hf_molmo2 import CropRule
 from clipdepth_plugin.adapters.families.hf_pixtral import PixtralRule
 from clipdepth_plugin.adapters.families.hf_qwen import QwenRule
+from clipdepth_plugin.adapters.families.hf_radio import RadioRule
 from clipdepth_plugin.adapters.families.hf_siglip import NaflexRule
 from clipdepth_plugin.adapters.layouts import POSITIONS, LayoutRule, TowerCall, ViewTokens
 from clipdepth_plugin.adapters.plain import PlainRule
@@ -95,6 +100,72 @@ CALLS: dict[str, tuple[LayoutRule, TowerCall, str]] = {
 }
 
 
+CALLS |= {
+    "frames that make no clips": (
+        ClipRule((8, 8), 1, tokens="frames last", frames=4, clips=True),
+        TowerCall({}, (6, 3, 32, 32), (6, 32, 4, 4)),
+        "was given 6 frames: no clips of 4",
+    ),
+    "radio of other patches": (
+        RadioRule((8, 8), 5),
+        TowerCall({"image_grid_hw": torch.tensor([[2, 3]])}, (7, 192), (1, 12, 32)),
+        "does not account for 7 patches",
+    ),
+    "places that leave a hole": (
+        GivenPlacesRule((8, 8), "pixel_position_ids"),
+        TowerCall(
+            {"pixel_position_ids": torch.tensor([[[0, 0], [1, 0], [0, 1], [-1, -1]]])},
+            (1, 4, 192),
+            (1, 4, 32),
+        ),
+        "do not fill a grid of 2 x 2",
+    ),
+    "a place twice": (
+        GivenPlacesRule((8, 8), "pixel_position_ids"),
+        TowerCall(
+            {"pixel_position_ids": torch.tensor([[[0, 0], [1, 0], [1, 0]]])},
+            (1, 3, 192),
+            (1, 3, 32),
+        ),
+        "do not fill a grid of 1 x 2",
+    ),
+    "places of other patches": (
+        GivenPlacesRule((8, 8), "flattened_patches"),
+        TowerCall({"flattened_patches": torch.zeros(1, 3, 194)}, (1, 4, 192), (1, 4, 32)),
+        "does not say the places of 1 x 4 patches",
+    ),
+    "places of padding alone": (
+        GivenPlacesRule((8, 8), "flattened_patches"),
+        TowerCall({"flattened_patches": torch.zeros(1, 3, 194)}, (1, 3, 192), (1, 3, 32)),
+        "padding alone",
+    ),
+    "crops of another size": (
+        CropRule((8, 8), (4, 4)),
+        TowerCall({}, (2, 9, 192), (2, 9, 32)),
+        "crops of 9 patches, where the tower's have 4 x 4",
+    ),
+    "a strip of other pictures": (
+        StripRule((8, 8)),
+        TowerCall({"target_sizes": torch.tensor([[2, 2]])}, (1, 3, 8, 40), (1, 32, 1, 5)),
+        "do not account for the patches",
+    ),
+    "a strip that nobody cut": (
+        StripRule((8, 8)),
+        TowerCall({}, (1, 3, 8, 40), (1, 32, 1, 5)),
+        "was not given target_sizes",
+    ),
+    "squares that do not fit their picture": (
+        QwenRule((8, 8), 1, 1, None),
+        TowerCall(
+            {"grid_thw": torch.tensor([[1, 2, 3]]), "merge_sizes": torch.tensor([2])},
+            (6, 192),
+            (6, 32),
+        ),
+        "is not made of squares",
+    ),
+}
+
+
 @pytest.mark.parametrize("name", CALLS)
 def test_calls_that_are_not_understood(name: str) -> None:
     rule, call, message = CALLS[name]
@@ -127,6 +198,34 @@ _SEGGPT = {"merge_index": 0, "intermediate_hidden_state_indices": [1, 2, 3]}
 def test_towers_that_are_refused(model: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(TowerNotFoundError, match=message):
         choose_tower(make(model, **{**VISION, **options}))
+
+
+class _OfPatches(nn.Module):
+    """A tower of a made-up kind, whose stem gives tokens in an order of its own."""
+
+    def __init__(self, stem: nn.Module, **said: Any) -> None:
+        super().__init__()
+        vars(self).update(said)
+        layer = nn.TransformerEncoderLayer(32, 2, 64, batch_first=True)
+        self.patch_embed = stem
+        self.encoder = nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        _OfPatches(nn.Conv3d(3, 32, (2, 8, 8), (2, 8, 8))),
+        _OfPatches(nn.Linear(192, 32), patch_size=8),
+        _OfPatches(nn.Linear(192, 32), patch_size=[8, 8]),
+    ],
+    ids=["tubelets", "flattened patches", "sides as a list"],
+)
+def test_an_order_that_nobody_proved_is_refused(host: nn.Module) -> None:
+    with pytest.raises(TowerNotFoundError, match="in an order that no adapter knows"):
+        choose_tower(host)
 
 
 # --- what padding is not ------------------------------------------------------------------------

@@ -330,6 +330,28 @@ def test_each_temporal_patch_of_a_video_is_a_view(name: str, make_head: MakeHead
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("name", ["minimax_m3_vl", "video_llama_3"])
+def test_frames_in_one_grid_are_views(name: str, make_head: MakeHead) -> None:
+    """Two frames, packed as a picture each, said to be one video; and a picture after them."""
+    case = BY_NAME[name]
+    host = case.host()
+    let_coordinates_through(host, case)
+    shots: tuple[Grid, ...] = ((4, 6), (4, 6), (4, 8))
+    inputs = case.pack(coordinates(shots))
+    inputs["image_grid_thw"] = torch.tensor([[2, 4, 6], [1, 4, 8]])
+    if "image_merge_sizes" in inputs:
+        inputs["image_merge_sizes"] = inputs["image_merge_sizes"][1:]
+    with attach(host, all_levels(make_head, host, case)) as plugin, plugin.capture() as seen:
+        case.run(host, inputs)
+        views = views_of(seen[-1].batches)
+    assert [one.grid for one, _ in views] == list(shots)
+    for shot, (features, index) in enumerate(views):
+        h, w = features.grid
+        where_hw2 = features.levels[4][index, :, :2].reshape(h, w, 2).round().int() - 1
+        assert where_hw2.tolist() == [[[y, x] for x in range(w)] for y in range(h)], shot
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("name", LONGER)
 def test_each_tubelet_of_a_clip_is_a_view(name: str, make_head: MakeHead) -> None:
     """Clips of three tubelets; the tokens of each say their place and their time."""
