@@ -1,7 +1,7 @@
 # Everything runs in .venv, which is made and kept current here: `make test` works on a fresh clone.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-transformers bench bench-kernels lint format types wheel setup clean
+.PHONY: help demo test fuzz test-transformers bench bench-kernels lint format types wheel setup clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -44,6 +44,9 @@ demo: $(READY) ## metric depth on real pictures (ARGS="..." goes to the demo)
 
 test: $(READY) ## the whole test suite (PYTEST_ARGS="-k head" goes to pytest)
 	@$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+fuzz: $(READY) ## ten minutes of damaged files and odd calls (`make test` runs one)
+	@CLIPDEPTH_FUZZ_SECONDS=600 $(BIN)/pytest tests/fuzz --numprocesses $(WORKERS) $(PYTEST_ARGS)
 
 test-transformers: $(READY) ## host tests under transformers 4.57, 5.5 and the newest
 	@$(BIN)/python results/transformers_compatibility.py

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
@@ -70,6 +71,7 @@ def _tensors() -> st.SearchStrategy[Tensor]:
     )
 
 
+@pytest.mark.xfail(strict=False, reason="types of TowerFeatures and depth_to_points: unchecked")
 def test_features_and_points() -> None:
     anything = st.one_of(_tensors(), VALUES)
 
