@@ -15,7 +15,7 @@ from clipdepth_plugin.errors import ClipDepthError, shortened
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 
-_MOST = 20
+_MOST = 10
 
 
 def checked(

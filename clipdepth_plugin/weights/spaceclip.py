@@ -28,8 +28,8 @@ from clipdepth_plugin.weights.tensors import (
 
 # Tower weights that a checkpoint may carry beside the head's.
 _TOWER_PREFIXES = ("clip_vision_model.", "vision_model.")
-# Their name -> ours in the decoder; {i} is a stage. "weight", "running_mean" and so on follow.
 _WRAPPED = 8
+# Their name -> ours in the decoder; {i} is a stage. "weight", "running_mean" and so on follow.
 _NAMES: dict[str, str] = {
     "film_param_generators.{i}.0": "semantic.film.{i}.mlp.0",
     "film_param_generators.{i}.2": "semantic.film.{i}.mlp.2",
@@ -146,7 +146,8 @@ def _rename(state: Mapping[str, Any], source: str) -> dict[str, Tensor]:
         ours = _translate(theirs, _NAMES)
         if ours is None:
             raise HeadFileError(
-                f"{source}: unexpected key {shortened(repr(key))}: a SPACE-CLIP head has no such part"
+                f"{source}: unexpected key {shortened(repr(key))}: a SPACE-CLIP head has no such "
+                "part"
             )
         renamed[ours] = value
     return renamed

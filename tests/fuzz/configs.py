@@ -49,7 +49,10 @@ _OVERRIDES = st.lists(
     max_size=4,
 )
 
+_GRAMMAR = st.text("[]{}&*a:- \n,<>!?|'\"1.", max_size=60).map(str.encode)
+
 FUZZES = (
+    Fuzz("YAML", _GRAMMAR, lambda raw: _load(raw, []), 100),
     Fuzz("config's bytes", mutated(_RAW), lambda raw: _load(raw, []), 60),
     Fuzz("config's fields", mutated_tree(_TREES), lambda tree: _load(_dumped(tree), []), 100),
     Fuzz("overrides", _OVERRIDES, lambda words: _load(_RAW[0], words), 60),
