@@ -94,7 +94,6 @@ def _file(name: str, text: str) -> Callable[[Path], object]:
         _file(INDEX, "[]"),
         _file("config.json", "[" * 100_000),
     ],
-    ids=str,
 )
 def test_a_host_is_read_from_its_own_safetensors_alone(
     folder: Path, change: Callable[[Path], object]
