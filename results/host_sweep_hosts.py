@@ -30,7 +30,10 @@ _NOT_VISION = re.compile(
 _PARTS = re.compile(r"(Encoder|Head|VQVAE|VisionTokenizerModel)$")
 _SMALL: tuple[tuple[str, int], ...] = (
     (r"(hidden_size|d_model|embed_dim|embedding_dim|width|dim|n_embd|hidden_dim)", WIDTH),
-    (r"(out|vision|text|mit|encoder|decoder|output|vision_output|backbone)_hidden_(size|dim)", WIDTH),
+    (
+        r"(out|vision|text|mit|encoder|decoder|output|vision_output|backbone)_hidden_(size|dim)",
+        WIDTH,
+    ),
     (r"(projection|proj|projector|word_embed_proj|embed)_(dim|size|hidden_size)", WIDTH),
     (r".*(intermediate_size|ffn_dim|feedforward|ffn_hidden_size|mlp_dim|d_ff)", 48),
     (r"(num_hidden_layers|depth|num_layers|n_layers?|.*_layers|.*_num_layers)", DEPTH),
@@ -53,11 +56,16 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         {"num_blocks": 1, "num_hidden_layers": DEPTH + 1},
     ),
     **dict.fromkeys(
-        ("LwDetrModel", "LwDetrForObjectDetection"), {"backbone_config.image_size": 8 * PATCH * SIDE}
+        ("LwDetrModel", "LwDetrForObjectDetection"),
+        {"backbone_config.image_size": 8 * PATCH * SIDE},
     ),
     "BridgeTowerModel": {
         **_TWO_HEADS,
-        **{f"{part}.{k}": v for part in ("text_config", "vision_config") for k, v in _TWO_HEADS.items()},
+        **{
+            f"{part}.{k}": v
+            for part in ("text_config", "vision_config")
+            for k, v in _TWO_HEADS.items()
+        },
     },
     "CohereCompassForConditionalGeneration": {
         "text_config.layer_types": ["sliding_attention"] * DEPTH

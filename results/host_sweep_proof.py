@@ -184,7 +184,9 @@ def _inputs(host: nn.Module, tower: Tower, shown: list[Tensor]) -> Iterator[Inpu
         yield _one_tile(batch_B3HW)
         yield _in_a_row(batch_B3HW)
     known = image_processing_auto.IMAGE_PROCESSOR_MAPPING_NAMES
-    types = [getattr(getattr(one, "config", None), "model_type", "") for one in (host, tower.module)]
+    types = [
+        getattr(getattr(one, "config", None), "model_type", "") for one in (host, tower.module)
+    ]
     names = [_named(known[one]) for one in types if one in known]
     for name in dict.fromkeys([*names, *_PROCESSORS.get(tower.family, ())]):
         with contextlib.suppress(Exception):  # whatever one makes of options that it has not

@@ -101,7 +101,11 @@ def test_calls_that_are_not_understood(name: str) -> None:
         rule.resolve(call)
 
 
-_GROUPS: dict[str, Any] = {"depths": [2, 2], "num_output_groups": [4, 2], "num_group_tokens": [4, 2]}
+_GROUPS: dict[str, Any] = {
+    "depths": [2, 2],
+    "num_output_groups": [4, 2],
+    "num_group_tokens": [4, 2],
+}
 _SEGGPT = {"merge_index": 0, "intermediate_hidden_state_indices": [1, 2, 3]}
 
 
@@ -111,7 +115,11 @@ _SEGGPT = {"merge_index": 0, "intermediate_hidden_state_indices": [1, 2, 3]}
         ("ViTMAEModel", {"decoder_hidden_size": 32}, "shuffles its patches"),
         ("GroupViTVisionModel", _GROUPS, r"own \(encoder\.stages\.0\.group_token"),
         ("ViltModel", {}, r"read words, too \(input_ids\)"),
-        ("RfDetrDinov2Backbone", {"num_windows": 2}, r"within windows of a picture \(encoder\.layer, num_windows 2"),
+        (
+            "RfDetrDinov2Backbone",
+            {"num_windows": 2},
+            r"within windows of a picture \(encoder\.layer, num_windows 2",
+        ),
         ("SegGptModel", _SEGGPT, "once for each of pixel_values, prompt_pixel_values"),
     ],
 )

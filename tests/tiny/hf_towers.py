@@ -15,7 +15,13 @@ def make(model: str, **options: Any) -> nn.Module:
     import transformers
 
     stem = model
-    for ending in ("ForConditionalGeneration", "ForCausalLM", "WithProjection", "Model", "Backbone"):
+    for ending in (
+        "ForConditionalGeneration",
+        "ForCausalLM",
+        "WithProjection",
+        "Model",
+        "Backbone",
+    ):
         stem = stem.removesuffix(ending)
     config = getattr(transformers, f"{stem}Config")(**options)
     return cast("nn.Module", getattr(transformers, model)(config))
