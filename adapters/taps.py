@@ -21,7 +21,6 @@ from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.adapters.traits import parameters_of
 from clipdepth_plugin.adapters.trim import check_not_left_out
 
-
 _WITH_KWARGS = {"with_kwargs": True}
 
 
