@@ -35,7 +35,7 @@ from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.errors import ClipDepthError
 
 HERE = Path(__file__).resolve().parent
-SECONDS, GIBIBYTES = 30, 8
+SECONDS, GIBIBYTES = 60, 8
 VERDICTS = ("wrong", "works", "refused on reading", "refused", "not run", "not built")
 """Of a folder: the first of these that one of its towers has."""
 Row = dict[str, str]
