@@ -36,8 +36,8 @@ NOT_BEGUN = (
 )
 
 UNDER_WAY = (
-    "the tower's last pass was under way in this thread when the plug-in was attached, so not all of "
-    "it was seen: run the host again"
+    "the tower's last pass was under way in this thread when the plug-in was attached, so not all "
+    "of it was seen: run the host again"
 )
 
 CAPTURED = (

@@ -105,7 +105,7 @@ def _vision(model: nn.Module, convolutions: dict[str, _Convolution], stem_path: 
 
 
 def _attends(module: nn.Module) -> bool:
-    """Whether one of its children is attention among tokens: squeeze-and-excite has no such maps."""
+    """Whether a child is attention among tokens, which squeeze-and-excite (RegNet) is not."""
     return has_attention(module) and any(
         isinstance(part, nn.Linear | nn.MultiheadAttention) for part in module.modules()
     )

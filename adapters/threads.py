@@ -6,6 +6,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Iterator
+from types import FrameType
 
 from torch import nn
 
@@ -17,8 +18,8 @@ _CALL = nn.Module._wrapped_call_impl.__code__
 def changing() -> Iterator[None]:
     """Held while a host's hooks are checked and changed: by one thread at a time, and no compiler.
 
-    What compiles a host now reads its hooks: it is waited for. Its lock is taken first, so that code
-    that attaches while it compiles does not wait for one that waits for it.
+    What compiles a host now reads its hooks: it is waited for. Its lock is taken first, so that
+    code that attaches while it compiles does not wait for one that waits for it.
     """
     dynamo = sys.modules.get("torch._dynamo.convert_frame")
     compiling = contextlib.nullcontext() if dynamo is None else dynamo.compile_lock
@@ -29,7 +30,8 @@ def changing() -> Iterator[None]:
 def threads_inside(module: nn.Module) -> set[int]:
     """The threads, by their ``get_ident``, that run a module's call now."""
     inside = set()
-    for thread, frame in sys._current_frames().items():
+    for thread, innermost in sys._current_frames().items():
+        frame: FrameType | None = innermost
         while frame is not None:
             if frame.f_code is _CALL and frame.f_locals.get("self") is module:
                 inside.add(thread)

@@ -79,8 +79,8 @@ def _blocks(block_list: BlockList) -> Iterator[str]:
     windows = getattr(first, "num_windows", 1)
     if isinstance(windows, int) and windows > 1:
         yield (
-            f"feeds blocks that attend within windows of a picture ({path}, num_windows {windows}): "
-            "its tokens lie window after window, in an order that no adapter knows"
+            f"feeds blocks that attend within windows of a picture ({path}, num_windows "
+            f"{windows}): its tokens lie window after window, in an order that no adapter knows"
         )
 
 

@@ -4,8 +4,8 @@
     python results/host_sweep.py FOLDER ...  these, again
     python results/host_sweep.py --again     all
 
-Each folder of transformers/models runs in a child of its own with bounds on time and memory, so that
-none ends the sweep. Models are tiny and random, made from their default configs; nothing is
+Each folder of transformers/models runs in a child of its own with bounds on time and memory, so
+that none ends the sweep. Models are tiny and random, made from their default configs; nothing is
 downloaded. ``host_sweep_proof`` says what "works" means.
 """
 
@@ -35,7 +35,7 @@ from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.errors import ClipDepthError
 
 HERE = Path(__file__).resolve().parent
-SECONDS, GIBIBYTES = 30, 8
+SECONDS, GIBIBYTES = 60, 8
 VERDICTS = ("wrong", "works", "refused on reading", "refused", "not run", "not built")
 """Of a folder: the first of these that one of its towers has."""
 Row = dict[str, str]
@@ -120,11 +120,11 @@ def as_markdown(results: dict[str, Any]) -> str:
     lines = [
         "# Every model of transformers that sees",
         "",
-        f"Made by `python results/host_sweep.py` with transformers {results['transformers']} and torch "
-        f"{results['torch']}. Each model is built",
-        "tiny and random from its default config. *Works*: the plug-in attached, a pass ran, and a",
-        "change of each patch of a picture came out at that patch's place in every level of its map",
-        "(`results/host_sweep_proof.py`). Refused models raise an error that says the same as here.",
+        f"Made by `python results/host_sweep.py` with transformers {results['transformers']},",
+        f"torch {results['torch']}. Each model is built tiny and random from its default config.",
+        "*Works*: the plug-in attached, a pass ran, and a change of each patch of a picture came",
+        "out at that patch's place in every level of its map (`results/host_sweep_proof.py`).",
+        "Refused models raise an error that says the same as here.",
         "",
         f"Of {len(rows)} folders: "
         + ", ".join(f"{counts[one]} {one}" for one in VERDICTS if counts[one])

@@ -6,11 +6,12 @@ in the config and in those inside it. ``OVERRIDES`` are those of single classes 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -51,14 +52,11 @@ _TWO_HEADS = {"hidden_size": 128, "num_attention_heads": 2}
 _ENCODER = {"model_type": "vit"}
 _TEXT = {"model_type": "bert", "hidden_size": WIDTH, "num_hidden_layers": 1}
 OVERRIDES: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(
-        (f"{name}ForUniversalSegmentation" for name in ("Eomt", "EomtDinov3", "Videomt")),
-        {"num_blocks": 1, "num_hidden_layers": DEPTH + 1},
-    ),
-    **dict.fromkeys(
-        ("LwDetrModel", "LwDetrForObjectDetection"),
-        {"backbone_config.image_size": 8 * PATCH * SIDE},
-    ),
+    **{
+        f"{name}ForUniversalSegmentation": {"num_blocks": 1, "num_hidden_layers": DEPTH + 1}
+        for name in ("Eomt", "EomtDinov3", "Videomt")
+    },
+    "LwDetrModel": {"backbone_config.image_size": 8 * PATCH * SIDE},
     "BridgeTowerModel": {
         **_TWO_HEADS,
         **{
@@ -131,7 +129,8 @@ def candidates(folder: str) -> list[type[PreTrainedModel]]:
 
 def _rank(kind: type[PreTrainedModel]) -> tuple[int, ...]:
     """Less is tried first: whole hosts, then towers, then what needs more than a picture."""
-    whole = any("vision" in name for name in kind.config_class.sub_configs)
+    config: Any = kind.config_class
+    whole = any("vision" in name for name in config.sub_configs)
     sees = kind.main_input_name == "pixel_values" or hasattr(kind, "get_image_features")
     named = ("ForConditionalGeneration", "Model", "ForRetrieval", "ForImageClassification")
     ending = next((i for i, name in enumerate(named) if kind.__name__.endswith(name)), len(named))
@@ -142,10 +141,11 @@ def tiny(kind: type[PreTrainedModel]) -> nn.Module:
     """A tiny random model of a class, in evaluation mode."""
     torch.manual_seed(0)
     config = _small(_default(kind), OVERRIDES.get(kind.__name__, {}))
-    model = kind(config).eval()
+    model = cast("nn.Module", kind(config).eval())
     for parameter in model.parameters():
         # torch.empty that nothing fills; weights so large that they drown a block's input.
-        if not bool(parameter.isfinite().all()) or (parameter.ndim > 1 and parameter.std() > 0.5):
+        some = parameter.detach().flatten()[:4096]
+        if not bool(some.isfinite().all()) or (parameter.ndim > 1 and some.std() > 0.5):
             nn.init.normal_(parameter, std=0.02)
     return model
 
@@ -157,7 +157,8 @@ def default_on_meta(kind: type[PreTrainedModel]) -> nn.Module:
 
 
 def _default(kind: type[PreTrainedModel]) -> PreTrainedConfig:
-    return kind.config_class(**_ALONE.get(kind.__name__, {}))
+    config: Any = kind.config_class
+    return cast("PreTrainedConfig", config(**_ALONE.get(kind.__name__, {})))
 
 
 def _small(config: PreTrainedConfig, overrides: dict[str, Any]) -> PreTrainedConfig:
@@ -165,10 +166,9 @@ def _small(config: PreTrainedConfig, overrides: dict[str, Any]) -> PreTrainedCon
     kind = type(config)
     given: dict[str, Any] = {}
     for name in inspect.signature(kind).parameters:
-        try:
+        value = None
+        with contextlib.suppress(Exception):  # what differs by layer has no one value (Gemma 4)
             value = getattr(config, name, None)
-        except Exception:  # noqa: BLE001 - differs by layer (Gemma 4)
-            continue
         if isinstance(value, PreTrainedConfig):
             start = f"{name}."
             inner = {k.removeprefix(start): v for k, v in overrides.items() if k.startswith(start)}
@@ -181,18 +181,8 @@ def _small(config: PreTrainedConfig, overrides: dict[str, Any]) -> PreTrainedCon
 
 def _small_value(name: str, value: Any, config: PreTrainedConfig) -> Any:
     """What a field is made; None: as it is by default."""
-    if isinstance(value, bool) or value is None:
-        return None
     if isinstance(value, list | tuple) and value and all(type(one) is int for one in value):
-        if name in ("patch_size", "image_size", "img_size"):
-            return type(value)((PATCH if name == "patch_size" else PATCH * SIDE,) * len(value))
-        if name == "tubelet_size":
-            return type(value)((2, PATCH, PATCH))
-        if re.search(r"ind(ex|ices|exes)|feature_layers?$", name):
-            return [min(one, i) if one >= 0 else max(one, -3) for i, one in enumerate(value)][
-                :DEPTH
-            ]
-        return None
+        return _small_list(name, value)
     if type(value) is not int:
         return None
     if name == "num_key_value_heads" and value == getattr(config, "num_attention_heads", None):
@@ -200,3 +190,14 @@ def _small_value(name: str, value: Any, config: PreTrainedConfig) -> Any:
     if name.endswith("feature_layer"):
         return value if -DEPTH <= value <= DEPTH else -1
     return next((small for pattern, small in _SMALL if re.fullmatch(pattern, name)), None)
+
+
+def _small_list(name: str, value: list[int] | tuple[int, ...]) -> Any:
+    if name in ("patch_size", "image_size", "img_size"):
+        return type(value)((PATCH if name == "patch_size" else PATCH * SIDE,) * len(value))
+    if name == "tubelet_size":
+        return type(value)((2, PATCH, PATCH))
+    if re.search(r"ind(ex|ices|exes)|feature_layers?$", name):
+        levels = [min(one, i) if one >= 0 else max(one, -3) for i, one in enumerate(value)]
+        return levels[:DEPTH]
+    return None

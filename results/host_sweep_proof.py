@@ -2,8 +2,9 @@
 
 Each tower is shown a picture, and the picture with one patch changed, once for each patch, in one
 pass. In every level of the view of each changed picture the token that differs most from the
-unchanged picture's must be that patch's, in a map read row by row; at level 0, where no block has
-mixed them, as everywhere. Weights of blocks are small, so that each token stays mostly its own.
+unchanged picture's must be that patch's, in a map read row by row. Unlike a tower whose weights
+carry coordinates (``tests/test_packed_hosts.py``), this one computes as its library made it, blocks
+and norms of all kinds included; its weights are small, so that each token stays mostly its own.
 
 Axes: B views, N = h * w patch tokens, D width, H W pixels.
 """
@@ -11,6 +12,7 @@ Axes: B views, N = h * w patch tokens, D width, H W pixels.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,6 +30,10 @@ from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.errors import ClipDepthError
 
 Inputs = dict[str, Any]
+_PICTURES = (
+    *("pixel_values_images", "pixel_values_videos", "hidden_states", "images", "pixels", "x"),
+    *("patches", "flattened_patches"),
+)
 _OPTIONS = {"MllamaImageProcessor": {"size": dict.fromkeys(("height", "width"), PATCH * SIDE)}}
 _PROCESSORS = {"hf_qwen": ("Qwen2VLImageProcessor",), "hf_siglip": ("Siglip2ImageProcessor",)}
 """Of towers whose hosts have none of their own in the library's table."""
@@ -95,6 +101,9 @@ def prove(host: nn.Module, tower: Tower) -> Verdict:
                     _ = seen[-1].depths
                 except ClipDepthError as error:
                     return Verdict("refused on reading", str(error), through)
+                if "patches" in tower.rule.takes and views[0][0] != grid:
+                    why.append(f"{through}: its image processor resized the pictures")
+                    continue
                 if problem := _misplaced(views, grid, len(shown)):
                     return Verdict("wrong", problem, through)
                 shown_by = through
@@ -142,27 +151,26 @@ def _ways(
     host: nn.Module, tower: Tower, shown: list[Tensor]
 ) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Ways to show a host pictures: by its own image features, its forward, its tower alone."""
-    own: list[tuple[str, Any]] = []
-    for name in ("get_image_features", "get_video_features", "forward"):
-        if name == "forward" or hasattr(host, name):
-            own.append((name, getattr(host, name) if name != "forward" else host))
+    names = ("get_image_features", "get_video_features")
+    own: list[tuple[str, Any]] = [(one, getattr(host, one)) for one in names if hasattr(host, one)]
+    own.append(("forward", host))
     if tower.path:
         own.append((f"{tower.path} alone", tower.module))
     for through, call in own:
         parameters = inspect.signature(call.forward if isinstance(call, nn.Module) else call)
         for inputs in _inputs(host, tower, shown):
             if given := _given(inputs, [*parameters.parameters]):
-                yield through, lambda call=call, given=given: call(**given)
+                yield through, functools.partial(call, **given)
 
 
 def _given(inputs: Inputs, parameters: list[str]) -> Inputs:
     """The inputs by the names that a function has for them; none where it takes no pictures."""
     more = "kwargs" in parameters and "pixel_values" in parameters
     given = {name: x for name, x in inputs.items() if name in parameters or more}
-    if "pixel_values" not in given:
-        pictures_names = ("pixel_values_images", "pixel_values_videos", "hidden_states", "images")
-        pictures_names += ("pixels", "x", "patches", "flattened_patches")
-        name = next((name for name in pictures_names if name in parameters), None)
+    if not given.keys() & {"pixel_values", *_PICTURES}:
+        if "pixel_values" not in inputs:
+            return {}
+        name = next((name for name in _PICTURES if name in parameters), None)
         if name is None:
             return {}
         given[name] = inputs["pixel_values"]
@@ -183,7 +191,8 @@ def _inputs(host: nn.Module, tower: Tower, shown: list[Tensor]) -> Iterator[Inpu
         yield {"pixel_values": batch_B3HW, "input_ids": prompt, "attention_mask": prompt}
         yield _one_tile(batch_B3HW)
         yield _in_a_row(batch_B3HW)
-    known = image_processing_auto.IMAGE_PROCESSOR_MAPPING_NAMES
+    auto: Any = image_processing_auto
+    known = auto.IMAGE_PROCESSOR_MAPPING_NAMES
     types = [
         getattr(getattr(one, "config", None), "model_type", "") for one in (host, tower.module)
     ]

@@ -16,9 +16,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clipdepth_plugin import DepthHead, attach, find_towers
+from clipdepth_plugin import DepthHead, DepthPlugin, attach, find_towers
+from clipdepth_plugin.adapters.taps import owners
 from clipdepth_plugin.errors import HeadMismatchError, NoDepthError
-from clipdepth_plugin.plugin import depth_plugin
 from tests.tiny.packed import PACKED
 
 MakeHead = Callable[..., DepthHead]
@@ -62,7 +62,7 @@ def test_a_pass_under_way_goes_on(
             out = host(x).last_hidden_state
             handle.remove()
             if change == "attach":
-                with pytest.raises(NoDepthError, match="under way|no tower pass in this thread"):
+                with pytest.raises(NoDepthError, match=r"under way|no tower pass in this thread"):
                     _ = plugin.depth
                 host(x)
                 assert torch.equal(plugin.depth, expected)
@@ -126,20 +126,20 @@ def test_a_hook_that_is_half_registered_or_half_removed(
     make_pixels: MakePixels,
     make_prompt: Callable[..., dict[str, Tensor]],
 ) -> None:
-    host = make_host(name)
+    host: Any = make_host(name)
     inputs = {"pixel_values": make_pixels(), **(make_prompt() if name == "llava" else {})}
     head = make_head(host)
     (tower,) = find_towers(host)
     ran: list[Any] = []
     with torch.no_grad():
-        run = lambda: ran.append(host(**inputs)[0])  # noqa: E731
+        run: Callable[[], Any] = lambda: ran.append(host(**inputs)[0])  # noqa: E731
         run()
+        plugin = DepthPlugin(host, head)
         for module in {host, tower.module, tower.blocks[0]}:
             module._forward_pre_hooks_with_kwargs = _CallsBack(run)
         # Torch has listed the hooks that it will call before it calls this one.
         handle = tower.module.register_forward_pre_hook(lambda *_: plugin.detach())
         handles = [handle, host.register_forward_pre_hook(lambda *_: plugin.detach())]
-        plugin = depth_plugin.DepthPlugin(host, head)
         plugin.attach()
         run()
         for one in handles:
@@ -151,7 +151,7 @@ def test_a_hook_that_is_half_registered_or_half_removed(
 def test_one_of_two_threads_attaches_a_head(
     host: nn.Module, head: DepthHead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    owners, both = depth_plugin.owners, threading.Barrier(2)
+    both = threading.Barrier(2)
 
     def look(tower: Any) -> list[object]:
         found = owners(tower)
@@ -159,7 +159,7 @@ def test_one_of_two_threads_attaches_a_head(
             both.wait(0.3)  # both look before either attaches
         return found
 
-    monkeypatch.setattr(depth_plugin, "owners", look)
+    monkeypatch.setattr("clipdepth_plugin.plugin.depth_plugin.owners", look)
 
     def work(_: int) -> Any:
         try:
@@ -197,10 +197,10 @@ def test_attaching_waits_for_a_compilation(
 
     with torch.no_grad():
         alone = host(x).last_hidden_state
-        compiled = torch.compile(host, backend=backend)
+        compiled: Any = torch.compile(host, backend=backend)
         assert torch.allclose(compiled(x).last_hidden_state, alone, atol=1e-6)
         threads[0].join(SECONDS)
         assert torch.allclose(compiled(x).last_hidden_state, alone, atol=1e-6)
         assert plugins[0].depth.shape[0] == len(x)
     plugins[0].detach()
-    torch._dynamo.reset()
+    torch.compiler.reset()

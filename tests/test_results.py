@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
+import transformers
+
+from clipdepth_plugin import find_towers
 from clipdepth_plugin.evaluation.report import Report
 from clipdepth_plugin.shipped import DEMO_HEAD
 from tests.results_scripts import ROOT, load_script
@@ -24,3 +28,26 @@ def test_the_transformers_page_is_made_from_its_runs_and_the_listed_tests_exist(
     page = (script.HERE / "transformers_compatibility.md").read_text("utf-8")
     assert page == script.as_markdown(stored)
     assert [name for name in script.TESTS if not (ROOT / name).is_file()] == []
+
+
+def test_the_sweep_page_is_made_from_its_rows_and_no_map_is_wrong() -> None:
+    script = load_script("host_sweep")
+    stored = json.loads((script.HERE / "host_sweep.json").read_text("utf-8"))
+    page = (script.HERE / "host_sweep.md").read_text("utf-8")
+    assert page == script.as_markdown(stored)
+    verdicts = [script.best(rows)["verdict"] for rows in stored["folders"].values()]
+    assert "wrong" not in verdicts
+    assert verdicts.count("works") >= 100
+
+
+def test_the_sweep_notices_maps_in_a_wrong_order() -> None:
+    """Of a tower whose rule reads columns for rows."""
+    hosts, proof = load_script("host_sweep_hosts"), load_script("host_sweep_proof")
+    host = hosts.tiny(transformers.ViTModel)
+    (tower,) = find_towers(host)
+    assert proof.prove(host, tower).verdict == "works"
+    right = proof.pictures
+    turned = lambda grid: [x.transpose(1, 2).contiguous() for x in right(grid)]  # noqa: E731
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(proof, "pictures", turned)
+        assert proof.prove(host, tower).verdict == "wrong"

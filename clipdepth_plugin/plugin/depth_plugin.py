@@ -130,9 +130,9 @@ class DepthPlugin(DepthReading, nn.Module):
     def attach(self) -> Self:
         """Puts the taps on (again, after ``detach``).
 
-        Code of torch.compile is compiled anew: attach once, not for each call. Other threads may run
-        the host meanwhile: passes that are under way go on and are not recorded. A compilation is
-        waited for.
+        Code of torch.compile is compiled anew: attach once, not for each call. Other threads may
+        run the host meanwhile: passes that are under way go on and are not recorded. A compilation
+        is waited for.
 
         Raises:
             HeadMismatchError: This head is on that tower already; or of two heads on a tower one

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from clipdepth_plugin.arguments import shown
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.errors import HeadFileError, shortened
+from clipdepth_plugin.files.problems import checked
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.settings import STORED
 from clipdepth_plugin.weights.tensors import (
@@ -84,8 +85,8 @@ def load_spaceclip(
         The head in evaluation mode, float32.
 
     Raises:
-        HeadFileError: A file is unreadable, or a key is missing, unexpected or of a wrong shape.
-        pydantic.ValidationError: The number of levels does not fit the stages.
+        HeadFileError: A file is unreadable, a key is missing, unexpected or of a wrong shape, or
+            the number of levels does not fit the stages.
     """
     if not isinstance(source, Mapping | str | os.PathLike):
         raise HeadFileError(f"source: got {shown(source)}, expected a path or a state dict")
@@ -195,8 +196,9 @@ def _infer_config(
         "auxiliary": count(r"auxiliary\.(\d+)\."),
         "context": context,
         "activation": "relu",
+        "resize": "whole",  # as its authors train
     }
-    return HeadConfig.model_validate(fields, context=STORED)
+    return checked(HeadConfig, fields, source, HeadFileError, context=STORED)
 
 
 def _check_complete(decoder: nn.Module, state: dict[str, Tensor], source: str) -> None:
