@@ -25,8 +25,8 @@ StrPath = str | os.PathLike[str]
 Intrinsics = tuple[float, float, float, float]
 """(fx, fy, cx, cy) in pixels; integer coordinates are pixel centres."""
 
-MAX_PIXELS = 2**27
-"""Of a map: 512 MiB of float32."""
+MAX_PIXELS = 2**28
+"""Of a map: 1 GiB of float32."""
 
 _SIZE = f"(height, width) in whole pixels, both positive, at most {MAX_PIXELS} pixels in all"
 _CAMERA = "(fx, fy, cx, cy) or a 3x3 matrix K, finite, with fx and fy positive"

@@ -15,7 +15,7 @@ from torch import Tensor
 from clipdepth_plugin.decoders.blocks import resize
 from clipdepth_plugin.decoders.readout import Metres
 from clipdepth_plugin.kernels import launch
-from clipdepth_plugin.kernels.device import METRES, dot_add, sample_axis, to_metres
+from clipdepth_plugin.kernels.device import METRES, dot_add, relu, sample_axis, to_metres
 from clipdepth_plugin.kernels.dispatch import check_shapes, forward_only, use_triton
 
 if TYPE_CHECKING:
@@ -201,6 +201,6 @@ def hidden_tile(  # type: ignore[no-untyped-def]
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
     return tl.where(
         inside[:, None],
-        tl.maximum(out + bias[None, :], 0.0, propagate_nan=tl.PropagateNan.ALL),
+        relu(out + bias[None, :]),
         0.0,
     )

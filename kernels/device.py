@@ -35,6 +35,12 @@ def dot_add(x, weight, total, DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr):
 
 
 @launch.device_function
+def relu(x):  # type: ignore[no-untyped-def]
+    """0 for what is negative; NaN stays, which ``tl.maximum`` drops."""
+    return tl.where(x < 0.0, 0.0, x)
+
+
+@launch.device_function
 def rounded_to_tf32(x):  # type: ignore[no-untyped-def]
     """The nearest float32 with ten bits of mantissa: tensor cores truncate the others."""
     bits = (x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
@@ -72,9 +78,9 @@ def sample(map_ptr, rows, columns, channel, mask, row_scale, column_scale, heigh
 def to_metres(level, low, high, METRES: tl.constexpr):  # type: ignore[no-untyped-def]
     """``readout.Metres``: ``low`` and ``high`` are logarithms of the range's ends."""
     if METRES == 0:
-        return tl.maximum(level, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        return relu(level)
     elif METRES == 1:
-        return tl.maximum(level, 0.0, propagate_nan=tl.PropagateNan.ALL) + tl.log(
+        return relu(level) + tl.log(
             1 + tl.exp(-tl.abs(level))
         )
     else:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipdepth_plugin.kernels import launch
-from clipdepth_plugin.kernels.device import dot_add, row_moments
+from clipdepth_plugin.kernels.device import dot_add, relu, row_moments
 from clipdepth_plugin.kernels.dispatch import check_shapes, forward_only, use_triton
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _linear_act_fwd_kernel(  # type: ignore[no-untyped-def]
     bias = tl.load(bias_ptr + level * channels + n, mask=n < channels, other=0)
     out += bias.to(tl.float32)[None, :]
     if ACTIVATION == 1:
-        out = tl.maximum(out, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        out = relu(out)
     if ACTIVATION == 2:
         out = 0.5 * out * (1 + tl.erf(out * 0.7071067811865476))
     at = (level * batch + b)[:, None] * channels + n[None, :]

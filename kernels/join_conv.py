@@ -18,7 +18,7 @@ from torch import Tensor
 
 from clipdepth_plugin.decoders.blocks import resize
 from clipdepth_plugin.kernels import launch
-from clipdepth_plugin.kernels.device import dot_add, sample
+from clipdepth_plugin.kernels.device import dot_add, relu, sample
 from clipdepth_plugin.kernels.dispatch import Shapes, check_shapes, forward_only, use_triton
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _join_conv_fwd_kernel(  # type: ignore[no-untyped-def]
     if RESIDUAL:
         out += tl.load(residual_ptr + at, mask=mask, other=0).to(tl.float32)
     if RELU:
-        out = tl.maximum(out, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        out = relu(out)
     tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=mask)
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipdepth_plugin.kernels import launch
-from clipdepth_plugin.kernels.device import dot_add
+from clipdepth_plugin.kernels.device import dot_add, relu
 from clipdepth_plugin.kernels.dispatch import check_shapes, forward_only, use_triton
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _up_conv_fwd_kernel(  # type: ignore[no-untyped-def]
     bias_rows = bias_ptr + (phase * 4 + edge)[:, None] * channels
     out += tl.load(bias_rows + n[None, :], mask=mask, other=0).to(tl.float32)
     if RELU:
-        out = tl.maximum(out, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        out = relu(out)
     rows = (m // (height * width) * height + y).to(tl.int64) * 2 + a
     at = (rows * 2 * width + 2 * x + b)[:, None] * channels + n[None, :]
     tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=mask)

@@ -347,8 +347,8 @@ def test_devices_that_compute_nothing_are_refused(name: str) -> None:
         ("max_depth: 5", ["--protocol", "nyu"], "max_depth is 5.0, but --protocol nyu has its own"),
         ("min_depth: 1", ["--protocol", "kitti-garg"], "min_depth is 1.0, but --protocol kitti"),
         ("crop: kb", ["--protocol", "kitti-eigen"], "crop is kb, but --protocol kitti-eigen"),
-        ("repeat: 2", [], "repeat: is for training"),
-        ("augment: {flip: 1}", [], "augment: is for training"),
+        ("repeat: 2", [], "repeat is for training"),
+        ("augment: {flip: 1}", [], "augment is for training"),
     ],
 )
 def test_a_set_that_is_measured_may_not_contradict_the_protocol(

@@ -108,8 +108,8 @@ def open_session(
     accelerator: Accelerator | None = None,
 ) -> Session:
     """Opens the data, loads the tower, makes the head; ``head_class`` may bring its own decoder."""
-    config = with_precision(config)
     accelerator = accelerator or make_accelerator(config)
+    config = config.model_copy(update={"precision": accelerator.mixed_precision})
     if config.sync_batch_norm and accelerator.device.type != "cuda":
         raise TrainingError("sync_batch_norm: is for GPUs, there is none here; leave it out")
     sets = config.data
@@ -231,6 +231,7 @@ def with_precision(config: TrainConfig) -> TrainConfig:
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """Processes, devices and precision, as ``accelerate launch`` and the config say."""
+    config = with_precision(config)
     # One process may train several heads; accelerate keeps the first one's precision otherwise.
     AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=config.precision)

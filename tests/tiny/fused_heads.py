@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from clipdepth_plugin import DepthHead, HeadConfig, TowerFeatures
 from clipdepth_plugin.fused.graphs import GraphCache, Recording
 from clipdepth_plugin.fused.head import FusedHead
+from clipdepth_plugin.settings import STORED
 
 COMPACT: dict[str, Any] = {"channels": (16, 12, 8), "film_hidden": 8}
 DUAL: dict[str, Any] = {"channels": (16, 12, 8, 8), "film_hidden": 8}
@@ -43,7 +44,8 @@ def make_head(name: str) -> DepthHead:
     """A head whose norms are not at their initial values: folding them must matter."""
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
-    head = DepthHead(HeadConfig(width=24, **HEADS[name])).eval()
+    fields = {"width": 24, **HEADS[name]}
+    head = DepthHead(HeadConfig.model_validate(fields, context=STORED)).eval()
     for module in head.modules():
         if isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)

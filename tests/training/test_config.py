@@ -152,7 +152,7 @@ def test_files_that_are_no_config(tmp_path: Path, content: str) -> None:
     path.write_text(content)
     with pytest.raises(ConfigError, match=r"bad\.yaml"):
         load_config(path)
-    with pytest.raises(ConfigError, match=r"none\.yaml.*can't be read"):
+    with pytest.raises(ConfigError, match=r"none\.yaml: no such file"):
         load_config(tmp_path / "none.yaml")
 
 

@@ -147,5 +147,5 @@ def test_a_head_records_what_it_is_trained_with(tiny: TinyRuns) -> None:
     head.save_pretrained(tiny.folder / "saved")
     further = tiny.config("further", head={"init": str(tiny.folder / "saved")})
     head = make_head(further, load_tower(further))
-    assert (head.config.input_size, head.config.resize) == ((28, 28), "whole")
+    assert (head.config.input_size, head.config.resize) == ((28, 28), "host")
     assert head.config.canonical_focal == pytest.approx(30 * 2**0.5)  # the same field of view

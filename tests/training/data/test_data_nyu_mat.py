@@ -98,9 +98,9 @@ def test_wrong_files(mat: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("images", None, "images are"),
+        ("images", None, "'images' is no array"),
         ("images", np.zeros((4, 3, 8, 6), np.float32), "of uint8"),
-        ("rawDepths", None, "rawDepths are"),
+        ("rawDepths", None, "'rawDepths' is no array"),
         ("rawDepths", np.ones((1, 8)), r"rawDepths are \(1, 8\)"),
     ],
 )
