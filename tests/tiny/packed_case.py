@@ -91,6 +91,11 @@ class PackedCase:
         return views
 
 
+def before_5() -> bool:
+    """Whether the installed transformers is of release 4."""
+    return int(transformers.__version__.split(".")[0]) < 5
+
+
 def rows_of(out: Any) -> list[int]:
     """Number of tokens that pictures take in a prompt, as the host's library counts them."""
     out = getattr(out, "pooler_output", out)
