@@ -134,6 +134,7 @@ _GRIDS = (
         family="hf_qwen",
         prompt=_prompt(4),
         needs="PaddleOCRVLForConditionalGeneration",
+        since=(5, 24),  # 5.5 calls its grids image_grid_thw
     ),
 )
 
