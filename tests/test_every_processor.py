@@ -80,7 +80,7 @@ _REASONS: dict[str, str] = {
     "cannot say its settings": "Ernie4_5_VLMoeVideoProcessor",
 }
 REASONS = {name: reason for reason, names in _REASONS.items() for name in names.split()}
-PROBES = ((150, 230), (260, 170), (800, 800))  # the last is cut into tiles
+PROBES = ((150, 230), (800, 800))  # the last is cut into tiles
 # Default sizes that take seconds.
 _SMALLER: dict[str, dict[str, Any]] = {
     "DonutImageProcessor": {"size": {"height": 320, "width": 240}},
@@ -118,7 +118,10 @@ def _calls(processor: Any, picture: Image.Image) -> Iterator[Callable[[], Any]]:
     for switch in _SWITCHES:
         if hasattr(processor, switch):
             for on in (True, False):
-                told = {switch: on, **(_SCAN if switch == "do_pan_and_scan" else {})}
+                told: dict[str, Any] = {
+                    switch: on,
+                    **(_SCAN if switch == "do_pan_and_scan" else {}),
+                }
                 told["return_tensors"] = "pt"
                 yield functools.partial(processor, images=[picture], **told)
     for nested in ([picture], [picture, picture]):
