@@ -108,7 +108,7 @@ Made by `make test-transformers` on {results["date"]}, on a CPU, Python {results
 {with_what}. CI runs the newest only. Each host is tested as
 `tests/test_hosts.py` and `tests/test_packed_hosts.py` say, with a prompt and `generate()` where it
 has them, and each preprocessing against the release's own image processors. Absent hosts are those
-that a release does not have.
+that a release does not have, or has in an older form.
 
 """
     return page + "\n".join([*rows, "", *absent, ""])

@@ -131,3 +131,17 @@ def test_what_no_processor_does_is_refused(odd: dict[str, Any], message: str) ->
 def test_missing_values_are_named() -> None:
     with pytest.raises(HostError, match="cannot read image_std, size or crop_size"):
         from_processor({"image_mean": [0.5] * 3, "image_processor_type": "Odd"})
+
+
+def test_a_processor_is_read_as_it_is_now() -> None:
+    """Settings changed after a reading: the next one is another, the first stays as it was."""
+    from transformers import DeiTImageProcessor
+
+    processor = DeiTImageProcessor()
+    first = from_processor(processor)
+    assert first == from_processor(processor)
+    processor.crop_size = {"height": 112, "width": 112}
+    again = from_processor(processor)
+    assert first != again
+    sizes = [read.rules[0].views((90, 140)).views[0].view_size for read in (first, again)]
+    assert sizes == [(224, 224), (112, 112)]

@@ -196,6 +196,8 @@ _SEGGPT = {"merge_index": 0, "intermediate_hidden_state_indices": [1, 2, 3]}
     ],
 )
 def test_towers_that_are_refused(model: str, options: dict[str, Any], message: str) -> None:
+    if model not in dir(transformers):
+        pytest.skip(f"transformers {transformers.__version__} lacks {model}")
     with pytest.raises(TowerNotFoundError, match=message):
         choose_tower(make(model, **{**VISION, **options}))
 

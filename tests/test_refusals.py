@@ -68,7 +68,8 @@ class _Packs(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         tower = make("SiglipVisionModel", **VISION)
-        self.stem, self.blocks = nn.Conv2d(3, 32, 8, 8), cast("Any", tower).encoder.layers
+        inner: Any = getattr(tower, "vision_model", tower)  # before transformers 5.6
+        self.stem, self.blocks = nn.Conv2d(3, 32, 8, 8), inner.encoder.layers
 
     def forward(self, pixels: Tensor, tgt_sizes: Tensor) -> Tensor:
         raise NotImplementedError(tgt_sizes)

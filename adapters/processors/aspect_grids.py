@@ -6,6 +6,7 @@ Sizes are (H, W), grids (rows, columns). Among equally good grids their order de
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import itertools
 import math
 from collections.abc import Iterable, Mapping
@@ -68,10 +69,13 @@ class ScaleGrid(ViewRule):
     label: ClassVar[str] = "a grid of tiles and an overview"
     tile: Size
     max_tiles: int
+    turned: bool = False
+    """Whether it takes an image's height for its width, as transformers 4 does."""
 
     def views(self, image_size: Size) -> ImageViews:
         # The host takes tiles for squares here.
-        grid = least_scaled(image_size, self.tile[0], self.max_tiles)
+        taken = image_size[::-1] if self.turned else image_size
+        grid = least_scaled(taken, self.tile[0], self.max_tiles)
         return grid_of(image_size, self.tile, grid)
 
 
@@ -150,7 +154,12 @@ def _covering_grid(given: Mapping[str, Any], _: Any) -> Read:
 )
 def _scale_grid(given: Mapping[str, Any], _: Any) -> Read:
     size = sized(given)
-    return Read(size, "squash", view_rules=(ScaleGrid(size, int(given["max_patches"])),))
+    try:
+        turned = importlib.metadata.version("transformers").startswith("4.")
+    except importlib.metadata.PackageNotFoundError:
+        turned = False
+    grid = ScaleGrid(size, int(given["max_patches"]), turned)
+    return Read(size, "squash", view_rules=(grid,))
 
 
 _LFM2_OPTIONS = (

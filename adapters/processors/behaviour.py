@@ -8,19 +8,20 @@ Axes: V views, H W their pixels; sizes are (H, W).
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.adapters.processors.registry import Read
+from clipdepth_plugin.adapters.processors.unpacking import Views, views_of
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import HostError
 from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
@@ -30,21 +31,32 @@ _LOW, _SPAN = 0.1, 0.8  # red and green of a picture's first edge, and how far t
 _PROBES: tuple[Size, ...] = ((150, 230), (260, 170), (1024, 1024))
 _NEAR = 3.5 / 255
 """Steps of grey that the roundings of two resizes make."""
+_LOOKED_AT = 256  # rows and columns of a view
+_LEAST, _NEAREST = 16, 0.5  # pixels: of a view whose places can be told; half of one is cut off
 _OTHERWISE = (
     "what it makes is not the picture resized, cropped and padded, normalised as its settings say"
 )
 
 
+class _TakesNoneAloneError(HostError):
+    """A processor fails on one picture without words, boxes or another picture."""
+
+
 @dataclass(frozen=True)
 class AsSeen(ViewRule):
-    """One view of an image, where the processor itself was seen to put it."""
+    """One view of an image, where the processor itself was seen to put it.
+
+    Equal where class and settings are: the processor is a copy, as it was when it was read.
+    """
 
     label: ClassVar[str] = "as their processor makes them"
-    processor: Any = field(repr=False)
+    kind: type
+    settings: str = field(repr=False)
     normalisation: Preprocessing = field(repr=False)
+    processor: Any = field(repr=False, compare=False)
 
     def views(self, image_size: Size) -> ImageViews:
-        return ImageViews((_seen(self.processor, self.normalisation, image_size),))
+        return ImageViews((_seen(self, image_size),))
 
 
 def read_by_behaviour(name: str, processor: Any, normalisation: Preprocessing) -> Read | str:
@@ -52,12 +64,30 @@ def read_by_behaviour(name: str, processor: Any, normalisation: Preprocessing) -
     made = _instance(name, processor)
     if made is None:
         return "no class of the installed transformers"
-    rule = AsSeen(made, normalisation)
+    rule = AsSeen(type(made), repr(made.to_dict()), normalisation, copy.deepcopy(made))
     try:
         sizes = [rule.views(size).views[0].view_size for size in _PROBES]
     except HostError as error:
         return str(error)
     return Read(sizes[-1], view_rules=(rule,))
+
+
+def contradicts(name: str, processor: Any, found: Preprocessing) -> bool:
+    """Whether a processor puts a picture elsewhere than its settings were read to say."""
+    if isinstance(processor, Mapping):  # a step that a file does not name was read as off
+        processor = {"do_center_crop": False, "do_pad": False, **processor}
+    made, (rule,) = _instance(name, processor), found.rules
+    if made is None or min(found.size) < _LEAST:
+        return False
+    (view,) = rule.views(_PROBES[0]).views
+    try:
+        shown = [_as_rgb(views, found) for views in _views(made, _PROBES[0])]
+    except _TakesNoneAloneError:
+        return False  # what its settings say is all that is known
+    except HostError:
+        return True
+    near = _NEAR + (_NEAREST / min(found.size) if found.interpolation == "nearest" else 0)
+    return not any(all(_holds(one, view, near) for one in views) for views in shown)
 
 
 def _instance(name: str, processor: Any) -> Any:
@@ -66,31 +96,43 @@ def _instance(name: str, processor: Any) -> Any:
         return processor if callable(processor) else None
     import transformers
 
-    kind = getattr(transformers, name, None)
-    if not isinstance(kind, type) or not hasattr(kind, "from_dict"):
-        return None
-    try:
-        return kind.from_dict(dict(processor))
-    except (TypeError, ValueError, KeyError, AttributeError):
-        return None  # settings that the class does not take
+    for known in (name, f"{name}Fast"):  # transformers 4 has some as "Fast" alone
+        kind = getattr(transformers, known, None)
+        if not isinstance(kind, type) or not hasattr(kind, "from_dict"):
+            continue
+        try:
+            return kind.from_dict(dict(processor))
+        except (TypeError, ValueError, KeyError, AttributeError, ImportError):
+            return None  # settings that the class does not take
+    return None
 
 
 @functools.lru_cache(maxsize=256)
-def _seen(processor: Any, normalisation: Preprocessing, size: Size) -> ViewGeometry:
-    views_V3HW = _views(processor, size)
+def _seen(rule: AsSeen, size: Size) -> ViewGeometry:
+    error = HostError(_OTHERWISE)
+    for views in _views(rule.processor, size):
+        try:
+            geometries = {_geometry(one, size) for one in _as_rgb(views, rule.normalisation)}
+        except HostError as why:
+            error = why
+            continue
+        if len(geometries) == 1:
+            return geometries.pop()
+        error = HostError(
+            f"it makes {len(geometries)} views of a picture that show other parts of it"
+        )
+    raise error
+
+
+def _as_rgb(views: Views, normalisation: Preprocessing) -> Views:
     mean_311, std_311 = (
         torch.tensor(values).view(3, 1, 1) for values in (normalisation.mean, normalisation.std)
     )
-    geometries = {_geometry(view * std_311 + mean_311, size) for view in views_V3HW.float()}
-    if len(geometries) != 1:
-        raise HostError(
-            f"it makes {len(geometries)} views of a picture that show other parts of it"
-        )
-    return geometries.pop()
+    return [view_3HW.float() * std_311 + mean_311 for view_3HW in views]
 
 
-def _views(processor: Any, size: Size) -> Tensor:
-    """(V, 3, H, W) what it makes of a picture of coordinates: of frames, as many."""
+def _views(processor: Any, size: Size) -> Iterator[Views]:
+    """What it makes of a picture of coordinates; of a video, of as many frames."""
     picture = coordinates(size)
     options: dict[str, Any] = {"return_tensors": "pt"}
     try:
@@ -100,40 +142,10 @@ def _views(processor: Any, size: Size) -> Tensor:
         else:
             out = processor(images=[picture], **options)
     except Exception as error:
-        raise HostError(f"it takes no lone picture: {type(error).__name__}: {error}") from error
-    return _as_pictures(out, processor)
-
-
-def _as_pictures(out: Any, processor: Any) -> Tensor:
-    if others := [key for key in out if key.startswith("pixel_values_") and "video" not in key]:
-        raise HostError(f"it makes more views of a picture: {', '.join(others)}")
-    for key in ("pixel_values", "pixel_values_videos"):
-        values = out.get(key)
-        if isinstance(values, list | tuple) and len(values) == 1:
-            values = torch.as_tensor(values[0])
-        if not isinstance(values, Tensor):
-            continue
-        if values.ndim >= 4 and values.shape[-3] == 3:
-            return values.flatten(0, -4) if values.ndim > 4 else values
-        grid = out.get("image_grid_thw", out.get("video_grid_thw"))
-        if values.ndim == 2 and isinstance(grid, Tensor) and len(grid) == 1:
-            return _unpacked(values, [int(one) for one in grid[0]], processor)
-    raise HostError("its pixel_values are neither pictures nor patches in merge order")
-
-
-def _unpacked(patches_ND: Tensor, grid: list[int], processor: Any) -> Tensor:
-    """Rows of patches in merge order, as pictures."""
-    merge, patch = int(processor.merge_size), int(processor.patch_size)
-    times = getattr(processor, "temporal_patch_size", 1) or 1
-    t, rows, columns = grid
-    if patches_ND.shape != (t * rows * columns, 3 * times * patch * patch):
-        raise HostError("its rows of pixel_values are no patches in merge order")
-    return rearrange(
-        patches_ND,
-        "(t h w mh mw) (c f ph pw) -> (t f) c (h mh ph) (w mw pw)",
-        t=t, h=rows // merge, w=columns // merge, mh=merge, mw=merge,
-        c=3, f=times, ph=patch, pw=patch,
-    )  # fmt: skip
+        raise _TakesNoneAloneError(
+            f"it takes no lone picture: {type(error).__name__}: {error}"
+        ) from error
+    yield from views_of(out, processor)
 
 
 def coordinates(size: Size) -> Image.Image:
@@ -159,6 +171,8 @@ def _geometry(rgb_3HW: Tensor, size: Size) -> ViewGeometry:
 
 def _along(rgb_3HW: Tensor, axis: int, length: int) -> tuple[float, float]:
     """(scale, offset) of one axis, by least squares over the pixels that show the picture."""
+    step = max(1, rgb_3HW.shape[2 - axis] // _LOOKED_AT)
+    rgb_3HW = rgb_3HW[:, :, ::step] if axis == 0 else rgb_3HW[:, ::step]
     inside_HW = (rgb_3HW[2] - 1).abs() < 0.02
     for one_HW in rgb_3HW[:2]:
         inside_HW = inside_HW & (one_HW > _LOW - 0.02) & (one_HW < _LOW + _SPAN + 0.02)
@@ -182,11 +196,15 @@ def _along(rgb_3HW: Tensor, axis: int, length: int) -> tuple[float, float]:
     return scale, (round(offset) if abs(offset - round(offset)) < 0.3 else offset)
 
 
-def _holds(rgb_3HW: Tensor, view: ViewGeometry) -> bool:
-    """Whether every pixel shows what the geometry says, and nothing behind the picture's edges."""
+def _holds(rgb_3HW: Tensor, view: ViewGeometry, near: float = _NEAR) -> bool:
+    """Whether pixels (of large views some) show what the geometry says, and nothing beyond it."""
+    if tuple(rgb_3HW.shape[1:]) != view.view_size:
+        return False
+    steps = [max(1, side // _LOOKED_AT) for side in view.view_size]
+    rgb_3HW = rgb_3HW[:, :: steps[0], :: steps[1]]
     places, clear, beyond = [], [], []
     for axis in (0, 1):
-        cells = torch.arange(view.view_size[axis]) + 0.5
+        cells = torch.arange(0, view.view_size[axis], steps[axis]) + 0.5
         place = (cells - view.offset[axis]) / view.scale[axis]
         margin = 2.5 * max(1.0, 1 / view.scale[axis])
         places.append(place / view.image_size[axis])
@@ -198,7 +216,7 @@ def _holds(rgb_3HW: Tensor, view: ViewGeometry) -> bool:
     expected_3HW = torch.ones_like(rgb_3HW)
     expected_3HW[0] = _LOW + _SPAN * places[1][None]
     expected_3HW[1] = _LOW + _SPAN * places[0][:, None]
-    if (rgb_3HW - expected_3HW).abs().amax(dim=0)[clear_HW].max() > _NEAR:
+    if (rgb_3HW - expected_3HW).abs().amax(dim=0)[clear_HW].max() > near:
         return False
     beyond_HW = beyond[0][:, None] | beyond[1][None]
     # Padding is of one colour.

@@ -18,7 +18,7 @@ from clipdepth_plugin.adapters.preprocessing import (
     Triple,
     triple,
 )
-from clipdepth_plugin.adapters.processors.behaviour import read_by_behaviour
+from clipdepth_plugin.adapters.processors.behaviour import contradicts, read_by_behaviour
 from clipdepth_plugin.adapters.processors.registry import Read, reader_of
 from clipdepth_plugin.errors import HostError
 from clipdepth_plugin.maps.tiling import ViewRule
@@ -59,7 +59,24 @@ def from_processor(processor: Any) -> Preprocessing:
     interpolation = _FILTERS.get(3 if resample is None else int(resample))
     if interpolation is None:
         raise HostError(f"{name}: resample={resample!r} is none of Pillow's filters")
-    found = Preprocessing(
+    found = _preprocessing(name, given, read, interpolation)
+    if found.resize and not read.view_rules and contradicts(name, inner, found):
+        seen = read_by_behaviour(name, inner, found)
+        if isinstance(seen, str):
+            seen = Read(
+                read.size, unknown=f"{name}: its settings say otherwise than it does ({seen})"
+            )
+        found = _preprocessing(name, given, seen, interpolation)
+    video = getattr(processor, "video_processor", None)
+    if video is None or found.unknown:
+        return found
+    return dataclasses.replace(found, view_rules=(*found.view_rules, *_frames(video, found)))
+
+
+def _preprocessing(
+    name: str, given: Mapping[str, Any], read: Read, interpolation: Interpolation
+) -> Preprocessing:
+    return Preprocessing(
         *_normalisation(name, given),
         read.size,
         read.resize,
@@ -69,10 +86,6 @@ def from_processor(processor: Any) -> Preprocessing:
         read.view_rules,
         read.unknown,
     )
-    video = getattr(processor, "video_processor", None)
-    if video is None or found.unknown:
-        return found
-    return dataclasses.replace(found, view_rules=(*found.view_rules, *_frames(video, found)))
 
 
 def _as_it_does(name: str, given: Mapping[str, Any], inner: Any, read: Read | str) -> Read | str:
@@ -119,7 +132,10 @@ def _fields(processor: Any) -> dict[str, Any]:
             f"the processor is {type(processor).__name__}, expected the host's image processor "
             "itself (AutoImageProcessor.from_pretrained(...)), its dict or a Preprocessing"
         )
-    given = processor if isinstance(processor, Mapping) else processor.to_dict()
+    try:
+        given = processor if isinstance(processor, Mapping) else processor.to_dict()
+    except (TypeError, ValueError, OSError) as error:  # a font that is missing ...
+        raise HostError(f"{type(processor).__name__} cannot say its settings: {error}") from error
     return {key: _plain(value) for key, value in given.items()}
 
 

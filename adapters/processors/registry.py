@@ -79,4 +79,4 @@ def sized(given: Mapping[str, Any]) -> Size:
 
 def largest(rule: ViewRule) -> Read:
     """A rule without a size of its own: what a square image larger than any input becomes."""
-    return Read(rule.views((1 << 14, 1 << 14)).views[0].view_size, view_rules=(rule,))
+    return Read(rule.views((1 << 13, 1 << 13)).views[0].view_size, view_rules=(rule,))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from clipdepth_plugin.adapters.traits import parameters_of
 from tests.tiny.case import IMAGE_TOKEN, PATCH, TEXT, VIDEO_TOKEN, VISION, WIDTH
 from tests.tiny.hf_towers import make
-from tests.tiny.packed_case import Inputs, PackedCase, library_packing, prompt_for
+from tests.tiny.packed_case import Inputs, PackedCase, before_5, library_packing, prompt_for
 from tests.tiny.stems import radio
 
 _T: dict[str, Any] = {**TEXT, "num_key_value_heads": 4}
@@ -134,6 +134,7 @@ _GRIDS = (
         family="hf_qwen",
         prompt=_prompt(4),
         needs="PaddleOCRVLForConditionalGeneration",
+        since=(5, 24),  # 5.5 calls its grids image_grid_thw
     ),
 )
 
@@ -365,10 +366,11 @@ def _pack_pix2struct(pictures: list[Tensor]) -> Inputs:
     """Row and column, from 1, before each patch; padded by zeros."""
     from transformers.models.pix2struct.image_processing_pix2struct import torch_extract_patches
 
+    batched = [x if before_5() else x[None] for x in pictures]  # what it takes
     longest = max(x.shape[1] * x.shape[2] // PATCH**2 for x in pictures) + 3
     flattened = torch.zeros(len(pictures), longest, 2 + 3 * PATCH**2)
-    for index, x in enumerate(pictures):
-        patches_1hwP = torch_extract_patches(x[None], PATCH, PATCH)
+    for index, x in enumerate(batched):
+        patches_1hwP = torch_extract_patches(x, PATCH, PATCH)
         _, h, w, _ = patches_1hwP.shape
         y_hw, x_hw = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
         places_hw2 = torch.stack([y_hw, x_hw], dim=-1) + 1

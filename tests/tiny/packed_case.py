@@ -41,6 +41,7 @@ class PackedCase:
         pooled: The library's own pooled vectors (B, D) of packed pictures, or None.
         prompt: From the host and packed pictures to a whole prompt, or None where it takes none.
         needs: What transformers must have for it.
+        since: The first release that has it in the form that is tested.
         channels_first: Whether flattened patches have one channel after another.
     """
 
@@ -59,6 +60,7 @@ class PackedCase:
     pooled: Callable[[Any, Inputs], Tensor] | None = None
     prompt: Callable[[Any, Inputs], dict[str, Any]] | None = None
     needs: str
+    since: tuple[int, int] = (4, 57)
     channels_first: bool = False
 
     def host(self) -> Any:
@@ -68,7 +70,7 @@ class PackedCase:
     @property
     def absent(self) -> bool:
         """Whether the installed transformers lacks this host."""
-        return self.needs not in dir(transformers)
+        return self.needs not in dir(transformers) or release() < self.since
 
     def run(self, host: Any, inputs: Inputs) -> Any:
         """Runs the host's vision."""
@@ -89,6 +91,17 @@ class PackedCase:
             corners = [(y, x) for y in range(0, h, tile_h) for x in range(0, w, tile_w)]
             views += [(picture, y, x, grid) for y, x in corners]
         return views
+
+
+def release() -> tuple[int, int]:
+    """Of the installed transformers."""
+    major, minor = transformers.__version__.split(".")[:2]
+    return int(major), int(minor)
+
+
+def before_5() -> bool:
+    """Whether the installed transformers is of release 4."""
+    return release() < (5, 0)
 
 
 def rows_of(out: Any) -> list[int]:

@@ -70,8 +70,7 @@ def _qwen(
             inputs["pixel_values"], grid_thw=inputs["image_grid_thw"]
         ),
         prompt=_qwen_prompt,
-        needs=model,
-        **case,
+        **{"needs": model, **case},
     )
 
 
@@ -159,6 +158,7 @@ QWENS = (
         *("qwen2_5_omni", "Qwen2_5OmniThinkerForConditionalGeneration", _WINDOWS, _QWEN_TEXT),
         {**_OLD_TOKENS, "audio_token_index": 94, "audio_config": _AUDIO},
         config="Qwen2_5OmniThinkerConfig",
+        needs="Qwen2_5OmniThinkerModel",
         title=_OMNI,
         grids=_RAGGED,
     ),
@@ -171,6 +171,7 @@ QWENS = (
             "audio_config": {**_AUDIO, "downsample_hidden_size": 8},
         },
         config="Qwen3OmniMoeThinkerConfig",
+        needs="Qwen3OmniMoeThinkerModel",
         title=_OMNI,
     ),
     _qwen(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tests.tiny.case import IMAGE_TOKEN, TEXT, VISION, HostCase, hidden_states, tensors
 from tests.tiny.hf_towers import make
+from tests.tiny.packed_case import before_5
 from tests.tiny.vlms import Prompts, vlm
 
 _RADIO: dict[str, Any] = {
@@ -64,7 +65,8 @@ _LLAMA4 = vlm(
 
 def _run_llama4(host: Any, x: Tensor) -> list[Tensor]:
     # The forward of transformers 5.24, and so generate(), fails without us (image_outputs).
-    return tensors(host.get_image_features(x))
+    old = {"vision_feature_select_strategy": "default"} if before_5() else {}
+    return tensors(host.get_image_features(x, **old))
 
 
 STEMS: tuple[HostCase, ...] = (
