@@ -22,11 +22,11 @@ class Hook:
     ) -> None:
         self.owner = owner
         self._call = call
-        self._least = 3 if with_kwargs else 0
+        self._with_kwargs = with_kwargs
 
     def __call__(self, *args: Any) -> None:
         """What torch calls: looks, returns nothing, so nothing is replaced."""
-        if len(args) >= self._least:
+        if args[2:] or not self._with_kwargs:
             self._call(*args)
 
     def __reduce__(self) -> tuple[Any, ...]:
