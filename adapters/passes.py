@@ -140,7 +140,10 @@ class TowerPass:
         The range of the colour that varies most. No list where the host has written into the
         pixels since.
         """
-        if self._pixels is None or self._pixels[1] not in (None, self._pixels[0]._version):
+        if self._pixels is None:
+            return []
+        pixels, version = self._pixels
+        if version is not None and pixels._version != version:
             return []
         ranges = []
         for x_B3HW in self._seen_pixels(self._laid_out(), self._pixels) or []:

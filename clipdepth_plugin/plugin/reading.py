@@ -100,8 +100,8 @@ class DepthReading:
 
         Returns:
             (B, 1, H, W) float32 metres; with ``original_sizes`` a list of (1, H, W), NaN where
-            the tower did not see the image or ``depth`` is NaN; a list as ``depths`` where neither size is given and
-            the views are of several.
+            the tower did not see the image, or saw a constant one; a list as ``depths`` where
+            neither size is given and the views are of several.
 
         Raises:
             NoDepthError: As ``depth``.
