@@ -212,7 +212,7 @@ def test_predict_of_pictures_of_one_colour(
     Image.new("RGB", (64, 48), "white").save(tmp_path / "in" / "white.png")
     Image.new("L", (32, 32), 17).save(tmp_path / "in" / "grey.png")
     out = tmp_path / "out"
-    more = ["--confidence"] if confidence else []
+    more = ("--confidence",) if confidence else ()
     options = ("--host", host, "--head", tmp_path / "head", "-o", out, "--npy", *more)
     result = run("predict", tmp_path / "in", *options)
     assert result.exit_code == 0, result.output
