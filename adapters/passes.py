@@ -54,9 +54,11 @@ def keep(x: Tensor) -> Kept:
     """A reference; a copy where writes could not be noticed (inference mode)."""
     if torch.compiler.is_dynamo_compiling():
         return x.detach(), None
-    if x.is_inference():
+    try:
+        version = x._version
+    except RuntimeError:  # an inference tensor; ``is_inference`` would be a call more for each
         return x.clone(), None
-    return (x.detach() if x.requires_grad else x), x._version
+    return (x.detach() if x.requires_grad else x), version
 
 
 class TowerPass:
@@ -82,6 +84,7 @@ class TowerPass:
         self._pixels: Kept | None = None
         self._due = len(wanted.levels) + (wanted.context == "pooled")
         self._problem: str | None = None
+        self._compiles = torch.compiler.is_dynamo_compiling()
 
     @property
     def views(self) -> tuple[Views, ...]:
@@ -119,7 +122,7 @@ class TowerPass:
         last, levels = wanted.levels[-1], {k: self._levels[k][0] for k in wanted.levels}
         tokens = layout.tokens(levels)
         contexts = self._contexts(layout, [one[last] for one in tokens])
-        pixels = None if self._pixels is None else self._seen_pixels(layout, self._pixels[0])
+        pixels = self._seen_pixels(layout, self._pixels) if wanted.pixels else None
         batches = [
             TowerFeatures(
                 tokens[run],
@@ -130,6 +133,23 @@ class TowerPass:
             for run, views in enumerate(layout.views)
         ]
         return [one.mapped(_usable) for one in batches] if inference else batches
+
+    def pixel_ranges(self) -> list[Tensor]:
+        """How far the pixels of each view reach, (B,) for each of ``views``: 0 is one colour.
+
+        The range of the colour that varies most. No list where the host has written into the
+        pixels since.
+        """
+        if self._pixels is None:
+            return []
+        pixels, version = self._pixels
+        if version is not None and pixels._version != version:
+            return []
+        ranges = []
+        for x_B3HW in self._seen_pixels(self._laid_out(), self._pixels) or []:
+            low_B3, high_B3 = x_B3HW.flatten(2).aminmax(dim=2)
+            ranges.append((high_B3 - low_B3).amax(dim=1))
+        return ranges
 
     def free(self, why: str) -> None:
         """Drops the tokens; asking for them later says ``why``."""
@@ -155,12 +175,13 @@ class TowerPass:
             self._problem = f"level {level} came as {tuple(x.shape)}, expected a width of {width}"
             return
         # As ``keep``, which would be a call more for each level.
-        if torch.compiler.is_dynamo_compiling():
+        if self._compiles:
             self._levels[level] = x.detach(), None
-        elif x.is_inference():
-            self._levels[level] = x.clone(), None
         else:
-            self._levels[level] = x.detach() if x.requires_grad else x, x._version
+            try:
+                self._levels[level] = x.detach() if x.requires_grad else x, x._version
+            except RuntimeError:
+                self._levels[level] = x.clone(), None
         self._due -= 1
         self.complete = self._due == 0
 
@@ -187,12 +208,14 @@ class TowerPass:
                 self._call = call._replace(arguments={})
         return self._layout
 
-    def _seen_pixels(self, layout: TokenLayout, pixels: Tensor) -> list[Tensor]:
+    def _seen_pixels(self, layout: TokenLayout, kept: Kept | None) -> list[Tensor] | None:
         """The pixels that whole patches cover; the rest, right and below, no token has seen."""
+        if kept is None:
+            return None
         patch_h, patch_w = self._wanted.tower.patch_size
         return [
             x_B3HW[..., : views.grid[0] * patch_h, : views.grid[1] * patch_w]
-            for x_B3HW, views in zip(layout.pixels(pixels), layout.views, strict=True)
+            for x_B3HW, views in zip(layout.pixels(kept[0]), layout.views, strict=True)
         ]
 
     def _contexts(self, layout: TokenLayout, deepest: list[Tensor]) -> list[Tensor] | None:
@@ -223,7 +246,8 @@ class TowerPass:
             raise NoDepthError(
                 f"taps that did not fire: {', '.join(missing)}. It may be that {NOT_FIRED}"
             )
-        more = [kept for kept in (self._pooled, self._pixels) if kept is not None]
+        read = self._pixels if self._wanted.pixels else None
+        more = [kept for kept in (self._pooled, read) if kept is not None]
         inference = False
         for x, version in (*self._levels.values(), *more):
             if version is None:

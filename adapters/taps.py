@@ -149,7 +149,7 @@ class Taps:
         call = TowerCall(forward.arguments, shape, tuple(output.shape))
         forward.arguments, forward.picture = {}, None
         self._recorder.begin(call)
-        if self._recorder.wanted.pixels and forward.running is not None:
+        if forward.running is not None:
             forward.running.take_pixels(pixels)
 
     def _on_first_block(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:

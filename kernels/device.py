@@ -80,9 +80,7 @@ def to_metres(level, low, high, METRES: tl.constexpr):  # type: ignore[no-untype
     if METRES == 0:
         return relu(level)
     elif METRES == 1:
-        return relu(level) + tl.log(
-            1 + tl.exp(-tl.abs(level))
-        )
+        return relu(level) + tl.log(1 + tl.exp(-tl.abs(level)))
     else:
         share = level
         if METRES == 2:

@@ -25,6 +25,7 @@ from clipdepth_plugin.cli.options import (
 )
 from clipdepth_plugin.errors import HeadMismatchError, ImageError
 from clipdepth_plugin.files.opening import MAX_PIXELS
+from clipdepth_plugin.files.paths import shown
 from clipdepth_plugin.files.pictures import (
     COLOUR_SUFFIX,
     CONFIDENCE_SUFFIX,
@@ -90,7 +91,7 @@ def predict(options: PredictOptions, console: Console) -> int:
     For each picture: NAME.depth.png (16-bit, millimetres, 0 is no depth) and NAME.colour.png
     (colours with a scale in metres), both for the whole picture. Those of an earlier
     run are replaced; other files of these names (the truth of an RGB-D folder has them) only with
-    --overwrite.
+    --overwrite. A picture of one colour has no depth: its maps are 0, and it is named.
 
     Exit code: 0, all pictures are done. 1, some could not be read; they are named at the end, the
     others are done. 2, the host, the head or the input is wrong, and nothing was written; or a
@@ -126,9 +127,11 @@ def predict(options: PredictOptions, console: Console) -> int:
             other_tower=options.other_tower,
         )
         depth_of = PictureDepth(plugin)
-    unreadable = _predict_all(images, depth_of, options, console)
+    unreadable, empty = _predict_all(images, depth_of, options, console)
     done = len(images) - len(unreadable)
     console.print(f"{done} depth maps in {options.output}")
+    for path in empty:
+        console.print(f"no depth, as it is of one colour: {shown(path)}", style="yellow")
     for error in unreadable:
         console.print(f"not done: {error}", style="red")
     return 1 if unreadable else 0
@@ -149,8 +152,10 @@ def _check_head(head: DepthHead, options: PredictOptions) -> None:
 
 def _predict_all(
     images: Sequence[Path], depth_of: PictureDepth, options: PredictOptions, console: Console
-) -> list[ImageError]:
+) -> tuple[list[ImageError], list[Path]]:
+    """What could not be read, and which pictures have no depth."""
     unreadable: list[ImageError] = []
+    empty: list[Path] = []
     with bar(console, "depth", len(images), shown=len(images) > 1) as advance:
         for start in range(0, len(images), options.batch_size):
             paths = images[start : start + options.batch_size]
@@ -162,9 +167,11 @@ def _predict_all(
                     unreadable.append(error)
             maps = depth_of([image for _, image in read], focal_px=options.focal_px)
             for (path, image), map_CHW in zip(read, maps, strict=True):
+                if bool(map_CHW[0].isnan().all()):
+                    empty.append(path)
                 _write_maps(path.stem, image, map_CHW.cpu(), options)
             advance(len(paths))
-    return unreadable
+    return unreadable, empty
 
 
 def _write_maps(stem: str, image: Image.Image, map_CHW: Tensor, options: PredictOptions) -> None:

@@ -154,7 +154,7 @@ def evaluate(
     if unseen:
         logger.warning(
             "%d pixels with depth are not measured: the tower was not shown them, as the head's "
-            "resize rule (config.resize) crops pictures",
+            "resize rule (config.resize) crops pictures, or it was shown one colour",
             unseen,
         )
     constant: Means = {a: mean_metrics([row.baseline[a] for row in rows]) for a in ALIGNMENTS}

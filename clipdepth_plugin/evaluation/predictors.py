@@ -70,7 +70,7 @@ class HeadPredictor:
         self._head = plugin.head
 
     def __call__(self, samples: Sequence[Sample]) -> list[Tensor]:
-        """See ``Predictor``; NaN where the tower did not see the picture."""
+        """See ``Predictor``; NaN where the tower did not see the picture, or saw one colour."""
         knows_cameras = self._head.config.canonical_focal is not None
         cameras = [sample.intrinsics for sample in samples] if knows_cameras else None
         return self.depth_of([sample.picture for sample in samples], cameras)
@@ -84,16 +84,18 @@ def predict_samples(
     Confidence is averaged with the mirrored picture's, as metres are.
 
     Raises:
-        DataError: A map is infinite somewhere or NaN all over, or of another size than its picture.
+        DataError: A map is infinite somewhere or NaN all over (where that is not a head's word on
+            a picture of one colour), or of another size than its picture.
     """
     if not samples:
         return []
     boxes = [protocol.seen(*sample.depth_1HW.shape[-2:]) for sample in samples]
+    maybe_empty = isinstance(predict, HeadPredictor)  # it has refused what is not finite
     shown = [_cropped(sample, box) for sample, box in zip(samples, boxes, strict=True)]
-    maps = _checked(predict(shown), shown)
+    maps = _checked(predict(shown), shown, maybe_empty)
     if protocol.flip:
         mirrored = [replace(s, image_3HW=s.image_3HW.flip(-1)) for s in shown]
-        flipped = _checked(predict(mirrored), shown)
+        flipped = _checked(predict(mirrored), shown, maybe_empty)
         maps = [(one + other.flip(-1)) / 2 for one, other in zip(maps, flipped, strict=True)]
     whole = []
     for sample, (top, bottom, left, right), map_CHW in zip(samples, boxes, maps, strict=True):
@@ -118,7 +120,7 @@ def _cropped(sample: Sample, box: tuple[int, int, int, int]) -> Sample:
     return replace(sample, image_3HW=image_3HW, depth_1HW=depth_1HW, intrinsics=camera)
 
 
-def _checked(maps: Sequence[Tensor], samples: Sequence[Sample]) -> list[Tensor]:
+def _checked(maps: Sequence[Tensor], samples: Sequence[Sample], maybe_empty: bool) -> list[Tensor]:
     """(1 or 2, H, W) float32 maps on the CPU, NaN where the tower did not see the picture."""
     checked = []
     for given_CHW, sample in zip(maps, samples, strict=True):
@@ -131,8 +133,8 @@ def _checked(maps: Sequence[Tensor], samples: Sequence[Sample]) -> list[Tensor]:
                 f"{tuple(given_CHW.shape)} must have one size"
             )
         map_CHW = given_CHW.detach().float().cpu()
-        unseen_CHW = map_CHW.isnan()
-        if bool(unseen_CHW.all()) or bool(map_CHW.isinf().any()):
+        empty = not maybe_empty and bool(map_CHW.isnan().all())
+        if empty or bool(map_CHW.isinf().any()):
             raise DataError(f"{sample.name}: the predicted depth is not finite (NaN or infinite)")
         checked.append(map_CHW)
     return checked

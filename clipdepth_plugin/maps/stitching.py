@@ -73,8 +73,8 @@ def _checked(
 
 def _rescaled(tile_1HW: Tensor, overview_1HW: Tensor, index: int) -> Tensor:
     seen_1HW = tile_1HW.isfinite()
-    if not bool(seen_1HW.any()):
-        return tile_1HW  # A tile of padding alone.
+    if not (bool(seen_1HW.any()) and bool(overview_1HW.isfinite().any())):
+        return tile_1HW  # One of them is padding alone, or of one colour.
     both_1HW = seen_1HW & overview_1HW.isfinite()
     if not bool(both_1HW.any()):
         raise HostError(f"tile {index} and the overview share no area of the image")

@@ -1,7 +1,11 @@
-"""A head on the features of a pass: whether it may run there, and whether its depth is sound."""
+"""A head on the features of a pass: whether it may run there, and whether its depth is sound.
+
+Axes: B views, H W a map's size.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -18,8 +22,13 @@ if TYPE_CHECKING:
     from clipdepth_plugin.head import DepthHead
 
 
+ONE_COLOUR = 1e-3
+"""A picture is of one colour where normalised pixels vary less: a step of 8 bits is 4e-3 or more.
+Not 0, as a resize of floats makes rounding errors."""
+
+
 def estimates(head: DepthHead | FusedHead, batches: Sequence[TowerFeatures]) -> list[DepthEstimate]:
-    """What a head gives at its native size for each batch of views, without a graph, checked."""
+    """What a head gives at its native size for each batch of views, without a graph."""
     if head.training:
         raise HeadMismatchError(
             "the head is in training mode, where reading depth would change its batch norms: "
@@ -33,15 +42,34 @@ def estimates(head: DepthHead | FusedHead, batches: Sequence[TowerFeatures]) -> 
                 natives = [head.estimate(one) for one in moved]
             else:  # by the head's own call, which the user may have hooked
                 natives = [DepthEstimate(head(one)) for one in moved]
-    check_finite([one.metres for one in natives])
     return natives
 
 
-def check_finite(maps: Sequence[Tensor]) -> None:
-    """Whether the depth of every view is finite; waits for the device."""
+def check_finite(maps: Sequence[Tensor], ranges: Sequence[Tensor] = ()) -> list[int]:
+    """Whether the depth of every view is finite; waits for the device once.
+
+    Returns:
+        The views of one colour, by their ``ranges`` (``TowerPass.pixel_ranges``).
+    """
     # One pass over the maps: a sum is finite only where all of it is.
-    if bool(torch.stack([one_B1HW.sum() for one_B1HW in maps]).isfinite().all()):
-        return
+    sums = torch.stack([one_B1HW.sum() for one_B1HW in maps])
+    found = torch.cat([sums, *[range_B.to(sums) for range_B in ranges]]).tolist()
+    if not math.isfinite(sum(found[: len(maps)])):
+        _refuse_infinite(maps)
+    return [view for view, reach in enumerate(found[len(maps) :]) if reach <= ONE_COLOUR]
+
+
+def without_depth(native: DepthEstimate, range_B: Tensor) -> DepthEstimate:
+    """NaN for the views of one colour, by the ranges of their pixels."""
+    metres, log_scale = native.metres, native.log_scale
+    empty_B111 = (range_B.to(metres) <= ONE_COLOUR)[:, None, None, None]
+    if log_scale is not None:
+        log_scale = log_scale.masked_fill(empty_B111, torch.nan)
+    return DepthEstimate(metres.masked_fill(empty_B111, torch.nan), log_scale)
+
+
+def _refuse_infinite(maps: Sequence[Tensor]) -> None:
+    """Raises where a view is not finite; a sum may overflow where all are."""
     finite_B = torch.cat([one_B1HW.isfinite().flatten(1).all(dim=1) for one_B1HW in maps])
     if not bool(finite_B.all()):
         odd = (~finite_B).nonzero().flatten().tolist()

@@ -26,7 +26,12 @@ from clipdepth_plugin.maps.geometry import ImageViews
 from clipdepth_plugin.maps.placing import Join, at_pixels, at_size, in_images
 from clipdepth_plugin.maps.stitching import paste, stitch
 from clipdepth_plugin.maps.tiling import arrange
-from clipdepth_plugin.plugin.estimating import check_finite, estimates, on_heads_device
+from clipdepth_plugin.plugin.estimating import (
+    check_finite,
+    estimates,
+    on_heads_device,
+    without_depth,
+)
 
 if TYPE_CHECKING:
     from clipdepth_plugin.fused.head import FusedHead  # brings triton in
@@ -52,18 +57,31 @@ class Reader:
     preprocessing: Preprocessing | None
     lens: LensCheck = field(default_factory=LensCheck)
     _said: bool = False
+    _said_empty: set[int] = field(default_factory=set)
 
-    def say_assumed(self, size: Size, where: str = "") -> None:
+    def say_empty(self, views: Sequence[int]) -> None:
+        """Says which views are pictures of one colour: each number once."""
+        for view in views:
+            if view not in self._said_empty:
+                self._said_empty.add(view)
+                logger.warning(
+                    "view %d is a constant picture, such as a policy fills a missing camera in "
+                    "with: it has no depth, its map is NaN (said once for each number of a view)",
+                    view,
+                )
+
+    def say_assumed(self, one: PassMaps, where: str = "") -> None:
         """Says which camera is assumed where none is given: once, and not in compiled code."""
-        focal = self.head.config.focal_at(size)
-        if focal is None or self._said or torch.compiler.is_compiling():
+        config = self.head.config
+        if config.canonical_focal is None or self._said or torch.compiler.is_compiling():
             return
         self._said = True
+        size = one.views[0].pixel_size
         logger.warning(
             "no camera given%s: the metres are those of a focal length of %g px at %d x %d; "
             "focal_px=... or intrinsics=... (clipdepth predict: --focal-px) give those of another",
             where,
-            focal,
+            config.focal_at(size),
             *size,
         )
 
@@ -87,7 +105,10 @@ class PassMaps(TowerPass):
         intrinsics: Cameras | None = None,
         focal_px: Focals | None = None,
     ) -> list[Tensor]:
-        """Native maps (B, 1, h, w) of each of ``views``, in the metres of the cameras."""
+        """Native maps (B, 1, h, w) of each of ``views``, in the metres of the cameras.
+
+        NaN where a view is a constant picture.
+        """
         return self.scaled([one.metres for one in self._read()], images, intrinsics, focal_px)
 
     def scaled(
@@ -102,7 +123,7 @@ class PassMaps(TowerPass):
         These are given for ``images``; None: for the views as they are.
         """
         if intrinsics is None and focal_px is None:
-            self._reader.say_assumed(self.views[0].pixel_size)
+            self._reader.say_assumed(self)
             return natives
         if images is None:
             images = views_themselves(self._sizes)
@@ -110,7 +131,7 @@ class PassMaps(TowerPass):
         scales = camera_scales(reader.head.config, images, intrinsics, focal_px, reader.lens)
         if None in scales:
             unknown = [index for index, scale in enumerate(scales) if scale is None]
-            reader.say_assumed(self.views[0].pixel_size, f" for views {unknown}")
+            reader.say_assumed(self, f" for views {unknown}")
         factors = torch.tensor(
             [1.0 if scale is None else scale for scale in scales],
             dtype=torch.float32,  # of natives, too, whatever a decoder of one's own gives
@@ -130,9 +151,8 @@ class PassMaps(TowerPass):
 
     def at_input(self, natives: list[Tensor]) -> list[Tensor]:
         """The maps (B, 1, H, W) of each of ``views``: the caller's to write into."""
-        with torch.inference_mode(False):
-            maps = at_pixels(natives, self.views, self._wanted.tower.patch_size)
-            return [map_B1HW.clone() for map_B1HW in maps]
+        maps = at_pixels(natives, self.views, self._wanted.tower.patch_size)
+        return [map_B1HW.clone() for map_B1HW in maps]
 
     def only(self, maps: list[Tensor], instead: str) -> Tensor:
         """The maps of views of one size."""
@@ -196,12 +216,20 @@ class PassMaps(TowerPass):
         return _as_one(at_pixels(natives, self.views, self._wanted.tower.patch_size))
 
     def _read(self) -> list[DepthEstimate]:
-        """The maps of each of ``views`` at the head's native size, computed once."""
+        """The maps of each of ``views`` at the head's native size, computed once.
+
+        Where they are read inference mode is off: they are the user's.
+        """
         # Made on first use (setdefault is atomic): torch.compile traces this object's making.
         reading = self.__dict__.setdefault("_reading", threading.Lock())
-        with torch.inference_mode(False), reading:
+        with reading:
             if self._native is None:
-                self._native = estimates(self._reader.head, self._batches())
+                natives = estimates(self._reader.head, self._batches())
+                ranges = self.pixel_ranges()
+                if empty := check_finite([one.metres for one in natives], ranges):
+                    natives = list(map(without_depth, natives, ranges))
+                    self._reader.say_empty(empty)
+                self._native = natives
                 self.free("the tokens were freed when this pass's depth was read")
             return self._native
 

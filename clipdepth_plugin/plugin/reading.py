@@ -30,7 +30,9 @@ class DepthReading:
         Computed on first reading, without a graph; the tokens are freed then.
 
         Returns:
-            (B, 1, H, W) float32 metres, one map for each view, at the tower's input size.
+            (B, 1, H, W) float32 metres, one map for each view, at the tower's input size: finite,
+            but NaN for a view whose pixels are constant (a policy fills in a missing camera so),
+            which a logged warning names.
 
         Raises:
             NoDepthError: No tower pass to read, or one that did not fire every tap; says why
@@ -39,7 +41,8 @@ class DepthReading:
             HeadMismatchError: The head is in training mode or on another device.
         """
         one = self._pass()
-        return one.only(one.at_input(one.metres()), "depths, or predict(size=...)")
+        with torch.inference_mode(False):
+            return one.only(one.at_input(one.metres()), "depths, or predict(size=...)")
 
     @property
     def depths(self) -> list[Tensor]:
@@ -48,7 +51,8 @@ class DepthReading:
         Where a host pads pictures or packs them, a map covers the picture, never its padding.
         """
         one = self._pass()
-        return [map_1HW for maps_B1HW in one.at_input(one.metres()) for map_1HW in maps_B1HW]
+        with torch.inference_mode(False):
+            return [map_1HW for maps_B1HW in one.at_input(one.metres()) for map_1HW in maps_B1HW]
 
     @property
     def confidence(self) -> Tensor:
@@ -56,7 +60,7 @@ class DepthReading:
 
         Returns:
             (B, 1, H, W) float32: the probability, 0 to 1, that the true depth is within a factor
-            of 1.25 of the predicted one, as the head has learnt it.
+            of 1.25 of the predicted one, as the head has learnt it. NaN where ``depth`` is.
 
         Raises:
             NoDepthError: As ``depth``.
@@ -96,8 +100,8 @@ class DepthReading:
 
         Returns:
             (B, 1, H, W) float32 metres; with ``original_sizes`` a list of (1, H, W), NaN where
-            the tower did not see the image; a list as ``depths`` where neither size is given and
-            the views are of several.
+            the tower did not see the image, or saw a constant one; a list as ``depths`` where
+            neither size is given and the views are of several.
 
         Raises:
             NoDepthError: As ``depth``.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, parse_flag_from_env
 from torch import nn
 
 from clipdepth_plugin.arguments import Size
@@ -208,7 +208,7 @@ def with_precision(config: TrainConfig) -> TrainConfig:
     Raises:
         TrainingError: This device only emulates it, or ``accelerate launch`` says another.
     """
-    device = PartialState().device
+    device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
     precision: str = config.precision
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launched != "no" and precision not in ("auto", launched):

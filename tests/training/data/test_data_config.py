@@ -31,7 +31,7 @@ from clipdepth_plugin.errors import DataError
         ({"format": "nyu_mat", "split": "test"}, "needs the official splits.mat"),
         ({"format": "nyu_mat", "split": "val", "files": "s.mat"}, "has train, test and all"),
         ({"format": "rgbd", "min_depth": 2.0, "max_depth": 1.0}, "is not over"),
-        ({"format": "rgbd", "intrinsics": (1, 1, 0, float("nan"))}, "finite number"),
+        ({"format": "rgbd", "intrinsics": (1, 1, 0, float("nan"))}, "a camera: got"),
         ({"format": "rgbd", "intrinsics": (-300, -300, 1, 1)}, "fx and fy positive"),
         ({"format": "rgbd", "intrinsics": (0, 0, 1, 1)}, "fx and fy positive"),
         ({"format": "rgbd", "roots": "x"}, "Extra inputs"),
