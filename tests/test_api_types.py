@@ -84,7 +84,8 @@ def calls(host: nn.Module, head: DepthHead, make_pixels: Any) -> dict[str, Calla
     depth_of, picture = PictureDepth(plugin, squash), Image.new("RGB", (40, 30))
     new = partial(DepthHead, head.config)
     protocol = get_protocol("rgbd")
-    sample = Sample(torch.zeros(3, 4, 4, dtype=torch.uint8), torch.ones(1, 4, 4), None, "a")
+    image_3HW = torch.arange(48, dtype=torch.uint8).view(3, 4, 4)
+    sample = Sample(image_3HW, torch.ones(1, 4, 4), None, "a")
     map_HW, mask_HW = torch.ones(4, 4), torch.ones(4, 4, dtype=torch.bool)
     view = ViewGeometry.squashed((9, 9), (3, 3))
     return {

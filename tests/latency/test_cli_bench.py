@@ -105,6 +105,7 @@ def test_a_narrow_terminal_gets_each_number_on_a_line_of_its_own(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = (folder, *SHORT, "--form", "eager", "--scope", "tower")
+    monkeypatch.setenv("COLUMNS", "160")
     wide = bench(*given).stdout
     assert any("p50 ms" in line and "p95 ms" in line for line in wide.splitlines())
     monkeypatch.setenv("COLUMNS", "40")
