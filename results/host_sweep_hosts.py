@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 import transformers
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 WIDTH, DEPTH, PATCH, SIDE, FRAMES = 32, 4, 8, 4, 4
 """Of the tiny towers: width, blocks, pixels of a patch's side, patches of a picture's side; frames
@@ -157,8 +157,15 @@ def default_on_meta(kind: type[PreTrainedModel]) -> nn.Module:
 
 
 def _default(kind: type[PreTrainedModel]) -> PreTrainedConfig:
+    """The default config; vision parts that it leaves out (Gemma 4) are their own default."""
     config: Any = kind.config_class
-    return cast("PreTrainedConfig", config(**_ALONE.get(kind.__name__, {})))
+    made = config(**_ALONE.get(kind.__name__, {}))
+    left_out = {
+        name: inner()
+        for name, inner in config.sub_configs.items()
+        if "vision" in name and inner is not AutoConfig and getattr(made, name, inner) is None
+    }
+    return cast("PreTrainedConfig", config(**left_out) if left_out else made)
 
 
 def _small(config: PreTrainedConfig, overrides: dict[str, Any]) -> PreTrainedConfig:
