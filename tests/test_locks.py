@@ -39,9 +39,12 @@ def locked(folder):
 
 def locked_with_worker(folder):
     with locks.locked_folder(folder, TrainingError, "run folder"):
+        begun, says = os.pipe()
         worker = os.fork()
         if worker == 0:
+            os.write(says, b"1")  # it is through what is done after a fork
             time.sleep(60)
+        os.read(begun, 1)
         wait(worker)
 
 def file(folder):
