@@ -25,6 +25,7 @@ TEMPORARY = ".writing-"
 
 Error = type[ClipDepthError]
 _cleaned: set[Path] = set()
+_TRIES = 100  # as many others may look for leftovers at the same moment
 
 
 def write_atomically(
@@ -94,11 +95,16 @@ def sync(path: Path) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Removes what killed processes were writing in ``folder``; what others write now stays."""
-    for left in folder.glob(f"{TEMPORARY}*"):
-        if left.is_symlink():
+    found: list[os.DirEntry[str]] = []
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:  # a folder yet to be made
+        found += [one for one in entries if one.name.startswith(TEMPORARY)]
+    for entry in found:
+        if entry.is_symlink():
             continue
+        # What it was when it was listed: a folder that has gone since is not made anew as a file.
+        left, is_folder = Path(entry.path), entry.is_dir(follow_symlinks=False)
         with contextlib.suppress(OSError):  # also where its writer is alive
-            _remove(left, lock(left / LOCK_FILE if left.is_dir() else left, surely=True))
+            _remove(left, lock(left / LOCK_FILE if is_folder else left, surely=True))
 
 
 @contextlib.contextmanager
@@ -115,7 +121,7 @@ def _temporary(folder: Path, *, of_files: bool = False) -> Iterator[tuple[Path, 
 
 
 def _made(folder: Path, *, of_files: bool) -> tuple[Path, io.FileIO]:
-    for again in (True, True, False):
+    for tries_left in reversed(range(_TRIES)):
         temporary = folder / f"{TEMPORARY}{secrets.token_hex(8)}"
         try:
             if of_files:
@@ -124,17 +130,20 @@ def _made(folder: Path, *, of_files: bool) -> tuple[Path, io.FileIO]:
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
             # Another process may take it for a leftover before it is locked.
-            if not again or not isinstance(error, HeldError | FileNotFoundError):
+            if not tries_left or not isinstance(error, HeldError | FileNotFoundError):
                 raise
     raise AssertionError
 
 
 def _remove(temporary: Path, file: io.FileIO) -> None:
-    release(file)
+    """Removes it under its lock: else another one takes it before it goes, and loses it."""
+    if os.name != "posix":  # an open file can't be removed there
+        release(file)
     if temporary.is_dir():
         shutil.rmtree(temporary, ignore_errors=True)
     else:
         temporary.unlink(missing_ok=True)
+    release(file)
 
 
 @contextlib.contextmanager
