@@ -13,7 +13,8 @@ from typing import Any
 
 from clipdepth_plugin.data.addresses import check_inside, checked_address
 from clipdepth_plugin.errors import DataError, shortened
-from clipdepth_plugin.files.documents import MIB, parse_yaml, read_bytes, read_json
+from clipdepth_plugin.files.documents import MIB, parse_yaml, read_json
+from clipdepth_plugin.files.paths import read_bytes
 
 _CARDS = ("README.md", ".huggingface.yaml")
 _HUB_ID = re.compile(r"(hf://datasets/)?[\w.-]+(/[\w.-]+)?(@[\w.-]+)?")

@@ -9,15 +9,13 @@ what is not a regular file.
 from __future__ import annotations
 
 import json
-import os
-import stat
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from clipdepth_plugin.arguments import StrPath
 from clipdepth_plugin.errors import ClipDepthError, shortened
+from clipdepth_plugin.files.paths import read_bytes
 
 MIB = 1 << 20
 
@@ -81,28 +79,6 @@ def parse_yaml(text: str | bytes, where: str, error: type[ClipDepthError]) -> An
     except (yaml.YAMLError, ValueError, OverflowError, TypeError, RecursionError) as problem:
         raise error(f"{where} is not valid YAML: {_reason(problem)}") from problem
     return tree
-
-
-def read_bytes(path: StrPath, error: type[ClipDepthError], *, limit: int) -> bytes:
-    """The content of a regular file of at most ``limit`` bytes.
-
-    Raises:
-        ClipDepthError: ``error``; it can't be read, or is larger.
-    """
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (a pipe would block)
-            raise error(f"{path}: can't be read: it is a folder or a device, no file")
-        with Path(path).open("rb") as file:
-            content = file.read(limit + 1)
-    except FileNotFoundError as problem:
-        raise error(f"{path}: no such file; check the path") from problem
-    except (OSError, ValueError) as problem:  # ValueError: a null byte in its name
-        if isinstance(problem, ClipDepthError):
-            raise
-        raise error(f"{path}: can't be read ({problem})") from problem
-    if len(content) > limit:
-        raise error(f"{path}: larger than {limit} bytes, more than such a file ever holds")
-    return content
 
 
 def _decoded(text: str | bytes, limit: int) -> str:

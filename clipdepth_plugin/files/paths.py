@@ -11,6 +11,7 @@ import os
 import stat
 from pathlib import Path
 
+from clipdepth_plugin.arguments import StrPath
 from clipdepth_plugin.errors import ClipDepthError, printable
 
 Error = type[ClipDepthError]
@@ -102,20 +103,35 @@ class FolderNames:
         return {**lower, **{name: name for name in entries}}
 
 
+def read_bytes(
+    path: StrPath, error: Error, *, limit: int, absent: str = "no such file; check the path"
+) -> bytes:
+    """The content of a regular file of at most ``limit`` bytes.
+
+    Raises:
+        ClipDepthError: ``error``; it can't be read, or is larger.
+    """
+    check_file(Path(path), error, absent)
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(limit + 1)
+    except OSError as problem:
+        raise error(f"{shown(path)}: can't be read ({_reason(problem)})") from problem
+    if len(content) > limit:
+        raise error(f"{shown(path)}: larger than {limit} bytes, more than such a file ever holds")
+    return content
+
+
 def read_text(path: Path, error: Error, absent: str = "no such file; check the path") -> str:
     """A text file in UTF-8, or in what its byte order mark says.
 
     Raises:
         ClipDepthError: ``error``; it can't be read, is too large, or is no text.
     """
-    if check_file(path, error, absent) > LIST_BYTES:
-        raise error(f"{shown(path)}: larger than {LIST_BYTES} bytes, no list of files")
+    content = read_bytes(path, error, limit=LIST_BYTES, absent=absent)
+    coding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
     try:
-        content = path.read_bytes()
-        coding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
         text = content.decode(coding)
-    except OSError as problem:
-        raise error(f"{shown(path)}: can't be read ({_reason(problem)})") from problem
     except UnicodeDecodeError as problem:
         raise error(f"{shown(path)}: is no text in UTF-8 ({problem.reason})") from problem
     if "\0" in text:
