@@ -28,7 +28,7 @@ from clipdepth_plugin.adapters.rotary import check_positions
 from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import NoDepthError, TowerNotFoundError
-from tests.tiny.case import VISION
+from tests.tiny.case import VISION, library_names
 from tests.tiny.hf_towers import make
 from tests.tiny.packed import PACKED
 
@@ -196,7 +196,7 @@ _SEGGPT = {"merge_index": 0, "intermediate_hidden_state_indices": [1, 2, 3]}
     ],
 )
 def test_towers_that_are_refused(model: str, options: dict[str, Any], message: str) -> None:
-    if model not in dir(transformers):
+    if model not in library_names():
         pytest.skip(f"transformers {transformers.__version__} lacks {model}")
     with pytest.raises(TowerNotFoundError, match=message):
         choose_tower(make(model, **{**VISION, **options}))

@@ -13,7 +13,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from tests.tiny.case import IMAGE_TOKEN, PATCH, fresh
+from tests.tiny.case import IMAGE_TOKEN, PATCH, fresh, library_names
 
 Grid = tuple[int, int]
 Inputs = dict[str, Tensor]
@@ -70,7 +70,7 @@ class PackedCase:
     @property
     def absent(self) -> bool:
         """Whether the installed transformers lacks this host."""
-        return self.needs not in dir(transformers) or release() < self.since
+        return self.needs not in library_names() or release() < self.since
 
     def run(self, host: Any, inputs: Inputs) -> Any:
         """Runs the host's vision."""
