@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from tests.tiny.case import IMAGE_TOKEN, PATCH, TEXT, VISION, WIDTH
 from tests.tiny.clips import CLIPS
-from tests.tiny.grids import GRIDS_AND_PLACES
+from tests.tiny.grids import GRIDS
 from tests.tiny.hf_towers import make
 from tests.tiny.packed_case import Inputs, PackedCase, library_packing, prompt_for
 from tests.tiny.packed_qwen import QWENS
+from tests.tiny.places import PLACES
 from tests.tiny.vlms import build
 
 # --- Idefics, SmolVLM ---------------------------------------------------------------------------
@@ -229,5 +230,5 @@ _MLLAMA = PackedCase(
     needs="MllamaForConditionalGeneration",
 )
 
-EVERY_PACKED = (*_IDEFICS, *QWENS, *_NAFLEXES, *_PIXTRALS, _MLLAMA, *CLIPS, *GRIDS_AND_PLACES)
+EVERY_PACKED = (*_IDEFICS, *QWENS, *_NAFLEXES, *_PIXTRALS, _MLLAMA, *CLIPS, *GRIDS, *PLACES)
 PACKED = tuple(case for case in EVERY_PACKED if not case.absent)
