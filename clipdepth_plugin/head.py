@@ -71,21 +71,26 @@ class DepthHead(HubMixin):
 
         Raises:
             TowerNotFoundError: No tower, or several and no choice.
-            ConfigError: No such preset or option, or an option that contradicts the others.
+            ConfigError: No such preset or option, or an option that contradicts the others or the
+                tower.
         """
         found = choose_tower(host, tower)
         where = f"a head for {found}"
-        defaults = checked(HeadConfig, {"width": found.width, "preset": preset}, where, ConfigError)
+        given = {"width": found.width, "preset": preset}
+        switches = {name: options[name] for name in ("film", "structural") if name in options}
+        defaults = checked(HeadConfig, {**given, **switches}, where, ConfigError)
         scaled: dict[str, Any] = {
             "semantic_levels": scale_levels(defaults.semantic_levels, found.depth)
         }
-        if options.get("structural", defaults.structural):
+        if defaults.structural:
             levels = scale_levels(defaults.structural_levels, found.depth)
             scaled["structural_levels"] = levels
-        if options.get("film", defaults.film):
+        if defaults.film:
             scaled["context"] = found.contexts[0]
-        tree = {"width": found.width, "preset": preset, **scaled, **options}
-        return cls(checked(HeadConfig, tree, where, ConfigError))
+        config = checked(HeadConfig, {**given, **scaled, **options}, where, ConfigError)
+        if config.width != found.width:
+            raise ConfigError(f"{where}: width {config.width} is not the tower's; leave it out")
+        return cls(config)
 
     def forward(self, features: TowerFeatures, size: tuple[int, int] | None = None) -> Tensor:
         """Depth of each view.
