@@ -156,10 +156,11 @@ def hidden_states(tower: Any, x: Tensor) -> list[Tensor]:
             states = tower(pixel_values=x).hidden_states
         finally:
             tower.config.output_hidden_states = False
-    if states is None:  # SigLIP's inner module in 4.57 records none: its parts, one by one
-        states = [tower.embeddings(x)]
+    if states is None:  # some inner modules of 4.57 and 5.5 record none: their parts, one by one
+        states = [getattr(tower, "pre_layrnorm", nn.Identity())(tower.embeddings(x))]
         for layer in tower.encoder.layers:
-            states.append(layer(states[-1], None))
+            masked = "attention_mask" in inspect.signature(layer.forward).parameters
+            states.append(layer(states[-1], **({"attention_mask": None} if masked else {})))
     return list(states)
 
 
