@@ -58,7 +58,7 @@ class _Measured:
 
     times: Samples
     peaks: Mapping[str, float | None]
-    gflops: Mapping[str, float]
+    gflops: Mapping[str, float | None]
 
 
 def audit(
@@ -136,7 +136,7 @@ def _measure(entries: Sequence[Entry], method: Method, device: torch.device) -> 
     )
     gc.collect()  # garbage of the rounds would be freed in the calls that follow
     peaks = peak_mib(variants, device)
-    gflops = {}
+    gflops: dict[str, float | None] = {}
     for entry in entries:
         # Compiled and fused forms do the same work where torch's counter does not see it.
         if entry.form in (None, "eager") and entry.what != "control":

@@ -20,7 +20,7 @@ from clipdepth_plugin.adapters.taps import Taps
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.adapters.traits import parameters_of, required_by
 from clipdepth_plugin.arguments import Size
-from clipdepth_plugin.errors import BenchError
+from clipdepth_plugin.errors import BenchError, ClipDepthError
 from clipdepth_plugin.features import Views
 
 OWN_CALL = (
@@ -134,7 +134,7 @@ def failures_as_errors(problem: str, advice: str) -> Iterator[None]:
     """Raises BenchError for any error inside: models and processors raise almost anything."""
     try:
         yield
-    except BenchError:
+    except ClipDepthError:
         raise
     except Exception as error:
         first = next(iter(str(error).strip().splitlines()), "no message")

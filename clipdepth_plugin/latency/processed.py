@@ -68,10 +68,11 @@ def _moved(value: Any, weight: Tensor) -> Any:
 
 def _vision_of(model: nn.Module, tower: Tower, made: Mapping[str, Any]) -> Callable[[], object]:
     """The host's own way from a processor's output through its tower; else the tower alone."""
-    for module in modules_around(model, tower.path):
+    # Of several around each other, the outer ones may only pass on what they are given.
+    for module in reversed(modules_around(model, tower.path)):
         features = getattr(module, "get_image_features", None)
-        if callable(features):
-            known = inspect.signature(features).parameters
+        known = inspect.signature(features).parameters if callable(features) else {}
+        if callable(features) and _PIXELS[0] in known:
             return partial(features, **{name: x for name, x in made.items() if name in known})
     names = parameters_of(tower.module)
     given = {**{name.removeprefix(_OF_IMAGES): x for name, x in made.items()}, **made}
