@@ -45,8 +45,7 @@ PACKING = (
 class PlainRule(LayoutRule):
     """Rows of prefix tokens and patches; cropped to a mask of patches where the tower is given one.
 
-    ``parameters`` are the names of the tower's; ``needs_more``: it requires more than the pictures,
-    or may be given anything.
+    ``parameters`` are the names of the tower's; ``needs_more``: it requires more than the pictures.
     """
 
     num_prefix_tokens: int

@@ -147,7 +147,7 @@ def _describe(model: nn.Module, skeleton: Skeleton) -> Tower | Misfit:
             sequence_first,
             embedding.patch_size,
             parameters_of(module),
-            needs_more=len(required_by(module)) > 1 or "kwargs" in parameters_of(module),
+            needs_more=len(required_by(module)) > 1,
         )
     given: dict[str, Any] = {**vars(traits), "rule": rule}
     return Tower(
