@@ -17,6 +17,7 @@ from clipdepth_plugin.adapters.modules import block_lists
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
 from clipdepth_plugin.adapters.prompts import grows, prompt_of
 from clipdepth_plugin.adapters.structure import modules_around
+from clipdepth_plugin.adapters.threads import changing
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.adapters.traits import parameters_of
 from clipdepth_plugin.adapters.trim import check_not_left_out
@@ -77,9 +78,16 @@ class Taps:
         return bool(self._handles)
 
     def install(self, *, watch: bool = True) -> None:
-        """Puts the hooks on, all or none; to be undone by one ``remove`` for each ``install``."""
+        """Puts the hooks on, all or none; to be undone by one ``remove`` for each ``install``.
+
+        Waits for who changes or compiles a host now, unless the hooks are on already.
+        """
+        check_not_left_out(self._tower, self._recorder.wanted)
         with self._lock:
-            check_not_left_out(self._tower, self._recorder.wanted)
+            if self._users and (self._watches or not watch):
+                self._users += 1
+                return
+        with changing(), self._lock:
             try:
                 if self._users == 0:
                     self._register(self._on_tower)
@@ -95,6 +103,10 @@ class Taps:
     def remove(self) -> None:
         """Takes the hooks off once nobody in any thread needs them; harmless when they are off."""
         with self._lock:
+            if self._users > 1:
+                self._users -= 1
+                return
+        with changing(), self._lock:
             self._users = max(self._users - 1, 0)
             if self._users == 0:
                 self._clear()

@@ -73,8 +73,12 @@ def parameters_of(tower: nn.Module) -> tuple[str, ...]:
 
 def required_by(tower: nn.Module) -> tuple[str, ...]:
     """Those of them that it cannot do without."""
-    known = _signature(tower)
-    return tuple(name for name, one in known.items() if one.default is inspect.Parameter.empty)
+    kind = inspect.Parameter
+    return tuple(
+        name
+        for name, one in _signature(tower).items()
+        if one.default is kind.empty and one.kind not in (kind.VAR_POSITIONAL, kind.VAR_KEYWORD)
+    )
 
 
 def _signature(tower: nn.Module) -> Mapping[str, inspect.Parameter]:

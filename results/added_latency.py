@@ -42,7 +42,7 @@ def measure(host: str, method: Method, command: Sequence[str]) -> Audit:
     loaded = load_host(f"config:{host}")
     subject = make_subject(loaded.model, label=loaded.label)
     heads = random_heads(subject, PRESETS)
-    separate = separate_passes(SIZES, subject.pixels_B3HW)
+    separate = separate_passes(SIZES, subject.inputs.pixels)
     return audit(subject, heads, separate=separate, method=method, command=command)
 
 

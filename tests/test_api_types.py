@@ -22,7 +22,7 @@ from clipdepth_plugin.evaluation.metrics import alignment_scale, boundary_mask, 
 from clipdepth_plugin.evaluation.protocols import get_protocol
 from clipdepth_plugin.geometry import ViewGeometry, depth_to_points
 from clipdepth_plugin.latency.audit import audit
-from clipdepth_plugin.latency.subject import make_subject, random_heads
+from clipdepth_plugin.latency.subject import make_subject, random_heads, subject_from_call
 from clipdepth_plugin.plugin.pictures import PictureDepth
 from clipdepth_plugin.training.engine import train
 
@@ -139,6 +139,7 @@ def calls(host: nn.Module, head: DepthHead, make_pixels: Any) -> dict[str, Calla
         "range-low": lambda x: get_protocol("rgbd", depth_range=(x, 10)),
         "range-high": lambda x: get_protocol("rgbd", depth_range=(0.1, x)),
         "subject": make_subject,
+        "subject-call": lambda x: subject_from_call(host, x),
         "heads": lambda x: random_heads(x, ["fast"]),
         "audit": lambda x: audit(x, {}),
         "train": train,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, DepthPlugin, attach, find_towers
 from clipdepth_plugin.adapters.taps import owners
+from clipdepth_plugin.adapters.threads import changing
 from clipdepth_plugin.errors import HeadMismatchError, NoDepthError
 from tests.tiny.packed import PACKED
 
@@ -177,30 +178,83 @@ def test_one_of_two_threads_attaches_a_head(
             one.detach()
 
 
-def test_attaching_waits_for_a_compilation(
-    host: Any, head: DepthHead, make_pixels: MakePixels
+Change = Callable[[nn.Module, DepthHead, Tensor], Any]
+
+
+def _attach(host: nn.Module, head: DepthHead, x: Tensor) -> Any:
+    return attach(host, head)
+
+
+def _call_detached(host: nn.Module, head: DepthHead, x: Tensor) -> Any:
+    plugin = DepthPlugin(host, head)
+    plugin(x)
+    return plugin
+
+
+class _Changes:
+    """A change of the host in another thread, which must wait while ``checked`` is called."""
+
+    def __init__(self, *change: Any) -> None:
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self._run, args=change, daemon=True)
+
+    def _run(self, change: Change, *arguments: Any) -> None:
+        self.plugin = change(*arguments)
+        self.done.set()
+
+    def checked(self) -> None:
+        """Starts it once."""
+        if not self.done.is_set() and not self.thread.is_alive():
+            self.thread.start()
+            assert not self.done.wait(0.3)
+
+
+@pytest.mark.parametrize("change", [_attach, _call_detached])
+def test_a_change_waits_for_a_compilation(
+    change: Change, host: Any, head: DepthHead, make_pixels: MakePixels
 ) -> None:
-    x, attached = make_pixels(), threading.Event()
-    plugins: list[Any] = []
-
-    def attach_now() -> None:
-        plugins.append(attach(host, head))
-        attached.set()
-
-    threads = [threading.Thread(target=attach_now)]
+    x = make_pixels()
+    changes = _Changes(change, host, head, x)
 
     def backend(graph: Any, _: Any) -> Any:
-        if not attached.is_set() and not threads[0].is_alive():
-            threads[0].start()
-            assert not attached.wait(0.2)
+        changes.checked()
         return graph
 
     with torch.no_grad():
         alone = host(x).last_hidden_state
         compiled: Any = torch.compile(host, backend=backend)
         assert torch.allclose(compiled(x).last_hidden_state, alone, atol=1e-6)
-        threads[0].join(SECONDS)
+        assert changes.done.wait(SECONDS)
         assert torch.allclose(compiled(x).last_hidden_state, alone, atol=1e-6)
-        assert plugins[0].depth.shape[0] == len(x)
-    plugins[0].detach()
+        if change is _attach:
+            assert changes.plugin.depth.shape[0] == len(x)
+    changes.plugin.detach()
     torch.compiler.reset()
+
+
+@pytest.mark.parametrize("change", [_attach, _call_detached])
+def test_a_change_waits_for_another_threads(
+    change: Change,
+    host: Any,
+    make_head: MakeHead,
+    make_pixels: MakePixels,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    changes = _Changes(change, host, make_head(host), make_pixels())
+
+    def look(tower: Any) -> list[object]:
+        monkeypatch.undo()
+        changes.checked()
+        return owners(tower)
+
+    monkeypatch.setattr("clipdepth_plugin.plugin.depth_plugin.owners", look)
+    with attach(host, make_head(host)):
+        assert changes.done.wait(SECONDS)
+    changes.plugin.detach()
+
+
+def test_a_pass_of_an_attached_plugin_does_not_wait(
+    host: Any, head: DepthHead, make_pixels: MakePixels
+) -> None:
+    with attach(host, head) as plugin, ThreadPoolExecutor(1) as pool, changing():
+        assert pool.submit(plugin, make_pixels()).result(SECONDS) is not None

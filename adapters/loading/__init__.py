@@ -13,8 +13,9 @@ local folders are read from safetensors only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -40,12 +41,14 @@ class LoadedHost:
         preprocessing: What the host's own processor says; None where there is none, and then
             the tower's may be known (``Tower.preprocessing``).
         label: What reports call it.
+        load_processor: Loads its image processor; None where its library has none.
     """
 
     name: str
     model: nn.Module
     preprocessing: Preprocessing | None
     label: str
+    load_processor: Callable[[], Any] | None = None
 
 
 def load_host(spec: str, *, random_weights: bool = False) -> LoadedHost:
@@ -83,4 +86,5 @@ def load_host(spec: str, *, random_weights: bool = False) -> LoadedHost:
             "name, and the network or the library's cache if its files are not there yet"
         ) from error
     model = loaded.model.float().eval()
-    return LoadedHost(spec, model, loaded.preprocessing, loaded.label or spec)
+    label = loaded.label or spec
+    return LoadedHost(spec, model, loaded.preprocessing, label, loaded.load_processor)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clipdepth_plugin.adapters.loading.registry import (
     Library,
@@ -48,7 +49,9 @@ def _load(name: str, random_weights: bool, use_safetensors: bool | None) -> Load
             output_loading_info=True,
         )
         _check_complete(name, model, sorted(report["missing_keys"]))
-    return Loaded(model, _read_preprocessing(name))
+    return Loaded(
+        model, _read_preprocessing(name), load_processor=functools.partial(_load_processor, name)
+    )
 
 
 def _check_complete(name: str, model: nn.Module, missing: list[str]) -> None:
@@ -75,6 +78,12 @@ def _read_preprocessing(name: str) -> Preprocessing | None:
         # Not an error yet: the tower's own config may say it, and ``inspect`` needs none of it.
         logger.info("host %s has no image processor that can be read (%s)", name, error)
         return None
+
+
+def _load_processor(name: str) -> Any:
+    from transformers import AutoImageProcessor
+
+    return AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
 
 
 register("hf", Library(load_named, "hf:ORG/NAME", load_folder, folder_key="model_type"))

@@ -19,11 +19,15 @@ if TYPE_CHECKING:
 
 
 class Loaded(NamedTuple):
-    """The host, what its image processor says, and what reports call it (None: its spec)."""
+    """The host, what its image processor says, and what reports call it (None: its spec).
+
+    ``load_processor`` loads that processor itself, where the library has such.
+    """
 
     model: nn.Module
     preprocessing: Preprocessing | None = None
     label: str | None = None
+    load_processor: Callable[[], Any] | None = None
 
 
 Load = Callable[[str, bool], Loaded]

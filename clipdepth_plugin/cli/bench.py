@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -25,14 +24,10 @@ from clipdepth_plugin.latency.scopes import ScopeChoice
 
 if TYPE_CHECKING:
     import torch
-    from rich.table import Table
 
-    from clipdepth_plugin.head import DepthHead
-    from clipdepth_plugin.latency.schema import Audit
+    from clipdepth_plugin.adapters.loading import LoadedHost
     from clipdepth_plugin.latency.subject import Subject
 
-FILES = ("added_latency.json", "added_latency.md", "added_latency.png")
-DEFAULT_PRESETS = ("spaceclip", "fast")
 Dtype = Literal["float32", "bfloat16", "float16"]
 _HOST_HELP = (
     "config:NAME for a built-in config with random weights (vit-b-16, vit-l-14-336, siglip-b-16, "
@@ -139,9 +134,11 @@ def run_bench(options: BenchOptions, console: Console) -> int:
     interleaved in rounds. Every figure is a median of paired differences with its bootstrap 95%
     interval, of the tower or of the prefill. Effects below the noise floor are reported as such.
     """
+    from clipdepth_plugin.cli.bench_heads import check_heads, load_heads
+    from clipdepth_plugin.cli.bench_report import write_report
     from clipdepth_plugin.cli.console import bar, loading
 
-    check_heads(options)
+    check_heads(options.head or (), options.preset or ())
     separate_sizes = parse_sizes(options.separate)
     with loading(console, options.host):
         import torch
@@ -158,8 +155,8 @@ def run_bench(options: BenchOptions, console: Console) -> int:
             torch.set_num_threads(options.threads)
         keep_freed_memory()
         subject = load_subject(options, device)
-        heads = load_heads(options, subject)
-        separate = separate_passes(separate_sizes, subject.pixels_B3HW)
+        heads = load_heads(options.head or (), options.preset or (), subject)
+        separate = separate_passes(separate_sizes, subject.inputs.pixels, subject.batch)
     for note in subject.notes:
         console.print(note, style="yellow")
     with bar(console, "rounds", options.rounds) as advance:
@@ -171,28 +168,8 @@ def run_bench(options: BenchOptions, console: Console) -> int:
             method=Method(options.rounds, options.warmup, options.seed, advance=lambda: advance(1)),
             command=(Path(sys.argv[0]).name, *sys.argv[1:]),
         )
-    show(report, options)
+    write_report(report, options.output, as_json=options.as_json)
     return 0
-
-
-def check_heads(options: BenchOptions) -> None:
-    """Refuses unknown presets, and heads that the report could not tell apart.
-
-    Raises:
-        BenchError: Says which.
-    """
-    from clipdepth_plugin.config import PRESETS
-
-    heads, presets = options.head or [], options.preset or []
-    for preset in presets:
-        if preset not in PRESETS:
-            raise BenchError(f"preset {preset!r}: there are {', '.join(PRESETS)}")
-    for name in (both := [*heads, *presets]):
-        if both.count(name) > 1:
-            raise BenchError(
-                f"{name}: two heads of this name, which the report could not tell apart; give "
-                f"each once, and a folder as --head ./{name}"
-            )
 
 
 def load_subject(options: BenchOptions, device: torch.device) -> Subject:
@@ -200,17 +177,22 @@ def load_subject(options: BenchOptions, device: torch.device) -> Subject:
     import torch
 
     from clipdepth_plugin.adapters.loading import load_host
+    from clipdepth_plugin.adapters.towers import choose_tower
+    from clipdepth_plugin.latency.inputs import takes_pictures
     from clipdepth_plugin.latency.subject import TEXT_TOKENS, make_subject
 
     host = load_host(options.host, random_weights=options.random_weights)
+    model = host.model.to(device, getattr(torch, options.dtype))
+    plain = takes_pictures(choose_tower(model, options.tower))
     subject = make_subject(
-        host.model.to(device, getattr(torch, options.dtype)),
+        model,
         label=host.label,
         tower=options.tower,
         scope=options.scope,
         batch=options.batch,
         size=None if options.size is None else (options.size, options.size),
         text_tokens=options.text_tokens or TEXT_TOKENS,
+        processor=None if plain else _load_processor(host),
     )
     if options.text_tokens is not None and subject.prompt_tokens is None:
         raise BenchError(
@@ -220,58 +202,20 @@ def load_subject(options: BenchOptions, device: torch.device) -> Subject:
     return subject
 
 
-def load_heads(options: BenchOptions, subject: Subject) -> dict[str, DepthHead]:
-    """Trained heads by ``--head``, random ones by ``--preset``; ``DEFAULT_PRESETS`` if neither.
+def _load_processor(host: LoadedHost) -> Any:
+    """The image processor that makes a host's inputs.
 
     Raises:
-        HeadFileError: There is no such trained head.
+        BenchError: It can't be loaded; says what to do.
     """
-    from clipdepth_plugin.config import PRESETS
-    from clipdepth_plugin.latency.subject import random_heads
-    from clipdepth_plugin.shipped import load_head
+    from clipdepth_plugin.latency.inputs import OWN_CALL, failures_as_errors
 
-    heads = {name: load_head(name).to(subject.pixels_B3HW).eval() for name in options.head or []}
-    presets = options.preset or (() if heads else DEFAULT_PRESETS)
-    return heads | random_heads(subject, (name for name in PRESETS if name in presets))
-
-
-def show(report: Audit, options: BenchOptions) -> None:
-    """Writes the files, then the table and the verdict, or JSON, on stdout."""
-    from clipdepth_plugin.cli.console import plain_console, print_table
-    from clipdepth_plugin.files.atomic import write_atomically
-    from clipdepth_plugin.latency.plot import write_plot
-    from clipdepth_plugin.latency.report import to_markdown
-
-    # ASCII: any stream can take it, and names of files that are no UTF-8 (of the command) too.
-    as_json = json.dumps(report.model_dump(mode="json"), indent=1) + "\n"
-    if options.output is not None:
-        for name, text in zip(FILES, (as_json, to_markdown(report)), strict=False):
-            write_atomically(options.output / name, text.encode(errors="backslashreplace"))
-        write_plot(options.output / FILES[-1], report)
-    if options.as_json:
-        sys.stdout.write(as_json)
-        return
-    stdout = plain_console()
-    print_table(make_table(report))
-    for line in report.verdict:
-        stdout.print(line, highlight=False, soft_wrap=True)
-
-
-def make_table(audit: Audit) -> Table:
-    """The audit for a terminal."""
-    from rich import box
-    from rich.table import Table
-
-    from clipdepth_plugin.latency.report import HEADER, rows
-
-    settings = audit.settings
-    table = Table(
-        title=f"{audit.host.label}, batch {settings.batch}, {settings.rounds} rounds",
-        title_justify="left",
-        box=box.SIMPLE,
+    problem = (
+        f"{host.label}: its tower takes no (B, 3, H, W) pixels, and the image processor that makes "
+        "what it takes can't be loaded"
     )
-    for name in HEADER:
-        table.add_column(name, justify="left" if name == HEADER[0] else "right", no_wrap=True)
-    for figure, cells in zip(audit.figures, rows(audit), strict=True):
-        table.add_row(*cells, style="bold" if figure.what == "depth" else "")
-    return table
+    advice = f"put the host's preprocessor_config.json beside its config.json, {OWN_CALL}"
+    if host.load_processor is None:
+        raise BenchError(f"{problem}: its library has none; {OWN_CALL.removeprefix('or ')}")
+    with failures_as_errors(problem, advice):
+        return host.load_processor()

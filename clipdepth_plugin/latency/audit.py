@@ -58,7 +58,7 @@ class _Measured:
 
     times: Samples
     peaks: Mapping[str, float | None]
-    gflops: Mapping[str, float]
+    gflops: Mapping[str, float | None]
 
 
 def audit(
@@ -73,7 +73,7 @@ def audit(
     """Times a host alone, with hooks and with depth, the heads alone, and separate networks.
 
     Args:
-        subject: The host: see ``make_subject``.
+        subject: The host: see ``make_subject`` and ``subject_from_call``.
         heads: Name -> head that fits it, in eval mode, on its device and in its dtype.
         forms: Names in ``forms.FORMS``; taps alone are timed for the head with the most levels.
         separate: Name -> a pass of another network on the same picture: see ``separate``.
@@ -89,19 +89,18 @@ def audit(
     method = method or Method()
     check_type(method, Method, "method", BenchError)
     check_rounds(method.rounds)
-    pixels_B3HW = subject.pixels_B3HW
+    pixels = subject.inputs.pixels
     environment = describe_environment(
-        command, pixels_B3HW.device, str(pixels_B3HW.dtype).removeprefix("torch.")
+        command, pixels.device, str(pixels.dtype).removeprefix("torch.")
     )
     with torch.no_grad(), audit_entries(subject, heads, forms, separate or {}) as entries:
-        measured = _measure(entries, method, pixels_B3HW.device)
-    height, width = pixels_B3HW.shape[-2:]
+        measured = _measure(entries, method, pixels.device)
     report = Audit(
         environment=environment,
         host=_summarise_host(subject),
         settings=Settings(
-            batch=len(pixels_B3HW),
-            size=(height, width),
+            batch=subject.batch,
+            size=subject.views[0].pixel_size,
             rounds=method.rounds,
             warmup=method.warmup,
             seed=method.seed,
@@ -137,7 +136,7 @@ def _measure(entries: Sequence[Entry], method: Method, device: torch.device) -> 
     )
     gc.collect()  # garbage of the rounds would be freed in the calls that follow
     peaks = peak_mib(variants, device)
-    gflops = {}
+    gflops: dict[str, float | None] = {}
     for entry in entries:
         # Compiled and fused forms do the same work where torch's counter does not see it.
         if entry.form in (None, "eager") and entry.what != "control":

@@ -5,9 +5,7 @@ Axes: B views, H W pixels, T tokens of the prompt.
 
 from __future__ import annotations
 
-import contextlib
-import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin.adapters.towers import Tower
+from clipdepth_plugin.adapters.traits import parameters_of
 from clipdepth_plugin.errors import BenchError
+from clipdepth_plugin.latency.inputs import (
+    OWN_CALL,
+    TowerInputs,
+    failures_as_errors,
+    takes_pictures,
+)
 from clipdepth_plugin.latency.scopes import BaselineScope
 
 
@@ -28,28 +33,20 @@ class Baseline:
     tokens: int | None = None
 
 
-def make_pixels(tower: Tower, batch: int, size: tuple[int, int] | None = None) -> Tensor:
-    """(B, 3, H, W) random pixels, on the tower's device, in its dtype and (by default) size."""
-    size = size or tower.image_size
-    if size is None:
-        raise BenchError(f"the tower {tower} does not know its input size: give one (--size)")
-    weight = next(tower.patch_embed.parameters())
-    draws = torch.Generator().manual_seed(0)
-    return torch.randn(batch, 3, *size, generator=draws).to(weight)
-
-
-def tower_baseline(tower: Tower, pixels_B3HW: Tensor) -> Baseline:
+def tower_baseline(tower: Tower, inputs: TowerInputs) -> Baseline:
     """A pass of the tower alone, run once here as a check."""
-    arguments: dict[str, Any] = {}
-    size = tuple(pixels_B3HW.shape[-2:])
-    problem, advice = _not_from(tower.module, "(B, 3, H, W) pixels")
-    if tower.image_size is not None and size != tower.image_size:
-        problem = f"the tower {tower} is made for {tower.image_size} and can't be run at {size}"
-        advice = "give a size that it takes"
-        if _takes(tower.module, "interpolate_pos_encoding"):
-            arguments["interpolate_pos_encoding"] = True
-    baseline = Baseline("tower", lambda: tower.module(pixels_B3HW, **arguments))
-    with _failures_as_errors(problem, advice), torch.no_grad():
+    problem = f"{type(tower.module).__name__} does not run on these inputs alone"
+    advice = f"give others, {OWN_CALL}"
+    if takes_pictures(tower):
+        size = tuple(inputs.pixels.shape[-2:])
+        problem, advice = _not_from(
+            tower.module, f"({', '.join(map(str, tower.rule.takes))}) pixels"
+        )
+        if tower.image_size is not None and size != tower.image_size:
+            problem = f"the tower {tower} is made for {tower.image_size} and can't be run at {size}"
+            advice = "give a size that it takes"
+    baseline = Baseline("tower", lambda: tower.module(inputs.pixels, **inputs.arguments))
+    with failures_as_errors(problem, advice), torch.no_grad():
         baseline.call()
     return baseline
 
@@ -66,13 +63,13 @@ def prefill_baseline(model: nn.Module, pixels_B3HW: Tensor, text_tokens: int = 3
     vocabulary = getattr(text_config, "vocab_size", None)
     if token is None or not isinstance(vocabulary, int):
         raise BenchError(f"{type(model).__name__} has no image token in its config: no prefill")
-    explained = _failures_as_errors(*_not_from(model, "token ids and (B, 3, H, W) pixels"))
+    explained = failures_as_errors(*_not_from(model, "token ids and (B, 3, H, W) pixels"))
     with explained, torch.no_grad():
         count = _count_image_tokens(model, pixels_B3HW) // len(pixels_B3HW)
         ids_BT = _prompt(len(pixels_B3HW), count, text_tokens, token, vocabulary)
         ids_BT = ids_BT.to(pixels_B3HW.device)
         inputs: dict[str, Any] = {"input_ids": ids_BT, "attention_mask": torch.ones_like(ids_BT)}
-        if _takes(model, "logits_to_keep"):
+        if "logits_to_keep" in parameters_of(model):
             inputs["logits_to_keep"] = 1  # as generate() does
         model(pixel_values=pixels_B3HW, **inputs)
     return Baseline(
@@ -106,25 +103,12 @@ def _prompt(batch: int, pictures: int, text: int, token: int, vocabulary: int) -
     return torch.cat([text_BT[:, :1], picture_BT, text_BT[:, 1:]], dim=1)
 
 
-def _takes(module: nn.Module, name: str) -> bool:
-    return name in inspect.signature(module.forward).parameters
-
-
 def _not_from(module: nn.Module, inputs: str) -> tuple[str, str]:
     """Problem and advice where a model does not run on these inputs alone."""
     return (
         f"{type(module).__name__} does not run on {inputs} alone",
-        "measure its tower (--scope tower), or call audit() with Baselines of your own",
+        f"measure its tower (--scope tower), {OWN_CALL}",
     )
-
-
-@contextlib.contextmanager
-def _failures_as_errors(problem: str, advice: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # models raise almost anything on inputs that do not suit them
-        first = next(iter(str(error).strip().splitlines()), "no message")
-        raise BenchError(f"{problem} ({type(error).__name__}: {first}); {advice}") from error
 
 
 def depth_anything_v2_small() -> nn.Module:
@@ -140,18 +124,20 @@ def depth_anything_v2_small() -> nn.Module:
     return model.eval()
 
 
-def separate_passes(sizes: Iterable[int], like_B3HW: Tensor) -> dict[str, Callable[[], object]]:
+def separate_passes(
+    sizes: Iterable[int], like: Tensor, batch: int = 1
+) -> dict[str, Callable[[], object]]:
     """Name -> a pass of the separate network, for each size; resizing is not counted.
 
-    The square pictures have ``like_B3HW``'s batch, device and dtype.
+    The square pictures have ``like``'s device and dtype.
     """
     sizes = tuple(sizes)
     if not sizes:
         return {}
-    network = depth_anything_v2_small().to(like_B3HW)
+    network = depth_anything_v2_small().to(like)
 
     def pass_of(size: int) -> Callable[[], object]:
-        pixels_B3HW = torch.randn(len(like_B3HW), 3, size, size).to(like_B3HW)
+        pixels_B3HW = torch.randn(batch, 3, size, size).to(like)
         return lambda: network(pixel_values=pixels_B3HW)
 
     return {f"Depth-Anything-V2-S at {size}": pass_of(size) for size in sizes}

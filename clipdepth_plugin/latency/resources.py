@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from clipdepth_plugin.latency.rounds import Variant
+
+logger = logging.getLogger(__name__)
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -88,15 +91,20 @@ def keep_freed_memory() -> bool:
     return all(mallopt(*option) == 1 for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD))
 
 
-def count_gflops(call: Callable[[], object]) -> float:
+def count_gflops(call: Callable[[], object]) -> float | None:
     """Floating-point operations of a call in 1e9, a multiply-add being two.
 
-    By torch's counter: matrix products and convolutions, no element-wise operations.
+    By torch's counter: matrix products and convolutions, no element-wise operations. None where the
+    counter fails on a call that runs without it, as on views of parameters (Idefics2).
     """
     # The counter knows attention on every device only where it is written out as products.
     counter = FlopCounterMode(display=False)
-    with counter, sdpa_kernel([SDPBackend.MATH]), torch.no_grad():
-        call()
+    try:
+        with counter, sdpa_kernel([SDPBackend.MATH]), torch.no_grad():
+            call()
+    except (AssertionError, RuntimeError) as error:
+        logger.info("operations are not counted (%s: %s)", type(error).__name__, error)
+        return None
     return int(counter.get_total_flops()) / 1e9
 
 

@@ -95,7 +95,9 @@ class Settings(Strict):
     """How it was measured."""
 
     batch: int
+    """Views in a pass of the tower."""
     size: tuple[int, int]
+    """(H, W) of the first of them, in pixels of the tower's input."""
     rounds: int
     warmup: int
     seed: int

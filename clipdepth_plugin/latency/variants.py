@@ -84,14 +84,19 @@ def _beside(plugin: DepthPlugin, name: str, call: Callable[[], object]) -> Varia
 
 
 def _read_depth(plugin: DepthPlugin, host: Callable[[], object]) -> object:
-    """A pass of the host, and its depth."""
-    host()
-    return plugin.depth
+    """A pass of the host, and the depth of each time that it ran its tower."""
+    with plugin.capture() as seen:
+        host()
+    return [one.depths for one in seen] or plugin.depth
 
 
 def _head_alone(plugin: DepthPlugin, subject: Subject, head: str, form: str) -> Entry:
-    """A head on tokens that exist already, its map at the tower's input size."""
-    features = plugin.features(subject.pixels_B3HW)
-    height, width = subject.pixels_B3HW.shape[-2:]
-    call = partial(plugin.head, features, (height, width))
+    """A head on tokens that exist already, its maps at the tower's input size."""
+    inputs = subject.inputs
+    one = plugin.tower_pass(inputs.pixels, **inputs.arguments)
+    batches = [(x, views.pixel_size) for x, views in zip(one.batches, one.views, strict=True)]
+
+    def call() -> object:
+        return [plugin.head(features, size) for features, size in batches]
+
     return Entry(Variant(f"head alone: {head}, {form}", call), "head", "alone", head, form)

@@ -111,7 +111,7 @@ def test_too_few_rounds_are_refused_before_anything_runs(setting: Setting) -> No
 
 
 def test_the_host_is_unchanged(setting: Setting) -> None:
-    model, pixels_B3HW = setting.model, setting.subject.pixels_B3HW
+    model, pixels_B3HW = setting.model, setting.subject.inputs.pixels
 
     def output() -> Tensor:
         found: Tensor = setting.subject.tower.module(pixels_B3HW).last_hidden_state

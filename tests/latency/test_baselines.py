@@ -18,11 +18,11 @@ from clipdepth_plugin.errors import BenchError
 from clipdepth_plugin.latency.baselines import (
     depth_anything_v2_small,
     has_prefill,
-    make_pixels,
     prefill_baseline,
     tower_baseline,
 )
 from clipdepth_plugin.latency.forms import FORMS, choose_forms
+from clipdepth_plugin.latency.inputs import random_inputs
 from clipdepth_plugin.latency.resources import count_gflops, count_parameters
 
 MakeHost = Callable[[str], nn.Module]
@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 def test_a_prefill_takes_picture_and_prompt(name: str, make_host: MakeHost) -> None:
     model: Any = make_host(name)
     assert has_prefill(model)
-    pixels_B3HW = make_pixels(choose_tower(model), 3)
+    pixels_B3HW = random_inputs(choose_tower(model), 3).pixels
     baseline = prefill_baseline(model, pixels_B3HW, text_tokens=5)
     assert baseline.tokens == 16 + 5
     with torch.no_grad():
@@ -63,17 +63,17 @@ def test_a_model_that_needs_more_than_a_prompt_is_refused_with_advice(
 
 def test_a_tower_at_another_size(make_host: MakeHost) -> None:
     tower = choose_tower(make_host("hf_clip_vision"))
-    larger: Any = tower_baseline(tower, make_pixels(tower, 1, (48, 64))).call()
+    larger: Any = tower_baseline(tower, random_inputs(tower, 1, (48, 64))).call()
     assert larger.last_hidden_state.shape[1] == 1 + 6 * 8
     dinov2 = choose_tower(make_host("dinov2"))
     assert dinov2.image_size not in (None, (48, 64))
     resized: Any = tower_baseline(
-        dinov2, make_pixels(dinov2, 1, (48, 64))
+        dinov2, random_inputs(dinov2, 1, (48, 64))
     ).call()  # takes no argument
     assert resized.last_hidden_state.shape[1] == 1 + 6 * 8
     fixed = choose_tower(make_host("timm"))
     with pytest.raises(BenchError, match=r"made for .* can't be run at .*Error: .*give a size"):
-        tower_baseline(fixed, make_pixels(fixed, 1, (48, 64)))
+        tower_baseline(fixed, random_inputs(fixed, 1, (48, 64)))
 
 
 @pytest.mark.parametrize(
