@@ -116,6 +116,7 @@ FIELDS: dict[type[Settings], tuple[dict[str, Any], dict[str, Row]]] = {
             "with_camera": _unread("with_camera", True, **TAR),
             "limit": ACTS,
             "repeat": ACTS,
+            "scale_share": ACTS,
             "augment": ACTS,
             "subset": _unread("subset", "x"),
             "revision": _unread("revision", "x"),
@@ -350,6 +351,7 @@ def test_devices_that_compute_nothing_are_refused(name: str) -> None:
         ("crop: kb", ["--protocol", "kitti-eigen"], "crop is kb, but --protocol kitti-eigen"),
         ("repeat: 2", [], "repeat is for training"),
         ("augment: {flip: 1}", [], "augment is for training"),
+        ("scale_share: 0", [], "scale_share is for training"),
     ],
 )
 def test_a_set_that_is_measured_may_not_contradict_the_protocol(

@@ -116,6 +116,11 @@ class DataConfig(Settings):
     """How often each sample is seen in an epoch; 2.5: twice, and a random half of the samples once
     more. For streams: sampling weight relative to the other streams."""
 
+    scale_share: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
+    """How much the scale of this training set's depths counts in the loss: of each picture's mean
+    error of log depth, this share is left in. 1: metric depth; 0: only depth relative to the
+    picture's own scale, for sets whose scale should not be learnt."""
+
     augment: AugmentConfig | None = None
     """Augmentation of this training set; replaces the run's ``augment`` entirely. None: the
     run's."""

@@ -46,6 +46,7 @@ class FeatureBatch:
         scale_B: Factor from true metres to what the head is to predict (the canonical camera's);
             ones for a head without one.
         names: The samples' names.
+        parts_B: Number of each sample's set, as the config lists them.
     """
 
     features: TowerFeatures
@@ -53,6 +54,7 @@ class FeatureBatch:
     valid_B1HW: Tensor
     scale_B: Tensor
     names: list[str]
+    parts_B: Tensor
 
     @property
     def target_B1HW(self) -> Tensor:
@@ -116,10 +118,11 @@ class SourceContext:
         depth_B1HW: Tensor,
         intrinsics_B4: Tensor,
         names: list[str],
+        parts_B: Tensor,
     ) -> FeatureBatch:
         """A batch of tensors that are on the device."""
         scale_B = camera_scale(intrinsics_B4, self.head.canonical_focal, names)
-        return FeatureBatch(features, depth_B1HW, depth_B1HW > 0, scale_B, names)
+        return FeatureBatch(features, depth_B1HW, depth_B1HW > 0, scale_B, names, parts_B)
 
 
 class TowerSource:
@@ -151,7 +154,8 @@ class TowerSource:
         for batch in make_loader(self._data, self._maker, plan, self._reading):
             moved = batch.to(context.device)
             features = context.read(moved.pixels_B3HW)
-            yield context.batch(features, moved.depth_B1HW, moved.intrinsics_B4, moved.names)
+            maps = (moved.depth_B1HW, moved.intrinsics_B4)
+            yield context.batch(features, *maps, moved.names, moved.parts_B)
 
 
 def first_pictures(context: SourceContext, data: Mixture | StreamMixture, count: int) -> Tensor:

@@ -107,6 +107,10 @@ class DataSettings(Settings):
         for i, one in enumerate(self.validation):
             if one.augment is not None:
                 raise ValueError(f"validation.{i}.augment: validation data is not augmented")
+            if one.given("scale_share"):
+                raise ValueError(
+                    f"validation.{i}.scale_share: does nothing; it weighs the training loss"
+                )
             for field in ("repeat", "shuffle_buffer"):
                 if one.is_stream and one.given(field):
                     raise ValueError(
@@ -117,6 +121,11 @@ class DataSettings(Settings):
             raise ValueError(
                 "train.0.repeat: weighs a stream against the others, and there are none; leave it "
                 "out"
+            )
+        if not any(one.scale_share for one in self.train):
+            raise ValueError(
+                "train: every set has scale_share: 0, so nothing would train the scale of metres; "
+                "give one of them a share"
             )
         return self
 
