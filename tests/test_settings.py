@@ -115,7 +115,8 @@ FIELDS: dict[type[Settings], tuple[dict[str, Any], dict[str, Row]]] = {
             "redistributable": _unread("redistributable", True, **TAR),
             "with_camera": _unread("with_camera", True, **TAR),
             "limit": ACTS,
-            "repeat": ACTS,
+            "repeat": _idle("repeat", 2, "share", share=0.3),
+            "share": ACTS,
             "scale_share": ACTS,
             "augment": ACTS,
             "subset": _unread("subset", "x"),
@@ -151,7 +152,7 @@ FIELDS: dict[type[Settings], tuple[dict[str, Any], dict[str, Row]]] = {
     parts.DataSettings: (
         {"train": [RGBD]},
         {
-            "train": ({"train": [{**TAR, "repeat": 2}]}, r"train\.0\.repeat: weighs a stream"),
+            "train": ({"train": [{**TAR, "repeat": 2}]}, r"train\.0\.repeat: weighs a set"),
             "validation": (
                 {"train": [TAR], "validation": [{**TAR, "shuffle_buffer": 3}]},
                 r"validation\.0\.shuffle_buffer: does nothing",
@@ -352,6 +353,7 @@ def test_devices_that_compute_nothing_are_refused(name: str) -> None:
         ("repeat: 2", [], "repeat is for training"),
         ("augment: {flip: 1}", [], "augment is for training"),
         ("scale_share: 0", [], "scale_share is for training"),
+        ("share: 0.5", [], "share is for training"),
     ],
 )
 def test_a_set_that_is_measured_may_not_contradict_the_protocol(
