@@ -192,6 +192,7 @@ FIELDS: dict[type[Settings], tuple[dict[str, Any], dict[str, Row]]] = {
             "seed": ACTS,
             "workers": ACTS,
             "validate_every": _idle("validate_every", 5, "data.validation", **UNVALIDATED),
+            "select": _idle("select", "abs_rel_aligned", "data.validation", **UNVALIDATED),
             "checkpoint_every": ACTS,
             "keep": ACTS,
             "cache": (

@@ -231,6 +231,16 @@ def check_mixture(configs: Sequence[DataConfig]) -> None:
         )
 
 
+def distinct_titles(configs: Sequence[DataConfig]) -> list[str]:
+    """A name for each set: its title; where two have the same, the split, or its number, too."""
+    titles = [config.title for config in configs]
+    if len(set(titles)) < len(titles):
+        titles = [f"{config.title}/{config.split}" for config in configs]
+    if len(set(titles)) < len(titles):
+        titles = [f"{number}:{title}" for number, title in enumerate(titles)]
+    return titles
+
+
 def expand(text: str) -> str:
     """Expands ``$NAME``, ``${NAME}`` and a leading ``~``; raises DataError where one is not set."""
     expanded = ospath.expandvars(ospath.expanduser(text))  # noqa: PTH111

@@ -31,6 +31,7 @@ class TrainConfig(Settings):
 
     IDLE: ClassVar[tuple[Idle, ...]] = (
         Idle("validate_every", lambda run: not run.data.validation, "data.validation: []"),
+        Idle("select", lambda run: not run.data.validation, "data.validation: []"),
         Idle(
             "logging.pictures",
             lambda run: run.logging.pictures and not run.data.validation,
@@ -102,6 +103,10 @@ class TrainConfig(Settings):
 
     validate_every: Count | None = None
     """Steps between validations; null for each epoch (``steps`` given: a tenth of them)."""
+
+    select: Literal["abs_rel", "abs_rel_aligned"] = "abs_rel"
+    """What the best weights have least, as the mean over the validation sets, each weighing the
+    same: AbsRel in metres, or with each picture's median depth told."""
 
     checkpoint_every: Count = 500
     """Steps between checkpoints."""

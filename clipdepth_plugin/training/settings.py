@@ -95,7 +95,8 @@ class DataSettings(Settings):
     """Training sets; several are concatenated."""
 
     validation: tuple[DataConfig, ...] = ()
-    """Sets whose AbsRel selects the best weights; empty: the last weights are kept."""
+    """Sets whose error selects the best weights (``select``), each weighing the same; empty: the
+    last weights are kept."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -1,15 +1,15 @@
-"""AbsRel and its companions during training, image by image, over all processes.
+"""AbsRel and its companions during training, set by set, over all processes.
 
 At the training's output size, without crop or flip: to choose weights by, not to publish
 (``clipdepth eval`` measures by the benchmarks' protocols).
 
-Axes: B views, H W a map's size, M metrics. Depths in metres.
+Axes: B views, H W a map's size, K its pixels, M metrics, S sets. Depths in metres.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from clipdepth_plugin.training.batches import FeatureBatch, FeatureSource
 
 Weights = Literal["raw", "ema"]
-METRICS = ("abs_rel", "rmse", "delta1")
+METRICS = ("abs_rel", "rmse", "delta1", "abs_rel_aligned")
+OF_EACH_SET = ("abs_rel", "abs_rel_aligned")
+"""Those that are given of each set, too, where there are several."""
 
 _SMALLEST = 1e-3
 
@@ -35,7 +37,8 @@ class Validation:
     """What one pass over the validation data gave.
 
     Attributes:
-        metrics: Name of ``METRICS`` -> mean over images.
+        metrics: Name of ``METRICS`` -> mean over sets of each set's mean over images;
+            ``<metric>/<set>`` -> a set's own, where there are several.
         images: How many had valid depth.
         pictures: (P, 1, H, W) predicted metres of this process's first samples, on the CPU.
         truth: (P, 1, H, W) their true metres; 0 = invalid.
@@ -58,7 +61,9 @@ class Best:
 
 
 def image_errors(pred_B1HW: Tensor, depth_B1HW: Tensor, valid_B1HW: Tensor) -> Tensor:
-    """AbsRel, RMSE in metres and delta < 1.25 of each image.
+    """AbsRel, RMSE in metres, delta < 1.25 and median-aligned AbsRel of each image.
+
+    Aligned: times median(truth) / median(prediction), as ``clipdepth eval --align median``.
 
     Returns:
         (B, M) float64 in the order of ``METRICS``; NaN for images without valid depth.
@@ -69,6 +74,7 @@ def image_errors(pred_B1HW: Tensor, depth_B1HW: Tensor, valid_B1HW: Tensor) -> T
     error_BK = pred_BK - depth_BK
     ratio_BK = torch.maximum(pred_BK / depth_BK, depth_BK / pred_BK)
     count_B = valid_BK.sum(dim=1)
+    scale_B1 = _median(depth_BK, valid_BK) / _median(pred_BK, valid_BK)
 
     def mean(x_BK: Tensor) -> Tensor:
         return torch.where(valid_BK, x_BK, 0.0).sum(dim=1) / count_B
@@ -77,8 +83,17 @@ def image_errors(pred_B1HW: Tensor, depth_B1HW: Tensor, valid_B1HW: Tensor) -> T
         mean(error_BK.abs() / depth_BK),
         mean(error_BK.square()).sqrt(),
         mean(wide((ratio_BK < 1.25).float())),
+        mean((pred_BK * scale_B1 - depth_BK).abs() / depth_BK),
     )
     return torch.stack(columns, dim=1)
+
+
+def _median(x_BK: Tensor, valid_BK: Tensor) -> Tensor:
+    """(B, 1) medians of what is valid, as NumPy's: the mean of the two in the middle."""
+    sorted_BK = x_BK.masked_fill(~valid_BK, torch.inf).sort(dim=1).values
+    last_B1 = (valid_BK.sum(dim=1, keepdim=True) - 1).clamp_min(0)
+    middle_B2 = torch.cat([last_B1 // 2, (last_B1 + 1) // 2], dim=1)
+    return sorted_BK.gather(1, middle_B2).mean(dim=1, keepdim=True)
 
 
 @torch.no_grad()
@@ -87,16 +102,18 @@ def validate(
     model: nn.Module,
     source: FeatureSource,
     size: tuple[int, int],
+    sets: Sequence[str],
     pictures: int = 0,
     doing: Callable[[int, int], object] = lambda *_: None,
 ) -> Validation:
     """Measures the model as it is, in evaluation mode; to be called in every process.
 
-    ``doing`` is called with the numbers of batches done and of all, where these are known.
+    ``sets`` names the sets that the source's batches number; each weighs the same. ``doing`` is
+    called with the numbers of batches done and of all, where these are known.
     """
     was_training = model.training
     model.eval()
-    sums_M1 = wide(torch.zeros(len(METRICS) + 1, device=accelerator.device))
+    sums_SM1 = wide(torch.zeros(len(sets), len(METRICS) + 1, device=accelerator.device))
     first: tuple[Tensor, Tensor] | None = None
     total = None
     with contextlib.suppress(TypeError):  # a stream has no length
@@ -109,19 +126,34 @@ def validate(
         pred_B1HW = pred_B1HW / batch.scale_B[:, None, None, None]
         if counts:
             errors_BM = image_errors(pred_B1HW, batch.depth_B1HW, batch.valid_B1HW)
-            counted_BM = errors_BM[batch.valid_B1HW.flatten(1).any(dim=1)]
-            sums_M1[:-1] += counted_BM.sum(dim=0)
-            sums_M1[-1] += counted_BM.shape[0]
+            rows_BM1 = torch.cat([errors_BM, torch.ones_like(errors_BM[:, :1])], dim=1)
+            counted_B = batch.valid_B1HW.flatten(1).any(dim=1)
+            for part in range(len(sets)):  # not index_add_, whose order is random
+                sums_SM1[part] += rows_BM1[counted_B & (batch.parts_B == part)].sum(dim=0)
         if total is not None:
             doing(number, total)
         first = first or (pred_B1HW[:pictures].float().cpu(), batch.depth_B1HW[:pictures].cpu())
     model.train(was_training)
-    pooled_M1: Tensor = accelerator.reduce(sums_M1, reduction="sum")
-    images = int(pooled_M1[-1])
-    if images == 0 or first is None:
-        raise TrainingError("data.validation: no image has valid depth; check root, split, range")
-    means = dict(zip(METRICS, (pooled_M1[:-1] / images).tolist(), strict=True))
-    return Validation(means, images, *first)
+    pooled_SM1: Tensor = accelerator.reduce(sums_SM1, reduction="sum")
+    images_S = pooled_SM1[:, -1].tolist()
+    empty = [name for name, images in zip(sets, images_S, strict=True) if not images]
+    if empty or first is None:
+        raise TrainingError(
+            f"data.validation: no image of {', '.join(empty)} has valid depth; check root, split, "
+            "range"
+        )
+    return Validation(_means(pooled_SM1, sets), int(sum(images_S)), *first)
+
+
+def _means(sums_SM1: Tensor, sets: Sequence[str]) -> dict[str, float]:
+    """``Validation.metrics`` from each set's sums over its images, their number behind them."""
+    means_SM = sums_SM1[:, :-1] / sums_SM1[:, -1:]
+    means = dict(zip(METRICS, means_SM.mean(dim=0).tolist(), strict=True))
+    if len(sets) > 1:
+        for name, row in zip(sets, means_SM.tolist(), strict=True):
+            own = dict(zip(METRICS, row, strict=True))
+            means |= {f"{metric}/{name}": own[metric] for metric in OF_EACH_SET}
+    return means
 
 
 def _together(
