@@ -172,7 +172,7 @@ class SampleViews:
         if view in (PLAIN, FLIPPED):
             return ("plain", "flipped")[view]
         config = self.augment_of(index)
-        recipe = "" if config is None else config.model_dump_json()
+        recipe = "" if config is None else config.recipe()
         return f"augmented {view} seed {self._maker.seed} {recipe}"
 
 
