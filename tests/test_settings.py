@@ -75,6 +75,7 @@ FIELDS: dict[type[Settings], tuple[dict[str, Any], dict[str, Row]]] = {
             "activation": ACTS,
             "depth_range": ACTS,
             "confidence": ACTS,
+            "confidence_scale": _idle("confidence_scale", 2, "confidence: false"),
             "canonical_focal": ACTS,
             "input_size": ACTS,
             "resize": ACTS,
@@ -198,6 +199,7 @@ FIELDS: dict[type[Settings], tuple[dict[str, Any], dict[str, Row]]] = {
             "workers": ACTS,
             "validate_every": _idle("validate_every", 5, "data.validation", **UNVALIDATED),
             "select": _idle("select", "abs_rel_aligned", "data.validation", **UNVALIDATED),
+            "calibrate_confidence": _idle("calibrate_confidence", False, "head.options.conf"),
             "checkpoint_every": ACTS,
             "keep": ACTS,
             "cache": (

@@ -204,6 +204,7 @@ class RunRecorder:
                 distinct_titles(session.context.config.data.validation),
                 session.context.config.logging.pictures,
                 partial(self._doing, f"validation ({weights} weights)"),
+                calibrate=session.context.config.calibrate_confidence,
             )
 
     def _draw(self, step: int, seen: Validation) -> None:
@@ -223,8 +224,11 @@ class RunRecorder:
             self._write_head()
 
     def _write_head(self) -> None:
+        trained = self._session.context.head
+        factor = self.best.metrics.get("confidence_scale", 1.0) * trained.confidence_scale
         provenance = self._session.provenance(self.best)
-        head = DepthHead(self._session.context.head.model_copy(update={"provenance": provenance}))
+        record = {"provenance": provenance, "confidence_scale": min(max(factor, 1e-4), 1e4)}
+        head = DepthHead(trained.model_copy(update=record))
         state = {name.removeprefix("head."): x for name, x in self._best.items()}
         load_weights(head, state, "the trained weights")
         # An edited card is kept by save_pretrained, but this one is of earlier weights.

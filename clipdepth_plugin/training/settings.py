@@ -23,6 +23,7 @@ _SET_BY = {
     "preset": "head.preset",
     "provenance": "provenance",
     "resize": "resize",
+    "confidence_scale": "calibrate_confidence",
 }
 
 
