@@ -1,7 +1,7 @@
 """The factor on a head's predicted error scale that calibrates its confidence.
 
 It is fitted in validation, so on places that were left out of training, where the scale that was
-learnt is too small (temperature scaling: Guo et al., arXiv 1706.04599; here of a Laplace scale).
+learnt is too small (as temperature scaling: Guo et al., arXiv 1706.04599, section 4.2).
 
 Axes: B views, K pixels, S sets, E bins of the log of the scale b, T candidates, C bins of
 confidence.
@@ -20,6 +20,8 @@ from clipdepth_plugin.training.terms.term import wide
 E = 900
 _LOW, _HIGH = -10.0, 8.0
 """Ends of the bins of log b."""
+
+_MIDDLE_E = _LOW + (torch.arange(E, dtype=torch.float64) + 0.5) * ((_HIGH - _LOW) / E)
 
 _FACTORS = (-3.0, 4.0, 351)
 """Candidates: the logarithm of the first and last factor, and how many."""
@@ -50,24 +52,29 @@ def scale_shares(
     return wide(counts_B2E) / valid_BK.sum(dim=1).clamp_min(1)[:, None, None]
 
 
-def calibration_errors(shares_S2E: Tensor, log_factors_T: Tensor) -> Tensor:
-    """(S, T): expected calibration error of each set (15 even bins) under each factor.
+def calibration_errors(shares_S2E: Tensor, factor: float) -> Tensor:
+    """(S,): expected calibration error of each set (15 even bins) under a factor on b.
 
     ``shares_S2E`` are ``scale_shares``, the mean over a set's views.
     """
-    middle_E = _LOW + (torch.arange(E, dtype=torch.float64) + 0.5) * ((_HIGH - _LOW) / E)
-    confidence_TE = confidence_of(middle_E + log_factors_T.double()[:, None])
-    bin_TE = (confidence_TE * _CONFIDENCE_BINS).long().clamp_max(_CONFIDENCE_BINS - 1)
-    errors = []
-    for wrong_E, right_E in shares_S2E.double().cpu():
-        gap_TE = (wrong_E + right_E) * confidence_TE - right_E
-        gap_TC = gap_TE.new_zeros(len(gap_TE), _CONFIDENCE_BINS).scatter_add_(1, bin_TE, gap_TE)
-        errors.append(gap_TC.abs().sum(dim=1))
-    return torch.stack(errors)
+    confidence_E = confidence_of(_MIDDLE_E + math.log(factor))
+    bin_E = (confidence_E * _CONFIDENCE_BINS).long().clamp_max(_CONFIDENCE_BINS - 1)
+    wrong_SE, right_SE = shares_S2E.double().cpu().unbind(dim=1)
+    gap_SE = (wrong_SE + right_SE) * confidence_E - right_SE
+    gap_SC = gap_SE.new_zeros(len(gap_SE), _CONFIDENCE_BINS)
+    return gap_SC.index_add_(1, bin_E, gap_SE).abs().sum(dim=1)
 
 
 def best_factor(shares_S2E: Tensor) -> float:
-    """The factor on b under which the calibration error, mean over the sets, is least."""
-    log_factors_T = torch.linspace(*_FACTORS, dtype=torch.float64)
-    error_T = calibration_errors(shares_S2E, log_factors_T).mean(dim=0)
-    return float(log_factors_T[error_T.argmin()].exp())
+    """The factor on b under which right and wrong pixels are likeliest, the sets weighing the same.
+
+    The calibration error would be no measure here: its minimum for several sets is that of most of
+    them, however wrong the confidence in the others.
+    """
+    log_factor_T = torch.linspace(*_FACTORS, dtype=torch.float64)
+    wrong_E, right_E = shares_S2E.double().cpu().mean(dim=0)
+    # log(1 - confidence) = -log(1.25) / b.
+    miss_TE = -math.log(CONFIDENT_FACTOR) * torch.exp(-_MIDDLE_E - log_factor_T[:, None])
+    hit_TE = torch.log(-torch.expm1(miss_TE))
+    likelihood_T = miss_TE @ wrong_E + hit_TE @ right_E
+    return float(log_factor_T[likelihood_T.argmax()].exp())

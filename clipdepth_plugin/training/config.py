@@ -116,7 +116,7 @@ class TrainConfig(Settings):
 
     calibrate_confidence: bool = True
     """Fit the saved head's ``confidence_scale`` on the validation sets, each weighing the same, by
-    its expected calibration error; for heads with confidence."""
+    the likelihood of what its confidence predicts; for heads with confidence."""
 
     checkpoint_every: Count = 500
     """Steps between checkpoints."""

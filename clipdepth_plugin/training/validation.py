@@ -10,7 +10,6 @@ X columns. Depths in metres.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -179,8 +178,7 @@ def _metrics(means_SX: Tensor, sets: Sequence[str], *, calibrate: bool) -> dict[
         shares_S2E = means_SX[:, len(METRICS) :].unflatten(1, (2, -1))
         factor = best_factor(shares_S2E) if calibrate else 1.0
         metrics["confidence_scale"] = factor
-        log_factor_1 = torch.tensor([math.log(factor)])
-        values["calibration_error"] = calibration_errors(shares_S2E, log_factor_1)[:, 0]
+        values["calibration_error"] = calibration_errors(shares_S2E, factor)
     metrics |= {name: float(value_S.mean()) for name, value_S in values.items()}
     if len(sets) > 1:
         metrics |= {

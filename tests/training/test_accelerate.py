@@ -31,9 +31,14 @@ LAUNCH = [
 GUIDED: dict[str, Any] = {
     "head": {
         "preset": "guided",
-        "options": {"channels": [8, 8, 8], "film_hidden": 8, "stem_channels": 4},
+        "options": {
+            "channels": [8, 8, 8],
+            "film_hidden": 8,
+            "stem_channels": 4,
+            "confidence": True,
+        },
     },
-    "loss": {"auxiliary": []},
+    "loss": {"auxiliary": [], "confidence": 0.1},
 }
 
 
@@ -116,6 +121,9 @@ def test_two_processes_have_the_loss_curve_of_one_with_the_doubled_batch(tiny: T
             assert record["images"] == 5
             for metric in ("abs_rel", "abs_rel/planes", "abs_rel_aligned/more"):
                 assert record[metric] == pytest.approx(expected[metric], abs=1e-4)
+            for metric in ("confidence_scale", "calibration_error", "calibration_error/more"):
+                assert (metric in record) == ("guided" in name)
+                assert record.get(metric, 0) == pytest.approx(expected.get(metric, 0), rel=1e-2)
     assert len(tiny.losses("normed")) == 6
 
 

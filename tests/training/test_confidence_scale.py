@@ -62,7 +62,7 @@ def test_errors_are_those_of_the_evaluation() -> None:
     given = views(3.0, seed=4)
     shares_S2E = scale_shares(*given).mean(0, keepdim=True)
     for factor in (1.0, 2.0, 5.0):
-        mine = calibration_errors(shares_S2E, torch.tensor([math.log(factor)])).item()
+        mine = calibration_errors(shares_S2E, factor).item()
         moved = given[0] + math.log(factor)
         assert mine == pytest.approx(error_of(moved, *given[1:]), abs=5e-3)
 
