@@ -130,7 +130,8 @@ class DataConfig(Settings):
     scale_share: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
     """How much the scale of this training set's depths counts in the loss: of each picture's mean
     error of log depth, this share is left in. 1: metric depth; 0: only depth relative to the
-    picture's own scale, for sets whose scale should not be learnt."""
+    picture's own scale, for sets whose scale should not be learnt; a head with
+    ``canonical_focal`` then takes frames whose camera is not known."""
 
     augment: AugmentConfig | None = None
     """Augmentation of this training set; replaces the run's ``augment`` entirely. None: the

@@ -70,7 +70,8 @@ class CachedSource:
             on = {name: x.to(context.device, non_blocking=True) for name, x in records.items()}
             features = features_of(on, context.head.levels, context.tower.grid)
             parts_B = torch.tensor(parts, device=context.device)
-            yield context.batch(features, on["depth"], on["intrinsics"], names, parts_B)
+            own = (on["depth"], on["intrinsics"], names, parts_B)
+            yield context.batch(features, *own, training=self.training)
 
     def _order(self, epoch: int, start: int) -> EpochOrder:
         plan = self.context.plan(epoch, start, training=self.training)

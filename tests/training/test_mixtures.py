@@ -54,6 +54,25 @@ def test_a_set_without_scale_may_be_in_any(tiny: TinyRuns) -> None:
     assert tiny.losses("cached") == pytest.approx(losses[4.0, 0.5], rel=1e-4)
 
 
+def test_a_set_without_scale_needs_no_camera(tiny: TinyRuns) -> None:
+    options = {**tiny.exact_head, "canonical_focal": 30.0}
+    metric = dict(tiny.tree("any")["data"]["train"][0])
+    root = Path(in_other_metres(tiny, 1.0))
+    meta = json.loads((root / "meta.json").read_text())
+    (root / "meta.json").write_text(json.dumps({**meta, "intrinsics": {}}))
+    for cache in (None, {"folder": str(tiny.folder / "cache")}):
+        for share in (0.0, 0.5):
+            other = {**metric, "root": str(root), "scale_share": share}
+            name = f"{share}-{cache is None}"
+            data = {"train": [metric, other]}
+            run = tiny.config(name, head={"options": options}, data=data, cache=cache, **PLAIN)
+            if share:
+                with pytest.raises(TrainingError, match=r"or train on it with scale_share: 0"):
+                    train(run)
+            else:
+                train(run)
+
+
 def validated(tiny: TinyRuns, name: str) -> list[dict[str, Any]]:
     records = read_log(tiny.folder / name / "log.jsonl")
     return [one for one in records if one["kind"].startswith("validation")]
