@@ -104,6 +104,7 @@ class HeadConfig(Settings):
         Idle("film_hidden", lambda head: not head.film, "film: false"),
         Idle("context", lambda head: not head.film, "film: false"),
         Idle("structural_levels", lambda head: not head.structural, "structural: false"),
+        Idle("confidence_scale", lambda head: not head.confidence, "confidence: false"),
     )
 
     width: Channels
@@ -166,6 +167,10 @@ class HeadConfig(Settings):
     confidence: bool = False
     """Predict beside each depth how sure it is: the scale of a Laplace distribution of log depth,
     given as the probability that the true depth is within a factor of 1.25."""
+
+    confidence_scale: Annotated[float, Field(gt=0.0, le=1e4)] = 1.0
+    """Factor on that scale, above 1 for a head that is less sure than it learnt to be: training
+    fits it on validation data."""
 
     canonical_focal: GivenFocal | None = None
     """Focal length in pixels of ``input_size`` that the training depths were scaled to

@@ -16,7 +16,7 @@ from clipdepth_plugin.config import DECODERS, HeadConfig, scale_levels
 from clipdepth_plugin.decoders import compact, dual_path  # noqa: F401 (they register themselves)
 from clipdepth_plugin.decoders.decoder import Decoder
 from clipdepth_plugin.decoders.inputs import checked_features, checked_size
-from clipdepth_plugin.decoders.readout import DepthEstimate, with_confidence
+from clipdepth_plugin.decoders.readout import DepthEstimate, calibrated, with_confidence
 from clipdepth_plugin.errors import ConfigError
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.files.problems import checked
@@ -146,7 +146,7 @@ class DepthHead(HubMixin):
         size = checked_size(size)
         checked = checked_features(features, self.config, next(self.parameters()))
         estimate: DepthEstimate = self.decoder(checked, size, auxiliary=auxiliary)
-        return estimate
+        return calibrated(estimate, self.config)
 
     def fused(
         self,

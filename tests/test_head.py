@@ -176,6 +176,11 @@ def test_confidence(decoder: dict[str, Any]) -> None:
     scale = head.estimate(features, (20, 30)).log_scale
     assert scale is not None
     torch.testing.assert_close(confidence, 1 - (-math.log(1.25) / scale.exp()).exp())
+    calibrated = DepthHead(HeadConfig(**{**head.config.model_dump(), "confidence_scale": 2.0}))
+    calibrated.load_state_dict(head.state_dict())
+    same, less_sure = calibrated.eval().forward_with_confidence(features, (20, 30))
+    assert torch.equal(same, metres)
+    torch.testing.assert_close(less_sure, 1 - (-math.log(1.25) / (2 * scale.exp())).exp())
     with pytest.raises(HeadMismatchError, match="predicts no confidence"):
         make_head(**decoder).forward_with_confidence(features)
 

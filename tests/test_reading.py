@@ -138,7 +138,8 @@ def test_a_pass_that_never_began_leaves_no_old_map(
 
 
 def test_confidence_beside_depth(host: nn.Module, head: DepthHead, make_pixels: MakePixels) -> None:
-    sure = DepthHead.for_host(host, "fast", channels=(8, 8, 8), confidence=True).eval()
+    options: dict[str, Any] = {"channels": (8, 8, 8), "confidence": True, "confidence_scale": 3.0}
+    sure = DepthHead.for_host(host, "fast", **options).eval()
     with attach(host, sure) as plugin, plugin.capture() as seen:
         host(make_pixels())
         features = one_size(seen[0].features)

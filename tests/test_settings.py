@@ -75,6 +75,7 @@ FIELDS: dict[type[Settings], tuple[dict[str, Any], dict[str, Row]]] = {
             "activation": ACTS,
             "depth_range": ACTS,
             "confidence": ACTS,
+            "confidence_scale": _idle("confidence_scale", 2, "confidence: false"),
             "canonical_focal": ACTS,
             "input_size": ACTS,
             "resize": ACTS,
@@ -93,6 +94,11 @@ FIELDS: dict[type[Settings], tuple[dict[str, Any], dict[str, Row]]] = {
             "gamma": _idle("gamma", (0.5, 2), "probability: 0", probability=0),
             "brightness": _idle("brightness", (0.5, 2), "probability: 0", probability=0),
             "colour": _idle("colour", (0.5, 2), "probability: 0", probability=0),
+            "blur": _idle("blur", (0, 2), "probability: 0", probability=0),
+            "contrast": _idle("contrast", (0.5, 2), "probability: 0", probability=0),
+            "saturation": _idle("saturation", (0, 2), "probability: 0", probability=0),
+            "noise": _idle("noise", (0, 0.1), "probability: 0", probability=0),
+            "jpeg": _idle("jpeg", (30, 90), "probability: 0", probability=0),
             "probability": (ALL_OFF, "probability: does nothing with every part"),
         },
     ),
@@ -115,7 +121,9 @@ FIELDS: dict[type[Settings], tuple[dict[str, Any], dict[str, Row]]] = {
             "redistributable": _unread("redistributable", True, **TAR),
             "with_camera": _unread("with_camera", True, **TAR),
             "limit": ACTS,
-            "repeat": ACTS,
+            "repeat": _idle("repeat", 2, "share", share=0.3),
+            "share": ACTS,
+            "scale_share": ACTS,
             "augment": ACTS,
             "subset": _unread("subset", "x"),
             "revision": _unread("revision", "x"),
@@ -150,7 +158,7 @@ FIELDS: dict[type[Settings], tuple[dict[str, Any], dict[str, Row]]] = {
     parts.DataSettings: (
         {"train": [RGBD]},
         {
-            "train": ({"train": [{**TAR, "repeat": 2}]}, r"train\.0\.repeat: weighs a stream"),
+            "train": ({"train": [{**TAR, "repeat": 2}]}, r"train\.0\.repeat: weighs a set"),
             "validation": (
                 {"train": [TAR], "validation": [{**TAR, "shuffle_buffer": 3}]},
                 r"validation\.0\.shuffle_buffer: does nothing",
@@ -190,6 +198,8 @@ FIELDS: dict[type[Settings], tuple[dict[str, Any], dict[str, Row]]] = {
             "seed": ACTS,
             "workers": ACTS,
             "validate_every": _idle("validate_every", 5, "data.validation", **UNVALIDATED),
+            "select": _idle("select", "abs_rel_aligned", "data.validation", **UNVALIDATED),
+            "calibrate_confidence": _idle("calibrate_confidence", False, "head.options.conf"),
             "checkpoint_every": ACTS,
             "keep": ACTS,
             "cache": (
@@ -350,6 +360,8 @@ def test_devices_that_compute_nothing_are_refused(name: str) -> None:
         ("crop: kb", ["--protocol", "kitti-eigen"], "crop is kb, but --protocol kitti-eigen"),
         ("repeat: 2", [], "repeat is for training"),
         ("augment: {flip: 1}", [], "augment is for training"),
+        ("scale_share: 0", [], "scale_share is for training"),
+        ("share: 0.5", [], "share is for training"),
     ],
 )
 def test_a_set_that_is_measured_may_not_contradict_the_protocol(

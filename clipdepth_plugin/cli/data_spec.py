@@ -13,7 +13,7 @@ from clipdepth_plugin.files.documents import read_json, read_yaml
 from clipdepth_plugin.files.paths import is_folder
 from clipdepth_plugin.files.problems import checked
 
-TRAINING_ONLY = ("augment", "repeat", "shuffle_buffer")
+TRAINING_ONLY = ("augment", "repeat", "scale_share", "share", "shuffle_buffer")
 """Fields of a set that only training reads."""
 
 

@@ -1,10 +1,10 @@
 """Random augmentation of a view: picture, depth and camera together (kornia).
 
 Every sample has a generator of its own, seeded by (seed, epoch, index, repeat) alone, so its
-augmentation depends neither on other samples nor on workers and processes. Every call draws the
-same number of random numbers, whatever the config enables.
+augmentation depends neither on other samples nor on workers and processes. What a part draws does
+not depend on whether the config enables others.
 
-Axes: H W pixels of the tower's input, h w of the depth map.
+Axes: H W pixels of the tower's input, h w of the depth map, P parts.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from clipdepth_plugin.data.photometric import PHOTOMETRIC
 from clipdepth_plugin.data.views import View
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from clipdepth_plugin.data.augment_config import AugmentConfig
 
 _DRAWS = 15
+"""Random numbers of the parts up to ``colour``; those of ``PHOTOMETRIC`` are drawn after them."""
 
 
 def sample_generator(seed: int, epoch: int, index: int, repeat: int = 0) -> torch.Generator:
@@ -73,6 +75,11 @@ def augment(view: View, config: AugmentConfig, generator: torch.Generator) -> tu
     if config.colour != (1.0, 1.0) and colours < config.probability:
         factors = [_within(config.colour, one) for one in draws[8:11]]
         rgb_3HW = (rgb_3HW * torch.tensor(factors).view(3, 1, 1)).clamp(0.0, 1.0)
+    later_P2 = torch.rand(len(PHOTOMETRIC), 2, generator=generator).tolist()
+    for (part, change), (drawn, share) in zip(PHOTOMETRIC.items(), later_P2, strict=True):
+        if config.asks(part) and drawn < config.probability:
+            amount = _within(getattr(config, part), share)
+            rgb_3HW = change(rgb_3HW, amount, generator).clamp(0.0, 1.0)
     view = replace(view, rgb_3HW=rgb_3HW)
     flips = _flips(config, draws)
     return (flipped(view) if flips else view), flips

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from os import path as ospath
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -15,8 +15,9 @@ from clipdepth_plugin.arguments import GivenCamera, GivenMetres, GivenNearest
 from clipdepth_plugin.data.augment_config import AugmentConfig
 from clipdepth_plugin.data.sample import Crop
 from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.settings import Count, Settings
+from clipdepth_plugin.settings import Count, Idle, Settings
 
+Weighing = Annotated[float, Field(gt=0.0, le=1e4)]
 _Set = TypeVar("_Set", bound=type)
 
 
@@ -49,6 +50,10 @@ class DataConfig(Settings):
     Paths may hold environment variables (``$CLIPDEPTH_DATA/libero``), which are expanded when the
     set is opened: a stored config is portable.
     """
+
+    IDLE: ClassVar[tuple[Idle, ...]] = (
+        Idle("repeat", lambda data: data.share is not None, "share"),
+    )
 
     format: str
     """How the set is stored, one of ``data/formats/``.
@@ -112,9 +117,21 @@ class DataConfig(Settings):
     """At most this many samples, evenly spread over the set (of a stream: its first ones, in every
     epoch the same)."""
 
-    repeat: Annotated[float, Field(gt=0.0, le=1e4)] = 1.0
+    repeat: Weighing = 1.0
     """How often each sample is seen in an epoch; 2.5: twice, and a random half of the samples once
     more. For streams: sampling weight relative to the other streams."""
+
+    share: Weighing | None = None
+    """Share of the batches that is of this training set, in place of ``repeat``, whatever the
+    sets' sizes: relative to the sum of all training sets' shares, which have to be given of all or
+    of none. An epoch then has as many samples as the sets have together; a set's part of it is
+    rounded to whole samples, each seen equally often or once more than others."""
+
+    scale_share: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
+    """How much the scale of this training set's depths counts in the loss: of each picture's mean
+    error of log depth, this share is left in. 1: metric depth; 0: only depth relative to the
+    picture's own scale, for sets whose scale should not be learnt; a head with
+    ``canonical_focal`` then takes frames whose camera is not known."""
 
     augment: AugmentConfig | None = None
     """Augmentation of this training set; replaces the run's ``augment`` entirely. None: the
@@ -202,11 +219,27 @@ def register_format(
 
 def check_mixture(configs: Sequence[DataConfig]) -> None:
     """Checks that sets can be joined."""
+    if len({config.share is None for config in configs}) > 1:
+        without = next(config.title for config in configs if config.share is None)
+        raise DataError(
+            f"share: must be given of all sets or of none, {without} has none: a share is relative "
+            "to the others"
+        )
     if len({config.is_stream for config in configs}) > 1:
         raise DataError(
             "streams (hf, webdataset) can't be mixed with sets on disk: there is no common order; "
             "make all of them streams, or none"
         )
+
+
+def distinct_titles(configs: Sequence[DataConfig]) -> list[str]:
+    """A name for each set: its title; where two have the same, the split, or its number, too."""
+    titles = [config.title for config in configs]
+    if len(set(titles)) < len(titles):
+        titles = [f"{config.title}/{config.split}" for config in configs]
+    if len(set(titles)) < len(titles):
+        titles = [f"{number}:{title}" for number, title in enumerate(titles)]
+    return titles
 
 
 def expand(text: str) -> str:

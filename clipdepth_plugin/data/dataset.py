@@ -108,6 +108,10 @@ class Mixture(SampleDataset):
         part, inside = self._place(index)
         return self.sets[part].augment_of(inside)
 
+    def part_of(self, index: int) -> int:
+        """Number of the set that a sample is of."""
+        return self._place(index)[0]
+
     @property
     def counts(self) -> tuple[int, ...]:
         """Samples in each part."""

@@ -41,6 +41,7 @@ class Batch:
         names: B names.
         indices_B: int64, index in the (concatenated) data set. Where a bad file was replaced it
             is that of the sample that is really here; in a stream, the place in the stream.
+        parts_B: int64, number of each sample's set, in the order in which the sets were given.
     """
 
     pixels_B3HW: Tensor
@@ -48,6 +49,7 @@ class Batch:
     intrinsics_B4: Tensor
     names: list[str]
     indices_B: Tensor
+    parts_B: Tensor
 
     def __len__(self) -> int:
         return len(self.names)
@@ -75,6 +77,7 @@ class Item:
     intrinsics_4: Tensor
     name: str
     index: int
+    part: int = 0
 
 
 class ViewMaker:
@@ -108,16 +111,18 @@ class ViewMaker:
             made, _ = vary(made, augment, generator)
         return self._item(made, sample.name, index)
 
-    def random(self, sample: Sample, draw: Draw, epoch: int, own: AugmentConfig | None) -> Item:
-        """As augmentation has it in this epoch; ``own`` is the augmentation of the sample's set."""
+    def random(
+        self, sample: Sample, draw: Draw, epoch: int, *, own: AugmentConfig | None, part: int
+    ) -> Item:
+        """As augmentation has it in this epoch; ``own`` is that of the sample's set, ``part``."""
         augment = self.augment_with(own)
         made = make_view(sample, self.preprocessing, self.output_size)
         if augment is not None:
             generator = sample_generator(self.seed, epoch, draw.index, draw.repeat)
             made, _ = vary(made, augment, generator)
-        return self._item(made, sample.name, draw.index)
+        return self._item(made, sample.name, draw.index, part)
 
-    def _item(self, made: View, name: str, index: int) -> Item:
+    def _item(self, made: View, name: str, index: int, part: int = 0) -> Item:
         camera = made.intrinsics or (torch.nan,) * 4
         return Item(
             normalised(made.rgb_3HW, self.preprocessing),
@@ -125,6 +130,7 @@ class ViewMaker:
             torch.tensor(camera, dtype=torch.float32),
             name,
             index,
+            part,
         )
 
 
@@ -166,7 +172,7 @@ class SampleViews:
         if view in (PLAIN, FLIPPED):
             return ("plain", "flipped")[view]
         config = self.augment_of(index)
-        recipe = "" if config is None else config.model_dump_json()
+        recipe = "" if config is None else config.recipe()
         return f"augmented {view} seed {self._maker.seed} {recipe}"
 
 
@@ -187,4 +193,5 @@ def collate(items: Sequence[Item]) -> Batch:
         torch.stack([item.intrinsics_4 for item in items]),
         [item.name for item in items],
         torch.tensor([item.index for item in items]),
+        torch.tensor([item.part for item in items]),
     )

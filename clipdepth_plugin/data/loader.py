@@ -72,7 +72,9 @@ class _Items(Dataset[_Read]):
                 failures.append(Failure(self._data.name(index), str(error)))
                 continue
             there, own = Draw(index, draw.repeat), self._data.augment_of(index)
-            return self._maker.random(sample, there, self._epoch, own), failures
+            part = self._data.part_of(index)
+            item = self._maker.random(sample, there, self._epoch, own=own, part=part)
+            return item, failures
         return None, failures
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from clipdepth_plugin.data.config import FORMATS, DataConfig, check_mixture
 from clipdepth_plugin.data.dataset import Mixture, SampleDataset, Spread
+from clipdepth_plugin.data.order import repeats_of
 from clipdepth_plugin.data.stream import StreamDataset, StreamMixture
 from clipdepth_plugin.errors import DataError
 
@@ -74,9 +75,18 @@ def open_mixture(
     check_mixture(configs)
     opened = [_opened(config) for config in configs]
     _check_missing(opened, bad_file_limit)
-    repeats = [config.repeat for config in configs]
+    weights = [config.repeat if config.share is None else config.share for config in configs]
     streams = [one for one in opened if isinstance(one, StreamDataset)]
     if streams:
-        return StreamMixture(streams, repeats)
+        return StreamMixture(streams, weights)
     sets = [one for one in opened if isinstance(one, SampleDataset)]
+    if configs[0].share is None:
+        return Mixture(sets, weights)
+    repeats = repeats_of(weights, list(map(len, sets)))
+    for config, one, repeat in zip(configs, sets, repeats, strict=True):
+        if round(repeat * len(one)) == 0:
+            raise DataError(
+                f"{config.title}: share: {config.share:g} of {sum(weights):g} gives it not one of "
+                f"an epoch's {sum(map(len, sets))} samples; raise it, or leave the set out"
+            )
     return Mixture(sets, repeats)

@@ -76,6 +76,12 @@ class EpochOrder:
             yield [Draw(index, repeat) for index, repeat in parts[plan.rank].tolist()]
 
 
+def repeats_of(shares: Sequence[float], counts: Sequence[int]) -> list[float]:
+    """How often each part's samples are seen in an epoch of all ``counts``, to have its share."""
+    total = sum(counts) / sum(shares)
+    return [total * share / max(count, 1) for share, count in zip(shares, counts, strict=True)]
+
+
 def _entries(plan: EpochPlan, counts: Sequence[int], repeats: Sequence[float]) -> Tensor:
     """(N, 2) int64: every sample that is to be seen, with its repeat."""
     parts, first = [torch.empty(0, 2, dtype=torch.int64)], 0

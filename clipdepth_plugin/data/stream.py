@@ -124,12 +124,12 @@ class StreamMixture:
         """Joins the streams."""
         self.streams, self.weights = tuple(streams), tuple(weights)
 
-    def records(self, plan: EpochPlan) -> Iterator[tuple[StreamDataset, Record]]:
-        """Every record of an epoch, with the stream that decodes it."""
+    def records(self, plan: EpochPlan) -> Iterator[tuple[int, Record]]:
+        """Every record of an epoch, with the number of its stream."""
 
-        def part(number: int, stream: StreamDataset) -> Iterator[tuple[StreamDataset, Record]]:
+        def part(number: int, stream: StreamDataset) -> Iterator[tuple[int, Record]]:
             seed = mixed_seed("stream", plan.seed, plan.epoch, number)
-            return ((stream, one) for one in stream.records(seed if plan.shuffle else None))
+            return ((number, one) for one in stream.records(seed if plan.shuffle else None))
 
         parts = [part(number, stream) for number, stream in enumerate(self.streams)]
         chance = random.Random(mixed_seed("mix", plan.seed, plan.epoch))

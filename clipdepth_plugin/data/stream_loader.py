@@ -14,13 +14,13 @@ import torch
 from clipdepth_plugin.data.items import Batch, Item, ViewMaker, collate
 from clipdepth_plugin.data.order import Draw, EpochPlan
 from clipdepth_plugin.data.reading import BadFiles, Failure, Reading, map_ahead
-from clipdepth_plugin.data.stream import Record, StreamDataset, StreamMixture
+from clipdepth_plugin.data.stream import Record, StreamMixture
 from clipdepth_plugin.errors import ClipDepthError
 
 
 class _Numbered(NamedTuple):
     number: int
-    stream: StreamDataset
+    part: int
     record: Record
 
 
@@ -68,23 +68,24 @@ class StreamLoader:
     def _numbered(self, failures: list[Failure]) -> Iterator[_Numbered]:
         """Every record of the epoch; where the stream itself broke, that goes to ``failures``."""
         number = 0
-        for stream, record in self._mixture.records(self._plan):
+        for part, record in self._mixture.records(self._plan):
             if record.error is not None:
                 failures.append(Failure(record.name, record.error))
                 continue
-            yield _Numbered(number, stream, record)
+            yield _Numbered(number, part, record)
             number += 1
 
     def _decoded(self, part: _Part) -> tuple[_Part, list[Item | Failure]]:
         return part, [self._item(one) for one in part.records]
 
     def _item(self, one: _Numbered) -> Item | Failure:
+        stream = self._mixture.streams[one.part]
         try:
-            sample = one.stream.decode(one.record)
+            sample = stream.decode(one.record)
         except ClipDepthError as error:
             return Failure(one.record.name, str(error))
-        draw, own = Draw(one.number, 0), one.stream.config.augment
-        return self._maker.random(sample, draw, self._plan.epoch, own)
+        draw, own = Draw(one.number, 0), stream.config.augment
+        return self._maker.random(sample, draw, self._plan.epoch, own=own, part=one.part)
 
     def _batch(self, rows: list[Item | Failure]) -> Batch:
         good = [(place, row) for place, row in enumerate(rows) if isinstance(row, Item)]

@@ -148,6 +148,14 @@ def resized_estimate(
     return DepthEstimate(resize(metres_B1HW, size), resized)
 
 
+def calibrated(estimate: DepthEstimate, config: HeadConfig) -> DepthEstimate:
+    """A decoder's estimate with ``config.confidence_scale`` in its error's scale."""
+    if estimate.log_scale is None or config.confidence_scale == 1:
+        return estimate
+    log_scale = estimate.log_scale + math.log(config.confidence_scale)
+    return estimate._replace(log_scale=log_scale)
+
+
 NO_CONFIDENCE = (
     "this head predicts no confidence (config.confidence is False): train one with "
     "head.options.confidence: true and a weight for loss.confidence"

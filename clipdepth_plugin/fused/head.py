@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.decoders.decoder import Decoder
 from clipdepth_plugin.decoders.inputs import checked_features, checked_size
-from clipdepth_plugin.decoders.readout import DepthEstimate, with_confidence
+from clipdepth_plugin.decoders.readout import DepthEstimate, calibrated, with_confidence
 from clipdepth_plugin.errors import KernelError
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.fused import compact, dual_path  # noqa: F401 (they register themselves)
@@ -52,7 +52,7 @@ class FusedHead(nn.Module):
         own = next(decoder.parameters(), torch.empty(0))
         packing = Packing(own.dtype if dtype is None else dtype, triton)
         self.decoder = fuse(decoder, packing).to(own.device)
-        self._graphs = GraphCache(functools.partial(_decode, self.decoder), graphs)
+        self._graphs = GraphCache(functools.partial(_decode, self.decoder, config), graphs)
         self.eval()
 
     def forward(
@@ -97,7 +97,7 @@ class FusedHead(nn.Module):
         return self
 
 
-def _decode(decoder: FusedForm, inputs: Inputs) -> list[Tensor]:
+def _decode(decoder: FusedForm, config: HeadConfig, inputs: Inputs) -> list[Tensor]:
     """Metres; behind them the logarithm of their error's scale, where the head has it."""
-    estimate = decoder(inputs.features, inputs.size)
+    estimate = calibrated(decoder(inputs.features, inputs.size), config)
     return [x for x in (estimate.metres, estimate.log_scale) if x is not None]

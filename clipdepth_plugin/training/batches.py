@@ -46,6 +46,7 @@ class FeatureBatch:
         scale_B: Factor from true metres to what the head is to predict (the canonical camera's);
             ones for a head without one.
         names: The samples' names.
+        parts_B: Number of each sample's set, as the config lists them.
     """
 
     features: TowerFeatures
@@ -53,6 +54,7 @@ class FeatureBatch:
     valid_B1HW: Tensor
     scale_B: Tensor
     names: list[str]
+    parts_B: Tensor
 
     @property
     def target_B1HW(self) -> Tensor:
@@ -116,10 +118,15 @@ class SourceContext:
         depth_B1HW: Tensor,
         intrinsics_B4: Tensor,
         names: list[str],
+        parts_B: Tensor,
+        *,
+        training: bool,
     ) -> FeatureBatch:
         """A batch of tensors that are on the device."""
-        scale_B = camera_scale(intrinsics_B4, self.head.canonical_focal, names)
-        return FeatureBatch(features, depth_B1HW, depth_B1HW > 0, scale_B, names)
+        free = [training and one.scale_share == 0 for one in self.config.data.train]
+        free_B = torch.tensor(free, device=parts_B.device)[parts_B] if any(free) else None
+        scale_B = camera_scale(intrinsics_B4, self.head.canonical_focal, names, free_B)
+        return FeatureBatch(features, depth_B1HW, depth_B1HW > 0, scale_B, names, parts_B)
 
 
 class TowerSource:
@@ -151,7 +158,9 @@ class TowerSource:
         for batch in make_loader(self._data, self._maker, plan, self._reading):
             moved = batch.to(context.device)
             features = context.read(moved.pixels_B3HW)
-            yield context.batch(features, moved.depth_B1HW, moved.intrinsics_B4, moved.names)
+            maps = (moved.depth_B1HW, moved.intrinsics_B4)
+            own = (moved.names, moved.parts_B)
+            yield context.batch(features, *maps, *own, training=self._training)
 
 
 def first_pictures(context: SourceContext, data: Mixture | StreamMixture, count: int) -> Tensor:
@@ -167,8 +176,15 @@ def first_pictures(context: SourceContext, data: Mixture | StreamMixture, count:
     return (rgb_P3HW * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def camera_scale(intrinsics_B4: Tensor, canonical_focal: float | None, names: list[str]) -> Tensor:
+def camera_scale(
+    intrinsics_B4: Tensor,
+    canonical_focal: float | None,
+    names: list[str],
+    free_B: Tensor | None = None,
+) -> Tensor:
     """Canonical over true focal length of each view (Metric3D, arXiv 2307.10984, section 3.2).
+
+    ``free_B`` says which views' scale counts nowhere, so that their camera need not be known.
 
     Returns:
         (B,) factors; ones without a canonical focal length.
@@ -179,11 +195,14 @@ def camera_scale(intrinsics_B4: Tensor, canonical_focal: float | None, names: li
     if canonical_focal is None:
         return intrinsics_B4.new_ones(intrinsics_B4.shape[0])
     scale_B = canonical_focal / (intrinsics_B4[:, 0] * intrinsics_B4[:, 1]).sqrt()
+    if free_B is not None:
+        scale_B = scale_B.where(~free_B, 1.0)
     unknown = (~torch.isfinite(scale_B)).nonzero().flatten().tolist()
     if unknown:
         raise TrainingError(
             f"head.options.canonical_focal needs every sample's intrinsics; {names[unknown[0]]} "
             f"has none ({len(unknown)} of {len(names)} in its batch): leave such frames out with "
-            "with_camera: true in their data set, or give it intrinsics"
+            "with_camera: true in their data set, give it intrinsics, or train on it with "
+            "scale_share: 0"
         )
     return scale_B

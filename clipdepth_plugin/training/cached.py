@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from accelerate.utils import gather_object
 
 from clipdepth_plugin.data.augment import is_flipped, mixed_seed, sample_generator
@@ -65,23 +66,26 @@ class CachedSource:
         """See ``FeatureSource``."""
         context = self.context
         load, order = partial(self._load, epoch), self._order(epoch, start)
-        for names, records in map_ahead(load, order, threads=4, ahead=4):
+        for names, parts, records in map_ahead(load, order, threads=4, ahead=4):
             on = {name: x.to(context.device, non_blocking=True) for name, x in records.items()}
             features = features_of(on, context.head.levels, context.tower.grid)
-            yield context.batch(features, on["depth"], on["intrinsics"], names)
+            parts_B = torch.tensor(parts, device=context.device)
+            own = (on["depth"], on["intrinsics"], names, parts_B)
+            yield context.batch(features, *own, training=self.training)
 
     def _order(self, epoch: int, start: int) -> EpochOrder:
         plan = self.context.plan(epoch, start, training=self.training)
         return EpochOrder(plan, self.data.counts, self.data.repeats)
 
-    def _load(self, epoch: int, draws: Sequence[Draw]) -> tuple[list[str], Records]:
-        keys, names = [], []
+    def _load(self, epoch: int, draws: Sequence[Draw]) -> tuple[list[str], list[int], Records]:
+        keys, names, parts = [], [], []
         for draw in draws:
             index, content = self._readable(draw.index)
             view = self.pick(epoch, index, draw.repeat)
             keys.append(Key(content, self.views.view_key(index, view)))
             names.append(self.views.name(index))
-        return names, self.cache.read(keys, pinned=self.context.device.type == "cuda")
+            parts.append(self.data.part_of(index))
+        return names, parts, self.cache.read(keys, pinned=self.context.device.type == "cuda")
 
     def _readable(self, index: int) -> tuple[int, str]:
         """The sample, or the next one that is not bad, as the loader replaces it."""

@@ -31,6 +31,13 @@ class TrainConfig(Settings):
 
     IDLE: ClassVar[tuple[Idle, ...]] = (
         Idle("validate_every", lambda run: not run.data.validation, "data.validation: []"),
+        Idle("select", lambda run: not run.data.validation, "data.validation: []"),
+        Idle("calibrate_confidence", lambda run: not run.data.validation, "data.validation: []"),
+        Idle(
+            "calibrate_confidence",
+            lambda run: (head := run.head.config()) is not None and not head.confidence,
+            "head.options.confidence: false",
+        ),
         Idle(
             "logging.pictures",
             lambda run: run.logging.pictures and not run.data.validation,
@@ -102,6 +109,14 @@ class TrainConfig(Settings):
 
     validate_every: Count | None = None
     """Steps between validations; null for each epoch (``steps`` given: a tenth of them)."""
+
+    select: Literal["abs_rel", "abs_rel_aligned"] = "abs_rel"
+    """What the best weights have least, as the mean over the validation sets, each weighing the
+    same: AbsRel in metres, or with each picture's median depth told."""
+
+    calibrate_confidence: bool = True
+    """Fit the saved head's ``confidence_scale`` on the validation sets, each weighing the same, by
+    the likelihood of what its confidence predicts; for heads with confidence."""
 
     checkpoint_every: Count = 500
     """Steps between checkpoints."""

@@ -21,7 +21,7 @@ from clipdepth_plugin.training.terms.confidence import Confidence
 from clipdepth_plugin.training.terms.gradient import Gradient
 from clipdepth_plugin.training.terms.silog import Silog
 from clipdepth_plugin.training.terms.ssim import Ssim
-from clipdepth_plugin.training.terms.term import LossTerm, Part
+from clipdepth_plugin.training.terms.term import LossTerm, Part, with_scale_share
 
 
 class LossConfig(Silog, Ssim, Gradient, Confidence):
@@ -89,16 +89,33 @@ class DepthLoss:
     def __init__(self, config: LossConfig) -> None:
         """Prepares the parts that have a weight."""
         self._parts = [part for part in config.all_parts() if part.weight > 0]
+        self._min_depth = config.min_depth
 
     def __call__(
-        self, estimate: DepthEstimate, depth_B1HW: Tensor, valid_B1HW: Tensor
+        self,
+        estimate: DepthEstimate,
+        depth_B1HW: Tensor,
+        valid_B1HW: Tensor,
+        scale_share_B: Tensor | None = None,
     ) -> LossTerms:
-        """The loss of one batch."""
+        """The loss of one batch.
+
+        ``scale_share_B`` is how much of each view's mean error of log depth counts, 0..1; None
+        stands for ones.
+        """
+
+        def seen(pred_B1HW: Tensor) -> Tensor:
+            pred_B1HW = _at_least_32(pred_B1HW)
+            if scale_share_B is None:
+                return pred_B1HW
+            truth = (depth_B1HW, valid_B1HW)
+            return with_scale_share(pred_B1HW, *truth, scale_share_B, self._min_depth)
+
         log_scale = estimate.log_scale
         estimate = DepthEstimate(
-            _at_least_32(estimate.metres),
+            seen(estimate.metres),
             None if log_scale is None else _at_least_32(log_scale),
-            tuple(_at_least_32(one) for one in estimate.auxiliary),
+            tuple(map(seen, estimate.auxiliary)),
         )
         sums = [part.sums(estimate, depth_B1HW, valid_B1HW) for part in self._parts]
         flat_K = _sum_over_processes(torch.cat([one.flatten() for one in sums]))

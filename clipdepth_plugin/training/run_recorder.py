@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
 
+from clipdepth_plugin.data.config import distinct_titles
 from clipdepth_plugin.errors import ClipDepthError, TrainingError
 from clipdepth_plugin.files.colours import comparison, image_grid
 from clipdepth_plugin.head import DepthHead
@@ -91,21 +92,22 @@ class RunRecorder:
         measured: dict[Weights, Validation] = {"raw": self._measure("raw")}
         if session.ema is not None:
             measured["ema"] = self._measure("ema")
-        weights = min(measured, key=lambda name: _order(measured[name].metrics["abs_rel"]))
-        abs_rel = measured[weights].metrics["abs_rel"]
+        select = session.context.config.select
+        weights = min(measured, key=lambda name: _order(measured[name].metrics[select]))
+        abs_rel, score = (measured[weights].metrics[name] for name in ("abs_rel", select))
         self.last_abs_rel = abs_rel
         if self._main:
             for name, one in measured.items():
                 record = {"step": step, "kind": f"validation_{name}", "images": one.images}
                 self.folder.write({**record, **_finite(one.metrics)})
             self._draw(step, measured[weights])
-        if not math.isfinite(abs_rel):
+        if not (math.isfinite(abs_rel) and math.isfinite(score)):
             logger.warning(
                 "step %d: AbsRel on the validation data is not finite: the weights have diverged, "
                 "and no head is kept of them; lower optimiser.lr",
                 step,
             )
-        elif self.best.abs_rel is None or abs_rel < self.best.abs_rel:
+        elif self.best.abs_rel is None or score < self.best.metrics.get(select, math.inf):
             metrics = measured[weights].metrics.items()
             finite = {name: value for name, value in metrics if math.isfinite(value)}
             self.best = Best(abs_rel, weights, step, finite)
@@ -199,8 +201,10 @@ class RunRecorder:
                 session.model,
                 session.validation,
                 session.context.size,
+                distinct_titles(session.context.config.data.validation),
                 session.context.config.logging.pictures,
                 partial(self._doing, f"validation ({weights} weights)"),
+                calibrate=session.context.config.calibrate_confidence,
             )
 
     def _draw(self, step: int, seen: Validation) -> None:
@@ -220,8 +224,11 @@ class RunRecorder:
             self._write_head()
 
     def _write_head(self) -> None:
+        trained = self._session.context.head
+        factor = self.best.metrics.get("confidence_scale", 1.0) * trained.confidence_scale
         provenance = self._session.provenance(self.best)
-        head = DepthHead(self._session.context.head.model_copy(update={"provenance": provenance}))
+        record = {"provenance": provenance, "confidence_scale": min(max(factor, 1e-4), 1e4)}
+        head = DepthHead(trained.model_copy(update=record))
         state = {name.removeprefix("head."): x for name, x in self._best.items()}
         load_weights(head, state, "the trained weights")
         # An edited card is kept by save_pretrained, but this one is of earlier weights.

@@ -23,6 +23,7 @@ _SET_BY = {
     "preset": "head.preset",
     "provenance": "provenance",
     "resize": "resize",
+    "confidence_scale": "calibrate_confidence",
 }
 
 
@@ -95,7 +96,8 @@ class DataSettings(Settings):
     """Training sets; several are concatenated."""
 
     validation: tuple[DataConfig, ...] = ()
-    """Sets whose AbsRel selects the best weights; empty: the last weights are kept."""
+    """Sets whose error selects the best weights (``select``), each weighing the same; empty: the
+    last weights are kept."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -104,20 +106,30 @@ class DataSettings(Settings):
                 check_mixture(sets)
             except DataError as error:
                 raise ValueError(f"{name}: {error}") from error
+        for field in ("share", *(["repeat"] if self.train[0].is_stream else [])):
+            if len(self.train) == 1 and self.train[0].given(field):
+                raise ValueError(
+                    f"train.0.{field}: weighs a set against the others, and there are none; leave "
+                    "it out"
+                )
+        if not any(one.scale_share for one in self.train):
+            raise ValueError(
+                "train: every set has scale_share: 0, so nothing would train the scale of metres; "
+                "give one of them a share"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_validation(self) -> Self:
         for i, one in enumerate(self.validation):
             if one.augment is not None:
                 raise ValueError(f"validation.{i}.augment: validation data is not augmented")
-            for field in ("repeat", "shuffle_buffer"):
-                if one.is_stream and one.given(field):
+            for field in ("repeat", "share", "scale_share", "shuffle_buffer"):
+                if one.given(field):
                     raise ValueError(
-                        f"validation.{i}.{field}: does nothing; a stream of validation data is "
-                        "read once, in order"
+                        f"validation.{i}.{field}: does nothing; validation data is read once, in "
+                        "order, and every set weighs the same"
                     )
-        if len(self.train) == 1 and self.train[0].is_stream and self.train[0].given("repeat"):
-            raise ValueError(
-                "train.0.repeat: weighs a stream against the others, and there are none; leave it "
-                "out"
-            )
         return self
 
     @property

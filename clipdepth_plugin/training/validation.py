@@ -1,15 +1,16 @@
-"""AbsRel and its companions during training, image by image, over all processes.
+"""AbsRel and its companions during training, set by set, over all processes.
 
 At the training's output size, without crop or flip: to choose weights by, not to publish
 (``clipdepth eval`` measures by the benchmarks' protocols).
 
-Axes: B views, H W a map's size, M metrics. Depths in metres.
+Axes: B views, H W a map's size, K its pixels, M metrics, S sets,
+X columns. Depths in metres.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -17,15 +18,23 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin.errors import TrainingError
+from clipdepth_plugin.training.confidence_scale import (
+    best_factor,
+    calibration_errors,
+    scale_shares,
+)
 from clipdepth_plugin.training.terms.term import wide
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from clipdepth_plugin.decoders.readout import DepthEstimate
     from clipdepth_plugin.training.batches import FeatureBatch, FeatureSource
 
 Weights = Literal["raw", "ema"]
-METRICS = ("abs_rel", "rmse", "delta1")
+METRICS = ("abs_rel", "rmse", "delta1", "abs_rel_aligned")
+OF_EACH_SET = ("abs_rel", "abs_rel_aligned", "calibration_error")
+"""Those that are given of each set, too, where there are several."""
 
 _SMALLEST = 1e-3
 
@@ -35,7 +44,9 @@ class Validation:
     """What one pass over the validation data gave.
 
     Attributes:
-        metrics: Name of ``METRICS`` -> mean over images.
+        metrics: Name of ``METRICS`` -> mean over sets of each set's mean over images;
+            ``<metric>/<set>`` -> a set's own, where there are several. With confidence also
+            ``confidence_scale``, a factor on the head's, and ``calibration_error`` under it.
         images: How many had valid depth.
         pictures: (P, 1, H, W) predicted metres of this process's first samples, on the CPU.
         truth: (P, 1, H, W) their true metres; 0 = invalid.
@@ -58,7 +69,9 @@ class Best:
 
 
 def image_errors(pred_B1HW: Tensor, depth_B1HW: Tensor, valid_B1HW: Tensor) -> Tensor:
-    """AbsRel, RMSE in metres and delta < 1.25 of each image.
+    """AbsRel, RMSE in metres, delta < 1.25 and median-aligned AbsRel of each image.
+
+    Aligned: times median(truth) / median(prediction), as ``clipdepth eval --align median``.
 
     Returns:
         (B, M) float64 in the order of ``METRICS``; NaN for images without valid depth.
@@ -69,6 +82,7 @@ def image_errors(pred_B1HW: Tensor, depth_B1HW: Tensor, valid_B1HW: Tensor) -> T
     error_BK = pred_BK - depth_BK
     ratio_BK = torch.maximum(pred_BK / depth_BK, depth_BK / pred_BK)
     count_B = valid_BK.sum(dim=1)
+    scale_B1 = _median(depth_BK, valid_BK) / _median(pred_BK, valid_BK)
 
     def mean(x_BK: Tensor) -> Tensor:
         return torch.where(valid_BK, x_BK, 0.0).sum(dim=1) / count_B
@@ -77,8 +91,17 @@ def image_errors(pred_B1HW: Tensor, depth_B1HW: Tensor, valid_B1HW: Tensor) -> T
         mean(error_BK.abs() / depth_BK),
         mean(error_BK.square()).sqrt(),
         mean(wide((ratio_BK < 1.25).float())),
+        mean((pred_BK * scale_B1 - depth_BK).abs() / depth_BK),
     )
     return torch.stack(columns, dim=1)
+
+
+def _median(x_BK: Tensor, valid_BK: Tensor) -> Tensor:
+    """(B, 1) medians of what is valid, as NumPy's: the mean of the two in the middle."""
+    sorted_BK = x_BK.masked_fill(~valid_BK, torch.inf).sort(dim=1).values
+    last_B1 = (valid_BK.sum(dim=1, keepdim=True) - 1).clamp_min(0)
+    middle_B2 = torch.cat([last_B1 // 2, (last_B1 + 1) // 2], dim=1)
+    return sorted_BK.gather(1, middle_B2).mean(dim=1, keepdim=True)
 
 
 @torch.no_grad()
@@ -87,41 +110,84 @@ def validate(
     model: nn.Module,
     source: FeatureSource,
     size: tuple[int, int],
+    sets: Sequence[str],
     pictures: int = 0,
     doing: Callable[[int, int], object] = lambda *_: None,
+    *,
+    calibrate: bool = True,
 ) -> Validation:
     """Measures the model as it is, in evaluation mode; to be called in every process.
 
-    ``doing`` is called with the numbers of batches done and of all, where these are known.
+    ``sets`` names the sets that the source's batches number; each weighs the same. ``doing`` is
+    called with the numbers of batches done and of all, where these are known. ``calibrate`` fits
+    the factor of a confidence.
     """
     was_training = model.training
     model.eval()
-    sums_M1 = wide(torch.zeros(len(METRICS) + 1, device=accelerator.device))
+    sums_SX: Tensor | None = None
     first: tuple[Tensor, Tensor] | None = None
     total = None
     with contextlib.suppress(TypeError):  # a stream has no length
         total = len(source)
     for number, (batch, counts) in enumerate(_together(accelerator, source.batches(0)), 1):
         features = batch.features
-        pred_B1HW = model(
+        estimate: DepthEstimate = model(
             features.levels, features.context, features.pixels, features.grid, size
-        ).metres
-        pred_B1HW = pred_B1HW / batch.scale_B[:, None, None, None]
+        )
+        pred_B1HW = estimate.metres / batch.scale_B[:, None, None, None]
         if counts:
-            errors_BM = image_errors(pred_B1HW, batch.depth_B1HW, batch.valid_B1HW)
-            counted_BM = errors_BM[batch.valid_B1HW.flatten(1).any(dim=1)]
-            sums_M1[:-1] += counted_BM.sum(dim=0)
-            sums_M1[-1] += counted_BM.shape[0]
+            rows_BX = _columns(pred_B1HW, estimate.log_scale, batch)
+            counted_B = batch.valid_B1HW.flatten(1).any(dim=1)
+            mine = [counted_B & (batch.parts_B == part) for part in range(len(sets))]
+            added_SX = torch.stack([rows_BX[of_set_B].sum(dim=0) for of_set_B in mine])
+            sums_SX = added_SX if sums_SX is None else sums_SX + added_SX
         if total is not None:
             doing(number, total)
         first = first or (pred_B1HW[:pictures].float().cpu(), batch.depth_B1HW[:pictures].cpu())
     model.train(was_training)
-    pooled_M1: Tensor = accelerator.reduce(sums_M1, reduction="sum")
-    images = int(pooled_M1[-1])
-    if images == 0 or first is None:
-        raise TrainingError("data.validation: no image has valid depth; check root, split, range")
-    means = dict(zip(METRICS, (pooled_M1[:-1] / images).tolist(), strict=True))
-    return Validation(means, images, *first)
+    if sums_SX is None or first is None:
+        raise TrainingError("data.validation: has no images")
+    pooled_SX: Tensor = accelerator.reduce(sums_SX, reduction="sum")
+    images_S = pooled_SX[:, 0].tolist()
+    empty = [name for name, images in zip(sets, images_S, strict=True) if not images]
+    if empty:
+        raise TrainingError(
+            f"data.validation: no image of {', '.join(empty)} has valid depth; check root, split, "
+            "range"
+        )
+    means_SX = pooled_SX[:, 1:] / pooled_SX[:, :1]
+    metrics = _metrics(means_SX.cpu(), sets, calibrate=calibrate)
+    return Validation(metrics, int(sum(images_S)), *first)
+
+
+def _columns(pred_B1HW: Tensor, log_scale_B1HW: Tensor | None, batch: FeatureBatch) -> Tensor:
+    """(B, X) numbers of each image whose means are asked for: 1, ``METRICS``, confidence's."""
+    truth = (batch.depth_B1HW, batch.valid_B1HW)
+    errors_BM = image_errors(pred_B1HW, *truth)
+    columns = [torch.ones_like(errors_BM[:, :1]), errors_BM]
+    if log_scale_B1HW is not None:
+        columns.append(scale_shares(log_scale_B1HW, pred_B1HW, *truth).flatten(1))
+    return torch.cat(columns, dim=1)
+
+
+def _metrics(means_SX: Tensor, sets: Sequence[str], *, calibrate: bool) -> dict[str, float]:
+    """``Validation.metrics`` from each set's means of ``_columns`` behind the first."""
+    values = dict(zip(METRICS, means_SX.T, strict=False))
+    metrics = {}
+    if means_SX.shape[1] > len(METRICS):
+        shares_S2E = means_SX[:, len(METRICS) :].unflatten(1, (2, -1))
+        factor = best_factor(shares_S2E) if calibrate else 1.0
+        metrics["confidence_scale"] = factor
+        values["calibration_error"] = calibration_errors(shares_S2E, factor)
+    metrics |= {name: float(value_S.mean()) for name, value_S in values.items()}
+    if len(sets) > 1:
+        metrics |= {
+            f"{name}/{one}": float(value)
+            for name in OF_EACH_SET
+            if name in values
+            for one, value in zip(sets, values[name], strict=True)
+        }
+    return metrics
 
 
 def _together(

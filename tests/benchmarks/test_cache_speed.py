@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
 
 from clipdepth_plugin import DepthHead, DepthPlugin, HeadConfig
 from clipdepth_plugin.data.reading import map_ahead
@@ -89,10 +90,12 @@ def random_features(head: HeadConfig) -> TowerFeatures:
     return TowerFeatures(tokens, torch.randn(BATCH, 768), GRID)
 
 
-def feature_batch(features: TowerFeatures) -> FeatureBatch:
-    depth_B1HW = 1 + torch.rand(BATCH, 1, *SIZE)
-    names = [str(i) for i in range(BATCH)]
-    return FeatureBatch(features, depth_B1HW, depth_B1HW > 0, torch.ones(BATCH), names)
+def feature_batch(features: TowerFeatures, depth_B1HW: Tensor | None = None) -> FeatureBatch:
+    if depth_B1HW is None:
+        depth_B1HW = 1 + torch.rand(BATCH, 1, *SIZE)
+    names, parts_B = [str(i) for i in range(BATCH)], torch.zeros(BATCH, dtype=torch.int64)
+    scale_B = torch.ones(BATCH)
+    return FeatureBatch(features, depth_B1HW, depth_B1HW > 0, scale_B, names, parts_B)
 
 
 def cached_batches(
@@ -112,9 +115,7 @@ def cached_batches(
     def read() -> Iterator[FeatureBatch]:
         for records in map_ahead(cache.read, plan, threads=4, ahead=4):
             depth_B1HW = records.pop("depth")
-            names = [str(i) for i in range(BATCH)]
-            features = features_of(records, levels, GRID)
-            yield FeatureBatch(features, depth_B1HW, depth_B1HW > 0, torch.ones(BATCH), names)
+            yield feature_batch(features_of(records, levels, GRID), depth_B1HW)
 
     return read
 

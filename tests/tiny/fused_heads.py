@@ -36,6 +36,8 @@ HEADS: dict[str, dict[str, Any]] = {
     "guided-group-norm": {**COMPACT, "preset": "guided", "stem_channels": 8, "norm": "group"},
     "guided-wide-join": {**COMPACT, "preset": "guided", "stem_channels": 8, "join_kernel": 3},
     "guided-confidence": {**COMPACT, "preset": "guided", "stem_channels": 8, "confidence": True},
+    "fast-calibrated": {**COMPACT, "preset": "fast", "confidence": True, "confidence_scale": 2.5},
+    "spaceclip-calibrated": {**DUAL, "confidence": True, "confidence_scale": 4.0},
 }
 EACH_HEAD = pytest.mark.parametrize("name", HEADS)
 

@@ -31,9 +31,14 @@ LAUNCH = [
 GUIDED: dict[str, Any] = {
     "head": {
         "preset": "guided",
-        "options": {"channels": [8, 8, 8], "film_hidden": 8, "stem_channels": 4},
+        "options": {
+            "channels": [8, 8, 8],
+            "film_hidden": 8,
+            "stem_channels": 4,
+            "confidence": True,
+        },
     },
-    "loss": {"auxiliary": []},
+    "loss": {"auxiliary": [], "confidence": 0.1},
 }
 
 
@@ -63,7 +68,13 @@ def launch(
 
 
 def test_two_processes_have_the_loss_curve_of_one_with_the_doubled_batch(tiny: TinyRuns) -> None:
+    train_set, test_set = (tiny.tree("any")["data"][name][0] for name in ("train", "validation"))
+    free = {**train_set, "name": "free", "scale_share": 0.3, "limit": 3}
     common: dict[str, Any] = {
+        "data": {
+            "train": [{**train_set, "share": 4}, {**free, "share": 5}],
+            "validation": [test_set, {**train_set, "name": "more", "limit": 2}],
+        },
         "head": {"options": tiny.exact_head},
         "loss": {"gradient": 0.5},
         # A rotation gives neighbours the same depth; where the prediction is flat, too, the sign of
@@ -107,8 +118,12 @@ def test_two_processes_have_the_loss_curve_of_one_with_the_doubled_batch(tiny: T
     ):
         assert tiny.losses(name) == pytest.approx(tiny.losses(other), abs=1e-4)
         for record, expected in zip(*map(measured, (tiny, tiny), (name, other)), strict=True):
-            assert record["images"] == 3
-            assert record["abs_rel"] == pytest.approx(expected["abs_rel"], abs=1e-4)
+            assert record["images"] == 5
+            for metric in ("abs_rel", "abs_rel/planes", "abs_rel_aligned/more"):
+                assert record[metric] == pytest.approx(expected[metric], abs=1e-4)
+            for metric in ("confidence_scale", "calibration_error", "calibration_error/more"):
+                assert (metric in record) == ("guided" in name)
+                assert record.get(metric, 0) == pytest.approx(expected.get(metric, 0), rel=1e-2)
     assert len(tiny.losses("normed")) == 6
 
 

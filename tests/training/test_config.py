@@ -95,6 +95,18 @@ def test_overrides_reach_any_field(
             r"data\.train\.0\.augment: augment is null, so nothing is augmented",
         ),
         (
+            ["--data.validation.0", "{format: rgbd, root: x, scale_share: 0}"],
+            r"data: validation\.0\.scale_share: does nothing",
+        ),
+        (["--data.train.0.share", "1"], r"train\.0\.share: weighs a set against the others"),
+        (["--data.validation.0.share", "1"], r"validation\.0\.share: does nothing"),
+        (
+            ["--data.train", "[{format: rgbd, root: x, share: 1}, {format: rgbd, root: y}]"],
+            r"data: train: share: must be given of all sets or of none, y has none",
+        ),
+        (["--data.train.0.scale_share", "0"], r"train: every set has scale_share: 0"),
+        (["--data.train.0.scale_share", "1.5"], r"train\.0\.scale_share: "),
+        (
             ["--data.validation.0", "{format: rgbd, root: x, augment: {}}"],
             r"data: validation\.0\.augment: validation data is not augmented",
         ),

@@ -155,6 +155,11 @@ def test_a_canonical_camera_needs_to_know_the_true_one(tiny: TinyRuns) -> None:
     with pytest.raises(TrainingError, match=r"needs every sample's intrinsics; b has none"):
         camera_scale(torch.cat([torch.ones(1, 4), unknown[:1]]), 30.0, ["a", "b"])
     assert torch.equal(camera_scale(unknown, None, ["a", "b"]), torch.ones(2))
+    free = torch.tensor([True, False])
+    known = torch.tensor([[torch.nan] * 4, [60.0, 60.0, 1.0, 1.0]])
+    assert camera_scale(known, 30.0, ["a", "b"], free).tolist() == [1.0, 0.5]
+    with pytest.raises(TrainingError, match=r"b has none"):
+        camera_scale(unknown, 30.0, ["a", "b"], free)
     assert train(tiny.config("run", head={"options": options})).steps == 6
 
 

@@ -184,6 +184,73 @@ def test_confidence_is_trained_by_a_laplace_likelihood() -> None:
     assert empty.terms["confidence"].item() == 0
 
 
+EVERY_TERM = LossConfig(gradient=0.5, confidence=0.3, auxiliary=(0.1,))
+
+
+def every_term(
+    pred: Tensor, log_scale: Tensor, truth: tuple[Tensor, Tensor], share: Tensor | None
+) -> LossTerms:
+    seen = given(pred, [pred * 1.1], log_scale)
+    return DepthLoss(EVERY_TERM)(seen, *truth, share)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.7, 0.03], ids=["dense", "holes", "sparse"])
+def test_the_scale_of_a_view_counts_by_its_share(share: float) -> None:
+    pred, depth, valid = maps(share=share)
+    pred[~valid], truth, scale = torch.nan, (depth, valid), torch.full_like(depth, -2.0)
+    plain = every_term(pred, scale, truth, None).terms
+    # Ones change nothing; a view of share 0 may be of any scale, in every term.
+    ones = every_term(pred, scale, truth, torch.ones(3, dtype=torch.float64)).terms
+    assert plain == ones
+    free = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)
+    other = pred * torch.tensor([1.0, 5.0, 1.0], dtype=torch.float64).view(3, 1, 1, 1)
+    assert every_term(other, scale, truth, None).terms["silog"] > plain["silog"]
+    found, same = (every_term(one, scale, truth, free).terms for one in (pred, other))
+    assert found.keys() == {"silog", "aux0", "ssim", "gradient", "confidence"}
+    torch.testing.assert_close(same, found)
+    # A part of it: as NumPy has it.
+    shares = torch.tensor([1.0, 0.25, 0.0], dtype=torch.float64)
+    shrunk = pred.clone()
+    for i, factor in enumerate(1 - shares):
+        d = (pred[i].log() - depth[i].log())[valid[i]]
+        shrunk[i] *= torch.exp(-factor * d.mean())
+    got = every_term(pred, scale, truth, shares).terms
+    assert got["silog"].item() == pytest.approx(numpy_silog(shrunk, depth, valid), rel=1e-6)
+    d = (shrunk.log() - depth.log())[valid].abs()
+    likely = math.log(2) - 2 + float(d.mean()) * math.exp(2)
+    assert got["confidence"].item() == pytest.approx(likely, rel=1e-6)
+
+
+def test_a_view_without_scale_trains_none() -> None:
+    """Its whole scale has no gradient, nor has its confidence learnt from it; its shape has."""
+    pred, depth, valid = maps()
+    factor = torch.ones(3, 1, 1, 1, dtype=torch.float64, requires_grad=True)
+    scales = []
+    for times in (1.0, 4.0):
+        log_scale = torch.full_like(depth, -2.0).requires_grad_()
+        seen = pred.detach().requires_grad_()
+        free = torch.tensor([1.0, 0.0, 0.5], dtype=torch.float64)
+        total = every_term(seen * factor * times, log_scale, (depth, valid), free).total
+        of_factor, of_pred, of_scale = torch.autograd.grad(total, (factor, seen, log_scale))
+        assert of_factor[1].abs().item() < 1e-6 < min(of_factor[[0, 2]].abs().flatten().tolist())
+        assert torch.isfinite(of_pred).all()
+        assert of_pred[1][valid[1]].abs().max() > 1e-6
+        scales.append(of_scale[1])
+    torch.testing.assert_close(*scales)
+
+
+def test_dead_predictions_have_no_scale_to_lose() -> None:
+    pred, depth, valid = maps()
+    pred[0], pred[~valid] = 0.0, torch.nan
+    pred.requires_grad_()
+    share = torch.zeros(3, dtype=torch.float64)
+    for mask in (valid, torch.zeros_like(valid)):
+        total = every_term(pred, torch.zeros_like(depth), (depth, mask), share).total
+        (gradient,) = torch.autograd.grad(total, pred)
+        assert torch.isfinite(total)
+        assert torch.isfinite(gradient).all()
+
+
 def test_dead_and_nonsense_predictions() -> None:
     pred, depth, valid = maps()
     pred[0] = 0.0
@@ -263,7 +330,8 @@ def both(share: tuple[float, float] = (0.9, 0.2)) -> list[Maps]:
 
 def run(model: nn.Module, batch: Maps) -> LossTerms:
     pred = model(batch[0])
-    terms = DepthLoss(CONFIG)(given(pred, [pred * 1.1, pred * 0.9]), batch[1], batch[2])
+    share_B = torch.tensor([1.0, 0.0] * (len(pred) // 2), dtype=torch.float64)
+    terms = DepthLoss(CONFIG)(given(pred, [pred * 1.1, pred * 0.9]), batch[1], batch[2], share_B)
     torch.autograd.backward(terms.total)
     return terms
 

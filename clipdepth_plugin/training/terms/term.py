@@ -84,6 +84,24 @@ def log_ratio(
     return (pred_B1HW.log() - depth_B1HW.log()).masked_fill(~valid_B1HW, 0)
 
 
+def with_scale_share(
+    pred_B1HW: Tensor, depth_B1HW: Tensor, valid_B1HW: Tensor, share_B: Tensor, min_depth: float
+) -> Tensor:
+    """Predictions as a loss sees them in which only a share of each view's scale counts.
+
+    With d = log pred - log depth, its mean over the view's valid pixels becomes ``share_B`` of
+    what it was; the gradient goes through the mean. 1 leaves a view's predictions as they are, 0
+    makes every term blind to their scale. Where not valid, what it gives is finite.
+    """
+    d_B1HW = log_ratio(pred_B1HW, depth_B1HW, valid_B1HW, min_depth)
+    axes = (1, 2, 3)
+    count_B111 = valid_B1HW.sum(dim=axes, keepdim=True).clamp_min(1)
+    mean_B111 = (wide(d_B1HW).sum(dim=axes, keepdim=True) / count_B111).to(d_B1HW.dtype)
+    lost_B111 = (1 - share_B).to(d_B1HW.dtype)[:, None, None, None] * mean_B111
+    # Products with what is not valid, maybe NaN, would reach the mean's gradient.
+    return torch.where(valid_B1HW, pred_B1HW, torch.ones_like(pred_B1HW)) * torch.exp(-lost_B111)
+
+
 def wide(x: Tensor) -> Tensor:
     """Float64, which Apple's GPUs do not have."""
     return x if x.device.type == "mps" else x.double()

@@ -167,6 +167,11 @@ def test_colours_stay_in_their_ranges() -> None:
         {"zoom": (1.0, 1.5)},
         {"gamma": (0.9, 1.1)},
         {"colour": (0.9, 1.1)},
+        {"blur": (1.0, 2.0)},
+        {"contrast": (0.8, 0.9)},
+        {"saturation": (0.0, 0.5)},
+        {"noise": (0.02, 0.1)},
+        {"jpeg": (20, 60)},
     ],
 )
 def test_half_the_time(options: dict[str, Any]) -> None:
@@ -176,6 +181,54 @@ def test_half_the_time(options: dict[str, Any]) -> None:
         for seed in range(300)
     )
     assert 120 <= times <= 180
+
+
+CAMERAS: dict[str, Any] = {
+    "blur": (0.0, 20.0),
+    "contrast": (0.5, 1.5),
+    "saturation": (0.0, 1.5),
+    "noise": (0.0, 0.2),
+    "jpeg": (1, 100),
+}
+
+
+def test_cameras_differ_in_their_pixels_alone() -> None:
+    plain = noise_view()
+    grey_HW = (plain.rgb_3HW * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0)
+    saturated = changed(0, saturation=(0, 0)).rgb_3HW
+    torch.testing.assert_close(saturated, grey_HW.expand(3, -1, -1), atol=2e-3, rtol=0)
+    flat = changed(0, contrast=(0.5, 0.5)).rgb_3HW
+    torch.testing.assert_close(flat, plain.rgb_3HW / 2 + grey_HW.mean() / 2, atol=2e-3, rtol=0)
+    blurred = changed(0, blur=(3, 3)).rgb_3HW
+    assert blurred.std() < 0.3 * plain.rgb_3HW.std()
+    assert torch.equal(changed(0, blur=(1e-9, 1e-9)).rgb_3HW, plain.rgb_3HW)
+    noise = (changed(0, noise=(0.03, 0.03)).rgb_3HW - plain.rgb_3HW).std()
+    assert float(noise) == pytest.approx(0.03, rel=0.15)
+    lost = [
+        float((changed(0, jpeg=(q, q)).rgb_3HW - plain.rgb_3HW).abs().mean()) for q in (1, 50, 100)
+    ]
+    assert lost == sorted(lost, reverse=True)
+    for seed in range(30):
+        all_of_them = changed(seed, **CAMERAS)
+        assert 0 <= float(all_of_them.rgb_3HW.min()) <= float(all_of_them.rgb_3HW.max()) <= 1
+        assert torch.equal(all_of_them.depth_1hw, plain.depth_1hw)
+        assert all_of_them.intrinsics == plain.intrinsics
+        again = changed(seed, **CAMERAS)
+        assert torch.equal(again.rgb_3HW, all_of_them.rgb_3HW)
+
+
+def test_views_of_configs_without_the_later_parts_are_as_they_were() -> None:
+    """Pixels and key of a cached view, as release 0.1 made them."""
+    config = AugmentConfig(zoom=(1.0, 1.5), rotation_degrees=2.0, probability=0.9)
+    assert config.recipe() == (
+        '{"flip":0.5,"rotation_degrees":2.0,"zoom":[1.0,1.5],"gamma":[0.9,1.1],'
+        '"brightness":[0.9,1.1],"colour":[0.9,1.1],"probability":0.9}'
+    )
+    rgb_3HW = augment(noise_view(), config, sample_generator(1, 2, 3))[0].rgb_3HW
+    assert rgb_3HW[:, 3, 5].tolist() == pytest.approx([0.435206, 0.376409, 0.862845], abs=1e-5)
+    other = config.model_copy(update={"blur": (0.0, 2.0)})
+    assert '"blur":[0.0,2.0]' in other.recipe()
+    assert "jpeg" not in other.recipe()
 
 
 def test_switching_one_part_off_leaves_the_others() -> None:

@@ -101,6 +101,12 @@ def test_variables_in_every_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     [
         {"gamma": (1.1, 0.9)},
         {"colour": (0.0, 1.0)},
+        {"blur": (2.0, 1.0)},
+        {"blur": (0.0, 1e9)},
+        {"noise": (-0.1, 0.1)},
+        {"jpeg": (0, 50)},
+        {"jpeg": (90, 30)},
+        {"saturation": (0.5, -0.5)},
         {"zoom": (0.8, 1.2)},
         {"flip": 1.5},
         {"rotation": 1},

@@ -14,6 +14,7 @@ from PIL import Image
 
 from clipdepth_plugin.data import (
     DataConfig,
+    Mixture,
     SampleDataset,
     StreamDataset,
     open_dataset,
@@ -280,3 +281,11 @@ def test_a_picture_that_is_to_be_turned_is_refused(tmp_path: Path, orientation: 
     exif[0x0112] = 1
     picture.save(path, exif=exif)
     assert read_image(path, "").shape == (3, 8, 8)
+
+
+def test_shares_weigh_sets_whatever_their_sizes(trees: Trees) -> None:
+    data = open_mixture([trees.rgbd(count=6, share=30), trees.nyu(count=4, share=70)])
+    assert isinstance(data, Mixture)
+    assert data.repeats == pytest.approx((0.5, 1.75))
+    with pytest.raises(DataError, match=r"rooms: share: 1 of 1001 gives it not one of an epoch"):
+        open_mixture([trees.rgbd(share=1), trees.nyu(share=1000)])

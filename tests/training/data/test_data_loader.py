@@ -41,7 +41,7 @@ def loader(data: Any, preprocessing: Preprocessing, **options: Any) -> Loader:
 def assert_same(left: Iterable[Batch], right: Iterable[Batch]) -> None:
     for a, b in zip(left, right, strict=True):
         assert a.names == b.names
-        for field in ("pixels_B3HW", "depth_B1HW", "indices_B"):
+        for field in ("pixels_B3HW", "depth_B1HW", "indices_B", "parts_B"):
             assert torch.equal(getattr(a, field), getattr(b, field))
         torch.testing.assert_close(a.intrinsics_B4, b.intrinsics_B4, equal_nan=True)
 
@@ -74,6 +74,8 @@ def test_workers_and_processes_change_nothing(trees: Trees, squash: Preprocessin
     data = open_mixture([trees.rgbd(), trees.nyu(count=5, repeat=1.5)])
     whole = list(loader(data, squash, batch_size=4))
     assert len(whole) == 3
+    for batch in whole:
+        assert batch.parts_B.tolist() == [int(name.startswith("nyu")) for name in batch.names]
     torch.manual_seed(7)
     before = torch.get_rng_state()
     assert_same(loader(data, squash, batch_size=4, workers=2), whole)

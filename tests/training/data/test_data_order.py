@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipdepth_plugin.data import EpochPlan
-from clipdepth_plugin.data.order import Draw, EpochOrder
+from clipdepth_plugin.data.order import Draw, EpochOrder, repeats_of
 
 
 def order(counts: list[int], repeats: list[float] | None = None, **options: Any) -> EpochOrder:
@@ -63,6 +63,24 @@ def test_seed_and_epoch_make_the_order() -> None:
     assert draws(order([50])) == orders[0]
     assert all(a != b for a, b in itertools.combinations(orders, 2))
     assert draws(order([5], shuffle=False, drop_last=False)) == [Draw(i, 0) for i in range(5)]
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data(), sizes=st.lists(st.integers(1, 90), min_size=2, max_size=4))
+def test_shares_are_of_an_epoch_as_long_as_the_sets(data: Any, sizes: list[int]) -> None:
+    shares = [data.draw(st.floats(0.3, 3)) for _ in sizes]
+    repeats = repeats_of(shares, sizes)
+    seen = draws(order(sizes, repeats, drop_last=False))
+    assert len(set(seen)) == len(seen)
+    assert abs(len(seen) - sum(sizes)) <= len(sizes) / 2
+    first = 0
+    for size, share in zip(sizes, shares, strict=True):
+        counts = Counter(draw.index for draw in seen if first <= draw.index < first + size)
+        wanted = sum(sizes) * share / sum(shares)
+        assert abs(counts.total() - wanted) <= 0.5 + 1e-6
+        often = [counts[index] for index in range(first, first + size)]
+        assert max(often) - min(often) <= 1
+        first += size
 
 
 def test_repeats() -> None:

@@ -115,9 +115,16 @@ def test_a_stream_may_be_varied_in_its_own_way(
 
 def test_streams_interleave(trees: Trees, squash: Preprocessing) -> None:
     few = trees.tar(name="few", limit=2)
-    found = names(batches([few, trees.tar(name="many", repeat=3)], squash, shuffle=False))
+    mixed = batches([few, trees.tar(name="many", repeat=3)], squash, shuffle=False)
+    found = names(mixed)
+    parts = [part for batch in mixed for part in batch.parts_B.tolist()]
+    assert parts == [int(name.startswith("many")) for name in found]
     assert sorted(found)[:3] == ["few/train-00/000", "few/train-00/001", "many/train-00/000"]
     assert len(found) == 10
+    shares = [trees.tar(name=name, limit=8, share=share) for name, share in (("a", 1), ("b", 3))]
+    weighed = [trees.tar(name=name, limit=8, repeat=share) for name, share in (("a", 1), ("b", 3))]
+    mixed = batches(shares, squash)
+    assert names(mixed) == names(batches(weighed, squash))
 
 
 def test_damaged_records_and_shards(
