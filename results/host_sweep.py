@@ -18,21 +18,26 @@ import resource
 import sys
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
 import transformers
-from host_sweep_hosts import candidates, default_on_meta, folders, tiny
+from host_sweep_hosts import candidates, default_on_meta, folders, of_the_tests, tiny
 from host_sweep_proof import prove
 
 from clipdepth_plugin import find_towers
 from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.errors import ClipDepthError
+
+if TYPE_CHECKING:
+    from tests.tiny.case import HostCase
+    from tests.tiny.packed_case import PackedCase
 
 HERE = Path(__file__).resolve().parent
 SECONDS, GIBIBYTES = 60, 8
@@ -49,7 +54,12 @@ def examine(folder: str) -> list[Row]:
         rows += [{"host": kind.__name__, **row} for row in found]
         if any(row["verdict"] in ("works", "wrong") for row in found):
             break
-    return rows or [{"verdict": "refused", "host": "", "why": "no model that sees"}]
+    if not rows:
+        return [{"verdict": "refused", "host": "", "why": "no model that sees"}]
+    if best(rows)["verdict"] in ("not run", "not built") and (case := of_the_tests(folder)):
+        host = case.host()
+        rows += [{"host": type(host).__name__, **row} for row in _proven(host, case)]
+    return rows
 
 
 def _examine_one(kind: Any) -> list[Row]:
@@ -63,14 +73,15 @@ def _examine_one(kind: Any) -> list[Row]:
         host = tiny(kind)
     except Exception as error:  # noqa: BLE001 - whatever a config makes of small numbers
         return [{"verdict": "not built", "why": f"{type(error).__name__}: {str(error)[:300]}"}]
-    towers = find_towers(host)
-    if not towers:
+    if not find_towers(host):
         return [_refused(host)]
-    rows = []
-    for tower in towers:
+    return list(_proven(host))
+
+
+def _proven(host: torch.nn.Module, case: HostCase | PackedCase | None = None) -> Iterator[Row]:
+    for tower in find_towers(host):
         about = {"tower": tower.path, "family": tower.family, "order": tower.rule.order}
-        rows.append({**about, **vars(prove(host, tower))})
-    return rows
+        yield {**about, **vars(prove(host, tower, case))}
 
 
 def _refused(host: torch.nn.Module) -> Row:
@@ -180,6 +191,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    sys.path.append(str(HERE.parent))  # the tests' tiny hosts
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)

@@ -2,6 +2,7 @@
 
 A model is built from its default config with the fields of ``_SMALL`` made small, by their names,
 in the config and in those inside it. ``OVERRIDES`` are those of single classes that need more.
+Folders whose models can't be made so, or not be given pictures, have the tiny hosts of the tests.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ import importlib
 import inspect
 import re
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+
+if TYPE_CHECKING:
+    from tests.tiny.case import HostCase
+    from tests.tiny.packed_case import PackedCase
 
 WIDTH, DEPTH, PATCH, SIDE, FRAMES = 32, 4, 8, 4, 4
 """Of the tiny towers: width, blocks, pixels of a patch's side, patches of a picture's side; frames
@@ -88,12 +93,40 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "Qwen4ExpForConditionalGeneration": {"text_config.layer_types": ["full_attention"] * DEPTH},
     "MllamaForConditionalGeneration": {"vision_config.max_num_tiles": 1},
     "SegGptModel": {"merge_index": 0, "intermediate_hidden_state_indices": [1, 2, 3]},
+    "DiffusionGemmaEncoderModel": {
+        "text_config.num_experts": 4,
+        "text_config.top_k_experts": 2,
+        "text_config.moe_intermediate_size": 16,
+        "vision_config.pooling_kernel_size": 2,
+    },
+    "Dots3NoteVisionModel": {"pyramid_num_routed": [-1, -1, 4, 4], "adapter_in_dim": WIDTH},
+    "NemotronH_Omni_Reasoning_V3": {"vision_config.video_temporal_patch_size": 2},
     "VitMatteForImageMatting": {"fusion_hidden_sizes": [8, 8, 8, 8]},
 }
+_OCR_BLOCKS = (
+    *("reduce_channel", "return_channel"),
+    *(
+        f"{start}_{length}ratio"
+        for start in (
+            "vertical_long_to_small_conv",
+            "horizontal_small_to_long_conv",
+            "symmetric_conv_long",
+        )
+        for length in ("long", "mid", "short")
+    ),
+)
 _ALONE: dict[str, dict[str, Any]] = {
     "VisionEncoderDecoderModel": {"encoder": _ENCODER, "decoder": {**_TEXT, "is_decoder": True}},
     "VisionTextDualEncoderModel": {"vision_config": _ENCODER, "text_config": _TEXT},
     "TimmBackbone": {"backbone": "resnet18"},
+    "ChameleonForConditionalGeneration": {"vocabulary_map": {"<image>": 4}},
+    "Emu3Model": {
+        "vocabulary_map": {"<image>": 4, "<|extra_200|>": 5, "<|visual token 000000|>": 6}
+    },
+    **{
+        f"{name}DetModel": {"intraclass_block_config": dict.fromkeys(_OCR_BLOCKS, (1, 1, 0))}
+        for name in ("PPOCRV5Server", "PPOCRV6Medium")
+    },
 }
 """What configs without a default are made of."""
 
@@ -148,6 +181,15 @@ def tiny(kind: type[PreTrainedModel]) -> nn.Module:
         if not bool(some.isfinite().all()) or (parameter.ndim > 1 and some.std() > 0.5):
             nn.init.normal_(parameter, std=0.02)
     return model
+
+
+def of_the_tests(folder: str) -> HostCase | PackedCase | None:
+    """The tests' own tiny host of a folder: a row of their tables that has its name."""
+    from tests.tiny.packed import PACKED
+    from tests.tiny.table import PRESENT
+
+    cases: list[HostCase | PackedCase] = [*PACKED, *PRESENT]
+    return next((case for case in cases if case.name == folder), None)
 
 
 def default_on_meta(kind: type[PreTrainedModel]) -> nn.Module:
