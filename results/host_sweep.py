@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 SECONDS, GIBIBYTES = 60, 8
-VERDICTS = ("wrong", "works", "refused on reading", "refused", "not run", "not built")
-"""Of a folder: the first of these that one of its towers has."""
+VERDICTS = ("wrong", "works", "refused on reading", "not run", "not built", "refused")
+"""Of a folder: the first of these that one of its towers has; refused is what all of them are."""
 Row = dict[str, str]
 
 
@@ -74,6 +74,8 @@ def _examine_one(kind: Any) -> list[Row]:
     except Exception as error:  # noqa: BLE001 - whatever a config makes of small numbers
         return [{"verdict": "not built", "why": f"{type(error).__name__}: {str(error)[:300]}"}]
     if not find_towers(host):
+        if structure is not None:
+            return [{"verdict": "not built", "why": "the tiny one lacks the default one's tower"}]
         return [_refused(host)]
     return list(_proven(host))
 

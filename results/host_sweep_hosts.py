@@ -33,7 +33,7 @@ _NOT_VISION = re.compile(
     r"(?<!Lite)Text(?!Dual|Net)|Audio(?!Video)|Speech|Decoder(?!Model|Config)|QFormer|Talker"
     r"|Code2Wav|Token2Wav|Vocoder|PreTrainedModelFor"
 )
-_PARTS = re.compile(r"(Encoder|Head|VQVAE|VisionTokenizerModel)$")
+_PARTS = re.compile(r"(Encoder|Head|Adapter|VQVAE|VisionTokenizerModel)$")
 _SMALL: tuple[tuple[str, int], ...] = (
     (r"(hidden_size|d_model|embed_dim|embedding_dim|width|dim|n_embd|hidden_dim)", WIDTH),
     (
@@ -56,6 +56,22 @@ _SMALL: tuple[tuple[str, int], ...] = (
 _TWO_HEADS = {"hidden_size": 128, "num_attention_heads": 2}
 _ENCODER = {"model_type": "vit"}
 _TEXT = {"model_type": "bert", "hidden_size": WIDTH, "num_hidden_layers": 1}
+
+
+def _perception_encoder(path: str, pooling: str) -> dict[str, Any]:
+    """A tiny tower of timm's where a config has one at ``path``."""
+    arguments = {
+        "embed_dim": WIDTH,
+        "img_size": (PATCH * SIDE,) * 2,
+        "patch_size": PATCH,
+        "depth": DEPTH,
+        "num_heads": 4,
+        "global_pool": pooling,
+    }
+    named = {"architecture": "vit_pe_core_large_patch14_336", "model_args": arguments}
+    return {f"{path}.{key}": value for key, value in named.items()}
+
+
 OVERRIDES: dict[str, dict[str, Any]] = {
     **{
         f"{name}ForUniversalSegmentation": {"num_blocks": 1, "num_hidden_layers": DEPTH + 1}
@@ -79,20 +95,15 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "downsample_rate": "2/4",
         "vision_config.hidden_size": 64,
     },
-    "PerceptionLMModel": {
-        "vision_config.architecture": "vit_pe_core_large_patch14_336",
-        "vision_config.model_args": {
-            "embed_dim": WIDTH,
-            "img_size": (PATCH * SIDE,) * 2,
-            "patch_size": PATCH,
-            "depth": DEPTH,
-            "num_heads": 4,
-            "global_pool": "",
-        },
-    },
+    "PerceptionLMModel": _perception_encoder("vision_config", ""),
+    "PeVideoModel": _perception_encoder("video_config.vision_config", "map"),
+    "PeAudioVideoModel": _perception_encoder(
+        "audio_video_config.video_config.vision_config", "map"
+    ),
     "Qwen4ExpForConditionalGeneration": {"text_config.layer_types": ["full_attention"] * DEPTH},
     "MllamaForConditionalGeneration": {"vision_config.max_num_tiles": 1},
     "SegGptModel": {"merge_index": 0, "intermediate_hidden_state_indices": [1, 2, 3]},
+    "EmbeddingGemma2Model": {"vision_config.pooling_kernel_size": 2},
     "DiffusionGemmaEncoderModel": {
         "text_config.num_experts": 4,
         "text_config.top_k_experts": 2,
@@ -119,6 +130,10 @@ _ALONE: dict[str, dict[str, Any]] = {
     "VisionEncoderDecoderModel": {"encoder": _ENCODER, "decoder": {**_TEXT, "is_decoder": True}},
     "VisionTextDualEncoderModel": {"vision_config": _ENCODER, "text_config": _TEXT},
     "TimmBackbone": {"backbone": "resnet18"},
+    "EmbeddingGemma2Model": {"vision_config": {"model_type": "gemma4_vision"}},
+    "DeepseekOcr2ForConditionalGeneration": {
+        "text_config": {"num_hidden_layers": 1, "mlp_layer_types": ["dense"]}
+    },
     "ChameleonForConditionalGeneration": {"vocabulary_map": {"<image>": 4}},
     "Emu3Model": {
         "vocabulary_map": {"<image>": 4, "<|extra_200|>": 5, "<|visual token 000000|>": 6}
@@ -167,7 +182,7 @@ def _rank(kind: type[PreTrainedModel]) -> tuple[int, ...]:
     sees = kind.main_input_name == "pixel_values" or hasattr(kind, "get_image_features")
     named = ("ForConditionalGeneration", "Model", "ForRetrieval", "ForImageClassification")
     ending = next((i for i, name in enumerate(named) if kind.__name__.endswith(name)), len(named))
-    return not whole, not sees, ending
+    return not whole, not sees, bool(_PARTS.search(kind.__name__)), ending
 
 
 def tiny(kind: type[PreTrainedModel]) -> nn.Module:
