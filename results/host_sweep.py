@@ -2,7 +2,8 @@
 
     python results/host_sweep.py             what host_sweep.json has not
     python results/host_sweep.py FOLDER ...  these, again
-    python results/host_sweep.py --again     all
+    python results/host_sweep.py --refused   those that did not work, again
+    python results/host_sweep.py --again     all, again
 
 Each folder of transformers/models runs in a child of its own with bounds on time and memory, so
 that none ends the sweep. Models are tiny and random, made from their default configs; nothing is
@@ -170,13 +171,18 @@ def _cell(text: str) -> str:
 
 def main(arguments: list[str]) -> int:
     """Sweeps; the number of wrong maps is the exit status."""
-    stored = HERE / "host_sweep.json"
+    stored, everything = HERE / "host_sweep.json", folders()
     done: dict[str, Any] = {}
-    if stored.exists() and arguments != ["--again"]:
+    if stored.exists():
         done = json.loads(stored.read_text("utf-8"))["folders"]
-    everything = folders()
-    named = [one for one in arguments if one != "--again"]
-    for folder in named or [one for one in everything if one not in done]:
+    works = {folder for folder, rows in done.items() if best(rows)["verdict"] == "works"}
+    chosen = {
+        "--again": everything,
+        "--refused": [folder for folder in everything if folder not in works],
+        "": [folder for folder in everything if folder not in done],
+    }
+    option = next((one for one in arguments if one in chosen), "")
+    for folder in [one for one in arguments if one != option] or chosen[option]:
         done[folder] = _bounded(folder)
         row = best(done[folder])
         sys.stderr.write(f"{folder}: {row['verdict']} {row['why'][-150:]}\n")
