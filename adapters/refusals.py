@@ -112,7 +112,9 @@ def _without_entrance(model: nn.Module, named: dict[str, nn.Module]) -> str:
     if not any(map(has_attention, named.values())):
         return "no vision model"
     if pictures := [name for name in takes if "pixel" in name]:
-        return f"nor a linear map of patches, so how it makes tokens of {pictures[0]} is not known"
+        return (
+            f"how it makes tokens of {pictures[0]} is not known (no linear map of patches, either)"
+        )
     if words := words_of(model):
         return f"a language model, which takes words ({words}) and no pictures"
     said = f" that takes {takes[0]}" if takes else ""
