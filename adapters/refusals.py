@@ -83,15 +83,19 @@ def _shared_with_words(model: nn.Module, path: str, odd: Mapping[str, str]) -> I
     inside = path.removeprefix(f"{around}.").partition(".")[0]
     beside = model.get_submodule(f"{around}.{inside}".lstrip("."))
     # What holds blocks of other kinds (a mixer's) has its patches for itself.
-    alone = not any(isinstance(one, nn.ModuleList) for one in beside.modules())
+    lists = [one for one in beside.modules() if isinstance(one, nn.ModuleList | nn.Sequential)]
+    alone = not any(len(one) > 1 and len({type(part) for part in one}) == 1 for one in lists)
     if odd and alone and (words := words_of(model.get_submodule(around))):
         yield f"{_named(around)} reads words, too ({words}): these share a row with the patches"
 
 
 def _no_convolution(model: nn.Module, named: dict[str, nn.Module]) -> str:
+    parts = ("patch",) if words_of(model) else ("patch", "embed")
     for path, one in named.items():
         leaf = path.rpartition(".")[2]
-        sees = "patch" in path or any(word in leaf for word in ("vision", "image", "pixel"))
+        sees = any(word in path for word in parts) or any(
+            word in leaf for word in ("vision", "image", "pixel")
+        )
         if isinstance(one, nn.Linear) and sees and one.in_features % 3 == 0:
             return (
                 f"{path} maps {one.in_features} numbers to {one.out_features}: patches cut before, "
@@ -141,7 +145,7 @@ def _stem(path: str, stem: _Convolution, named: dict[str, nn.Module]) -> str:
         why = "it maps single pixels" if max(stem.kernel_size) == 1 else "it leaves gaps"
     return (
         f"{_named(around)} is a stem ({type(named[around]).__name__}: a convolution of {size} with "
-        f"stride {strides} at {path}), and no patch embedding: {why}"
+        f"stride {strides} at {_named(path)}), and no patch embedding: {why}"
     )
 
 
@@ -167,20 +171,17 @@ def _tower(
     size = " x ".join(map(str, stem.kernel_size))
     weights = (getattr(module, "weight", None) for module in tower.modules())
     widths = sorted({len(x) for x in weights if isinstance(x, Tensor) and x.ndim == 1})
-    span = f"widths {widths[0]} to {widths[-1]}" if widths else "no norms"
+    ends = " to ".join(map(str, dict.fromkeys((widths[0], widths[-1])))) if widths else ""
+    span = f"width{'s' * (len(widths) > 1)} {ends}" if widths else "no norms"
     said = "a convolutional tower"
     blocks = _within((one.path for one in lists), tower_path)
     if blocks or any(map(_attends, tower.modules())):
         said = "a hierarchical tower with attention"
-        if len(widths) == 1:
-            said, span = (
-                "a tower with attention, but no plain list of blocks",
-                f"width {widths[0]}",
-            )
-    kind = type(tower).__name__
-    return (
-        f"{_named(tower_path)} is {said} ({kind}: a convolution of {size} at {stem_path}, {span})"
-    )
+        # Of stages, the first are narrower; a stem's own norms may be.
+        if {one.width for one in lists if one.path in blocks} == {widths[-1]}:
+            said = "a tower with attention, whose blocks no patch embedding feeds"
+    about = f"{type(tower).__name__}: a convolution of {size} at {stem_path}, {span}"
+    return f"{_named(tower_path)} is {said} ({about})"
 
 
 def _within(paths: Iterable[str], path: str) -> list[str]:

@@ -190,6 +190,14 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
         _on_meta("MobileViTV2Model"),
         (r"itself\) is a hierarchical tower with attention \(MobileViTV2Model",),
     ),
+    "one_width_behind_convolutions": (
+        _timm("xcit_nano_12_p8_224", depth=2),
+        (r"itself\) is a tower with attention, whose blocks no patch embedding feeds \(Xcit",),
+    ),
+    "linear_embedding": (
+        _timm("naflexvit_base_patch16_gap", depth=1),
+        ("embeds.proj maps 768 numbers to 768: patches cut before",),
+    ),
     "patches_into_a_language_model": (
         _patches_into_words,
         ("gives width 64, the attention blocks near it have 32: none of them is its own",),
