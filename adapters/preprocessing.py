@@ -14,8 +14,8 @@ from clipdepth_plugin.adapters.processors.whole import (
     ShortestSide,
     Squash,
 )
-from clipdepth_plugin.arguments import Size, parse_count, parse_numbers, parse_size, shown
-from clipdepth_plugin.errors import HostError
+from clipdepth_plugin.arguments import Size, parse_count, parse_numbers, parse_size
+from clipdepth_plugin.errors import HostError, quoted
 from clipdepth_plugin.maps.geometry import ViewGeometry
 from clipdepth_plugin.maps.tiling import ViewRule
 
@@ -83,7 +83,7 @@ class Preprocessing:
             ("interpolation", self.interpolation, _FILTERS),
         ):
             if not isinstance(value, str | None) or value not in known:
-                raise HostError(f"{name}: got {shown(value)}, expected one of {known}")
+                raise HostError(f"{name}: got {quoted(value)}, expected one of {known}")
 
     @property
     def rules(self) -> tuple[ViewRule, ...]:

@@ -7,6 +7,7 @@ deepest common ancestor. Several side by side are paired in order, where there a
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import dataclass
 
 from torch import nn
@@ -87,7 +88,7 @@ def _pair(
         elif embedding.width not in widths or not {*widths} <= {e.width for e in group}:
             fed[embedding.path] = (
                 f"gives width {embedding.width}, the attention blocks near it have "
-                f"{', '.join(map(str, widths))}: a hierarchical tower, or none of its own"
+                f"{', '.join(map(str, widths))}: {_widths_say(embedding, near)}"
             )
     for width in widths:
         alike = [e for e in group if e.width == width and e.path not in fed]
@@ -106,6 +107,16 @@ def _pair(
         if isinstance(fit, BlockList) and (why := _unreadable(fit, near)):
             fed[path] = why
     return fed
+
+
+def _widths_say(embedding: PatchEmbedding, near: list[BlockList]) -> str:
+    """What it tells that the lists near a patch embedding are not all of its width."""
+    if embedding.width not in {blocks.width for blocks in near}:
+        return "none of them is its own (its patches are projected before, or go to another model)"
+    # Stages: lists at paths that differ in a number alone.
+    if len({re.sub(r"\d+", "", blocks.path) for blocks in near}) == 1:
+        return "a hierarchical tower, which has no one width"
+    return "a hierarchical tower, or others beside its own: which it feeds is not known"
 
 
 def _unreadable(fit: BlockList, near: list[BlockList]) -> str | None:

@@ -34,6 +34,11 @@ def why_unreadable(
     return next(reasons, None)
 
 
+def words_of(model: nn.Module) -> str | None:
+    """The argument by which a model's forward takes words; None of one that takes none."""
+    return next((name for name in parameters_of(model) if name in _WORDS), None)
+
+
 def _stem(embedding: PatchEmbedding) -> Iterator[str]:
     if embedding.packed:
         kind = type(embedding.module).__name__
@@ -58,8 +63,8 @@ def _arguments(tower: nn.Module) -> Iterator[str]:
                 f"feeds a tower that {'needs' if name in required else 'takes'} {name}, which says "
                 "how its tokens are packed, in an order that no adapter knows"
             )
-        if name in _WORDS:
-            yield f"feeds blocks that read words, too ({name}): these share a row with the patches"
+    if words := words_of(tower):
+        yield f"feeds blocks that read words, too ({words}): these share a row with the patches"
     pictures = [name for name in required if "pixel" in name]
     if len(pictures) > 1:
         yield (

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 
 from pydantic import BeforeValidator
 
-from clipdepth_plugin.errors import ClipDepthError, HostError
+from clipdepth_plugin.errors import ClipDepthError, HostError, quoted
 
 Size = tuple[int, int]
 """(height, width)."""
@@ -233,13 +233,4 @@ def _check_count(name: str, given: list[Any], count: int) -> None:
 
 
 def _refuse(name: str, value: Any, expected: str) -> NoReturn:
-    raise HostError(f"{name}: got {shown(value)}, expected {expected}")
-
-
-def shown(value: Any) -> str:
-    """A wrong value in a message: its first 100 characters, or its type where it has no repr."""
-    try:
-        text = repr(value)
-    except Exception:  # noqa: BLE001 (a number of 5000 digits, a class of the user's own)
-        return f"a {type(value).__name__}"
-    return text if len(text) <= 100 else f"{text[:100]}..."
+    raise HostError(f"{name}: got {quoted(value)}, expected {expected}")

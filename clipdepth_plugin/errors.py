@@ -67,6 +67,14 @@ class BenchError(ClipDepthError):
     """A time measurement cannot be made, or has too few rounds."""
 
 
+def printable(value: object) -> str:
+    """The whole text of a value in one line that any console shows: what can't be is escaped."""
+    text = str(value)
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+
+
 def shortened(value: object, limit: int = 100) -> str:
     """The text of a value for a message: ``printable`` lines, ``limit`` characters at most."""
     text = str(value)
@@ -74,8 +82,10 @@ def shortened(value: object, limit: int = 100) -> str:
     return "\n".join(map(printable, cut.split("\n")))
 
 
-def printable(text: str) -> str:
-    """A text whose control characters, line ends and undecodable bytes are written as escapes."""
-    if text.isprintable():
-        return text
-    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+def quoted(value: object, limit: int = 100) -> str:
+    """A wrong value as Python writes it, ``shortened``; its type where it has no repr."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 (a number of 5000 digits, a class of the user's own)
+        return f"a {type(value).__name__}"
+    return shortened(text, limit)

@@ -2,7 +2,8 @@
 
     python results/host_sweep.py             what host_sweep.json has not
     python results/host_sweep.py FOLDER ...  these, again
-    python results/host_sweep.py --again     all
+    python results/host_sweep.py --refused   those that did not work, again
+    python results/host_sweep.py --again     all, again
 
 Each folder of transformers/models runs in a child of its own with bounds on time and memory, so
 that none ends the sweep. Models are tiny and random, made from their default configs; nothing is
@@ -18,26 +19,31 @@ import resource
 import sys
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
 import transformers
-from host_sweep_hosts import candidates, default_on_meta, folders, tiny
+from host_sweep_hosts import candidates, default_on_meta, folders, of_the_tests, tiny
 from host_sweep_proof import prove
 
 from clipdepth_plugin import find_towers
 from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.errors import ClipDepthError
 
+if TYPE_CHECKING:
+    from tests.tiny.case import HostCase
+    from tests.tiny.packed_case import PackedCase
+
 HERE = Path(__file__).resolve().parent
 SECONDS, GIBIBYTES = 60, 8
-VERDICTS = ("wrong", "works", "refused on reading", "refused", "not run", "not built")
-"""Of a folder: the first of these that one of its towers has."""
+VERDICTS = ("wrong", "works", "refused on reading", "not run", "not built", "refused")
+"""Of a folder: the first of these that one of its towers has; refused is what all of them are."""
 Row = dict[str, str]
 
 
@@ -49,7 +55,12 @@ def examine(folder: str) -> list[Row]:
         rows += [{"host": kind.__name__, **row} for row in found]
         if any(row["verdict"] in ("works", "wrong") for row in found):
             break
-    return rows or [{"verdict": "refused", "host": "", "why": "no model that sees"}]
+    if not rows:
+        return [{"verdict": "refused", "host": "", "why": "no model that sees"}]
+    if best(rows)["verdict"] in ("not run", "not built") and (case := of_the_tests(folder)):
+        host = case.host()
+        rows += [{"host": type(host).__name__, **row} for row in _proven(host, case)]
+    return rows
 
 
 def _examine_one(kind: Any) -> list[Row]:
@@ -63,14 +74,17 @@ def _examine_one(kind: Any) -> list[Row]:
         host = tiny(kind)
     except Exception as error:  # noqa: BLE001 - whatever a config makes of small numbers
         return [{"verdict": "not built", "why": f"{type(error).__name__}: {str(error)[:300]}"}]
-    towers = find_towers(host)
-    if not towers:
+    if not find_towers(host):
+        if structure is not None:
+            return [{"verdict": "not built", "why": "the tiny one lacks the default one's tower"}]
         return [_refused(host)]
-    rows = []
-    for tower in towers:
+    return list(_proven(host))
+
+
+def _proven(host: torch.nn.Module, case: HostCase | PackedCase | None = None) -> Iterator[Row]:
+    for tower in find_towers(host):
         about = {"tower": tower.path, "family": tower.family, "order": tower.rule.order}
-        rows.append({**about, **vars(prove(host, tower))})
-    return rows
+        yield {**about, **vars(prove(host, tower, case))}
 
 
 def _refused(host: torch.nn.Module) -> Row:
@@ -157,13 +171,18 @@ def _cell(text: str) -> str:
 
 def main(arguments: list[str]) -> int:
     """Sweeps; the number of wrong maps is the exit status."""
-    stored = HERE / "host_sweep.json"
+    stored, everything = HERE / "host_sweep.json", folders()
     done: dict[str, Any] = {}
-    if stored.exists() and arguments != ["--again"]:
+    if stored.exists():
         done = json.loads(stored.read_text("utf-8"))["folders"]
-    everything = folders()
-    named = [one for one in arguments if one != "--again"]
-    for folder in named or [one for one in everything if one not in done]:
+    works = {folder for folder, rows in done.items() if best(rows)["verdict"] == "works"}
+    chosen = {
+        "--again": everything,
+        "--refused": [folder for folder in everything if folder not in works],
+        "": [folder for folder in everything if folder not in done],
+    }
+    option = next((one for one in arguments if one in chosen), "")
+    for folder in [one for one in arguments if one != option] or chosen[option]:
         done[folder] = _bounded(folder)
         row = best(done[folder])
         sys.stderr.write(f"{folder}: {row['verdict']} {row['why'][-150:]}\n")
@@ -180,6 +199,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    sys.path.append(str(HERE.parent))  # the tests' tiny hosts
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)

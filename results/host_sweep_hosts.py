@@ -2,6 +2,7 @@
 
 A model is built from its default config with the fields of ``_SMALL`` made small, by their names,
 in the config and in those inside it. ``OVERRIDES`` are those of single classes that need more.
+Folders whose models can't be made so, or not be given pictures, have the tiny hosts of the tests.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ import importlib
 import inspect
 import re
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+
+if TYPE_CHECKING:
+    from tests.tiny.case import HostCase
+    from tests.tiny.packed_case import PackedCase
 
 WIDTH, DEPTH, PATCH, SIDE, FRAMES = 32, 4, 8, 4, 4
 """Of the tiny towers: width, blocks, pixels of a patch's side, patches of a picture's side; frames
@@ -28,7 +33,7 @@ _NOT_VISION = re.compile(
     r"(?<!Lite)Text(?!Dual|Net)|Audio(?!Video)|Speech|Decoder(?!Model|Config)|QFormer|Talker"
     r"|Code2Wav|Token2Wav|Vocoder|PreTrainedModelFor"
 )
-_PARTS = re.compile(r"(Encoder|Head|VQVAE|VisionTokenizerModel)$")
+_PARTS = re.compile(r"(Encoder|Head|Adapter|VQVAE|VisionTokenizerModel)$")
 _SMALL: tuple[tuple[str, int], ...] = (
     (r"(hidden_size|d_model|embed_dim|embedding_dim|width|dim|n_embd|hidden_dim)", WIDTH),
     (
@@ -51,6 +56,22 @@ _SMALL: tuple[tuple[str, int], ...] = (
 _TWO_HEADS = {"hidden_size": 128, "num_attention_heads": 2}
 _ENCODER = {"model_type": "vit"}
 _TEXT = {"model_type": "bert", "hidden_size": WIDTH, "num_hidden_layers": 1}
+
+
+def _perception_encoder(path: str, pooling: str) -> dict[str, Any]:
+    """A tiny tower of timm's where a config has one at ``path``."""
+    arguments = {
+        "embed_dim": WIDTH,
+        "img_size": (PATCH * SIDE,) * 2,
+        "patch_size": PATCH,
+        "depth": DEPTH,
+        "num_heads": 4,
+        "global_pool": pooling,
+    }
+    named = {"architecture": "vit_pe_core_large_patch14_336", "model_args": arguments}
+    return {f"{path}.{key}": value for key, value in named.items()}
+
+
 OVERRIDES: dict[str, dict[str, Any]] = {
     **{
         f"{name}ForUniversalSegmentation": {"num_blocks": 1, "num_hidden_layers": DEPTH + 1}
@@ -74,26 +95,53 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "downsample_rate": "2/4",
         "vision_config.hidden_size": 64,
     },
-    "PerceptionLMModel": {
-        "vision_config.architecture": "vit_pe_core_large_patch14_336",
-        "vision_config.model_args": {
-            "embed_dim": WIDTH,
-            "img_size": (PATCH * SIDE,) * 2,
-            "patch_size": PATCH,
-            "depth": DEPTH,
-            "num_heads": 4,
-            "global_pool": "",
-        },
-    },
+    "PerceptionLMModel": _perception_encoder("vision_config", ""),
+    "PeVideoModel": _perception_encoder("video_config.vision_config", "map"),
+    "PeAudioVideoModel": _perception_encoder(
+        "audio_video_config.video_config.vision_config", "map"
+    ),
     "Qwen4ExpForConditionalGeneration": {"text_config.layer_types": ["full_attention"] * DEPTH},
     "MllamaForConditionalGeneration": {"vision_config.max_num_tiles": 1},
     "SegGptModel": {"merge_index": 0, "intermediate_hidden_state_indices": [1, 2, 3]},
+    "EmbeddingGemma2Model": {"vision_config.pooling_kernel_size": 2},
+    "DiffusionGemmaEncoderModel": {
+        "text_config.num_experts": 4,
+        "text_config.top_k_experts": 2,
+        "text_config.moe_intermediate_size": 16,
+        "vision_config.pooling_kernel_size": 2,
+    },
+    "Dots3NoteVisionModel": {"pyramid_num_routed": [-1, -1, 4, 4], "adapter_in_dim": WIDTH},
+    "NemotronH_Omni_Reasoning_V3": {"vision_config.video_temporal_patch_size": 2},
     "VitMatteForImageMatting": {"fusion_hidden_sizes": [8, 8, 8, 8]},
 }
+_OCR_BLOCKS = (
+    *("reduce_channel", "return_channel"),
+    *(
+        f"{start}_{length}ratio"
+        for start in (
+            "vertical_long_to_small_conv",
+            "horizontal_small_to_long_conv",
+            "symmetric_conv_long",
+        )
+        for length in ("long", "mid", "short")
+    ),
+)
 _ALONE: dict[str, dict[str, Any]] = {
     "VisionEncoderDecoderModel": {"encoder": _ENCODER, "decoder": {**_TEXT, "is_decoder": True}},
     "VisionTextDualEncoderModel": {"vision_config": _ENCODER, "text_config": _TEXT},
     "TimmBackbone": {"backbone": "resnet18"},
+    "EmbeddingGemma2Model": {"vision_config": {"model_type": "gemma4_vision"}},
+    "DeepseekOcr2ForConditionalGeneration": {
+        "text_config": {"num_hidden_layers": 1, "mlp_layer_types": ["dense"]}
+    },
+    "ChameleonForConditionalGeneration": {"vocabulary_map": {"<image>": 4}},
+    "Emu3Model": {
+        "vocabulary_map": {"<image>": 4, "<|extra_200|>": 5, "<|visual token 000000|>": 6}
+    },
+    **{
+        f"{name}DetModel": {"intraclass_block_config": dict.fromkeys(_OCR_BLOCKS, (1, 1, 0))}
+        for name in ("PPOCRV5Server", "PPOCRV6Medium")
+    },
 }
 """What configs without a default are made of."""
 
@@ -134,7 +182,7 @@ def _rank(kind: type[PreTrainedModel]) -> tuple[int, ...]:
     sees = kind.main_input_name == "pixel_values" or hasattr(kind, "get_image_features")
     named = ("ForConditionalGeneration", "Model", "ForRetrieval", "ForImageClassification")
     ending = next((i for i, name in enumerate(named) if kind.__name__.endswith(name)), len(named))
-    return not whole, not sees, ending
+    return not whole, not sees, bool(_PARTS.search(kind.__name__)), ending
 
 
 def tiny(kind: type[PreTrainedModel]) -> nn.Module:
@@ -148,6 +196,15 @@ def tiny(kind: type[PreTrainedModel]) -> nn.Module:
         if not bool(some.isfinite().all()) or (parameter.ndim > 1 and some.std() > 0.5):
             nn.init.normal_(parameter, std=0.02)
     return model
+
+
+def of_the_tests(folder: str) -> HostCase | PackedCase | None:
+    """The tests' own tiny host of a folder: a row of their tables that has its name."""
+    from tests.tiny.packed import PACKED
+    from tests.tiny.table import PRESENT
+
+    cases: list[HostCase | PackedCase] = [*PACKED, *PRESENT]
+    return next((case for case in cases if case.name == folder), None)
 
 
 def default_on_meta(kind: type[PreTrainedModel]) -> nn.Module:

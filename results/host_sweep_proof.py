@@ -16,7 +16,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -26,17 +26,30 @@ from torch import Tensor, nn
 from transformers.models.auto import image_processing_auto
 
 from clipdepth_plugin import DepthHead, TowerFeatures, attach
+from clipdepth_plugin.adapters.families.hf_qwen import QwenRule
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.errors import ClipDepthError
+
+if TYPE_CHECKING:
+    from tests.tiny.case import HostCase
+    from tests.tiny.packed_case import PackedCase
 
 Inputs = dict[str, Any]
 _PICTURES = (
     *("pixel_values_images", "pixel_values_videos", "hidden_states", "images", "pixels", "x"),
     *("patches", "flattened_patches"),
 )
-_OPTIONS = {"MllamaImageProcessor": {"size": dict.fromkeys(("height", "width"), PATCH * SIDE)}}
-_PROCESSORS = {"hf_qwen": ("Qwen2VLImageProcessor",), "hf_siglip": ("Siglip2ImageProcessor",)}
-"""Of towers whose hosts have none of their own in the library's table."""
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "MllamaImageProcessor": {"size": dict.fromkeys(("height", "width"), PATCH * SIDE)},
+    "Gemma4ImageProcessor": {"max_soft_tokens": 70, "pooling_kernel_size": 2},
+    "NemotronH_Omni_Reasoning_V3ImageProcessor": {"min_num_patches": 1},
+}
+_PROCESSORS = {
+    "hf_qwen": ["Qwen2VLImageProcessor"],
+    "hf_siglip": ["Siglip2ImageProcessor"],
+    "hf_given_places": ["Gemma4ImageProcessor"],
+}
+"""Of towers whose folders have none of their own in the library's table."""
 _PACKING_ALONE = {
     "do_rescale": False,
     "do_normalize": False,
@@ -74,9 +87,10 @@ def pictures(grid: tuple[int, int]) -> list[Tensor]:
     return [first, *changed]
 
 
-def prove(host: nn.Module, tower: Tower) -> Verdict:
-    """Runs a host on such pictures and looks where they come out."""
-    grids = [(SIDE, SIDE)] if _square(tower) else [(SIDE, SIDE), (SIDE, SIDE + 2)]
+def prove(host: nn.Module, tower: Tower, case: HostCase | PackedCase | None = None) -> Verdict:
+    """Runs a host on such pictures and looks where they come out; by its tests' way, if given."""
+    square = _square(tower) or getattr(case, "tile", None) is not None
+    grids = [(SIDE, SIDE)] if square else [(SIDE, SIDE), (SIDE, SIDE + 2)]
     options: dict[str, Any] = {"context": "mean", "channels": (8, 8, 8, 8)}
     if tower.depth >= DEPTH:
         options |= {"semantic_levels": (tower.depth, 3, 2, 1), "structural_levels": (2, 1, 0)}
@@ -86,7 +100,7 @@ def prove(host: nn.Module, tower: Tower) -> Verdict:
     for grid in grids:
         shown = pictures(grid)
         with attach(host, head, tower=tower.path) as plugin, torch.no_grad():
-            for through, run in _ways(host, tower, shown):
+            for through, run in _tested(host, shown, case) if case else _ways(host, tower, shown):
                 with plugin.capture() as seen:
                     try:
                         run()
@@ -147,6 +161,16 @@ def _misplaced(views: list[Any], grid: tuple[int, int], count: int) -> str:
     return ""
 
 
+def _tested(
+    host: nn.Module, shown: list[Tensor], case: HostCase | PackedCase
+) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """The way that its row of the tests' tables shows a host pictures."""
+    from tests.tiny.case import HostCase
+
+    inputs: Any = torch.stack(shown) if isinstance(case, HostCase) else case.pack(shown)
+    yield f"tests/tiny: {case.name}", lambda: case.run(host, inputs)
+
+
 def _ways(
     host: nn.Module, tower: Tower, shown: list[Tensor]
 ) -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -196,10 +220,14 @@ def _inputs(host: nn.Module, tower: Tower, shown: list[Tensor]) -> Iterator[Inpu
     types = [
         getattr(getattr(one, "config", None), "model_type", "") for one in (host, tower.module)
     ]
-    names = [_named(known[one]) for one in types if one in known]
-    for name in dict.fromkeys([*names, *_PROCESSORS.get(tower.family, ())]):
+    folder = type(host).__module__.split(".")[-2:-1]  # a tower alone has its host's processor
+    own = [_named(known[one]) for one in [*types, *folder] if one in known]
+    for name in dict.fromkeys(own or _PROCESSORS.get(tower.family, [])):
         with contextlib.suppress(Exception):  # whatever one makes of options that it has not
-            processor = getattr(transformers, name)(**_PACKING_ALONE, **_OPTIONS.get(name, {}))
+            options = {**_PACKING_ALONE, **_OPTIONS.get(name, {})}
+            if isinstance(tower.rule, QwenRule):
+                options["temporal_patch_size"] = tower.rule.frames
+            processor = getattr(transformers, name)(**options)
             yield dict(processor(images=shown, return_tensors="pt"))
 
 

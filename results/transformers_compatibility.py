@@ -25,7 +25,10 @@ FOLDER = ROOT / ".transformers"
 # None: the one in .venv.
 RELEASES: dict[str, str | None] = {"4.57": "4.57.*", "5.5": "5.5.*", "newest": None}
 _NAMES = ("hosts", "generate", "copies", "refusals", "trim")
-_PACKED_NAMES = ("packed_hosts", "layouts", "view_rules", "original_sizes")
+_PACKED_NAMES = (
+    *("packed_hosts", "packed_videos", "packed_arguments"),
+    *("layouts", "view_rules", "original_sizes"),
+)
 TESTS = tuple(f"tests/test_{name}.py" for name in (*_NAMES, *_PACKED_NAMES))
 PACKAGES = ("transformers", "huggingface_hub", "tokenizers", "torch", "timm", "open_clip_torch")
 _ASK = f"""

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from clipdepth_plugin.arguments import parse_focal, parse_intrinsics, parse_size, parse_sizes
-from clipdepth_plugin.errors import HostError
+from clipdepth_plugin.errors import HostError, printable, quoted, shortened
 
 NAN, INF = float("nan"), float("inf")
 CAMERA = (500.0, 510.0, 320.0, 240.0)
@@ -169,3 +169,13 @@ def test_focal(value: Any, expected: list[float | None]) -> None:
 def test_odd_focal(value: Any, message: str) -> None:
     with pytest.raises(HostError, match=message):
         parse_focal(value, 2)
+
+
+def test_values_in_messages() -> None:
+    """Whole in one line, shortened, or as Python writes them: whatever a caller gives."""
+    assert printable("a\nb\x1b[31m\udcff.png") == r"a\nb\x1b[31m\udcff.png"
+    assert shortened("a\nb\x00") == "a\nb\\x00"
+    assert shortened("x" * 200, 3) == "xxx... (200 characters)"
+    assert quoted("a\n") == r"'a\n'"
+    assert quoted([0] * 200).endswith("... (600 characters)")
+    assert quoted(10**5000) == "a int"

@@ -9,96 +9,34 @@ Axes: B pictures or views, N tokens, D width, (h, w) patch grid, H W pixels.
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
 import torch
-import transformers
 from torch import Tensor, nn
 
-from clipdepth_plugin import DepthHead, TowerFeatures, attach, find_towers
-from clipdepth_plugin.adapters.families.hf_qwen import QwenRule
-from clipdepth_plugin.errors import (
-    HeadMismatchError,
-    ImageError,
-    NoDepthError,
-)
+from clipdepth_plugin import DepthHead, attach, find_towers
+from clipdepth_plugin.errors import ImageError, NoDepthError
 from tests.tiny.case import PATCH, WIDTH, tensors
-from tests.tiny.clips import LONGER, one_clip
-from tests.tiny.packed import EVERY_PACKED, PACKED
-from tests.tiny.packed_case import Grid, PackedCase
-
-MakeHead = Callable[..., DepthHead]
-BY_NAME = {case.name: case for case in EVERY_PACKED}
-
-
-def present(name: str) -> PackedCase:
-    """A row of the table, where the installed transformers has its host."""
-    if BY_NAME[name].absent:
-        pytest.skip(f"transformers {transformers.__version__} lacks {name}")
-    return BY_NAME[name]
+from tests.tiny.coordinates import (
+    BEFORE_5_6,
+    MakeHead,
+    all_levels,
+    close,
+    coordinates,
+    let_coordinates_through,
+    views_of,
+)
+from tests.tiny.packed import PACKED
+from tests.tiny.packed_case import PackedCase
 
 
 @pytest.fixture(params=PACKED, ids=lambda case: case.name)
 def packed(request: pytest.FixtureRequest) -> PackedCase:
     """Every host in turn."""
     return cast("PackedCase", request.param)
-
-
-def coordinates(grids: Sequence[Grid]) -> list[Tensor]:
-    """Pictures whose patches say where they are: red the row, green the column, blue the picture.
-
-    Counted from 1, so that nothing of a picture is what padding is.
-    """
-    pictures = []
-    for index, (h, w) in enumerate(grids):
-        y_hw, x_hw = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-        small_3hw = torch.stack([y_hw, x_hw, torch.full_like(y_hw, index)]).float() + 1
-        patch = torch.ones(1, PATCH, PATCH)
-        pictures.append(torch.kron(small_3hw, patch))
-    return pictures
-
-
-def let_coordinates_through(host: nn.Module, case: PackedCase) -> None:
-    """Makes the tower's tokens the mean red, green and blue of their patches, in every level."""
-    (tower,) = find_towers(host)
-    for parameter in tower.module.parameters():
-        nn.init.zeros_(parameter)  # a block without weights adds nothing to its input
-    maps = (nn.Linear, nn.Conv2d, nn.Conv3d)
-    weight = next(one for one in tower.patch_embed.modules() if isinstance(one, maps)).weight
-    if weight.ndim == 2:  # of flattened patches
-        per_channel = weight.shape[1] // 3
-        for channel in range(3):
-            first = slice(channel * per_channel, (channel + 1) * per_channel)
-            of_channel = first if case.channels_first else slice(channel, None, 3)
-            nn.init.constant_(weight.data[channel, of_channel], 1 / per_channel)
-    else:
-        for channel in range(3):
-            nn.init.constant_(weight.data[channel, channel], 1 / weight[0, 0].numel())
-    for norm in case.norms:
-        identity = nn.Identity()
-        identity.weight = tower.module.get_parameter(f"{norm}.weight")
-        setattr(tower.module, norm, identity)
-
-
-def views_of(batches: Sequence[TowerFeatures]) -> list[tuple[TowerFeatures, int]]:
-    """(features, index in them) of each view, in order."""
-    return [(one, index) for one in batches for index in range(one.batch)]
-
-
-# Towers of transformers before 5.6 have an inner vision_model.
-BEFORE_5_6 = tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 6)
-
-
-def all_levels(
-    make_head: MakeHead, host: nn.Module, case: PackedCase, context: str = "mean"
-) -> DepthHead:
-    """A head that reads every level."""
-    levels = tuple(range(case.depth, case.depth - 4, -1))
-    return make_head(host, semantic_levels=levels, structural_levels=(2, 1, 0), context=context)
 
 
 def test_found(packed: PackedCase) -> None:
@@ -242,10 +180,6 @@ def test_a_picture_is_read_as_if_it_were_alone(packed: PackedCase, make_head: Ma
         close(together.depths, [map_1HW for one in alone for map_1HW in one.depths], 1e-4)
 
 
-def close(first: Any, second: Any, tolerance: float) -> None:
-    torch.testing.assert_close(first, second, rtol=0, atol=tolerance)
-
-
 @torch.no_grad()
 def test_reading_views_of_several_sizes(packed: PackedCase, make_head: MakeHead) -> None:
     host = packed.host()
@@ -302,140 +236,3 @@ def test_the_tower_alone(packed: PackedCase, make_head: MakeHead) -> None:
         close(one.pixels[index], pictures[picture][:, rows, columns], tolerance)
     with pytest.raises(ImageError, match="pixel_values has shape"):
         plugin(pixels[..., None], **kwargs)
-
-
-# --- videos -------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl"])
-def test_each_temporal_patch_of_a_video_is_a_view(name: str, make_head: MakeHead) -> None:
-    """Two videos of different sizes and lengths, packed by the library's own video processor."""
-    case = present(name)
-    host = case.host()
-    let_coordinates_through(host, case)
-    shots: tuple[Grid, ...] = ((6, 4), (6, 4), (4, 8))
-    frames = coordinates(shots)
-    videos = [torch.stack([x for x in part for _ in range(2)]) for part in (frames[:2], frames[2:])]
-    whole: dict[str, Any] = {"do_rescale": False, "do_normalize": False, "do_resize": False}
-    processor = transformers.Qwen2VLVideoProcessor(
-        patch_size=PATCH, do_sample_frames=False, do_convert_rgb=False, **whole
-    )
-    packed = processor(videos=videos, return_tensors="pt")
-    head = all_levels(make_head, host, case)
-    with attach(host, head) as plugin, plugin.capture() as seen:
-        host.model.get_video_features(
-            packed["pixel_values_videos"], video_grid_thw=packed["video_grid_thw"]
-        )
-        passes = [views_of(one.batches) for one in seen]
-    views = [view for one in passes for view in one]
-    assert [one.grid for one, _ in views] == list(shots)
-    for shot, (features, index) in enumerate(views):
-        h, w = features.grid
-        where_hw3 = features.levels[4][index, :, :3].reshape(h, w, 3).round().int() - 1
-        assert where_hw3.tolist() == [[[y, x, shot] for x in range(w)] for y in range(h)]
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("name", ["minimax_m3_vl", "video_llama_3"])
-def test_frames_in_one_grid_are_views(name: str, make_head: MakeHead) -> None:
-    """Two frames, packed as a picture each, said to be one video; and a picture after them."""
-    case = present(name)
-    host = case.host()
-    let_coordinates_through(host, case)
-    shots: tuple[Grid, ...] = ((4, 6), (4, 6), (4, 8))
-    inputs = case.pack(coordinates(shots))
-    inputs["image_grid_thw"] = torch.tensor([[2, 4, 6], [1, 4, 8]])
-    if "image_merge_sizes" in inputs:
-        inputs["image_merge_sizes"] = inputs["image_merge_sizes"][1:]
-    with attach(host, all_levels(make_head, host, case)) as plugin, plugin.capture() as seen:
-        case.run(host, inputs)
-        views = views_of(seen[-1].batches)
-    assert [one.grid for one, _ in views] == list(shots)
-    for shot, (features, index) in enumerate(views):
-        h, w = features.grid
-        where_hw2 = features.levels[4][index, :, :2].reshape(h, w, 2).round().int() - 1
-        assert where_hw2.tolist() == [[[y, x] for x in range(w)] for y in range(h)], shot
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("name", LONGER)
-def test_each_tubelet_of_a_clip_is_a_view(name: str, make_head: MakeHead) -> None:
-    """Clips of three tubelets; the tokens of each say their place and their time."""
-    make_host, span = LONGER[name]
-    case = present(name)
-    shots: tuple[Grid, ...] = ((4, 4),) * 3
-    torch.manual_seed(0)
-    host = make_host(3 * span).eval()
-    (key,) = case.pack(case.pictures())
-    clip = one_clip(coordinates(shots), span, key)[key]
-    clips = {key: torch.cat([clip, clip + 3])}
-    alone = tensors(case.run(host, clips))
-    with attach(host, all_levels(make_head, host, case)) as plugin:
-        beside = tensors(case.run(host, clips))
-        assert plugin.depth.shape == (6, 1, 4 * PATCH, 4 * PATCH)
-    assert len(alone) == len(beside)
-    assert all(map(torch.equal, alone, beside))
-    let_coordinates_through(host, case)
-    with attach(host, all_levels(make_head, host, case)) as plugin, plugin.capture() as seen:
-        case.run(host, clips)
-        views = views_of(seen[-1].batches)
-    assert len(views) == 6
-    for shot, (features, index) in enumerate(views):
-        clip_number, tubelet = divmod(shot, 3)
-        for tokens_BND in features.levels.values():
-            where_hw3 = tokens_BND[index, :, :3].reshape(4, 4, 3).round().int() - 1
-            more = 3 * clip_number
-            expected = [[[y + more, x + more, tubelet + more] for x in range(4)] for y in range(4)]
-            assert where_hw3.tolist() == expected
-
-
-# --- what is not understood is refused ----------------------------------------------------------
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("change", [{"window": None}, {"window": 1}, {"merge": 1}])
-def test_an_order_that_the_positions_deny(change: dict[str, Any], make_head: MakeHead) -> None:
-    case = present("qwen2_5_vl")
-    host, inputs = case.host(), case.pack(case.pictures())
-    with attach(host, all_levels(make_head, host, case)) as plugin:
-        wanted = plugin._recorder.wanted
-        rule = dataclasses.replace(cast("QwenRule", wanted.tower.rule), **change)
-        plugin._recorder.wanted = dataclasses.replace(
-            wanted, tower=dataclasses.replace(wanted.tower, rule=rule)
-        )
-        case.run(host, inputs)
-        with pytest.raises(NoDepthError, match=r"view 0: the positions .* are not those of a grid"):
-            _ = plugin.depths
-
-
-def test_contexts_that_a_packed_tower_lacks(make_head: MakeHead) -> None:
-    host = present("qwen2_vl").host()
-    for context in ("pooled", "cls"):
-        with pytest.raises(HeadMismatchError, match="this tower has 'mean'"):
-            attach(host, make_head(host, context=context))
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("name", ["idefics2", "siglip2", "mllama"])
-def test_compiled_with_its_arguments_seen(name: str, make_head: MakeHead) -> None:
-    """The hook on the tower is traced, too: no graph break, and padding is left out."""
-    case = present(name)
-    host, inputs = case.host(), case.pack(case.pictures())
-    (tower,) = find_towers(host)
-    tower.module.compile(backend="eager", fullgraph=True)
-    try:
-        case.run(host, inputs)
-    except (torch._dynamo.exc.Unsupported, torch._dynamo.exc.UserError):
-        assert BEFORE_5_6, "the newest compiles without us"
-        pytest.skip(f"transformers {transformers.__version__} can't compile {name} whole itself")
-    finally:
-        tower.module._compiled_call_impl = None
-        torch._dynamo.reset()
-    with attach(host, all_levels(make_head, host, case)) as plugin:
-        case.run(host, inputs)
-        expected = plugin.depths
-        tower.module.compile(backend="eager", fullgraph=True)
-        case.run(host, inputs)
-        close(plugin.depths, expected, 1e-5)
-    torch._dynamo.reset()

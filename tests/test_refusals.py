@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, attach
@@ -75,6 +76,28 @@ class _Packs(nn.Module):
         raise NotImplementedError(tgt_sizes)
 
 
+def _on_meta(name: str) -> Callable[[], nn.Module]:
+    """A model of transformers by its default config, without weights."""
+
+    def build() -> nn.Module:
+        import transformers
+
+        kind: Any = getattr(transformers, name, None)
+        if kind is None:
+            pytest.skip(f"transformers {transformers.__version__} lacks {name}")
+        with torch.device("meta"):
+            return cast("nn.Module", kind(kind.config_class()))
+
+    return build
+
+
+def _patches_into_words() -> nn.Module:
+    """As Gemma 4's unified one: patches are projected into a language model."""
+    host = nn.Module()
+    host.embed, host.words = nn.Conv2d(3, 64, 8, 8), make("LlamaModel", **TEXT)
+    return host
+
+
 _SAM = {"output_channels": 8, "global_attn_indexes": [1], "window_size": 2}
 _QFORMER = {**TEXT, "encoder_hidden_size": 32}
 _FOUR = {"depths": (1, 1, 1, 1)}
@@ -127,11 +150,57 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
     ),
     "qformer": (
         lambda: make("Blip2QFormerModel", **_QFORMER),
-        ("no convolution that a picture could enter by: a language model, a Q-Former",),
+        ("no convolution .* by: a part of a model that takes query_embeds .a Q-Former",),
     ),
     "language_model": (
         lambda: make("LlamaForCausalLM", **TEXT),
         (r"model\.layers \(depth 2, width 32\)", "no convolution .*: a language model"),
+    ),
+    "words_and_patches": (
+        _on_meta("LayoutLMv3Model"),
+        ("patch_embed.proj feeds no list", r"itself\) reads words, too \(input_ids\): these share"),
+    ),
+    "t5_blocks": (
+        _on_meta("UdopModel"),
+        (r"encoder\.block has 24 UdopBlock", r"itself\) reads words, too \(input_ids\)"),
+    ),
+    "words_beside_a_convolutional_tower": (
+        lambda: nn.ModuleDict(
+            {"vision": _timm("convnext_atto")(), "text": make("BertModel", **TEXT)}
+        ),
+        (r"vision is a convolutional tower \(ConvNeXt", r"text\.encoder\.layer has 2 BertLayer"),
+    ),
+    "latents": (
+        _on_meta("PerceiverModel"),
+        (r"takes inputs", r"self_attends works on learnt latents \(embeddings\.latents\)"),
+    ),
+    "single_pixels": (
+        _on_meta("PerceiverForImageClassificationLearned"),
+        ("1 x 1 at .*convnet_1x1.*no patch embedding: it maps single pixels", "learnt latents"),
+    ),
+    "detector": (
+        _on_meta("DFineModel"),
+        (r"Found instead: backbone\.model is a convolutional tower \(HGNetV2Backbone",),
+    ),
+    "overlapping_stem": (
+        _on_meta("HieraModel"),
+        (r"stride 4 x 4 at .*no patch embedding: its windows overlap",),
+    ),
+    "convolutional_attention": (
+        _on_meta("MobileViTV2Model"),
+        (r"itself\) is a hierarchical tower with attention \(MobileViTV2Model",),
+    ),
+    "one_width_behind_convolutions": (
+        _timm("xcit_nano_12_p8_224", depth=2),
+        (r"itself\) is a tower with attention, whose blocks no patch embedding feeds \(Xcit",),
+    ),
+    "linear_embedding": (
+        _timm("naflexvit_base_patch16_gap", depth=1),
+        ("embeds.proj maps 768 numbers to 768: patches cut before",),
+    ),
+    "patches_into_a_language_model": (
+        _patches_into_words,
+        ("gives width 64, the attention blocks near it have 32: none of them is its own",),
     ),
     "neither": (lambda: nn.Linear(3, 3), ("no convolution .*: no vision model",)),
 }

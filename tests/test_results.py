@@ -37,7 +37,21 @@ def test_the_sweep_page_is_made_from_its_rows_and_no_map_is_wrong() -> None:
     assert page == script.as_markdown(stored)
     verdicts = [script.best(rows)["verdict"] for rows in stored["folders"].values()]
     assert "wrong" not in verdicts
+    assert "not run" not in verdicts
     assert verdicts.count("works") >= 100
+
+
+def test_the_sweep_has_the_tests_hosts_for_those_that_it_cannot_make() -> None:
+    hosts, proof = load_script("host_sweep_hosts"), load_script("host_sweep_proof")
+    case = hosts.of_the_tests("mllama")
+    host = case.host()
+    (tower,) = find_towers(host)
+    assert vars(proof.prove(host, tower, case)) == {
+        "verdict": "works",
+        "why": "",
+        "through": "tests/tiny: mllama",
+    }
+    assert hosts.of_the_tests("resnet") is None
 
 
 def test_the_sweep_notices_maps_in_a_wrong_order() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from clipdepth_plugin.errors import HostError, shortened
+from clipdepth_plugin.errors import HostError, quoted
 from clipdepth_plugin.files.documents import MIB, read_json
 
 CONFIG_FILE = "config.json"
@@ -66,7 +66,7 @@ def _shards(index: Path) -> set[Any]:
 def _check_weights(folder: Path, name: str, where: Path) -> None:
     if not name.endswith(".safetensors"):
         raise HostError(
-            f"host {where}: names {shortened(repr(name))}: weights are read from safetensors only; "
+            f"host {where}: names {quoted(name)}: weights are read from safetensors only; "
             "other files may be pickles, which run code. Save the model with safetensors"
         )
     _check_inside(folder, name, where)
@@ -85,6 +85,4 @@ def _check_inside(folder: Path, name: str, where: Path) -> None:
     except (OSError, RuntimeError, ValueError):  # a loop of links; a name that can't be
         inside = False
     if not inside:
-        raise HostError(
-            f"host {where}: {shortened(repr(name))} lies outside of the folder; copy it in"
-        )
+        raise HostError(f"host {where}: {quoted(name)} lies outside of the folder; copy it in")

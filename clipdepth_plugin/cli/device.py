@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from clipdepth_plugin.errors import DataError
+from clipdepth_plugin.errors import DataError, shortened
 
 
 def find_device(name: str) -> torch.device:
@@ -22,9 +22,8 @@ def find_device(name: str) -> torch.device:
             torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         )
         usable = "cpu" if there is None else f"cpu, {there.type}"
-        shown = name if name.isprintable() else ascii(name)
         raise DataError(
-            f"--device {shown}: nothing can be computed there ({first[:200]}); this machine has "
-            f"{usable}"
+            f"--device {shortened(name)}: nothing can be computed there "
+            f"({shortened(first, 200)}); this machine has {usable}"
         ) from error
     return device

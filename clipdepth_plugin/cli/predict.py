@@ -23,9 +23,8 @@ from clipdepth_plugin.cli.options import (
     OutputOption,
     TowerOption,
 )
-from clipdepth_plugin.errors import HeadMismatchError, ImageError
+from clipdepth_plugin.errors import HeadMismatchError, ImageError, printable
 from clipdepth_plugin.files.opening import MAX_PIXELS
-from clipdepth_plugin.files.paths import shown
 from clipdepth_plugin.files.pictures import (
     COLOUR_SUFFIX,
     CONFIDENCE_SUFFIX,
@@ -131,7 +130,7 @@ def predict(options: PredictOptions, console: Console) -> int:
     done = len(images) - len(unreadable)
     console.print(f"{done} depth maps in {options.output}")
     for path in empty:
-        console.print(f"no depth, as it is of one colour: {shown(path)}", style="yellow")
+        console.print(f"no depth, as it is of one colour: {printable(path)}", style="yellow")
     for error in unreadable:
         console.print(f"not done: {error}", style="red")
     return 1 if unreadable else 0

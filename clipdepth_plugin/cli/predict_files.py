@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipdepth_plugin.errors import DepthFileError, ImageError
+from clipdepth_plugin.errors import DepthFileError, ImageError, printable
 from clipdepth_plugin.files.depth_maps import (
     COLOUR_NOTE,
     CONFIDENCE_NOTE,
@@ -15,7 +15,7 @@ from clipdepth_plugin.files.depth_maps import (
     NOTE_KEY,
     NPY_NOTE,
 )
-from clipdepth_plugin.files.paths import check_file, shown
+from clipdepth_plugin.files.paths import check_file
 from clipdepth_plugin.files.pictures import (
     COLOUR_SUFFIX,
     CONFIDENCE_SUFFIX,
@@ -43,8 +43,8 @@ def check_names(images: Sequence[Path], *, confidence: bool = False) -> None:
     for image in images:
         if len(os.fsencode(image.stem + max(_NOTES, key=len))) > _NAME_BYTES:
             raise ImageError(
-                f"{shown(image)}: its maps' names would be longer than {_NAME_BYTES} bytes; rename "
-                "it"
+                f"{printable(image)}: its maps' names would be longer than {_NAME_BYTES} bytes; "
+                "rename it"
             )
         for stem in (image.stem, f"{image.stem}.confidence")[: 1 + confidence]:
             other = seen.setdefault(stem.casefold(), image)

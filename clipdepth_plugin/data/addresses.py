@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
 from clipdepth_plugin.data.files import require
-from clipdepth_plugin.errors import DataError, shortened
+from clipdepth_plugin.errors import DataError, quoted, shortened
 
 SCHEMES = ("file", "http", "https", "hf")
 MAX_SHARDS = 100_000
@@ -30,7 +30,7 @@ def checked_address(text: str) -> str:
     Raises:
         DataError: Another scheme, a chain of addresses, or characters that neither has.
     """
-    shown = shortened(repr(text))
+    shown = quoted(text)
     if not text.isprintable() or text != text.strip():
         raise DataError(f"{shown}: has blanks around it or characters that can't be printed")
     scheme, separator, rest = text.partition("://")
@@ -114,5 +114,5 @@ def check_inside(relative: str, where: str) -> str:
     """
     path = PurePosixPath(relative.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or "://" in relative or "::" in relative:
-        raise DataError(f"{where}: names {shortened(repr(relative))}, outside of the data set")
+        raise DataError(f"{where}: names {quoted(relative)}, outside of the data set")
     return relative

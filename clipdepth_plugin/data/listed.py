@@ -21,7 +21,7 @@ from clipdepth_plugin.data.config import DataConfig
 from clipdepth_plugin.data.dataset import SampleDataset
 from clipdepth_plugin.data.files import DepthUnit, SampleMaker, read_image, stored_depth
 from clipdepth_plugin.data.sample import Sample
-from clipdepth_plugin.errors import DataError, HostError
+from clipdepth_plugin.errors import DataError, HostError, quoted
 from clipdepth_plugin.files.paths import FolderNames, is_folder, read_text
 
 logger = logging.getLogger(__name__)
@@ -155,12 +155,12 @@ def _parsed(text: str, number: int, where: str) -> Line:
         return Line(image, depth, focal, number)
     if third is not None:
         raise DataError(
-            f"{where}: the focal length {third!r} is no number; the third column is the focal "
-            "length in pixels, and may be left out. Leave out a header line, too"
+            f"{where}: the focal length {quoted(third)} is no number; the third column is the "
+            "focal length in pixels, and may be left out. Leave out a header line, too"
         )
     raise DataError(
-        f'{where}: expected "rgb depth focal" or "rgb depth", got {text[:200]!r}; put names with '
-        "blanks in quotes"
+        f'{where}: expected "rgb depth focal" or "rgb depth", got {quoted(text, 200)}; put names '
+        "with blanks in quotes"
     )
 
 

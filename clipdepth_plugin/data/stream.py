@@ -31,7 +31,7 @@ from clipdepth_plugin.data.files import (
 )
 from clipdepth_plugin.data.order import EpochPlan
 from clipdepth_plugin.data.sample import Sample
-from clipdepth_plugin.errors import DataError, HostError, shortened
+from clipdepth_plugin.errors import DataError, HostError, quoted
 from clipdepth_plugin.files.documents import parse_json
 
 _T = TypeVar("_T")
@@ -187,7 +187,7 @@ def _camera(record: Record) -> Intrinsics | None:
     if isinstance(value, Mapping):
         if "intrinsics" not in value:
             raise DataError(
-                f"{record.name}: intrinsics are {shortened(repr(value))}, expected [fx, fy, cx, "
+                f"{record.name}: intrinsics are {quoted(value)}, expected [fx, fy, cx, "
                 'cy], a 3 x 3 matrix, or {"intrinsics": one of these}'
             )
         value = value["intrinsics"]

@@ -9,8 +9,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from clipdepth_plugin.arguments import parse_metres, shown
-from clipdepth_plugin.errors import DataError, HostError
+from clipdepth_plugin.arguments import parse_metres
+from clipdepth_plugin.errors import DataError, HostError, quoted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -147,7 +147,7 @@ def get_protocol(
 
 
 def _checked_range(given: object) -> tuple[float, float | None]:
-    wrong = f"depth range {shown(given)}: needs (low, high) with 0 < low < high in metres"
+    wrong = f"depth range {quoted(given)}: needs (low, high) with 0 < low < high in metres"
     if not isinstance(given, tuple | list) or len(given) != 2:
         raise DataError(wrong)
     try:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from clipdepth_plugin.errors import ClipDepthError
-from clipdepth_plugin.files.paths import Error, check_file, shown
+from clipdepth_plugin.errors import ClipDepthError, printable
+from clipdepth_plugin.files.paths import Error, check_file
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
 """The formats that are read, by Pillow's names; its JPEG has MPO in it."""
@@ -89,7 +89,7 @@ def opened(
     Raises:
         ClipDepthError: ``error``; it is missing, empty, damaged, too large, or another format.
     """
-    what = shown(what)
+    what = printable(what)
     size = check_file(source, error) if isinstance(source, Path) else len(source)
     if size == 0:
         raise error(f"{what}: the file is empty; copy or download it again")

@@ -39,9 +39,9 @@ def status(
     try:
         return os.stat(path)  # noqa: PTH116
     except (FileNotFoundError, NotADirectoryError) as problem:
-        raise error(f"{shown(path)}: {absent}") from problem
+        raise error(f"{printable(path)}: {absent}") from problem
     except (OSError, ValueError) as problem:  # ValueError: a null character
-        raise error(f"{shown(path)}: can't be read ({_reason(problem)})") from problem
+        raise error(f"{printable(path)}: can't be read ({_reason(problem)})") from problem
 
 
 def check_file(path: Path, error: Error, absent: str = "no such file; check the path") -> int:
@@ -53,9 +53,9 @@ def check_file(path: Path, error: Error, absent: str = "no such file; check the 
     found = status(path, error, absent)
     if not stat.S_ISREG(found.st_mode):
         kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, socket or device"
-        raise error(f"{shown(path)}: is {kind}, expected a file")
+        raise error(f"{printable(path)}: is {kind}, expected a file")
     if not os.access(path, os.R_OK):
-        raise error(f"{shown(path)}: can't be read (Permission denied)")
+        raise error(f"{printable(path)}: can't be read (Permission denied)")
     return found.st_size
 
 
@@ -73,7 +73,9 @@ def names_in(folder: Path, error: Error) -> list[str]:
     try:
         return sorted(os.listdir(folder))  # noqa: PTH208
     except (OSError, ValueError) as problem:
-        raise error(f"{shown(folder)}: the folder can't be read ({_reason(problem)})") from problem
+        raise error(
+            f"{printable(folder)}: the folder can't be read ({_reason(problem)})"
+        ) from problem
 
 
 class FolderNames:
@@ -116,9 +118,11 @@ def read_bytes(
         with Path(path).open("rb") as file:
             content = file.read(limit + 1)
     except OSError as problem:
-        raise error(f"{shown(path)}: can't be read ({_reason(problem)})") from problem
+        raise error(f"{printable(path)}: can't be read ({_reason(problem)})") from problem
     if len(content) > limit:
-        raise error(f"{shown(path)}: larger than {limit} bytes, more than such a file ever holds")
+        raise error(
+            f"{printable(path)}: larger than {limit} bytes, more than such a file ever holds"
+        )
     return content
 
 
@@ -133,15 +137,10 @@ def read_text(path: Path, error: Error, absent: str = "no such file; check the p
     try:
         text = content.decode(coding)
     except UnicodeDecodeError as problem:
-        raise error(f"{shown(path)}: is no text in UTF-8 ({problem.reason})") from problem
+        raise error(f"{printable(path)}: is no text in UTF-8 ({problem.reason})") from problem
     if "\0" in text:
-        raise error(f"{shown(path)}: has null characters; save it as text in UTF-8")
+        raise error(f"{printable(path)}: has null characters; save it as text in UTF-8")
     return text
-
-
-def shown(name: object) -> str:
-    """A file's name for a message: one line that any console shows."""
-    return printable(str(name))
 
 
 def _reason(problem: OSError | ValueError) -> str:

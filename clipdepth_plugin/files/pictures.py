@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from clipdepth_plugin.arguments import StrPath
-from clipdepth_plugin.errors import ImageError
+from clipdepth_plugin.errors import ImageError, printable
 from clipdepth_plugin.files.opening import MAX_PIXELS, Source, opened
-from clipdepth_plugin.files.paths import is_folder, names_in, shown, status
+from clipdepth_plugin.files.paths import is_folder, names_in, status
 
 SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo"),
@@ -72,7 +72,7 @@ def _images_in(folder: Path) -> list[Path]:
     ]
     if not images:
         raise ImageError(
-            f"{shown(folder)}: no pictures in this folder ({len(names)} other entries; folders "
+            f"{printable(folder)}: no pictures in this folder ({len(names)} other entries; folders "
             f"below are not searched); known suffixes are {' '.join(SUFFIXES)}"
         )
     return images

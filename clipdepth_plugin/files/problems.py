@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from clipdepth_plugin.errors import ClipDepthError, shortened
+from clipdepth_plugin.errors import ClipDepthError, quoted, shortened
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -60,7 +60,7 @@ def _describe(problem: Any, model: type[BaseModel] | None) -> str:
         return f"{where}: must be given"
     message = shortened(problem["msg"].removeprefix("Value error, "), 1000)
     given = problem["input"]
-    shown = "" if isinstance(given, dict) else f" (got {shortened(repr(given))})"
+    shown = "" if isinstance(given, dict) else f" (got {quoted(given)})"
     return f"{where}: {message}{shown}" if where else message
 
 

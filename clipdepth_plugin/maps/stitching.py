@@ -10,8 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from clipdepth_plugin.arguments import shown
-from clipdepth_plugin.errors import HostError
+from clipdepth_plugin.errors import HostError, quoted
 from clipdepth_plugin.maps.geometry import of_numbers
 
 # Share of a tile's shorter side over which it fades. Of 0, 1/16, 1/8 and 1/4 the last gave the
@@ -58,7 +57,7 @@ def _checked(
 ) -> tuple[list[Tensor], Tensor | None]:
     """As floats of one size, in which logarithms keep their digits."""
     if not isinstance(tiles, list | tuple):
-        raise HostError(f"tiles are {shown(tiles)}: expected a list of maps (1, H, W)")
+        raise HostError(f"tiles are {quoted(tiles)}: expected a list of maps (1, H, W)")
     tiles = [of_numbers(tile, f"tile {i}", "(1, H, W)") for i, tile in enumerate(tiles)]
     if overview_1HW is not None:
         overview_1HW = of_numbers(overview_1HW, "the overview", "(1, H, W)")

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from clipdepth_plugin.adapters.pixels import frames
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
-from clipdepth_plugin.arguments import Size, check_type, shown
-from clipdepth_plugin.errors import ImageError
+from clipdepth_plugin.arguments import Size, check_type
+from clipdepth_plugin.errors import ImageError, quoted
 from clipdepth_plugin.maps.cameras import Cameras, Focals
 from clipdepth_plugin.maps.geometry import ImageViews
 from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
@@ -77,7 +77,7 @@ class PictureDepth:
         """
         if not isinstance(images, Sequence) or isinstance(images, str | bytes):
             raise ImageError(
-                f"images: got {shown(images)}, expected a list of pictures (PIL.Image)"
+                f"images: got {quoted(images)}, expected a list of pictures (PIL.Image)"
             )
         if not images:
             return []

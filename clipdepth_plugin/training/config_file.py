@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from clipdepth_plugin.errors import ConfigError, shortened
+from clipdepth_plugin.errors import ConfigError, quoted, shortened
 from clipdepth_plugin.files.documents import parse_yaml, read_yaml
 from clipdepth_plugin.files.problems import checked
 from clipdepth_plugin.training.config import TrainConfig
@@ -32,7 +32,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     """
     tree = read_yaml(path, ConfigError)
     if not isinstance(tree, dict):
-        given = shortened(repr(tree))
+        given = quoted(tree)
         raise ConfigError(f"config {path}: expected fields, e.g. 'host: demo', got {given}")
     for field, value in _pairs(overrides):
         _set(tree, field, value)

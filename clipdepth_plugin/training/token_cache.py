@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clipdepth_plugin.errors import TrainingError, shortened
+from clipdepth_plugin.errors import TrainingError, quoted, shortened
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.files.atomic import write_atomically
 from clipdepth_plugin.files.documents import read_json
@@ -199,7 +199,7 @@ def _check_identity(path: Path, now: Mapping[str, Any]) -> None:
     differing = [name for name in {**now, **stored} if stored.get(name) != now.get(name)]
     if differing:
         reasons = "; ".join(
-            f"{name}: {shortened(repr(stored.get(name)), 400)} there, {now.get(name)!r} now"
+            f"{name}: {quoted(stored.get(name), 400)} there, {now.get(name)!r} now"
             for name in differing[:8]
         )
         names = shortened(", ".join(differing), 400)

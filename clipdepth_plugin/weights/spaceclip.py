@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clipdepth_plugin.arguments import shown
 from clipdepth_plugin.config import HeadConfig
-from clipdepth_plugin.errors import HeadFileError, shortened
+from clipdepth_plugin.errors import HeadFileError, quoted, shortened
 from clipdepth_plugin.files.problems import checked
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.settings import STORED
@@ -89,7 +88,7 @@ def load_spaceclip(
             the number of levels does not fit the stages.
     """
     if not isinstance(source, Mapping | str | os.PathLike):
-        raise HeadFileError(f"source: got {shown(source)}, expected a path or a state dict")
+        raise HeadFileError(f"source: got {quoted(source)}, expected a path or a state dict")
     name = "state dict" if isinstance(source, Mapping) else str(source)
     state = _rename(_unwrap(source if isinstance(source, Mapping) else _read(Path(source))), name)
     check_plain(state, name)
@@ -136,7 +135,7 @@ def _rename(state: Mapping[str, Any], source: str) -> dict[str, Tensor]:
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
         if not isinstance(key, str):
-            raise HeadFileError(f"{source}: the key {shortened(repr(key))} is no text")
+            raise HeadFileError(f"{source}: the key {quoted(key)} is no text")
         theirs = key
         while theirs.startswith(("module.", "_orig_mod.")):
             theirs = theirs.split(".", 1)[1]
@@ -147,8 +146,7 @@ def _rename(state: Mapping[str, Any], source: str) -> dict[str, Tensor]:
         ours = _translate(theirs, _NAMES)
         if ours is None:
             raise HeadFileError(
-                f"{source}: unexpected key {shortened(repr(key))}: a SPACE-CLIP head has no such "
-                "part"
+                f"{source}: unexpected key {quoted(key)}: a SPACE-CLIP head has no such part"
             )
         renamed[ours] = value
     return renamed

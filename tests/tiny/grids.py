@@ -95,7 +95,7 @@ def _paddle() -> nn.Module:
 
 _GRIDS = (
     PackedCase(
-        name="ernie4_5_vl",
+        name="ernie4_5_vl_moe",
         title="ERNIE-4.5-VL",
         build=_ernie,
         pack=library_packing(

@@ -12,8 +12,10 @@ import pytest
 
 from clipdepth_plugin.data import DataConfig, open_dataset
 from clipdepth_plugin.data.addresses import checked_address
+from clipdepth_plugin.data.dataset import SampleDataset
 from clipdepth_plugin.data.hf_files import check_folder
 from clipdepth_plugin.errors import DataError
+from tests.training.data.conftest import Trees
 
 pytest.importorskip("webdataset")
 pytest.importorskip("datasets")
@@ -146,6 +148,30 @@ def test_lists_stay_below_their_roots(form: str, column: int, path: str, tmp_pat
     (tmp_path / "list.txt").write_text(" ".join(words))
     with pytest.raises(DataError, match=r"list\.txt:1: .*outside of the data set"):
         open_dataset(DataConfig(format=form, root=str(tmp_path), files="list.txt"))
+
+
+def _on_disk(config: DataConfig) -> SampleDataset:
+    opened = open_dataset(config)
+    assert isinstance(opened, SampleDataset)
+    return opened
+
+
+@pytest.mark.parametrize("form", ["rgbd", "nyu", "kitti"])
+def test_links_that_users_put_into_a_folder_are_followed(
+    form: str, trees: Trees, tmp_path: Path
+) -> None:
+    """A root, and a sequence in it, that lie on another disk."""
+    config = getattr(trees, form)()
+    before = len(_on_disk(config))
+    inside = {"rgbd": "train/a", "nyu": "bathroom", "kitti": "raw"}[form]
+    moved = tmp_path / "other_disk" / "sequence"
+    moved.parent.mkdir()
+    (Path(config.root) / inside).rename(moved)
+    (Path(config.root) / inside).symlink_to(moved)
+    (tmp_path / "linked").symlink_to(config.root)
+    samples = _on_disk(config.model_copy(update={"root": str(tmp_path / "linked")}))
+    assert len(samples) == before
+    assert samples[0].image_3HW.shape[0] == 3
 
 
 def test_rows_that_name_files(tmp_path: Path) -> None:
