@@ -65,7 +65,7 @@ _REASONS: dict[str, str] = {
         Step3p7ImageProcessor UnlimitedOcrImageProcessor""",
     r"it makes \d+ views of a picture that show other parts of it": """LlavaNextImageProcessor
         GraniteDoclingImageProcessor MiniCPMOcrImageProcessor MiniCPMV4_6ImageProcessor
-        Llama4ImageProcessor PerceptionLMImageProcessor UltraVBertImageProcessor""",
+        PerceptionLMImageProcessor UltraVBertImageProcessor""",
     "it takes no lone picture": """ImageGPTImageProcessor LayoutLMv3ImageProcessor
         VitMatteImageProcessor VitPoseImageProcessor""",
     "neither pictures nor patches": """FuyuImageProcessor InklingImageProcessor

@@ -176,6 +176,10 @@ CASES = [
             [pictures[:1], pictures[1:]], return_tensors="pt"
         ),
     ),
+    Case(  # which normalises in bfloat16
+        "llama4", "llama4", "Llama4ImageProcessor", {"size": SQUARE, "do_normalize": False},
+        lambda host, inputs: host.vision_model(inputs["pixel_values"]),
+    ),
     Case(
         "pixtral", "pixtral", "PixtralImageProcessor",
         {"size": {"longest_edge": 48}, "patch_size": 8}, packed("pixtral"),

@@ -156,6 +156,9 @@ CASES = [
          _first),
     Case("smolvlm", "SmolVLMImageProcessor", IDEFICS3, views=_first),
     Case("mllama", "MllamaImageProcessor", {"size": SQUARE, "max_image_tiles": 4}, views=_mllama),
+    Case("llama4", "Llama4ImageProcessor", {"size": SQUARE, "max_patches": 9}),
+    Case("llama4-fills", "Llama4ImageProcessor",
+         {"size": SQUARE, "max_patches": 6, "resize_to_max_canvas": True}),
     Case(
         "pixtral", "PixtralImageProcessor", {"size": {"longest_edge": 96}, "patch_size": 8},
     ),

@@ -13,10 +13,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from clipdepth_plugin.adapters.processors.grids import grid_of, grids_of, least_scaled, tiles_of
 from clipdepth_plugin.adapters.processors.registry import Read, largest, register, sized
 from clipdepth_plugin.adapters.processors.whole_patches import SmartResize
 from clipdepth_plugin.arguments import Size
-from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
+from clipdepth_plugin.maps.geometry import ImageViews
 from clipdepth_plugin.maps.tiling import ViewRule
 
 # Ovis 2: how much of an image its tiles have to show without shrinking it.
@@ -213,51 +214,3 @@ def _unshrunk(part: Size, side: int) -> float:
     if long > side:
         long, short = float(side), short / long * side
     return long * short
-
-
-def grid_of(
-    image_size: Size, tile: Size, grid: Size, *, overview_first: bool = False
-) -> ImageViews:
-    """The image stretched to a grid of (rows, columns) tiles, and an overview; or that alone."""
-    overview = ViewGeometry.squashed(image_size, tile)
-    if grid == (1, 1):
-        return ImageViews((overview,))
-    canvas = (grid[0] * tile[0], grid[1] * tile[1])
-    tiles = tiles_of(image_size, tile, canvas, canvas)
-    if overview_first:
-        return ImageViews((overview, *tiles))
-    return ImageViews((*tiles, overview), overview=len(tiles))
-
-
-def tiles_of(
-    image_size: Size, tile: Size, resized: Size, canvas: Size, corner: Size = (0, 0)
-) -> list[ViewGeometry]:
-    """The tiles of a canvas that holds the resized image at ``corner`` (top, left)."""
-    scale = (resized[0] / image_size[0], resized[1] / image_size[1])
-    return [
-        ViewGeometry(image_size, tile, scale, (corner[0] - y, corner[1] - x))
-        for y in range(0, canvas[0], tile[0])
-        for x in range(0, canvas[1], tile[1])
-    ]
-
-
-def grids_of(max_tiles: int) -> list[Size]:
-    """All of up to so many tiles, few first, of equally many the tall first."""
-    counts = range(1, max_tiles + 1)
-    grids = [
-        (rows, columns)
-        for columns, rows in itertools.product(counts, counts)
-        if rows * columns <= max_tiles
-    ]
-    return sorted(grids, key=math.prod)
-
-
-def least_scaled(image_size: Size, tile: int, max_tiles: int) -> Size:
-    """The grid that enlarges the image least, or else shrinks it least; then the smallest."""
-
-    def cost(grid: Size) -> tuple[bool, float, int]:
-        scale = min(grid[0] * tile / image_size[0], grid[1] * tile / image_size[1])
-        shrinks = scale < 1
-        return shrinks, -scale if shrinks else scale, math.prod(grid)
-
-    return min(grids_of(max_tiles), key=cost)

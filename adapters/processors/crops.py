@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from clipdepth_plugin.adapters.processors.aspect_grids import grid_of
+from clipdepth_plugin.adapters.processors.grids import grid_of
 from clipdepth_plugin.adapters.processors.registry import Read, register, sized
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry

@@ -1,4 +1,4 @@
-"""Tiles of a padded canvas: LLaVA-NeXT's and LLaVA-OneVision's anyres, Mllama's.
+"""Tiles of a padded canvas: LLaVA-NeXT's and LLaVA-OneVision's anyres, Mllama's, Llama 4's.
 
 Sizes are (H, W).
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
 from clipdepth_plugin.adapters.preprocessing import pair
-from clipdepth_plugin.adapters.processors.aspect_grids import least_scaled, tiles_of
+from clipdepth_plugin.adapters.processors.grids import least_scaled, tiles_of
 from clipdepth_plugin.adapters.processors.registry import Read, register, sized
 from clipdepth_plugin.adapters.processors.whole import PadToSquare
 from clipdepth_plugin.arguments import Size
@@ -88,15 +90,8 @@ class PaddedTiles(ViewRule):
 
     def views(self, image_size: Size) -> ImageViews:
         rows, columns = least_scaled(image_size, self.tile, self.max_tiles)
-        canvas = room_h, room_w = rows * self.tile, columns * self.tile
-        height, width = image_size
-        most_h = min(max(height, self.tile), room_h)
-        most_w = min(max(width, self.tile), room_w)
-        scale_h, scale_w = most_h / height, most_w / width
-        if scale_w < scale_h:
-            resized = (min(math.floor(height * scale_w) or 1, most_h), most_w)
-        else:
-            resized = (most_h, min(math.floor(width * scale_h) or 1, most_w))
+        canvas = (rows * self.tile, columns * self.tile)
+        resized = _fitted(image_size, _enlarged_to_a_tile(image_size, canvas, self.tile))
         tiles = tiles_of(image_size, (self.tile, self.tile), resized, canvas)
         return ImageViews(tuple(tiles), None)
 
@@ -105,3 +100,65 @@ class PaddedTiles(ViewRule):
 def _padded_tiles(given: Mapping[str, Any], _: Any) -> Read:
     size = sized(given)
     return Read(size, view_rules=(PaddedTiles(size[0], int(given["max_image_tiles"])),))
+
+
+@dataclass(frozen=True)
+class PaddedTilesAndOverview(ViewRule):
+    """Llama 4's: as Mllama's, and an overview behind; ``fills``: images are enlarged to a canvas.
+
+    A tile that is alone is padded, and has no overview.
+    """
+
+    label: ClassVar[str] = "tiles of a padded canvas and an overview"
+    tile: int
+    max_tiles: int
+    fills: bool
+
+    def views(self, image_size: Size) -> ImageViews:
+        tile = (self.tile, self.tile)
+        rows, columns = least_scaled(
+            image_size, self.tile, self.max_tiles, enlarges_most=self.fills
+        )
+        canvas = (rows * self.tile, columns * self.tile)
+        room = canvas
+        if not self.fills:
+            room = _enlarged_to_a_tile(image_size, canvas, self.tile)
+        # Where the canvas limits a side the host divides by tensors: in single precision.
+        single = [
+            self.fills or max(side, self.tile) > most
+            for side, most in zip(image_size, canvas, strict=True)
+        ]
+        tiles = tiles_of(image_size, tile, _fitted(image_size, room, single), canvas)
+        if len(tiles) == 1:
+            return ImageViews(tuple(tiles))
+        overview = ViewGeometry.squashed(image_size, tile)
+        return ImageViews((*tiles, overview), overview=len(tiles))
+
+
+@register("Llama4ImageProcessor", options="max_patches resize_to_max_canvas")
+def _padded_tiles_and_overview(given: Mapping[str, Any], _: Any) -> Read:
+    size, fills = sized(given), bool(given.get("resize_to_max_canvas"))
+    if size[0] != size[1]:
+        return Read(size, unknown=f"size={given['size']}, of which the host makes squares")
+    return Read(
+        size, view_rules=(PaddedTilesAndOverview(size[0], int(given["max_patches"]), fills),)
+    )
+
+
+def _enlarged_to_a_tile(image_size: Size, canvas: Size, tile: int) -> Size:
+    """The part of a canvas for the image, which is never enlarged beyond one tile."""
+    height, width = (
+        min(max(side, tile), most) for side, most in zip(image_size, canvas, strict=True)
+    )
+    return height, width
+
+
+def _fitted(image_size: Size, room: Size, single: Sequence[bool] = (False, False)) -> Size:
+    """The image's size in a room, its shape kept, rounded down; ``single``: float32 for a side."""
+    kinds = [np.float32 if one else np.float64 for one in single]
+    scale_h, scale_w = (
+        kind(most) / kind(side) for kind, most, side in zip(kinds, room, image_size, strict=True)
+    )
+    if scale_w < scale_h:
+        return min(math.floor(kinds[1](image_size[0]) * scale_w) or 1, room[0]), room[1]
+    return room[0], min(math.floor(kinds[0](image_size[1]) * scale_h) or 1, room[1])
