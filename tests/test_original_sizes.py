@@ -181,6 +181,10 @@ CASES = [
         lambda host, inputs: host.vision_model(inputs["pixel_values"]),
     ),
     Case(
+        "minicpm", "minicpmv4_6", "MiniCPMV4_6ImageProcessor",
+        {"scale_resolution": T, "patch_size": 8}, packed("minicpmv4_6"),
+    ),
+    Case(
         "pixtral", "pixtral", "PixtralImageProcessor",
         {"size": {"longest_edge": 48}, "patch_size": 8}, packed("pixtral"),
     ),

@@ -70,6 +70,14 @@ def _lfm2(out: Any) -> Iterable[Tensor]:
         yield rearrange(torch.as_tensor(rows_ND)[: h * w], pack, h=h, w=w, ph=4, pw=4)
 
 
+def _minicpm(out: Any) -> Iterable[Tensor]:
+    """Patches of all views side by side."""
+    strip_3HW = torch.as_tensor(out["pixel_values"])[0]
+    for h, w in out["target_sizes"].tolist():
+        view, strip_3HW = strip_3HW.tensor_split([h * w * 4], dim=2)
+        yield rearrange(view, "c ph (h w pw) -> c (h ph) (w pw)", h=h, w=w, pw=4)
+
+
 @dataclass(frozen=True)
 class Case:
     """One view rule of one image processor.
@@ -107,6 +115,7 @@ LFM2 = {
     "encoder_patch_size": 4, "tile_size": T, "min_image_tokens": 8, "max_image_tokens": 40,
     "max_pixels_tolerance": 2.0, "max_tiles": 6,
 }  # fmt: skip
+MINICPM = {"scale_resolution": T, "patch_size": 4}
 CASES = [
     Case("clip", "CLIPImageProcessor", SHORT),
     Case("siglip-paligemma", "SiglipImageProcessor", {"size": SQUARE}),
@@ -159,6 +168,14 @@ CASES = [
     Case("llama4", "Llama4ImageProcessor", {"size": SQUARE, "max_patches": 9}),
     Case("llama4-fills", "Llama4ImageProcessor",
          {"size": SQUARE, "max_patches": 6, "resize_to_max_canvas": True}),
+    Case("minicpm", "MiniCPMV4_6ImageProcessor", MINICPM, views=_minicpm),
+    Case("minicpm-4x", "MiniCPMV4_6ImageProcessor",
+         {**MINICPM, "downsample_mode": "4x", "max_slice_nums": 4}, views=_minicpm),
+    Case("minicpm-whole", "MiniCPMV4_6ImageProcessor", {**MINICPM, "slice_mode": False}, 1,
+         _minicpm),
+    Case("minicpm-ocr", "MiniCPMOcrImageProcessor", MINICPM, views=_minicpm),
+    Case("minicpm-ocr-small", "MiniCPMOcrImageProcessor",
+         {**MINICPM, "scale_resolution": 96, "small_image_upsize": "never"}, views=_minicpm),
     Case(
         "pixtral", "PixtralImageProcessor", {"size": {"longest_edge": 96}, "patch_size": 8},
     ),

@@ -38,7 +38,7 @@ def views_of(out: Any, processor: Any) -> Iterator[Views]:
     if isinstance(values, list | tuple) and len(values) == 1:
         values = torch.as_tensor(values[0])
     grid = _first_of(said, "image_grid_thw", "video_grid_thw")
-    shapes = _first_of(said, "target_sizes", "spatial_shapes")
+    shapes = _first_of(said, "target_sizes", "target_sizes_videos", "spatial_shapes")
     places = _first_of(said, "image_position_ids", "video_position_ids")
     if isinstance(values, Tensor):
         values = values.float()
