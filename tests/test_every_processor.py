@@ -57,30 +57,29 @@ def _is_whole(kind: type, parts: set[str]) -> bool:
 CLASSES = tuple(_classes())
 # Why a class has no rule at its default options; those of "Fast" and "Pil" are the same.
 _REASONS: dict[str, str] = {
-    "cannot read image_mean, image_std": """EfficientLoFTRImageProcessor GLPNImageProcessor
-        Kosmos2_5ImageProcessor LayoutLMv2ImageProcessor LightGlueImageProcessor
-        NemotronH_Omni_Reasoning_V3VideoProcessor PeVideoVideoProcessor Pix2StructImageProcessor
-        SuperGlueImageProcessor SuperPointImageProcessor Swin2SRImageProcessor
-        UVDocImageProcessor""",
+    "cannot read image_mean, image_std": "Kosmos2_5ImageProcessor Pix2StructImageProcessor",
     "it makes more views of a picture: pixel_values_local": """DeepseekOcr2ImageProcessor
         Step3p7ImageProcessor UnlimitedOcrImageProcessor""",
     r"it makes \d+ views of a picture that show other parts of it": """LlavaNextImageProcessor
         GraniteDoclingImageProcessor
         PerceptionLMImageProcessor UltraVBertImageProcessor""",
-    "it takes no lone picture": """ImageGPTImageProcessor LayoutLMv3ImageProcessor
-        VitMatteImageProcessor VitPoseImageProcessor""",
+    "it takes no lone picture": """EfficientLoFTRImageProcessor ImageGPTImageProcessor
+        LayoutLMv2ImageProcessor LayoutLMv3ImageProcessor LightGlueImageProcessor
+        NemotronH_Omni_Reasoning_V3VideoProcessor SuperGlueImageProcessor VitMatteImageProcessor
+        VitPoseImageProcessor""",
     "neither pictures nor patches": """FuyuImageProcessor InklingImageProcessor
-        Molmo2ImageProcessor Molmo2VideoProcessor NemotronH_Omni_Reasoning_V3ImageProcessor
+        NemotronH_Omni_Reasoning_V3ImageProcessor
         NeoMMEImageProcessor Phi4MultimodalImageProcessor""",
     # Colours in another order, an offset after the rescaling, reflections, strips of frames.
     "is not the picture resized, cropped and padded, normalised as": """EfficientNetImageProcessor
         MobileViTImageProcessor PPLCNetImageProcessor PPOCRV5ServerDetImageProcessor
-        PPOCRV5ServerRecImageProcessor PPOCRV6SmallRecImageProcessor TvpImageProcessor
+        PPOCRV5ServerRecImageProcessor PPOCRV6SmallRecImageProcessor Swin2SRImageProcessor
+        TvpImageProcessor UVDocImageProcessor
         VivitImageProcessor VivitVideoProcessor ZoeDepthImageProcessor""",
     "cannot say its settings": "Ernie4_5_VLMoeVideoProcessor",
 }
 REASONS = {name: reason for reason, names in _REASONS.items() for name in names.split()}
-PROBES = ((150, 230), (800, 800))  # the last is cut into tiles
+PROBES = ((170, 260), (800, 800))  # the last is cut into tiles
 # Default sizes that take seconds.
 _SMALLER: dict[str, dict[str, Any]] = {
     "DonutImageProcessor": {"size": {"height": 320, "width": 240}},

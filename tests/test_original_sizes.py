@@ -185,6 +185,11 @@ CASES = [
         {"scale_resolution": T, "patch_size": 8}, packed("minicpmv4_6"),
     ),
     Case(
+        "molmo2", "molmo2", "Molmo2ImageProcessor",
+        {"size": SQUARE, "patch_size": 8, "overlap_margins": [1, 1]},
+        lambda host, inputs: host(inputs["pixel_values"]),
+    ),
+    Case(
         "pixtral", "pixtral", "PixtralImageProcessor",
         {"size": {"longest_edge": 48}, "patch_size": 8}, packed("pixtral"),
     ),

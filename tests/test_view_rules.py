@@ -78,6 +78,12 @@ def _minicpm(out: Any) -> Iterable[Tensor]:
         yield rearrange(view, "c ph (h w pw) -> c (h ph) (w pw)", h=h, w=w, pw=4)
 
 
+def _molmo2(out: Any) -> Iterable[Tensor]:
+    pack = "v (h w) (ph pw c) -> v c (h ph) (w pw)"
+    views = rearrange(torch.as_tensor(out["pixel_values"]), pack, h=8, w=8, ph=4, pw=4)
+    return cast("Iterable[Tensor]", views)
+
+
 @dataclass(frozen=True)
 class Case:
     """One view rule of one image processor.
@@ -116,6 +122,7 @@ LFM2 = {
     "max_pixels_tolerance": 2.0, "max_tiles": 6,
 }  # fmt: skip
 MINICPM = {"scale_resolution": T, "patch_size": 4}
+MOLMO2 = {"size": SQUARE, "patch_size": 4, "overlap_margins": [1, 1]}
 CASES = [
     Case("clip", "CLIPImageProcessor", SHORT),
     Case("siglip-paligemma", "SiglipImageProcessor", {"size": SQUARE}),
@@ -176,6 +183,9 @@ CASES = [
     Case("minicpm-ocr", "MiniCPMOcrImageProcessor", MINICPM, views=_minicpm),
     Case("minicpm-ocr-small", "MiniCPMOcrImageProcessor",
          {**MINICPM, "scale_resolution": 96, "small_image_upsize": "never"}, views=_minicpm),
+    Case("molmo2", "Molmo2ImageProcessor", MOLMO2, views=_molmo2),
+    Case("molmo2-odd-margins", "Molmo2ImageProcessor",
+         {**MOLMO2, "overlap_margins": [2, 1], "max_crops": 4}, views=_molmo2),
     Case(
         "pixtral", "PixtralImageProcessor", {"size": {"longest_edge": 96}, "patch_size": 8},
     ),

@@ -136,7 +136,9 @@ def _fields(processor: Any) -> dict[str, Any]:
         given = processor if isinstance(processor, Mapping) else processor.to_dict()
     except (TypeError, ValueError, OSError) as error:  # a font that is missing ...
         raise HostError(f"{type(processor).__name__} cannot say its settings: {error}") from error
-    return {key: _plain(value) for key, value in given.items()}
+    # Settings that are None are left out, but these are off then.
+    off = [key for key in ("do_rescale", "do_normalize") if getattr(processor, key, True) is None]
+    return {key: _plain(value) for key, value in given.items()} | dict.fromkeys(off, False)
 
 
 def _plain(value: Any) -> Any:
