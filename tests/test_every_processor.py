@@ -62,7 +62,7 @@ _REASONS: dict[str, str] = {
         Step3p7ImageProcessor UnlimitedOcrImageProcessor""",
     r"it makes \d+ views of a picture that show other parts of it": """LlavaNextImageProcessor
         GraniteDoclingImageProcessor
-        PerceptionLMImageProcessor UltraVBertImageProcessor""",
+        UltraVBertImageProcessor""",
     "it takes no lone picture": """EfficientLoFTRImageProcessor ImageGPTImageProcessor
         LayoutLMv2ImageProcessor LayoutLMv3ImageProcessor LightGlueImageProcessor
         NemotronH_Omni_Reasoning_V3VideoProcessor SuperGlueImageProcessor VitMatteImageProcessor

@@ -190,6 +190,14 @@ CASES = [
         lambda host, inputs: host(inputs["pixel_values"]),
     ),
     Case(
+        "perception_lm", "perception_lm", "PerceptionLMImageProcessor",
+        {"tile_size": T, "max_num_tiles": 6},
+        lambda host, views: host.model.vision_tower(views),
+        lambda processor, pictures: torch.cat(
+            [processor(one, return_tensors="pt")["pixel_values"][0] for one in pictures]
+        ),
+    ),
+    Case(
         "pixtral", "pixtral", "PixtralImageProcessor",
         {"size": {"longest_edge": 48}, "patch_size": 8}, packed("pixtral"),
     ),

@@ -186,6 +186,10 @@ CASES = [
     Case("molmo2", "Molmo2ImageProcessor", MOLMO2, views=_molmo2),
     Case("molmo2-odd-margins", "Molmo2ImageProcessor",
          {**MOLMO2, "overlap_margins": [2, 1], "max_crops": 4}, views=_molmo2),
+    Case("perception-lm", "PerceptionLMImageProcessor", {"tile_size": T, "max_num_tiles": 9},
+         views=_first),
+    Case("perception-lm-whole", "PerceptionLMImageProcessor",
+         {"tile_size": T, "vision_input_type": "vanilla"}, views=_first),
     Case(
         "pixtral", "PixtralImageProcessor", {"size": {"longest_edge": 96}, "patch_size": 8},
     ),
