@@ -60,9 +60,7 @@ _REASONS: dict[str, str] = {
     "cannot read image_mean, image_std": "Kosmos2_5ImageProcessor Pix2StructImageProcessor",
     "it makes more views of a picture: pixel_values_local": """DeepseekOcr2ImageProcessor
         Step3p7ImageProcessor UnlimitedOcrImageProcessor""",
-    r"it makes \d+ views of a picture that show other parts of it": """LlavaNextImageProcessor
-        GraniteDoclingImageProcessor
-        UltraVBertImageProcessor""",
+    r"it makes \d+ views of a picture that show other parts of it": "LlavaNextImageProcessor",
     "it takes no lone picture": """EfficientLoFTRImageProcessor ImageGPTImageProcessor
         LayoutLMv2ImageProcessor LayoutLMv3ImageProcessor LightGlueImageProcessor
         NemotronH_Omni_Reasoning_V3VideoProcessor SuperGlueImageProcessor VitMatteImageProcessor
@@ -84,8 +82,10 @@ PROBES = ((170, 260), (800, 800))  # the last is cut into tiles
 _SMALLER: dict[str, dict[str, Any]] = {
     "DonutImageProcessor": {"size": {"height": 320, "width": 240}},
     "Owlv2ImageProcessor": {"size": {"height": 240, "width": 240}},
+    "GraniteDoclingImageProcessor": {"size": {"height": 256, "width": 256}},
     "Idefics3ImageProcessor": {"size": {"longest_edge": 728}},
     "SmolVLMImageProcessor": {"size": {"longest_edge": 728}},
+    "UltraVBertImageProcessor": {"max_image_size": {"longest_edge": 256}},
 }
 SMALL, LARGE = (90, 140), (640, 1100)  # of which rules of tiles make several
 # How a processor is called, beside its defaults: rules that a call switches on.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
@@ -47,6 +48,17 @@ def grids_of(max_tiles: int) -> list[Size]:
         if rows * columns <= max_tiles
     ]
     return sorted(grids, key=math.prod)
+
+
+def nearest_grid(image_size: Size, tile: Size, grids: Iterable[Size]) -> Size:
+    """The nearest in shape; of equal ones the later, unless that is far finer than the image."""
+    best, best_gap = (1, 1), math.inf
+    for rows, columns in grids:
+        gap = abs(image_size[1] / image_size[0] - columns / rows)
+        worth = math.prod(image_size) > 0.5 * tile[0] * tile[1] * columns * rows
+        if gap < best_gap or (gap == best_gap and worth):
+            best, best_gap = (rows, columns), gap
+    return best
 
 
 def least_scaled(
