@@ -60,7 +60,6 @@ _REASONS: dict[str, str] = {
     "cannot read image_mean, image_std": "Kosmos2_5ImageProcessor Pix2StructImageProcessor",
     "it makes more views of a picture: pixel_values_local": """DeepseekOcr2ImageProcessor
         Step3p7ImageProcessor UnlimitedOcrImageProcessor""",
-    r"it makes \d+ views of a picture that show other parts of it": "LlavaNextImageProcessor",
     "it takes no lone picture": """EfficientLoFTRImageProcessor ImageGPTImageProcessor
         LayoutLMv2ImageProcessor LayoutLMv3ImageProcessor LightGlueImageProcessor
         NemotronH_Omni_Reasoning_V3VideoProcessor SuperGlueImageProcessor VitMatteImageProcessor

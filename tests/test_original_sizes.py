@@ -137,6 +137,13 @@ CASES = [
         "llava_next", "llava_next", "LlavaNextImageProcessor",
         {"size": {"shortest_edge": T}, "crop_size": SQUARE, **PINPOINTS}, features_of,
     ),
+    Case(  # tiles that are no whole pieces of a canvas show their middle alone
+        "llava_next-pieces", "llava_next", "LlavaNextImageProcessor",
+        {"size": {"shortest_edge": T}, "crop_size": SQUARE,
+         "image_grid_pinpoints": [[48, 96], [96, 48]]},
+        lambda host, inputs: host.model.vision_tower(inputs["pixel_values"].flatten(0, 1)),
+        blurred=True,
+    ),
     Case(
         "onevision", "llava_onevision", "LlavaOnevisionImageProcessor",
         {"size": SQUARE, **PINPOINTS}, features_of,

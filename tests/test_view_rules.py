@@ -109,6 +109,7 @@ class Case:
 
 
 PINPOINTS = [[32, 64], [64, 32], [64, 64], [96, 32]]
+PIECES = {"image_grid_pinpoints": [[48, 96], [96, 48], [96, 96], [40, 144]]}
 ANYRES = {"image_grid_pinpoints": PINPOINTS}
 SHORT = {"size": {"shortest_edge": T}, "crop_size": SQUARE}
 IDEFICS3 = {"size": {"longest_edge": 4 * T}, "max_image_size": {"longest_edge": T}}
@@ -129,6 +130,13 @@ CASES = [
     Case("blip-2", "BlipImageProcessor", {"size": SQUARE}),
     Case("llava-1.5-padded", "LlavaImageProcessor", {**SHORT, "do_pad": True}),
     Case("llava-next", "LlavaNextImageProcessor", {**SHORT, **ANYRES}, views=_first),
+    Case("llava-next-pieces", "LlavaNextImageProcessor", {**SHORT, **PIECES}, views=_first),
+    Case("llava-next-squashed-pieces", "LlavaNextImageProcessor",
+         {"size": {"height": T, "width": 48}, "crop_size": {"height": T, "width": 48}, **PIECES},
+         views=_first),
+    Case("llava-next-enlarged-pieces", "LlavaNextImageProcessor",
+         {"size": {"shortest_edge": 40}, "crop_size": SQUARE, "do_center_crop": False, **ANYRES},
+         views=_first),
     Case("onevision", "LlavaOnevisionImageProcessor", {"size": SQUARE, **ANYRES}, views=_first),
     Case(
         "onevision-among-others", "LlavaOnevisionImageProcessor", {"size": SQUARE, **ANYRES}, 1,

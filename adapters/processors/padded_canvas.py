@@ -16,7 +16,7 @@ import numpy as np
 from clipdepth_plugin.adapters.preprocessing import pair
 from clipdepth_plugin.adapters.processors.grids import least_scaled, tiles_of
 from clipdepth_plugin.adapters.processors.registry import Read, register, sized
-from clipdepth_plugin.adapters.processors.whole import PadToSquare
+from clipdepth_plugin.adapters.processors.whole import PadToSquare, ShortestSide, Squash
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
 from clipdepth_plugin.maps.tiling import ViewRule
@@ -24,11 +24,21 @@ from clipdepth_plugin.maps.tiling import ViewRule
 
 @dataclass(frozen=True)
 class AnyRes(ViewRule):
-    """LLaVA-NeXT's: an overview; tiles of the canvas that loses least, the image in its middle."""
+    """LLaVA-NeXT's: an overview; tiles of the canvas that loses least, the image in its middle.
+
+    Attributes:
+        tile: What the tower takes.
+        canvases: To choose from.
+        piece: Side of the squares into which a canvas is cut, from above and the left; what is left
+            at its end are rectangles. Pieces are made to tiles as images are by ``resize``.
+        resize: ``Squash`` or ``ShortestSide`` to a tile.
+    """
 
     label: ClassVar[str] = "an overview and anyres tiles"
     tile: Size
     canvases: tuple[Size, ...]
+    piece: int
+    resize: ViewRule
 
     def views(self, image_size: Size) -> ImageViews:
         canvas = min(self.canvases, key=lambda canvas: _loss(image_size, canvas))
@@ -39,28 +49,50 @@ class AnyRes(ViewRule):
             resized = (canvas[0], min(math.ceil(image_size[1] * scale_h), canvas[1]))
         # The odd pixel of the padding goes behind.
         corner = ((canvas[0] - resized[0]) // 2, (canvas[1] - resized[1]) // 2)
-        overview = ViewGeometry.squashed(image_size, self.tile)
-        return ImageViews((overview, *tiles_of(image_size, self.tile, resized, canvas, corner)))
+        on_canvas = ViewGeometry(
+            image_size, canvas, (resized[0] / image_size[0], resized[1] / image_size[1]), corner
+        )
+        tiles = [
+            self._tile(on_canvas, (top, left))
+            for top in range(0, canvas[0], self.piece)
+            for left in range(0, canvas[1], self.piece)
+        ]
+        return ImageViews((ViewGeometry.squashed(image_size, self.tile), *tiles))
+
+    def _tile(self, on_canvas: ViewGeometry, start: Size) -> ViewGeometry:
+        """The piece of a canvas that starts there, as the tower takes it."""
+        height, width = (
+            min(self.piece, end - first)
+            for end, first in zip(on_canvas.view_size, start, strict=True)
+        )
+        (tile,) = self.resize.views((height, width)).views
+        scale_h, scale_w = (a * b for a, b in zip(on_canvas.scale, tile.scale, strict=True))
+        top, left = (
+            (at - first) * scale + shift
+            for at, first, scale, shift in zip(
+                on_canvas.offset, start, tile.scale, tile.offset, strict=True
+            )
+        )
+        return ViewGeometry(on_canvas.image_size, self.tile, (scale_h, scale_w), (top, left))
 
 
 @register("LlavaNextImageProcessor", options="image_grid_pinpoints")
 def _anyres(given: Mapping[str, Any], _: Any) -> Read:
-    """Known only where tile, resize and crop are one square that divides the canvases.
-
-    LLaVA-NeXT resizes and crops tiles once more; there that changes nothing.
-    """
-    crop = pair(given.get("crop_size")) if given.get("do_center_crop") is not False else None
+    """Known where the overview is not cropped, and all pieces become tiles of one size."""
+    crop = pair(given.get("crop_size"))
+    crops = given.get("do_center_crop") is not False
     to = given["size"]
     shortest = to.get("shortest_edge") if isinstance(to, Mapping) else None
-    resized = pair(to) if shortest is None else pair(int(shortest))
-    tile = crop or resized
+    tile = pair(to) if shortest is None else pair(int(shortest))
     canvases = tuple((int(height), int(width)) for height, width in given["image_grid_pinpoints"])
     if tile is None:
         raise KeyError("size or crop_size")
-    whole = all(height % tile[0] == 0 and width % tile[1] == 0 for height, width in canvases)
-    if not whole or tile[0] != tile[1] or resized != tile:
+    piece = (crop or tile)[0]
+    whole = all(side % piece == 0 for canvas in canvases for side in canvas)
+    if (crops and crop not in (None, tile)) or (shortest is not None and not (crops or whole)):
         return Read(tile, unknown=f"size={to}, crop_size={crop} and canvases {canvases[:3]} ...")
-    return Read(tile, view_rules=(AnyRes(tile, canvases),))
+    resize = Squash(tile) if shortest is None else ShortestSide(tile, int(shortest), "down")
+    return Read(tile, view_rules=(AnyRes(tile, canvases, piece, resize),))
 
 
 @register("LlavaOnevisionImageProcessor", options="image_grid_pinpoints")
