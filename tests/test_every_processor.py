@@ -57,7 +57,7 @@ def _is_whole(kind: type, parts: set[str]) -> bool:
 CLASSES = tuple(_classes())
 # Why a class has no rule at its default options; those of "Fast" and "Pil" are the same.
 _REASONS: dict[str, str] = {
-    "cannot read image_mean, image_std": "Kosmos2_5ImageProcessor Pix2StructImageProcessor",
+    "by its own mean and deviation": "Kosmos2_5ImageProcessor Pix2StructImageProcessor",
     "it makes more views of a picture: pixel_values_local": """DeepseekOcr2ImageProcessor
         Step3p7ImageProcessor UnlimitedOcrImageProcessor""",
     "it takes no lone picture": """EfficientLoFTRImageProcessor ImageGPTImageProcessor
@@ -67,12 +67,11 @@ _REASONS: dict[str, str] = {
     "neither pictures nor patches": """FuyuImageProcessor InklingImageProcessor
         NemotronH_Omni_Reasoning_V3ImageProcessor
         NeoMMEImageProcessor Phi4MultimodalImageProcessor""",
-    # Colours in another order, an offset after the rescaling, reflections, strips of frames.
-    "is not the picture resized, cropped and padded, normalised as": """EfficientNetImageProcessor
-        MobileViTImageProcessor PPLCNetImageProcessor PPOCRV5ServerDetImageProcessor
+    # Colours in another order, reflections.
+    "is not the picture resized, cropped and padded, normalised as": """MobileViTImageProcessor
+        PPLCNetImageProcessor PPOCRV5ServerDetImageProcessor
         PPOCRV5ServerRecImageProcessor PPOCRV6SmallRecImageProcessor Swin2SRImageProcessor
-        TvpImageProcessor UVDocImageProcessor
-        VivitImageProcessor VivitVideoProcessor ZoeDepthImageProcessor""",
+        TvpImageProcessor UVDocImageProcessor ZoeDepthImageProcessor""",
     "cannot say its settings": "Ernie4_5_VLMoeVideoProcessor",
 }
 REASONS = {name: reason for reason, names in _REASONS.items() for name in names.split()}

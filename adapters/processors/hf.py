@@ -77,7 +77,7 @@ def _preprocessing(
     name: str, given: Mapping[str, Any], read: Read, interpolation: Interpolation
 ) -> Preprocessing:
     return Preprocessing(
-        *_normalisation(name, given),
+        *(read.normalisation or _normalisation(name, given)),
         read.size,
         read.resize,
         read.resize_to,

@@ -11,20 +11,24 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from clipdepth_plugin.adapters.discovery import import_siblings
-from clipdepth_plugin.adapters.preprocessing import ResizeKind, pair
+from clipdepth_plugin.adapters.preprocessing import ResizeKind, Triple, pair
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.maps.tiling import ViewRule
 
 
 @dataclasses.dataclass(frozen=True)
 class Read:
-    """How a processor resizes; the arguments of ``Preprocessing`` that say so."""
+    """How a processor resizes; the arguments of ``Preprocessing`` that say so.
+
+    ``normalisation``: (mean, std) that it was seen to apply, where its settings say others.
+    """
 
     size: Size
     resize: ResizeKind | None = None
     resize_to: int | None = None
     view_rules: tuple[ViewRule, ...] = ()
     unknown: str = ""
+    normalisation: tuple[Triple, Triple] | None = None
 
 
 Reader = Callable[[Mapping[str, Any], Any], Read]
