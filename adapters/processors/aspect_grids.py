@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from clipdepth_plugin.adapters.processors.grids import grid_of, grids_of, least_scaled, nearest_grid
-from clipdepth_plugin.adapters.processors.registry import Read, register, sized
+from clipdepth_plugin.adapters.processors.registry import Read, register, sized, tiles_in
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.maps.geometry import ImageViews
 from clipdepth_plugin.maps.tiling import ViewRule
@@ -128,8 +128,9 @@ class ScaleGrid(ViewRule):
 @register("GotOcr2ImageProcessor", options="crop_to_patches min_patches max_patches")
 def _aspect_grid(given: Mapping[str, Any], _: Any) -> Read:
     """Processors of whole hosts switch tiles on by the call, so both rules are always tried."""
+    given = {"min_patches": 1, "max_patches": 12, **given}
     size = sized(given)
-    grid = AspectGrid(size, given.get("min_patches", 1), given.get("max_patches", 12))
+    grid = AspectGrid(size, int(given["min_patches"]), tiles_in(given, "max_patches"))
     return Read(size, "squash", view_rules=(grid,))
 
 
@@ -139,11 +140,11 @@ def _aspect_grid(given: Mapping[str, Any], _: Any) -> Read:
     "dense_max_patches dense_max_scale dense_min_aspect dense_max_aspect",
 )
 def _page_grid(given: Mapping[str, Any], _: Any) -> Read:
-    size, bounds = sized(given), (int(given["min_patches"]), int(given["max_patches"]))
+    size, bounds = sized(given), (int(given["min_patches"]), tiles_in(given, "max_patches"))
     least, most, scale = (
         float(given.get(f"dense_{key}") or 0) for key in ("min_aspect", "max_aspect", "max_scale")
     )
-    dense_tiles = int(given.get("dense_max_patches") or 0)
+    dense_tiles = tiles_in(given, "dense_max_patches") if given.get("dense_max_patches") else 0
     grid = PageGrid(size, *bounds, dense_tiles, scale, (least, most))
     return Read(size, "squash", view_rules=(grid,))
 
@@ -153,7 +154,7 @@ def _page_grid(given: Mapping[str, Any], _: Any) -> Read:
     options="crop_to_patches min_patches max_patches use_covering_area_grid",
 )
 def _covering_grid(given: Mapping[str, Any], _: Any) -> Read:
-    size, most = sized(given), int(given["max_patches"])
+    size, most = sized(given), tiles_in(given, "max_patches")
     if given.get("do_center_crop"):
         return Read(size, unknown="do_center_crop=True")
     if given.get("use_covering_area_grid", True):
@@ -172,7 +173,7 @@ def _scale_grid(given: Mapping[str, Any], _: Any) -> Read:
         turned = importlib.metadata.version("transformers").startswith("4.")
     except importlib.metadata.PackageNotFoundError:
         turned = False
-    grid = ScaleGrid(size, int(given["max_patches"]), turned)
+    grid = ScaleGrid(size, tiles_in(given, "max_patches"), turned)
     return Read(size, "squash", view_rules=(grid,))
 
 

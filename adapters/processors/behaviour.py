@@ -109,7 +109,7 @@ def _instance(name: str, processor: Any) -> Any:
             continue
         try:
             return kind.from_dict(dict(processor))
-        except (TypeError, ValueError, KeyError, AttributeError, ImportError):
+        except (TypeError, ValueError, LookupError, AttributeError, ImportError):
             return None  # settings that the class does not take
     return None
 

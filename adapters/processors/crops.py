@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from clipdepth_plugin.adapters.processors.grids import grid_of
-from clipdepth_plugin.adapters.processors.registry import Read, register, sized
-from clipdepth_plugin.arguments import Size
+from clipdepth_plugin.adapters.processors.grids import check_number, grid_of
+from clipdepth_plugin.adapters.processors.registry import Read, register, sized, tiles_in
+from clipdepth_plugin.arguments import Size, parse_count
 from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
 from clipdepth_plugin.maps.tiling import ViewRule
 
@@ -104,12 +104,14 @@ def _quarters(given: Mapping[str, Any], _: Any) -> Read:
 )
 def _longest_side_grid(given: Mapping[str, Any], _: Any) -> Read:
     """Frames of SmolVLM are never split; images are by the call, so both rules are tried."""
-    tile = int(given["max_image_size"]["longest_edge"])
+    tile = parse_count(given["max_image_size"]["longest_edge"], "max_image_size")
     if "video_processor_type" in given:
         return Read((tile, tile), "squash")
     most = given.get("max_image_tiles")
-    longest = int(given["size"]["longest_edge"])
-    grid = LongestSideGrid(tile, longest, None if most is None else int(most))
+    longest = parse_count(given["size"]["longest_edge"], "size")
+    check_number(longest // tile)
+    most = None if most is None else tiles_in(given, "max_image_tiles")
+    grid = LongestSideGrid(tile, longest, most)
     return Read((tile, tile), "squash", view_rules=(grid,))
 
 

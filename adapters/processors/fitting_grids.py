@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from clipdepth_plugin.adapters.processors.grids import tiles_of
-from clipdepth_plugin.adapters.processors.registry import Read, register
+from clipdepth_plugin.adapters.processors.registry import Read, register, tiles_in
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
 from clipdepth_plugin.maps.tiling import ViewRule
@@ -79,4 +79,4 @@ def _fitting_grid(given: Mapping[str, Any], _: Any) -> Read:
     tile = int(given["tile_size"])
     if given.get("vision_input_type") != "thumb+tile":
         return Read((tile, tile), "squash")
-    return Read((tile, tile), view_rules=(FittingGrid(tile, int(given["max_num_tiles"])),))
+    return Read((tile, tile), view_rules=(FittingGrid(tile, tiles_in(given, "max_num_tiles")),))

@@ -5,12 +5,14 @@ Sizes are (H, W), grids (rows, columns).
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable
 
 from clipdepth_plugin.arguments import Size
+from clipdepth_plugin.errors import HostError
 from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
+
+_MOST = 4096
 
 
 def grid_of(
@@ -32,6 +34,7 @@ def tiles_of(
 ) -> list[ViewGeometry]:
     """The tiles of a canvas that holds the resized image at ``corner`` (top, left)."""
     scale = (resized[0] / image_size[0], resized[1] / image_size[1])
+    check_number(math.ceil(canvas[0] / tile[0]) * math.ceil(canvas[1] / tile[1]))
     return [
         ViewGeometry(image_size, tile, scale, (corner[0] - y, corner[1] - x))
         for y in range(0, canvas[0], tile[0])
@@ -39,13 +42,18 @@ def tiles_of(
     ]
 
 
+def check_number(tiles: int) -> None:
+    """Refuses settings that would cut a picture into more tiles than any host does."""
+    if tiles > _MOST:
+        raise HostError(f"its settings cut a picture into {tiles} tiles, more than {_MOST}")
+
+
 def grids_of(max_tiles: int) -> list[Size]:
     """All of up to so many tiles, few first, of equally many the tall first."""
-    counts = range(1, max_tiles + 1)
     grids = [
         (rows, columns)
-        for columns, rows in itertools.product(counts, counts)
-        if rows * columns <= max_tiles
+        for columns in range(1, max_tiles + 1)
+        for rows in range(1, max_tiles // columns + 1)
     ]
     return sorted(grids, key=math.prod)
 

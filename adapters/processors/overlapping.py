@@ -14,7 +14,7 @@ import numpy as np
 
 from clipdepth_plugin.adapters.preprocessing import pair
 from clipdepth_plugin.adapters.processors.grids import grids_of
-from clipdepth_plugin.adapters.processors.registry import Read, register, sized
+from clipdepth_plugin.adapters.processors.registry import Read, register, sized, tiles_in
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
 from clipdepth_plugin.maps.tiling import ViewRule
@@ -73,7 +73,7 @@ def _overlapping_crops(given: Mapping[str, Any], _: Any) -> Read:
     margin = sum(margins) * patch
     if size[0] != size[1] or size[0] % patch or margin >= size[0]:
         return Read(size, unknown=f"size={given['size']} of patches of {patch}, margins {margins}")
-    return Read(size, view_rules=(OverlappingCrops(size[0], margin, int(given["max_crops"])),))
+    return Read(size, view_rules=(OverlappingCrops(size[0], margin, tiles_in(given, "max_crops")),))
 
 
 @register("Molmo2VideoProcessor", options="patch_size pooling_size max_fps")

@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from clipdepth_plugin.adapters.preprocessing import pair
-from clipdepth_plugin.adapters.processors.grids import least_scaled, tiles_of
-from clipdepth_plugin.adapters.processors.registry import Read, register, sized
+from clipdepth_plugin.adapters.processors.grids import check_number, least_scaled, tiles_of
+from clipdepth_plugin.adapters.processors.registry import Read, register, sized, tiles_in
 from clipdepth_plugin.adapters.processors.whole import PadToSquare, ShortestSide, Squash
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
@@ -52,6 +52,7 @@ class AnyRes(ViewRule):
         on_canvas = ViewGeometry(
             image_size, canvas, (resized[0] / image_size[0], resized[1] / image_size[1]), corner
         )
+        check_number(math.prod(math.ceil(side / self.piece) for side in canvas))
         tiles = [
             self._tile(on_canvas, (top, left))
             for top in range(0, canvas[0], self.piece)
@@ -131,7 +132,7 @@ class PaddedTiles(ViewRule):
 @register("MllamaImageProcessor", options="max_image_tiles")
 def _padded_tiles(given: Mapping[str, Any], _: Any) -> Read:
     size = sized(given)
-    return Read(size, view_rules=(PaddedTiles(size[0], int(given["max_image_tiles"])),))
+    return Read(size, view_rules=(PaddedTiles(size[0], tiles_in(given, "max_image_tiles")),))
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ def _padded_tiles_and_overview(given: Mapping[str, Any], _: Any) -> Read:
     if size[0] != size[1]:
         return Read(size, unknown=f"size={given['size']}, of which the host makes squares")
     return Read(
-        size, view_rules=(PaddedTilesAndOverview(size[0], int(given["max_patches"]), fills),)
+        size, view_rules=(PaddedTilesAndOverview(size[0], tiles_in(given, "max_patches"), fills),)
     )
 
 

@@ -27,10 +27,9 @@ def _llava(given: Mapping[str, Any], _: Any) -> Read:
 
 
 @register("Pix2StructImageProcessor", "Kosmos2_5ImageProcessor")
-def _standardised(given: Mapping[str, Any], processor: Any) -> Read:
-    name = given.get("image_processor_type") or type(processor).__name__
+def _standardised(given: Mapping[str, Any], _: Any) -> Read:
     raise HostError(
-        f"{name} gives patches alone, of pictures that are each normalised by its own mean and "
+        "it gives patches alone, of pictures that are each normalised by its own mean and "
         "deviation, which no setting says. Leave processor= out: maps at the tower's own input "
         "need none"
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from clipdepth_plugin.adapters.processors.grids import tiles_of
-from clipdepth_plugin.adapters.processors.registry import Read, largest, register
+from clipdepth_plugin.adapters.processors.registry import Read, largest, register, tiles_in
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
 from clipdepth_plugin.maps.tiling import ViewRule
@@ -90,7 +90,10 @@ def _slices(given: Mapping[str, Any], _: Any) -> Read:
     factor = int(given["patch_size"]) * (2 if given["downsample_mode"] == "4x" else 4)
     enlarges = given.get("small_image_upsize", "always")
     rule = Slices(
-        int(given["scale_resolution"]), factor, int(given["max_slice_nums"]), enlarges == "always"
+        int(given["scale_resolution"]),
+        factor,
+        tiles_in(given, "max_slice_nums"),
+        enlarges == "always",
     )
     whole = dataclasses.replace(rule, max_slices=1)
     read = dataclasses.replace(largest(whole), view_rules=(rule, whole))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from clipdepth_plugin.adapters.processors.grids import nearest_grid, tiles_of
-from clipdepth_plugin.adapters.processors.registry import Read, largest, register
+from clipdepth_plugin.adapters.processors.registry import Read, largest, register, tiles_in
 from clipdepth_plugin.adapters.processors.whole_patches import SmartResize
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.maps.geometry import ImageViews
@@ -84,7 +84,7 @@ def _tiles_where_large(given: Mapping[str, Any], _: Any) -> Read:
         patch,
         int(given["tile_size"]),
         int(given["min_tiles"]),
-        int(given["max_tiles"]),
+        tiles_in(given, "max_tiles"),
         float(given["max_pixels_tolerance"]),
         bool(given["use_thumbnail"]),
     )

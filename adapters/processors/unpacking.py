@@ -40,7 +40,7 @@ def views_of(out: Any, processor: Any) -> Iterator[Views]:
     grid = _first_of(said, "image_grid_thw", "video_grid_thw")
     shapes = _first_of(said, "target_sizes", "target_sizes_videos", "spatial_shapes")
     places = _first_of(said, "image_position_ids", "video_position_ids")
-    if isinstance(values, Tensor):
+    if isinstance(values, Tensor) and values.numel():
         values = values.float()
         if grid is not None and len(grid) == 1:
             yield from _in_any_order(values, [int(one) for one in grid[0]], processor)
