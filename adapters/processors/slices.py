@@ -25,7 +25,7 @@ class Slices(ViewRule):
     Each is of about ``side`` squared pixels, both sides whole multiples of ``factor``.
 
     Attributes:
-        max_slices: 1: images are not sliced.
+        max_slices: At most so many beside the overview.
         enlarges: Whether images that are not sliced are enlarged to ``side``, too.
     """
 
@@ -76,6 +76,16 @@ class Slices(ViewRule):
         return _nearest_multiple(height, self.factor), _nearest_multiple(width, self.factor)
 
 
+@dataclass(frozen=True)
+class Unsliced(Slices):
+    """The overview alone, of any image."""
+
+    label: ClassVar[str] = "whole, without slices"
+
+    def _grid(self, image_size: Size) -> Size | None:
+        return None
+
+
 @register(
     "MiniCPMV4_6ImageProcessor",
     "MiniCPMV4_6VideoProcessor",
@@ -95,7 +105,7 @@ def _slices(given: Mapping[str, Any], _: Any) -> Read:
         tiles_in(given, "max_slice_nums"),
         enlarges == "always",
     )
-    whole = dataclasses.replace(rule, max_slices=1)
+    whole = Unsliced(*dataclasses.astuple(rule))
     read = dataclasses.replace(largest(whole), view_rules=(rule, whole))
     if enlarges not in ("always", "never"):  # by the letters that it finds in an image
         return Read(read.size, unknown=f"small_image_upsize={enlarges!r}")
