@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from transformers import SiglipImageProcessor
 
@@ -145,3 +147,39 @@ def test_a_processor_is_read_as_it_is_now() -> None:
     assert first != again
     sizes = [read.rules[0].views((90, 140)).views[0].view_size for read in (first, again)]
     assert sizes == [(224, 224), (112, 112)]
+
+
+@pytest.mark.parametrize(
+    "value", [0, -5, "abc", 10**9, 1e30, math.nan, [], [[0, 0]], {"height": 0}]
+)
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("Llama4ImageProcessor", "max_patches"),
+        ("Llama4ImageProcessor", "size"),
+        ("Molmo2ImageProcessor", "max_crops"),
+        ("Molmo2ImageProcessor", "overlap_margins"),
+        ("Molmo2ImageProcessor", "patch_size"),
+        ("PerceptionLMImageProcessor", "max_num_tiles"),
+        ("MiniCPMV4_6ImageProcessor", "max_slice_nums"),
+        ("MiniCPMV4_6ImageProcessor", "scale_resolution"),
+        ("GraniteDoclingImageProcessor", "max_patches"),
+        ("GotOcr2ImageProcessor", "max_patches"),
+        ("UltraVBertImageProcessor", "max_image_size"),
+        ("LlavaNextImageProcessor", "image_grid_pinpoints"),
+        ("LlavaNextImageProcessor", "crop_size"),
+        ("Lfm2VlImageProcessor", "tile_size"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(name: str, key: str, value: Any) -> None:
+    """No raw error, no hours, no gigabytes: of a file that was tampered with."""
+    kind = getattr(transformers, name, None)
+    if kind is None:
+        pytest.skip(f"transformers {transformers.__version__} lacks {name}")
+    given = {**kind().to_dict(), "image_processor_type": name, key: value}
+    try:
+        rules = from_processor(given).rules
+    except HostError:
+        return
+    for rule in rules:  # the value can be
+        assert len(rule.views((900, 700)))

@@ -137,6 +137,13 @@ CASES = [
         "llava_next", "llava_next", "LlavaNextImageProcessor",
         {"size": {"shortest_edge": T}, "crop_size": SQUARE, **PINPOINTS}, features_of,
     ),
+    Case(  # tiles that are no whole pieces of a canvas show their middle alone
+        "llava_next-pieces", "llava_next", "LlavaNextImageProcessor",
+        {"size": {"shortest_edge": T}, "crop_size": SQUARE,
+         "image_grid_pinpoints": [[48, 96], [96, 48]]},
+        lambda host, inputs: host.model.vision_tower(inputs["pixel_values"].flatten(0, 1)),
+        blurred=True,
+    ),
     Case(
         "onevision", "llava_onevision", "LlavaOnevisionImageProcessor",
         {"size": SQUARE, **PINPOINTS}, features_of,
@@ -174,6 +181,27 @@ CASES = [
         packed("mllama"),
         lambda processor, pictures: processor(
             [pictures[:1], pictures[1:]], return_tensors="pt"
+        ),
+    ),
+    Case(  # which normalises in bfloat16
+        "llama4", "llama4", "Llama4ImageProcessor", {"size": SQUARE, "do_normalize": False},
+        lambda host, inputs: host.vision_model(inputs["pixel_values"]),
+    ),
+    Case(
+        "minicpm", "minicpmv4_6", "MiniCPMV4_6ImageProcessor",
+        {"scale_resolution": T, "patch_size": 8}, packed("minicpmv4_6"),
+    ),
+    Case(
+        "molmo2", "molmo2", "Molmo2ImageProcessor",
+        {"size": SQUARE, "patch_size": 8, "overlap_margins": [1, 1]},
+        lambda host, inputs: host(inputs["pixel_values"]),
+    ),
+    Case(
+        "perception_lm", "perception_lm", "PerceptionLMImageProcessor",
+        {"tile_size": T, "max_num_tiles": 6},
+        lambda host, views: host.model.vision_tower(views),
+        lambda processor, pictures: torch.cat(
+            [processor(one, return_tensors="pt")["pixel_values"][0] for one in pictures]
         ),
     ),
     Case(

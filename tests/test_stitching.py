@@ -78,6 +78,17 @@ def test_pastes_without_a_scale() -> None:
         paste([])
 
 
+def test_tiles_that_overlap_leave_no_seam() -> None:
+    """As Molmo2's: the later one fades into the earlier one, not into the overview."""
+    overview_1HW = torch.full((1, 16, 32), -2.0)
+    tiles = [torch.full((1, 16, 32), NAN) for _ in range(2)]
+    tiles[0][..., :20], tiles[1][..., 12:] = -3.0, -1.0
+    whole_HW = paste(tiles, overview_1HW)[0]
+    assert whole_HW.diff(dim=1).abs().max() <= 0.5  # 1.1 where the later one fades into -2
+    assert bool((whole_HW[:, :12] == -3).all())
+    assert bool((whole_HW[:, 16:] == -1).all())
+
+
 def test_leaves_the_given_maps_alone() -> None:
     overview_1HW, tile_1HW = _row(2.0, 4.0), _row(NAN, 1.0)
 

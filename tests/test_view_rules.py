@@ -70,6 +70,20 @@ def _lfm2(out: Any) -> Iterable[Tensor]:
         yield rearrange(torch.as_tensor(rows_ND)[: h * w], pack, h=h, w=w, ph=4, pw=4)
 
 
+def _minicpm(out: Any) -> Iterable[Tensor]:
+    """Patches of all views side by side."""
+    strip_3HW = torch.as_tensor(out["pixel_values"])[0]
+    for h, w in out["target_sizes"].tolist():
+        view, strip_3HW = strip_3HW.tensor_split([h * w * 4], dim=2)
+        yield rearrange(view, "c ph (h w pw) -> c (h ph) (w pw)", h=h, w=w, pw=4)
+
+
+def _molmo2(out: Any) -> Iterable[Tensor]:
+    pack = "v (h w) (ph pw c) -> v c (h ph) (w pw)"
+    views = rearrange(torch.as_tensor(out["pixel_values"]), pack, h=8, w=8, ph=4, pw=4)
+    return cast("Iterable[Tensor]", views)
+
+
 @dataclass(frozen=True)
 class Case:
     """One view rule of one image processor.
@@ -95,6 +109,7 @@ class Case:
 
 
 PINPOINTS = [[32, 64], [64, 32], [64, 64], [96, 32]]
+PIECES = {"image_grid_pinpoints": [[48, 96], [96, 48], [96, 96], [40, 144]]}
 ANYRES = {"image_grid_pinpoints": PINPOINTS}
 SHORT = {"size": {"shortest_edge": T}, "crop_size": SQUARE}
 IDEFICS3 = {"size": {"longest_edge": 4 * T}, "max_image_size": {"longest_edge": T}}
@@ -107,12 +122,21 @@ LFM2 = {
     "encoder_patch_size": 4, "tile_size": T, "min_image_tokens": 8, "max_image_tokens": 40,
     "max_pixels_tolerance": 2.0, "max_tiles": 6,
 }  # fmt: skip
+MINICPM = {"scale_resolution": T, "patch_size": 4}
+MOLMO2 = {"size": SQUARE, "patch_size": 4, "overlap_margins": [1, 1]}
 CASES = [
     Case("clip", "CLIPImageProcessor", SHORT),
     Case("siglip-paligemma", "SiglipImageProcessor", {"size": SQUARE}),
     Case("blip-2", "BlipImageProcessor", {"size": SQUARE}),
     Case("llava-1.5-padded", "LlavaImageProcessor", {**SHORT, "do_pad": True}),
     Case("llava-next", "LlavaNextImageProcessor", {**SHORT, **ANYRES}, views=_first),
+    Case("llava-next-pieces", "LlavaNextImageProcessor", {**SHORT, **PIECES}, views=_first),
+    Case("llava-next-squashed-pieces", "LlavaNextImageProcessor",
+         {"size": {"height": T, "width": 48}, "crop_size": {"height": T, "width": 48}, **PIECES},
+         views=_first),
+    Case("llava-next-enlarged-pieces", "LlavaNextImageProcessor",
+         {"size": {"shortest_edge": 40}, "crop_size": SQUARE, "do_center_crop": False, **ANYRES},
+         views=_first),
     Case("onevision", "LlavaOnevisionImageProcessor", {"size": SQUARE, **ANYRES}, views=_first),
     Case(
         "onevision-among-others", "LlavaOnevisionImageProcessor", {"size": SQUARE, **ANYRES}, 1,
@@ -156,6 +180,33 @@ CASES = [
          _first),
     Case("smolvlm", "SmolVLMImageProcessor", IDEFICS3, views=_first),
     Case("mllama", "MllamaImageProcessor", {"size": SQUARE, "max_image_tiles": 4}, views=_mllama),
+    Case("llama4", "Llama4ImageProcessor", {"size": SQUARE, "max_patches": 9}),
+    Case("llama4-fills", "Llama4ImageProcessor",
+         {"size": SQUARE, "max_patches": 6, "resize_to_max_canvas": True}),
+    Case("minicpm", "MiniCPMV4_6ImageProcessor", MINICPM, views=_minicpm),
+    Case("minicpm-4x", "MiniCPMV4_6ImageProcessor",
+         {**MINICPM, "downsample_mode": "4x", "max_slice_nums": 4}, views=_minicpm),
+    Case("minicpm-whole", "MiniCPMV4_6ImageProcessor", {**MINICPM, "slice_mode": False}, 1,
+         _minicpm),
+    Case("minicpm-ocr", "MiniCPMOcrImageProcessor", MINICPM, views=_minicpm),
+    Case("minicpm-ocr-small", "MiniCPMOcrImageProcessor",
+         {**MINICPM, "scale_resolution": 96, "small_image_upsize": "never"}, views=_minicpm),
+    Case("molmo2", "Molmo2ImageProcessor", MOLMO2, views=_molmo2),
+    Case("molmo2-odd-margins", "Molmo2ImageProcessor",
+         {**MOLMO2, "overlap_margins": [2, 1], "max_crops": 4}, views=_molmo2),
+    Case("perception-lm", "PerceptionLMImageProcessor", {"tile_size": T, "max_num_tiles": 9},
+         views=_first),
+    Case("perception-lm-whole", "PerceptionLMImageProcessor",
+         {"tile_size": T, "vision_input_type": "vanilla"}, views=_first),
+    Case("granite-docling", "GraniteDoclingImageProcessor", {"size": SQUARE, "max_patches": 6},
+         views=_first),
+    Case("granite-docling-dense", "GraniteDoclingImageProcessor",
+         {"size": SQUARE, "max_patches": 4, "dense_max_patches": 18, "dense_max_scale": 0.9,
+          "dense_min_aspect": 1.2, "dense_max_aspect": 3.0}, views=_first),
+    Case("granite-docling-whole", "GraniteDoclingImageProcessor",
+         {"size": SQUARE, "crop_to_patches": False}, 1, _first),
+    Case("ultravbert", "UltraVBertImageProcessor", {**IDEFICS3, "max_image_tiles": 5},
+         views=_first),
     Case(
         "pixtral", "PixtralImageProcessor", {"size": {"longest_edge": 96}, "patch_size": 8},
     ),

@@ -1,26 +1,27 @@
-"""Grids of tiles an image is stretched to: InternVL, AyaVision, Ovis 2, Command A, LFM2-VL.
+"""Grids of tiles an image is stretched to: InternVL, AyaVision, Granite-Docling, Ovis 2 ...
 
 Sizes are (H, W), grids (rows, columns). Among equally good grids their order decides: the host's.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from clipdepth_plugin.adapters.processors.registry import Read, largest, register, sized
-from clipdepth_plugin.adapters.processors.whole_patches import SmartResize
+from clipdepth_plugin.adapters.processors.grids import grid_of, grids_of, least_scaled, nearest_grid
+from clipdepth_plugin.adapters.processors.registry import Read, register, sized, tiles_in
 from clipdepth_plugin.arguments import Size
-from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
+from clipdepth_plugin.maps.geometry import ImageViews
 from clipdepth_plugin.maps.tiling import ViewRule
 
 # Ovis 2: how much of an image its tiles have to show without shrinking it.
 _COVERED = 0.9
+# Granite-Docling's tokenizer has names for so many rows and columns.
+_PAGE_SIDE = 16
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,53 @@ class AspectGrid(ViewRule):
 
     def views(self, image_size: Size) -> ImageViews:
         grids = [grid for grid in grids_of(self.max_tiles) if math.prod(grid) >= self.min_tiles]
-        grid = _nearest_grid(image_size, self.tile, grids)
+        grid = nearest_grid(image_size, self.tile, grids)
         return grid_of(image_size, self.tile, grid, overview_first=self.overview_first)
+
+
+@dataclass(frozen=True)
+class PageGrid(ViewRule):
+    """Granite-Docling's: as InternVL's, of 16 tiles a side at most; of more tiles where ``dense``.
+
+    Attributes:
+        dense_tiles: At most so many tiles has a page that is wider than ``dense_aspects[0]`` times
+            its height, not than ``dense_aspects[1]`` times it, and that ``max_tiles`` would shrink
+            below ``dense_scale``; a limit of 0 is none, and 0 tiles, or no limit: no page.
+    """
+
+    label: ClassVar[str] = "a grid of tiles and an overview"
+    tile: Size
+    min_tiles: int
+    max_tiles: int
+    dense_tiles: int = 0
+    dense_scale: float = 0.0
+    dense_aspects: tuple[float, float] = (0.0, 0.0)
+
+    def views(self, image_size: Size) -> ImageViews:
+        if self.max_tiles <= 1:
+            return grid_of(image_size, self.tile, (1, 1))
+        most, grid = self.max_tiles, self._grid(image_size, self.min_tiles, self.max_tiles)
+        if self._is_dense(image_size, grid):
+            most = self.dense_tiles
+        grid = self._grid(image_size, min(self.min_tiles, most), most)
+        return grid_of(image_size, self.tile, grid)
+
+    def _grid(self, image_size: Size, least: int, most: int) -> Size:
+        grids = [
+            grid for grid in grids_of(most) if math.prod(grid) >= least and max(grid) <= _PAGE_SIDE
+        ]
+        return nearest_grid(image_size, self.tile, grids)
+
+    def _is_dense(self, image_size: Size, grid: Size) -> bool:
+        aspect, scale = image_size[1] / image_size[0], grid[1] * self.tile[1] / image_size[1]
+        least, most = self.dense_aspects
+        return (
+            self.dense_tiles > 0
+            and (self.dense_scale > 0 or least > 0)
+            and (least <= 0 or aspect > least)
+            and (most <= 0 or aspect <= most)
+            and (self.dense_scale <= 0 or scale < self.dense_scale)
+        )
 
 
 @dataclass(frozen=True)
@@ -79,58 +125,27 @@ class ScaleGrid(ViewRule):
         return grid_of(image_size, self.tile, grid)
 
 
-@dataclass(frozen=True)
-class TilesWhereLarge(ViewRule):
-    """LFM2-VL's: of an image ``tolerance`` times above the bounds of ``whole`` a grid of tiles.
-
-    Others, and the overview, are resized by ``whole``.
-    """
-
-    label: ClassVar[str] = "tiles where the image is large"
-    whole: SmartResize
-    patch: int
-    tile: int
-    min_tiles: int
-    max_tiles: int
-    tolerance: float
-    overview: bool
-
-    def views(self, image_size: Size) -> ImageViews:
-        whole = self.whole.views(image_size)
-        if not self._is_large(image_size):
-            return whole
-        tile = (self.tile, self.tile)
-        rows, columns = _nearest_grid(image_size, tile, self._grids())
-        canvas = (rows * self.tile, columns * self.tile)
-        tiles = tiles_of(image_size, tile, canvas, canvas)
-        if len(tiles) == 1:
-            return ImageViews(tuple(tiles))
-        if not self.overview:
-            return ImageViews(tuple(tiles), None)
-        return ImageViews((*tiles, *whole.views), overview=len(tiles))
-
-    def _is_large(self, image_size: Size) -> bool:
-        factor = self.whole.factor
-        area = math.prod(max(self.patch, round(side / factor) * factor) for side in image_size)
-        return area > self.whole.max_pixels * self.tolerance
-
-    def _grids(self) -> list[Size]:
-        # Sorted out of a set, as the host does it: so even their order is the host's.
-        sides = {
-            (width, height)
-            for count in range(self.min_tiles, self.max_tiles + 1)
-            for width in range(1, count + 1)
-            for height in range(1, count + 1)
-            if self.min_tiles <= width * height <= self.max_tiles
-        }
-        return [(height, width) for width, height in sorted(sides, key=math.prod)]
-
-
 @register("GotOcr2ImageProcessor", options="crop_to_patches min_patches max_patches")
 def _aspect_grid(given: Mapping[str, Any], _: Any) -> Read:
     """Processors of whole hosts switch tiles on by the call, so both rules are always tried."""
+    given = {"min_patches": 1, "max_patches": 12, **given}
     size = sized(given)
-    grid = AspectGrid(size, given.get("min_patches", 1), given.get("max_patches", 12))
+    grid = AspectGrid(size, int(given["min_patches"]), tiles_in(given, "max_patches"))
+    return Read(size, "squash", view_rules=(grid,))
+
+
+@register(
+    "GraniteDoclingImageProcessor",
+    options="crop_to_patches min_patches max_patches fine_route "
+    "dense_max_patches dense_max_scale dense_min_aspect dense_max_aspect",
+)
+def _page_grid(given: Mapping[str, Any], _: Any) -> Read:
+    size, bounds = sized(given), (int(given["min_patches"]), tiles_in(given, "max_patches"))
+    least, most, scale = (
+        float(given.get(f"dense_{key}") or 0) for key in ("min_aspect", "max_aspect", "max_scale")
+    )
+    dense_tiles = tiles_in(given, "dense_max_patches") if given.get("dense_max_patches") else 0
+    grid = PageGrid(size, *bounds, dense_tiles, scale, (least, most))
     return Read(size, "squash", view_rules=(grid,))
 
 
@@ -139,7 +154,7 @@ def _aspect_grid(given: Mapping[str, Any], _: Any) -> Read:
     options="crop_to_patches min_patches max_patches use_covering_area_grid",
 )
 def _covering_grid(given: Mapping[str, Any], _: Any) -> Read:
-    size, most = sized(given), int(given["max_patches"])
+    size, most = sized(given), tiles_in(given, "max_patches")
     if given.get("do_center_crop"):
         return Read(size, unknown="do_center_crop=True")
     if given.get("use_covering_area_grid", True):
@@ -158,44 +173,8 @@ def _scale_grid(given: Mapping[str, Any], _: Any) -> Read:
         turned = importlib.metadata.version("transformers").startswith("4.")
     except importlib.metadata.PackageNotFoundError:
         turned = False
-    grid = ScaleGrid(size, int(given["max_patches"]), turned)
+    grid = ScaleGrid(size, tiles_in(given, "max_patches"), turned)
     return Read(size, "squash", view_rules=(grid,))
-
-
-_LFM2_OPTIONS = (
-    "do_image_splitting min_tiles max_tiles tile_size use_thumbnail max_pixels_tolerance "
-    "max_num_patches downsample_factor min_image_tokens max_image_tokens encoder_patch_size"
-)
-
-
-@register("Lfm2VlImageProcessor", options=_LFM2_OPTIONS)
-def _tiles_where_large(given: Mapping[str, Any], _: Any) -> Read:
-    """Splitting is an option of the call, too, so both rules are always tried."""
-    patch, merged = int(given["encoder_patch_size"]), int(given["downsample_factor"])
-    area = (patch * merged) ** 2
-    bounds = [area * int(given[f"{end}_image_tokens"]) for end in ("min", "max")]
-    whole = SmartResize(patch * merged, bounds[0], bounds[1], least=1)
-    tiles = TilesWhereLarge(
-        whole,
-        patch,
-        int(given["tile_size"]),
-        int(given["min_tiles"]),
-        int(given["max_tiles"]),
-        float(given["max_pixels_tolerance"]),
-        bool(given["use_thumbnail"]),
-    )
-    return dataclasses.replace(largest(whole), view_rules=(tiles, whole))
-
-
-def _nearest_grid(image_size: Size, tile: Size, grids: Iterable[Size]) -> Size:
-    """The nearest in shape; of equal ones the later, unless that is far finer than the image."""
-    best, best_gap = (1, 1), math.inf
-    for rows, columns in grids:
-        gap = abs(image_size[1] / image_size[0] - columns / rows)
-        worth = math.prod(image_size) > 0.5 * tile[0] * tile[1] * columns * rows
-        if gap < best_gap or (gap == best_gap and worth):
-            best, best_gap = (rows, columns), gap
-    return best
 
 
 def _split(size: Size, grid: Size) -> list[Size]:
@@ -213,51 +192,3 @@ def _unshrunk(part: Size, side: int) -> float:
     if long > side:
         long, short = float(side), short / long * side
     return long * short
-
-
-def grid_of(
-    image_size: Size, tile: Size, grid: Size, *, overview_first: bool = False
-) -> ImageViews:
-    """The image stretched to a grid of (rows, columns) tiles, and an overview; or that alone."""
-    overview = ViewGeometry.squashed(image_size, tile)
-    if grid == (1, 1):
-        return ImageViews((overview,))
-    canvas = (grid[0] * tile[0], grid[1] * tile[1])
-    tiles = tiles_of(image_size, tile, canvas, canvas)
-    if overview_first:
-        return ImageViews((overview, *tiles))
-    return ImageViews((*tiles, overview), overview=len(tiles))
-
-
-def tiles_of(
-    image_size: Size, tile: Size, resized: Size, canvas: Size, corner: Size = (0, 0)
-) -> list[ViewGeometry]:
-    """The tiles of a canvas that holds the resized image at ``corner`` (top, left)."""
-    scale = (resized[0] / image_size[0], resized[1] / image_size[1])
-    return [
-        ViewGeometry(image_size, tile, scale, (corner[0] - y, corner[1] - x))
-        for y in range(0, canvas[0], tile[0])
-        for x in range(0, canvas[1], tile[1])
-    ]
-
-
-def grids_of(max_tiles: int) -> list[Size]:
-    """All of up to so many tiles, few first, of equally many the tall first."""
-    counts = range(1, max_tiles + 1)
-    grids = [
-        (rows, columns)
-        for columns, rows in itertools.product(counts, counts)
-        if rows * columns <= max_tiles
-    ]
-    return sorted(grids, key=math.prod)
-
-
-def least_scaled(image_size: Size, tile: int, max_tiles: int) -> Size:
-    """The grid that enlarges the image least, or else shrinks it least; then the smallest."""
-
-    def cost(grid: Size) -> tuple[bool, float, int]:
-        scale = min(grid[0] * tile / image_size[0], grid[1] * tile / image_size[1])
-        shrinks = scale < 1
-        return shrinks, -scale if shrinks else scale, math.prod(grid)
-
-    return min(grids_of(max_tiles), key=cost)

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipdepth_plugin.adapters.preprocessing import Preprocessing
+from clipdepth_plugin.adapters.preprocessing import Preprocessing, triple
 from clipdepth_plugin.adapters.processors.registry import Read
 from clipdepth_plugin.adapters.processors.unpacking import Views, views_of
 from clipdepth_plugin.arguments import Size
@@ -64,12 +64,19 @@ def read_by_behaviour(name: str, processor: Any, normalisation: Preprocessing) -
     made = _instance(name, processor)
     if made is None:
         return "no class of the installed transformers"
-    rule = AsSeen(type(made), repr(made.to_dict()), normalisation, copy.deepcopy(made))
-    try:
-        sizes = [rule.views(size).views[0].view_size for size in _PROBES]
-    except HostError as error:
-        return str(error)
-    return Read(sizes[-1], view_rules=(rule,))
+    kept, settings = copy.deepcopy(made), repr(made.to_dict())
+    why = ""
+    for colours in (normalisation, _seen_normalisation(kept)):
+        if colours is None:
+            continue
+        rule = AsSeen(type(made), settings, colours, kept)
+        try:
+            sizes = [rule.views(size).views[0].view_size for size in _PROBES]
+        except HostError as error:
+            why = why or str(error)
+            continue
+        return Read(sizes[-1], view_rules=(rule,), normalisation=(colours.mean, colours.std))
+    return why
 
 
 def contradicts(name: str, processor: Any, found: Preprocessing) -> bool:
@@ -81,7 +88,7 @@ def contradicts(name: str, processor: Any, found: Preprocessing) -> bool:
         return False
     (view,) = rule.views(_PROBES[0]).views
     try:
-        shown = [_as_rgb(views, found) for views in _views(made, _PROBES[0])]
+        shown = [_as_rgb(views, found) for views in _views(made, coordinates(_PROBES[0]))]
     except _TakesNoneAloneError:
         return False  # what its settings say is all that is known
     except HostError:
@@ -102,7 +109,7 @@ def _instance(name: str, processor: Any) -> Any:
             continue
         try:
             return kind.from_dict(dict(processor))
-        except (TypeError, ValueError, KeyError, AttributeError, ImportError):
+        except (TypeError, ValueError, LookupError, AttributeError, ImportError):
             return None  # settings that the class does not take
     return None
 
@@ -110,7 +117,7 @@ def _instance(name: str, processor: Any) -> Any:
 @functools.lru_cache(maxsize=256)
 def _seen(rule: AsSeen, size: Size) -> ViewGeometry:
     error = HostError(_OTHERWISE)
-    for views in _views(rule.processor, size):
+    for views in _views(rule.processor, coordinates(size)):
         try:
             geometries = {_geometry(one, size) for one in _as_rgb(views, rule.normalisation)}
         except HostError as why:
@@ -124,6 +131,23 @@ def _seen(rule: AsSeen, size: Size) -> ViewGeometry:
     raise error
 
 
+def _seen_normalisation(processor: Any) -> Preprocessing | None:
+    """What it does to black and to white, where that is a mean and a deviation."""
+    ends = []
+    for grey in (0, 255):
+        plain = Image.new("RGB", _PROBES[0][::-1], (grey, grey, grey))
+        try:
+            view_3HW = next(_views(processor, plain))[0].double()
+        except HostError:
+            return None
+        ends.append(view_3HW[:, view_3HW.shape[1] // 2, view_3HW.shape[2] // 2])
+    black_3, std_3 = ends[0], 1 / (ends[1] - ends[0])
+    if not bool((std_3.isfinite() & (std_3 > 0)).all()):
+        return None
+    mean, std = triple((-black_3 * std_3).tolist()), triple(std_3.tolist())
+    return Preprocessing(mean, std, (1, 1), unknown="not yet read")
+
+
 def _as_rgb(views: Views, normalisation: Preprocessing) -> Views:
     mean_311, std_311 = (
         torch.tensor(values).view(3, 1, 1) for values in (normalisation.mean, normalisation.std)
@@ -131,9 +155,8 @@ def _as_rgb(views: Views, normalisation: Preprocessing) -> Views:
     return [view_3HW.float() * std_311 + mean_311 for view_3HW in views]
 
 
-def _views(processor: Any, size: Size) -> Iterator[Views]:
-    """What it makes of a picture of coordinates; of a video, of as many frames."""
-    picture = coordinates(size)
+def _views(processor: Any, picture: Image.Image) -> Iterator[Views]:
+    """What it makes of a picture; of a video, of as many frames."""
     options: dict[str, Any] = {"return_tensors": "pt"}
     try:
         if type(processor).__name__.endswith("VideoProcessor"):

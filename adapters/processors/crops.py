@@ -1,4 +1,4 @@
-"""Crops: Idefics 2's quarters, Idefics 3's and SmolVLM's tiles, Gemma 3's pan and scan.
+"""Crops: Idefics 2's quarters, tiles of Idefics 3 and its kin, Gemma 3's pan and scan.
 
 Sizes are (H, W).
 """
@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from clipdepth_plugin.adapters.processors.aspect_grids import grid_of
-from clipdepth_plugin.adapters.processors.registry import Read, register, sized
-from clipdepth_plugin.arguments import Size
+from clipdepth_plugin.adapters.processors.grids import check_number, grid_of
+from clipdepth_plugin.adapters.processors.registry import Read, register, sized, tiles_in
+from clipdepth_plugin.arguments import Size, parse_count
 from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
 from clipdepth_plugin.maps.tiling import ViewRule
 
@@ -51,14 +51,26 @@ class Quarters(ViewRule):
 
 @dataclass(frozen=True)
 class LongestSideGrid(ViewRule):
-    """Idefics 3's, SmolVLM's: the long side to ``longest``, both up to tiles; the overview last."""
+    """Idefics 3's, SmolVLM's: the long side to ``longest``, both up to tiles; the overview last.
+
+    ``max_tiles``: UltraVBert's lowers ``longest`` by tiles until there are so few.
+    """
 
     label: ClassVar[str] = "a grid of tiles and an overview"
     tile: int
     longest: int
+    max_tiles: int | None = None
 
     def views(self, image_size: Size) -> ImageViews:
-        resized = _bounded(_long_side(image_size, self.longest), _IDEFICS3_LIMIT)
+        longest = self.longest
+        grid = self._grid(image_size, longest)
+        while self.max_tiles and longest > self.tile and math.prod(grid) > self.max_tiles:
+            longest -= self.tile
+            grid = self._grid(image_size, longest)
+        return grid_of(image_size, (self.tile, self.tile), grid)
+
+    def _grid(self, image_size: Size, longest: int) -> Size:
+        resized = _bounded(_long_side(image_size, longest), _IDEFICS3_LIMIT)
         aspect = resized[1] / resized[0]
         if resized[1] >= resized[0]:
             width = self._up(resized[1])
@@ -66,8 +78,7 @@ class LongestSideGrid(ViewRule):
         else:
             height = self._up(resized[0])
             canvas = (height, self._up(int(height * aspect)))
-        tile = (self.tile, self.tile)
-        return grid_of(image_size, tile, (canvas[0] // self.tile, canvas[1] // self.tile))
+        return canvas[0] // self.tile, canvas[1] // self.tile
 
     def _up(self, side: int) -> int:
         return math.ceil(side / self.tile) * self.tile
@@ -88,14 +99,19 @@ def _quarters(given: Mapping[str, Any], _: Any) -> Read:
     "Idefics3ImageProcessor",
     "SmolVLMImageProcessor",
     "SmolVLMVideoProcessor",
-    options="do_image_splitting max_image_size",
+    "UltraVBertImageProcessor",
+    options="do_image_splitting max_image_size max_image_tiles",
 )
 def _longest_side_grid(given: Mapping[str, Any], _: Any) -> Read:
     """Frames of SmolVLM are never split; images are by the call, so both rules are tried."""
-    tile = int(given["max_image_size"]["longest_edge"])
+    tile = parse_count(given["max_image_size"]["longest_edge"], "max_image_size")
     if "video_processor_type" in given:
         return Read((tile, tile), "squash")
-    grid = LongestSideGrid(tile, int(given["size"]["longest_edge"]))
+    most = given.get("max_image_tiles")
+    longest = parse_count(given["size"]["longest_edge"], "size")
+    check_number(longest // tile)
+    most = None if most is None else tiles_in(given, "max_image_tiles")
+    grid = LongestSideGrid(tile, longest, most)
     return Read((tile, tile), "squash", view_rules=(grid,))
 
 

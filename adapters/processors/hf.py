@@ -8,6 +8,7 @@ guessed.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -24,6 +25,7 @@ from clipdepth_plugin.errors import HostError
 from clipdepth_plugin.maps.tiling import ViewRule
 
 _FILTERS: dict[int, Interpolation] = dict(enumerate(get_args(Interpolation)))
+_TRIED = ((150, 230), (4000, 3000))  # sizes of pictures that every rule must know views of
 # What is read, or does not move pixels.
 _KNOWN = frozenset(
     (  # noqa: SIM905 (forty lines otherwise)
@@ -77,7 +79,7 @@ def _preprocessing(
     name: str, given: Mapping[str, Any], read: Read, interpolation: Interpolation
 ) -> Preprocessing:
     return Preprocessing(
-        *_normalisation(name, given),
+        *(read.normalisation or _normalisation(name, given)),
         read.size,
         read.resize,
         read.resize_to,
@@ -136,7 +138,9 @@ def _fields(processor: Any) -> dict[str, Any]:
         given = processor if isinstance(processor, Mapping) else processor.to_dict()
     except (TypeError, ValueError, OSError) as error:  # a font that is missing ...
         raise HostError(f"{type(processor).__name__} cannot say its settings: {error}") from error
-    return {key: _plain(value) for key, value in given.items()}
+    # Settings that are None are left out, but these are off then.
+    off = [key for key in ("do_rescale", "do_normalize") if getattr(processor, key, True) is None]
+    return {key: _plain(value) for key, value in given.items()} | dict.fromkeys(off, False)
 
 
 def _plain(value: Any) -> Any:
@@ -152,8 +156,14 @@ def _read(name: str, given: Mapping[str, Any], processor: Any) -> Read | str:
     registered = reader_of(name)
     try:
         read = registered.read(given, processor)
+        for rule, size in itertools.product(read.view_rules, _TRIED):
+            rule.views(size)
     except KeyError as error:
         return str(error.args[0])
+    except HostError as error:
+        raise HostError(f"{name}: {error}") from error
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        raise HostError(f"{name}: its settings make no views of a picture: {error}") from error
     if given.get("do_resize") is False:
         return _unknown(read, f"{name}: do_resize=False")
     options = [

@@ -13,6 +13,7 @@ from clipdepth_plugin.adapters.preprocessing import pair
 from clipdepth_plugin.adapters.processors.registry import Read, register
 from clipdepth_plugin.adapters.processors.whole import Fit
 from clipdepth_plugin.arguments import Size
+from clipdepth_plugin.errors import HostError
 
 
 @register()
@@ -23,6 +24,15 @@ def _plain(given: Mapping[str, Any], _: Any) -> Read:
 @register("LlavaImageProcessor")
 def _llava(given: Mapping[str, Any], _: Any) -> Read:
     return _one_view(given, pads_to_square=True)
+
+
+@register("Pix2StructImageProcessor", "Kosmos2_5ImageProcessor")
+def _standardised(given: Mapping[str, Any], _: Any) -> Read:
+    raise HostError(
+        "it gives patches alone, of pictures that are each normalised by its own mean and "
+        "deviation, which no setting says. Leave processor= out: maps at the tower's own input "
+        "need none"
+    )
 
 
 def _one_view(given: Mapping[str, Any], *, pads_to_square: bool) -> Read:

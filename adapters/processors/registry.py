@@ -11,20 +11,25 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from clipdepth_plugin.adapters.discovery import import_siblings
-from clipdepth_plugin.adapters.preprocessing import ResizeKind, pair
-from clipdepth_plugin.arguments import Size
+from clipdepth_plugin.adapters.preprocessing import ResizeKind, Triple, pair
+from clipdepth_plugin.arguments import Size, parse_count
+from clipdepth_plugin.errors import HostError
 from clipdepth_plugin.maps.tiling import ViewRule
 
 
 @dataclasses.dataclass(frozen=True)
 class Read:
-    """How a processor resizes; the arguments of ``Preprocessing`` that say so."""
+    """How a processor resizes; the arguments of ``Preprocessing`` that say so.
+
+    ``normalisation``: (mean, std) that it was seen to apply, where its settings say others.
+    """
 
     size: Size
     resize: ResizeKind | None = None
     resize_to: int | None = None
     view_rules: tuple[ViewRule, ...] = ()
     unknown: str = ""
+    normalisation: tuple[Triple, Triple] | None = None
 
 
 Reader = Callable[[Mapping[str, Any], Any], Read]
@@ -40,6 +45,7 @@ class Registered(NamedTuple):
 
 _BY_CLASS: dict[str, Registered] = {}
 _ANY_CLASS = ""
+_MOST_TILES = 256
 _BACKENDS = ("Fast", "Pil")
 """Ends of class names: the same processor on another library of images."""
 
@@ -75,6 +81,18 @@ def sized(given: Mapping[str, Any]) -> Size:
     if size is None:
         raise KeyError("size (height and width)")
     return size
+
+
+def tiles_in(given: Mapping[str, Any], key: str) -> int:
+    """How many tiles a setting allows: more than any host makes would only take time and memory.
+
+    Raises:
+        HostError: It is no number from 1 to 256.
+    """
+    count = parse_count(given[key], key)
+    if count > _MOST_TILES:
+        raise HostError(f"{key}={count}: more than {_MOST_TILES} tiles of one picture")
+    return count
 
 
 def largest(rule: ViewRule) -> Read:

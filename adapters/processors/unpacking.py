@@ -38,9 +38,9 @@ def views_of(out: Any, processor: Any) -> Iterator[Views]:
     if isinstance(values, list | tuple) and len(values) == 1:
         values = torch.as_tensor(values[0])
     grid = _first_of(said, "image_grid_thw", "video_grid_thw")
-    shapes = _first_of(said, "target_sizes", "spatial_shapes")
+    shapes = _first_of(said, "target_sizes", "target_sizes_videos", "spatial_shapes")
     places = _first_of(said, "image_position_ids", "video_position_ids")
-    if isinstance(values, Tensor):
+    if isinstance(values, Tensor) and values.numel():
         values = values.float()
         if grid is not None and len(grid) == 1:
             yield from _in_any_order(values, [int(one) for one in grid[0]], processor)
@@ -51,6 +51,10 @@ def views_of(out: Any, processor: Any) -> Iterator[Views]:
         if places is not None and values.ndim == 3:
             grids = [(int(yx[1]), int(yx[0])) for yx in places.amax(dim=1) + 1]
             yield _by_shapes(values, grids, processor)
+            return
+        side = _side_of_crops(values, processor)
+        if side is not None:
+            yield _by_shapes(values, [(side, side)] * len(values), processor)
             return
         if values.ndim >= 3 and values.shape[-3] == 3:
             yield list(values.reshape(-1, *values.shape[-3:]))
@@ -86,6 +90,15 @@ def _in_any_order(values: Tensor, grid: list[int], processor: Any) -> Iterator[V
 def _are_strips(values: Tensor, processor: Any) -> bool:
     """Whether pictures are as high as a patch: patches side by side (MiniCPM-V)."""
     return values.ndim == 4 and values.shape[-2:-1] == (getattr(processor, "patch_size", None),)
+
+
+def _side_of_crops(values: Tensor, processor: Any) -> int | None:
+    """How many patches high and wide crops (V, N, patch) are, which nothing says but N (Molmo2)."""
+    patch = pair(getattr(processor, "patch_size", None))
+    if patch is None or values.ndim != 3 or values.shape[2] != 3 * patch[0] * patch[1]:
+        return None
+    side = math.isqrt(values.shape[1])
+    return side if side**2 == values.shape[1] else None
 
 
 def _by_shapes(values: Tensor, grids: list[Size], processor: Any) -> Views:

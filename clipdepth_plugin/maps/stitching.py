@@ -45,8 +45,8 @@ def stitch(tiles: Sequence[Tensor], overview_1HW: Tensor | None = None) -> Tenso
 def paste(tiles: Sequence[Tensor], overview_1HW: Tensor | None = None) -> Tensor:
     """Pastes tiles of any unit into one map, as they are; otherwise as ``stitch``.
 
-    Each fades into the overview towards those of its sides where the image goes on: no seams.
-    Where tiles overlap the later one is seen.
+    Each fades into what is below it, the overview and earlier tiles, towards those of its sides
+    where the image goes on: no seams. Without an overview the later of two tiles is seen.
     """
     tiles, overview_1HW = _checked(tiles, overview_1HW)
     return _paste(tiles, overview_1HW, torch.lerp)
@@ -102,8 +102,8 @@ def _paste(
             continue  # A tile of padding alone.
         pasted_1HW = tile_1HW
         if overview_1HW is not None:
-            faded_1HW = between(overview_1HW, tile_1HW, _weight(seen_1HW))
-            pasted_1HW = torch.where(overview_1HW.isfinite(), faded_1HW, tile_1HW)
+            faded_1HW = between(whole_1HW, tile_1HW, _weight(seen_1HW))
+            pasted_1HW = torch.where(whole_1HW.isfinite(), faded_1HW, tile_1HW)
         whole_1HW = torch.where(seen_1HW, pasted_1HW, whole_1HW)
     return whole_1HW
 
