@@ -30,7 +30,6 @@ from clipdepth_plugin import DepthHead
 from clipdepth_plugin.data.config import expand
 from clipdepth_plugin.environment import describe_environment
 from clipdepth_plugin.latency.schema import Audit
-from clipdepth_plugin.training.config import TrainConfig
 from clipdepth_plugin.training.engine import train
 from clipdepth_plugin.training.session import open_session
 
@@ -86,21 +85,13 @@ def run_entry(
 ) -> Run:
     """Trains an entry and measures it."""
 
-    def config_of(entry: str) -> TrainConfig:
-        return make_config(
-            entry,
-            seed=seed,
-            steps=options.steps,
-            batch=options.batch,
-            side=options.size,
-            path=options.config,
-            overrides=overrides,
-        )
-
-    config = config_of(name)
+    shared = {"seed": seed, "steps": options.steps, "batch": options.batch, "side": options.size}
+    config = make_config(name, **shared, path=options.config, overrides=overrides)
     assert config.cache is not None
     if ENTRIES[name].shares_cache and not Path(expand(config.cache.folder)).exists():
-        open_session(config_of(FULLEST))  # fills the cache for all entries that share it
+        fullest = make_config(FULLEST, **shared, path=options.config)
+        whole = {"head": fullest.head, "loss": fullest.loss}
+        open_session(config.model_copy(update=whole))  # fills the cache for all that share it
     validation = None
     if ENTRIES[name].trained:
         result = train(config, resume=True)

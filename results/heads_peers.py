@@ -47,7 +47,7 @@ class DPTDecoder(Decoder):
 
     @classmethod
     def upsampling(cls, config: HeadConfig) -> int:  # noqa: ARG003
-        """The neck gives 8 times the grid, the head doubles it."""
+        """The neck gives 8 times a grid of even sides, the head doubles it."""
         return 16
 
     def __init__(self, config: HeadConfig) -> None:
