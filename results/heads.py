@@ -31,7 +31,7 @@ from clipdepth_plugin.data.config import expand
 from clipdepth_plugin.environment import describe_environment
 from clipdepth_plugin.latency.schema import Audit
 from clipdepth_plugin.training.engine import train
-from clipdepth_plugin.training.session import open_session
+from clipdepth_plugin.training.session import open_session, with_precision
 
 HERE = Path(__file__).resolve().parent
 logger = logging.getLogger("heads")
@@ -40,7 +40,9 @@ logger = logging.getLogger("heads")
 def main(arguments: Sequence[str], output: Path = HERE) -> None:
     """Does what the command line asks for; files are in ``output``."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # --run is a field of the config
     )
     parser.add_argument("--entry", nargs="+", choices=list(ENTRIES), default=[])
     parser.add_argument("--seed", nargs="+", type=int, default=[0])
@@ -53,6 +55,8 @@ def main(arguments: Sequence[str], output: Path = HERE) -> None:
     parser.add_argument("--rounds", type=int, default=20, help="of --cost")
     parser.add_argument("--page", action="store_true")
     options, overrides = parser.parse_known_args(arguments)
+    if not (options.entry or options.cost or options.page):
+        parser.error("give --entry, --cost or --page")
     torch.set_num_threads(options.threads)
     runs, cost = output / "heads_runs", output / "heads_cost.json"
     command = ("python", "results/heads.py", *arguments)
@@ -84,7 +88,6 @@ def run_entry(
     command: tuple[str, ...],
 ) -> Run:
     """Trains an entry and measures it."""
-
     shared = {"seed": seed, "steps": options.steps, "batch": options.batch, "side": options.size}
     config = make_config(name, **shared, path=options.config, overrides=overrides)
     assert config.cache is not None
@@ -99,6 +102,7 @@ def run_entry(
     else:
         head = fit_ridge(open_session(config))
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = with_precision(config).precision
     return Run(
         entry=name,
         seed=seed,
@@ -108,7 +112,7 @@ def run_entry(
         validation=validation,
         sets=measure(head, config.host),
         config=config.model_dump(mode="json"),
-        environment=describe_environment(command, device, config.precision),
+        environment=describe_environment(command, device, precision.replace("no", "float32")),
     )
 
 

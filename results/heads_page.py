@@ -33,8 +33,8 @@ trained on the same pictures in the same order by the same trainer, with the sam
 input size ([heads.yaml](heads.yaml)); head and peak learning rate are each entry's own
 ([heads_entries.py](heads_entries.py)). Weights are chosen on the validation sets. Figures are means
 over the pictures of a set, then mean and standard deviation over the seeds. The focal length is
-used where a set knows it. In domain: libero and rooms (other scenes than in training). Never seen:
-kitchen, real_mix, real_mix2, motorcycle.
+used where a set knows it. In domain: libero and rooms, other scenes than in training. Places never
+seen: kitchen, real_mix, real_mix2, motorcycle.
 
 - published: SPACE-CLIP's head (arXiv 2601.17657), activation `log` in place of its ReLU.
 - DPT: transformers' neck and head, sized as Depth Anything V2's.
