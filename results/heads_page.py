@@ -24,6 +24,7 @@ TABLES: dict[str, tuple[Alignment, str]] = {
     "RMSE, metres": ("none", "rmse"),
     "boundary AbsRel": ("none", "boundary_abs_rel"),
 }
+TICKS = (0, 5, 10, 20, 50, 100, 300)
 CONSTANTS: dict[Alignment, str] = {"none": "the set's median", "median": "each picture's median"}
 INTRODUCTION = """\
 # Benchmark of heads
@@ -160,12 +161,13 @@ def write_plot(path: Path, runs: Sequence[Run], cost: Audit) -> None:
         for name in dict.fromkeys(run.entry for run in shown):
             means = [_mean(run, value) for run in shown if run.entry == name]
             known = [x for x in means if x is not None]
-            share_percent = added(cost, name).percent.median
+            share_percent = max(added(cost, name).percent.median, 0.0)
             axis.errorbar(
                 share_percent, fmean(known), yerr=stdev(known) if known[1:] else None, fmt="o"
             )
             axis.annotate(name, (share_percent, fmean(known)), fontsize=7)
         axis.set_xscale("symlog", linthresh=10)
+        axis.set_xticks(TICKS, [str(tick) for tick in TICKS])
         axis.set_xlabel("added time, % of the tower")
         axis.set_ylabel(f"{title}, mean of the sets never seen", fontsize=8)
     write_atomically(path, lambda file: picture.savefig(file, format="png", dpi=130))
