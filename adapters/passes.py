@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clipdepth_plugin.adapters.layouts import POSITIONS, TokenLayout, TowerCall
 from clipdepth_plugin.adapters.towers import Tower
-from clipdepth_plugin.config import ContextKind
+from clipdepth_plugin.config import ContextKind, HeadConfig
 from clipdepth_plugin.errors import NoDepthError
 from clipdepth_plugin.features import TowerFeatures, Views
 
@@ -43,6 +43,11 @@ class Wanted:
     def last_level(self) -> int:
         """The deepest tapped level."""
         return self.levels[-1]
+
+
+def wanted_by(head: HeadConfig, tower: Tower) -> Wanted:
+    """What a head reads of a tower."""
+    return Wanted(tower, head.levels, head.context if head.film else None, head.reads_pixels)
 
 
 Kept = tuple[Tensor, int | None]

@@ -47,6 +47,8 @@ class _DecoderClass(Protocol):
 
     def upsampling(self, config: HeadConfig) -> int: ...
 
+    def reads_pixels(self, config: HeadConfig) -> bool: ...
+
 
 DECODERS: dict[str, _DecoderClass] = {}
 """Name -> class of every decoder; ``decoders.decoder.register_decoder`` adds to it."""
@@ -255,7 +257,7 @@ class HeadConfig(Settings):
     @property
     def reads_pixels(self) -> bool:
         """Whether the tower's input pixels are read beside its tokens."""
-        return self.stem_channels > 0
+        return DECODERS[self.decoder].reads_pixels(self)
 
     @property
     def upsampling(self) -> int:

@@ -32,7 +32,7 @@ from tests.tiny.depth_heads import (
         ({"width": 8}, "has width 8; the head was made for 16"),
         ({"tokens": 8}, r"needs \(B, 9, D\)"),
         ({"batch": 3}, "holds 3 views"),
-        ({"options": GUIDED}, "the head's image stem reads the tower's input pixels"),
+        ({"options": GUIDED}, "the head reads the tower's input pixels"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

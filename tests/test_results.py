@@ -22,6 +22,16 @@ def test_page_and_card_show_the_stored_figures() -> None:
     assert table.strip() in (DEMO_HEAD / "README.md").read_text(encoding="utf-8")
 
 
+def test_the_page_of_heads_is_made_from_its_run_files() -> None:
+    script = load_script("heads")
+    page = script.HERE / "heads.md"
+    if not page.exists():
+        pytest.skip("not measured yet")
+    runs = script.read_runs(script.HERE / "heads_runs")
+    cost = script.read_cost(script.HERE / "heads_cost.json")
+    assert page.read_text("utf-8") == script.to_markdown(runs, cost)
+
+
 def test_the_transformers_page_is_made_from_its_runs_and_the_listed_tests_exist() -> None:
     script = load_script("transformers_compatibility")
     stored = json.loads((script.HERE / "transformers_compatibility.json").read_text("utf-8"))

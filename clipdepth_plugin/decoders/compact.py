@@ -134,6 +134,11 @@ class CompactDecoder(Decoder):
         """4 by depth-to-space, then ``CONVEX_FACTOR``."""
         return 4 * CONVEX_FACTOR
 
+    @classmethod
+    def reads_pixels(cls, config: HeadConfig) -> bool:
+        """With an image stem."""
+        return config.stem_channels > 0
+
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
         at_grid, at_double, at_quadruple = config.channels

@@ -38,6 +38,11 @@ class Decoder(nn.Module, ABC):
     def upsampling(cls, config: HeadConfig) -> int:
         """Native output size over patch grid."""
 
+    @classmethod
+    def reads_pixels(cls, config: HeadConfig) -> bool:  # noqa: ARG003 (few decoders do)
+        """Whether it reads the tower's input pixels beside its tokens."""
+        return False
+
     @abstractmethod
     def forward(
         self,
@@ -49,8 +54,8 @@ class Decoder(nn.Module, ABC):
         """Depth of each view.
 
         Args:
-            features: ``config.levels``, the context with ``config.film`` and the pixels with an
-                image stem; checked, in the weights' dtype.
+            features: ``config.levels``, the context with ``config.film`` and the pixels with
+                ``reads_pixels``; checked, in the weights' dtype.
             size: Output (H, W); None gives the native size.
             auxiliary: Whether to run the auxiliary outputs.
 

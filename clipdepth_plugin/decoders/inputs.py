@@ -63,12 +63,12 @@ def checked_features(features: TowerFeatures, config: HeadConfig, weight: Tensor
 def _checked_pixels(pixels: Tensor | None) -> Tensor:
     if pixels is None:
         raise FeaturesError(
-            "the head's image stem reads the tower's input pixels, got None; give "
+            "the head reads the tower's input pixels, got None; give "
             "TowerFeatures(pixels=...) as the tower takes them"
         )
     if pixels.shape[1] != 3:
         raise FeaturesError(
-            f"pixels are {tuple(pixels.shape)}; the head's image stem reads (B, 3, H, W) floats, "
+            f"pixels are {tuple(pixels.shape)}; the head reads (B, 3, H, W) floats, "
             "normalised as the tower takes them"
         )
     return pixels

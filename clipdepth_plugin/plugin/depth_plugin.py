@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
-from clipdepth_plugin.adapters.passes import TowerPass, Wanted
+from clipdepth_plugin.adapters.passes import TowerPass, wanted_by
 from clipdepth_plugin.adapters.running import TowerRunner
 from clipdepth_plugin.adapters.taps import Taps, owners
 from clipdepth_plugin.adapters.threads import changing, threads_inside
@@ -108,9 +108,7 @@ class DepthPlugin(DepthReading, nn.Module):
         check_fit(head, self.tower, other_tower=other_tower)
         self.head = head
         self.preprocessing = host_preprocessing(host, self.tower, processor)
-        config = head.config
-        context = config.context if config.film else None
-        wanted = Wanted(self.tower, config.levels, context, head.reads_pixels)
+        wanted = wanted_by(head.config, self.tower)
         make_pass = functools.partial(DepthPass, Reader(head, self.preprocessing))
         self._recorder = PassRecorder(wanted, make_pass)
         self._taps = Taps(host, self.tower, self._recorder, owner=head)

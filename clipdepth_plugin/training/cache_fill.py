@@ -17,6 +17,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from clipdepth_plugin.adapters.passes import Wanted
 from clipdepth_plugin.data.reading import BadFiles, Failure
 from clipdepth_plugin.errors import ClipDepthError, DataError, TrainingError
 from clipdepth_plugin.files.atomic import remove_leftovers
@@ -98,10 +99,20 @@ def fill_cache(
     missing: Sequence[tuple[Key, int, int]],
     doing: Doing,
 ) -> None:
-    """Runs the tower for this process's part of ``missing``: (key, sample, view)."""
+    """Runs the tower for this process's part of ``missing``: (key, sample, view).
+
+    Records get all that the cache holds, also what this run does not read.
+    """
     config, accelerator = context.config, context.accelerator
     assert config.cache is not None
-    levels, dtype = context.head.levels, getattr(torch, config.cache.dtype)
+    levels, dtype = cache.identity["levels"], getattr(torch, config.cache.dtype)
+    whole = Wanted(
+        context.tower.tower,
+        tuple(levels),
+        cache.identity["context"],
+        pixels=cache.identity["pixels"] is not None,
+    )
+    read = context.tower.reader(whole, accelerator.autocast)
     mine = missing[accelerator.process_index :: accelerator.num_processes]
     logger.info("cache %s: %d views to compute", cache.folder, len(mine))
     context.tower.host.to(context.device)
@@ -114,7 +125,7 @@ def fill_cache(
     )
     done = 0
     for keys, (pixels_B3HW, depth_B1hw, intrinsics_B4) in loader:
-        features = context.read(pixels_B3HW)
+        features = read(pixels_B3HW)
         cache.add(keys, to_records(features, depth_B1hw, intrinsics_B4, levels=levels, dtype=dtype))
         done += len(keys)
         doing("running the tower", done, len(mine))

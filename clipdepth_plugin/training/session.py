@@ -18,6 +18,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, parse_flag_from_env
 from torch import nn
 
+from clipdepth_plugin.adapters.passes import wanted_by
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.config import HeadConfig, Provenance
 from clipdepth_plugin.data import (
@@ -129,7 +130,7 @@ def open_session(
     config = config.model_copy(update={"loss": config.loss_for(head_config, size)})
     if accelerator.is_main_process:
         warn_of_resize(head_config, tower, size)
-    read = tower.reader(head, accelerator.autocast)
+    read = tower.reader(wanted_by(head_config, tower.tower), accelerator.autocast)
     context = SourceContext(config, accelerator, tower, head_config, read, size)
     doing = doing if accelerator.is_main_process else silent
     train, validation = _sources(context, data, doing)

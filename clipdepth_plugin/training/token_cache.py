@@ -4,8 +4,9 @@
     shard-<id>.safetensors   records, stacked; sealed with their keys and a hash of cache.json
 
 A record is tokens (L, N, D), depth (1, H, W) and intrinsics (4), with a context (D) and the tower's
-pixels (3, Y, X) for heads that read them. Files appear whole or not at all, under names of their
-own, so that several processes and runs may fill one folder.
+pixels (3, Y, X) for heads that read them. A run may read a part of what a cache's records hold.
+Files appear whole or not at all, under names of their own, so that several processes and runs may
+fill one folder.
 
 Axes: B records, L levels, N patch tokens, D width, H W a depth map's size, Y X the tower's input.
 """
@@ -31,6 +32,8 @@ from clipdepth_plugin.files.documents import read_json
 from clipdepth_plugin.training.sealed import DamagedFileError, SealedFile, open_sealed, seal
 
 IDENTITY = "cache.json"
+_OPTIONAL = ("context", "pixels")
+"""Fields of an identity and tensors of a record that not all heads read."""
 SHARD_BYTES = 128 * 1024 * 1024
 
 _REMOVE = "remove this file, and run again: what it held is computed anew"
@@ -48,12 +51,19 @@ class Key(NamedTuple):
 
 
 class TokenCache:
-    """A cache's folder, opened."""
+    """A cache's folder, opened.
+
+    Attributes:
+        folder: The folder.
+        identity: What its records depend on beside their keys. It may name more ``levels`` than
+            were asked for, and a ``context`` or ``pixels`` where none was.
+    """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        """Opens or makes a cache; ``identity``: what its records depend on beside their keys."""
+        """Opens a cache that has what ``identity`` names, or makes one."""
         self.folder = folder
-        self._identity = json.loads(json.dumps(identity))
+        asked = json.loads(json.dumps(identity))
+        self.identity: dict[str, Any] = asked
         self._places: dict[Key, tuple[SealedFile, int]] = {}
         self._opened: set[Path] = set()
         self._checked: set[Path] = set()
@@ -62,13 +72,17 @@ class TokenCache:
         self._added: list[Records] = []
         path = folder / IDENTITY
         if path.exists():
-            _check_identity(path, self._identity)
+            self.identity = _checked_identity(path, asked)
         else:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise TrainingError(f"cache {folder}: can't be made ({error.strerror})") from error
             write_atomically(path, json.dumps(identity, indent=1).encode(), TrainingError)
+        self._unread = {name for name in _OPTIONAL if _is_spare(name, self.identity, asked)}
+        self._rows: list[int] | None = None
+        if self.identity.get("levels") != asked.get("levels"):
+            self._rows = [self.identity["levels"].index(level) for level in asked["levels"]]
         self.refresh()
 
     def __contains__(self, key: Key) -> bool:
@@ -98,7 +112,7 @@ class TokenCache:
         keys = value.get("keys") if isinstance(value, dict) else None
         if not isinstance(keys, list) or not all(_is_key(key) for key in keys):
             raise DamagedFileError(f"{shard.path}: damaged (no keys in its metadata)")
-        if value.get("cache") != _fingerprint(self._identity):
+        if value.get("cache") != _fingerprint(self.identity):
             raise TrainingError(f"{shard.path}: of a cache with another {IDENTITY}")
         layout = {name: (x.dtype, x.shape[1:]) for name, x in shard.tensors.items()}
         self._layout = self._layout or layout
@@ -109,16 +123,21 @@ class TokenCache:
         return [Key(*key) for key in keys]
 
     def read(self, keys: Sequence[Key], *, pinned: bool = False) -> Records:
-        """Copies B records out of the shards, ``pinned`` into memory that a GPU can fetch from."""
+        """Copies what was asked for of B records out of the shards.
+
+        ``pinned``: into memory that a GPU can fetch from.
+        """
         places = [self._places[key] for key in keys]
         records = {}
-        for name in self._layout:
-            rows = [shard.tensors[name][row] for shard, row in places]
-            shape = (len(rows), *rows[0].shape)
-            out = torch.empty(shape, dtype=rows[0].dtype, pin_memory=pinned)
+        for name, (dtype, shape) in self._layout.items():
+            if name in self._unread:
+                continue
+            rows = self._rows if name == "tokens" else None
+            axes = shape if rows is None else (len(rows), *shape[1:])
+            out = torch.empty((len(keys), *axes), dtype=dtype, pin_memory=pinned)
             # Not torch.stack: its threads would compete with those of the head's step.
-            for into, row in zip(out, rows, strict=True):
-                np.copyto(_bytes(into), _bytes(row))
+            for into, (shard, row) in zip(out, places, strict=True):
+                _copy(into, shard.tensors[name][row], rows)
             records[name] = out
         return records
 
@@ -135,9 +154,18 @@ class TokenCache:
             return
         whole = {name: torch.cat([one[name] for one in self._added]) for name in self._added[0]}
         path = self.folder / f"shard-{secrets.token_hex(8)}.safetensors"
-        text = {"cache": _fingerprint(self._identity), "keys": self._keys}
+        text = {"cache": _fingerprint(self.identity), "keys": self._keys}
         write_atomically(path, seal(whole, text), TrainingError)
         self._keys, self._added = [], []
+
+
+def _copy(into: Tensor, stored: Tensor, rows: Sequence[int] | None) -> None:
+    """Copies a record's tensor, or these rows of it."""
+    if rows is None:
+        np.copyto(_bytes(into), _bytes(stored))
+        return
+    for to, row in zip(into, rows, strict=True):
+        np.copyto(_bytes(to), _bytes(stored[row]))
 
 
 def _bytes(x: Tensor) -> NDArray[np.uint8]:
@@ -189,14 +217,19 @@ def _fingerprint(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def _check_identity(path: Path, now: Mapping[str, Any]) -> None:
+def _checked_identity(path: Path, now: Mapping[str, Any]) -> dict[str, Any]:
+    """The identity of a cache that holds all that ``now`` names."""
     try:
         stored = read_json(path, TrainingError)
         if not isinstance(stored, dict):
             raise TrainingError(f"{path}: has no fields")
     except TrainingError as error:
         raise TrainingError(f"cache {error}; remove the cache's folder, or take another") from error
-    differing = [name for name in {**now, **stored} if stored.get(name) != now.get(name)]
+    differing = [
+        name
+        for name in {**now, **stored}
+        if stored.get(name) != now.get(name) and not _is_spare(name, stored, now)
+    ]
     if differing:
         reasons = "; ".join(
             f"{name}: {quoted(stored.get(name), 400)} there, {now.get(name)!r} now"
@@ -207,3 +240,16 @@ def _check_identity(path: Path, now: Mapping[str, Any]) -> None:
             f"cache {path.parent} was made by another {names} ({reasons}). Set cache.folder to "
             "another folder, or remove this one"
         )
+    return stored
+
+
+def _is_spare(name: str, stored: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a cache holds more of a field than is asked for, which is left unread."""
+    held, asked = stored.get(name), now.get(name)
+    if name in _OPTIONAL:
+        return asked is None and held is not None
+    if name != "levels" or not isinstance(held, list) or not isinstance(asked, list):
+        return False
+    # These contexts are of the deepest level that is stored.
+    of_last = now.get("context") in ("cls", "mean") and held[-1:] != asked[-1:]
+    return not of_last and all(level in held for level in asked)

@@ -14,11 +14,14 @@ from torch import Tensor
 
 from clipdepth_plugin.adapters.identity import tower_hashes
 from clipdepth_plugin.adapters.loading import load_host
+from clipdepth_plugin.adapters.pass_recorder import PassRecorder
+from clipdepth_plugin.adapters.passes import TowerPass
+from clipdepth_plugin.adapters.running import TowerRunner
+from clipdepth_plugin.adapters.taps import Taps
 from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.features import one_size
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.plugin.checks import check_fit
-from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
 from clipdepth_plugin.plugin.framing import known_preprocessing
 
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from clipdepth_plugin.adapters.passes import Wanted
     from clipdepth_plugin.adapters.preprocessing import Preprocessing
     from clipdepth_plugin.adapters.towers import Tower
     from clipdepth_plugin.features import TowerFeatures
@@ -60,14 +64,16 @@ class FrozenTower:
         return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
 
     def reader(
-        self, head: DepthHead, autocast: Callable[[], contextlib.AbstractContextManager[None]]
+        self, wanted: Wanted, autocast: Callable[[], contextlib.AbstractContextManager[None]]
     ) -> Callable[[Tensor], TowerFeatures]:
-        """A function (B, 3, H, W) -> the features that ``head`` reads, without a graph."""
-        plugin = DepthPlugin(self.host, head, tower=self.tower.path)
+        """A function (B, 3, H, W) -> the features that are wanted, without a graph."""
+        recorder = PassRecorder(wanted, TowerPass)
+        taps = Taps(self.host, self.tower, recorder, owner=recorder)
+        runner = TowerRunner(self.tower, taps, recorder)
 
         def read(pixels_B3HW: Tensor) -> TowerFeatures:
             with autocast(), torch.no_grad():
-                return one_size(plugin.features(pixels_B3HW))
+                return one_size(runner.run(pixels_B3HW, {}).features)
 
         return read
 

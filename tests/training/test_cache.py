@@ -58,7 +58,8 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def cache_of(tiny: TinyRuns, **options: Any) -> dict[str, Any]:
-    return {"folder": str(tiny.folder / "cache"), "dtype": "float32", **options}
+    folder = tiny.folder / options.pop("folder", "cache")
+    return {"folder": str(folder), "dtype": "float32", **options}
 
 
 @contextlib.contextmanager
@@ -103,7 +104,7 @@ def test_a_set_varied_in_its_own_way_is_cached_so(tiny: TinyRuns) -> None:
 
 
 def test_pixels_are_cached_for_heads_that_read_them(tiny: TinyRuns, passes: list[int]) -> None:
-    """Plain and mirrored, those that whole patches cover; another head's cache is refused."""
+    """Plain and mirrored, those that whole patches cover; a head without reads the rest."""
     options = {"channels": [8, 8, 8], "film_hidden": 8, "stem_channels": 4}
     common: dict[str, Any] = {"augment": FLIP_ONLY, "loss": {"auxiliary": []}}
     guided = {"preset": "guided", "options": options}
@@ -114,8 +115,39 @@ def test_pixels_are_cached_for_heads_that_read_them(tiny: TinyRuns, passes: list
     plain, cached = tiny.losses("plain"), tiny.losses("cached")
     assert [cached[step] for step in plain] == pytest.approx(list(plain.values()), abs=1e-5)
     fast = {"preset": "fast", "options": {**options, "stem_channels": 0}}
-    with pytest.raises(TrainingError, match=r"another pixels \(pixels: \[28, 28\] there, None now"):
-        train(tiny.config("other", head=fast, cache=cache_of(tiny), **common))
+    passes.clear()
+    train(tiny.config("other", head=fast, cache=cache_of(tiny), **common))
+    assert not passes
+    train(tiny.config("alone", head=fast, cache=cache_of(tiny, folder="cache-alone"), **common))
+    with pytest.raises(TrainingError, match=r"another pixels \(pixels: None there, \[28, 28\] now"):
+        train(
+            tiny.config("more", head=guided, cache=cache_of(tiny, folder="cache-alone"), **common)
+        )
+
+
+def test_a_head_reads_its_part_of_a_cache_that_holds_more(
+    tiny: TinyRuns, passes: list[int]
+) -> None:
+    """Records that are missing get all that the others have, so that both heads can go on."""
+    common: dict[str, Any] = {"augment": FLIP_ONLY, "loss": {"auxiliary": []}}
+    few = {"options": {**tiny.head, "semantic_levels": [2, 2], "structural": False, "film": False}}
+    del few["options"]["structural_levels"], few["options"]["film_hidden"]
+    train(tiny.config("plain", head=few, **common))
+    train(tiny.config("whole", cache=cache_of(tiny), **common))
+    with black_picture(tiny):
+        passes.clear()
+        train(tiny.config("part", head=few, cache=cache_of(tiny), **common))
+        assert sum(passes) == 2
+        passes.clear()
+        train(tiny.config("again", cache=cache_of(tiny), **common))
+        assert not passes
+    train(tiny.config("cached", head=few, cache=cache_of(tiny), **common))
+    expected = pytest.approx(list(tiny.losses("plain").values()), abs=1e-4)
+    assert list(tiny.losses("cached").values()) == expected
+    shallow = {"options": {**few["options"], "semantic_levels": [1, 1], "film": True}}
+    mean = {"options": {**shallow["options"], "context": "mean"}}
+    with pytest.raises(TrainingError, match="made by another levels, context"):
+        train(tiny.config("mean", head=mean, cache=cache_of(tiny), **common))
 
 
 def test_the_tower_is_not_run_again(tiny: TinyRuns, passes: list[int]) -> None:
@@ -201,8 +233,9 @@ def test_a_cache_of_another_tower_or_preprocessing_is_refused(
     with pytest.raises(TrainingError, match="made by another dtype"):
         train(tiny.config("other", cache=cache_of(tiny, dtype="bfloat16")))
     options = {**tiny.head, "semantic_levels": [1, 1]}
-    with pytest.raises(TrainingError, match="made by another levels"):
-        train(tiny.config("other", cache=cache_of(tiny), head={"options": options}))
+    train(tiny.config("few", cache=cache_of(tiny, folder="cache-few"), head={"options": options}))
+    with pytest.raises(TrainingError, match=r"another levels \(levels: \[0, 1\] there"):
+        train(tiny.config("other", cache=cache_of(tiny, folder="cache-few")))
     processor = Path(other_host, "preprocessor_config.json")
     kept = processor.read_text()
     processor.write_text(kept.replace("0.25", "0.3"))

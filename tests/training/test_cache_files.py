@@ -72,6 +72,54 @@ def test_records_are_read_back_as_they_were_stored(
         assert torch.equal(read.pixels, stored.pixels[order].to(dtype))
 
 
+PARTS = {"levels": [1, 2], "context": "mean", "pixels": [4, 6]}
+
+
+@pytest.mark.parametrize(
+    ("asked", "levels"),
+    [
+        ({}, [1, 2]),
+        ({"levels": [2]}, [2]),
+        ({"levels": [2], "context": None}, [2]),
+        ({"levels": [1], "context": None, "pixels": None}, [1]),
+    ],
+)
+def test_a_part_of_each_record_is_read(
+    tmp_path: Path, asked: dict[str, Any], levels: list[int]
+) -> None:
+    stored = features(5, context=True, pixels=True)
+    cache = TokenCache(tmp_path, PARTS)
+    cache.add(KEYS, records(stored))
+    cache.flush()
+    asked = {**PARTS, **asked}
+    got = TokenCache(tmp_path, asked).read([KEYS[3], KEYS[0]])
+    read = features_of(got, levels, (2, 3))
+    for level in levels:
+        assert torch.equal(read.levels[level], stored.levels[level][[3, 0]])
+    assert got["tokens"].shape[1] == len(levels)
+    assert ("context" in got, "pixels" in got) == (bool(asked["context"]), bool(asked["pixels"]))
+    assert got["depth"].shape == (2, 1, 3, 5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"levels": [0, 2]}, "levels"),
+        ({"levels": [1]}, "levels"),  # a mean of level 2
+        ({"context": "pooled"}, "context"),
+        ({"pixels": [8, 6]}, "pixels"),
+        ({"levels": None}, "levels"),
+        ({"levels": [2], "grid": [3, 3]}, "grid"),
+    ],
+)
+def test_a_cache_that_lacks_a_part_is_refused(
+    tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:
+    TokenCache(tmp_path, PARTS)
+    with pytest.raises(TrainingError, match=f"made by another {reason} "):
+        TokenCache(tmp_path, {**PARTS, **changes})
+
+
 def test_a_full_disk_keeps_the_finished_shards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
