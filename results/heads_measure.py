@@ -122,5 +122,5 @@ def measure_cost(side: int, rounds: int, command: tuple[str, ...], host: str = "
     separate = {}
     for name in (name for name, entry in ENTRIES.items() if entry.separate):
         network = cast("MobileNetDecoder", heads.pop(name).decoder)
-        separate[name] = lambda network=network: network.estimate(subject.pixels_B3HW)
+        separate[name] = lambda network=network: network.estimate(subject.inputs.pixels)
     return audit(subject, heads, separate=separate, method=Method(rounds=rounds), command=command)
