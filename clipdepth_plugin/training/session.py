@@ -10,6 +10,7 @@ import logging
 import math
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -88,8 +89,10 @@ class Session:
 
 def check_ready(config: TrainConfig) -> None:
     """Checks that this machine can run the config; nothing is loaded."""
-    if config.cache is not None:
-        expand(config.cache.folder)
+    if config.cache is not None and (
+        Path(expand(config.cache.folder)).resolve() == Path(config.run).resolve()
+    ):
+        raise TrainingError(f"cache.folder: {config.run} is the run's own folder; give it another")
     wanted = {"tensorboard": config.logging.tensorboard, "matplotlib": config.logging.pictures > 0}
     for package, needed in wanted.items():
         if needed and importlib.util.find_spec(package) is None:

@@ -253,6 +253,14 @@ def test_a_run_that_could_not_begin_leaves_no_folder(tiny: TinyRuns) -> None:
     assert not (tiny.folder / "run").exists()
 
 
+def test_a_cache_in_the_runs_own_folder_is_refused(tiny: TinyRuns) -> None:
+    """It would wait for its own lock."""
+    (tiny.folder / "link").symlink_to(tiny.folder / "run")
+    config = tiny.config("run", cache={"folder": str(tiny.folder / "link")})
+    with pytest.raises(TrainingError, match=r"cache\.folder: .* own folder"):
+        train(config)
+
+
 def test_a_log_without_its_last_line_break_keeps_its_last_line(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2}')
     assert read_log(tmp_path / "log.jsonl") == [{"step": 1}, {"step": 2}]
