@@ -45,9 +45,9 @@ class Wanted:
         return self.levels[-1]
 
 
-def wanted_by(head: HeadConfig, tower: Tower) -> Wanted:
+def wanted_by(head: HeadConfig, tower: Tower, *, pixels: bool) -> Wanted:
     """What a head reads of a tower."""
-    return Wanted(tower, head.levels, head.context if head.film else None, head.reads_pixels)
+    return Wanted(tower, head.levels, head.context if head.film else None, pixels)
 
 
 Kept = tuple[Tensor, int | None]

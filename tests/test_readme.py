@@ -61,7 +61,11 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/extending.md"])
 def test_files_that_contributors_are_sent_to_are_there(page: str) -> None:
     known = [*ROOT.glob("*/"), *ROOT.glob("tests/**/*"), *ROOT.glob("adapters/**/*")]
-    known += [*ROOT.glob("clipdepth_plugin/**/*"), *ROOT.glob("kernels/**/*")]
+    known += [
+        *ROOT.glob("clipdepth_plugin/**/*"),
+        *ROOT.glob("kernels/**/*"),
+        *ROOT.glob("results/*"),
+    ]
     paths = {f"/{one.relative_to(ROOT).as_posix()}" for one in known}
     text = (ROOT / page).read_text(encoding="utf-8")
     for named in re.findall(r"`([a-z_][\w/]*(?:\.py|/))`", text):

@@ -108,7 +108,7 @@ class DepthPlugin(DepthReading, nn.Module):
         check_fit(head, self.tower, other_tower=other_tower)
         self.head = head
         self.preprocessing = host_preprocessing(host, self.tower, processor)
-        wanted = wanted_by(head.config, self.tower)
+        wanted = wanted_by(head.config, self.tower, pixels=head.reads_pixels)
         make_pass = functools.partial(DepthPass, Reader(head, self.preprocessing))
         self._recorder = PassRecorder(wanted, make_pass)
         self._taps = Taps(host, self.tower, self._recorder, owner=head)

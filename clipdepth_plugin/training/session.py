@@ -133,7 +133,8 @@ def open_session(
     config = config.model_copy(update={"loss": config.loss_for(head_config, size)})
     if accelerator.is_main_process:
         warn_of_resize(head_config, tower, size)
-    read = tower.reader(wanted_by(head_config, tower.tower), accelerator.autocast)
+    wanted = wanted_by(head_config, tower.tower, pixels=head.reads_pixels)
+    read = tower.reader(wanted, accelerator.autocast)
     context = SourceContext(config, accelerator, tower, head_config, read, size)
     doing = doing if accelerator.is_main_process else silent
     train, validation = _sources(context, data, doing)
