@@ -22,6 +22,7 @@ from clipdepth_plugin.adapters.processors.hf import from_processor
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
 from clipdepth_plugin.maps.tiling import ViewRule
+from tests.tiny.packed_case import before_5
 
 T = 32  # a tile's side
 SQUARE = {"height": T, "width": T}
@@ -181,8 +182,9 @@ CASES = [
     Case("smolvlm", "SmolVLMImageProcessor", IDEFICS3, views=_first),
     Case("mllama", "MllamaImageProcessor", {"size": SQUARE, "max_image_tiles": 4}, views=_mllama),
     Case("llama4", "Llama4ImageProcessor", {"size": SQUARE, "max_patches": 9}),
-    Case("llama4-fills", "Llama4ImageProcessor",
-         {"size": SQUARE, "max_patches": 6, "resize_to_max_canvas": True}),
+    *(() if before_5() else (  # release 4 fails with it
+        Case("llama4-fills", "Llama4ImageProcessor",
+             {"size": SQUARE, "max_patches": 6, "resize_to_max_canvas": True}),)),
     Case("minicpm", "MiniCPMV4_6ImageProcessor", MINICPM, views=_minicpm),
     Case("minicpm-4x", "MiniCPMV4_6ImageProcessor",
          {**MINICPM, "downsample_mode": "4x", "max_slice_nums": 4}, views=_minicpm),
