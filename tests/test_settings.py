@@ -119,6 +119,7 @@ FIELDS: dict[type[Settings], tuple[dict[str, Any], dict[str, Row]]] = {
             "intrinsics": ACTS,
             "crop": _unread("crop", "kb", **TAR),
             "redistributable": _unread("redistributable", True, **TAR),
+            "fold": _unread("fold", "1/5", **TAR),
             "with_camera": _unread("with_camera", True, **TAR),
             "limit": ACTS,
             "repeat": _idle("repeat", 2, "share", share=0.3),

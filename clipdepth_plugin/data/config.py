@@ -9,7 +9,7 @@ from os import path as ospath
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from clipdepth_plugin.arguments import GivenCamera, GivenMetres, GivenNearest
 from clipdepth_plugin.data.augment_config import AugmentConfig
@@ -42,6 +42,13 @@ class Format:
 
 FORMATS: dict[str, Format] = {}
 """Name, as ``DataConfig.format`` has it -> format."""
+
+
+def _is_fold(text: str) -> str:
+    found = re.fullmatch(r"(?:not )?(\d{1,4})/(\d{1,4})", text)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]) or int(found[2]) < 2:
+        raise ValueError(f"{text!r} is no part: give one such as '1/5', or 'not 1/5'")
+    return text
 
 
 class DataConfig(Settings):
@@ -107,8 +114,12 @@ class DataConfig(Settings):
     frame of NYU's pictures, rows 45 to 471 and columns 43 to 607."""
 
     redistributable: bool = False
-    """Only sequences whose source has exactly ``"redistributable": "yes"`` in meta.json, without
-    conditions ("yes, with attribution")."""
+    """Only sequences that have, or whose source has, exactly ``"redistributable": "yes"`` in
+    meta.json, without conditions ("yes, with attribution")."""
+
+    fold: Annotated[str, AfterValidator(_is_fold)] | None = None
+    """``1/5``: every fifth sequence, by a hash of its name; ``not 1/5``: the others. So places are
+    left out of training, to validate on, where a set has no split for it."""
 
     with_camera: bool = False
     """Only frames whose intrinsics are known, as a head with a canonical camera needs."""

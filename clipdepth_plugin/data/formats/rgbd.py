@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from clipdepth_plugin.arguments import GivenCamera, GivenMetres, Intrinsics
+from clipdepth_plugin.data.augment import mixed_seed
 from clipdepth_plugin.data.config import DataConfig, register_format
 from clipdepth_plugin.data.dataset import SampleDataset
 from clipdepth_plugin.data.files import DepthUnit, SampleMaker, read_image, stored_depth
@@ -36,6 +37,7 @@ _CAMERAS: TypeAdapter[dict[str, Intrinsics | None]] = TypeAdapter(dict[str, Give
 class _Sequence(BaseModel):
     model_config = ConfigDict(frozen=True)  # meta.json may say more
     source: str | None = None
+    redistributable: str | None = None
     intrinsics: GivenCamera | None = None
 
 
@@ -56,9 +58,10 @@ class Meta(BaseModel):
     sources: dict[str, _Source] = Field(default_factory=dict)
 
     def is_free(self, sequence: str, path: Path) -> bool:
-        """Whether the source of ``<split>/<sequence>`` is redistributable without conditions."""
-        source = self.sources.get(self._sequence(sequence, path).source or "")
-        return source is not None and source.redistributable == "yes"
+        """Whether ``<split>/<sequence>``, or else its source, is so without conditions."""
+        own = self._sequence(sequence, path)
+        source = self.sources.get(own.source or "", _Source())
+        return (own.redistributable or source.redistributable) == "yes"
 
     def camera(self, sequence: str, path: Path) -> Intrinsics | None:
         """The camera of ``<split>/<sequence>``; its own null says that it is not known.
@@ -101,7 +104,7 @@ class _Frame(NamedTuple):
         return f"{self.image_path if self.image is None else self.depth_path}: no such file"
 
 
-@register_format("rgbd", reads={"crop", "redistributable", "with_camera"})
+@register_format("rgbd", reads={"crop", "fold", "redistributable", "with_camera"})
 class RgbdFolder(SampleDataset):
     """A split of an RGB-D folder, sequences and frames in the order of their names."""
 
@@ -123,6 +126,7 @@ class RgbdFolder(SampleDataset):
                 f"{self._root / config.split}: no frames (<sequence>/<name>.jpg with "
                 f"<name>{DEPTH_SUFFIX}){' of redistributable sources' * config.redistributable}"
                 f"{' whose intrinsics are known' * config.with_camera}"
+                f"{f' in fold {config.fold}' * (config.fold is not None)}"
             )
         self.missing = {
             index: frame.missing for index, frame in enumerate(self._frames) if frame.missing
@@ -166,16 +170,23 @@ class RgbdFolder(SampleDataset):
         if not is_folder(split):
             there = ", ".join(path.name for path in _folders(self._root))
             raise DataError(f"{split}: no such split; {self._root} has {there or 'no folders'}")
-        found = _folders(split)
+        fold = self._config.fold
+        found = [one for one in _folders(split) if fold is None or _is_in(one.name, fold)]
         if not self._config.redistributable:
             return found
-        if not meta.sources:
-            raise DataError(
-                f'{self._root / "meta.json"}: has no "sources" that say what is redistributable; '
-                "leave out redistributable"
-            )
         path, split_name = self._root / "meta.json", self._config.split
-        return [one for one in found if meta.is_free(f"{split_name}/{one.name}", path)]
+        free = [one for one in found if meta.is_free(f"{split_name}/{one.name}", path)]
+        if found and not free:
+            raise DataError(
+                f"{path}: says of no sequence of {split_name} that it, or its source, is "
+                "redistributable; leave out redistributable"
+            )
+        return free
+
+
+def _is_in(sequence: str, fold: str) -> bool:
+    number, of = map(int, fold.removeprefix("not ").split("/"))
+    return (mixed_seed("fold", sequence) % of == number - 1) != fold.startswith("not ")
 
 
 def _folders(folder: Path) -> list[Path]:

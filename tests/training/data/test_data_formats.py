@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,18 +64,48 @@ def test_rgbd_cameras_by_frame_sequence_and_config(trees: Trees) -> None:
     assert opened(given)[0].intrinsics == (1.0, 2.0, 3.0, 4.0)
 
 
-def test_rgbd_keeps_only_what_may_be_passed_on(trees: Trees) -> None:
-    meta = {
-        "sequences": {"train/a": {"source": "free"}, "train/b": {"source": "bound"}},
-        "sources": {
-            "free": {"redistributable": "yes"},
-            "bound": {"redistributable": "yes, with attribution"},
-        },
-    }
+BY_SOURCE: dict[str, Any] = {
+    "sequences": {"train/a": {"source": "free"}, "train/b": {"source": "bound"}},
+    "sources": {
+        "free": {"redistributable": "yes"},
+        "bound": {"redistributable": "yes, with attribution"},
+    },
+}
+BY_SEQUENCE: dict[str, Any] = {
+    "sequences": {
+        "train/a": {"source": "bound", "redistributable": "yes"},
+        "train/b": {"source": "free", "redistributable": "unclear"},
+    },
+    "sources": BY_SOURCE["sources"],
+}
+
+
+@pytest.mark.parametrize("meta", [BY_SOURCE, BY_SEQUENCE])
+def test_rgbd_keeps_only_what_may_be_passed_on(meta: dict[str, Any], trees: Trees) -> None:
     names = [one.name for one in opened(trees.rgbd(meta=meta, redistributable=True))]
     assert names == ["rooms/train/a/000", "rooms/train/a/001", "rooms/train/a/002"]
-    with pytest.raises(DataError, match='no "sources"'):
+    with pytest.raises(DataError, match="redistributable; leave out"):
         open_dataset(trees.rgbd("silent", redistributable=True))
+
+
+def test_folds_of_an_rgbd_set_share_no_sequence(tmp_path: Path, trees: Trees) -> None:
+    config = trees.rgbd()
+    for number in range(40):
+        shutil.copytree(config.path("train/a"), config.path(f"train/more-{number}"))
+
+    def sequences(fold: str | None) -> set[str]:
+        data = open_dataset(config.model_copy(update={"fold": fold}))
+        return {data.name(index).split("/")[-2] for index in range(len(data))}
+
+    parts = [sequences(f"{number}/3") for number in (1, 2, 3)]
+    assert all(parts)
+    assert set.union(*parts) == sequences(None)
+    assert sum(map(len, parts)) == len(sequences(None)) == 42
+    assert sequences("not 2/3") == parts[0] | parts[2]
+    with pytest.raises(ValueError, match="no part"):
+        DataConfig.model_validate({**config.model_dump(), "fold": "4/3"})
+    with pytest.raises(DataError, match="in fold 7/9999"):
+        sequences("7/9999")
 
 
 def test_rgbd_keeps_only_frames_whose_camera_is_known(trees: Trees) -> None:
