@@ -95,6 +95,7 @@ def test_folds_of_an_rgbd_set_share_no_sequence(tmp_path: Path, trees: Trees) ->
 
     def sequences(fold: str | None) -> set[str]:
         data = open_dataset(config.model_copy(update={"fold": fold}))
+        assert isinstance(data, SampleDataset)
         return {data.name(index).split("/")[-2] for index in range(len(data))}
 
     parts = [sequences(f"{number}/3") for number in (1, 2, 3)]
