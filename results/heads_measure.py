@@ -20,17 +20,14 @@ from clipdepth_plugin.environment import Environment
 from clipdepth_plugin.evaluation.evaluate import Means, evaluate
 from clipdepth_plugin.evaluation.predictors import HeadPredictor
 from clipdepth_plugin.evaluation.protocols import get_protocol
-from clipdepth_plugin.files.pictures import load_image
 from clipdepth_plugin.latency.audit import Method, audit
 from clipdepth_plugin.latency.resources import keep_freed_memory
 from clipdepth_plugin.latency.schema import Audit
 from clipdepth_plugin.latency.subject import make_subject
 
-DEMO = Path(__file__).resolve().parents[1] / "examples" / "00_demo.py"
+DEMO = Path(__file__).resolve().parents[1] / "examples" / "demo_pictures"
 IN_DOMAIN = ("libero", "rooms")
 NEVER_SEEN = ("kitchen", "real_mix", "real_mix2", "motorcycle")
-MOTORCYCLE_CENTRE = (311.193, 254.877)
-"""Principal point in pixels, as Middlebury publishes it."""
 
 
 class Figures(BaseModel):
@@ -79,14 +76,14 @@ def open_sets() -> dict[str, Iterable[Sample]]:
 
 def motorcycle() -> Sample:
     """The picture of the demo with its true depth."""
-    demo = runpy.run_path(str(DEMO))
-    folder, focal = demo["skimage_data"](), demo["MOTORCYCLE_FOCAL_PX"]
-    rgb_HW3 = np.array(load_image(folder / "motorcycle_left.png"))
-    depth_HW = torch.from_numpy(demo["true_depth"](folder)).float().nan_to_num(0.0)
+    demo = runpy.run_path(str(DEMO / "motorcycle.py"))
+    image, depth_HW = demo["load"](demo["skimage_data"]())
+    rgb_HW3, focal = np.array(image), demo["FOCAL_PX"]
+    depth_1HW = torch.from_numpy(depth_HW).float().nan_to_num(0.0)[None]
     return Sample(
         torch.from_numpy(rgb_HW3).permute(2, 0, 1),
-        depth_HW[None],
-        (focal, focal, *MOTORCYCLE_CENTRE),
+        depth_1HW,
+        (focal, focal, *demo["CENTRE"]),
         "motorcycle",
     )
 

@@ -50,10 +50,14 @@ def said_by(name: str, runs: dict[str, tuple[int, str, str]]) -> str:
 def test_demo(runs: dict[str, tuple[int, str, str]], demo_folder: Path) -> None:
     said = said_by("00_demo.py", runs)
     assert "bit for bit what it was alone" in said
-    assert "AbsRel raw" in said
-    depth_HW = read_depth_png(demo_folder / "motorcycle_left.depth.png")
-    assert depth_HW.shape == (500, 741)
-    assert (demo_folder / "coffee.colour.png").stat().st_size > 10_000
+    assert said.count("AbsRel raw") == 2
+    for name, shape in (
+        ("coffee", (400, 600)),
+        ("motorcycle", (500, 741)),
+        ("table_top", (240, 320)),
+    ):
+        assert read_depth_png(demo_folder / f"{name}.depth.png").shape == shape
+        assert (demo_folder / f"{name}.colour.png").stat().st_size > 10_000
 
 
 def test_attach_to_vlm(runs: dict[str, tuple[int, str, str]]) -> None:

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import traceback
 import warnings
+from pathlib import Path
 
 import kornia  # noqa: F401  (these are imported here, so that not every script imports them)
 import torch  # noqa: F401
@@ -25,6 +26,7 @@ import clipdepth_plugin.adapters.loading  # noqa: F401
 def run(script: str, *arguments: str) -> int:
     """Runs a script as ``python script arguments`` does; its exit status."""
     sys.argv = [script, *arguments]
+    sys.path.insert(0, str(Path(script).resolve().parent))
     try:
         runpy.run_path(script, run_name="__main__")
     except SystemExit as ended:

@@ -38,7 +38,7 @@ def config(
     """The benchmark's config for a tiny host and small sets, all of them of the same planes."""
     for split, count in (("train", 3), ("val", 1), ("test", 2)):
         for index in range(count):
-            write_plane(tmp_path / "planes" / split / "scene" / f"{index}", seed=index)
+            write_plane(tmp_path / "planes" / split / f"scene-{index}" / "0", seed=index)
     meta = {"depth_scale": 1000, "intrinsics": {"default": [40.0, 40.0, 19.5, 15.5]}}
     (tmp_path / "planes" / "meta.json").write_text(json.dumps(meta))
     for name in SETS:
