@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from clipdepth_plugin import DepthHead, HeadConfig, TowerFeatures
 from clipdepth_plugin.config import Activation
-from clipdepth_plugin.decoders.compact import convex_upsample, convex_weights
+from clipdepth_plugin.decoders.compact import convex_upsample, convex_weights, spline_logits
 from clipdepth_plugin.decoders.guided import (
     ImageStem,
     PatchAttention,
@@ -128,6 +129,28 @@ def test_convex_upsampling_mixes_neighbours_only() -> None:
     fine = convex_upsample(coarse, mask, 4)
     highest = torch.nn.functional.max_pool2d(coarse, 3, stride=1, padding=1)
     assert bool((fine <= highest.repeat_interleave(4, 2).repeat_interleave(4, 3) + 1e-6).all())
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_a_plane_stays_plane_before_a_mask_is_learnt(factor: int) -> None:
+    y_H1, x_W = torch.arange(7.0)[:, None], torch.arange(9.0)
+    logits = spline_logits(factor)[None, :, None, None].expand(-1, -1, 7, 9)
+    plane_B1HW = (3 + 2 * y_H1 - 0.5 * x_W)[None, None]
+    fine = convex_upsample(plane_B1HW, convex_weights(logits, factor), factor)
+    inner_HW = fine[0, 0, factor:-factor, factor:-factor]
+    for axis, slope in ((0, 2.0), (1, -0.5)):
+        steps = inner_HW.diff(dim=axis)
+        torch.testing.assert_close(steps, torch.full_like(steps, slope / factor))
+
+
+def test_a_new_heads_map_of_even_tokens_shows_no_grid() -> None:
+    """Neither of patches nor of the four positions in each; borders are padded."""
+    head = DepthHead(HeadConfig(width=8, preset="fast", channels=(8, 8, 8))).eval()
+    even_BND = torch.randn(1, 1, 8, generator=torch.Generator().manual_seed(0)).expand(1, 144, 8)
+    levels = dict.fromkeys(head.config.levels, even_BND)
+    with torch.no_grad():
+        inner_HW = head(TowerFeatures(levels, even_BND[:, 0], (12, 12)))[0, 0, 80:-80, 80:-80]
+    torch.testing.assert_close(inner_HW, inner_HW.mean().expand_as(inner_HW))
 
 
 def test_bins_give_the_expected_log_depth() -> None:

@@ -74,6 +74,9 @@ class DepthToSpace(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, config: HeadConfig) -> None:
         super().__init__()
         self.expand = nn.Conv2d(in_channels, 4 * out_channels, 1)
+        with torch.no_grad():  # a position's four fine ones begin as equals (arXiv 1707.02937)
+            for x in self.expand.parameters():
+                x.copy_(x[:out_channels].repeat_interleave(4, dim=0))
         self.smooth = ConvNormAct(out_channels, out_channels, config.norm, "gelu")
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -95,6 +98,17 @@ def convex_upsample(x_B1HW: Tensor, weights_BHWKR: Tensor, factor: int) -> Tenso
     """(B, 1, H, W) -> (B, 1, factor * H, factor * W), mixed from 3 x 3 neighbours each."""
     mixed_BHWR = (neighbours(x_B1HW) * weights_BHWKR).sum(dim=-2)
     return rearrange(mixed_BHWR, "b h w (y x) -> b 1 (h y) (w x)", y=factor)
+
+
+def spline_logits(factor: int) -> Tensor:
+    """(9 * factor^2,) logits of ``convex_weights`` that mix as quadratic B-splines do.
+
+    They keep planes planar: without more to tell, no coarse position shows as a block.
+    """
+    u_R = (torch.arange(factor) + 0.5) / factor - 0.5
+    weight_KR = torch.stack([(0.5 - u_R) ** 2 / 2, 0.75 - u_R**2, (0.5 + u_R) ** 2 / 2])
+    weight_S = torch.einsum("iy,jx->ijyx", weight_KR, weight_KR).flatten()
+    return weight_S.log()
 
 
 @register_decoder("compact")
@@ -169,6 +183,9 @@ class CompactDecoder(Decoder):
         outputs = self.metres.channels + config.confidence
         self.to_logit = nn.Conv2d(at_quadruple, outputs, 3, padding=1)
         self.to_mask = nn.Conv2d(at_quadruple, 9 * CONVEX_FACTOR**2, 1)
+        with torch.no_grad():
+            self.to_mask.weight.zero_()
+            self.to_mask.bias.copy_(spline_logits(CONVEX_FACTOR))
         self.confidence = config.confidence
 
     def forward(
