@@ -40,7 +40,8 @@ seen: kitchen, real_mix, real_mix2, motorcycle.
 - published: SPACE-CLIP's head (arXiv 2601.17657), activation `log` in place of its ReLU.
 - DPT: transformers' neck and head, sized as Depth Anything V2's.
 - linear probe: as DINOv2's on four levels (arXiv 2304.07193).
-- ridge: ridge regression of log depth on the tokens of four levels, in closed form.
+- ridge: ridge regression of log depth on the tokens of four levels, in closed form, on the sets
+  whose scale counts.
 - separate MobileNetV3: a network of its own that reads the pixels alone, trained from scratch, with
   a decoder after FastDepth (arXiv 1903.03273)."""
 
