@@ -183,9 +183,8 @@ class CompactDecoder(Decoder):
         outputs = self.metres.channels + config.confidence
         self.to_logit = nn.Conv2d(at_quadruple, outputs, 3, padding=1)
         self.to_mask = nn.Conv2d(at_quadruple, 9 * CONVEX_FACTOR**2, 1)
-        with torch.no_grad():
-            self.to_mask.weight.zero_()
-            self.to_mask.bias.copy_(spline_logits(CONVEX_FACTOR))
+        nn.init.zeros_(self.to_mask.weight)
+        self.to_mask.bias = nn.Parameter(spline_logits(CONVEX_FACTOR))
         self.confidence = config.confidence
 
     def forward(
