@@ -176,15 +176,15 @@ def fit_ridge(session: Session) -> DepthHead:
     head: DepthHead = session.context.accelerator.unwrap_model(session.model).head
     decoder = cast("RidgeDecoder", head.decoder)
     sums = RidgeSums(len(decoder.levels), head.config.width)
-    shares = torch.tensor([one.scale_share for one in session.context.config.data.train])
     batches = (batch for epoch in count() for batch in session.train.batches(epoch))
     for batch in islice(batches, session.total_steps):
         levels = [batch.features.levels[level] for level in decoder.levels]
         x_NLD = rearrange(torch.stack(levels, dim=2), "b n l d -> (b n) l d").cpu()
         log_N, has_depth_N = patch_log_depth(batch)
-        metric_N = (shares[batch.parts_B.cpu()] > 0).repeat_interleave(levels[0].shape[1])
-        used_N = has_depth_N & metric_N
-        sums.add(x_NLD[used_N], log_N[used_N])
+        if batch.scale_share_B is not None:
+            metric_B = (batch.scale_share_B > 0).cpu()
+            has_depth_N &= metric_B.repeat_interleave(levels[0].shape[1])
+        sums.add(x_NLD[has_depth_N], log_N[has_depth_N])
     weights_LD, constant = sums.fit(range(len(decoder.levels)), RIDGE)
     with torch.no_grad():
         decoder.to_log.weight.copy_(weights_LD.flatten()[None])

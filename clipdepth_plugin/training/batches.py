@@ -47,6 +47,7 @@ class FeatureBatch:
             ones for a head without one.
         names: The samples' names.
         parts_B: Number of each sample's set, as the config lists them.
+        scale_share_B: How much of each view's scale counts in the loss; None: all of it.
     """
 
     features: TowerFeatures
@@ -55,6 +56,7 @@ class FeatureBatch:
     scale_B: Tensor
     names: list[str]
     parts_B: Tensor
+    scale_share_B: Tensor | None = None
 
     @property
     def target_B1HW(self) -> Tensor:
@@ -123,10 +125,14 @@ class SourceContext:
         training: bool,
     ) -> FeatureBatch:
         """A batch of tensors that are on the device."""
-        free = [training and one.scale_share == 0 for one in self.config.data.train]
-        free_B = torch.tensor(free, device=parts_B.device)[parts_B] if any(free) else None
+        shares = [one.scale_share for one in self.config.data.train]
+        share_B = free_B = None
+        if training and any(share != 1 for share in shares):
+            share_B = torch.tensor(shares, device=parts_B.device)[parts_B]
+            free_B = share_B == 0
         scale_B = camera_scale(intrinsics_B4, self.head.canonical_focal, names, free_B)
-        return FeatureBatch(features, depth_B1HW, depth_B1HW > 0, scale_B, names, parts_B)
+        own = (scale_B, names, parts_B, share_B)
+        return FeatureBatch(features, depth_B1HW, depth_B1HW > 0, *own)
 
 
 class TowerSource:

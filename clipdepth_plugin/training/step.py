@@ -57,9 +57,6 @@ class Stepper:
         self._may_overflow = config.precision == "fp16"
         self._skipped = 0
         self._loss = DepthLoss(config.loss)
-        shares = [one.scale_share for one in config.data.train]
-        metric = all(share == 1 for share in shares)
-        self._scale_shares = None if metric else torch.tensor(shares, device=accelerator.device)
         self._size = size
         seeded = torch.Generator().manual_seed(config.seed + 1000003 * accelerator.process_index)
         self.rng = {"cpu": seeded.get_state()}
@@ -97,9 +94,8 @@ class Stepper:
         estimate: DepthEstimate = self._model(
             features.levels, features.context, features.pixels, features.grid, self._size
         )
-        shares = self._scale_shares
-        share_B = None if shares is None else shares[batch.parts_B]
-        result = self._loss(estimate, batch.target_B1HW, batch.valid_B1HW, share_B)
+        truth = (batch.target_B1HW, batch.valid_B1HW)
+        result = self._loss(estimate, *truth, batch.scale_share_B)
         loss = float(result.total.detach())
         # The loss is pooled, so every process takes the same branch.
         if not math.isfinite(loss):
