@@ -29,6 +29,7 @@ from heads_peers import fit_ridge
 from clipdepth_plugin import DepthHead
 from clipdepth_plugin.data.config import expand
 from clipdepth_plugin.environment import describe_environment
+from clipdepth_plugin.files.atomic import write_atomically
 from clipdepth_plugin.latency.schema import Audit
 from clipdepth_plugin.training.engine import train
 from clipdepth_plugin.training.session import open_session, with_precision
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str], output: Path = HERE) -> None:
                 continue
             run = run_entry(name, seed, options, overrides, command)
             runs.mkdir(exist_ok=True)
-            path.write_text(run.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            write_atomically(path, f"{run.model_dump_json(indent=1)}\n".encode())
             errors = {
                 data: round(one.head["none"]["abs_rel"] or 0, 3) for data, one in run.sets.items()
             }
