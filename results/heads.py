@@ -6,8 +6,8 @@
     python results/heads.py --page                             # heads.md and heads.png
 
 CLIPDEPTH_DATA is the folder of the RGB-D sets. Runs that have a file are passed over; one that was
-interrupted goes on. Further options are fields of heads.yaml, as `clipdepth train` takes them:
-`--optimiser.lr 1e-3`. heads_entries.py has the entries, heads_peers.py the peers' decoders,
+interrupted goes on. Further options are fields of configs/demo.yaml, as `clipdepth train` takes
+them: `--optimiser.lr 1e-3`. heads_entries.py has the entries, heads_peers.py the peers' decoders,
 heads_measure.py what is measured, heads_page.py the page.
 """
 

@@ -14,7 +14,7 @@ from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.training.config import TrainConfig
 from clipdepth_plugin.training.config_file import load_config
 
-CONFIG = Path(__file__).resolve().parent / "heads.yaml"
+CONFIG = Path(__file__).resolve().parents[1] / "configs" / "demo.yaml"
 FULLEST = "guided"
 """The entry that reads the most: its run decides what the shared token cache holds."""
 
@@ -91,15 +91,16 @@ def make_config(
         steps: Optimiser steps.
         batch: Pictures in a step.
         side: Height and width of the tower's input and of the maps in the loss.
-        path: The config that the entries share.
+        path: The config whose mixture the entries share.
         overrides: Further fields, as ``clipdepth train`` takes them.
     """
     entry, shared = ENTRIES[name], load_config(path)
     assert shared.cache is not None
-    cache = f"{shared.cache.folder}-{side}" + ("" if entry.shares_cache else f"-{name}")
+    of_side = "" if shared.output_size == (side, side) else f"-{side}"
+    cache = f"{shared.cache.folder}{of_side}" + ("" if entry.shares_cache else f"-{name}")
     options = {f"head.options.{key}": value for key, value in entry.head_options.items()}
     fields = {
-        "run": f"{shared.run}/{name}-{side}-seed{seed}",
+        "run": f"{Path(shared.run).parent}/heads/{name}-{side}-seed{seed}",
         "head.preset": entry.preset,
         **options,
         "optimiser.lr": entry.lr,

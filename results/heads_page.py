@@ -31,7 +31,7 @@ INTRODUCTION = """\
 
 Made by `python results/heads.py --page` from the files of `heads_runs/`. All entries of a table are
 trained on the same pictures in the same order by the same trainer, with the same loss, steps and
-input size ([heads.yaml](heads.yaml)); head and peak learning rate are each entry's own
+input size ([demo.yaml](../configs/demo.yaml)); head and peak learning rate are each entry's own
 ([heads_entries.py](heads_entries.py)). Weights are chosen on the validation sets. Figures are means
 over the pictures of a set, then mean and standard deviation over the seeds. The focal length is
 used where a set knows it. In domain: libero and rooms, other scenes than in training. Places never

@@ -113,9 +113,10 @@ class DataConfig(Settings):
     """``kb``: KITTI's benchmark crop, 352 x 1216 at the bottom centre. ``nyu``: without the white
     frame of NYU's pictures, rows 45 to 471 and columns 43 to 607."""
 
-    redistributable: bool = False
-    """Only sequences that have, or whose source has, exactly ``"redistributable": "yes"`` in
-    meta.json, without conditions ("yes, with attribution")."""
+    redistributable: bool | None = None
+    """True: only sequences that have, or whose source has, exactly ``"redistributable": "yes"`` in
+    meta.json, without conditions ("yes, with attribution"). False: only the others, to measure on.
+    """
 
     fold: Annotated[str, AfterValidator(_is_fold)] | None = None
     """``1/5``: every fifth sequence, by a hash of its name; ``not 1/5``: the others. So places are

@@ -39,7 +39,9 @@ def config(
     for split, count in (("train", 3), ("val", 1), ("test", 2)):
         for index in range(count):
             write_plane(tmp_path / "planes" / split / f"scene-{index}" / "0", seed=index)
-    meta = {"depth_scale": 1000, "intrinsics": {"default": [40.0, 40.0, 19.5, 15.5]}}
+    free = {f"train/scene-{index}": {"redistributable": "yes"} for index in range(2)}
+    cameras = {"default": [40.0, 40.0, 19.5, 15.5]}
+    meta = {"depth_scale": 1000, "intrinsics": cameras, "sequences": free}
     (tmp_path / "planes" / "meta.json").write_text(json.dumps(meta))
     for name in SETS:
         (tmp_path / name).symlink_to(tmp_path / "planes")

@@ -28,6 +28,7 @@ from clipdepth_plugin.files.paths import is_folder, names_in
 from clipdepth_plugin.files.pictures import DEPTH_SUFFIX, OUR_SUFFIXES, SUFFIXES
 from clipdepth_plugin.files.problems import checked, checked_type
 
+_SOURCES = {None: "", True: " of redistributable sources", False: " of other sources"}
 _JSON_BYTES = 16 * MIB  # a camera for each of 200,000 frames
 
 _CAMERA: TypeAdapter[Intrinsics] = TypeAdapter(GivenCamera)
@@ -124,7 +125,7 @@ class RgbdFolder(SampleDataset):
         if not self._frames:
             raise DataError(
                 f"{self._root / config.split}: no frames (<sequence>/<name>.jpg with "
-                f"<name>{DEPTH_SUFFIX}){' of redistributable sources' * config.redistributable}"
+                f"<name>{DEPTH_SUFFIX}){_SOURCES[config.redistributable]}"
                 f"{' whose intrinsics are known' * config.with_camera}"
                 f"{f' in fold {config.fold}' * (config.fold is not None)}"
             )
@@ -172,16 +173,17 @@ class RgbdFolder(SampleDataset):
             raise DataError(f"{split}: no such split; {self._root} has {there or 'no folders'}")
         fold = self._config.fold
         found = [one for one in _folders(split) if fold is None or _is_in(one.name, fold)]
-        if not self._config.redistributable:
+        wanted = self._config.redistributable
+        if wanted is None:
             return found
         path, split_name = self._root / "meta.json", self._config.split
         free = [one for one in found if meta.is_free(f"{split_name}/{one.name}", path)]
-        if found and not free:
+        if wanted and found and not free:
             raise DataError(
                 f"{path}: says of no sequence of {split_name} that it, or its source, is "
                 "redistributable; leave out redistributable"
             )
-        return free
+        return free if wanted else [one for one in found if one not in free]
 
 
 def _is_in(sequence: str, fold: str) -> bool:

@@ -84,6 +84,9 @@ BY_SEQUENCE: dict[str, Any] = {
 def test_rgbd_keeps_only_what_may_be_passed_on(meta: dict[str, Any], trees: Trees) -> None:
     names = [one.name for one in opened(trees.rgbd(meta=meta, redistributable=True))]
     assert names == ["rooms/train/a/000", "rooms/train/a/001", "rooms/train/a/002"]
+    others = [one.name for one in opened(trees.rgbd(meta=meta, redistributable=False))]
+    assert others
+    assert all(name.startswith("rooms/train/b/") for name in others)
     with pytest.raises(DataError, match="redistributable; leave out"):
         open_dataset(trees.rgbd("silent", redistributable=True))
 
