@@ -55,6 +55,10 @@ class DataError(ClipDepthError):
     """A data set's folder, list or file is missing or does not follow its format."""
 
 
+class SourceError(ClipDepthError):
+    """A depth source (a teacher) can't be opened, or gives something else than depth."""
+
+
 class TrainingError(ClipDepthError):
     """A training run cannot start, continue or resume."""
 

@@ -20,7 +20,7 @@ PACKAGE = "clipdepth_plugin"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
-    ("latency", "evaluation", "training"),
+    ("latency", "evaluation", "training", "labelling"),
     ("data",),
     ("__init__",),
     ("plugin",),

@@ -32,7 +32,17 @@ _WANTED = "give a PNG, JPEG, WebP or TIFF picture"
 DEPTH_SUFFIX, COLOUR_SUFFIX, CONFIDENCE_SUFFIX = ".depth.png", ".colour.png", ".confidence.png"
 """Endings of what ``clipdepth predict`` writes: 16-bit millimetres, colours, 8-bit confidence."""
 
-OUR_SUFFIXES = (DEPTH_SUFFIX, COLOUR_SUFFIX, CONFIDENCE_SUFFIX)
+INVERSE_SUFFIX, AGREEMENT_SUFFIX = ".inverse.png", ".agreement.png"
+"""Endings of what ``clipdepth label`` writes beside ``DEPTH_SUFFIX``: 16-bit inverse depth with a
+scale and shift of each picture's own, and how well a source agrees with itself, 8 bits."""
+
+OUR_SUFFIXES = (
+    DEPTH_SUFFIX,
+    COLOUR_SUFFIX,
+    CONFIDENCE_SUFFIX,
+    INVERSE_SUFFIX,
+    AGREEMENT_SUFFIX,
+)
 
 
 def find_images(paths: StrPath | Iterable[StrPath]) -> list[Path]:
