@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from clipdepth_plugin.arguments import Size
-from clipdepth_plugin.errors import NoDepthError
+from clipdepth_plugin.errors import ImageError, NoDepthError
 from clipdepth_plugin.features import Views
 
 POSITIONS = "position_embeddings"
@@ -82,6 +84,32 @@ class LayoutRule(ABC):
     @abstractmethod
     def resolve(self, call: TowerCall) -> TokenLayout:
         """The layout of a pass."""
+
+    @property
+    def mixes_sizes(self) -> bool:
+        """Whether one pass takes views of several sizes."""
+        return False
+
+    def pack(self, views: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the tower is called with to see such views, in their order.
+
+        Args:
+            views: (3, H, W) each, normalised.
+
+        Returns:
+            The pixels, and arguments by name; a tower leaves out those that it does not take.
+
+        Raises:
+            ImageError: It takes none of such sizes, or no pictures at all.
+        """
+        if self.takes != ("images", 3, "H", "W"):
+            raise ImageError(
+                f"the tower takes ({', '.join(map(str, self.takes))}): pictures alone are not "
+                "enough for it, and it is not known what else to give it"
+            )
+        if len(sizes := {tuple(view.shape[1:]) for view in views}) > 1:
+            raise ImageError(f"views of several sizes {sorted(sizes)}: this tower takes one size")
+        return torch.stack([*views]), {}
 
 
 class PlainLayout:
@@ -178,6 +206,31 @@ class GatheredLayout:
 
     def pixels(self, pixels: Tensor) -> list[Tensor]:
         return [torch.stack([one.pixels(pixels) for one in run]) for _, run in self._runs]
+
+
+def grid_of(view_3HW: Tensor, patch: Size, multiple: int = 1) -> Size:
+    """The patch grid (h, w) of a view whose sides are whole multiples of so many patches."""
+    height, width = view_3HW.shape[1:]
+    sides = patch[0] * multiple, patch[1] * multiple
+    if height < sides[0] or width < sides[1] or height % sides[0] or width % sides[1]:
+        raise ImageError(
+            f"pictures of {height} x {width} for a tower that takes whole multiples of "
+            f"{sides[0]} x {sides[1]}: give it another size"
+        )
+    return height // patch[0], width // patch[1]
+
+
+def padded_behind(views: Sequence[Tensor]) -> Tensor:
+    """(B, 3, H, W): views of several sizes, with zeros below and at the right."""
+    height, width = (max(view.shape[axis] for view in views) for axis in (1, 2))
+    return torch.stack(
+        [F.pad(one, (0, width - one.shape[2], 0, height - one.shape[1])) for one in views]
+    )
+
+
+def patch_rows(rows: Sequence[Tensor]) -> Tensor:
+    """(B, N, P): the patches (n, P) of each view, with zeros behind up to the most."""
+    return pad_sequence([*rows], batch_first=True)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.arguments import check_type
 from clipdepth_plugin.errors import ImageError
-from clipdepth_plugin.maps.geometry import ViewGeometry
+from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
 
 
 def to_pixels(images: Sequence[Image.Image], preprocessing: Preprocessing) -> Tensor:
@@ -35,15 +35,19 @@ def frames(
     pixels_B3HW = torch.empty(len(images), 3, *preprocessing.size)
     geometries = []
     for index, image in enumerate(images):
-        check_type(image, Image.Image, f"picture {index}", ImageError)
-        if image.mode != "RGB":
-            raise ImageError(
-                f"picture {index} has mode {image.mode}, expected RGB; read it with load_image"
-            )
+        _check_picture(image, index)
         rgb_3HW, geometry = frame(image, preprocessing)
         pixels_B3HW[index] = normalised(rgb_3HW, preprocessing)
         geometries.append(geometry)
     return pixels_B3HW, geometries
+
+
+def _check_picture(image: Image.Image, index: int) -> None:
+    check_type(image, Image.Image, f"picture {index}", ImageError)
+    if image.mode != "RGB":
+        raise ImageError(
+            f"picture {index} has mode {image.mode}, expected RGB; read it with load_image"
+        )
 
 
 def frame(image: Image.Image, preprocessing: Preprocessing) -> tuple[Tensor, ViewGeometry]:
@@ -71,8 +75,56 @@ def frame(image: Image.Image, preprocessing: Preprocessing) -> tuple[Tensor, Vie
     (top, left), (height, width) = map(int, geometry.offset), geometry.view_size
     # Negative where the picture is cropped.
     sides = (left, width - left - scaled[1], top, height - top - scaled[0])
-    planes = zip(rgb_3HW, preprocessing.mean, strict=True)
-    return torch.stack([F.pad(plane_HW, sides, value=mean) for plane_HW, mean in planes]), geometry
+    return _padded(rgb_3HW, sides, preprocessing.mean), geometry
+
+
+def shown(
+    images: Sequence[Image.Image], preprocessing: Preprocessing
+) -> tuple[list[Tensor], list[ImageViews]]:
+    """Pictures as a host shows them to its tower: all views of each, normalised.
+
+    One view, by ``frames``, where the host has a rule for that.
+
+    Returns:
+        The views (3, H, W) of all pictures in order, and how they lie in the picture of each.
+
+    Raises:
+        ImageError: One is no RGB picture.
+    """
+    if not preprocessing.makes_own_sizes:
+        pixels_B3HW, geometries = frames(images, preprocessing)
+        return [*pixels_B3HW], [ImageViews((one,)) for one in geometries]
+    views: list[Tensor] = []
+    placed: list[ImageViews] = []
+    for index, image in enumerate(images):
+        _check_picture(image, index)
+        placed.append(preprocessing.views((image.height, image.width)))
+        views += [
+            normalised(part(image, view, preprocessing), preprocessing) for view in placed[-1].views
+        ]
+    return views, placed
+
+
+def part(image: Image.Image, geometry: ViewGeometry, preprocessing: Preprocessing) -> Tensor:
+    """One view of a picture (RGB), (3, H, W) float32 in 0..1, of a host that makes several."""
+    spans = []  # of the picture, and of the view
+    for side, view, scale, offset in zip(
+        (image.height, image.width),
+        geometry.view_size,
+        geometry.scale,
+        geometry.offset,
+        strict=True,
+    ):
+        first, last = max(0, round(offset)), min(view, round(side * scale + offset))
+        last = max(last, first + 1)
+        start, end = ((edge - offset) / scale for edge in (first, last))
+        spans.append(((max(0.0, start), min(float(side), end)), (first, last)))
+    ((top, bottom), (above, below)), ((left, right), (before, behind)) = spans
+    box, to = (left, top, right, bottom), (below - above, behind - before)
+    rgb_3HW = _resized(image, to, preprocessing, box)
+    height, width = geometry.view_size
+    fill = preprocessing.shown_rule.padding or preprocessing.mean
+    return _padded(rgb_3HW, (before, width - behind, above, height - below), fill)
 
 
 def normalised(rgb_3HW: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -82,8 +134,21 @@ def normalised(rgb_3HW: Tensor, preprocessing: Preprocessing) -> Tensor:
     return (rgb_3HW - mean_311) / std_311
 
 
-def _resized(image: Image.Image, size: tuple[int, ...], preprocessing: Preprocessing) -> Tensor:
-    """(3, *size) float32 in 0..1."""
+def _padded(
+    rgb_3HW: Tensor, sides: tuple[int, int, int, int], colour: tuple[float, float, float]
+) -> Tensor:
+    """With borders of a colour: left, right, above, below; cropped where they are negative."""
+    planes = zip(rgb_3HW, colour, strict=True)
+    return torch.stack([F.pad(plane_HW, sides, value=one) for plane_HW, one in planes])
+
+
+def _resized(
+    image: Image.Image,
+    size: tuple[int, ...],
+    preprocessing: Preprocessing,
+    box: tuple[float, float, float, float] | None = None,
+) -> Tensor:
+    """(3, *size) float32 in 0..1, of the box (left, top, right, bottom)."""
     resampling = Image.Resampling[preprocessing.interpolation.upper()]
-    rgb_HWC = np.array(image.resize((size[1], size[0]), resampling))
+    rgb_HWC = np.array(image.resize((size[1], size[0]), resampling, box))
     return torch.from_numpy(rgb_HWC).permute(2, 0, 1).contiguous().to(torch.float32) / 255.0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,8 @@ from clipdepth_plugin.adapters.layouts import (
     TokenLayout,
     TowerCall,
     ViewTokens,
+    grid_of,
+    padded_behind,
 )
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import NoDepthError
@@ -30,7 +33,8 @@ from clipdepth_plugin.features import Views
 # Pretraining's masks: their patches are replaced or weighed, none is padding.
 _NOT_PADDING = ("bool_masked_pos", "head_mask")
 # True, or 1, is a real patch.
-_MARKS_REAL = ("patch_attention_mask", "pixel_attention_mask", "pixel_mask", "attention_mask")
+_PATCH_MASK = "patch_attention_mask"
+_MARKS_REAL = (_PATCH_MASK, "pixel_attention_mask", "pixel_mask", "attention_mask")
 # In part of a name: torch's convention, where True is to be ignored.
 _MARKS_PADDING = "padding_mask"
 # Arguments that say how tokens are packed; a tower that takes one needs a rule of its own.
@@ -86,6 +90,19 @@ class PlainRule(LayoutRule):
             for index, mask_hw in enumerate(mask_Bhw)
         ]
         return GatheredLayout([(batch, count)], view_tokens)
+
+    @property
+    def mixes_sizes(self) -> bool:
+        return _PATCH_MASK in self.parameters
+
+    def pack(self, views: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Padded behind where they differ in size, the real patches in a mask."""
+        if not self.mixes_sizes or len({view.shape for view in views}) == 1:
+            return super().pack(views)
+        ones = [
+            view.new_ones(grid_of(view, self.patch_size), dtype=torch.bool)[None] for view in views
+        ]
+        return padded_behind(views), {_PATCH_MASK: padded_behind(ones)[:, 0]}
 
     def _mask(self, call: TowerCall, shape: tuple[int, ...]) -> Tensor | None:
         """The mask of real patches (B, h, w) that the tower was given; None where all are real."""

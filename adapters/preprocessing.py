@@ -16,7 +16,7 @@ from clipdepth_plugin.adapters.processors.whole import (
 )
 from clipdepth_plugin.arguments import Size, parse_count, parse_numbers, parse_size
 from clipdepth_plugin.errors import HostError, quoted
-from clipdepth_plugin.maps.geometry import ViewGeometry
+from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
 from clipdepth_plugin.maps.tiling import ViewRule
 
 _SHAPES: tuple[Size, ...] = ((150, 230), (260, 170), (40, 40))
@@ -116,6 +116,36 @@ class Preprocessing:
         if self.resize is not None:
             return self._rule_of(self.resize)
         return next((rule for rule in self.view_rules if self._makes_one_view(rule)), None)
+
+    @property
+    def makes_own_sizes(self) -> bool:
+        """Whether all that is known are rules without one view of size ``size`` of any image.
+
+        Such hosts cut images into tiles, or resize each to a size of its own.
+        """
+        return self.whole_rule is None and bool(self.view_rules)
+
+    @property
+    def fixed_size(self) -> bool:
+        """Whether all views are of ``size``."""
+        if not self.makes_own_sizes:
+            return True
+        return all(
+            view.view_size == self.size for size in _SHAPES for view in self.views(size).views
+        )
+
+    @property
+    def shown_rule(self) -> ViewRule:
+        """The rule by which pictures are shown: that for one view, else the host's first.
+
+        Raises:
+            HostError: There is none.
+        """
+        return self.whole_rule or self.known_rules()[0]
+
+    def views(self, image_size: Size) -> ImageViews:
+        """The views of an image by ``shown_rule``."""
+        return self.shown_rule.views(image_size)
 
     def _makes_one_view(self, rule: ViewRule) -> bool:
         made = (rule.views(size).views for size in _SHAPES)

@@ -5,6 +5,8 @@ Axes: B views, H W pixels.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from clipdepth_plugin.adapters.pass_recorder import PassRecorder
 from clipdepth_plugin.adapters.passes import TowerPass
 from clipdepth_plugin.adapters.taps import Taps, leaving_early, owners
 from clipdepth_plugin.adapters.towers import Tower
+from clipdepth_plugin.adapters.traits import parameters_of
 from clipdepth_plugin.errors import NoDepthError
 
 _RECORDED = ("output_hidden_states", "output_attentions")
@@ -59,6 +62,28 @@ class TowerRunner:
             if tower_kwargs.get(name) or getattr(config, name, False):
                 return False
         return self._state.may_leave_early()
+
+
+def packed(tower: Tower, views: Sequence[Tensor]) -> tuple[Tensor, dict[str, Any]]:
+    """A tower's arguments for views (3, H, W) of any sizes: pixels, and the others by name.
+
+    Raises:
+        ImageError: The tower takes none of such sizes in one pass, or no pictures alone.
+    """
+    pixels, said = tower.rule.pack(views)
+    taken, device = parameters_of(tower.module), _device(tower, pixels)
+    return pixels, {name: x.to(device) for name, x in said.items() if name in taken}
+
+
+def in_one_pass(tower: Tower, sizes: Sequence[Any]) -> list[slice]:
+    """Which neighbours a tower sees in one pass: all, or those of one size.
+
+    ``sizes`` are any values that are equal where sizes are.
+    """
+    if tower.rule.mixes_sizes:
+        return [slice(0, len(sizes))]
+    ends = [i for i in range(1, len(sizes)) if sizes[i] != sizes[i - 1]]
+    return [slice(*pair) for pair in itertools.pairwise([0, *ends, len(sizes)])]
 
 
 class _TowerState:
@@ -108,6 +133,11 @@ class _TowerState:
 def _as_tower_takes(pixels_B3HW: Tensor, tower: Tower) -> Tensor:
     """On the tower's device and in its dtype; as they are where its weights are offloaded."""
     weight = next(tower.patch_embed.parameters())
-    device = pixels_B3HW.device if weight.is_meta else weight.device
+    device = _device(tower, pixels_B3HW)
     dtype = weight.dtype if weight.is_floating_point() else pixels_B3HW.dtype
     return pixels_B3HW.to(device, dtype)
+
+
+def _device(tower: Tower, pixels: Tensor) -> torch.device:
+    weight = next(tower.patch_embed.parameters())
+    return pixels.device if weight.is_meta else weight.device

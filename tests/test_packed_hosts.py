@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, attach, find_towers
+from clipdepth_plugin.adapters.running import in_one_pass
 from clipdepth_plugin.errors import ImageError, NoDepthError
 from tests.tiny.case import PATCH, WIDTH, tensors
 from tests.tiny.coordinates import (
@@ -236,3 +237,26 @@ def test_the_tower_alone(packed: PackedCase, make_head: MakeHead) -> None:
         close(one.pixels[index], pictures[picture][:, rows, columns], tolerance)
     with pytest.raises(ImageError, match="pixel_values has shape"):
         plugin(pixels[..., None], **kwargs)
+
+
+@torch.no_grad()
+def test_views_become_what_the_tower_is_called_with(
+    packed: PackedCase, make_head: MakeHead
+) -> None:
+    """Pictures that we pack ourselves give the tokens of the library's own packing."""
+    if packed.tile is not None and packed.name != "molmo2":
+        pytest.skip("its tiles see each other")
+    host, pictures = packed.host(), packed.pictures()
+    (tower,) = find_towers(host)
+    head = all_levels(make_head, host, packed)
+    with attach(host, head) as plugin, plugin.capture() as seen:
+        packed.run(host, packed.pack(pictures))
+        expected = [view for one in seen for view in views_of(one.batches)]
+    if packed.name == "gemma4":  # its packing undoes what its tower does
+        pictures = [(one + 1) / 2 for one in pictures]
+    given = [pictures[run] for run in in_one_pass(tower, [one.shape for one in pictures])]
+    ours = [view for some in given for view in views_of(plugin.views_pass(some).batches)]
+    for (one, row), (library, its_row) in zip(ours, expected, strict=True):
+        assert one.grid == library.grid
+        for level, tokens_BND in one.levels.items():
+            close(tokens_BND[row], library.levels[level][its_row], 1e-5)

@@ -7,17 +7,20 @@ wherever there is a picture and not padding. What comes out must say what the ru
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 import transformers
 from einops import rearrange
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import Tensor
 
+from clipdepth_plugin.adapters.pixels import normalised, part
 from clipdepth_plugin.adapters.processors.hf import from_processor
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
@@ -331,3 +334,25 @@ def test_each_family_is_tested() -> None:
         processor = processor(**{**PLAIN, **case.options})
         kinds |= {type(rule).__name__ for rule in from_processor(processor).rules}
     assert len(kinds) >= 12, kinds
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_pictures_are_shown_as_the_processor_shows_them(case: Case) -> None:
+    """Padding, too; those that resize twice blur more than our one resize."""
+    known = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.25] * 3}
+    processor = getattr(transformers, case.processor)(**{**PLAIN, **known, **case.options})
+    read = from_processor(processor)
+    only = replace(read, resize=None, view_rules=(read.rules[case.rule],))
+    for size in case.sizes[1:4]:
+        image = smooth_picture(size)
+        pixels_3HW = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        out = processor(case.nest(pixels_3HW), return_tensors="pt", **(case.call or {}))
+        ours = [part(image, one, only) for one in read.rules[case.rule].views(size).views]
+        for one, other in zip(ours, map(torch.as_tensor, case.views(out)), strict=True):
+            error = normalised(one, only) - other[:, : one.shape[1], : one.shape[2]]
+            assert error.abs().mean() < 0.1, size
+
+
+def smooth_picture(size: Size) -> Image.Image:
+    noise = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize(size[::-1], Image.Resampling.BICUBIC)

@@ -63,6 +63,25 @@ class GivenPlacesRule(layouts.LayoutRule):
         ]
         return layouts.GatheredLayout([(batch, length)], view_tokens)
 
+    @property
+    def mixes_sizes(self) -> bool:
+        return True
+
+    def pack(self, views: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        ph, pw = self.patch_size
+        pattern = "c (h ph) (w pw) -> (h w) (ph pw c)"
+        rows, places = [], []
+        for view in views:
+            h, w = layouts.grid_of(view, self.patch_size)
+            rows.append(rearrange(view, pattern, ph=ph, pw=pw))
+            places.append(torch.cartesian_prod(torch.arange(h), torch.arange(w)) + 1)
+        # From 1, so that padding is 0.
+        places_BT2, patches_BTP = layouts.patch_rows(places), layouts.patch_rows(rows)
+        if self.said_by == "flattened_patches":
+            patches_BTP = torch.cat([places_BT2.to(patches_BTP), patches_BTP], dim=-1)
+            return patches_BTP, {"attention_mask": (places_BT2[..., 0] > 0).float()}
+        return patches_BTP, {self.said_by: places_BT2.flip(-1) - 1}
+
     def _view(self, index: int, start: int, places_T2: Tensor) -> layouts.ViewTokens:
         real_N = (places_T2 >= 0).all(dim=-1).nonzero().flatten()
         rows_N, columns_N = places_T2[real_N].unbind(-1)

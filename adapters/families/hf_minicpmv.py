@@ -60,6 +60,17 @@ class StripRule(layouts.LayoutRule):
             start += h * w
         return layouts.GatheredLayout([(1, count)], view_tokens)
 
+    @property
+    def mixes_sizes(self) -> bool:
+        return True
+
+    def pack(self, views: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        grids = [layouts.grid_of(view, self.patch_size) for view in views]
+        ph, pw = self.patch_size
+        pattern = "c (h ph) (w pw) -> c ph (h w pw)"
+        strips = [rearrange(view, pattern, ph=ph, pw=pw) for view in views]
+        return torch.cat(strips, dim=-1)[None], {"target_sizes": torch.tensor(grids).int()}
+
     def _pixels(self, strip: Tensor, start: int, grid: Size) -> Tensor:
         (h, w), pw = grid, self.patch_size[1]
         part = strip[0, ..., start * pw : (start + h * w) * pw]

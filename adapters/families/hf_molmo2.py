@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from clipdepth_plugin.adapters import layouts, traits
 from clipdepth_plugin.adapters.families.registry import register
 from clipdepth_plugin.arguments import Size
-from clipdepth_plugin.errors import NoDepthError
+from clipdepth_plugin.errors import ImageError, NoDepthError
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,16 @@ class CropRule(layouts.LayoutRule):
             for crop in range(crops)
         ]
         return layouts.GatheredLayout([(crops, patches)], view_tokens)
+
+    def pack(self, views: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        (h, w), (ph, pw) = self.grid, self.patch_size
+        sizes = {tuple(view.shape[1:]) for view in views}
+        if sizes != {(h * ph, w * pw)}:
+            raise ImageError(
+                f"crops of {sorted(sizes)} for a tower that takes {h * ph} x {w * pw} alone"
+            )
+        pattern = "c (h ph) (w pw) -> (h w) (ph pw c)"
+        return torch.stack([rearrange(view, pattern, ph=ph, pw=pw) for view in views]), {}
 
     def _pixels(self, patches_BNP: Tensor, crop: int) -> Tensor:
         (h, w), (ph, pw) = self.grid, self.patch_size

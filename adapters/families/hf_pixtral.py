@@ -49,6 +49,16 @@ class PixtralRule(layouts.LayoutRule):
             start += len(rows_N)
         return layouts.GatheredLayout([(1, start)], view_tokens)
 
+    @property
+    def mixes_sizes(self) -> bool:
+        return True
+
+    def pack(self, views: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        for view in views:
+            layouts.grid_of(view, self.patch_size)
+        sizes = torch.tensor([tuple(view.shape[1:]) for view in views])
+        return layouts.padded_behind(views), {"image_sizes": sizes}
+
 
 @register
 def _read(tower: Any, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:

@@ -120,6 +120,38 @@ class QwenRule(layouts.LayoutRule):
             check_positions(call, view_tokens)
         return layouts.GatheredLayout([(sum(counts),), (1, sum(counts))], view_tokens)
 
+    @property
+    def mixes_sizes(self) -> bool:
+        return True
+
+    def pack(self, views: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Each view is a picture: of a temporal patch all frames are the same."""
+        grids = [layouts.grid_of(view, self.patch_size, self.merge) for view in views]
+        patches = torch.cat(
+            [self._patches(view, grid) for view, grid in zip(views, grids, strict=True)]
+        )
+        if self.packing.axes:
+            patches = patches.unflatten(1, (3, *self.patch_size))
+        if len(self.packing.axes) > 1:
+            patches = patches[None]
+        grid_thw = torch.tensor([(1, *grid) for grid in grids])
+        return patches, {
+            "grid_thw": grid_thw,
+            "merge_sizes": torch.full((len(views),), self.merge),
+        }
+
+    def _patches(self, view_3HW: Tensor, grid: Size) -> Tensor:
+        """The flattened patches of a view, in merge order."""
+        patch = "ph pw c t" if self.packing.channels_last else "c t ph pw"
+        return rearrange(
+            view_3HW.expand(self.frames, *view_3HW.shape),
+            f"t c (H mh ph) (W mw pw) -> (H W mh mw) ({patch})",
+            mh=self.merge,
+            mw=self.merge,
+            ph=self.patch_size[0],
+            pw=self.patch_size[1],
+        )
+
     def _merges(self, call: layouts.TowerCall, grids: list[list[int]]) -> list[int]:
         """The side of each picture's merge squares (VideoLLaMA 3's differ)."""
         if "merge_sizes" not in call.arguments:

@@ -58,6 +58,20 @@ class NaflexRule(layouts.LayoutRule):
         ]
         return layouts.GatheredLayout([(batch, length)], view_tokens)
 
+    @property
+    def mixes_sizes(self) -> bool:
+        return True
+
+    def pack(self, views: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        grids = [layouts.grid_of(view, self.patch_size) for view in views]
+        ph, pw = self.patch_size
+        pattern = "c (h ph) (w pw) -> (h w) (ph pw c)"
+        patches_BTP = layouts.patch_rows([rearrange(x, pattern, ph=ph, pw=pw) for x in views])
+        counts_B = torch.tensor([h * w for h, w in grids])
+        mask_BT = (torch.arange(patches_BTP.shape[1]) < counts_B[:, None]).int()
+        said = {"spatial_shapes": torch.tensor(grids), **dict.fromkeys(_MASKS, mask_BT)}
+        return patches_BTP, said
+
     def _check_masks(self, call: layouts.TowerCall, counts: list[int], length: int) -> None:
         real_BT = torch.arange(length) < torch.tensor(counts)[:, None]
         for name in _MASKS:

@@ -19,7 +19,7 @@ from clipdepth_plugin.adapters.processors.registry import Read, register, sized,
 from clipdepth_plugin.adapters.processors.whole import PadToSquare, ShortestSide, Squash
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
-from clipdepth_plugin.maps.tiling import ViewRule
+from clipdepth_plugin.maps.tiling import BLACK, RGB, ViewRule
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class AnyRes(ViewRule):
     """
 
     label: ClassVar[str] = "an overview and anyres tiles"
+    padding: ClassVar[RGB | None] = BLACK
     tile: Size
     canvases: tuple[Size, ...]
     piece: int
@@ -118,6 +119,7 @@ class PaddedTiles(ViewRule):
     """Mllama's: tiles of a canvas padded below and right; the blank ones behind are no views."""
 
     label: ClassVar[str] = "tiles of a padded canvas"
+    padding: ClassVar[RGB | None] = BLACK
     tile: int
     max_tiles: int
 
@@ -143,6 +145,7 @@ class PaddedTilesAndOverview(ViewRule):
     """
 
     label: ClassVar[str] = "tiles of a padded canvas and an overview"
+    padding: ClassVar[RGB | None] = BLACK
     tile: int
     max_tiles: int
     fills: bool

@@ -15,6 +15,9 @@ from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import HostError
 from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
 
+RGB = tuple[float, float, float]
+BLACK: RGB = (0.0, 0.0, 0.0)
+
 
 class ViewRule(Protocol):
     """How a host makes views of an image.
@@ -22,10 +25,12 @@ class ViewRule(Protocol):
     Attributes:
         label: For messages.
         pads_behind: Whether views are padded, below and at the right, to the largest of a batch.
+        padding: RGB in 0..1 of what a view shows beside the image; None: the mean colour.
     """
 
     label: ClassVar[str]
     pads_behind: ClassVar[bool] = False
+    padding: ClassVar[RGB | None] = None
 
     def views(self, image_size: Size) -> ImageViews:
         """The views of an image of this size."""

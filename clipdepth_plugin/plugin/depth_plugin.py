@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
 from clipdepth_plugin.adapters.passes import TowerPass, wanted_by
-from clipdepth_plugin.adapters.running import TowerRunner
+from clipdepth_plugin.adapters.running import TowerRunner, packed
 from clipdepth_plugin.adapters.taps import Taps, owners
 from clipdepth_plugin.adapters.threads import changing, threads_inside
 from clipdepth_plugin.adapters.towers import Tower, choose_tower
@@ -248,6 +248,15 @@ class DepthPlugin(DepthReading, nn.Module):
         """One pass of the tower alone, as ``capture`` collects the host's; ``depth`` stays."""
         check_laid_out(pixel_values, self.tower)
         return cast("DepthPass", self._runner.run(pixel_values, tower_kwargs))
+
+    def views_pass(self, views: Sequence[Tensor]) -> DepthPass:
+        """As ``tower_pass``, of normalised views (3, H, W) that the tower's packing is left to.
+
+        Raises:
+            ImageError: The tower takes none of such sizes in one pass, or no pictures alone.
+        """
+        pixels, said = packed(self.tower, views)
+        return self.tower_pass(pixels, **said)
 
     def _pass(self) -> DepthPass:
         slot = self._recorder.slot

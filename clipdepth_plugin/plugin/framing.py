@@ -22,21 +22,21 @@ logger = logging.getLogger(__name__)
 def framing(
     config: HeadConfig, preprocessing: Preprocessing, input_size: Size | None = None
 ) -> Preprocessing:
-    """How pictures are made a tower's input for a head, one view of each.
+    """How pictures are made a tower's input for a head.
 
-    By the host's own rule, so that the head sees what it sees in the host's own forward. Squashed
-    whole where the host has no rule for one view, where the rule does not follow to another input
-    size, or where the head was trained so.
+    By one of the host's own rules, so that the head sees what it sees in the host's own forward:
+    that for one view of fixed size, else its first (tiles; a size of each picture's own). Squashed
+    whole where none is known, where the rule does not follow to another input size, or where the
+    head was trained so.
     """
     if input_size is not None:
         input_size = parse_size(input_size, "input_size")
     size = input_size or config.input_size or preprocessing.size
     if size != preprocessing.size:
         preprocessing = preprocessing.at_size(size)
-    rule = preprocessing.whole_rule
-    if config.resize == "whole" or rule is None:
+    if config.resize == "whole" or not preprocessing.rules:
         return preprocessing.whole()
-    rules = () if preprocessing.resize is not None else (rule,)
+    rules = () if preprocessing.resize is not None else (preprocessing.shown_rule,)
     return replace(preprocessing, view_rules=rules)
 
 
@@ -72,7 +72,7 @@ def warn_of_other_views(config: HeadConfig, preprocessing: Preprocessing | None)
         return
     trained = framing(config, preprocessing)
     size_differs = config.input_size not in (None, preprocessing.size)
-    rule_differs = config.resize is not None and preprocessing.rules != trained.rules
+    rule_differs = config.resize is not None and preprocessing.rules[0] != trained.rules[0]
     if not (size_differs or rule_differs):
         return
     how = trained.rules[0].label if config.resize else "shown"

@@ -5,17 +5,18 @@ Axes: C metres and confidence, H W a picture's own size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
-from clipdepth_plugin.adapters.pixels import frames
+from clipdepth_plugin.adapters.pixels import shown
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
-from clipdepth_plugin.arguments import Size, check_type
+from clipdepth_plugin.adapters.running import in_one_pass
+from clipdepth_plugin.arguments import Size, check_type, parse_focal, parse_intrinsics
 from clipdepth_plugin.errors import ImageError, quoted
 from clipdepth_plugin.maps.cameras import Cameras, Focals
-from clipdepth_plugin.maps.geometry import ImageViews
 from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
 from clipdepth_plugin.plugin.framing import framing, known_preprocessing
 
@@ -57,7 +58,7 @@ class PictureDepth:
         intrinsics: Cameras | None = None,
         focal_px: Focals | None = None,
     ) -> list[Tensor]:
-        """The depth of pictures, in one tower pass.
+        """The depth of pictures, in one tower pass if the tower takes all of their views in one.
 
         Args:
             images: RGB pictures of any sizes.
@@ -69,7 +70,7 @@ class PictureDepth:
             with the confidence behind them where the head predicts it.
 
         Raises:
-            ImageError: A picture is not RGB, or the tower takes no batches of pictures.
+            ImageError: A picture is not RGB, or the tower takes no pictures of such a size.
             NoDepthError: The depth is not finite.
             HostError: Not as many cameras as pictures, or no cameras of such pictures.
             HeadMismatchError: A camera for a head without a canonical one; or the head is in
@@ -81,6 +82,26 @@ class PictureDepth:
             )
         if not images:
             return []
-        pixels_B3HW, geometries = frames(images, self.framing)
-        run = self._plugin.tower_pass(pixels_B3HW)
-        return run.in_images([ImageViews((one,)) for one in geometries], intrinsics, focal_px)
+        views, placed = shown(images, self.framing)
+        rest = iter(views)
+        views_of = [[next(rest) for _ in image.views] for image in placed]
+        runs = in_one_pass(
+            self._plugin.tower, [{view.view_size for view in image.views} for image in placed]
+        )
+        cameras = _for_each(runs, intrinsics, parse_intrinsics, len(images))
+        focals = _for_each(runs, focal_px, parse_focal, len(images))
+        maps = []
+        for run, camera, focal in zip(runs, cameras, focals, strict=True):
+            tower_pass = self._plugin.views_pass([one for some in views_of[run] for one in some])
+            maps += tower_pass.in_images(placed[run], camera, focal)
+        return maps
+
+
+def _for_each(
+    runs: Sequence[slice], given: Any, parse: Callable[[Any, int], list[Any]], images: int
+) -> list[Any]:
+    """What each run is given of what is given for one or for all images."""
+    if given is None or len(runs) == 1:
+        return [given] * len(runs)
+    each = parse(given, images)
+    return [each[run] for run in runs]
