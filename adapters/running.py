@@ -18,6 +18,7 @@ from clipdepth_plugin.adapters.taps import Taps, leaving_early, owners
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.adapters.traits import parameters_of
 from clipdepth_plugin.errors import NoDepthError
+from clipdepth_plugin.features import Run
 
 _RECORDED = ("output_hidden_states", "output_attentions")
 
@@ -48,6 +49,22 @@ class TowerRunner:
                 "or graphed before; attach the plug-in first, then call it"
             )
         return seen[-1]
+
+    def runs(self, views: Sequence[Tensor]) -> list[Run]:
+        """The features of normalised views (3, H, W) of any sizes, in their order.
+
+        Raises:
+            ImageError: The tower takes no pictures of such a size.
+        """
+        found = []
+        for some in in_one_pass(self._tower, [view.shape[1:] for view in views]):
+            pixels, said = packed(self._tower, views[some])
+            one = self.run(pixels, said)
+            found += [
+                Run(features, its.pixel_size)
+                for features, its in zip(one.batches, one.views, strict=True)
+            ]
+        return found
 
     def _may_leave_early(self, tower_kwargs: dict[str, Any]) -> bool:
         """Whether nobody else needs the end of the tower's forward, which an exception would skip.

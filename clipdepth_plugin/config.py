@@ -249,9 +249,13 @@ class HeadConfig(Settings):
             return self.canonical_focal
         return self.canonical_focal * math.sqrt(math.prod(size) / math.prod(self.input_size))
 
-    def trained_on(self, size: tuple[int, int], resize: ResizeRule) -> HeadConfig:
-        """The same with a record of how its training makes pictures the tower's input."""
-        record = {"input_size": size, "resize": resize, "canonical_focal": self.focal_at(size)}
+    def trained_on(self, size: tuple[int, int] | None, resize: ResizeRule) -> HeadConfig:
+        """The same with a record of how its training makes pictures the tower's input.
+
+        ``size``: (H, W) of every view; None where each has its own.
+        """
+        focal = self.canonical_focal if size is None else self.focal_at(size)
+        record = {"input_size": size, "resize": resize, "canonical_focal": focal}
         return self.model_copy(update=record)
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -143,6 +143,13 @@ class Views:
 
     count: int
     grid: Size
+    pixel_size: Size
+
+
+class Run(NamedTuple):
+    """Neighbouring views of one size: their features, and (H, W) of what each shows."""
+
+    features: TowerFeatures
     pixel_size: Size
 
 

@@ -240,9 +240,7 @@ def test_the_tower_alone(packed: PackedCase, make_head: MakeHead) -> None:
 
 
 @torch.no_grad()
-def test_views_become_what_the_tower_is_called_with(
-    packed: PackedCase, make_head: MakeHead
-) -> None:
+def test_pictures_packed_by_us(packed: PackedCase, make_head: MakeHead) -> None:
     """Pictures that we pack ourselves give the tokens of the library's own packing."""
     if packed.tile is not None and packed.name != "molmo2":
         pytest.skip("its tiles see each other")

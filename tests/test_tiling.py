@@ -17,7 +17,7 @@ from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import HostError
 from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
 from clipdepth_plugin.maps.stitching import stitch
-from clipdepth_plugin.maps.tiling import arrange
+from clipdepth_plugin.maps.tiling import RGB, arrange
 
 TILE = 32
 VIEW = (TILE, TILE)
@@ -150,6 +150,7 @@ class _HalfSize:
 
     label: ClassVar[str] = "halved"
     pads_behind: ClassVar[bool] = False
+    padding: ClassVar[RGB | None] = None
 
     def views(self, image_size: Size) -> ImageViews:
         half = image_size[0] // 2, image_size[1] // 2

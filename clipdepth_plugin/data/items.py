@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
+from clipdepth_plugin.adapters.layouts import padded_behind
 from clipdepth_plugin.adapters.pixels import normalised
 from clipdepth_plugin.data.augment import augment as vary
-from clipdepth_plugin.data.augment import flipped, sample_generator
+from clipdepth_plugin.data.augment import flipped, mixed_seed, sample_generator
 from clipdepth_plugin.data.dataset import SampleDataset
 from clipdepth_plugin.data.order import Draw
 from clipdepth_plugin.data.views import View, make_view
@@ -23,6 +24,7 @@ from clipdepth_plugin.errors import DataError
 
 if TYPE_CHECKING:
     from clipdepth_plugin.adapters.preprocessing import Preprocessing
+    from clipdepth_plugin.arguments import Size
     from clipdepth_plugin.data.augment_config import AugmentConfig
     from clipdepth_plugin.data.sample import Sample
 
@@ -34,7 +36,7 @@ class Batch:
     """Views of B samples.
 
     Attributes:
-        pixels_B3HW: float32, normalised as the tower takes it, at ``preprocessing.size``.
+        pixels_B3HW: float32, normalised as the tower takes it; padded behind to the largest view.
         depth_B1HW: float32 metres at the output size asked for; 0 = invalid.
         intrinsics_B4: float32 (fx, fy, cx, cy) in pixels of the tower's input (not of the depth
             map, which covers the same view in its own size); rows of NaN where not known.
@@ -42,6 +44,7 @@ class Batch:
         indices_B: int64, index in the (concatenated) data set. Where a bad file was replaced it
             is that of the sample that is really here; in a stream, the place in the stream.
         parts_B: int64, number of each sample's set, in the order in which the sets were given.
+        sizes: (H, W) of each view; None where all are of the pixels' size.
     """
 
     pixels_B3HW: Tensor
@@ -50,6 +53,15 @@ class Batch:
     names: list[str]
     indices_B: Tensor
     parts_B: Tensor
+    sizes: list[Size] | None = None
+
+    @property
+    def views(self) -> list[Tensor]:
+        """The pixels (3, H, W) of each view."""
+        whole = [*self.pixels_B3HW]
+        if self.sizes is None:
+            return whole
+        return [x_3HW[:, :h, :w] for x_3HW, (h, w) in zip(whole, self.sizes, strict=True)]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -102,7 +114,8 @@ class ViewMaker:
 
     def fixed(self, sample: Sample, index: int, view: int, augment: AugmentConfig | None) -> Item:
         """View 0: plain. 1: flipped. Higher: augmented, the same in every epoch."""
-        made = make_view(sample, self.preprocessing, self.output_size)
+        which = _drawn(0, index, view if view > FLIPPED else PLAIN)
+        made = make_view(sample, self.preprocessing, self.output_size, which)
         if view == FLIPPED:
             made = flipped(made)
         elif view != PLAIN:
@@ -116,7 +129,8 @@ class ViewMaker:
     ) -> Item:
         """As augmentation has it in this epoch; ``own`` is that of the sample's set, ``part``."""
         augment = self.augment_with(own)
-        made = make_view(sample, self.preprocessing, self.output_size)
+        which = _drawn(epoch, draw.index, draw.repeat)
+        made = make_view(sample, self.preprocessing, self.output_size, which)
         if augment is not None:
             generator = sample_generator(self.seed, epoch, draw.index, draw.repeat)
             made, _ = vary(made, augment, generator)
@@ -176,6 +190,11 @@ class SampleViews:
         return f"augmented {view} seed {self._maker.seed} {recipe}"
 
 
+def _drawn(epoch: int, index: int, repeat: int) -> float:
+    """Which of a picture's views is taken, from 0 to 1; of no seed, as validation has none."""
+    return mixed_seed("view of the picture", epoch, index, repeat) / 2**32
+
+
 def _content(sample: Sample) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for tensor in (sample.image_3HW, sample.depth_1HW):
@@ -187,11 +206,14 @@ def _content(sample: Sample) -> str:
 
 def collate(items: Sequence[Item]) -> Batch:
     """Stacks rows into a batch."""
+    views = [item.pixels_3HW for item in items]
+    sizes = [(view.shape[1], view.shape[2]) for view in views]
     return Batch(
-        torch.stack([item.pixels_3HW for item in items]),
+        padded_behind(views),
         torch.stack([item.depth_1HW for item in items]),
         torch.stack([item.intrinsics_4 for item in items]),
         [item.name for item in items],
         torch.tensor([item.index for item in items]),
         torch.tensor([item.part for item in items]),
+        sizes if len({*sizes}) > 1 else None,
     )

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clipdepth_plugin.adapters.pixels import frame
+from clipdepth_plugin.adapters.pixels import frame, part
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.arguments import Intrinsics
 from clipdepth_plugin.data.sample import Sample
@@ -36,14 +36,26 @@ class View:
     aspect: float
 
 
-def make_view(sample: Sample, preprocessing: Preprocessing, output_size: tuple[int, int]) -> View:
+def make_view(
+    sample: Sample,
+    preprocessing: Preprocessing,
+    output_size: tuple[int, int],
+    which: float = 0.0,
+) -> View:
     """Prepares a sample as ``frame`` prepares its picture. What padding adds has no depth.
+
+    Where the host makes several views of it ``which``, from 0 to 1, says the one to take.
 
     Depth is never averaged. Each pixel of the map takes the nearest stored pixel; where that is
     invalid, it takes the valid one nearest to its middle among the stored pixels that it covers.
     So sparse truth thins out only where several measurements fall on one pixel.
     """
-    rgb_3HW, geometry = frame(sample.picture, preprocessing)
+    if preprocessing.makes_own_sizes:
+        views = preprocessing.views((sample.image_3HW.shape[1], sample.image_3HW.shape[2])).views
+        geometry = views[int(which * len(views))]
+        rgb_3HW = part(sample.picture, geometry, preprocessing)
+    else:
+        rgb_3HW, geometry = frame(sample.picture, preprocessing)
     depth_hw = resize_depth(sample.depth_1HW[0].numpy(), geometry, output_size)
     camera = None if sample.intrinsics is None else geometry.intrinsics(sample.intrinsics)
     aspect = geometry.scale[1] / geometry.scale[0]

@@ -16,18 +16,18 @@ from torch.utils.data import Subset
 
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
 from clipdepth_plugin.adapters.passes import TowerPass, Wanted
-from clipdepth_plugin.adapters.pixels import to_pixels
+from clipdepth_plugin.adapters.pixels import normalised, part, to_pixels
 from clipdepth_plugin.adapters.running import TowerRunner
 from clipdepth_plugin.adapters.taps import Taps
 from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.features import one_size
+from clipdepth_plugin.maps.geometry import ViewGeometry
 
 if TYPE_CHECKING:
     from clipdepth_plugin.adapters.preprocessing import Preprocessing
     from clipdepth_plugin.adapters.towers import Tower
     from clipdepth_plugin.arguments import Size
     from clipdepth_plugin.data import Sample
-    from clipdepth_plugin.features import TowerFeatures
+    from clipdepth_plugin.features import Run
 
 MAX_FEATURES = 6000
 """Features of all levels together; wider towers are projected at random to fit."""
@@ -94,7 +94,8 @@ class PatchReader:
 
         Args:
             tower: From ``choose_tower``.
-            preprocessing: From a picture to the tower's input.
+            preprocessing: From a picture to the tower's input: it is squashed to ``size``, where
+                views have sizes of their own to that of the first view that the host makes of it.
             patches: Taken of each picture, at random; None takes all.
         """
         self.levels = tuple(range(tower.depth + 1))
@@ -102,7 +103,7 @@ class PatchReader:
         recorder = PassRecorder(Wanted(tower, self.levels), TowerPass)
         taps = Taps(tower.module, tower, recorder, owner=self)
         self._runner = TowerRunner(tower, taps, recorder)
-        self._preprocessing = preprocessing.whole()
+        self._preprocessing = preprocessing.whole() if preprocessing.fixed_size else preprocessing
         self.tower = tower
         self._patches = patches
         self._random = torch.Generator().manual_seed(0)
@@ -111,10 +112,21 @@ class PatchReader:
             shape = (tower.width, self.features)
             self._projection_DK = torch.linalg.qr(torch.randn(shape, generator=self._random)).Q
 
-    def tokens(self, samples: Sequence[Sample]) -> TowerFeatures:
+    def tokens(self, samples: Sequence[Sample]) -> list[Run]:
         """All levels, each (B, P, D), of samples' pictures, without a graph."""
-        pixels_B3HW = to_pixels([sample.picture for sample in samples], self._preprocessing)
-        return one_size(self._runner.run(pixels_B3HW, {}).features)
+        known = self._preprocessing
+        pixels: Sequence[Tensor]
+        if known.fixed_size:
+            pixels = [*to_pixels([sample.picture for sample in samples], known)]
+        else:
+            pixels = [self._squashed(sample) for sample in samples]
+        return self._runner.runs(pixels)
+
+    def _squashed(self, sample: Sample) -> Tensor:
+        known, (height, width) = self._preprocessing, sample.image_3HW.shape[1:]
+        shown = known.views((height, width)).views[0].view_size
+        whole = ViewGeometry.squashed((height, width), shown)
+        return normalised(part(sample.picture, whole, known), known)
 
     def read(
         self, samples: Subset[Sample] | Sequence[Sample]
@@ -122,19 +134,22 @@ class PatchReader:
         """Yields (pictures of a batch, their tokens (N, L, K) float32, mean log depths (N,))."""
         for start in range(0, len(samples), _BATCH):
             batch = [samples[i] for i in range(start, min(start + _BATCH, len(samples)))]
-            features = self.tokens(batch)
-            pieces = [self._patches_of(features, i, one) for i, one in enumerate(batch)]
+            rest = iter(batch)
+            pieces = [
+                self._patches_of(run, i, next(rest))
+                for run in self.tokens(batch)
+                for i in range(run.features.batch)
+            ]
             x_NLK, y_N = (torch.cat(column) for column in zip(*pieces, strict=True))
             yield len(batch), x_NLK, y_N
 
-    def _patches_of(
-        self, features: TowerFeatures, index: int, sample: Sample
-    ) -> tuple[Tensor, Tensor]:
+    def _patches_of(self, run: Run, index: int, sample: Sample) -> tuple[Tensor, Tensor]:
+        features = run.features
         log_P = patch_log_depth(
             sample.depth_1HW[0],
             features.grid,
             patch_size=self.tower.patch_size,
-            pixel_size=self._preprocessing.size,
+            pixel_size=run.pixel_size,
         )
         chosen_N = torch.isfinite(log_P).nonzero()[:, 0]
         if self._patches is not None and len(chosen_N) > self._patches:

@@ -5,7 +5,7 @@ Axes: B views, P pictures, H W a map's size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,6 +23,7 @@ from clipdepth_plugin.data import (
 )
 from clipdepth_plugin.data.order import EpochOrder
 from clipdepth_plugin.errors import TrainingError
+from clipdepth_plugin.features import one_size
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -30,9 +31,10 @@ if TYPE_CHECKING:
     from clipdepth_plugin.arguments import Size
     from clipdepth_plugin.config import HeadConfig
     from clipdepth_plugin.data import AugmentConfig
-    from clipdepth_plugin.features import TowerFeatures
+    from clipdepth_plugin.features import Run, TowerFeatures
     from clipdepth_plugin.training.config import TrainConfig
     from clipdepth_plugin.training.tower import FrozenTower
+    from clipdepth_plugin.training.trained import PlainRun
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class FeatureBatch:
     """One batch of views as features and truth, on the training device.
 
     Attributes:
-        features: What the head reads.
+        runs: What the head reads, neighbours of one size together.
         depth_B1HW: Metres; 0 = invalid.
         valid_B1HW: Which pixels have a depth.
         scale_B: Factor from true metres to what the head is to predict (the canonical camera's);
@@ -50,13 +52,26 @@ class FeatureBatch:
         scale_share_B: How much of each view's scale counts in the loss; None: all of it.
     """
 
-    features: TowerFeatures
+    runs: list[Run]
     depth_B1HW: Tensor
     valid_B1HW: Tensor
     scale_B: Tensor
     names: list[str]
     parts_B: Tensor
     scale_share_B: Tensor | None = None
+
+    @property
+    def features(self) -> TowerFeatures:
+        """Those of views of one size; a FeaturesError where they are of several."""
+        return one_size([run.features for run in self.runs])
+
+    @property
+    def plain_runs(self) -> list[PlainRun]:
+        """``runs`` as ``TrainedHead`` takes them."""
+        return [
+            (one.levels, one.context, one.pixels, one.grid, pixel_size)
+            for one, pixel_size in self.runs
+        ]
 
     @property
     def target_B1HW(self) -> Tensor:
@@ -76,13 +91,13 @@ class FeatureSource(Protocol):
 
 @dataclass(frozen=True)
 class SourceContext:
-    """What the sources of one run share; ``read`` makes features of (B, 3, H, W) pixels."""
+    """What the sources of one run share; ``read`` makes features of views (3, H, W)."""
 
     config: TrainConfig
     accelerator: Accelerator
     tower: FrozenTower
     head: HeadConfig
-    read: Callable[[Tensor], TowerFeatures]
+    read: Callable[[Sequence[Tensor]], list[Run]]
     size: Size
 
     @property
@@ -116,7 +131,7 @@ class SourceContext:
 
     def batch(
         self,
-        features: TowerFeatures,
+        runs: list[Run],
         depth_B1HW: Tensor,
         intrinsics_B4: Tensor,
         names: list[str],
@@ -132,7 +147,7 @@ class SourceContext:
             free_B = share_B == 0
         scale_B = camera_scale(intrinsics_B4, self.head.canonical_focal, names, free_B)
         own = (scale_B, names, parts_B, share_B)
-        return FeatureBatch(features, depth_B1HW, depth_B1HW > 0, *own)
+        return FeatureBatch(runs, depth_B1HW, depth_B1HW > 0, *own)
 
 
 class TowerSource:
@@ -163,10 +178,10 @@ class TowerSource:
         plan = context.plan(epoch, start, training=self._training)
         for batch in make_loader(self._data, self._maker, plan, self._reading):
             moved = batch.to(context.device)
-            features = context.read(moved.pixels_B3HW)
+            runs = context.read(moved.views)
             maps = (moved.depth_B1HW, moved.intrinsics_B4)
             own = (moved.names, moved.parts_B)
-            yield context.batch(features, *maps, *own, training=self._training)
+            yield context.batch(runs, *maps, *own, training=self._training)
 
 
 def first_pictures(context: SourceContext, data: Mixture | StreamMixture, count: int) -> Tensor:
@@ -177,8 +192,8 @@ def first_pictures(context: SourceContext, data: Mixture | StreamMixture, count:
     batches = make_loader(data, context.maker(None, 0), plan, reading)
     std_311 = torch.tensor(preprocessing.std).view(3, 1, 1)
     mean_311 = torch.tensor(preprocessing.mean).view(3, 1, 1)
-    pixels_P3HW = next(iter(batches)).pixels_B3HW * std_311 + mean_311
-    rgb_P3HW = F.interpolate(pixels_P3HW, context.size, mode="area")
+    views = (view_3HW * std_311 + mean_311 for view_3HW in next(iter(batches)).views)
+    rgb_P3HW = torch.cat([F.interpolate(one[None], context.size, mode="area") for one in views])
     return (rgb_P3HW * 255).round().clamp(0, 255).to(torch.uint8)
 
 

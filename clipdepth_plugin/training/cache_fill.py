@@ -124,9 +124,18 @@ def fill_cache(
         generator=torch.Generator(),
     )
     done = 0
-    for keys, (pixels_B3HW, depth_B1hw, intrinsics_B4) in loader:
-        features = read(pixels_B3HW)
-        cache.add(keys, to_records(features, depth_B1hw, intrinsics_B4, levels=levels, dtype=dtype))
+    own_sizes = not context.tower.preprocessing.fixed_size
+    for keys, views_of_B, depth_B1hw, intrinsics_B4 in loader:
+        start = 0
+        for run in read(views_of_B):
+            rows = slice(start, start + run.features.batch)
+            start = rows.stop
+            truth = (depth_B1hw[rows], intrinsics_B4[rows])
+            records = to_records(run.features, *truth, levels=levels, dtype=dtype)
+            if own_sizes:
+                records["size"] = torch.tensor([[*run.features.grid, *run.pixel_size]])
+                records["size"] = records["size"].repeat(run.features.batch, 1)
+            cache.add(keys[rows], records)
         done += len(keys)
         doing("running the tower", done, len(mine))
     cache.flush()
@@ -144,7 +153,8 @@ def _content(views: SampleViews, index: int) -> tuple[str | None, str | None]:
 
 def _loaded(
     views: SampleViews, rows: Sequence[tuple[Key, int, int]]
-) -> tuple[list[Key], list[Tensor]]:
-    """The keys of B views, and their stacked pixels, depth and intrinsics."""
+) -> tuple[list[Key], list[Tensor], Tensor, Tensor]:
+    """The keys of B views, their pixels, and their stacked depth and intrinsics."""
     found = [views.view(index, view, key.content) for key, index, view in rows]
-    return [key for key, _, _ in rows], [torch.stack(one) for one in zip(*found, strict=True)]
+    pixels, depth, intrinsics = zip(*found, strict=True)
+    return [key for key, _, _ in rows], [*pixels], torch.stack(depth), torch.stack(intrinsics)

@@ -6,6 +6,7 @@ Axes: B views, H W a depth map's size.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from clipdepth_plugin.data.config import expand
 from clipdepth_plugin.data.items import FLIPPED, PLAIN, SampleViews
 from clipdepth_plugin.data.order import Draw, EpochOrder
 from clipdepth_plugin.data.reading import map_ahead
+from clipdepth_plugin.features import Run
 from clipdepth_plugin.training.cache_fill import fill_cache, filling, sample_contents
 from clipdepth_plugin.training.token_cache import (
     Key,
@@ -31,6 +33,8 @@ from clipdepth_plugin.training.token_cache import (
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from clipdepth_plugin.data.dataset import Mixture
     from clipdepth_plugin.training.batches import FeatureBatch, SourceContext
     from clipdepth_plugin.training.config import TrainConfig
@@ -66,18 +70,32 @@ class CachedSource:
         """See ``FeatureSource``."""
         context = self.context
         load, order = partial(self._load, epoch), self._order(epoch, start)
-        for names, parts, records in map_ahead(load, order, threads=4, ahead=4):
-            on = {name: x.to(context.device, non_blocking=True) for name, x in records.items()}
-            features = features_of(on, context.head.levels, context.tower.grid)
+        for names, parts, stored in map_ahead(load, order, threads=4, ahead=4):
+            on = [
+                {name: x.to(context.device, non_blocking=True) for name, x in records.items()}
+                for records in stored
+            ]
             parts_B = torch.tensor(parts, device=context.device)
-            own = (on["depth"], on["intrinsics"], names, parts_B)
-            yield context.batch(features, *own, training=self.training)
+            runs = [self._run(records) for records in on]
+            own = (_joined(on, "depth"), _joined(on, "intrinsics"), names, parts_B)
+            yield context.batch(runs, *own, training=self.training)
+
+    def _run(self, records: Records) -> Run:
+        tower = self.context.tower
+        grid, pixel_size = tower.grid, tower.preprocessing.size
+        if "size" in records:
+            h, w, height, width = records["size"][0].tolist()
+            grid, pixel_size = (h, w), (height, width)
+        return Run(features_of(records, self.context.head.levels, grid), pixel_size)
 
     def _order(self, epoch: int, start: int) -> EpochOrder:
         plan = self.context.plan(epoch, start, training=self.training)
         return EpochOrder(plan, self.data.counts, self.data.repeats)
 
-    def _load(self, epoch: int, draws: Sequence[Draw]) -> tuple[list[str], list[int], Records]:
+    def _load(
+        self, epoch: int, draws: Sequence[Draw]
+    ) -> tuple[list[str], list[int], list[Records]]:
+        """Names, numbers of sets, and records, neighbours of one size together."""
         keys, names, parts = [], [], []
         for draw in draws:
             index, content = self._readable(draw.index)
@@ -85,7 +103,9 @@ class CachedSource:
             keys.append(Key(content, self.views.view_key(index, view)))
             names.append(self.views.name(index))
             parts.append(self.data.part_of(index))
-        return names, parts, self.cache.read(keys, pinned=self.context.device.type == "cuda")
+        pinned = self.context.device.type == "cuda"
+        alike = itertools.groupby(keys, key=self.cache.size_of)
+        return names, parts, [self.cache.read([*some], pinned=pinned) for _, some in alike]
 
     def _readable(self, index: int) -> tuple[int, str]:
         """The sample, or the next one that is not bad, as the loader replaces it."""
@@ -94,10 +114,18 @@ class CachedSource:
         return index, content
 
 
+def _joined(stored: Sequence[Records], name: str) -> Tensor:
+    """A tensor of all records."""
+    if len(stored) == 1:
+        return stored[0][name]
+    return torch.cat([records[name] for records in stored])
+
+
 def open_cache(context: SourceContext) -> TokenCache:
     """Opens the cache that the config names, or makes it."""
     config, head, tower = context.config, context.head, context.tower
     assert config.cache is not None
+    fixed = tower.preprocessing.fixed_size
     pixels = [side * of for side, of in zip(tower.grid, tower.tower.patch_size, strict=True)]
     identity = {  # everything but the samples that a cached token depends on
         "format": 3,
@@ -105,12 +133,12 @@ def open_cache(context: SourceContext) -> TokenCache:
         "preprocessing": dataclasses.asdict(tower.preprocessing),
         "levels": head.levels,
         "context": head.context if head.film else None,
-        "grid": tower.grid,
+        "grid": tower.grid if fixed else "of each view",
         "width": tower.tower.width,
         "output size": context.size,
         "dtype": config.cache.dtype,
         "precision": config.precision,
-        "pixels": pixels if head.reads_pixels else None,
+        "pixels": (pixels if fixed else "of each view") if head.reads_pixels else None,
     }
     with context.accelerator.main_process_first():
         return TokenCache(Path(expand(config.cache.folder)), identity)

@@ -43,7 +43,8 @@ def init_level_norms(
     sums = {level: _nothing(same[0]) for level, same in norms.items()}
     for batch in islice(source.batches(0), batches):
         for level in sums:
-            sums[level] += _sums(batch.features.levels[level])
+            for features, _ in batch.runs:
+                sums[level] += _sums(features.levels[level])
     for level, same in norms.items():
         total_M = sums[level]
         if accelerator.num_processes > 1:

@@ -41,6 +41,7 @@ from clipdepth_plugin.training.tower import FrozenTower, load_tower, make_head
 from clipdepth_plugin.training.trained import TrainedHead
 
 if TYPE_CHECKING:
+    from clipdepth_plugin.adapters.preprocessing import Preprocessing
     from clipdepth_plugin.training.batches import FeatureSource
     from clipdepth_plugin.training.config import TrainConfig
     from clipdepth_plugin.training.validation import Best
@@ -129,7 +130,7 @@ def open_session(
     if config.sync_batch_norm:
         head = nn.SyncBatchNorm.convert_sync_batchnorm(head)
     head_config = head.config
-    size = config.output_size or tower.preprocessing.size
+    size = config.output_size or _usual_size(tower.preprocessing)
     config = config.model_copy(update={"loss": config.loss_for(head_config, size)})
     if accelerator.is_main_process:
         warn_of_resize(head_config, tower, size)
@@ -141,12 +142,7 @@ def open_session(
     if config.head.init is None:
         batches = math.ceil(config.head.norm_init_pictures / config.micro_batch)
         init_level_norms(head, train, batches, accelerator)
-    model: nn.Module = TrainedHead(
-        head,
-        config.loss,
-        patch_size=tower.tower.patch_size,
-        pixel_size=tower.preprocessing.size,
-    )
+    model: nn.Module = TrainedHead(head, config.loss, patch_size=tower.tower.patch_size)
     optimiser = torch.optim.AdamW(
         [x for x in model.parameters() if x.requires_grad],
         lr=config.optimiser.lr,
@@ -191,13 +187,21 @@ def _sources(
     return train, validation
 
 
+def _usual_size(preprocessing: Preprocessing) -> Size:
+    """(H, W) of every view; where each has its own, of a picture of 480 x 640."""
+    if preprocessing.fixed_size:
+        return preprocessing.size
+    return preprocessing.views((480, 640)).views[0].view_size
+
+
 def warn_of_resize(head: HeadConfig, tower: FrozenTower, size: Size) -> None:
     """Warns where the loss sees a ReLU's map resized, which hides dead outputs."""
-    pixels, patch = tower.preprocessing.size, tower.tower.patch_size
+    pixels, patch = _usual_size(tower.preprocessing), tower.tower.patch_size
     height, width = (head.upsampling * (side // of) for side, of in zip(pixels, patch, strict=True))
     all_seen = all(side % of == 0 for side, of in zip(pixels, patch, strict=True))
+    all_seen = all_seen and tower.preprocessing.fixed_size
     if head.activation == "relu" and (size != (height, width) or not all_seen):
-        # Maps with an unseen border are always resized.
+        # Maps with an unseen border, or of several sizes, are always resized.
         advice = f"output_size: [{height}, {width}], or " if all_seen else ""
         logger.warning(
             "output_size: the head's own maps are %d x %d, and the loss sees them resized to %d x "

@@ -90,10 +90,7 @@ class Stepper:
     def _backward(
         self, batch: FeatureBatch, count: int, where: str
     ) -> tuple[float, dict[str, float]]:
-        features = batch.features
-        estimate: DepthEstimate = self._model(
-            features.levels, features.context, features.pixels, features.grid, self._size
-        )
+        estimate: DepthEstimate = self._model(batch.plain_runs, self._size)
         truth = (batch.target_B1HW, batch.valid_B1HW)
         result = self._loss(estimate, *truth, batch.scale_share_B)
         loss = float(result.total.detach())

@@ -4,9 +4,10 @@
     shard-<id>.safetensors   records, stacked; sealed with their keys and a hash of cache.json
 
 A record is tokens (L, N, D), depth (1, H, W) and intrinsics (4), with a context (D) and the tower's
-pixels (3, Y, X) for heads that read them. A run may read a part of what a cache's records hold.
-Files appear whole or not at all, under names of their own, so that several processes and runs may
-fill one folder.
+pixels (3, Y, X) for heads that read them; where views have sizes of their own also its ``size``:
+patches (h, w) and pixels (Y, X). Records of one shape share a shard. A run may read a part of what
+a cache's records hold. Files appear whole or not at all, under names of their own, so that several
+processes and runs may fill one folder.
 
 Axes: B records, L levels, N patch tokens, D width, H W a depth map's size, Y X the tower's input.
 """
@@ -68,8 +69,7 @@ class TokenCache:
         self._opened: set[Path] = set()
         self._checked: set[Path] = set()
         self._layout: Layout = {}
-        self._keys: list[Key] = []
-        self._added: list[Records] = []
+        self._added: dict[str, tuple[list[Key], list[Records]]] = {}
         path = folder / IDENTITY
         if path.exists():
             self.identity = _checked_identity(path, asked)
@@ -115,6 +115,9 @@ class TokenCache:
         if value.get("cache") != _fingerprint(self.identity):
             raise TrainingError(f"{shard.path}: of a cache with another {IDENTITY}")
         layout = {name: (x.dtype, x.shape[1:]) for name, x in shard.tensors.items()}
+        if "size" in layout:
+            for name in layout.keys() & {"tokens", "pixels"}:  # whose shapes are each view's own
+                layout[name] = layout[name][0], torch.Size()
         self._layout = self._layout or layout
         if layout != self._layout or {x.shape[:1] for x in shard.tensors.values()} != {
             (len(keys),)
@@ -122,16 +125,26 @@ class TokenCache:
             raise DamagedFileError(f"{shard.path}: damaged (other tensors than its keys')")
         return [Key(*key) for key in keys]
 
+    def size_of(self, key: Key) -> list[int] | None:
+        """The size of a record's view; None where all are of one size."""
+        shard, row = self._places[key]
+        size = shard.tensors.get("size")
+        if size is None:
+            return None
+        own: list[int] = size[row].tolist()
+        return own
+
     def read(self, keys: Sequence[Key], *, pinned: bool = False) -> Records:
-        """Copies what was asked for of B records out of the shards.
+        """Copies what was asked for of B records of one size out of the shards.
 
         ``pinned``: into memory that a GPU can fetch from.
         """
         places = [self._places[key] for key in keys]
         records = {}
-        for name, (dtype, shape) in self._layout.items():
+        for name, stored in places[0][0].tensors.items():
             if name in self._unread:
                 continue
+            dtype, shape = stored.dtype, stored.shape[1:]
             rows = self._rows if name == "tokens" else None
             axes = shape if rows is None else (len(rows), *shape[1:])
             out = torch.empty((len(keys), *axes), dtype=dtype, pin_memory=pinned)
@@ -143,20 +156,31 @@ class TokenCache:
 
     def add(self, keys: Sequence[Key], records: Records) -> None:
         """Adds B records; they are on the disk after ``flush``, or once they fill a shard."""
-        self._keys += keys
-        self._added.append(records)
-        if sum(x.nbytes for one in self._added for x in one.values()) >= SHARD_BYTES:
-            self.flush()
+        shape = str([(name, x.shape[1:]) for name, x in sorted(records.items())])
+        known, added = self._added.setdefault(shape, ([], []))
+        known += keys
+        added.append(records)
+        sizes = {shape: _bytes_of(added) for shape, (_, added) in self._added.items()}
+        if sum(sizes.values()) >= SHARD_BYTES:
+            self._write(max(sizes, key=lambda shape: sizes[shape]))
 
     def flush(self) -> None:
-        """Writes what was added as a shard."""
-        if not self._keys:
-            return
-        whole = {name: torch.cat([one[name] for one in self._added]) for name in self._added[0]}
+        """Writes what was added as shards."""
+        for shape in [*self._added]:
+            self._write(shape)
+
+    def _write(self, shape: str) -> None:
+        """Writes the records of one shape as a shard."""
+        keys, added = self._added[shape]
+        whole = {name: torch.cat([one[name] for one in added]) for name in added[0]}
         path = self.folder / f"shard-{secrets.token_hex(8)}.safetensors"
-        text = {"cache": _fingerprint(self.identity), "keys": self._keys}
+        text = {"cache": _fingerprint(self.identity), "keys": keys}
         write_atomically(path, seal(whole, text), TrainingError)
-        self._keys, self._added = [], []
+        del self._added[shape]
+
+
+def _bytes_of(added: Iterable[Records]) -> int:
+    return sum(x.nbytes for one in added for x in one.values())
 
 
 def _copy(into: Tensor, stored: Tensor, rows: Sequence[int] | None) -> None:

@@ -19,20 +19,20 @@ from clipdepth_plugin.adapters.passes import TowerPass
 from clipdepth_plugin.adapters.running import TowerRunner
 from clipdepth_plugin.adapters.taps import Taps
 from clipdepth_plugin.adapters.towers import choose_tower
-from clipdepth_plugin.features import one_size
+from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.plugin.checks import check_fit
 from clipdepth_plugin.plugin.framing import known_preprocessing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import nn
 
     from clipdepth_plugin.adapters.passes import Wanted
     from clipdepth_plugin.adapters.preprocessing import Preprocessing
     from clipdepth_plugin.adapters.towers import Tower
-    from clipdepth_plugin.features import TowerFeatures
+    from clipdepth_plugin.features import Run
     from clipdepth_plugin.training.config import TrainConfig
 
 
@@ -51,7 +51,7 @@ class FrozenTower:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Patch grid (h, w) of the tower's input."""
+        """Patch grid (h, w) of views of the preprocessing's size."""
         (height, width), patch = self.preprocessing.size, self.tower.patch_size
         return height // patch[0], width // patch[1]
 
@@ -65,15 +65,15 @@ class FrozenTower:
 
     def reader(
         self, wanted: Wanted, autocast: Callable[[], contextlib.AbstractContextManager[None]]
-    ) -> Callable[[Tensor], TowerFeatures]:
-        """A function (B, 3, H, W) -> the features that are wanted, without a graph."""
+    ) -> Callable[[Sequence[Tensor]], list[Run]]:
+        """A function: views (3, H, W) of any sizes -> the features wanted of them, no graph."""
         recorder = PassRecorder(wanted, TowerPass)
         taps = Taps(self.host, self.tower, recorder, owner=recorder)
         runner = TowerRunner(self.tower, taps, recorder)
 
-        def read(pixels_B3HW: Tensor) -> TowerFeatures:
+        def read(views: Sequence[Tensor]) -> list[Run]:
             with autocast(), torch.no_grad():
-                return one_size(runner.run(pixels_B3HW, {}).features)
+                return runner.runs(views)
 
         return read
 
@@ -85,7 +85,14 @@ def load_tower(config: TrainConfig) -> FrozenTower:
     if config.input_size is not None:
         tower.preprocessing = tower.preprocessing.at_size(config.input_size)
     if config.resize == "whole":
+        if not tower.preprocessing.fixed_size:
+            raise TrainingError(
+                "input_size: resize: whole squashes every picture to one size, and this host's "
+                "views have none: give one, or resize: host"
+            )
         tower.preprocessing = tower.preprocessing.whole()
+    if tower.preprocessing.fixed_size:
+        tower.tower.rule.pack([torch.zeros(3, *tower.preprocessing.size)])  # refuses odd sizes
     return tower
 
 
@@ -95,7 +102,7 @@ def make_head(
     """The head to train: new, or the saved one; checked against the tower.
 
     Its config records input size and resize rule; a saved head's canonical camera is carried to
-    that size.
+    that size. Where views have sizes of their own none is recorded, and the camera is any size's.
     """
     settings = config.head
     if settings.init is not None:
@@ -105,5 +112,6 @@ def make_head(
             tower.host, settings.preset, tower=tower.tower.path, **settings.options
         )
     check_fit(head, tower.tower)
-    head.config = head.config.trained_on(tower.preprocessing.size, config.resize)
+    shown = tower.preprocessing
+    head.config = head.config.trained_on(shown.size if shown.fixed_size else None, config.resize)
     return head

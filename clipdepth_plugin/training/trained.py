@@ -5,7 +5,7 @@ Axes: B views, N tokens, D width, H W a map's size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from clipdepth_plugin.head import DepthHead
     from clipdepth_plugin.training.losses import LossConfig
 
+PlainRun = tuple[Mapping[int, Tensor], Tensor | None, Tensor | None, Size, Size]
+"""Levels (B, N, D), context (B, D), pixels (B, 3, H, W) of the heads that read them, grid, and the
+size of what each view shows."""
+
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -38,41 +42,64 @@ class TrainedHead(nn.Module):
     and DDP would wait for it.
     """
 
-    def __init__(
-        self, head: DepthHead, loss: LossConfig, *, patch_size: Size, pixel_size: Size
-    ) -> None:
+    def __init__(self, head: DepthHead, loss: LossConfig, *, patch_size: Size) -> None:
         """Takes the head."""
         super().__init__()
         self.head = head
-        self._patch_size, self._pixel_size = patch_size, pixel_size
+        self._patch_size = patch_size
         for index, readout in enumerate(head.decoder.auxiliary_readouts()):
             readout.requires_grad_(any(loss.auxiliary[index : index + 1]))
 
-    def forward(
-        self,
-        levels: Mapping[int, Tensor],
-        context_BD: Tensor | None,
-        pixels_B3HW: Tensor | None,
-        grid: tuple[int, int],
-        size: tuple[int, int],
-    ) -> DepthEstimate:
-        """Maps of ``size`` (H, W); the auxiliary ones in training alone.
+    def forward(self, runs: Sequence[PlainRun], size: Size) -> DepthEstimate:
+        """Maps of ``size`` (H, W) of all views in order; the auxiliary ones in training alone.
 
-        ``levels`` are (B, N, D) each, ``grid`` is (h, w), and pixels are given as the tower took
-        them to the heads that read them.
+        Views of one size go through the head together, wherever they are.
         """
-        features = TowerFeatures(levels, context_BD, grid, pixels_B3HW)
-        native: DepthEstimate = self.head.estimate(features, auxiliary=self.training)
-        views = [Views(features.batch, grid, self._pixel_size)]
+        places: dict[tuple[Size, Size], list[int]] = {}
+        for place, (*_, grid, pixel_size) in enumerate(runs):
+            places.setdefault((grid, pixel_size), []).append(place)
+        features = [_joined([runs[place] for place in same]) for same in places.values()]
+        natives = [self.head.estimate(one, auxiliary=self.training) for one in features]
+        views = [Views(one.batch, *of) for one, of in zip(features, places, strict=True)]
+        order_B = _order(runs, list(places.values()))
 
-        def placed(map_B1HW: Tensor) -> Tensor:
-            return at_size([map_B1HW], views, self._patch_size, size)
+        def placed(maps: Sequence[Tensor]) -> Tensor:
+            map_B1HW = at_size(maps, views, self._patch_size, size)
+            return map_B1HW if order_B is None else map_B1HW[order_B.to(map_B1HW.device)]
 
+        scales = [one.log_scale for one in natives if one.log_scale is not None]
         return DepthEstimate(
-            placed(native.metres),
-            None if native.log_scale is None else placed(native.log_scale),
-            tuple(map(placed, native.auxiliary)),
+            placed([one.metres for one in natives]),
+            placed(scales) if scales else None,
+            tuple(map(placed, zip(*(one.auxiliary for one in natives), strict=True))),
         )
+
+
+def _joined(runs: Sequence[PlainRun]) -> TowerFeatures:
+    """The features of runs of one size."""
+    whole = [
+        TowerFeatures(levels, context_BD, grid, pixels_B3HW)
+        for levels, context_BD, pixels_B3HW, grid, _ in runs
+    ]
+    if len(whole) == 1:
+        return whole[0]
+    contexts = [one.context for one in whole if one.context is not None]
+    pixels = [one.pixels for one in whole if one.pixels is not None]
+    return TowerFeatures(
+        {level: torch.cat([one.levels[level] for one in whole]) for level in whole[0].levels},
+        torch.cat(contexts) if contexts else None,
+        whole[0].grid,
+        torch.cat(pixels) if pixels else None,
+    )
+
+
+def _order(runs: Sequence[PlainRun], places: Sequence[Sequence[int]]) -> Tensor | None:
+    """For each view in order its row among those joined by size; None where it is its own."""
+    if len(places) == 1:
+        return None
+    counts = [len(next(iter(levels.values()))) for levels, *_ in runs]
+    rows = torch.arange(sum(counts)).split(counts)
+    return torch.cat([rows[place] for same in places for place in same]).argsort()
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -130,10 +130,7 @@ def validate(
     with contextlib.suppress(TypeError):  # a stream has no length
         total = len(source)
     for number, (batch, counts) in enumerate(_together(accelerator, source.batches(0)), 1):
-        features = batch.features
-        estimate: DepthEstimate = model(
-            features.levels, features.context, features.pixels, features.grid, size
-        )
+        estimate: DepthEstimate = model(batch.plain_runs, size)
         pred_B1HW = estimate.metres / batch.scale_B[:, None, None, None]
         if counts:
             rows_BX = _columns(pred_B1HW, estimate.log_scale, batch)

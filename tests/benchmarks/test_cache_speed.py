@@ -21,7 +21,7 @@ from torch import Tensor
 
 from clipdepth_plugin import DepthHead, DepthPlugin, HeadConfig
 from clipdepth_plugin.data.reading import map_ahead
-from clipdepth_plugin.features import TowerFeatures, one_size
+from clipdepth_plugin.features import Run, TowerFeatures, one_size
 from clipdepth_plugin.latency.intervals import Interval, median_interval
 from clipdepth_plugin.latency.rounds import Variant, run_rounds, wall_timer
 from clipdepth_plugin.training.batches import FeatureBatch
@@ -62,7 +62,7 @@ def epochs(tmp_path_factory: pytest.TempPathFactory) -> Epochs:
     accelerator = make_accelerator(config)
     optimiser = torch.optim.AdamW(head.parameters())
     loss = config.loss_for(head.config, SIZE)
-    trained = TrainedHead(head, loss, patch_size=(16, 16), pixel_size=(224, 224))
+    trained = TrainedHead(head, loss, patch_size=(16, 16))
     model, optimiser = accelerator.prepare(trained, optimiser)
     config = config.model_copy(update={"loss": loss})
     stepper = Stepper(accelerator, model, optimiser, config, SIZE)
@@ -95,7 +95,8 @@ def feature_batch(features: TowerFeatures, depth_B1HW: Tensor | None = None) -> 
         depth_B1HW = 1 + torch.rand(BATCH, 1, *SIZE)
     names, parts_B = [str(i) for i in range(BATCH)], torch.zeros(BATCH, dtype=torch.int64)
     scale_B = torch.ones(BATCH)
-    return FeatureBatch(features, depth_B1HW, depth_B1HW > 0, scale_B, names, parts_B)
+    runs = [Run(features, (224, 224))]
+    return FeatureBatch(runs, depth_B1HW, depth_B1HW > 0, scale_B, names, parts_B)
 
 
 def cached_batches(

@@ -236,12 +236,12 @@ def test_maps_lie_where_the_plugin_puts_them_beside_an_unseen_border(preset: Pre
             metres, sure = plugin.predict(size), plugin.predict_confidence(size)
             torch.testing.assert_close(one_2HW, torch.cat([metres[row], sure[row]]))
         features = one_size(plugin.features(pixels))
-        trained = TrainedHead(head, LossConfig(), patch_size=(8, 8), pixel_size=(36, 36))
-        fields = features.levels, features.context, features.pixels, features.grid
-        torch.testing.assert_close(trained(*fields, (36, 36)).metres, plugin.depth)
+        trained = TrainedHead(head, LossConfig(), patch_size=(8, 8))
+        fields = features.levels, features.context, features.pixels, features.grid, (36, 36)
+        torch.testing.assert_close(trained([fields], (36, 36)).metres, plugin.depth)
         assert bool((plugin.depth[..., 32:] == plugin.depth[..., 31:32]).all())
         trained.train()
-        estimate = trained(*fields, (24, 20))
+        estimate = trained([fields], (24, 20))
         assert {tuple(one.shape) for one in (*estimate.auxiliary, estimate.log_scale)} == {
             (2, 1, 24, 20)
         }

@@ -70,7 +70,7 @@ class Stream:
 
 def test_all_levels_are_the_towers_hidden_states(tower: Tower) -> None:
     samples = [Pictures()[index] for index in range(2)]
-    features = PatchReader(tower, PREPROCESSING, None).tokens(samples)
+    ((features, _),) = PatchReader(tower, PREPROCESSING, None).tokens(samples)
     with torch.no_grad():
         pixels_B3HW = to_pixels([one.picture for one in samples], PREPROCESSING)
         out = tower.module(pixels_B3HW, output_hidden_states=True)
@@ -169,7 +169,9 @@ def test_streams_give_their_first_pictures() -> None:
 def test_the_level_that_holds_the_depth_is_found(tower: Tower) -> None:
     """Depth is made from level 2's tokens (and a little of level 4's), so these must be chosen."""
     pictures = Pictures(60)
-    tokens = PatchReader(tower, PREPROCESSING, None).tokens([pictures[i] for i in range(60)])
+    ((tokens, _),) = PatchReader(tower, PREPROCESSING, None).tokens(
+        [pictures[i] for i in range(60)]
+    )
     direction = torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(2))
     log = tokens.levels[2] @ direction[0] + 0.2 * tokens.levels[4] @ direction[1]
     log = (log / log.std()).view(60, 1, 4, 4)

@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from clipdepth_plugin.errors import DataError, TrainingError
-from clipdepth_plugin.features import TowerFeatures
+from clipdepth_plugin.features import Run
 from clipdepth_plugin.files.atomic import TEMPORARY
 from clipdepth_plugin.training import cache_fill, cached, token_cache
 from clipdepth_plugin.training.engine import train
@@ -47,9 +47,9 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     def counted(self: FrozenTower, *args: Any) -> Any:
         read = reader(self, *args)
 
-        def read_and_count(pixels_B3HW: torch.Tensor) -> TowerFeatures:
-            seen.append(pixels_B3HW.shape[0])
-            return read(pixels_B3HW)
+        def read_and_count(views: Sequence[torch.Tensor]) -> list[Run]:
+            seen.append(len(views))
+            return read(views)
 
         return read_and_count
 
