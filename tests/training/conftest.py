@@ -150,10 +150,10 @@ def save_tiny_host(folder: Path, seed: int, blocks: int = 2) -> str:
     return str(folder)
 
 
-def write_plane(stem: Path, seed: int) -> None:
-    """A picture whose colours follow its depth, 32 x 40 pixels, a corner without depth."""
+def write_plane(stem: Path, seed: int, size: tuple[int, int] = (32, 40)) -> None:
+    """A picture whose colours follow its depth, a corner without depth."""
     rng = np.random.default_rng(seed)
-    y_HW, x_HW = np.mgrid[0:1:32j, 0:1:40j]
+    y_HW, x_HW = np.mgrid[0 : 1 : size[0] * 1j, 0 : 1 : size[1] * 1j]
     slope_x, slope_y = rng.uniform(-1, 1, 2)
     depth_HW = 2.5 + slope_x * x_HW + slope_y * y_HW
     rgb_HWC = np.stack([60 * depth_HW, 255 * x_HW, rng.uniform(0, 255, y_HW.shape)], axis=-1)
