@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
+from clipdepth_plugin.adapters.processors.whole import PadToSquare
 from clipdepth_plugin.arguments import check_type
 from clipdepth_plugin.errors import ImageError
 from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
@@ -62,12 +63,14 @@ def frame(image: Image.Image, preprocessing: Preprocessing) -> tuple[Tensor, Vie
         preprocessing = preprocessing.whole()
     size = (image.height, image.width)
     geometry = preprocessing.whole_view(size)
-    if preprocessing.resize == "pad":
+    if isinstance(preprocessing.whole_rule, PadToSquare):
         # Padded before the resize, as the host does it: the offset in the view is no whole number.
         side = max(size)
         square = Image.new("RGB", (side, side), tuple(int(255 * c) for c in preprocessing.mean))
         square.paste(image, ((side - size[1]) // 2, (side - size[0]) // 2))
         return _resized(square, geometry.view_size, preprocessing), geometry
+    if preprocessing.resize is None:
+        return part(image, geometry, preprocessing), geometry
     scaled = tuple(max(1, round(s * by)) for s, by in zip(size, geometry.scale, strict=True))
     rgb_3HW = _resized(image, scaled, preprocessing)
     if scaled == geometry.view_size:
@@ -106,7 +109,7 @@ def shown(
 
 
 def part(image: Image.Image, geometry: ViewGeometry, preprocessing: Preprocessing) -> Tensor:
-    """One view of a picture (RGB), (3, H, W) float32 in 0..1, of a host that makes several."""
+    """One view of a picture (RGB), (3, H, W) float32 in 0..1: any part, beside it padding."""
     spans = []  # of the picture, and of the view
     for side, view, scale, offset in zip(
         (image.height, image.width),
@@ -117,7 +120,8 @@ def part(image: Image.Image, geometry: ViewGeometry, preprocessing: Preprocessin
     ):
         first, last = max(0, round(offset)), min(view, round(side * scale + offset))
         last = max(last, first + 1)
-        start, end = ((edge - offset) / scale for edge in (first, last))
+        # Rounded where they are whole but for the last bits.
+        start, end = (round((edge - offset) / scale, 6) for edge in (first, last))
         spans.append(((max(0.0, start), min(float(side), end)), (first, last)))
     ((top, bottom), (above, below)), ((left, right), (before, behind)) = spans
     box, to = (left, top, right, bottom), (below - above, behind - before)

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self, get_args
 from clipdepth_plugin.adapters.processors.whole import (
     Fit,
     Half,
+    PaddedToPatches,
     PadToSquare,
     ShortestSide,
     Squash,
@@ -184,6 +185,13 @@ class Preprocessing:
             to = round(to * min(size) / min(self.size))
         # The view rules' own sizes do not follow.
         return replace(self, size=size, resize_to=to, view_rules=())
+
+    def for_patches(self, patch: Size) -> Self:
+        """The same where views that the host pads behind end with a whole patch."""
+        rules = (
+            PaddedToPatches(rule, patch) if rule.pads_behind else rule for rule in self.view_rules
+        )
+        return replace(self, view_rules=tuple(rules))
 
     def whole(self) -> Self:
         """The same, but the whole picture squashed to ``size``, whatever the host does."""

@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
+from PIL import Image
 from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, TowerFeatures, attach, find_towers
@@ -25,7 +26,8 @@ from clipdepth_plugin.adapters.processors.lerobot import from_policy
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.decoders.readout import DepthEstimate, confidence_of
-from clipdepth_plugin.errors import HostError
+from clipdepth_plugin.errors import HostError, ImageError
+from clipdepth_plugin.plugin.pictures import PictureDepth
 from tests.tiny.packed import EVERY_PACKED
 from tests.tiny.table import HOSTS
 
@@ -338,3 +340,27 @@ def test_a_policy_says_width_before_height() -> None:
 
 def test_the_table_names_hosts_of_other_tables() -> None:
     assert all(find_towers(build(host)) for host in {case.host for case in CASES})
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_pictures_are_shown_by_the_hosts_rule(case: Case) -> None:
+    """As ``test_maps_come_back_in_the_users_images``, with the views that we make."""
+    host = build(case.host)
+    plain = {"resample": 2, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+    processor = getattr(transformers, case.processor)(**{**plain, **case.options})
+    pictures = [picture(size, index) for index, size in enumerate(case.sizes)]
+    images = [Image.fromarray(one.permute(1, 2, 0).numpy()) for one in pictures]
+    depth_of = PictureDepth(attach(host, red_head(host), processor=processor))
+    if case.host == "mllama":  # its tiles see each other, as they lie
+        with pytest.raises(ImageError, match=r"the tower takes \(prompts, images, tiles, "):
+            depth_of(images)
+        return
+    with torch.no_grad():
+        maps = depth_of(images)
+    for one_2HW, shown in zip(maps, pictures, strict=True):
+        error_HW = one_2HW[0] - (1 + shown[0] / 255)
+        if case.blurred or case.processor == "LlavaOnevisionImageProcessor":
+            error_HW = error_HW[4:-4, 4:-4]
+        error_HW = error_HW[~error_HW.isnan()]
+        assert error_HW.abs().max() < 0.05
+        assert error_HW.mean().abs() < 0.003

@@ -6,7 +6,7 @@ Sizes are (H, W).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from clipdepth_plugin.arguments import Size
@@ -95,6 +95,26 @@ class Fit(ViewRule):
             offset = ((view_h - resized[0]) // share, (view_w - resized[1]) // share)
         scale = (resized[0] / height, resized[1] / width)
         return ImageViews((ViewGeometry(image_size, self.size, scale, offset),))
+
+
+@dataclass(frozen=True)
+class PaddedToPatches(ViewRule):
+    """What another rule makes, padded behind to whole patches, as the host pads a batch."""
+
+    label: ClassVar[str] = "padded to whole patches"
+    pads_behind: ClassVar[bool] = True
+    rule: ViewRule
+    patch: Size
+
+    def views(self, image_size: Size) -> ImageViews:
+        made = self.rule.views(image_size)
+        return replace(made, views=tuple(map(self._padded, made.views)))
+
+    def _padded(self, view: ViewGeometry) -> ViewGeometry:
+        height, width = (
+            -(-side // of) * of for side, of in zip(view.view_size, self.patch, strict=True)
+        )
+        return replace(view, view_size=(height, width))
 
 
 def _centre(size: int, view: int, half: Half) -> int:

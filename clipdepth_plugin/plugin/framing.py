@@ -41,14 +41,14 @@ def framing(
 
 
 def known_preprocessing(tower: Tower, preprocessing: Preprocessing | None) -> Preprocessing:
-    """What is given, or what the tower says of itself."""
+    """What is given, or what the tower says of itself; for its patches."""
     known = preprocessing or tower.preprocessing
     if known is None:
         raise HostError(
             f"it is not known how pictures for {tower} are normalised: give a Preprocessing (mean, "
             "std, size), or a host's folder that has a preprocessor_config.json"
         )
-    return known
+    return known.for_patches(tower.patch_size)
 
 
 def host_preprocessing(host: nn.Module, tower: Tower, processor: Any) -> Preprocessing | None:

@@ -99,7 +99,8 @@ class TrainConfig(Settings):
     emulates it, eight times slower; ``bf16-emulated`` trains there all the same."""
 
     output_size: tuple[Side, Side] | None = None
-    """(H, W) at which loss and metrics are taken; null for the tower's input size."""
+    """(H, W) at which loss and metrics are taken; null for the tower's input size, or, where each
+    picture has one of its own, for that of a picture of 480 x 640."""
 
     seed: Seed = 0
     """Of the head's weights, the order of the data and its augmentation."""

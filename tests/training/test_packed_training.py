@@ -31,7 +31,7 @@ from tests.tiny.packed import EVERY_PACKED
 from tests.tiny.table import HOSTS
 from tests.training.conftest import TinyRuns, write_plane
 
-CAMERA = [40.0, 40.0, 19.5, 15.5]
+CAMERA = (40.0, 40.0, 19.5, 15.5)
 SIZES = ((32, 40), (48, 24), (32, 40), (24, 56))
 NORM = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.25] * 3}
 QWEN = {
@@ -50,7 +50,8 @@ class Host:
     options: dict[str, Any]
 
     def save(self, folder: Path) -> str:
-        tables: dict[str, Any] = {case.name: case for case in (*HOSTS, *EVERY_PACKED)}
+        tables: dict[str, Any] = {case.name: case for case in HOSTS}
+        tables |= {case.name: case for case in EVERY_PACKED}
         if tables[self.name].absent:
             pytest.skip(f"transformers {transformers.__version__} lacks {self.name}")
         tables[self.name].host().save_pretrained(folder)
@@ -119,8 +120,7 @@ def trained(config: TrainConfig) -> DepthHead:
 
 
 def pictures_of(config: TrainConfig) -> list[Any]:
-    data = open_dataset(DataConfig(format="rgbd", root=config.data.train[0].root, split="test"))
-    return [data[index] for index in range(len(data))]
+    return [*open_dataset(DataConfig(format="rgbd", root=config.data.train[0].root, split="test"))]
 
 
 @torch.no_grad()
@@ -153,8 +153,7 @@ def test_a_head_gives_in_the_host_what_it_gives_of_pictures(
 
 def losses(config: TrainConfig) -> list[float]:
     session = open_session(config)
-    batches = [batch for batch in session.train.batches(0)]
-    return [session.stepper([batch], 1e-3, "test").loss for batch in batches]
+    return [session.stepper([batch], 1e-3, "test").loss for batch in session.train.batches(0)]
 
 
 @pytest.mark.parametrize("given", [{}, {"resize": "whole", "input_size": [32, 64]}])
@@ -177,6 +176,7 @@ def test_validation_measures_the_maps_that_predict_gives(make: Make, host: Host)
     session = open_session(config)
     context = session.context
     model = session.model.eval()
+    assert session.validation is not None
     head = context.accelerator.unwrap_model(model).head
     found = validate(context.accelerator, model, session.validation, context.size, ["all"], 4)
     assert found.images == 4
