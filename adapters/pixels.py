@@ -119,15 +119,18 @@ def part(image: Image.Image, geometry: ViewGeometry, preprocessing: Preprocessin
         strict=True,
     ):
         first, last = max(0, round(offset)), min(view, round(side * scale + offset))
+        first = min(first, view - 1)
         last = max(last, first + 1)
         # Rounded where they are whole but for the last bits.
         start, end = (round((edge - offset) / scale, 6) for edge in (first, last))
         spans.append(((max(0.0, start), min(float(side), end)), (first, last)))
     ((top, bottom), (above, below)), ((left, right), (before, behind)) = spans
     box, to = (left, top, right, bottom), (below - above, behind - before)
-    rgb_3HW = _resized(image, to, preprocessing, box)
     height, width = geometry.view_size
     fill = preprocessing.shown_rule.padding or preprocessing.mean
+    if bottom <= top or right <= left:  # a tile of padding alone
+        return torch.tensor(fill).view(3, 1, 1).repeat(1, height, width)
+    rgb_3HW = _resized(image, to, preprocessing, box)
     return _padded(rgb_3HW, (before, width - behind, above, height - below), fill)
 
 

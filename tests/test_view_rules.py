@@ -353,6 +353,13 @@ def test_pictures_are_shown_as_the_processor_shows_them(case: Case) -> None:
             assert error.abs().mean() < 0.1, size
 
 
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_size_that_is_called_fixed_is_that_of_all_views(case: Case) -> None:
+    known = from_processor(getattr(transformers, case.processor)(**{**PLAIN, **case.options}))
+    sizes = {view.view_size for size in SIZES for view in known.views(size).views}
+    assert not known.fixed_size or sizes == {known.size}
+
+
 def smooth_picture(size: Size) -> Image.Image:
     noise = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize(size[::-1], Image.Resampling.BICUBIC)
