@@ -20,10 +20,9 @@ from clipdepth_plugin.errors import HostError, quoted
 from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
 from clipdepth_plugin.maps.tiling import ViewRule
 
-_SHAPES: tuple[Size, ...] = ((150, 230), (260, 170), (40, 40))
-_MORE_SHAPES: tuple[Size, ...] = (
-    *_SHAPES,
-    *((24, 56), (90, 40), (480, 640), (1080, 1920), (2000, 300), (100, 900)),
+_SHAPES: tuple[Size, ...] = (
+    *((150, 230), (260, 170), (40, 40), (24, 56), (90, 40)),
+    *((480, 640), (1080, 1920), (2000, 300), (100, 900)),
 )
 ResizeKind = Literal["squash", "shortest", "pad", "fit", "fit_middle", "fit_end"]
 # By Pillow's numbers, from 0.
@@ -136,7 +135,7 @@ class Preprocessing:
         if not self.makes_own_sizes:
             return True
         return all(
-            view.view_size == self.size for size in _MORE_SHAPES for view in self.views(size).views
+            view.view_size == self.size for size in _SHAPES for view in self.views(size).views
         )
 
     @property
