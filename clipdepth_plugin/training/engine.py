@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from clipdepth_plugin.arguments import check_type
 from clipdepth_plugin.errors import TrainingError
+from clipdepth_plugin.precision import denormals_as_zero
 from clipdepth_plugin.training.config import TrainConfig
 from clipdepth_plugin.training.progress import Progress, Reporter, silent
 from clipdepth_plugin.training.run_folder import RunFolder
@@ -73,7 +74,8 @@ def train(
     check_ready(config)
     folder = RunFolder(config)
     accelerator = make_accelerator(config)
-    with folder.locked() if accelerator.is_main_process else contextlib.nullcontext():
+    lock = folder.locked() if accelerator.is_main_process else contextlib.nullcontext()
+    with lock, denormals_as_zero():
         folder.check(resume=resume)
         doing = silent if reporter is None else reporter.doing
         session = open_session(config, doing, accelerator=accelerator)
