@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
+import transformers as _transformers
 from transformers import AutoModelForDepthEstimation
+
+transformers: Any = _transformers  # its configs are typed too narrowly
 
 VIT: dict[str, Any] = {
     "hidden_size": 16,

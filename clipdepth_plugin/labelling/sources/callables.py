@@ -54,8 +54,9 @@ def open_callable(text: str, *, device: str, dtype: str | None) -> DepthSource:
     module_name, _, name = text.partition(":")
     if not module_name or not name:
         raise SourceError(f"python:{text}: expected python:module:function")
-    found = getattr(_imported(module_name, text), name, None)
-    version = _version(found, text)
+    module = _imported(module_name, text)
+    found = getattr(module, name, None)
+    version = _version(found, module)
     if isinstance(found, type):
         found = found(device=device, dtype=dtype)
     elif dtype is not None:
@@ -94,8 +95,8 @@ class CallableSource(CheckedSource):
         for picture, pair in zip(pictures, given, strict=False):
             if not isinstance(pair, list | tuple) or len(pair) != 2:
                 raise SourceError(
-                    f"{self.card.source}, {picture.name}: returned {quoted(pair)}, expected "
-                    f"{_EXPECTED}"
+                    f"{self.card.source}, {picture.name}: returned a {type(pair).__name__} for it, "
+                    f"expected {_EXPECTED}"
                 )
         return [Estimate(*pair) for pair in given]
 
@@ -115,9 +116,11 @@ def _imported(name: str, text: str) -> Any:
         ) from error
 
 
-def _version(found: Any, text: str) -> str:
+def _version(found: Any, module: Any) -> str:
+    """The hash of the file that the code stands in, or else of its module's."""
     try:
         file = inspect.getsourcefile(inspect.unwrap(found))
-    except TypeError:  # built in, or no code of its own
+    except TypeError:  # an object, or built in
         file = None
-    return files_version([Path(file)]) if file else f"python:{text}"
+    file = file or getattr(module, "__file__", None)
+    return files_version([Path(file)]) if file else "built in"

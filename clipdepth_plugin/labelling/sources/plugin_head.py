@@ -29,7 +29,7 @@ def open_head(text: str, *, device: str, dtype: str | None) -> DepthSource:
     head_name, _, host_name = text.rpartition("@")
     if not head_name or not host_name:
         raise SourceError(f"head:{text}: expected head:HEAD@HOST, e.g. head:demo@demo")
-    host, head = load_host(host_name), load_head(head_name)
+    head, host = load_head(head_name), load_host(host_name)
     plugin = DepthPlugin(host.model, head, processor=host.preprocessing)
     config = head.config
     state = {name: x.contiguous() for name, x in head.state_dict().items()}
