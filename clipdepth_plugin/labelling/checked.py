@@ -120,8 +120,11 @@ def _floats(value: Any, size: tuple[int, int], where: str) -> NDArray[np.float32
 def _array(value: Any, size: tuple[int, int], kind: str, where: str) -> NDArray[Any]:
     """An array or tensor of a picture's size, of floats ("f") or booleans ("b")."""
     if isinstance(value, Tensor):
-        value = value.detach().cpu()
-        value = (value.float() if value.is_floating_point() else value).numpy()
+        try:
+            value = value.detach().cpu()
+            value = (value.float() if value.is_floating_point() else value).numpy(force=True)
+        except Exception as error:  # sparse, quantised, of the meta device
+            raise SourceError(f"{where}: {shortened(error)}") from error
     expected = {"f": "floats", "b": "booleans"}[kind]
     if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
         raise SourceError(

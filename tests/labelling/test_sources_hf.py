@@ -101,8 +101,12 @@ def test_pictures_of_any_shape(model_of: Callable[[str], str]) -> None:
     """The library squeezes sides of one pixel away, and takes three rows for colours."""
     sizes = [(40, 1), (1, 40), (3, 40), (40, 3)]
     for name in ("dpt", "depth_pro", "tipsv2_dpt"):
-        labels = open_source(f"hf:{model_of(name)}").label([picture(0, *size) for size in sizes])
+        source = open_source(f"hf:{model_of(name)}")
+        labels = source.label([picture(0, *size) for size in sizes])
         assert [label.depth_HW.shape for label in labels] == sizes
+        mirrored = picture(0, 20, 30).image_HW3[:, ::-1]  # a view
+        one, other = source.label([Picture("view", mirrored), Picture("copy", mirrored.copy())])
+        np.testing.assert_array_equal(one.depth_HW, other.depth_HW)
 
 
 def test_the_heads_of_zoedepth_are_chosen_for_each_picture(changed: Callable[[str], Path]) -> None:
@@ -303,3 +307,21 @@ def test_the_version_is_that_of_the_weights_and_configs(changed: Callable[[str],
     assert open_source(f"hf:{moved}").card.version == first
     _config(max_depth=80)(moved)
     assert open_source(f"hf:{moved}").card.version != first
+
+
+def test_the_version_of_a_model_of_the_hub_is_its_commit(
+    changed: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, commit = changed("glpn"), "a" * 40
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    repo = tmp_path / "hub" / "models--org--name"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(commit)
+    (repo / "snapshots").mkdir()
+    folder.rename(repo / "snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    card = open_source("hf:org/name").card
+    assert (card.source, card.version, card.licence) == ("hf:org/name", commit, "mit")
+    _pickled(repo / "snapshots" / commit)
+    with pytest.raises(SourceError, match="safetensors"):
+        open_source("hf:org/name")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ def test_without_a_card_it_is_said_what_to_write(tmp_path: Path) -> None:
 
 
 def test_files_that_are_no_networks(tmp_path: Path) -> None:
-    name = write(tmp_path)
+    name = write(tmp_path, size=[16, 16])
     with pytest.raises(SourceError, match=r"takes tensor\(float\); leave dtype out"):
         open_source(name, dtype="float16")
     (tmp_path / "model.onnx").write_bytes(b"x" * 50)
@@ -161,6 +162,12 @@ def test_files_that_are_no_networks(tmp_path: Path) -> None:
     (tmp_path / "depth.json").write_text("{")
     with pytest.raises(SourceError, match="not valid JSON"):
         open_source(name)
+
+
+def test_without_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(SourceError, match="the package onnxruntime is not installed"):
+        open_source(write(tmp_path, size=[16, 16]))
 
 
 def test_what_is_no_map_is_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import inspect
 import logging
 import math
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipdepth_plugin.adapters.loading.folder import check_folder
+from clipdepth_plugin.adapters.loading.folder import CONFIG_FILE, check_folder
 from clipdepth_plugin.adapters.loading.registry import require_safetensors
 from clipdepth_plugin.arguments import parse_camera
 from clipdepth_plugin.errors import SourceError
 from clipdepth_plugin.files.documents import parse_yaml
-from clipdepth_plugin.files.paths import is_folder
+from clipdepth_plugin.files.paths import is_folder, read_text
 from clipdepth_plugin.labelling.checked import CheckedSource, Estimate
 from clipdepth_plugin.labelling.source import DepthSource, Picture, SourceCard, register_source
 from clipdepth_plugin.labelling.sources.hf_units import ModelTraits, model_traits
@@ -34,25 +35,29 @@ from clipdepth_plugin.labelling.versions import files_version
 
 logger = logging.getLogger(__name__)
 
+_CARD_FILE = "README.md"
 _PROBE = np.full((64, 64, 3), 128, np.uint8)
 
 
 @register_source("hf")
 def open_hf(text: str, *, device: str, dtype: str | None) -> DepthSource:
     """A model from its folder or the hub: safetensors alone, no code from its repository."""
+    from huggingface_hub import hf_hub_download
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation
 
     name, _, said = text.partition("?units=")
-    folder = Path(name) if is_folder(Path(name)) else None
-    if folder is not None:
-        check_folder(folder)
-        require_safetensors(name, "model.safetensors", "model.safetensors.index.json")
-    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    traits, units = model_traits(config, said or None, name)
-    commit = None if folder is not None else getattr(config, "_commit_hash", None)
     pinned: dict[str, Any] = {"trust_remote_code": False}
-    if commit is not None:  # what was looked at, though somebody pushes meanwhile
-        pinned["revision"] = commit
+    if is_folder(Path(name)):
+        check_folder(Path(name))
+        require_safetensors(name, "model.safetensors", "model.safetensors.index.json")
+        version = _folder_version(Path(name))
+        card_file: Path | None = Path(name, _CARD_FILE)
+    else:
+        version = Path(hf_hub_download(name, CONFIG_FILE)).parent.name  # snapshots/<commit>
+        pinned["revision"] = version  # of all files, though somebody pushes meanwhile
+        card_file = _card_of(name, version)
+    config = AutoConfig.from_pretrained(name, **pinned)
+    traits, units = model_traits(config, said or None, name)
     processor = AutoImageProcessor.from_pretrained(name, **pinned)
     if not hasattr(processor, "post_process_depth_estimation"):
         raise SourceError(
@@ -69,8 +74,8 @@ def open_hf(text: str, *, device: str, dtype: str | None) -> DepthSource:
     card = SourceCard(
         source=f"hf:{text}",
         units=units,
-        version=commit or _folder_version(folder),
-        licence=_licence(name, folder, commit),
+        version=version,
+        licence=_licence(card_file),
         max_depth=traits.max_depth,
         reads_focal=traits.reads_field_of_view,
     )
@@ -158,31 +163,32 @@ def _check_complete(source: HfSource, model: Any, missing: list[str]) -> None:
         ) from error
 
 
-def _folder_version(folder: Path | None) -> str:
-    if folder is None:
-        return "unknown"  # of the hub's cache, without a commit
+def _folder_version(folder: Path) -> str:
     endings = (".safetensors", ".json")
     return files_version(path for path in folder.iterdir() if path.name.endswith(endings))
 
 
-def _licence(name: str, folder: Path | None, commit: str | None) -> str | None:
-    """As the model card's front matter has it; None where there is none."""
+def _card_of(name: str, commit: str) -> Path | None:
     from huggingface_hub import hf_hub_download
 
     try:
-        card = "README.md"
-        path = folder / card if folder else hf_hub_download(name, card, revision=commit)
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except Exception as error:  # noqa: BLE001 (no card, no network)
+        return Path(hf_hub_download(name, _CARD_FILE, revision=commit))
+    except Exception as error:  # noqa: BLE001 (there is none, or no network any more)
         logger.info("%s: no model card (%s)", name, error)
         return None
-    front = text.replace("\r\n", "\n").partition("---\n")
-    if front[0] or not front[1]:
+
+
+def _licence(card: Path | None) -> str | None:
+    """As the model card's front matter has it; None where there is none."""
+    if card is None or not card.is_file():
         return None
     try:
-        said = parse_yaml(front[2].partition("\n---")[0], f"{name}: README.md", SourceError)
+        lines = iter(read_text(card, SourceError).splitlines())
+        if next(lines, "") != "---":
+            return None
+        said = parse_yaml("\n".join(takewhile("---".__ne__, lines)), str(card), SourceError)
     except SourceError as error:
-        logger.warning("%s; its licence is not known", error)
+        logger.warning("%s; the licence is not known", error)
         return None
     if not isinstance(said, dict):
         return None

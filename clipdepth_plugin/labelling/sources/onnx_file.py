@@ -103,8 +103,6 @@ def open_onnx(text: str, *, device: str, dtype: str | None) -> DepthSource:
     options.log_severity_level = 3
     where = {"device_id": place.index or 0} if place.type == "cuda" else {}
     session = onnxruntime.InferenceSession(path, options, providers=[(provider, where)])
-    if dtype is not None and _TYPES.get(session.get_inputs()[0].type) != np.dtype(dtype).type:
-        raise SourceError(f"onnx:{text}: takes {session.get_inputs()[0].type}; leave dtype out")
     # Large networks keep their weights in files beside, FILE.data or FILE_data.
     parts = [name for name in names_in(path.parent, SourceError) if name.startswith(path.name)]
     source_card = SourceCard(
@@ -115,7 +113,10 @@ def open_onnx(text: str, *, device: str, dtype: str | None) -> DepthSource:
         max_depth=card.max_depth if card.canonical_focal is None else None,
         reads_focal=card.canonical_focal is not None,
     )
-    return OnnxSource(source_card, card, session)
+    source = OnnxSource(source_card, card, session)
+    if dtype is not None and _TYPES[session.get_inputs()[0].type] != np.dtype(dtype).type:
+        raise SourceError(f"onnx:{text}: takes {session.get_inputs()[0].type}; leave dtype out")
+    return source
 
 
 def _read_card(path: Path) -> OnnxCard:
