@@ -7,16 +7,18 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from clipdepth_plugin.errors import SourceError
+from clipdepth_plugin.files.paths import check_file
 
 
 def files_version(files: Iterable[Path]) -> str:
     """A hash of the files' contents and names, whatever folder they lie in.
 
     Raises:
-        SourceError: One can't be read.
+        SourceError: One can't be read, or is no regular file.
     """
     digests = []
     for path in sorted(files):
+        check_file(path, SourceError)
         try:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").digest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -244,6 +245,7 @@ def _config(**fields: Any) -> Callable[[Path], None]:
         (_config(model_type="mine", auto_map={"AutoConfig": "mine.Mine"}), "can't be opened"),
         (_config(depth_estimation_type="feet"), "can't be opened"),
         (lambda folder: (folder / "config.json").write_text("[" * 9), "not valid JSON"),
+        (lambda folder: os.mkfifo(folder / "more.json"), "more.json: is a pipe"),
     ],
 )
 def test_folders_that_are_refused(

@@ -104,11 +104,12 @@ def open_onnx(text: str, *, device: str, dtype: str | None) -> DepthSource:
     where = {"device_id": place.index or 0} if place.type == "cuda" else {}
     session = onnxruntime.InferenceSession(path, options, providers=[(provider, where)])
     # Large networks keep their weights in files beside, FILE.data or FILE_data.
-    parts = [name for name in names_in(path.parent, SourceError) if name.startswith(path.name)]
+    beside = [path.parent / name for name in names_in(path.parent, SourceError)]
+    parts = [one for one in beside if one.name.startswith(path.name) and one.is_file()]
     source_card = SourceCard(
         source=f"onnx:{text}",
         units=card.units,
-        version=files_version(path.parent / name for name in (*parts, CARD_FILE)),
+        version=files_version([*parts, path.with_name(CARD_FILE)]),
         licence=card.licence,
         max_depth=card.max_depth if card.canonical_focal is None else None,
         reads_focal=card.canonical_focal is not None,
