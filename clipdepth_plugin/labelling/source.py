@@ -12,18 +12,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from clipdepth_plugin.arguments import Intrinsics
+from clipdepth_plugin.data.sample import Units
 from clipdepth_plugin.errors import SourceError, quoted
-
-Units = Literal["metres", "inverse depth"]
-"""``metres``: planar z. ``inverse depth``: known up to each picture's own scale and shift, larger
-is nearer; never called metres."""
 
 
 class SourceCard(BaseModel):
