@@ -11,8 +11,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_NEAREST = 1e-3
 _SMALLEST_SPREAD = 1e-6
 """Of values over their largest: with less a picture is constant."""
+
+
+def inverse_of(depth: Tensor) -> Tensor:
+    """1 / relative depth, of any shape: NaN stays NaN, what is nearer than 0.001 counts as that."""
+    return depth.clamp_min(_NEAREST).reciprocal()
 
 
 def least_squares(pred_BN: Tensor, truth_BN: Tensor, weight_BN: Tensor) -> tuple[Tensor, Tensor]:

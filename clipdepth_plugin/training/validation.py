@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin.errors import TrainingError
-from clipdepth_plugin.maps.alignment import least_squares
+from clipdepth_plugin.maps.alignment import inverse_of, least_squares
 from clipdepth_plugin.training.confidence_scale import (
     best_factor,
     calibration_errors,
@@ -110,7 +110,7 @@ def aligned_inverse(pred_B1HW: Tensor, inverse_B1HW: Tensor, valid_B1HW: Tensor)
     Those with the least squared error over each picture's valid pixels.
     """
     valid_BK = valid_B1HW.flatten(1)
-    pred_BK = wide(pred_B1HW.flatten(1).float()).clamp_min(_SMALLEST).reciprocal()
+    pred_BK = inverse_of(wide(pred_B1HW.flatten(1).float()))
     fit = least_squares(pred_BK, wide(inverse_B1HW.flatten(1)), wide(valid_BK.float()))
     return (fit[0] * pred_BK + fit[1]).view(pred_B1HW.shape)
 

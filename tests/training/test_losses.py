@@ -304,7 +304,7 @@ def test_half_precision_predictions_are_taken() -> None:
 
 
 def test_a_loss_that_trains_no_output_is_refused() -> None:
-    with pytest.raises(ValidationError, match=r"silog, log_l1, ssim, gradient, ssi, ssi_gradient: all are 0"):
+    with pytest.raises(ValidationError, match=r"silog, log_l1, .*, ssi_gradient: all are 0"):
         LossConfig(silog=0, ssim=0)
 
 
