@@ -68,6 +68,7 @@ class LossConfig(Silog, LogL1, Ssim, Gradient, Ssi, Confidence):
         for term in _TERMS:
             updates |= term.defaults_for(self, head)
         loss = self.model_copy(update=updates)
+        loss.refuse_idle("loss.")
         for part in loss.all_parts():
             if part.weight and part.metric != head.metric:
                 name = "auxiliary" if part.name.startswith("aux") else part.name

@@ -56,6 +56,7 @@ class RunRecorder:
         head = session.context.head
         self.select = session.context.config.select if head.metric else RELATIVE_METRICS[0]
         self.metric = "abs_rel" if head.metric else self.select
+        self._shown = "AbsRel" if head.metric else "inverse_error"
         self._session = session
         self._accelerator = session.context.accelerator
         self._main = self._accelerator.is_main_process
@@ -114,7 +115,7 @@ class RunRecorder:
             logger.warning(
                 "step %d: %s on the validation data is not finite: the weights have diverged, "
                 "and no head is kept of them; lower optimiser.lr",
-                *(step, self.metric),
+                *(step, self._shown),
             )
         elif not self.best.metrics or score < self.best.metrics.get(select, math.inf):
             metrics = measured[weights].metrics.items()
@@ -154,7 +155,7 @@ class RunRecorder:
             self._save_head()
         elif not self.best.metrics:
             raise TrainingError(
-                f"{self.folder.path}: no validation gave a finite {self.select}, so there is no "
+                f"{self.folder.path}: no validation gave a finite {self._shown}, so there is no "
                 "head to keep: the weights have diverged; lower optimiser.lr and train again"
             )
         self._accelerator.wait_for_everyone()
