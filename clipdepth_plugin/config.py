@@ -165,8 +165,9 @@ class HeadConfig(Settings):
     depth of 64 depths between them, evenly spaced in log depth. Both are bounded."""
 
     depth_range: tuple[GivenNearest, GivenMetres] = (0.05, 20.0)
-    """Nearest and farthest depth in metres; the bounds of ``log`` and ``bins``, which start near
-    their geometric mean. The other activations are not clipped to it."""
+    """Nearest and farthest depth in metres (``metric: false``: without unit); the bounds of ``log``
+    and ``bins``, which start near their geometric mean. The other activations are not clipped to
+    it."""
 
     metric: bool = True
     """Whether depth is in metres. False: relative depth, larger is farther, whose inverse is known

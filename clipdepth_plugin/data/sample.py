@@ -59,6 +59,14 @@ class Sample:
         return Image.fromarray(self.image_3HW.permute(1, 2, 0).contiguous().numpy())
 
 
+def check_metres(sample: Sample) -> None:
+    """Refuses a sample of relative depth where metres are measured against or fitted to."""
+    if sample.units != "metres":
+        raise DataError(
+            f"{sample.name}: its depth is {sample.units}, relative, and metres are needed here"
+        )
+
+
 def rescaled(intrinsics: Intrinsics, size: tuple[int, int], to: tuple[int, int]) -> Intrinsics:
     """Intrinsics of a picture of ``size``, for the same picture resized to ``to``."""
     if size == to:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from clipdepth_plugin.arguments import check_type, parse_count
-from clipdepth_plugin.data.sample import Sample
+from clipdepth_plugin.data.sample import Sample, check_metres
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.evaluation.calibration import Calibration, calibrate, take_pixels
 from clipdepth_plugin.evaluation.metrics import (
@@ -202,10 +202,7 @@ def _predicted(
 
 def _check_sample(sample: Sample) -> None:
     check_type(sample, Sample, "the data set's sample", DataError)
-    if sample.units != "metres":
-        raise DataError(
-            f"{sample.name}: its depth is {sample.units}, relative, and metres are measured against"
-        )
+    check_metres(sample)
 
 
 def median_depth(

@@ -22,8 +22,9 @@ from clipdepth_plugin.decoders.readout import DepthEstimate
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.training.engine import train
 from clipdepth_plugin.training.losses import DepthLoss, LossConfig
+from clipdepth_plugin.training.sealed import open_sealed
 from clipdepth_plugin.training.terms.term import Part, Truth, trimmed
-from clipdepth_plugin.training.token_cache import WEIGHT, open_sealed
+from clipdepth_plugin.training.token_cache import WEIGHT
 from tests.training.labelled import copied, weighed
 from tests.training.test_cache import FLIP_ONLY, cache_of
 
@@ -254,7 +255,7 @@ def test_a_labelled_set_beside_a_measured_one_with_and_without_a_cache(tiny: Tin
     graded = weighed(copied(tiny.data, tiny.folder / "graded"))
     equal = weighed(copied(tiny.data, tiny.folder / "equal"), 255)
     common: dict[str, Any] = {"loss": loss, "augment": FLIP_ONLY}
-    runs = {
+    runs: dict[str, tuple[str | Path, str | Path]] = {
         "measured": (tiny.data, tiny.data),
         "equal": (tiny.data, equal),
         "graded": (tiny.data, graded),
