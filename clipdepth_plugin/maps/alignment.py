@@ -42,30 +42,23 @@ def least_squares(pred_BN: Tensor, truth_BN: Tensor, weight_BN: Tensor) -> tuple
 
 
 def normalised(x_BN: Tensor, weight_BN: Tensor) -> tuple[Tensor, Tensor]:
-    """Maps less their median, over their mean absolute deviation from it; both weighted.
+    """Maps less their median, over their (weighted) mean absolute deviation from it.
+
+    The median is that of all pixels with a weight; of two in the middle the lesser.
 
     Returns:
         (B, N), 0 where nothing counts; (B,) bool, whether a picture varies: others are 0 all over.
         Gradients go through median and deviation, and are finite.
     """
     counts_BN = weight_BN > 0
-    x_BN = torch.where(counts_BN, x_BN, 0.0)
-    from_median_BN = x_BN - weighted_median(x_BN, weight_BN)
-    from_median_BN = torch.where(counts_BN, from_median_BN, 0.0)
+    median_B1 = torch.where(counts_BN, x_BN, torch.nan).nanmedian(dim=1, keepdim=True).values
+    from_median_BN = torch.where(counts_BN, x_BN - median_B1.nan_to_num(), 0.0)
     total_B1 = _or_one(weight_BN.sum(dim=1, keepdim=True))
     spread_B1 = (weight_BN * from_median_BN.abs()).sum(dim=1, keepdim=True) / total_B1
-    varies_B1 = spread_B1 > _SMALLEST_SPREAD * x_BN.detach().abs().amax(dim=1, keepdim=True)
+    largest_B1 = torch.where(counts_BN, x_BN, 0.0).detach().abs().amax(dim=1, keepdim=True)
+    varies_B1 = spread_B1 > _SMALLEST_SPREAD * largest_B1
     from_median_BN = torch.where(varies_B1, from_median_BN, 0.0)
     return from_median_BN / torch.where(varies_B1, spread_B1, 1.0), varies_B1[:, 0]
-
-
-def weighted_median(x_BN: Tensor, weight_BN: Tensor) -> Tensor:
-    """(B, 1): the smallest value up to which half of the weight lies; 0 weight: any value."""
-    key_BN = x_BN.detach().masked_fill(weight_BN <= 0, torch.inf)
-    order_BN = key_BN.argsort(dim=1, stable=True)
-    reached_BN = weight_BN.gather(1, order_BN).cumsum(dim=1)
-    place_B1 = (reached_BN < reached_BN[:, -1:] / 2).sum(dim=1, keepdim=True)
-    return x_BN.gather(1, order_BN.gather(1, place_B1.clamp_max(x_BN.shape[1] - 1)))
 
 
 def _or_one(x: Tensor) -> Tensor:

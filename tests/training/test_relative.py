@@ -26,7 +26,7 @@ from clipdepth_plugin.evaluation.evaluate import evaluate
 from clipdepth_plugin.evaluation.metrics import alignment_fit
 from clipdepth_plugin.evaluation.protocols import get_protocol
 from clipdepth_plugin.files.pictures import opened_image
-from clipdepth_plugin.maps.alignment import inverse_of, least_squares, normalised, weighted_median
+from clipdepth_plugin.maps.alignment import inverse_of, least_squares, normalised
 from clipdepth_plugin.training.config_file import load_config
 from clipdepth_plugin.training.engine import train
 from clipdepth_plugin.training.losses import DepthLoss, LossConfig
@@ -87,9 +87,6 @@ def test_alignments_against_numpy() -> None:
         v = valid[i].flatten()
         expected = np.polyfit(x[i][v].numpy(), y[i][v].numpy(), 1)
         assert [scale[i].item(), shift[i].item()] == pytest.approx(list(expected), rel=1e-9)
-    values = torch.tensor([[5.0, 1.0, 3.0, 9.0]], dtype=torch.float64)
-    for weights, median in (([1, 1, 1, 1], 3.0), ([0, 0, 0, 1], 9.0), ([1, 3, 1, 0], 1.0)):
-        assert weighted_median(values, torch.tensor([weights]).double()).item() == median
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 1e-8, 1e6], ids=str)

@@ -165,6 +165,12 @@ def test_trimming_respects_weights_and_holes() -> None:
     assert plain.flatten().tolist() == [False, True, True, True, False]
 
 
+def test_nan_is_not_trimmed_away() -> None:
+    pred, truth = batch()
+    pred[truth.valid_B1HW.nonzero(as_tuple=True)[0][0]] = torch.nan
+    assert total_of(TERMS["trimmed"], pred, truth).isnan()
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

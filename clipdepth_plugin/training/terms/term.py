@@ -126,13 +126,15 @@ def trimmed(truth: Truth, error_B1HW: Tensor, share: float) -> Truth:
     """The truth without those pixels of each picture whose |error| is largest.
 
     As many as do not exceed ``share`` of the picture's pixels (of their weight) are no longer
-    valid; equal errors are left out in the order of the rows.
+    valid, of equal errors (in float32) the first; NaN stays, to be seen.
     """
     if share == 0:
         return truth
     weight_BN = truth.wide_weights()
-    error_BN = error_B1HW.detach().abs().flatten(1).masked_fill(weight_BN <= 0, -1)
-    order_BN = error_BN.argsort(dim=1, descending=True, stable=True)
+    error_BN = error_B1HW.detach().float().abs().nan_to_num(nan=0.0).flatten(1)
+    # The bits of floats of one sign are in their order, and whole numbers are sorted faster.
+    key_BN = error_BN.contiguous().view(torch.int32).masked_fill(weight_BN <= 0, -1)
+    order_BN = key_BN.argsort(dim=1, descending=True, stable=True)
     reached_BN = weight_BN.gather(1, order_BN).cumsum(dim=1)
     out_BN = reached_BN <= share * reached_BN[:, -1:] * (1 + _ROUNDING)
     lost_BN = torch.zeros_like(out_BN).scatter(1, order_BN, out_BN)
