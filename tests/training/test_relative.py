@@ -225,7 +225,7 @@ def relative_run(tiny: TinyRuns, name: str, *roots: str | Path, **changes: Any) 
     fields: dict[str, Any] = {
         "head": {"options": options},
         "data": {"train": sets, "validation": [{**one, "split": "test"} for one in sets]},
-        "steps": 40,
+        "steps": 30,
         "ema": None,
         "augment": FLIP_ONLY,
         **changes,
@@ -237,7 +237,7 @@ def test_a_run_on_relative_and_measured_sets(tiny: TinyRuns) -> None:
     """Learns, selects by the aligned error, resumes, and says what its head is."""
     labelled = weighed(relative(tiny.data, tiny.folder / "r"), 200)
     logged = {"every": 1, "pictures": 2, "tensorboard": False}
-    changes = {"logging": logged, "validate_every": 20, "loss": {"trim": 0.1}}
+    changes = {"logging": logged, "validate_every": 15, "loss": {"trim": 0.1}}
     result = train(relative_run(tiny, "run", labelled, tiny.data, **changes))
     losses = list(tiny.losses("run").values())
     assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])

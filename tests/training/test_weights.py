@@ -269,6 +269,8 @@ def test_a_labelled_set_beside_a_measured_one_with_and_without_a_cache(tiny: Tin
     for name, roots in runs.items():
         data = data_of(*roots, validation=tiny.data)
         train(tiny.config(name, data=data, **common))
+        if name == "equal":
+            continue
         cache = cache_of(tiny, folder=f"cache-{name}")
         train(tiny.config(f"{name}-cached", data=data, cache=cache, **common))
         cached = tiny.losses(f"{name}-cached")
