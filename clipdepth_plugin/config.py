@@ -107,6 +107,8 @@ class HeadConfig(Settings):
         Idle("context", lambda head: not head.film, "film: false"),
         Idle("structural_levels", lambda head: not head.structural, "structural: false"),
         Idle("confidence_scale", lambda head: not head.confidence, "confidence: false"),
+        Idle("confidence", lambda head: not head.metric, "metric: false"),
+        Idle("canonical_focal", lambda head: not head.metric, "metric: false"),
     )
 
     width: Channels
@@ -163,8 +165,15 @@ class HeadConfig(Settings):
     depth of 64 depths between them, evenly spaced in log depth. Both are bounded."""
 
     depth_range: tuple[GivenNearest, GivenMetres] = (0.05, 20.0)
-    """Nearest and farthest depth in metres; the bounds of ``log`` and ``bins``, which start near
-    their geometric mean. The other activations are not clipped to it."""
+    """Nearest and farthest depth in metres (``metric: false``: without unit); the bounds of ``log``
+    and ``bins``, which start near their geometric mean. The other activations are not clipped to
+    it."""
+
+    metric: bool = True
+    """Whether depth is in metres. False: relative depth, larger is farther, whose inverse is known
+    up to each view's own scale and shift; it is never called metres, cameras make no difference to
+    it, and ``depth_range`` has no unit. Such a head learns from relative depth (a teacher's), too.
+    """
 
     confidence: bool = False
     """Predict beside each depth how sure it is: the scale of a Laplace distribution of log depth,

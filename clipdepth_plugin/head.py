@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 
 class DepthHead(HubMixin):
-    """Depth in metres from the intermediate features of a frozen vision tower.
+    """Depth from the intermediate features of a frozen vision tower.
+
+    In metres, unless ``config.metric`` is False.
 
     Saved and loaded by ``save_pretrained``, ``from_pretrained`` and ``push_to_hub``.
 
@@ -101,7 +103,7 @@ class DepthHead(HubMixin):
             size: Output (H, W); None gives the native size, ``config.upsampling`` times (h, w).
 
         Returns:
-            (B, 1, H, W) float32 metres.
+            (B, 1, H, W) float32 metres; relative depth where ``config.metric`` is False.
 
         Raises:
             FeaturesError: A level, the context or the pixels are missing, or of another width.

@@ -59,7 +59,13 @@ class Record(NamedTuple):
 
 
 class StreamDataset(IterableDataset[Sample], ABC):
-    """Samples in the order of their stream."""
+    """Samples in the order of their stream, in metres.
+
+    Attributes:
+        labels: See ``SampleDataset``.
+    """
+
+    labels: str | None = None
 
     def __init__(self, config: DataConfig) -> None:
         """Keeps the config; nothing is read."""
@@ -123,6 +129,16 @@ class StreamMixture:
     def __init__(self, streams: Sequence[StreamDataset], weights: Sequence[float]) -> None:
         """Joins the streams."""
         self.streams, self.weights = tuple(streams), tuple(weights)
+
+    @property
+    def sets(self) -> tuple[StreamDataset, ...]:
+        """The streams, as of ``Mixture``."""
+        return self.streams
+
+    @property
+    def relative(self) -> tuple[bool, ...]:
+        """As of ``Mixture``: streams are in metres."""
+        return (False,) * len(self.streams)
 
     def records(self, plan: EpochPlan) -> Iterator[tuple[int, Record]]:
         """Every record of an epoch, with the number of its stream."""

@@ -32,7 +32,7 @@ class DepthEstimate(NamedTuple):
     """What a decoder gives.
 
     Attributes:
-        metres: (B, 1, H, W) float32.
+        metres: (B, 1, H, W) float32; of a head with ``config.metric`` False relative depth.
         log_scale: (B, 1, H, W) float32, log b of the predicted Laplace distribution of log depth;
             None for heads without confidence.
         auxiliary: Auxiliary metres, where they were asked for.

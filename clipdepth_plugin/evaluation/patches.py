@@ -19,6 +19,7 @@ from clipdepth_plugin.adapters.passes import TowerPass, Wanted
 from clipdepth_plugin.adapters.pixels import to_pixels
 from clipdepth_plugin.adapters.running import TowerRunner
 from clipdepth_plugin.adapters.taps import Taps
+from clipdepth_plugin.data.sample import check_metres
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.features import one_size
 
@@ -123,6 +124,8 @@ class PatchReader:
         for start in range(0, len(samples), _BATCH):
             batch = [samples[i] for i in range(start, min(start + _BATCH, len(samples)))]
             features = self.tokens(batch)
+            for one in batch:
+                check_metres(one)
             pieces = [self._patches_of(features, i, one) for i, one in enumerate(batch)]
             x_NLK, y_N = (torch.cat(column) for column in zip(*pieces, strict=True))
             yield len(batch), x_NLK, y_N

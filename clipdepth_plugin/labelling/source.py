@@ -13,7 +13,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Literal
 
 import numpy as np
 import torch
@@ -21,11 +20,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from clipdepth_plugin.arguments import Intrinsics
+from clipdepth_plugin.data.sample import Units
 from clipdepth_plugin.errors import ClipDepthError, SourceError, quoted, shortened
-
-Units = Literal["metres", "inverse depth"]
-"""``metres``: planar z. ``inverse depth``: known up to each picture's own scale and shift, larger
-is nearer; never called metres."""
 
 
 class SourceCard(BaseModel):

@@ -1,6 +1,6 @@
 """Fills a token cache: hashes every sample, and runs the tower for missing views.
 
-Axes: B views, H W pixels, h w a depth map's size.
+Axes: B views, H W pixels.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from clipdepth_plugin.adapters.passes import Wanted
+from clipdepth_plugin.data.items import collate
 from clipdepth_plugin.data.reading import BadFiles, Failure
 from clipdepth_plugin.errors import ClipDepthError, DataError, TrainingError
 from clipdepth_plugin.files.atomic import remove_leftovers
@@ -25,7 +25,7 @@ from clipdepth_plugin.files.locks import HeldError, holding
 from clipdepth_plugin.training.token_cache import Key, TokenCache, to_records
 
 if TYPE_CHECKING:
-    from clipdepth_plugin.data.items import SampleViews
+    from clipdepth_plugin.data.items import Batch, SampleViews
     from clipdepth_plugin.training.batches import SourceContext
     from clipdepth_plugin.training.progress import Doing
 
@@ -124,9 +124,10 @@ def fill_cache(
         generator=torch.Generator(),
     )
     done = 0
-    for keys, (pixels_B3HW, depth_B1hw, intrinsics_B4) in loader:
-        features = read(pixels_B3HW)
-        cache.add(keys, to_records(features, depth_B1hw, intrinsics_B4, levels=levels, dtype=dtype))
+    for keys, batch in loader:
+        features = read(batch.pixels_B3HW)
+        truth = (batch.depth_B1HW, batch.intrinsics_B4, batch.weight_B1HW)
+        cache.add(keys, to_records(features, *truth, levels=levels, dtype=dtype))
         done += len(keys)
         doing("running the tower", done, len(mine))
     cache.flush()
@@ -142,9 +143,7 @@ def _content(views: SampleViews, index: int) -> tuple[str | None, str | None]:
         return None, str(error)
 
 
-def _loaded(
-    views: SampleViews, rows: Sequence[tuple[Key, int, int]]
-) -> tuple[list[Key], list[Tensor]]:
-    """The keys of B views, and their stacked pixels, depth and intrinsics."""
+def _loaded(views: SampleViews, rows: Sequence[tuple[Key, int, int]]) -> tuple[list[Key], Batch]:
+    """The keys of views, and the views as a batch."""
     found = [views.view(index, view, key.content) for key, index, view in rows]
-    return [key for key, _, _ in rows], [torch.stack(one) for one in zip(*found, strict=True)]
+    return [key for key, _, _ in rows], collate(found)

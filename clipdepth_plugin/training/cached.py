@@ -21,8 +21,10 @@ from clipdepth_plugin.data.config import expand
 from clipdepth_plugin.data.items import FLIPPED, PLAIN, SampleViews
 from clipdepth_plugin.data.order import Draw, EpochOrder
 from clipdepth_plugin.data.reading import map_ahead
+from clipdepth_plugin.training.batches import Truths
 from clipdepth_plugin.training.cache_fill import fill_cache, filling, sample_contents
 from clipdepth_plugin.training.token_cache import (
+    WEIGHT,
     Key,
     Records,
     TokenCache,
@@ -70,8 +72,8 @@ class CachedSource:
             on = {name: x.to(context.device, non_blocking=True) for name, x in records.items()}
             features = features_of(on, context.head.levels, context.tower.grid)
             parts_B = torch.tensor(parts, device=context.device)
-            own = (on["depth"], on["intrinsics"], names, parts_B)
-            yield context.batch(features, *own, training=self.training)
+            truth = Truths(on["depth"], on["intrinsics"], on.get(WEIGHT), self.data.relative)
+            yield context.batch(features, truth, names, parts_B, training=self.training)
 
     def _order(self, epoch: int, start: int) -> EpochOrder:
         plan = self.context.plan(epoch, start, training=self.training)

@@ -21,8 +21,8 @@ pipeline_tag: depth-estimation
 # Depth head for {tower}
 
 A {film}dual-path depth head (preset `{preset}`, after SPACE-CLIP, arXiv 2601.17657) that reads the
-intermediate layers of a frozen vision tower{pixels} and gives metric depth beside the host's own
-outputs.
+intermediate layers of a frozen vision tower{pixels} and gives {kind} depth beside the host's own
+outputs.{relative}
 
 | | |
 |---|---|
@@ -30,10 +30,10 @@ outputs.
 | Levels | semantic {semantic}, structural {structural} (k leaves block k, 0 enters the first) |
 | Input | {input} |
 | Context | {context} |
-| Output | (B, 1, H, W) float32, metres (planar z-depth) |
+| Output | (B, 1, H, W) float32, {output} |
 | Confidence | {confidence} |
 | Camera | {camera} |
-| Activation, range | `{activation}`, {low:g} to {high:g} m{range_note} |
+| Activation, range | `{activation}`, {low:g} to {high:g}{range_note} |
 | Training data | {data} |
 | Tower weights recorded | {hashes} |
 
@@ -43,10 +43,14 @@ from clipdepth_plugin import DepthHead, attach
 head = DepthHead.from_pretrained("path-or-hub-id")
 with attach(host, head) as plugin:
     out = host(**inputs)
-    metres = plugin.depth
+    {variable} = plugin.depth
 ```
 {notes}"""
 _CONFIDENCE = "`plugin.confidence`: the probability that the true depth is within a factor of 1.25"
+_RELATIVE = (
+    "**Not metres**: 1 / depth is known up to a\nscale and a shift of each view's own "
+    "(`metric: false`)."
+)
 _CAMERA = (
     "canonical: metres are those of a focal length of {focal:g} pixels at {size}, unless "
     "`plugin.predict(focal_px=...)` or `intrinsics=` says another"
@@ -80,7 +84,12 @@ def model_card_text(config: HeadConfig) -> str:
         activation=config.activation,
         low=config.depth_range[0],
         high=config.depth_range[1],
-        range_note="" if config.activation in ("log", "bins") else " (not enforced)",
+        range_note=f"{' m' if config.metric else ', without unit'}"
+        f"{'' if config.activation in ('log', 'bins') else ' (not enforced)'}",
+        kind="metric" if config.metric else "relative",
+        relative="" if config.metric else f" {_RELATIVE}",
+        output="metres (planar z-depth)" if config.metric else "relative depth, larger is farther",
+        variable="metres" if config.metric else "relative",
         data=", ".join(map(_line, origin.data)) or "not recorded",
         hashes=", ".join(map(_line, sorted(origin.tower_hashes)))
         or "no hash; any tower of this width is taken",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clipdepth_plugin.arguments import GivenMetres
+from clipdepth_plugin.data.sample import Units
 from clipdepth_plugin.errors import SourceError, quoted
 from clipdepth_plugin.files.problems import checked
 from clipdepth_plugin.labelling.checked import CheckedSource, Estimate
@@ -22,7 +23,6 @@ from clipdepth_plugin.labelling.source import (
     DepthSource,
     Picture,
     SourceCard,
-    Units,
     register_source,
 )
 from clipdepth_plugin.labelling.versions import files_version

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
 
+from clipdepth_plugin.data.sample import Units
 from clipdepth_plugin.errors import SourceError, quoted
-from clipdepth_plugin.labelling.source import Units
 
 
 class ModelTraits(NamedTuple):

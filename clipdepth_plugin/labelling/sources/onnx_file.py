@@ -25,6 +25,7 @@ from clipdepth_plugin.adapters.preprocessing import (
     Triple,
 )
 from clipdepth_plugin.arguments import GivenFocal, GivenMetres, Size
+from clipdepth_plugin.data.sample import Units
 from clipdepth_plugin.errors import SourceError
 from clipdepth_plugin.files.documents import read_json
 from clipdepth_plugin.files.paths import check_file, names_in
@@ -34,7 +35,6 @@ from clipdepth_plugin.labelling.source import (
     DepthSource,
     Picture,
     SourceCard,
-    Units,
     register_source,
 )
 from clipdepth_plugin.labelling.versions import files_version

@@ -18,6 +18,7 @@ from clipdepth_plugin.errors import SourceError
 from clipdepth_plugin.labelling.checked import CheckedSource, Estimate
 from clipdepth_plugin.labelling.source import DepthSource, Picture, SourceCard, register_source
 from clipdepth_plugin.labelling.versions import bytes_version
+from clipdepth_plugin.maps.alignment import inverse_of
 from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
 from clipdepth_plugin.plugin.pictures import PictureDepth
 from clipdepth_plugin.shipped import load_head
@@ -35,7 +36,7 @@ def open_head(text: str, *, device: str, dtype: str | None) -> DepthSource:
     state = {name: x.contiguous() for name, x in head.state_dict().items()}
     tower = tower_hashes(plugin.tower)["float32"]  # before it moves, in the dtype it came in
     parts = (save(state), config.model_dump_json().encode(), tower.encode())
-    metric = getattr(config, "metric", True)
+    metric = config.metric
     bounded = metric and config.activation in ("log", "bins") and config.canonical_focal is None
     card = SourceCard(
         source=f"head:{text}",
@@ -67,6 +68,6 @@ class HeadSource(CheckedSource):
 
     def _estimate(self, map_CHW: Tensor) -> Estimate:
         depth_HW = map_CHW[0]
-        if self.card.units == "inverse depth":  # a head's depth grows with distance
-            depth_HW = 1 / depth_HW
+        if self.card.units == "inverse depth":
+            depth_HW = inverse_of(depth_HW)
         return Estimate(depth_HW, depth_HW.isfinite() & (depth_HW > 0), *map_CHW[1:])
