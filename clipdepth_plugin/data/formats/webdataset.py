@@ -31,9 +31,9 @@ _IMAGE, _DEPTH, _CAMERA = "jpg;jpeg;png;webp", "depth.png", "intrinsics.json"
 class TarStream(StreamDataset):
     """The samples of tar shards, local or remote."""
 
-    def __init__(self, config: DataConfig) -> None:
+    def __init__(self, config: DataConfig, *, with_depth: bool = True) -> None:
         """Expands the list of shards; none is read."""
-        super().__init__(config)
+        super().__init__(config, with_depth=with_depth)
         require("webdataset", "stream", "format webdataset")
         self._shards = expanded_shards(config.location())
         self._image_suffixes = (config.image_column or _IMAGE).split(";")
@@ -45,19 +45,22 @@ class TarStream(StreamDataset):
         """See ``StreamDataset``."""
         return len(self._shards)
 
+    def shard_name(self, shard: int) -> str:
+        """See ``StreamDataset``."""
+        title = re.sub(r"\.tar(\.\w+)?$", "", os.path.basename(self._shards[shard]))  # noqa: PTH119
+        return f"{self.config.name}/{title}" if self.config.name else title
+
     def read_shard(self, shard: int) -> Iterator[Record]:
         """See ``StreamDataset``."""
         tar = require("webdataset.tariterators", "stream", "format webdataset")
-        place = self._shards[shard]
-        title = re.sub(r"\.tar(\.\w+)?$", "", os.path.basename(place))  # noqa: PTH119
-        name = f"{self.config.name}/{title}" if self.config.name else title
+        place, name = self._shards[shard], self.shard_name(shard)
         try:
             with contextlib.closing(open_address(place)) as stream:
                 for found in tar.group_by_keys(_members(stream, place)):
                     yield Record(
                         f"{name}/{found['__key__']}",
                         _member(found, self._image_suffixes),
-                        _member(found, self._depth_suffixes),
+                        _member(found, self._depth_suffixes) if self.with_depth else None,
                         _member(found, self._camera_suffixes),
                     )
         # zlib.error and lzma.LZMAError are no OSErrors; http.client's errors of a line cut short.
