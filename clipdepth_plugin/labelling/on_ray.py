@@ -30,8 +30,8 @@ def write_labels_on_ray(
 ) -> LabelReport:
     """``write_labels`` by actors of a Ray cluster, or of this machine where none is joined.
 
-    An actor takes a GPU where ``job.device`` is ``cuda``, and one CPU for each of its threads.
-    Every shard is tried; the error at the end names those that failed.
+    An actor takes one CPU, and a GPU where ``job.device`` is ``cuda``. Every shard is tried; the
+    error at the end names those that failed.
 
     Args:
         job: What is to be done; its shard is the whole.
@@ -43,17 +43,18 @@ def write_labels_on_ray(
         SourceError: Shards failed. What they labelled stays, and the same call goes on.
     """
     ray = require("ray", "ray", "labelling on Ray")
-    require("ray.data", "ray", "labelling on Ray")
+    data = require("ray.data", "ray", "labelling on Ray")
     if job.shard != Shard():
         raise SourceError(f"shard {job.shard}: Ray deals out the shards; leave it out")
     if not ray.is_initialized():
         ray.init()
     shards = [{"shard": 1 + number} for number in range(actors * SHARDS_PER_ACTOR)]
-    rows = ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(
+    data.DataContext.get_current().enable_progress_bars = False  # advance tells
+    rows = data.from_items(shards, override_num_blocks=len(shards)).map_batches(
         _Labeller,
         fn_constructor_args=(job, len(shards)),
         batch_size=1,
-        concurrency=actors,
+        compute=data.ActorPoolStrategy(size=actors),
         num_gpus=1 if job.device.startswith("cuda") else 0,
     )
     return _joined(rows.iter_rows(), job, len(shards), advance)

@@ -14,7 +14,8 @@ import re
 import tarfile
 import zlib
 from collections.abc import Iterator
-from typing import IO, Any
+from tarfile import EmptyHeaderError, ReadError, TruncatedHeaderError
+from typing import IO, Any, Self
 
 from clipdepth_plugin.data.addresses import expanded_shards, open_address
 from clipdepth_plugin.data.config import DataConfig, register_format
@@ -69,9 +70,20 @@ class TarStream(StreamDataset):
             yield Record(name, error=f"{reason}; get it again")
 
 
+class _Header(tarfile.TarInfo):
+    """A member's header; ``tarfile`` takes one that is cut short for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(tarfile)
+        except (TruncatedHeaderError, EmptyHeaderError) as error:
+            raise ReadError(f"it is cut short: {error}") from error
+
+
 def _members(stream: IO[bytes], place: str) -> Iterator[dict[str, Any]]:
     """The files of a tar archive as webdataset groups them; metadata (``__name__``) is left out."""
-    with tarfile.open(fileobj=stream, mode="r|*") as archive:
+    with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header) as archive:
         for member in archive:
             if member.isreg() and not re.match(r"__[^/]*__($|/)", member.name):
                 if member.size > _MEMBER_BYTES:  # of a sparse one, more than the archive holds
