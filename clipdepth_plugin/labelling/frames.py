@@ -36,7 +36,7 @@ from clipdepth_plugin.labelling.source import Units
 from clipdepth_plugin.labelling.validity import Stored
 
 _CAMERA_KEY = "Camera"
-_COMPRESSION = 3  # of zlib: twice as fast as 6 for 3% more
+_RUN_LENGTHS = 3  # zlib's strategy: of depth, 7 times as fast as the default for 5% more
 _JPEG_QUALITY = 95
 _NOTES: dict[Units, str] = {
     "metres": "pseudo label: depth along the optical axis, metres * depth_scale; 0 is not known",
@@ -113,7 +113,7 @@ def _write_png(path: Path, grey_HW: NDArray[Any], texts: dict[str, str]) -> None
         info.add_text(key, text)
     buffer = io.BytesIO()
     image = Image.fromarray(grey_HW)
-    image.save(buffer, format="PNG", pnginfo=info, compress_level=_COMPRESSION)
+    image.save(buffer, format="PNG", pnginfo=info, compress_type=_RUN_LENGTHS)
     write_atomically(path, buffer.getbuffer())
 
 
@@ -122,5 +122,5 @@ def _encoded(content: Content) -> memoryview:
     if content.suffix == JPEG:
         image.save(buffer, format="JPEG", quality=_JPEG_QUALITY, subsampling=0)
     else:
-        image.save(buffer, format="PNG", compress_level=_COMPRESSION)
+        image.save(buffer, format="PNG", compress_type=_RUN_LENGTHS)
     return buffer.getbuffer()

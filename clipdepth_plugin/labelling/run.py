@@ -24,6 +24,7 @@ from clipdepth_plugin.arguments import Intrinsics
 from clipdepth_plugin.data.reading import BadFiles, Failure, map_ahead
 from clipdepth_plugin.errors import ClipDepthError, SourceError, printable
 from clipdepth_plugin.labelling.cameras import Cameras
+from clipdepth_plugin.labelling.dealing import count_of, unread_of
 from clipdepth_plugin.labelling.folder import claim_folder, holding_shard, make_meta
 from clipdepth_plugin.labelling.frames import FrameFiles
 from clipdepth_plugin.labelling.job import LabelJob, LabelReport, Progress
@@ -31,7 +32,6 @@ from clipdepth_plugin.labelling.masks import Masks
 from clipdepth_plugin.labelling.pictures import Content, Pictures, Unread, open_pictures
 from clipdepth_plugin.labelling.pictures.kinds import Options
 from clipdepth_plugin.labelling.sequences import Sequences
-from clipdepth_plugin.labelling.shards import Shard
 from clipdepth_plugin.labelling.source import DepthSource, Label, Picture, open_source
 from clipdepth_plugin.labelling.threads import run_ahead
 from clipdepth_plugin.labelling.validity import farthest, stored_label
@@ -122,38 +122,6 @@ def _opened(job: LabelJob) -> list[Pictures]:
     return open_pictures(job.pictures, Options(every=job.every))
 
 
-def unread_of(pictures: list[Pictures], shard: Shard) -> Iterator[Unread]:
-    """The pictures of a shard, in the order in which they are read."""
-    for one in pictures:
-        whole = takes_whole_parts(one, shard)
-        for part in range(one.parts):
-            if not whole or shard.has_part(part):
-                unread = one.part(part)
-                yield from (each for each in unread if whole or shard.has(each.name))
-
-
-def takes_whole_parts(pictures: Pictures, shard: Shard) -> bool:
-    """Whether its tar files or videos, not its pictures, are dealt out to shards."""
-    return pictures.reads_to_skip and pictures.parts >= shard.of
-
-
-def count_of(pictures: list[Pictures], shard: Shard) -> int | None:
-    """How many pictures a shard has; None where that is not known without reading them."""
-    total = 0
-    for one in pictures:
-        if not one.reads_to_skip:
-            total += sum(1 for _ in unread_of([one], shard))
-            continue
-        whole = takes_whole_parts(one, shard)
-        parts = [part for part in range(one.parts) if not whole or shard.has_part(part)]
-        lengths = [one.length(part) for part in parts]
-        if None in lengths:
-            return None
-        known = sum(length for length in lengths if length is not None)
-        total += known if whole else known // shard.of
-    return total
-
-
 class _Run:
     """A process's part of a job."""
 
@@ -218,12 +186,10 @@ class _Run:
     def _labelled(self, reading: Iterator[_Read | Failure]) -> Generator[_Labelled, None, None]:
         good = self._without_bad(reading)
         while batch := list(islice(good, self._job.batch_size)):
-            began = time.perf_counter()
             labels = self._label(batch, [one.picture for one in batch])
             mirrored: list[Label] | list[None] = [None] * len(batch)
             if self._job.settings.flip:
                 mirrored = self._label(batch, [one.mirrored for one in batch])
-            self._counts.source_seconds += time.perf_counter() - began
             yield from map(_Labelled, batch, labels, mirrored)
 
     def _without_bad(self, reading: Iterator[_Read | Failure]) -> Iterator[_Read]:
@@ -235,7 +201,9 @@ class _Run:
                 yield one
 
     def _label(self, batch: list[_Read], pictures: list[Picture]) -> list[Label]:
+        began = time.perf_counter()
         labels = self._source.label(pictures)
+        self._counts.source_seconds += time.perf_counter() - began
         sizes = [one.image_HW3.shape[:2] for one in pictures]
         found = [one.depth_HW.shape for one in labels]
         if found != sizes:

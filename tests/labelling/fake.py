@@ -36,7 +36,7 @@ class FakeSource(DepthSource):
         self.keep_seen = False
 
     def depth(self, red_HW: NDArray[np.float32]) -> NDArray[np.float32]:
-        return red_HW if self.card.units != "metres" else 0.5 + red_HW / 50
+        return red_HW if self.card.units != "metres" else np.float32(0.5) + red_HW / np.float32(50)
 
     def label(self, pictures: Sequence[Picture]) -> list[Label]:
         if self.keep_seen:

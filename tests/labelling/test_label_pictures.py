@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import tarfile
+import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import ExifTags, Image
 
 from clipdepth_plugin.data import DataConfig
@@ -279,3 +282,56 @@ def test_hugging_face(tmp_path: Path) -> None:
     found = read(DataConfig(format="hf", root=str(tmp_path / "set")))
     assert list(found) == [f"set__train__00000/{number:06d}" for number in range(3)]
     np.testing.assert_array_equal(found["set__train__00000/000001"].image_HW3, picture(1))
+
+
+class Rows:
+    """A stand-in for ``LeRobotDataset``: two episodes of 3 and 2 rows, two cameras and depth."""
+
+    def __init__(self, name: str, root: Path | None = None) -> None:
+        self.read: list[int] = []
+        self.meta = types.SimpleNamespace(
+            camera_keys=["observation.images.top", "observation.image", "observation.depth"],
+            depth_keys=["observation.depth"],
+            episodes=[
+                {"dataset_from_index": 0, "dataset_to_index": 3},
+                {"dataset_from_index": 3, "dataset_to_index": 5},
+            ],
+        )
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        self.read.append(index)
+        if index == 4:
+            raise RuntimeError("damaged video")
+        return {name: torch.full((3, 4, 6), index / 10) for name in self.meta.camera_keys}
+
+
+def test_lerobot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "lerobot.datasets.lerobot_dataset"
+    monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(LeRobotDataset=Rows))
+    for parent in ("lerobot", "lerobot.datasets"):
+        monkeypatch.setitem(sys.modules, parent, types.ModuleType(parent))
+    (tmp_path / "robot").mkdir()
+    (pictures,) = open_pictures([f"lerobot:{tmp_path / 'robot'}"], Options(every=2))
+    unread = [one for part in range(pictures.parts) for one in pictures.part(part)]
+    assert [one.name for one in unread] == [
+        "robot__000000__top/000000",
+        "robot__000000__image/000000",
+        "robot__000000__top/000002",
+        "robot__000000__image/000002",
+        "robot__000001__top/000000",
+        "robot__000001__image/000000",
+    ]
+    assert pictures.length(0) == 4
+    contents = [one.read() for one in unread]
+    assert [int(one.image_HW3[0, 0, 0]) for one in contents] == [0, 0, 51, 51, 76, 76]
+    assert contents[0].image_HW3.shape == (4, 6, 3)
+    assert pictures._rows.read == [0, 2, 3]  # type: ignore[attr-defined]
+    (pictures,) = open_pictures([f"lerobot:{tmp_path / 'robot'}"], Options())
+    with pytest.raises(ClipDepthError, match=r"row 4, .*can't be read \(RuntimeError: damaged"):
+        list(pictures.part(1))[-1].read()
+
+
+def test_lerobot_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lerobot", None)
+    with pytest.raises(ClipDepthError, match=r'pip install "lerobot\[dataset\]", with Python 3.12'):
+        read("lerobot:org/name")

@@ -1,4 +1,4 @@
-"""A run: the folder that it writes, and what it does when it goes on, is split, or meets bad files."""
+"""A run: what it writes, and what it does when it goes on, is split, or meets bad files."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def test_relative_depth_is_never_called_metres(tmp_path: Path, pics: Path) -> No
     red_HW = picture(0)[..., 0]
     stored_HW = stored(tmp_path / "out" / "train" / "pics" / "a.inverse.png")
     assert ((stored_HW == 0) == (red_HW == 0)).all()
+    settings = job(pics, folder=tmp_path).settings.model_copy(update={"max_depth": 5.0})
     with pytest.raises(SourceError, match="relative depth, which has no metres"):
-        settings = job(pics, folder=tmp_path).settings.model_copy(update={"max_depth": 5.0})
         write_labels(job(pics, folder=tmp_path / "new", settings=settings), source=source)
     assert not (tmp_path / "new").exists()
 
@@ -212,7 +212,7 @@ def test_bad_files_are_named_and_left_out_up_to_a_limit(tmp_path: Path) -> None:
     assert report.labelled == 8
     again = write_labels(job(tars, folder=tmp_path / "out", bad_file_limit=4))
     assert (again.labelled, again.present, again.bad) == (0, 8, report.bad)
-    with pytest.raises(DataError, match=r"(?s)shard 1/1: .*|more than bad_file_limit = 3.*00011"):
+    with pytest.raises(DataError, match=r"(?s)more than bad_file_limit = 3.*00011"):
         write_labels(job(tars, folder=tmp_path / "less", bad_file_limit=3))
 
 
@@ -287,7 +287,7 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
     pics = save_tree(tmp_path / "pics", [f"s{i % 3}/{i:03d}.png" for i in range(18)])
     expected = whole(pics, tmp_path / "whole")
     done = subprocess.run(
-        [sys.executable, str(SCRIPTS / "label_killed.py"), str(pics), str(tmp_path / "out"), "5", "0"],
+        [sys.executable, str(SCRIPTS / "label_killed.py"), pics, tmp_path / "out", "5", "0"],
         capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert done.stdout == "5 0\n", done.stderr

@@ -14,7 +14,7 @@ import re
 import tarfile
 import zlib
 from collections.abc import Iterator
-from tarfile import EmptyHeaderError, ReadError, TruncatedHeaderError
+from tarfile import EOFHeaderError, HeaderError, ReadError  # type: ignore[attr-defined]
 from typing import IO, Any, Self
 
 from clipdepth_plugin.data.addresses import expanded_shards, open_address
@@ -71,14 +71,16 @@ class TarStream(StreamDataset):
 
 
 class _Header(tarfile.TarInfo):
-    """A member's header; ``tarfile`` takes one that is cut short for the end of the archive."""
+    """A member's header; ``tarfile`` takes a damaged one for the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
         try:
             return super().fromtarfile(tarfile)
-        except (TruncatedHeaderError, EmptyHeaderError) as error:
-            raise ReadError(f"it is cut short: {error}") from error
+        except EOFHeaderError:
+            raise
+        except HeaderError as error:
+            raise ReadError(str(error)) from error
 
 
 def _members(stream: IO[bytes], place: str) -> Iterator[dict[str, Any]]:
