@@ -146,7 +146,7 @@ def make_job(options: LabelOptions) -> LabelJob:
         pictures=tuple(map(parse_pictures, options.pictures)),
         source=options.teacher,
         folder=options.folder,
-        split=_split(options.split),
+        split=options.split,
         settings=_settings(options),
         every=options.every,
         batch_size=options.batch_size,
@@ -166,14 +166,6 @@ def parse_pictures(text: str) -> PictureSpec:
     is_stream = ":" in text and kind in FORMATS and FORMATS[kind].streams
     is_config = text.lower().endswith((".yaml", ".yml", ".json"))
     return parse_data(text, "train") if is_stream or is_config else text
-
-
-def _split(text: str) -> str:
-    from clipdepth_plugin.labelling.names import frame_name
-
-    if frame_name(text) != text:
-        raise DataError(f"--split {printable(text)}: expected a plain name, such as train")
-    return text
 
 
 def _settings(options: LabelOptions) -> LabelSettings:

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from clipdepth_plugin.arguments import parse_count
+from clipdepth_plugin.data.config import DataConfig
+from clipdepth_plugin.errors import SourceError, quoted
+from clipdepth_plugin.labelling.names import frame_name
 from clipdepth_plugin.labelling.pictures import PictureSpec
 from clipdepth_plugin.labelling.settings import LabelSettings
 from clipdepth_plugin.labelling.shards import Shard
@@ -43,6 +47,15 @@ class LabelJob:
     threads: int = 4
     bad_file_limit: int = 0
     shard: Shard = field(default_factory=Shard)
+
+    def __post_init__(self) -> None:
+        """Refuses what no job can have."""
+        if isinstance(self.pictures, str | DataConfig):
+            raise SourceError(f"pictures {quoted(self.pictures)}: expected a tuple of such")
+        for name in ("every", "batch_size", "threads"):
+            parse_count(getattr(self, name), name)
+        if frame_name(self.split) != self.split:
+            raise SourceError(f"split {quoted(self.split)}: expected a plain name, such as train")
 
 
 class Progress(NamedTuple):

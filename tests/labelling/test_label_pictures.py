@@ -65,6 +65,12 @@ def test_files_folders_and_globs(
     assert list(read(*specs)) == names
 
 
+def test_linked_folders_are_read_once(tree: Path) -> None:
+    (tree / "again").symlink_to(tree, target_is_directory=True)
+    (tree / "linked").symlink_to(save_tree(tree.parent / "far", ["1.png"]))
+    assert list(read(tree)) == [*FOLDER, "pics__linked/1"]
+
+
 def test_files_are_kept_as_they_are(tree: Path) -> None:
     found = read(tree)
     for name in ("a.jpg", "b.png"):

@@ -271,6 +271,22 @@ def test_masks(tmp_path: Path, pics: Path) -> None:
     assert "no such file" in reason
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"batch_size": 0}, "batch_size: got 0"),
+        ({"threads": 0}, "threads: got 0"),
+        ({"every": 1.5}, "every: got 1.5"),
+        ({"split": "../x"}, "expected a plain name"),
+        ({"split": ""}, "expected a plain name"),
+        ({"pictures": "pics"}, "expected a tuple"),
+    ],
+)
+def test_jobs_that_are_refused(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ClipDepthError, match=message):
+        LabelJob(**{"pictures": ("x",), "source": "fake:x", "folder": tmp_path, **fields})
+
+
 def test_pictures_without_depth_are_said(tmp_path: Path, pics: Path) -> None:
     settings = job(pics, folder=tmp_path).settings.model_copy(update={"max_depth": 0.4})
     report = write_labels(job(pics, folder=tmp_path / "out", settings=settings))

@@ -127,7 +127,12 @@ def open_folder(spec: str, options: Options) -> Pictures:
     del options
     root = os.path.abspath(spec)  # noqa: PTH100
     sequences: dict[str, tuple[str, ...]] = {}
-    for folder, below, files in os.walk(root, onerror=_raise):
+    seen: set[str] = set()
+    for folder, below, files in os.walk(root, onerror=_raise, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:  # a link to one above, or beside
+            below.clear()
+            continue
+        seen.add(real)
         below[:] = sorted(name for name in below if not name.startswith("."))
         if any(map(_is_picture, files)):
             sequences[_sequence(folder, root)] = (folder,)
