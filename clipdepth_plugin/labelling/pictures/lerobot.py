@@ -50,7 +50,7 @@ class LeRobotPictures(Pictures):
         name = place if folder is None else folder.name
         try:
             reader = importlib.import_module("lerobot.datasets.lerobot_dataset")
-        except ImportError as error:
+        except Exception as error:  # also where its own packages do not fit
             raise DataError(
                 f'{spec}: needs pip install "lerobot[dataset]", with Python 3.12 or later ({error})'
             ) from error
