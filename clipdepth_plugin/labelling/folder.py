@@ -8,10 +8,10 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from clipdepth_plugin.environment import package_versions
 from clipdepth_plugin.errors import DepthFileError, SourceError, quoted
 from clipdepth_plugin.files.atomic import write_atomically
 from clipdepth_plugin.files.documents import MIB, read_json
@@ -38,7 +38,7 @@ def make_meta(card: SourceCard, settings: LabelSettings) -> dict[str, Any]:
         **card.model_dump(mode="json"),
         "focal": _focal_from(settings),
         "settings": settings.model_dump(mode="json"),
-        "written_by": f"clipdepth-plugin {version('clipdepth-plugin')}",
+        "written_by": f"clipdepth-plugin {package_versions().get('clipdepth-plugin', '(not installed)')}",
     }
     if card.units != "metres":
         if settings.max_depth is not None:
