@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from clipdepth_plugin.config import Activation, HeadConfig
 from clipdepth_plugin.decoders.blocks import ConvNormAct, resize
 from clipdepth_plugin.errors import HeadMismatchError
+from clipdepth_plugin.metric_calibration import MetricCalibration
 
 BINS = 64
 """K of the ``bins`` activation."""
@@ -26,6 +27,9 @@ CONFIDENT_FACTOR = 1.25
 
 SCALE_RANGE = (0.003, 3.0)
 """Smallest and largest predicted scale of the error of log depth; starts at their middle, 0.095."""
+
+
+_SMALLEST = 1e-6
 
 
 class DepthEstimate(NamedTuple):
@@ -149,11 +153,26 @@ def resized_estimate(
 
 
 def calibrated(estimate: DepthEstimate, config: HeadConfig) -> DepthEstimate:
-    """A decoder's estimate with ``config.confidence_scale`` in its error's scale."""
-    if estimate.log_scale is None or config.confidence_scale == 1:
-        return estimate
-    log_scale = estimate.log_scale + math.log(config.confidence_scale)
-    return estimate._replace(log_scale=log_scale)
+    """A decoder's estimate with ``config.calibration`` and ``config.confidence_scale`` in it.
+
+    The calibration moves the whole distribution of log depth, so that its scale grows by the slope.
+    """
+    fitted, log_scale = config.calibration, estimate.log_scale
+    spread = config.confidence_scale * (1.0 if fitted is None else fitted.slope)
+    if log_scale is not None and spread != 1:
+        log_scale = log_scale + math.log(spread)
+    if fitted is None:
+        return estimate._replace(log_scale=log_scale)
+    auxiliary = tuple(_measured(metres, fitted) for metres in estimate.auxiliary)
+    return DepthEstimate(_measured(estimate.metres, fitted), log_scale, auxiliary)
+
+
+def _measured(metres_B1HW: Tensor, fitted: MetricCalibration) -> Tensor:
+    if fitted.slope == 1:
+        return metres_B1HW * fitted.scale
+    # relu gives 0, whose power has no gradient.
+    share_B1HW = metres_B1HW.clamp_min(_SMALLEST) / fitted.pivot
+    return share_B1HW.pow(fitted.slope) * (fitted.scale * fitted.pivot)
 
 
 NO_CONFIDENCE = (
