@@ -133,11 +133,11 @@ def _calibration(config: HeadConfig) -> str:
         return "none: metres as trained"
     ends = [fitted.metres(max(end, 1e-6)) for end in config.depth_range]
     near, far = fitted.measured
+    data = _line(fitted.data) or "data that was not recorded"
     parts = [
         f"{fitted.said}, of the metres above (range now {ends[0]:.3g} to {ends[1]:.3g} m)",
-        f"fitted to {fitted.points} points ({fitted.left_out} left out) of {near:.3g} to {far:.3g} "
-        f"m in {fitted.pictures} pictures, {fitted.groups} independent groups, of "
-        f"{_line(fitted.data) or 'data that was not recorded'}",
+        f"fitted to {fitted.points} points of {near:.3g} to {far:.3g} m ({fitted.left_out} left out)"
+        f" in {fitted.pictures} pictures, {fitted.groups} independent groups: {data}",
     ]
     if fitted.abs_rel is not None:
         before, after = fitted.abs_rel
