@@ -8,26 +8,22 @@ from __future__ import annotations
 import copy
 import math
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from clipdepth_plugin.adapters.identity import tower_hashes
-from clipdepth_plugin.arguments import check_type, parse_count
+from clipdepth_plugin.arguments import check_type
 from clipdepth_plugin.calibrating.choosing import Asked, Model, When, choose, helps, refit
 from clipdepth_plugin.calibrating.line import Line
-from clipdepth_plugin.calibrating.readings import Points, Readings, read_points, uncalibrated
+from clipdepth_plugin.calibrating.readings import Points, Readings
 from clipdepth_plugin.calibrating.spread import is_right, judged
-from clipdepth_plugin.data import Sample
-from clipdepth_plugin.errors import DataError, HeadMismatchError
+from clipdepth_plugin.errors import DataError, HeadMismatchError, quoted
 from clipdepth_plugin.evaluation.calibration import calibrate as calibration_of
-from clipdepth_plugin.evaluation.predictors import HeadPredictor
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.metric_calibration import SCALES, MetricCalibration
-from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
 
 
 @dataclass(frozen=True)
@@ -73,52 +69,35 @@ class Calibrated:
 
 
 def calibrate(
-    host: nn.Module,
     head: DepthHead,
-    dataset: Iterable[Sample],
+    readings: Readings,
     *,
     data: str = "",
     slope: When = "auto",
     confidence: When = "auto",
-    tower: str | None = None,
-    processor: Any = None,
-    other_tower: bool = False,
-    batch_size: int = 1,
-    advance: Callable[[int], object] = lambda _: None,
+    tower_hashes: Mapping[str, str] | None = None,
 ) -> Calibrated:
     """Fits scale, slope and confidence of a head to measured depths.
 
     A head that is calibrated already is fitted anew: the new calibration takes the old one's place.
 
     Args:
-        host: What the head is for.
-        head: In evaluation mode; stays as it is.
-        dataset: Samples, or a ``PointsFile``; each once.
-        data: What it is, for the record.
+        head: Stays as it is.
+        readings: Of this head, ``uncalibrated``, by ``read_points``.
+        data: What was measured, for the record.
         slope: Whether to fit a slope in log depth.
         confidence: Whether to fit ``confidence_scale``.
-        tower: See ``attach``.
-        processor: See ``attach``.
-        other_tower: See ``attach``; the new head is then for that tower.
-        batch_size: Pictures in one tower pass.
-        advance: Called with the number of pictures read since the last call.
+        tower_hashes: Of the tower that it was read on, where that is another than the one the head
+            was trained on: the new head is for that tower.
 
     Raises:
         DataError: The points do not determine what is asked for, or are in another unit.
-        HeadMismatchError: The head does not fit the host, or its depth is relative.
     """
     check_type(head, DepthHead, "head", HeadMismatchError)
-    check_type(dataset, Iterable, "dataset", DataError)
-    if not getattr(head.config, "metric", True):
-        raise HeadMismatchError(
-            "this head's depth is relative (config.metric is False): inverse depth with a scale "
-            "and shift of each picture's own, which points of some pictures do not tell for any "
-            "other. Train a head on metric depth (a metric teacher, or measured depth)"
-        )
-    raw = uncalibrated(head)
-    plugin = DepthPlugin(host, raw, tower=tower, processor=processor, other_tower=other_tower)
-    count = parse_count(batch_size, "batch_size")
-    readings = read_points(HeadPredictor(plugin), raw, dataset, batch_size=count, advance=advance)
+    check_type(readings, Readings, "readings", DataError)
+    for name, when in (("slope", slope), ("confidence", confidence)):
+        if when not in get_args(When):
+            raise DataError(f"{name}: got {quoted(when)}, expected {', '.join(get_args(When))}")
     points, before = readings.points, head.config.calibration
     asked = Asked(slope, confidence, head.config.confidence_scale)
     model = choose(points, asked)
@@ -128,8 +107,8 @@ def calibrate(
     after, better = _cross_validated(points, asked, old)
     record = _record(readings, model, data, (figures, after))
     changes: dict[str, Any] = {"calibration": record, "confidence_scale": model.factor}
-    if other_tower:
-        hashes = {"tower_hashes": tower_hashes(plugin.tower)}
+    if tower_hashes is not None:
+        hashes = {"tower_hashes": dict(tower_hashes)}
         changes["provenance"] = head.config.provenance.model_copy(update=hashes)
     new = copy.copy(head)
     new.config = head.config.model_copy(update=changes)

@@ -12,15 +12,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from clipdepth_plugin.calibrating.groups import FEWEST
 from clipdepth_plugin.calibrating.line import Line, fit, span
-from clipdepth_plugin.calibrating.readings import FEWEST, Points
+from clipdepth_plugin.calibrating.readings import Points
 from clipdepth_plugin.calibrating.spread import FACTORS, fit_factor, log_scores, no_confidence
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.metric_calibration import SLOPES, student
 
 When = Literal["auto", "always", "never"]
-"""``auto``: where the points determine it and errors of groups that are left out get significantly
-smaller. ``always``: refused where they don't determine it."""
+"""``auto``: where the points determine it and it is worth it for groups that are left out (a slope,
+which is one number more: significantly). ``always``: refused where they don't determine it."""
 
 SPAN = 1.5
 """Farthest over nearest depth below which a slope is not determined."""
@@ -166,9 +167,8 @@ def _factor(
         new, old = (log_scores(held, other, one).mean() for one in (fitted, asked.factor))
         return float(new - old)
 
-    if helps(left_out_in_turn(points, gain)):
+    if statistics.fmean(left_out_in_turn(points, gain)) > 0:
         return factor, None
     return asked.factor, (
-        f"{factor:.3g} would be no significant gain over {asked.factor:.3g} on groups that are "
-        "left out"
+        f"{factor:.3g} would be no gain over {asked.factor:.3g} on groups that are left out"
     )

@@ -12,21 +12,25 @@ import math
 from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from clipdepth_plugin.arguments import check_type, parse_count
+from clipdepth_plugin.calibrating.groups import grouped
+from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.data import Sample
 from clipdepth_plugin.data.points import PointsFile
 from clipdepth_plugin.decoders.readout import CONFIDENT_FACTOR
-from clipdepth_plugin.errors import DataError
+from clipdepth_plugin.errors import DataError, HeadMismatchError
 from clipdepth_plugin.evaluation.predictors import HeadPredictor
 from clipdepth_plugin.evaluation.protocols import SMALLEST_DEPTH
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.lenses import LensCheck
 from clipdepth_plugin.maps.cameras import camera_scales
 from clipdepth_plugin.maps.geometry import ImageViews
+from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +42,6 @@ _WIDE = 30.0
 lost."""
 
 _NAMED = 10
-
-GROUPS, BLOCKS, FEWEST = 12, 8, 4
-"""Most groups of pictures; blocks that few sequences are cut into; fewer sequences are few."""
 
 
 class Points(NamedTuple):
@@ -102,27 +103,55 @@ class Readings:
 
 
 def uncalibrated(head: DepthHead) -> DepthHead:
-    """The same weights, without the calibration and with confidences that can be inverted."""
+    """The same weights, without the calibration and with confidences that can be inverted.
+
+    Raises:
+        HeadMismatchError: The head's depth is relative.
+    """
+    check_type(head, DepthHead, "head", HeadMismatchError)
+    if not getattr(head.config, "metric", True):
+        raise HeadMismatchError(
+            "this head's depth is relative (config.metric is False): inverse depth with a scale "
+            "and shift of each picture's own, which points of some pictures do not tell for any "
+            "other. Train a head on metric depth (a metric teacher, or measured depth)"
+        )
     raw = copy.copy(head)
-    spread = {"confidence_scale": _WIDE} if head.config.confidence else {}
-    raw.config = head.config.model_copy(update={"calibration": None, **spread})
+    raw.config = head.config.model_copy(update=_changes(head.config))
     return raw
 
 
+def _changes(config: HeadConfig) -> dict[str, Any]:
+    return {"calibration": None, **({"confidence_scale": _WIDE} if config.confidence else {})}
+
+
 def read_points(
-    predict: HeadPredictor,
-    head: DepthHead,
+    plugin: DepthPlugin,
     dataset: Iterable[Sample],
     *,
     batch_size: int = 1,
     advance: Callable[[int], object] = lambda _: None,
 ) -> Readings:
-    """Reads a head on its tower, made ``uncalibrated``, at the points of a data set.
+    """Reads a head at the points of a data set.
+
+    Args:
+        plugin: Of the ``uncalibrated`` head and the tower that it is for, attached or not.
+        dataset: A ``PointsFile``, or a set whose depth is measured; each sample once.
+        batch_size: Pictures in one tower pass.
+        advance: Called with the number of pictures read since the last call.
 
     Raises:
         DataError: No point was seen by the tower; of a points file, any was not; or a camera is
             not known that the head's metres depend on.
+        HeadMismatchError: The head is not ``uncalibrated``.
     """
+    check_type(plugin, DepthPlugin, "plugin", HeadMismatchError)
+    check_type(dataset, Iterable, "dataset", DataError)
+    head, batch_size = plugin.head, parse_count(batch_size, "batch_size")
+    if not isinstance(head, DepthHead) or head.config.model_copy(update=_changes(head.config)) != (
+        head.config
+    ):
+        raise HeadMismatchError("points are read with DepthPlugin(host, uncalibrated(head), ...)")
+    predict = HeadPredictor(plugin)
     count = len(dataset) if isinstance(dataset, Sized) else None
     most = min(MOST_OF_A_PICTURE, max(8, MOST // max(count or 1, 1)))
     rows: list[Tensor] = []
@@ -131,7 +160,7 @@ def read_points(
     unseen: list[str] = []
     ends, lost, numbered = (math.inf, 0.0), 0, enumerate(dataset)
     while batch := list(islice(numbered, batch_size)):
-        _check_cameras([sample for _, sample in batch], head)
+        _check_cameras([sample for _, sample in batch], head.config)
         maps = predict([sample for _, sample in batch])
         for (index, sample), map_CHW in zip(batch, maps, strict=True):
             advance(1)
@@ -148,7 +177,7 @@ def read_points(
             names.append(sample.name)
             measured_N = truth_HW[seen_HW]
             ends = min(ends[0], float(measured_N.min())), max(ends[1], float(measured_N.max()))
-            scale = _camera_scale(sample, predict, head)
+            scale = _camera_scale(sample, predict, head.config)
             rows.append(_row(map_CHW.double().cpu(), truth_HW, seen_HW, scale, most))
     _check_seen(dataset, unseen, len(names), lost)
     independent = isinstance(dataset, PointsFile)
@@ -183,44 +212,20 @@ def _padded(rows: Sequence[Tensor], group_P: Tensor) -> Points:
     return Points(group_P, maps[0], maps[1], spread_PK, maps[-1] > 0)
 
 
-def grouped(names: Sequence[str], *, independent: bool) -> tuple[Tensor, str]:
-    """(P,) numbers of groups of pictures that count as independent, and what these are.
-
-    Each picture, where they were chosen one by one; else the folders of the names, which are
-    sequences; of few sequences, blocks of consecutive pictures. At most ``GROUPS``, of neighbours.
-    """
-    folders = [name.rpartition("/")[0] for name in names]
-    sequences = list(dict.fromkeys(folders))
-    if independent:
-        groups, kind = list(range(len(names))), "pictures"
-    elif len(sequences) >= FEWEST:
-        groups, kind = [sequences.index(one) for one in folders], "sequences"
-    else:
-        groups, kind = [], "blocks of consecutive pictures"
-        blocks = -(-BLOCKS // max(len(sequences), 1))
-        for folder in sequences:
-            size, first = folders.count(folder), max(groups, default=-1) + 1
-            groups += [first + place * min(blocks, size) // size for place in range(size)]
-    count = max(groups, default=0) + 1
-    if count > GROUPS:
-        groups, kind = [group * GROUPS // count for group in groups], f"groups of {kind}"
-    return torch.tensor(groups), kind
-
-
-def _camera_scale(sample: Sample, predict: HeadPredictor, head: DepthHead) -> float:
+def _camera_scale(sample: Sample, predict: HeadPredictor, config: HeadConfig) -> float:
     """Factor from the canonical camera's metres to those of the sample's."""
-    if head.config.canonical_focal is None:
+    if config.canonical_focal is None:
         return 1.0
     size = (sample.image_3HW.shape[1], sample.image_3HW.shape[2])
     view = ImageViews((predict.depth_of.framing.whole_view(size),))
-    (scale,) = camera_scales(head.config, [view], [sample.intrinsics], None, LensCheck())
+    (scale,) = camera_scales(config, [view], [sample.intrinsics], None, LensCheck())
     assert scale is not None
     return scale
 
 
-def _check_cameras(samples: Sequence[Sample], head: DepthHead) -> None:
+def _check_cameras(samples: Sequence[Sample], config: HeadConfig) -> None:
     unknown = [sample.name for sample in samples if sample.intrinsics is None]
-    if head.config.canonical_focal is not None and unknown:
+    if config.canonical_focal is not None and unknown:
         raise DataError(
             f"{unknown[0]}: its focal length is not known, and this head's metres grow with it: a "
             "scale fitted without it would hold for that lens alone, and be wrong for whoever "

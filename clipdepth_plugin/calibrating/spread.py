@@ -10,8 +10,9 @@ import math
 import torch
 from torch import Tensor
 
+from clipdepth_plugin.calibrating.groups import FEWEST
 from clipdepth_plugin.calibrating.line import Line
-from clipdepth_plugin.calibrating.readings import FEWEST, Points
+from clipdepth_plugin.calibrating.readings import Points
 from clipdepth_plugin.decoders.readout import CONFIDENT_FACTOR, confidence_of
 from clipdepth_plugin.evaluation.calibration import take_pixels
 from clipdepth_plugin.training.confidence_scale import best_factor, scale_shares
@@ -52,7 +53,7 @@ def no_confidence(points: Points, line: Line, share: float = 1.0) -> str | None:
     right, wrong = (int((points.valid_PK & x_PK).sum()) for x_PK in (right_PK, ~right_PK))
     if min(right, wrong) < OF_EACH * share:
         return (
-            f"{right} points are within a factor of {CONFIDENT_FACTOR} of the truth and {wrong} are "
+            f"{right} points are within a factor of {CONFIDENT_FACTOR} of the truth, {wrong} are "
             f"not; it takes {OF_EACH} of each"
         )
     return None

@@ -51,10 +51,10 @@ class CalibrateOptions:
     output: OutputOption
     slope: Annotated[
         _When,
-        typer.Option(help="Fit a slope in log depth, too; auto: where it helps, significantly."),
+        typer.Option(help="Fit a slope in log depth, too; auto: where it helps significantly."),
     ] = "auto"
     confidence: Annotated[
-        _When, typer.Option(help="Fit the confidence, too; auto: where it helps, significantly.")
+        _When, typer.Option(help="Fit the confidence, too; auto: where it helps.")
     ] = "auto"
     batch_size: BatchOption = 1
     device: DeviceOption = "cpu"
@@ -73,10 +73,13 @@ def calibrate_head(options: CalibrateOptions, console: Console) -> int:
     not determine what is asked for; the message says which. 3, an unexpected error.
     """
     with loading(console, options.host, options.head):
+        from clipdepth_plugin.adapters.identity import tower_hashes
         from clipdepth_plugin.adapters.loading import load_host
         from clipdepth_plugin.calibrating.calibrate import calibrate
+        from clipdepth_plugin.calibrating.readings import read_points, uncalibrated
         from clipdepth_plugin.calibrating.report import check_new, make_report, write_calibrated
         from clipdepth_plugin.cli.device import find_device
+        from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
         from clipdepth_plugin.shipped import load_head
 
         check_new(options.output)
@@ -85,21 +88,24 @@ def calibrate_head(options: CalibrateOptions, console: Console) -> int:
         host = load_host(options.host)
         head = load_head(options.head).to(device)
         model = host.model.to(device)
-    count = len(dataset) if hasattr(dataset, "__len__") else None
-    with bar(console, "reading the head at the points", count) as advance:
-        result = calibrate(
+        plugin = DepthPlugin(
             model,
-            head,
-            dataset,
-            data=name,
-            slope=options.slope,
-            confidence=options.confidence,
+            uncalibrated(head),
             tower=options.tower,
             processor=host.preprocessing,
             other_tower=options.other_tower,
-            batch_size=options.batch_size,
-            advance=advance,
         )
+    count = len(dataset) if hasattr(dataset, "__len__") else None
+    with bar(console, "reading the head at the points", count) as advance:
+        readings = read_points(plugin, dataset, batch_size=options.batch_size, advance=advance)
+    result = calibrate(
+        head,
+        readings,
+        data=name,
+        slope=options.slope,
+        confidence=options.confidence,
+        tower_hashes=tower_hashes(plugin.tower) if options.other_tower else None,
+    )
     environment = {name: getattr(options, name) for name in ("device", "host", "head")}
     report = make_report(result, command=tuple(sys.argv), data=data, **environment)
     write_calibrated(options.output, result, report)
@@ -134,8 +140,8 @@ def _say_doubts(result: Calibrated, console: Console) -> None:
         )
     elif not result.better:
         doubts.append(
-            "AbsRel of pictures that are left out is not significantly smaller than before: look at "
-            "the table before you use the new head"
+            "AbsRel of pictures that are left out is not significantly smaller than before: look "
+            "at the table before you use the new head"
         )
     if result.readings.grouping.endswith("blocks of consecutive pictures"):
         doubts.append(

@@ -41,7 +41,7 @@ class _Picture:
     size: Size
     line: int
     focal_px: float | None
-    points: dict[tuple[int, int], tuple[int, float]] = field(default_factory=dict)
+    points: dict[Size, tuple[int, float]] = field(default_factory=dict)
 
 
 class PointsFile(SampleDataset):
@@ -83,7 +83,7 @@ class PointsFile(SampleDataset):
         one = self._pictures[self._names[index]]
         rgb_HW3 = np.array(load_image(one.path))
         image_3HW = torch.from_numpy(rgb_HW3).permute(2, 0, 1)
-        if image_3HW.shape[1:] != one.size:
+        if rgb_HW3.shape[:2] != one.size:
             raise DataError(f"{one.path}: its size changed since {self.path} was read")
         depth_1HW = torch.zeros(1, *one.size)
         for (row, column), (_, metres) in one.points.items():

@@ -134,10 +134,10 @@ def _calibration(config: HeadConfig) -> str:
     ends = [fitted.metres(max(end, 1e-6)) for end in config.depth_range]
     near, far = fitted.measured
     data = _line(fitted.data) or "data that was not recorded"
+    count = f"{fitted.points} points of {near:.3g} to {far:.3g} m, {fitted.left_out} left out"
     parts = [
         f"{fitted.said}, of the metres above (range now {ends[0]:.3g} to {ends[1]:.3g} m)",
-        f"fitted to {fitted.points} points of {near:.3g} to {far:.3g} m ({fitted.left_out} left out)"
-        f" in {fitted.pictures} pictures, {fitted.groups} independent groups: {data}",
+        f"fitted to {data}: {count}; {fitted.pictures} pictures in {fitted.groups} groups",
     ]
     if fitted.abs_rel is not None:
         before, after = fitted.abs_rel
