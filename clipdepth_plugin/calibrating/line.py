@@ -23,7 +23,7 @@ FEWEST_TO_CUT = 5
 """Points of which one can be told to be wrong."""
 
 _MAD = 1.4826  # of a normal distribution
-_TURNS = 30
+_TURNS, _SETTLED = 30, 1e-7
 _FLAT = 1e-12  # variance of predictions that are all the same
 
 
@@ -62,7 +62,7 @@ def fit(points: Points, *, slope: bool) -> Line:
     weight_N = points.weight_PK[points.valid_PK]
     line = Line(_median(y_N - x_N, weight_N))
     if slope:
-        line = _reweighted(x_N, y_N, weight_N, line, 1e-6, slope=True)
+        line = _reweighted(x_N, y_N, weight_N, line, LEAST_SPREAD / 10, slope=True)
     error_N = (y_N - line.log_metres(x_N)).abs()
     spread = max(_MAD * _median(error_N, weight_N), LEAST_SPREAD)
     kept_N = error_N <= CUT * spread if len(x_N) >= FEWEST_TO_CUT else error_N.isfinite()
@@ -98,7 +98,7 @@ def _reweighted(
             tilt = float((now_N * from_N) @ (y_N - mean)) / over if over > _FLAT else 1.0
         before, line = line, Line(mean - pivot, tilt, pivot)
         moved = before.at(pivot)
-        if math.dist((moved.log_scale, moved.slope), (line.log_scale, line.slope)) < 1e-9:
+        if math.dist((moved.log_scale, moved.slope), (line.log_scale, line.slope)) < _SETTLED:
             break
     return line
 

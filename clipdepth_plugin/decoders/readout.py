@@ -8,6 +8,7 @@ Axes: B views, C channels, H W a map's size, K bins.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -152,19 +153,31 @@ def resized_estimate(
     return DepthEstimate(resize(metres_B1HW, size), resized)
 
 
-def calibrated(estimate: DepthEstimate, config: HeadConfig) -> DepthEstimate:
+def calibrated(
+    decode: Callable[[tuple[int, int] | None], DepthEstimate],
+    config: HeadConfig,
+    size: tuple[int, int] | None,
+) -> DepthEstimate:
     """A decoder's estimate with ``config.calibration`` and ``config.confidence_scale`` in it.
 
-    The calibration moves the whole distribution of log depth, so that its scale grows by the slope.
+    ``decode`` gives it at a size. A slope is no linear map: it is applied at the native size, and
+    then resized, as maps are everywhere else. The calibration moves the whole distribution of log
+    depth, so that its scale grows by the slope.
     """
-    fitted, log_scale = config.calibration, estimate.log_scale
-    spread = config.confidence_scale * (1.0 if fitted is None else fitted.slope)
+    fitted = config.calibration
+    slope = 1.0 if fitted is None else fitted.slope
+    estimate = decode(size if slope == 1 else None)
+    log_scale, spread = estimate.log_scale, config.confidence_scale * slope
     if log_scale is not None and spread != 1:
         log_scale = log_scale + math.log(spread)
     if fitted is None:
         return estimate._replace(log_scale=log_scale)
-    auxiliary = tuple(_measured(metres, fitted) for metres in estimate.auxiliary)
-    return DepthEstimate(_measured(estimate.metres, fitted), log_scale, auxiliary)
+    maps = (estimate.metres, *estimate.auxiliary)
+    metres, *auxiliary = (_measured(one_B1HW, fitted) for one_B1HW in maps)
+    if slope != 1 and size is not None:
+        metres, *auxiliary = (resize(one_B1HW, size) for one_B1HW in (metres, *auxiliary))
+        log_scale = None if log_scale is None else resize(log_scale, size)
+    return DepthEstimate(metres, log_scale, tuple(auxiliary))
 
 
 def _measured(metres_B1HW: Tensor, fitted: MetricCalibration) -> Tensor:
