@@ -93,8 +93,9 @@ def distorted(
     ]
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("focal", [None, 35.0])
+@pytest.mark.parametrize(
+    ("preset", "focal"), [("spaceclip", 35.0), ("fast", None), ("guided", 35.0)]
+)
 def test_calibrated_metres_everywhere(preset: str, focal: float | None, tmp_path: Path) -> None:
     """In the canonical camera's metres: the truth of other lenses follows."""
     host = tiny_host()
