@@ -165,7 +165,7 @@ def read_points(
         for (index, sample), map_CHW in zip(batch, maps, strict=True):
             advance(1)
             truth_HW = sample.depth_1HW[0].double()
-            known_HW = (truth_HW > 0) & truth_HW.isfinite()
+            known_HW = (truth_HW >= SMALLEST_DEPTH) & truth_HW.isfinite()
             seen_HW = known_HW & map_CHW[0].isfinite().cpu()
             lost += int(known_HW.sum() - seen_HW.sum())
             if isinstance(dataset, PointsFile):
@@ -192,8 +192,8 @@ def _row(map_CHW: Tensor, truth_HW: Tensor, seen_HW: Tensor, scale: float, most:
     even = torch.linspace(0, len(seen_N) - 1, min(most, len(seen_N)), dtype=torch.float64)
     taken_K = seen_N[even.round().long()]
     maps = torch.cat([map_CHW, truth_HW[None]]).flatten(1)[:, taken_K]
-    metres = torch.stack([maps[0], maps[-1]]) / scale
-    logs = metres.clamp_min(SMALLEST_DEPTH).log()
+    # A relu's depth may be 0; as it is measured.
+    logs = torch.stack([maps[0].clamp_min(SMALLEST_DEPTH), maps[-1]]).log() - math.log(scale)
     if len(map_CHW) == 1:
         return logs
     # The inverse of readout.confidence_of.

@@ -104,7 +104,7 @@ def check_new(folder: Path) -> None:
 
 
 def write_calibrated(folder: Path, result: Calibrated, report: Report) -> None:
-    """Writes the report, then the head with its card.
+    """Writes the head with its card, then the report.
 
     Raises:
         HeadFileError: The folder holds something, or a file can't be written.
@@ -114,6 +114,5 @@ def write_calibrated(folder: Path, result: Calibrated, report: Report) -> None:
         content = report.model_dump_json(indent=2)
     except PydanticSerializationError:  # a file's name that is no UTF-8
         content = json.dumps(report.model_dump(mode="json"), indent=2)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "report.json", content.encode() + b"\n", HeadFileError)
     result.head.save_pretrained(folder)
+    write_atomically(folder / "report.json", content.encode() + b"\n", HeadFileError)

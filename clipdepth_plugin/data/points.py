@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,9 @@ from clipdepth_plugin.lenses import LensCheck, centred
 
 COLUMNS = ("picture", "x", "y", "metres")
 OPTIONAL = ("focal_px",)
+NEAREST = 1e-3
+"""Metres; nothing nearer is measured."""
+
 _NAMED = 10
 _TURNED = (5, 6, 7, 8)  # EXIF orientations whose sides change places
 _HEADER = f"a header {','.join(COLUMNS)}, and {','.join(OPTIONAL)} where the lens is known"
@@ -38,6 +42,7 @@ class _Picture:
     """A picture's points: pixel (row, column) -> (line, metres)."""
 
     path: Path
+    name: str
     size: Size
     line: int
     focal_px: float | None
@@ -55,7 +60,7 @@ class PointsFile(SampleDataset):
                 wrong: they are named by line.
         """
         self.path = path
-        self._pictures: dict[str, _Picture] = {}
+        self._pictures: dict[Path, _Picture] = {}
         wrong: list[str] = []
         check = LensCheck()
         for line, row in self._rows():
@@ -69,18 +74,18 @@ class PointsFile(SampleDataset):
             raise DataError(f"{path}: {len(wrong)} rows are wrong; mend or remove them:{lines}")
         if not self._pictures:
             raise DataError(f"{path}: holds no point; expected a row for each below {_HEADER}")
-        self._names = list(self._pictures)
+        self._listed = list(self._pictures.values())
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._listed)
 
     def name(self, index: int) -> str:
         """The picture, as the file names it."""
-        return self._names[index]
+        return self._listed[index].name
 
     def __getitem__(self, index: int) -> Sample:
         """See ``SampleDataset``."""
-        one = self._pictures[self._names[index]]
+        one = self._listed[index]
         rgb_HW3 = np.array(load_image(one.path))
         image_3HW = torch.from_numpy(rgb_HW3).permute(2, 0, 1)
         if rgb_HW3.shape[:2] != one.size:
@@ -89,11 +94,11 @@ class PointsFile(SampleDataset):
         for (row, column), (_, metres) in one.points.items():
             depth_1HW[0, row, column] = metres
         camera = None if one.focal_px is None else centred(one.focal_px, one.size)
-        return Sample(image_3HW, depth_1HW, camera, self._names[index])
+        return Sample(image_3HW, depth_1HW, camera, one.name)
 
     def line(self, index: int, row: int, column: int) -> int:
         """The line of a sample's point."""
-        return self._pictures[self._names[index]].points[row, column][0]
+        return self._listed[index].points[row, column][0]
 
     def _rows(self) -> Iterator[tuple[int, dict[str, str]]]:
         text = read_text(self.path, DataError)
@@ -121,14 +126,17 @@ class PointsFile(SampleDataset):
             raise DataError(f"has another number of columns than the header: {quoted(row[''])}")
         name, focal = row["picture"], row.get("focal_px")
         focal_px = parse_focal_length(_number(focal, "focal_px"), "focal_px") if focal else None
-        one = self._pictures.get(name) or _Picture(self.path.parent / name, (0, 0), line, focal_px)
         if not name:
             raise DataError("picture: is empty")
+        path = Path(os.path.normpath(self.path.parent / name))  # one picture, however it is spelt
+        one = self._pictures.get(path) or _Picture(path, name, (0, 0), line, focal_px)
         if one.size == (0, 0):
             one.size = _upright_size(one.path)
         height, width = one.size
         pixel = math.floor(_number(row["y"], "y") + 0.5), math.floor(_number(row["x"], "x") + 0.5)
         metres = parse_metres(_number(row["metres"], "metres"), "metres")
+        if metres < NEAREST:
+            raise DataError(f"metres: {shortened(row['metres'])} is less than {NEAREST:g}")
         if not (0 <= pixel[0] < height and 0 <= pixel[1] < width):
             raise DataError(
                 f"x, y: {shortened(row['x'])}, {shortened(row['y'])} is outside of the picture, "
@@ -143,7 +151,7 @@ class PointsFile(SampleDataset):
             raise DataError(f"the same pixel of {quoted(name)} as on line {one.points[pixel][0]}")
         if focal_px is not None:
             check(centred(focal_px, one.size), one.size, "focal_px")
-        self._pictures[name] = one
+        self._pictures[path] = one
         one.points[pixel] = line, metres
 
 

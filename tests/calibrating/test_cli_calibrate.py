@@ -108,3 +108,24 @@ def test_mistakes_leave_nothing_behind(
     assert result.exit_code == 2, result.output
     assert message in words(result.stderr)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_head_calibrated_on_another_tower_is_for_that_tower(
+    host: Path, head: Path, tmp_path: Path
+) -> None:
+    other = DepthHead.from_pretrained(head)
+    hashes = {"tower_hashes": {"float32": "0" * 64}}
+    provenance = other.config.provenance.model_copy(update=hashes)
+    other.config = other.config.model_copy(update={"provenance": provenance})
+    other.save_pretrained(tmp_path / "other")
+    save_pictures(tmp_path / "set", {"a.png": (30, 40)})
+    points = tmp_path / "set" / "points.csv"
+    points.write_text("picture,x,y,metres\na.png,3,4,1.5\n")
+    given = ("calibrate", "--host", host, "--data", points)
+    result = run(*given, "--head", tmp_path / "other", "-o", tmp_path / "new")
+    assert result.exit_code == 2
+    result = run(*given, "--head", tmp_path / "other", "-o", tmp_path / "new", "--other-tower")
+    assert result.exit_code == 0, result.output
+    assert "all points are of one picture" in result.stderr
+    result = run(*given, "--head", tmp_path / "new", "-o", tmp_path / "newer")
+    assert result.exit_code == 0, result.output
