@@ -76,6 +76,7 @@ FIELDS: dict[type[Settings], tuple[dict[str, Any], dict[str, Row]]] = {
             "depth_range": ACTS,
             "confidence": ACTS,
             "confidence_scale": _idle("confidence_scale", 2, "confidence: false"),
+            "calibration": ACTS,
             "canonical_focal": ACTS,
             "input_size": ACTS,
             "resize": ACTS,
