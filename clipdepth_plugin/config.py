@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from clipdepth_plugin.arguments import GivenFocal, GivenMetres, GivenNearest
 from clipdepth_plugin.lenses import LensCheck, centred
+from clipdepth_plugin.metric_calibration import MetricCalibration
 from clipdepth_plugin.settings import Channels, Idle, Level, Settings, Side
 
 ContextKind = Literal["pooled", "cls", "mean"]
@@ -182,6 +183,10 @@ class HeadConfig(Settings):
     confidence_scale: Annotated[float, Field(gt=0.0, le=1e4)] = 1.0
     """Factor on that scale, above 1 for a head that is less sure than it learnt to be: training
     fits it on validation data."""
+
+    calibration: MetricCalibration | None = None
+    """Scale and slope that measured depths gave the metres (``clipdepth calibrate``). The metres of
+    ``depth_range`` and of the activation are those before."""
 
     canonical_focal: GivenFocal | None = None
     """Focal length in pixels of ``input_size`` that the training depths were scaled to

@@ -5,6 +5,7 @@ Axes: B views, D tower width, H W a map's size, h w the patch grid.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -147,8 +148,8 @@ class DepthHead(HubMixin):
         """Everything that the head predicts, as its loss takes it; see ``forward``."""
         size = checked_size(size)
         checked = checked_features(features, self.config, next(self.parameters()))
-        estimate: DepthEstimate = self.decoder(checked, size, auxiliary=auxiliary)
-        return calibrated(estimate, self.config)
+        decode = functools.partial(self.decoder, checked, auxiliary=auxiliary)
+        return calibrated(decode, self.config, size)
 
     def fused(
         self,

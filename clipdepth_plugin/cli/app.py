@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from clipdepth_plugin.cli.bench import run_bench
+from clipdepth_plugin.cli.calibrate import calibrate_head
 from clipdepth_plugin.cli.command import add_command
 from clipdepth_plugin.cli.eval import evaluate_head
 from clipdepth_plugin.cli.inspect import inspect_host
@@ -50,4 +51,5 @@ add_command(app, label, "label")
 add_command(app, train, "train", context_settings=TAKES_ANY_FIELD)
 add_command(app, evaluate_head, "eval")
 add_command(app, rank_layers, "layers")
+add_command(app, calibrate_head, "calibrate")
 add_command(app, run_bench, "bench")

@@ -237,7 +237,12 @@ class RunRecorder:
         trained = self._session.context.head
         factor = self.best.metrics.get("confidence_scale", 1.0) * trained.confidence_scale
         provenance = self._session.provenance(self.best)
-        record = {"provenance": provenance, "confidence_scale": min(max(factor, 1e-4), 1e4)}
+        fitted = trained.calibration
+        record = {
+            "provenance": provenance,
+            "confidence_scale": min(max(factor, 1e-4), 1e4),
+            "calibration": None if fitted is None else fitted.trained_further(),
+        }
         head = DepthHead(trained.model_copy(update=record))
         state = {name.removeprefix("head."): x for name, x in self._best.items()}
         load_weights(head, state, "the trained weights")

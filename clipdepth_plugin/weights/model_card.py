@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import html
 import json
+import math
 import re
 
 from clipdepth_plugin.config import HeadConfig
+from clipdepth_plugin.metric_calibration import interval
 
 _TEMPLATE = """---
 library_name: clipdepth-plugin
@@ -34,6 +36,7 @@ outputs.{relative}
 | Confidence | {confidence} |
 | Camera | {camera} |
 | Activation, range | `{activation}`, {low:g} to {high:g}{range_note} |
+| Calibration | {calibration} |
 | Training data | {data} |
 | Tower weights recorded | {hashes} |
 
@@ -90,6 +93,7 @@ def model_card_text(config: HeadConfig) -> str:
         relative="" if config.metric else f" {_RELATIVE}",
         output="metres (planar z-depth)" if config.metric else "relative depth, larger is farther",
         variable="metres" if config.metric else "relative",
+        calibration=_calibration(config),
         data=", ".join(map(_line, origin.data)) or "not recorded",
         hashes=", ".join(map(_line, sorted(origin.tower_hashes)))
         or "no hash; any tower of this width is taken",
@@ -130,6 +134,30 @@ def _size(config: HeadConfig) -> str:
 def _input(config: HeadConfig) -> str:
     how = {"whole": "whole pictures squashed", "host": "pictures resized by the host's own rule"}
     return "not recorded" if config.resize is None else f"{how[config.resize]} to {_size(config)}"
+
+
+def _calibration(config: HeadConfig) -> str:
+    fitted = config.calibration
+    if fitted is None:
+        return "none: metres as trained"
+    ends = [fitted.metres(max(end, 1e-6)) for end in config.depth_range]
+    near, far = fitted.measured
+    data = _line(fitted.data) or "data that was not recorded"
+    count = f"{fitted.points} points of {near:.3g} to {far:.3g} m, {fitted.left_out} left out"
+    parts = [
+        f"{fitted.said}, of the metres above (range now {ends[0]:.3g} to {ends[1]:.3g} m)",
+        f"fitted to {data}: {count}; {fitted.pictures} pictures in {fitted.groups} groups",
+    ]
+    if fitted.abs_rel is not None:
+        before, after = fitted.abs_rel
+        parts.append(f"AbsRel on groups left out of the fit {before:.4f} before, {after:.4f} after")
+    if (reach := interval(fitted.confidence_error, fitted.groups)) is not None:
+        low, high = (config.confidence_scale * math.exp(sign * reach) for sign in (-1, 1))
+        parts.append(
+            f"confidence: predicted error times {config.confidence_scale:.4g} (95%: {low:.4g} to "
+            f"{high:.4g})"
+        )
+    return "; ".join(parts)
 
 
 def is_unedited(card: str) -> bool:
