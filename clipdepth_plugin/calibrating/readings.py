@@ -109,7 +109,7 @@ def uncalibrated(head: DepthHead) -> DepthHead:
         HeadMismatchError: The head's depth is relative.
     """
     check_type(head, DepthHead, "head", HeadMismatchError)
-    if not getattr(head.config, "metric", True):
+    if not head.config.metric:
         raise HeadMismatchError(
             "this head's depth is relative (config.metric is False): inverse depth with a scale "
             "and shift of each picture's own, which points of some pictures do not tell for any "
