@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from clipdepth_plugin.arguments import GivenFocal, GivenMetres, GivenNearest
 from clipdepth_plugin.lenses import LensCheck, centred
+from clipdepth_plugin.metric_calibration import MetricCalibration
 from clipdepth_plugin.settings import Channels, Idle, Level, Settings, Side
 
 ContextKind = Literal["pooled", "cls", "mean"]
@@ -107,6 +108,8 @@ class HeadConfig(Settings):
         Idle("context", lambda head: not head.film, "film: false"),
         Idle("structural_levels", lambda head: not head.structural, "structural: false"),
         Idle("confidence_scale", lambda head: not head.confidence, "confidence: false"),
+        Idle("confidence", lambda head: not head.metric, "metric: false"),
+        Idle("canonical_focal", lambda head: not head.metric, "metric: false"),
     )
 
     width: Channels
@@ -163,8 +166,15 @@ class HeadConfig(Settings):
     depth of 64 depths between them, evenly spaced in log depth. Both are bounded."""
 
     depth_range: tuple[GivenNearest, GivenMetres] = (0.05, 20.0)
-    """Nearest and farthest depth in metres; the bounds of ``log`` and ``bins``, which start near
-    their geometric mean. The other activations are not clipped to it."""
+    """Nearest and farthest depth in metres (``metric: false``: without unit); the bounds of ``log``
+    and ``bins``, which start near their geometric mean. The other activations are not clipped to
+    it."""
+
+    metric: bool = True
+    """Whether depth is in metres. False: relative depth, larger is farther, whose inverse is known
+    up to each view's own scale and shift; it is never called metres, cameras make no difference to
+    it, and ``depth_range`` has no unit. Such a head learns from relative depth (a teacher's), too.
+    """
 
     confidence: bool = False
     """Predict beside each depth how sure it is: the scale of a Laplace distribution of log depth,
@@ -173,6 +183,10 @@ class HeadConfig(Settings):
     confidence_scale: Annotated[float, Field(gt=0.0, le=1e4)] = 1.0
     """Factor on that scale, above 1 for a head that is less sure than it learnt to be: training
     fits it on validation data."""
+
+    calibration: MetricCalibration | None = None
+    """Scale and slope that measured depths gave the metres (``clipdepth calibrate``). The metres of
+    ``depth_range`` and of the activation are those before."""
 
     canonical_focal: GivenFocal | None = None
     """Focal length in pixels of ``input_size`` that the training depths were scaled to

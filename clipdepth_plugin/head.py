@@ -5,6 +5,7 @@ Axes: B views, D tower width, H W a map's size, h w the patch grid.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 
 
 class DepthHead(HubMixin):
-    """Depth in metres from the intermediate features of a frozen vision tower.
+    """Depth from the intermediate features of a frozen vision tower.
+
+    In metres, unless ``config.metric`` is False.
 
     Saved and loaded by ``save_pretrained``, ``from_pretrained`` and ``push_to_hub``.
 
@@ -101,7 +104,7 @@ class DepthHead(HubMixin):
             size: Output (H, W); None gives the native size, ``config.upsampling`` times (h, w).
 
         Returns:
-            (B, 1, H, W) float32 metres.
+            (B, 1, H, W) float32 metres; relative depth where ``config.metric`` is False.
 
         Raises:
             FeaturesError: A level, the context or the pixels are missing, or of another width.
@@ -145,8 +148,8 @@ class DepthHead(HubMixin):
         """Everything that the head predicts, as its loss takes it; see ``forward``."""
         size = checked_size(size)
         checked = checked_features(features, self.config, next(self.parameters()))
-        estimate: DepthEstimate = self.decoder(checked, size, auxiliary=auxiliary)
-        return calibrated(estimate, self.config)
+        decode = functools.partial(self.decoder, checked, auxiliary=auxiliary)
+        return calibrated(decode, self.config, size)
 
     def fused(
         self,

@@ -74,12 +74,21 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _refuse_idle(self, info: ValidationInfo) -> Any:
-        if info.context == STORED:
-            return self
+        if info.context != STORED:
+            self.refuse_idle()
+        return self
+
+    def refuse_idle(self, prefix: str = "") -> None:
+        """Refuses a field that another one switches off; ``prefix`` stands before its name.
+
+        Raises:
+            ValueError: There is one.
+        """
         for field, when, by in self.IDLE:
             if self.given(field) and when(self):
-                raise ValueError(f"{field}: does nothing with {by}; leave one of the two out")
-        return self
+                raise ValueError(
+                    f"{prefix}{field}: does nothing with {by}; leave one of the two out"
+                )
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:

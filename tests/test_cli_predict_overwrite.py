@@ -46,12 +46,12 @@ def foreign(path: Path) -> None:
 @pytest.mark.parametrize(
     "kind", ["depth.png", "colour.png", "confidence.png", "npy", "confidence.npy"]
 )
-def test_a_file_of_anothers_is_kept(kind: str, pictures: Path) -> None:
+def test_a_file_of_anothers_is_kept(kind: str, head: Path, pictures: Path) -> None:
     truth = pictures / f"b.{kind}"
     foreign(truth)
     before = truth.read_bytes()
     # Before any work: the host is not even looked for.
-    given = ("predict", pictures, "--host", "nonsense", "--head", "none", "-o", pictures)
+    given = ("predict", pictures, "--host", "nonsense", "--head", head, "-o", pictures)
     result = run(*given, "--npy", "--confidence")
     assert result.exit_code == 2
     shown = words(result.stderr)

@@ -20,6 +20,7 @@ PACKAGE = "clipdepth_plugin"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
+    ("calibrating",),
     ("latency", "evaluation", "training", "labelling"),
     ("data",),
     ("__init__",),
@@ -39,6 +40,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("environment", "precision"),
     ("features",),
     ("config",),
+    ("metric_calibration",),
     ("lenses",),
     ("arguments",),
     ("settings",),

@@ -14,6 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from clipdepth_plugin.cli.bench import BenchOptions
+from clipdepth_plugin.cli.calibrate import CalibrateOptions
 from clipdepth_plugin.cli.eval import EvalOptions
 from clipdepth_plugin.cli.inspect import InspectOptions
 from clipdepth_plugin.cli.layers import LayersOptions
@@ -74,9 +75,11 @@ FIELDS: dict[type[Settings], tuple[dict[str, Any], dict[str, Row]]] = {
             "context": _idle("context", "mean", "film: false", film=False),
             "activation": ACTS,
             "depth_range": ACTS,
-            "confidence": ACTS,
+            "metric": ACTS,
+            "confidence": _idle("confidence", True, "metric: false", metric=False),
             "confidence_scale": _idle("confidence_scale", 2, "confidence: false"),
-            "canonical_focal": ACTS,
+            "canonical_focal": _idle("canonical_focal", 60, "metric: false", metric=False),
+            "calibration": ACTS,
             "input_size": ACTS,
             "resize": ACTS,
             "norm": ACTS,
@@ -142,8 +145,12 @@ FIELDS: dict[type[Settings], tuple[dict[str, Any], dict[str, Row]]] = {
             "silog_mean": _idle("silog_mean", 1, "silog: 0", silog=0, auxiliary=()),
             "auxiliary": ACTS,
             "ssim": ACTS,
+            "log_l1": ACTS,
+            "trim": _idle("trim", 0.1, "silog, log_l1, ssi", silog=0, auxiliary=()),
             "gradient": ACTS,
             "gradient_scales": _idle("gradient_scales", 2, "gradient: 0"),
+            "ssi": ACTS,
+            "ssi_gradient": ACTS,
             "confidence": ACTS,
         },
     ),
@@ -247,6 +254,14 @@ OPTIONS: dict[str, tuple[type[Any], list[str], dict[str, str]]] = {
         ["--host", "demo", "--data", "rgbd:x"],
         {"stages": "refused beyond the tower's levels: test_layers.py"},
     ),
+    "calibrate": (
+        CalibrateOptions,
+        ["--host", "demo", "--head", "demo", "--data", "rgbd:x", "-o", "x"],
+        {
+            "slope": "refused where the points do not determine it: test_cli_calibrate.py",
+            "confidence": "the same",
+        },
+    ),
     "bench": (
         BenchOptions,
         ["demo"],
@@ -262,6 +277,7 @@ ALWAYS = {
     "eval": "host head output align baseline_data flip input_size pictures batch_size device tower "
     "other_tower",
     "layers": "host data val_data max_images patches ridge as_json device tower",
+    "calibrate": "host head data output batch_size device tower other_tower",
     "bench": "host head preset form tower scope batch size dtype device threads rounds warmup seed "
     "separate random_weights output as_json",
 }

@@ -7,9 +7,11 @@ from typing import Annotated
 import typer
 
 from clipdepth_plugin.cli.bench import run_bench
+from clipdepth_plugin.cli.calibrate import calibrate_head
 from clipdepth_plugin.cli.command import add_command
 from clipdepth_plugin.cli.eval import evaluate_head
 from clipdepth_plugin.cli.inspect import inspect_host
+from clipdepth_plugin.cli.label import label
 from clipdepth_plugin.cli.layers import rank_layers
 from clipdepth_plugin.cli.predict import predict
 from clipdepth_plugin.cli.train import TAKES_ANY_FIELD, train
@@ -45,7 +47,9 @@ def _root(
 
 add_command(app, inspect_host, "inspect")
 add_command(app, predict, "predict")
+add_command(app, label, "label")
 add_command(app, train, "train", context_settings=TAKES_ANY_FIELD)
 add_command(app, evaluate_head, "eval")
 add_command(app, rank_layers, "layers")
+add_command(app, calibrate_head, "calibrate")
 add_command(app, run_bench, "bench")

@@ -22,7 +22,7 @@ from clipdepth_plugin.cli.options import (
     OutputOption,
     TowerOption,
 )
-from clipdepth_plugin.errors import DataError
+from clipdepth_plugin.errors import DataError, printable
 from clipdepth_plugin.evaluation.protocols import (
     SMALLEST_DEPTH,
     Alignment,
@@ -49,9 +49,12 @@ class EvalOptions:
         "rgbd"
     )
     align: Annotated[
-        Alignment,
-        typer.Option(help="Scaling of each picture in the CSV and the image grid."),
-    ] = "none"
+        Alignment | None,
+        typer.Option(
+            help="Scaling of each picture in the CSV and the image grid; not given: none, for "
+            "relative depth (metric: false) inverse, and no other."
+        ),
+    ] = None
     baseline_data: Annotated[
         str | None,
         typer.Option(
@@ -115,6 +118,7 @@ def evaluate_head(options: EvalOptions, console: Console) -> int:
         host = load_host(options.host)
         head = load_head(options.head).to(device)
         model = host.model.to(device)
+        align = _alignment(head, options, protocol)
         plugin = DepthPlugin(
             model,
             head,
@@ -143,16 +147,34 @@ def evaluate_head(options: EvalOptions, console: Console) -> int:
         head=options.head,
         tower_hashes=tower_hashes(plugin.tower),
         data=config.model_dump(mode="json"),
-        align=options.align,
+        align=align,
     )
     write_report(options.output, report, result)
     if options.pictures:
         path, count = options.output / "pictures.png", options.pictures
-        write_image_grid(path, result, predict, dataset, alignment=options.align, count=count)
-    print_table(make_table(result, options.align))
+        write_image_grid(path, result, predict, dataset, alignment=align, count=count)
+    print_table(make_table(result, align))
     skipped = f"; {len(result.skipped)} without valid depth" if result.skipped else ""
     console.print(f"report in {options.output}{skipped}")
     return 0
+
+
+def _alignment(head: DepthHead, options: EvalOptions, protocol: Protocol) -> Alignment:
+    """The alignment that files show; refuses what relative depth can't be measured by."""
+    relative = not head.config.metric
+    if options.align is not None and relative != (options.align == "inverse"):
+        raise DataError(
+            f"--align {options.align}: {options.head} gives "
+            + ("relative depth (metric: false), which" if relative else "metres; inverse")
+            + (" is aligned by inverse alone" if relative else " is for relative depth")
+            + "; leave the option out"
+        )
+    if relative and protocol.flip:
+        raise DataError(
+            f"{options.head} gives relative depth (metric: false), which can't be averaged with "
+            "the mirrored picture's: give --no-flip"
+        )
+    return "inverse" if relative else options.align or "none"
 
 
 def _say_size(head: DepthHead, options: EvalOptions, console: Console) -> None:
@@ -220,10 +242,18 @@ def _length(dataset: Any) -> int | None:
 
 def make_table(result: EvaluationResult, align: Alignment = "none") -> Table:
     """The figures: raw and aligned, each beside the constant depth; those of ``align`` bold."""
-    from clipdepth_plugin.evaluation.metrics import ALIGNMENTS, METRICS
+    from clipdepth_plugin.evaluation.metrics import METRICS
 
     baseline, c = result.baseline, result.calibration
+    alignments = result.alignments
     caption = f"constant: {baseline.depth:.4g} m ({baseline.kind}); median, lsq: scale-aligned"
+    if result.relative:
+        caption = (
+            "relative depth: scale and shift of its inverse are fitted to each picture's truth, as "
+            "are the constant's"
+        )
+    if result.labels is not None:
+        caption += f"\nmeasured against labels of {printable(result.labels)}, not truth"
     if c is not None:
         caption += (
             f"\nconfidence (within a factor of 1.25): predicted {c.mean_confidence:.3f}, true "
@@ -233,7 +263,7 @@ def make_table(result: EvaluationResult, align: Alignment = "none") -> Table:
         )
     title = f"{len(result.rows)} pictures, protocol {result.protocol.name}"
     table = Table("", title=title, title_justify="left", caption=caption, caption_justify="left")
-    for alignment in ALIGNMENTS:
+    for alignment in alignments:
         header = "raw" if alignment == "none" else alignment
         table.add_column(
             header,
@@ -243,7 +273,7 @@ def make_table(result: EvaluationResult, align: Alignment = "none") -> Table:
         )
         table.add_column("constant", justify="right", no_wrap=True, style="dim")
     for metric in METRICS:
-        both = [means[a] for a in ALIGNMENTS for means in (result.means, baseline.means)]
+        both = [means[a] for a in alignments for means in (result.means, baseline.means)]
         values = [means[metric.name] for means in both]
         cells = ["-" if value is None else f"{value:.4f}" for value in values]
         unit = f", {metric.unit}" if metric.unit else ""

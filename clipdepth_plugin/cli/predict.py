@@ -5,7 +5,7 @@ Axes: C metres and confidence, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,6 +29,7 @@ from clipdepth_plugin.files.pictures import (
     COLOUR_SUFFIX,
     CONFIDENCE_SUFFIX,
     DEPTH_SUFFIX,
+    INVERSE_SUFFIX,
     find_images,
     load_image,
 )
@@ -92,6 +93,11 @@ def predict(options: PredictOptions, console: Console) -> int:
     run are replaced; other files of these names (the truth of an RGB-D folder has them) only with
     --overwrite. A picture of one colour has no depth: its maps are 0, and it is named.
 
+    A head of relative depth (metric: false) gives no metres: for it NAME.inverse.png (16-bit, 1 to
+    65535 linear in inverse depth with a scale and shift of each picture's own, 0 is no depth)
+    stands in place of NAME.depth.png, NAME.inverse.npy in place of NAME.npy, and the colours have
+    no scale of metres.
+
     Exit code: 0, all pictures are done. 1, some could not be read; they are named at the end, the
     others are done. 2, the host, the head or the input is wrong, and nothing was written; or a
     map could not be written, and those before are done; the message says which. 3, an unexpected
@@ -104,8 +110,6 @@ def predict(options: PredictOptions, console: Console) -> int:
     Image.MAX_IMAGE_PIXELS = None  # --max-pixels is the bound
     images = find_images(options.images)
     check_names(images, confidence=options.confidence)
-    if not options.overwrite:
-        check_replaced(images, options.output, npy=options.npy, confidence=options.confidence)
     with loading(console, options.host, options.head):
         from clipdepth_plugin.adapters.loading import load_host
         from clipdepth_plugin.cli.device import find_device
@@ -114,9 +118,12 @@ def predict(options: PredictOptions, console: Console) -> int:
         from clipdepth_plugin.shipped import load_head
 
         device = find_device(options.device)
-        host = load_host(options.host)
         head = load_head(options.head)
         _check_head(head, options)
+        if not options.overwrite:
+            kinds = {"npy": options.npy, "confidence": options.confidence}
+            check_replaced(images, options.output, metric=head.config.metric, **kinds)
+        host = load_host(options.host)
         model = host.model.to(device)
         plugin = DepthPlugin(
             model,
@@ -126,9 +133,15 @@ def predict(options: PredictOptions, console: Console) -> int:
             other_tower=options.other_tower,
         )
         depth_of = PictureDepth(plugin)
-    unreadable, empty = _predict_all(images, depth_of, options, console)
+    write = _write_maps if head.config.metric else _write_relative
+    unreadable, empty = _predict_all(images, depth_of, write, options, console)
     done = len(images) - len(unreadable)
     console.print(f"{done} depth maps in {options.output}")
+    if not head.config.metric:
+        console.print(
+            f"relative depth, no metres: NAME{INVERSE_SUFFIX} is inverse depth with a scale and "
+            "a shift of each picture's own"
+        )
     for path in empty:
         console.print(f"no depth, as it is of one colour: {printable(path)}", style="yellow")
     for error in unreadable:
@@ -142,6 +155,11 @@ def _check_head(head: DepthHead, options: PredictOptions) -> None:
             f"--confidence: {options.head} predicts none (head.options.confidence: true in its "
             "training config would); leave the option out"
         )
+    if options.focal_px is not None and not head.config.metric:
+        raise HeadMismatchError(
+            f"--focal-px: {options.head} gives relative depth (config.metric is False), which no "
+            "camera turns into metres; leave the option out"
+        )
     if options.focal_px is not None and head.config.canonical_focal is None:
         raise HeadMismatchError(
             f"--focal-px: {options.head} was trained without a canonical camera, so its metres "
@@ -150,7 +168,11 @@ def _check_head(head: DepthHead, options: PredictOptions) -> None:
 
 
 def _predict_all(
-    images: Sequence[Path], depth_of: PictureDepth, options: PredictOptions, console: Console
+    images: Sequence[Path],
+    depth_of: PictureDepth,
+    write: Callable[[str, Image.Image, Tensor, PredictOptions], None],
+    options: PredictOptions,
+    console: Console,
 ) -> tuple[list[ImageError], list[Path]]:
     """What could not be read, and which pictures have no depth."""
     unreadable: list[ImageError] = []
@@ -168,7 +190,7 @@ def _predict_all(
             for (path, image), map_CHW in zip(read, maps, strict=True):
                 if bool(map_CHW[0].isnan().all()):
                     empty.append(path)
-                _write_maps(path.stem, image, map_CHW.cpu(), options)
+                write(path.stem, image, map_CHW.cpu(), options)
             advance(len(paths))
     return unreadable, empty
 
@@ -189,3 +211,17 @@ def _write_maps(stem: str, image: Image.Image, map_CHW: Tensor, options: Predict
         write_npy(options.output / f"{stem}.npy", map_CHW[0])
         if options.confidence:
             write_npy(options.output / f"{stem}.confidence.npy", map_CHW[1])
+
+
+def _write_relative(
+    stem: str, image: Image.Image, map_CHW: Tensor, options: PredictOptions
+) -> None:
+    """The maps of a head of relative depth: as inverse depth, under names of their own."""
+    from clipdepth_plugin.files.depth_maps import write_colour, write_inverse_png, write_npy
+    from clipdepth_plugin.maps.alignment import inverse_of
+
+    inverse_HW = inverse_of(map_CHW[0])
+    write_inverse_png(options.output / f"{stem}{INVERSE_SUFFIX}", inverse_HW)
+    write_colour(options.output / f"{stem}{COLOUR_SUFFIX}", inverse_HW, image=image, inverse=True)
+    if options.npy:
+        write_npy(options.output / f"{stem}.inverse.npy", inverse_HW)

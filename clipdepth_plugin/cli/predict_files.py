@@ -12,19 +12,31 @@ from clipdepth_plugin.files.depth_maps import (
     COLOUR_NOTE,
     CONFIDENCE_NOTE,
     DEPTH_NOTE,
+    INVERSE_NOTE,
     NOTE_KEY,
     NPY_NOTE,
+    RELATIVE_COLOUR_NOTE,
 )
 from clipdepth_plugin.files.paths import check_file
 from clipdepth_plugin.files.pictures import (
     COLOUR_SUFFIX,
     CONFIDENCE_SUFFIX,
     DEPTH_SUFFIX,
+    INVERSE_SUFFIX,
     opened_image,
 )
 
-_NOTES = {DEPTH_SUFFIX: DEPTH_NOTE, COLOUR_SUFFIX: COLOUR_NOTE, CONFIDENCE_SUFFIX: CONFIDENCE_NOTE}
-_ARRAYS = {DEPTH_SUFFIX: ".npy", CONFIDENCE_SUFFIX: ".confidence.npy"}
+_NOTES = {
+    DEPTH_SUFFIX: (DEPTH_NOTE,),
+    INVERSE_SUFFIX: (INVERSE_NOTE,),
+    COLOUR_SUFFIX: (COLOUR_NOTE, RELATIVE_COLOUR_NOTE),
+    CONFIDENCE_SUFFIX: (CONFIDENCE_NOTE,),
+}
+_ARRAYS = {
+    DEPTH_SUFFIX: ".npy",
+    INVERSE_SUFFIX: ".inverse.npy",
+    CONFIDENCE_SUFFIX: ".confidence.npy",
+}
 """Suffix of a PNG -> suffix of the NumPy file beside it."""
 
 _NAME_BYTES = 255
@@ -55,18 +67,21 @@ def check_names(images: Sequence[Path], *, confidence: bool = False) -> None:
                 )
 
 
-def check_replaced(images: Sequence[Path], folder: Path, *, npy: bool, confidence: bool) -> None:
+def check_replaced(
+    images: Sequence[Path], folder: Path, *, npy: bool, confidence: bool, metric: bool = True
+) -> None:
     """Refuses to replace files that ``clipdepth predict`` did not write.
 
     The true depth in an RGB-D folder has the same names as predictions. A file of ours has a note
-    in it, so that it is known whatever is beside it.
+    in it, so that it is known whatever is beside it. ``metric``: whether maps are in metres.
 
     Raises:
         DepthFileError: Another file is where an output would go.
     """
     foreign = []
     for stem in (image.stem for image in images):
-        for suffix in (DEPTH_SUFFIX, COLOUR_SUFFIX, CONFIDENCE_SUFFIX)[: 2 + confidence]:
+        depth = DEPTH_SUFFIX if metric else INVERSE_SUFFIX
+        for suffix in (depth, COLOUR_SUFFIX, CONFIDENCE_SUFFIX)[: 2 + confidence]:
             picture = folder / f"{stem}{suffix}"
             if os.path.lexists(picture) and not _is_ours(picture, suffix):
                 foreign.append(picture)
@@ -85,7 +100,7 @@ def check_replaced(images: Sequence[Path], folder: Path, *, npy: bool, confidenc
 def _is_ours(picture: Path, suffix: str) -> bool:
     try:
         with opened_image(picture, max_pixels=sys.maxsize) as image:  # only its header is read
-            return image.info.get(NOTE_KEY) == _NOTES[suffix]
+            return image.info.get(NOTE_KEY) in _NOTES[suffix]
     except ImageError:  # ours are whole
         return False
 

@@ -55,6 +55,8 @@ def train(options: TrainOptions, console: Console) -> int:
         result = train_head(config, resume=options.resume, reporter=report)
     if result.is_main:
         score = "" if result.abs_rel is None else f", AbsRel {result.abs_rel:.4f} in validation"
+        if (relative := result.metrics.get("inverse_error")) is not None:
+            score = f", relative depth, inverse error {relative:.4f} in validation"
         console.print(
             f"{result.steps} steps; the head ({result.weights} weights{score}) is in {result.head}"
         )
@@ -71,5 +73,7 @@ class _Report(LongWork):
     def step(self, progress: Progress) -> None:
         """Shows a step."""
         metric = "" if progress.abs_rel is None else f"AbsRel {progress.abs_rel:.4f}  "
+        if progress.inverse_error is not None:
+            metric = f"inverse error {progress.inverse_error:.4f}  "
         numbers = f"loss {progress.loss:.4f}  {metric}{progress.images_per_second:.1f} images/s"
         self.at("steps", progress.step, progress.total, numbers)

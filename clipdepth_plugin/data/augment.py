@@ -1,10 +1,10 @@
-"""Random augmentation of a view: picture, depth and camera together (kornia).
+"""Random augmentation of a view: picture, depth, its weight and camera together (kornia).
 
 Every sample has a generator of its own, seeded by (seed, epoch, index, repeat) alone, so its
 augmentation depends neither on other samples nor on workers and processes. What a part draws does
 not depend on whether the config enables others.
 
-Axes: H W pixels of the tower's input, h w of the depth map, P parts.
+Axes: H W pixels of the tower's input, h w of the depth map, C depth and weight, P parts.
 """
 
 from __future__ import annotations
@@ -89,11 +89,12 @@ def flipped(view: View) -> View:
     """The mirror image, left to right."""
     from kornia.geometry.transform import hflip
 
-    camera = view.intrinsics
+    camera, weight_1hw = view.intrinsics, view.weight_1hw
     if camera is not None:
         fx, fy, cx, cy = camera
         camera = (fx, fy, view.rgb_3HW.shape[2] - 1 - cx, cy)
-    return View(hflip(view.rgb_3HW), hflip(view.depth_1hw), camera, view.aspect)
+    weight_1hw = None if weight_1hw is None else hflip(weight_1hw)
+    return View(hflip(view.rgb_3HW), hflip(view.depth_1hw), camera, view.aspect, weight_1hw)
 
 
 def rotated(view: View, degrees: float) -> View:
@@ -137,15 +138,19 @@ def _warped(view: View, make_matrix: Callable[[torch.Size, float], Tensor]) -> V
     )
     # A square of the picture has another shape in a depth map of another shape.
     aspect_hw = view.aspect * (size_hw[1] / size_HW[1]) / (size_hw[0] / size_HW[0])
-    depth_11hw = warp_affine(
-        view.depth_1hw[None],
+    weights = [] if view.weight_1hw is None else [view.weight_1hw.float()]
+    maps_1Chw = warp_affine(
+        torch.cat([view.depth_1hw, *weights])[None],
         make_matrix(size_hw, aspect_hw)[None],
         (size_hw[0], size_hw[1]),
         mode="nearest",
         padding_mode="zeros",
         align_corners=True,
     )
-    return View(rgb_13HW[0], depth_11hw[0], _moved(view.intrinsics, matrix_23), view.aspect)
+    depth_1hw, *moved = maps_1Chw[0].split(1)
+    weight_1hw = moved[0].to(torch.uint8) if moved else None
+    camera = _moved(view.intrinsics, matrix_23)
+    return View(rgb_13HW[0], depth_1hw, camera, view.aspect, weight_1hw)
 
 
 def _rotation(degrees: float, aspect: float, size: torch.Size) -> Tensor:

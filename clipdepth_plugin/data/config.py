@@ -26,14 +26,15 @@ class Format:
     """A way in which data sets are stored.
 
     Attributes:
-        open: ``DataConfig`` -> ``SampleDataset``, or ``StreamDataset`` where ``streams``.
+        open: ``DataConfig`` -> ``SampleDataset``, or ``StreamDataset`` where ``streams``, which
+            takes ``with_depth``, too.
         streams: Whether the set is read front to back, not by number.
         reads: The fields of ``DataConfig`` that it reads beside those that every format reads.
         needs: The fields that have to be given.
         check: Raises a ValueError for a config that this format can't be opened with.
     """
 
-    open: Callable[[DataConfig], Any]
+    open: Callable[..., Any]
     streams: bool
     reads: frozenset[str]
     needs: frozenset[str]

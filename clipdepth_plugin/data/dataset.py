@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from torch.utils.data import Dataset
 
-from clipdepth_plugin.data.sample import Sample
+from clipdepth_plugin.data.sample import Sample, Units
 
 if TYPE_CHECKING:
     from clipdepth_plugin.data.augment_config import AugmentConfig
@@ -26,10 +26,14 @@ class SampleDataset(Dataset[Sample], ABC):
     Attributes:
         own_augment: Augmentation of its samples in place of the run's; None: the run's.
         missing: Number of a sample that lacks a file -> what is missing, known without reading.
+        units: Of its samples' depth.
+        labels: Whose labels its depths are (a teacher's, with its licence); None: they are truth.
     """
 
     own_augment: AugmentConfig | None = None
     missing: Mapping[int, str] = MappingProxyType({})
+    units: Units = "metres"
+    labels: str | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -61,6 +65,7 @@ class Spread(SampleDataset):
     def __init__(self, whole: SampleDataset, limit: int) -> None:
         """Chooses the samples; the first is always one of them."""
         self._whole = whole
+        self.units, self.labels = whole.units, whole.labels
         self._count = min(limit, len(whole))
         there = ((index, self._there(index)) for index in range(self._count))
         self.missing = {
@@ -111,6 +116,11 @@ class Mixture(SampleDataset):
     def part_of(self, index: int) -> int:
         """Number of the set that a sample is of."""
         return self._place(index)[0]
+
+    @property
+    def relative(self) -> tuple[bool, ...]:
+        """Whether a part's depth is relative: inverse depth, not metres."""
+        return tuple(one.units != "metres" for one in self.sets)
 
     @property
     def counts(self) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from clipdepth_plugin.arguments import Intrinsics
 from clipdepth_plugin.data.config import DataConfig
-from clipdepth_plugin.data.sample import Sample, cropped
+from clipdepth_plugin.data.sample import Sample, Units, cropped
 from clipdepth_plugin.errors import DataError, HostError
 from clipdepth_plugin.files.opening import (
     MAX_PIXELS,
@@ -33,6 +33,9 @@ from clipdepth_plugin.files.opening import (
 from clipdepth_plugin.files.paths import check_file
 from clipdepth_plugin.files.pictures import opened_image, upright_rgb
 from clipdepth_plugin.lenses import LensCheck
+
+WHITE_16 = 65535
+"""The largest of 16 bits; its scale says nothing where depth is relative."""
 
 _DEPTH_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 _NPY = b"\x93NUMPY"
@@ -119,6 +122,34 @@ def stored_depth(source: Any, what: str) -> NDArray[Any]:
     return stored
 
 
+def relative_depth(stored_HW: NDArray[Any], what: str) -> Tensor:
+    """(1, H, W) float32 inverse depth in 0..1 of 16-bit values; 0 = invalid. ``what``: the file.
+
+    Raises:
+        DataError: They are no whole numbers of 16 bits.
+    """
+    if stored_HW.dtype.kind == "f" or stored_HW.min() < 0 or stored_HW.max() > WHITE_16:
+        raise DataError(f"{what}: inverse depth is 16-bit grey, 1 to {WHITE_16}, 0 = not known")
+    return torch.from_numpy(stored_HW.astype(np.float32) / WHITE_16)[None]
+
+
+def stored_weight(path: Path, size: tuple[int, int]) -> Tensor:
+    """(1, H, W) uint8 weights of the pixels of a depth map of ``size``.
+
+    Raises:
+        DataError: It can't be read, is no grey picture of 8 bits, or is of another size.
+    """
+    check_file(path, DataError, _ABSENT)
+    with opened(path, str(path), DataError, wanted="weights are a grey PNG of 8 bits") as image:
+        if image.mode != "L" or (image.height, image.width) != size:
+            raise DataError(
+                f"{path}: is {stored_as(image)} of {image.height} x {image.width} (mode "
+                f"{image.mode}), expected 8-bit grey of its depth's {size[0]} x {size[1]} (height, "
+                "width)"
+            )
+        return torch.from_numpy(np.array(image))[None]
+
+
 def _depth_picture(source: Source, what: str) -> NDArray[Any]:
     with opened(source, what, DataError, wanted=_WANTED) as image:
         if image.mode not in _DEPTH_MODES:
@@ -164,8 +195,10 @@ class SampleMaker:
         *,
         what: str,
         camera_from: str,
+        weight_1HW: Tensor | None = None,
+        units: Units = "metres",
     ) -> Sample:
-        """A sample, cropped as the config says.
+        """A sample, cropped as the config says; what has no weight has no depth.
 
         ``camera`` is the set's own; in errors ``what`` and ``camera_from`` name the files.
         """
@@ -176,6 +209,8 @@ class SampleMaker:
                 "width); they must lie pixel on pixel"
             )
         config = self._config
+        if weight_1HW is not None:
+            depth_1HW = depth_1HW.where(weight_1HW > 0, 0.0)
         if config.intrinsics is not None:
             camera, camera_from = config.intrinsics, f"{name}: intrinsics of its data set"
         if camera is not None:
@@ -183,7 +218,7 @@ class SampleMaker:
                 self._check_lens(camera, size, camera_from)
             except HostError as error:
                 raise DataError(str(error)) from error
-        sample = Sample(image_3HW, depth_1HW, camera, name)
+        sample = Sample(image_3HW, depth_1HW, camera, name, weight_1HW, units)
         return cropped(sample, config.crop) if config.crop else sample
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from clipdepth_plugin.data.sample import Sample
 
 PLAIN, FLIPPED = 0, 1
+FULL_WEIGHT = 255
+"""Of a pixel that counts whole."""
 
 
 @dataclass
@@ -37,13 +39,16 @@ class Batch:
 
     Attributes:
         pixels_B3HW: float32, normalised as the tower takes it; padded behind to the largest view.
-        depth_B1HW: float32 metres at the output size asked for; 0 = invalid.
+        depth_B1HW: float32 in the units of each sample's set, at the output size asked for; 0 =
+            invalid.
         intrinsics_B4: float32 (fx, fy, cx, cy) in pixels of the tower's input (not of the depth
             map, which covers the same view in its own size); rows of NaN where not known.
         names: B names.
         indices_B: int64, index in the (concatenated) data set. Where a bad file was replaced it
             is that of the sample that is really here; in a stream, the place in the stream.
         parts_B: int64, number of each sample's set, in the order in which the sets were given.
+        weight_B1HW: uint8, how much each pixel of the depth counts, 255 being all of it; None
+            where no sample has weights.
         sizes: (H, W) of each view; None where all are of the pixels' size.
     """
 
@@ -53,6 +58,7 @@ class Batch:
     names: list[str]
     indices_B: Tensor
     parts_B: Tensor
+    weight_B1HW: Tensor | None = None
     sizes: list[Size] | None = None
 
     @property
@@ -90,6 +96,7 @@ class Item:
     name: str
     index: int
     part: int = 0
+    weight_1HW: Tensor | None = None
 
 
 class ViewMaker:
@@ -145,6 +152,7 @@ class ViewMaker:
             name,
             index,
             part,
+            made.weight_1hw,
         )
 
 
@@ -163,19 +171,18 @@ class SampleViews:
         return self._data.name(index)
 
     def content(self, index: int) -> str:
-        """Hash of a sample as read: picture, depth, camera."""
+        """Hash of a sample as read: picture, depth, its weight, camera."""
         return _content(self._data[index])
 
-    def view(self, index: int, view: int, content: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Pixels (3, H, W) as the tower takes them, depth (1, H, W) in metres, intrinsics (4,)."""
+    def view(self, index: int, view: int, content: str) -> Item:
+        """A view of a sample, whose content hash has to be this one."""
         sample = self._data[index]
         if _content(sample) != content:
             raise DataError(
                 f"{self.name(index)}: its files have changed since they were hashed; run again "
                 "when nothing writes to them"
             )
-        item = self._maker.fixed(sample, index, view, self.augment_of(index))
-        return item.pixels_3HW, item.depth_1HW, item.intrinsics_4
+        return self._maker.fixed(sample, index, view, self.augment_of(index))
 
     def augment_of(self, index: int) -> AugmentConfig | None:
         """The augmentation of a sample, or None."""
@@ -197,7 +204,8 @@ def _drawn(epoch: int, index: int, repeat: int) -> float:
 
 def _content(sample: Sample) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for tensor in (sample.image_3HW, sample.depth_1HW):
+    weights = () if sample.weight_1HW is None else (sample.weight_1HW,)
+    for tensor in (sample.image_3HW, sample.depth_1HW, *weights):
         digest.update(str(tuple(tensor.shape)).encode())
         digest.update(tensor.contiguous().numpy().tobytes())
     digest.update(repr(sample.intrinsics).encode())
@@ -208,12 +216,25 @@ def collate(items: Sequence[Item]) -> Batch:
     """Stacks rows into a batch."""
     views = [item.pixels_3HW for item in items]
     sizes = [(view.shape[1], view.shape[2]) for view in views]
+    depths = [item.depth_1HW for item in items]
+    weights = full_weights([item.weight_1HW for item in items], depths)
     return Batch(
         padded_behind(views),
-        torch.stack([item.depth_1HW for item in items]),
+        torch.stack(depths),
         torch.stack([item.intrinsics_4 for item in items]),
         [item.name for item in items],
         torch.tensor([item.index for item in items]),
         torch.tensor([item.part for item in items]),
+        None if weights is None else torch.stack(weights),
         sizes if len({*sizes}) > 1 else None,
     )
+
+
+def full_weights(weights: Sequence[Tensor | None], depths: Sequence[Tensor]) -> list[Tensor] | None:
+    """Weights of these depths, where None counts whole; None where all are."""
+    if all(one is None for one in weights):
+        return None
+    return [
+        torch.full_like(depth, FULL_WEIGHT, dtype=torch.uint8) if one is None else one
+        for one, depth in zip(weights, depths, strict=True)
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -42,9 +42,9 @@ class Failure(NamedTuple):
 class BadFiles:
     """The samples of an epoch that could not be read: name -> what was wrong."""
 
-    def __init__(self, limit: int) -> None:
-        """Allows ``limit`` different samples."""
-        self.limit = limit
+    def __init__(self, limit: int, instead: str = "replaced") -> None:
+        """Allows ``limit`` different samples; ``instead`` is what happens to them."""
+        self.limit, self._instead = limit, instead
         self.reasons: dict[str, str] = {}
 
     def add(self, failures: list[Failure]) -> None:
@@ -53,8 +53,8 @@ class BadFiles:
             if name not in self.reasons:
                 self.reasons[name] = reason
                 logger.warning(
-                    "%s can't be read and is replaced (%d of at most %d): %s",
-                    *(name, len(self.reasons), self.limit, reason),
+                    "%s can't be read and is %s (%d of at most %d): %s",
+                    *(name, self._instead, len(self.reasons), self.limit, reason),
                 )
         if len(self.reasons) > self.limit:
             raise self.error(f"more than bad_file_limit = {self.limit} samples can't be read")
@@ -67,7 +67,7 @@ class BadFiles:
 
 def map_ahead(
     function: Callable[[_T], _R], items: Iterable[_T], *, threads: int, ahead: int
-) -> Iterator[_R]:
+) -> Generator[_R, None, None]:
     """The function of each item, in the items' order; ``ahead`` of them before they are needed.
 
     The items are taken in the caller's thread. Without threads nothing is computed ahead.

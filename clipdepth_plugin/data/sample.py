@@ -8,7 +8,7 @@ Axes: H W pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from PIL import Image
@@ -19,6 +19,9 @@ from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.maps.geometry import ViewGeometry
 
 Crop = Literal["kb", "nyu"]
+Units = Literal["metres", "inverse depth"]
+"""``metres``: planar z. ``inverse depth``: known up to each picture's own scale and shift, larger
+is nearer; never called metres."""
 
 NYU_SIZE = (480, 640)
 NYU_CAMERA: Intrinsics = (518.85790, 519.46961, 325.58245, 253.73617)
@@ -34,21 +37,34 @@ class Sample:
 
     Attributes:
         image_3HW: uint8 RGB.
-        depth_1HW: float32 metres, planar z; 0 = invalid. Sparse truth is just many zeros.
+        depth_1HW: float32 in ``units``; 0 = invalid. Sparse truth is just many zeros.
         intrinsics: (fx, fy, cx, cy) in pixels of this picture, integer coordinates being pixel
             centres; None where not known.
         name: For messages and tables, unique in its set: ``libero/train/<sequence>/<frame>``.
+        weight_1HW: uint8, how much each pixel counts in training, 255 being all of it; None: all
+            count the same.
+        units: Of ``depth_1HW``.
     """
 
     image_3HW: Tensor
     depth_1HW: Tensor
     intrinsics: Intrinsics | None
     name: str
+    weight_1HW: Tensor | None = None
+    units: Units = "metres"
 
     @property
     def picture(self) -> Image.Image:
         """The picture as Pillow has it."""
         return Image.fromarray(self.image_3HW.permute(1, 2, 0).contiguous().numpy())
+
+
+def check_metres(sample: Sample) -> None:
+    """Refuses a sample of relative depth where metres are measured against or fitted to."""
+    if sample.units != "metres":
+        raise DataError(
+            f"{sample.name}: its depth is {sample.units}, relative, and metres are needed here"
+        )
 
 
 def rescaled(intrinsics: Intrinsics, size: tuple[int, int], to: tuple[int, int]) -> Intrinsics:
@@ -71,12 +87,13 @@ def cropped(sample: Sample, crop: Crop) -> Sample:
             f"{sample.name}: crop {crop!r} needs a picture of at least "
             f"{KB_SIZE if crop == 'kb' else NYU_SIZE} (height, width), this is {(height, width)}"
         )
-    camera = sample.intrinsics
+    camera, weight_1HW = sample.intrinsics, sample.weight_1HW
     if camera is not None:
         camera = (camera[0], camera[1], camera[2] - left, camera[3] - top)
-    return Sample(
-        sample.image_3HW[:, top:bottom, left:right],
-        sample.depth_1HW[:, top:bottom, left:right],
-        camera,
-        sample.name,
+    return replace(
+        sample,
+        image_3HW=sample.image_3HW[:, top:bottom, left:right],
+        depth_1HW=sample.depth_1HW[:, top:bottom, left:right],
+        intrinsics=camera,
+        weight_1HW=None if weight_1HW is None else weight_1HW[:, top:bottom, left:right],
     )

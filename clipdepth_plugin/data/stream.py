@@ -59,18 +59,28 @@ class Record(NamedTuple):
 
 
 class StreamDataset(IterableDataset[Sample], ABC):
-    """Samples in the order of their stream."""
+    """Samples in the order of their stream, in metres.
 
-    def __init__(self, config: DataConfig) -> None:
-        """Keeps the config; nothing is read."""
+    Attributes:
+        labels: See ``SampleDataset``.
+    """
+
+    labels: str | None = None
+
+    def __init__(self, config: DataConfig, *, with_depth: bool = True) -> None:
+        """Keeps the config; nothing is read. Without ``with_depth`` records have no depth."""
         super().__init__()
-        self.config = config
+        self.config, self.with_depth = config, with_depth
         self._make = SampleMaker(config)
 
     @property
     @abstractmethod
     def shard_count(self) -> int:
         """Number of files of the stream."""
+
+    @abstractmethod
+    def shard_name(self, shard: int) -> str:
+        """The name of one of them, with which its records' names begin."""
 
     @abstractmethod
     def read_shard(self, shard: int) -> Iterator[Record]:
@@ -102,8 +112,8 @@ class StreamDataset(IterableDataset[Sample], ABC):
             what = "picture" if record.image is None else "depth"
             raise DataError(f"{record.name}: has no {what}; check image_column and depth_column")
         depth_1HW = self._depth(record)
-        image_3HW = _image(record)
-        name, camera = record.name, _camera(record)
+        image_3HW = image_of(record)
+        name, camera = record.name, camera_of(record)
         where = f"{name}: intrinsics"
         return self._make(image_3HW, depth_1HW, camera, name, what=name, camera_from=where)
 
@@ -123,6 +133,16 @@ class StreamMixture:
     def __init__(self, streams: Sequence[StreamDataset], weights: Sequence[float]) -> None:
         """Joins the streams."""
         self.streams, self.weights = tuple(streams), tuple(weights)
+
+    @property
+    def sets(self) -> tuple[StreamDataset, ...]:
+        """The streams, as of ``Mixture``."""
+        return self.streams
+
+    @property
+    def relative(self) -> tuple[bool, ...]:
+        """As of ``Mixture``: streams are in metres."""
+        return (False,) * len(self.streams)
 
     def records(self, plan: EpochPlan) -> Iterator[tuple[int, Record]]:
         """Every record of an epoch, with the number of its stream."""
@@ -163,7 +183,8 @@ def interleaved(
             del left[number]
 
 
-def _image(record: Record) -> Tensor:
+def image_of(record: Record) -> Tensor:
+    """A record's picture, (3, H, W) uint8 RGB; raises a ClipDepthError where it is none."""
     value = record.image
     if isinstance(value, bytes):
         return read_image(value, record.name)
@@ -178,7 +199,8 @@ def _image(record: Record) -> Tensor:
     return torch.from_numpy(pixels_HWC.copy()).permute(2, 0, 1)
 
 
-def _camera(record: Record) -> Intrinsics | None:
+def camera_of(record: Record) -> Intrinsics | None:
+    """A record's camera; raises a DataError where it has one that is none."""
     value = record.intrinsics
     if value is None:
         return None

@@ -1,6 +1,7 @@
 """From a sample to what the tower sees: picture, depth and camera carried together.
 
-Axes: H W pixels of the tower's input, h w of the depth map, Y X of the stored picture.
+Axes: H W pixels of the tower's input, h w of the depth map, Y X of the stored picture, C maps: the
+depth and, where a sample has one, its weight.
 """
 
 from __future__ import annotations
@@ -25,15 +26,17 @@ class View:
 
     Attributes:
         rgb_3HW: float32 in 0..1, at the tower's input size.
-        depth_1hw: float32 metres, 0 = invalid; covers the same view in its own size.
+        depth_1hw: float32 in the sample's units, 0 = invalid; covers the same view in its own size.
         intrinsics: In pixels of ``rgb_3HW``; None where not known.
         aspect: Width over height that a square of the stored picture has in ``rgb_3HW``.
+        weight_1hw: uint8, the sample's weight where ``depth_1hw`` is from; None where it has none.
     """
 
     rgb_3HW: Tensor
     depth_1hw: Tensor
     intrinsics: Intrinsics | None
     aspect: float
+    weight_1hw: Tensor | None = None
 
 
 def make_view(
@@ -56,24 +59,30 @@ def make_view(
         rgb_3HW = part(sample.picture, geometry, preprocessing)
     else:
         rgb_3HW, geometry = frame(sample.picture, preprocessing)
-    depth_hw = resize_depth(sample.depth_1HW[0].numpy(), geometry, output_size)
+    maps = [sample.depth_1HW, *([] if sample.weight_1HW is None else [sample.weight_1HW])]
+    maps_CYX = np.concatenate([one_1YX.numpy().astype(np.float32, copy=False) for one_1YX in maps])
+    depth_1hw, *weights = torch.from_numpy(resize_depth(maps_CYX, geometry, output_size)).split(1)
     camera = None if sample.intrinsics is None else geometry.intrinsics(sample.intrinsics)
     aspect = geometry.scale[1] / geometry.scale[0]
-    return View(rgb_3HW, torch.from_numpy(depth_hw)[None], camera, aspect)
+    weight_1hw = weights[0].to(torch.uint8) if weights else None
+    return View(rgb_3HW, depth_1hw, camera, aspect, weight_1hw)
 
 
 def resize_depth(
-    depth_YX: NDArray[np.float32], geometry: ViewGeometry, size: tuple[int, int]
+    maps_CYX: NDArray[np.float32], geometry: ViewGeometry, size: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """A depth map (h, w) of the view; see ``make_view`` for the rule."""
+    """A depth map (1, h, w) of the view; see ``make_view`` for the rule.
+
+    Maps behind the first are taken at the pixels that the depth is taken at: (C, h, w).
+    """
     rows_h = _nearest(geometry, 0, size[0])
     columns_w = _nearest(geometry, 1, size[1])
-    depth_hw = depth_YX[np.maximum(rows_h, 0)[:, None], np.maximum(columns_w, 0)[None]]
-    depth_hw[rows_h < 0] = 0.0
-    depth_hw[:, columns_w < 0] = 0.0
-    if not depth_hw.all():
-        _fill_from_covered(depth_hw, depth_YX, geometry)
-    return depth_hw
+    maps_Chw = maps_CYX[:, np.maximum(rows_h, 0)[:, None], np.maximum(columns_w, 0)[None]]
+    maps_Chw[:, rows_h < 0] = 0.0
+    maps_Chw[:, :, columns_w < 0] = 0.0
+    if not maps_Chw[0].all():
+        _fill_from_covered(maps_Chw, maps_CYX, geometry)
+    return maps_Chw
 
 
 def _nearest(geometry: ViewGeometry, axis: int, count: int) -> NDArray[np.intp]:
@@ -94,9 +103,10 @@ def _map_place(geometry: ViewGeometry, axis: int, count: int) -> NDArray[np.floa
 
 
 def _fill_from_covered(
-    depth_hw: NDArray[np.float32], depth_YX: NDArray[np.float32], geometry: ViewGeometry
+    maps_Chw: NDArray[np.float32], maps_CYX: NDArray[np.float32], geometry: ViewGeometry
 ) -> None:
     """Gives invalid map pixels the valid stored depth nearest to their middle that they cover."""
+    depth_hw, depth_YX = maps_Chw[0], maps_CYX[0]
     y_Y, x_X = (_map_place(geometry, axis, depth_hw.shape[axis]) for axis in (0, 1))
     inside_Y, inside_X = (
         (place >= 0) & (place < depth_hw.shape[axis]) for axis, place in enumerate((y_Y, x_X))
@@ -111,4 +121,4 @@ def _fill_from_covered(
     distance = (y_Y[ys] - rows - 0.5) ** 2 + (x_X[xs] - columns - 0.5) ** 2
     farthest_first = np.argsort(-distance, kind="stable")  # the last assignment to a pixel counts
     ys, xs = ys[farthest_first], xs[farthest_first]
-    depth_hw[rows[farthest_first], columns[farthest_first]] = depth_YX[ys, xs]
+    maps_Chw[:, rows[farthest_first], columns[farthest_first]] = maps_CYX[:, ys, xs]

@@ -8,6 +8,7 @@ Axes: B views, C channels, H W a map's size, K bins.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from clipdepth_plugin.config import Activation, HeadConfig
 from clipdepth_plugin.decoders.blocks import ConvNormAct, resize
 from clipdepth_plugin.errors import HeadMismatchError
+from clipdepth_plugin.metric_calibration import MetricCalibration
 
 BINS = 64
 """K of the ``bins`` activation."""
@@ -28,11 +30,14 @@ SCALE_RANGE = (0.003, 3.0)
 """Smallest and largest predicted scale of the error of log depth; starts at their middle, 0.095."""
 
 
+_SMALLEST = 1e-6
+
+
 class DepthEstimate(NamedTuple):
     """What a decoder gives.
 
     Attributes:
-        metres: (B, 1, H, W) float32.
+        metres: (B, 1, H, W) float32; of a head with ``config.metric`` False relative depth.
         log_scale: (B, 1, H, W) float32, log b of the predicted Laplace distribution of log depth;
             None for heads without confidence.
         auxiliary: Auxiliary metres, where they were asked for.
@@ -148,12 +153,39 @@ def resized_estimate(
     return DepthEstimate(resize(metres_B1HW, size), resized)
 
 
-def calibrated(estimate: DepthEstimate, config: HeadConfig) -> DepthEstimate:
-    """A decoder's estimate with ``config.confidence_scale`` in its error's scale."""
-    if estimate.log_scale is None or config.confidence_scale == 1:
-        return estimate
-    log_scale = estimate.log_scale + math.log(config.confidence_scale)
-    return estimate._replace(log_scale=log_scale)
+def calibrated(
+    decode: Callable[[tuple[int, int] | None], DepthEstimate],
+    config: HeadConfig,
+    size: tuple[int, int] | None,
+) -> DepthEstimate:
+    """A decoder's estimate with ``config.calibration`` and ``config.confidence_scale`` in it.
+
+    ``decode`` gives it at a size. A slope is no linear map: it is applied at the native size, and
+    then resized, as maps are everywhere else. The calibration moves the whole distribution of log
+    depth, so that its scale grows by the slope.
+    """
+    fitted = config.calibration
+    slope = 1.0 if fitted is None else fitted.slope
+    estimate = decode(size if slope == 1 else None)
+    log_scale, spread = estimate.log_scale, config.confidence_scale * slope
+    if log_scale is not None and spread != 1:
+        log_scale = log_scale + math.log(spread)
+    if fitted is None:
+        return estimate._replace(log_scale=log_scale)
+    maps = (estimate.metres, *estimate.auxiliary)
+    metres, *auxiliary = (_measured(one_B1HW, fitted) for one_B1HW in maps)
+    if slope != 1 and size is not None:
+        metres, *auxiliary = (resize(one_B1HW, size) for one_B1HW in (metres, *auxiliary))
+        log_scale = None if log_scale is None else resize(log_scale, size)
+    return DepthEstimate(metres, log_scale, tuple(auxiliary))
+
+
+def _measured(metres_B1HW: Tensor, fitted: MetricCalibration) -> Tensor:
+    if fitted.slope == 1:
+        return metres_B1HW * fitted.scale
+    # relu gives 0, whose power has no gradient.
+    share_B1HW = metres_B1HW.clamp_min(_SMALLEST) / fitted.pivot
+    return share_B1HW.pow(fitted.slope) * (fitted.scale * fitted.pivot)
 
 
 NO_CONFIDENCE = (

@@ -6,7 +6,7 @@ Axes: H W a picture's own size, N pixels. Depths in metres.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Literal
@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from clipdepth_plugin.arguments import check_type, parse_count
-from clipdepth_plugin.data.sample import Sample
+from clipdepth_plugin.data.sample import Sample, check_metres
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.evaluation.calibration import Calibration, calibrate, take_pixels
 from clipdepth_plugin.evaluation.metrics import (
     ALIGNMENTS,
-    alignment_scale,
+    RELATIVE_ALIGNMENTS,
+    Fit,
+    alignment_fit,
     boundary_mask,
     image_metrics,
     mean_metrics,
@@ -29,6 +31,7 @@ from clipdepth_plugin.evaluation.predictors import (
     HeadPredictor,
     Prediction,
     Predictor,
+    is_relative,
     predict_samples,
 )
 from clipdepth_plugin.evaluation.protocols import Alignment, Protocol
@@ -67,7 +70,7 @@ class ImageRow:
         index: Its index in the data set.
         name: Its name.
         pixels: Number of pixels that count.
-        scales: Alignment -> the factor on the prediction.
+        fits: Alignment -> what was done to the prediction.
         metrics: Alignment -> metric -> value.
         baseline: The same of the constant depth, aligned in the same way.
     """
@@ -75,7 +78,7 @@ class ImageRow:
     index: int
     name: str
     pixels: int
-    scales: dict[Alignment, float]
+    fits: dict[Alignment, Fit]
     metrics: dict[Alignment, dict[str, float]]
     baseline: dict[Alignment, dict[str, float]]
 
@@ -87,10 +90,12 @@ class EvaluationResult:
     Attributes:
         protocol: How it was measured.
         rows: One for each picture.
-        means: The mean figures.
+        means: The mean figures of each alignment that was measured.
         baseline: The constant depth and its figures.
         skipped: Names of pictures without a pixel that counts and was shown to the tower.
         calibration: Of the raw predictions' confidence; None without one.
+        relative: Whether the predictions are relative depth, which has no raw figures.
+        labels: Whose labels the depths are that it was measured against; None: they are truth.
     """
 
     protocol: Protocol
@@ -99,6 +104,13 @@ class EvaluationResult:
     baseline: Baseline
     skipped: tuple[str, ...]
     calibration: Calibration | None
+    relative: bool = False
+    labels: str | None = None
+
+    @property
+    def alignments(self) -> tuple[Alignment, ...]:
+        """Those that were measured."""
+        return tuple(self.means)
 
 
 def evaluate(
@@ -113,7 +125,8 @@ def evaluate(
     """Measures a predictor.
 
     Predictions are made at the truth's size, averaged with the mirrored picture's where the
-    protocol says so, scale-aligned (or not), then clipped to the protocol's range.
+    protocol says so, scale-aligned (or not), then clipped to the protocol's range. Relative depth
+    is measured only with scale and shift of inverse depth aligned.
 
     Args:
         predict: A predictor, or a plug-in whose tower says how pictures are prepared.
@@ -134,6 +147,8 @@ def evaluate(
     predictor = HeadPredictor(predict) if isinstance(predict, DepthPlugin) else predict
     if baseline is None:
         baseline = Baseline("test-median", median_depth(dataset, protocol))
+    relative = is_relative(predictor)
+    alignments = RELATIVE_ALIGNMENTS if relative else ALIGNMENTS
     rows: list[ImageRow] = []
     pixels: list[Tensor] = []
     skipped: list[str] = []
@@ -142,13 +157,13 @@ def evaluate(
         advance(1)
         seen_HW = valid_HW
         if predicted is not None:
-            seen_HW = valid_HW & predicted.metres_HW.isfinite()
+            seen_HW = valid_HW & predicted.depth_HW.isfinite()
             unseen += int(valid_HW.sum() - seen_HW.sum())
         if predicted is None or not seen_HW.any():
             skipped.append(sample.name)
             continue
-        pred_HW = predicted.metres_HW.clamp_min(protocol.low)
-        rows.append(_row(index, sample, pred_HW, seen_HW, protocol, baseline))
+        pred_HW = predicted.depth_HW.clamp_min(protocol.low)
+        rows.append(_row(index, sample, pred_HW, seen_HW, protocol, baseline, alignments))
         if (confidence_HW := predicted.confidence_HW) is not None:
             pixels.append(take_pixels(confidence_HW, pred_HW, sample.depth_1HW[0], seen_HW))
     if unseen:
@@ -157,14 +172,16 @@ def evaluate(
             "resize rule (config.resize) crops pictures, or it was shown one colour",
             unseen,
         )
-    constant: Means = {a: mean_metrics([row.baseline[a] for row in rows]) for a in ALIGNMENTS}
+    constant: Means = {a: mean_metrics([row.baseline[a] for row in rows]) for a in alignments}
     return EvaluationResult(
         protocol=protocol,
         rows=tuple(rows),
-        means={a: mean_metrics([row.metrics[a] for row in rows]) for a in ALIGNMENTS},
+        means={a: mean_metrics([row.metrics[a] for row in rows]) for a in alignments},
         baseline=replace(baseline, means=constant),
         skipped=tuple(skipped),
         calibration=calibrate(pixels) if pixels else None,
+        relative=relative,
+        labels=getattr(dataset, "labels", None),
     )
 
 
@@ -175,12 +192,17 @@ def _predicted(
     indexed = enumerate(dataset)
     while batch := list(islice(indexed, batch_size)):
         for _, sample in batch:
-            check_type(sample, Sample, "the data set's sample", DataError)
+            _check_sample(sample)
         valid = [protocol.valid(sample.depth_1HW[0], sample.name) for _, sample in batch]
         kept = [sample for (_, sample), one_HW in zip(batch, valid, strict=True) if one_HW.any()]
         maps = iter(predict_samples(predictor, kept, protocol))
         for (index, sample), valid_HW in zip(batch, valid, strict=True):
             yield index, sample, next(maps) if valid_HW.any() else None, valid_HW
+
+
+def _check_sample(sample: Sample) -> None:
+    check_type(sample, Sample, "the data set's sample", DataError)
+    check_metres(sample)
 
 
 def median_depth(
@@ -198,7 +220,7 @@ def median_depth(
     taken: list[Tensor] = []
     for sample in dataset:
         advance(1)
-        check_type(sample, Sample, "the data set's sample", DataError)
+        _check_sample(sample)
         depth_HW = sample.depth_1HW[0]
         depth_N = depth_HW[protocol.valid(depth_HW, sample.name)]
         if len(depth_N):
@@ -216,17 +238,24 @@ def _row(
     valid_HW: Tensor,
     protocol: Protocol,
     baseline: Baseline,
+    alignments: Sequence[Alignment],
 ) -> ImageRow:
     depth_HW = sample.depth_1HW[0]
     boundary_HW = boundary_mask(depth_HW.double(), valid_HW)
     constant_HW = torch.full_like(depth_HW, baseline.depth)
-    scales: dict[Alignment, float] = {}
+    fits: dict[Alignment, Fit] = {}
+    farthest = farthest_depth(protocol, depth_HW, valid_HW)
     metrics: dict[Alignment, dict[str, float]] = {}
     constant: dict[Alignment, dict[str, float]] = {}
-    for alignment in ALIGNMENTS:
-        for map_HW, factors, figures in ((pred_HW, scales, metrics), (constant_HW, {}, constant)):
-            factors[alignment] = alignment_scale(map_HW, depth_HW, valid_HW, alignment)
-            scaled_HW = map_HW.double() * factors[alignment]
+    for alignment in alignments:
+        for map_HW, found, figures in ((pred_HW, fits, metrics), (constant_HW, {}, constant)):
+            found[alignment] = alignment_fit(map_HW, depth_HW, valid_HW, alignment)
+            scaled_HW = found[alignment](map_HW, farthest)
             clipped_HW = scaled_HW.clamp(protocol.low, protocol.high)
             figures[alignment] = image_metrics(clipped_HW, depth_HW, valid_HW, boundary_HW)
-    return ImageRow(index, sample.name, int(valid_HW.sum()), scales, metrics, constant)
+    return ImageRow(index, sample.name, int(valid_HW.sum()), fits, metrics, constant)
+
+
+def farthest_depth(protocol: Protocol, depth_HW: Tensor, valid_HW: Tensor) -> float:
+    """Metres of what an alignment brings to infinity: the protocol's, else the picture's bound."""
+    return float(depth_HW[valid_HW].max()) if protocol.high is None else protocol.high

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +16,15 @@ from torch import Tensor
 
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.evaluation.protocols import Alignment
+from clipdepth_plugin.maps.alignment import inverse_of, least_squares
 
 ALIGNMENTS: tuple[Alignment, ...] = ("none", "median", "lsq")
 """``none``: metres as predicted. ``median``: times median(truth) / median(prediction) of each
 image. ``lsq``: times the factor with the least squared error in metres of each image."""
+
+RELATIVE_ALIGNMENTS: tuple[Alignment, ...] = ("inverse",)
+"""``inverse``: scale and shift of inverse depth with the least squared error there, of each image:
+all that relative depth can be measured by."""
 
 BOUNDARY_JUMP = 0.05
 """Jump of log depth between neighbouring pixels that makes a boundary: 5% of depth."""
@@ -130,6 +136,34 @@ def boundary_mask(depth_HW: Tensor, valid_HW: Tensor) -> Tensor:
         edge_HW.narrow(axis, 0, length).logical_or_(jump)
         edge_HW.narrow(axis, 1, length).logical_or_(jump)
     return _dilated(edge_HW, outside=False) & ~_dilated(~valid_HW, outside=True)
+
+
+class Fit(NamedTuple):
+    """How a prediction is aligned: a factor on it, or scale and shift of its inverse."""
+
+    scale: float = 1.0
+    shift: float | None = None
+
+    def __call__(self, pred_HW: Tensor, farthest: float) -> Tensor:
+        """The aligned prediction in metres, float64.
+
+        What scale and shift bring to or beyond infinity is at ``farthest`` metres.
+        """
+        if self.shift is None:
+            return pred_HW.double() * self.scale
+        inverse_HW = self.scale * inverse_of(pred_HW.double()) + self.shift
+        return inverse_HW.clamp_min(1 / farthest).reciprocal()
+
+
+def alignment_fit(pred_HW: Tensor, depth_HW: Tensor, valid_HW: Tensor, kind: Alignment) -> Fit:
+    """What aligns a prediction to the truth; needs valid predictions above 0."""
+    if kind != "inverse":
+        return Fit(alignment_scale(pred_HW, depth_HW, valid_HW, kind))
+    _check_masks(valid_HW)
+    pred_1N = inverse_of(pred_HW[valid_HW].double())[None]
+    truth_1N = depth_HW[valid_HW].double().reciprocal()[None]
+    scale_11, shift_11 = least_squares(pred_1N, truth_1N, torch.ones_like(truth_1N))
+    return Fit(float(scale_11), float(shift_11))
 
 
 def alignment_scale(pred_HW: Tensor, depth_HW: Tensor, valid_HW: Tensor, kind: Alignment) -> float:

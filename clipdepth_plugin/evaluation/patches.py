@@ -19,6 +19,7 @@ from clipdepth_plugin.adapters.passes import TowerPass, Wanted
 from clipdepth_plugin.adapters.pixels import normalised, part, to_pixels
 from clipdepth_plugin.adapters.running import TowerRunner
 from clipdepth_plugin.adapters.taps import Taps
+from clipdepth_plugin.data.sample import check_metres
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.maps.geometry import ViewGeometry
 
@@ -134,6 +135,8 @@ class PatchReader:
         """Yields (pictures of a batch, their tokens (N, L, K) float32, mean log depths (N,))."""
         for start in range(0, len(samples), _BATCH):
             batch = [samples[i] for i in range(start, min(start + _BATCH, len(samples)))]
+            for one in batch:
+                check_metres(one)
             rest = iter(batch)
             pieces = [
                 self._patches_of(run, i, next(rest))

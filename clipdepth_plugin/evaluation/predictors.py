@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 Predictor = Callable[[Sequence["Sample"]], list[Tensor]]
 """Anything that turns pictures into metres: from the samples' ``image_3HW`` (and ``intrinsics``)
 alone to one (1, H, W) float32 map in metres for each, of its picture's size; or (2, H, W), the
-second of them the confidence. NaN where the tower did not see the picture."""
+second of them the confidence. NaN where the tower did not see the picture. One that has an
+attribute ``relative``, and it is true, gives relative depth, no metres."""
+
+
+def is_relative(predict: Predictor) -> bool:
+    """Whether a predictor gives relative depth."""
+    return bool(getattr(predict, "relative", False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +39,11 @@ class Prediction:
     """What is measured of one picture, on the CPU.
 
     Attributes:
-        metres_HW: float32, NaN outside what the tower was shown.
+        depth_HW: float32 metres, or relative depth; NaN outside what the tower was shown.
         confidence_HW: Likewise, the probability that they are within a factor of 1.25; or None.
     """
 
-    metres_HW: Tensor
+    depth_HW: Tensor
     confidence_HW: Tensor | None = None
 
 
@@ -45,6 +51,10 @@ class HeadPredictor:
     """A head on its tower, by ``PictureDepth``: whole pictures or as the head was trained.
 
     Gives the confidence, too, where the head predicts it.
+
+    Attributes:
+        depth_of: From pictures to maps.
+        relative: Whether the maps are relative depth, not metres.
     """
 
     def __init__(
@@ -68,6 +78,7 @@ class HeadPredictor:
             raise HostError("the head is in training mode: call head.eval() before evaluating")
         self.depth_of = PictureDepth(plugin, preprocessing, input_size=input_size)
         self._head = plugin.head
+        self.relative = not plugin.head.config.metric
 
     def __call__(self, samples: Sequence[Sample]) -> list[Tensor]:
         """See ``Predictor``; NaN where the tower did not see the picture, or saw one colour."""
@@ -84,11 +95,17 @@ def predict_samples(
     Confidence is averaged with the mirrored picture's, as metres are.
 
     Raises:
-        DataError: A map is infinite somewhere or NaN all over (where that is not a head's word on
-            a picture of one colour), or of another size than its picture.
+        DataError: Relative depth would be averaged; or a map is infinite somewhere or NaN all
+            over (where that is not a head's word on a picture of one colour), or of another size
+            than its picture.
     """
     if not samples:
         return []
+    if protocol.flip and is_relative(predict):
+        raise DataError(
+            "relative depth of a picture and of its mirror image have scales and shifts of their "
+            "own, so they have no mean: measure without it (--no-flip, flip=False)"
+        )
     boxes = [protocol.seen(*sample.depth_1HW.shape[-2:]) for sample in samples]
     maybe_empty = isinstance(predict, HeadPredictor)  # it has refused what is not finite
     shown = [_cropped(sample, box) for sample, box in zip(samples, boxes, strict=True)]

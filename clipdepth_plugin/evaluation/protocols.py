@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Box = tuple[int, int, int, int]
 Crop = Literal["none", "nyu", "garg", "eigen"]
-Alignment = Literal["none", "median", "lsq"]
+Alignment = Literal["none", "median", "lsq", "inverse"]
 """How a prediction is scaled to the truth of its picture; see ``metrics.ALIGNMENTS``."""
 ProtocolName = Literal["nyu", "kitti-garg", "kitti-eigen", "rgbd"]
 

@@ -20,7 +20,13 @@ from pydantic_core import PydanticSerializationError
 
 from clipdepth_plugin.environment import package_versions, platform_name
 from clipdepth_plugin.evaluation.calibration import Calibration
-from clipdepth_plugin.evaluation.evaluate import Baseline, EvaluationResult, ImageRow, Means
+from clipdepth_plugin.evaluation.evaluate import (
+    Baseline,
+    EvaluationResult,
+    ImageRow,
+    Means,
+    farthest_depth,
+)
 from clipdepth_plugin.evaluation.metrics import METRICS
 from clipdepth_plugin.evaluation.predictors import Predictor, predict_samples
 from clipdepth_plugin.evaluation.protocols import Alignment, Protocol
@@ -64,6 +70,10 @@ class Report(BaseModel):
     boundary_images: int
     """Pictures that ``boundary_abs_rel`` is the mean of."""
     baseline: Baseline
+    relative: bool = False
+    """Whether the head gives relative depth; metres are the truth's then."""
+    labels: str | None = None
+    """Whose labels it was measured against, which are not truth; null: it was truth."""
     calibration: Calibration | None = None
     """Of the raw predictions; null for heads that predict no confidence."""
 
@@ -76,7 +86,8 @@ def make_report(result: EvaluationResult, **environment: Any) -> Report:
         environment: The fields ``command``, ``device``, ``host``, ``head``, ``tower_hashes``,
             ``data`` and ``align`` of the report.
     """
-    boundary = [row.metrics["none"]["boundary_abs_rel"] for row in result.rows]
+    first = result.alignments[0]
+    boundary = [row.metrics[first]["boundary_abs_rel"] for row in result.rows]
     return Report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=package_versions(),
@@ -87,6 +98,8 @@ def make_report(result: EvaluationResult, **environment: Any) -> Report:
         means=result.means,
         boundary_images=sum(not math.isnan(value) for value in boundary),
         baseline=result.baseline,
+        relative=result.relative,
+        labels=result.labels,
         calibration=result.calibration,
         **environment,
     )
@@ -95,8 +108,9 @@ def make_report(result: EvaluationResult, **environment: Any) -> Report:
 def write_report(folder: Path, report: Report, result: EvaluationResult) -> None:
     """Writes report.json, and images.csv with one line for each picture, in the data set's order.
 
-    Columns: name, pixels, scale (the factor of ``report.align``), the metrics, and the constant's
-    AbsRel under the same alignment. A metric that a picture does not have is empty.
+    Columns: name, pixels, scale (the factor of ``report.align``; of ``inverse`` that of inverse
+    depth, with its shift in a column behind), the metrics, and the constant's AbsRel under the same
+    alignment. A metric that a picture does not have is empty.
 
     Raises:
         DepthFileError: A file can't be written.
@@ -109,12 +123,14 @@ def write_report(folder: Path, report: Report, result: EvaluationResult) -> None
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [metric.name for metric in METRICS]
-    writer.writerow(["name", "pixels", "scale", *names, "constant_abs_rel"])
+    shift = ["shift"] if report.align == "inverse" else []
+    writer.writerow(["name", "pixels", "scale", *shift, *names, "constant_abs_rel"])
     for row in result.rows:
         values = [row.metrics[report.align][name] for name in names]
         values.append(row.baseline[report.align]["abs_rel"])
         shown = ["" if math.isnan(value) else f"{value:.7g}" for value in values]
-        writer.writerow([row.name, row.pixels, f"{row.scales[report.align]:.7g}", *shown])
+        fit = [f"{value:.7g}" for value in row.fits[report.align] if value is not None]
+        writer.writerow([row.name, row.pixels, *fit, *shown])
     write_atomically(folder / "images.csv", text.getvalue().encode(errors="backslashreplace"))
 
 
@@ -153,14 +169,16 @@ def write_image_grid(
         sample = samples[row.index]
         depth_HW = sample.depth_1HW[0].double()
         valid_HW = protocol.valid(depth_HW, sample.name)
-        pred_HW = predict_samples(predict, [sample], protocol)[0].metres_HW.double()
-        scaled_HW = pred_HW * row.scales[alignment]
+        pred_HW = predict_samples(predict, [sample], protocol)[0].depth_HW.double()
+        farthest = farthest_depth(protocol, depth_HW, valid_HW)
+        scaled_HW = row.fits[alignment](pred_HW, farthest)
         rows.append(
             comparison(
                 sample.image_3HW.permute(1, 2, 0).numpy(),
                 torch.where(valid_HW, depth_HW, torch.nan).numpy(),
                 scaled_HW.clamp(protocol.low, protocol.high).numpy(),
                 f"{kind}: AbsRel {row.metrics[alignment]['abs_rel']:.3f}\n{row.name}",
+                truth="truth" if result.labels is None else "labels",
             )
         )
     write_atomically(path, image_grid(rows))

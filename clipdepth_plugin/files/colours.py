@@ -24,6 +24,9 @@ _TITLE_INCHES = 0.45
 _WORST_ERROR = 0.5
 _SPARSE = 0.2
 
+DEPTH_BAR, INVERSE_BAR = "depth [m]", "inverse depth, relative"
+"""What a colour bar measures; relative depth has no scale of metres."""
+
 
 @dataclass(frozen=True, slots=True)
 class Panel:
@@ -44,33 +47,44 @@ class Panel:
     colours: str = "turbo_r"
 
 
-def depth_panel(depth_HW: NDArray[Any], title: str = "", bar: str = "depth [m]") -> Panel:
+def depth_panel(
+    depth_HW: NDArray[Any], title: str = "", bar: str = DEPTH_BAR, *, inverse: bool = False
+) -> Panel:
     """A depth map: near is red, far is blue, no depth (NaN, infinite, not above 0) is grey.
 
-    The colours run from the map's 1st to its 99th percentile.
+    The colours run from the map's 1st to its 99th percentile. ``inverse``: larger is nearer.
     """
     valid_HW = np.isfinite(depth_HW) & (depth_HW > 0)
     low, high = np.percentile(depth_HW[valid_HW], (1, 99)) if valid_HW.any() else (0.0, 1.0)
     if high - low < 1e-3 * high:
         low, high = low * 0.95, high * 1.05
-    return Panel(np.where(valid_HW, depth_HW, np.nan), title, (float(low), float(high)), bar)
+    ends, colours = (float(low), float(high)), "turbo" if inverse else "turbo_r"
+    return Panel(np.where(valid_HW, depth_HW, np.nan), title, ends, bar, colours)
 
 
 def comparison(
-    image_HWC: NDArray[np.uint8], depth_HW: NDArray[Any], pred_HW: NDArray[Any], title: str = ""
+    image_HWC: NDArray[np.uint8],
+    depth_HW: NDArray[Any],
+    pred_HW: NDArray[Any],
+    title: str = "",
+    *,
+    truth: str = "truth",
+    inverse: bool = False,
 ) -> list[Panel]:
     """A row of an image grid: picture, truth, prediction and error.
 
     Truth and prediction share the truth's colours; the error is |prediction - truth| / truth, up to
-    0.5. Points of sparse truth are drawn 5 x 5 pixels large. ``title`` stands above the picture.
+    0.5. Points of sparse truth are drawn 5 x 5 pixels large. ``title`` stands above the picture,
+    ``truth`` above the truth. ``inverse``: both are relative inverse depth.
     """
-    truth = depth_panel(depth_HW, "truth", bar="")
-    error_HW = np.abs(pred_HW - truth.shown) / truth.shown
+    panel = depth_panel(depth_HW, truth, bar="", inverse=inverse)
+    error_HW = np.abs(pred_HW - panel.shown) / panel.shown
+    bar = INVERSE_BAR if inverse else DEPTH_BAR
     return [
         Panel(image_HWC, title),
-        replace(truth, shown=_thickened(truth.shown)),
-        Panel(pred_HW, "prediction", truth.ends, "depth [m]"),
-        Panel(_thickened(error_HW), "error", (0.0, _WORST_ERROR), "of truth", "magma"),
+        replace(panel, shown=_thickened(panel.shown)),
+        Panel(pred_HW, "prediction", panel.ends, bar, panel.colours),
+        Panel(_thickened(error_HW), "error", (0.0, _WORST_ERROR), f"of {truth}", "magma"),
     ]
 
 

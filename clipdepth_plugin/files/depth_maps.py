@@ -1,6 +1,7 @@
 """Depth maps on disk: 16-bit PNG in millimetres, .npy in metres, colour pictures to look at.
 
-Every file appears whole or not at all (``atomic.py``).
+Relative depth is written as inverse depth, to files of other names. Every file appears whole or
+not at all (``atomic.py``).
 Axes: H W pixels of the map.
 """
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from clipdepth_plugin.arguments import StrPath
 from clipdepth_plugin.errors import DepthFileError
 from clipdepth_plugin.files.atomic import write_atomically
-from clipdepth_plugin.files.colours import Panel, depth_panel, image_grid
+from clipdepth_plugin.files.colours import DEPTH_BAR, INVERSE_BAR, Panel, depth_panel, image_grid
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,11 @@ NPY_NOTE = b"\nwritten by clipdepth predict\n"
 
 DEPTH_NOTE = "depth along the optical axis in millimetres; 0 is no depth"
 CONFIDENCE_NOTE = "probability of depth within a factor of 1.25; 255 is 1"
+INVERSE_NOTE = (
+    "relative depth, no metres: inverse depth, larger is nearer, with a scale and a shift of this "
+    "picture's own; 0 is no depth"
+)
+RELATIVE_COLOUR_NOTE = "relative depth in colours, near red and far blue"
 COLOUR_NOTE = "depth along the optical axis in colours, near red and far blue"
 
 
@@ -83,6 +89,25 @@ def _strips(map_HW: NDArray[Any]) -> list[NDArray[Any]]:
     return [map_HW[start : start + rows] for start in range(0, map_HW.shape[0], rows)]
 
 
+def write_inverse_png(path: StrPath, inverse_HW: DepthMap) -> None:
+    """Writes or replaces a 16-bit grey PNG of relative inverse depth (H, W).
+
+    The map's least and largest finite value become 1 and 65535; NaN and infinity 0, "no depth".
+
+    Raises:
+        DepthFileError: Not an (H, W) map, or the file can't be written.
+    """
+    inverse_HW = _as_map(inverse_HW, path)
+    known_HW = np.isfinite(inverse_HW)
+    low, high = (
+        (inverse_HW[known_HW].min(), inverse_HW[known_HW].max()) if known_HW.any() else (0, 0)
+    )
+    span = float(high) - float(low) or 1.0
+    share_HW = (np.where(known_HW, inverse_HW, low).astype(np.float64) - float(low)) / span
+    stored_HW = np.where(known_HW, np.rint(1 + share_HW * 65534), 0).astype(np.uint16)
+    _write_png(path, stored_HW, INVERSE_NOTE)
+
+
 def write_confidence_png(path: StrPath, confidence_HW: DepthMap) -> None:
     """Writes or replaces an 8-bit grey PNG of probabilities (H, W): 255 is 1, 0 is 0 or NaN.
 
@@ -126,12 +151,17 @@ def write_npy(path: StrPath, depth_HW: DepthMap) -> None:
 
 
 def write_colour(
-    path: StrPath, depth_HW: DepthMap, *, image: Image.Image | NDArray[np.uint8] | None = None
+    path: StrPath,
+    depth_HW: DepthMap,
+    *,
+    image: Image.Image | NDArray[np.uint8] | None = None,
+    inverse: bool = False,
 ) -> None:
     """Writes or replaces a PNG to look at: a map (H, W) in colours, with a bar that reads metres.
 
     The colours are those of ``depth_panel``; the picture ``image`` is shown at their left. Of more
     than 16 million pixels every second, third, ... is drawn: matplotlib needs 100 bytes for each.
+    ``inverse``: the map is relative inverse depth, and its bar has no metres.
 
     Raises:
         DepthFileError: Not an (H, W) map, matplotlib is missing, or the file can't be written.
@@ -139,8 +169,10 @@ def write_colour(
     metres_HW = _as_map(depth_HW, path)
     step = max(1, math.ceil(math.sqrt(metres_HW.size / _DRAWN_PIXELS)))
     panels = [] if image is None else [Panel(np.asarray(image)[::step, ::step])]
-    panels.append(depth_panel(metres_HW[::step, ::step].astype(np.float64)))
-    content = image_grid([panels], panel_inches=8, note={NOTE_KEY: COLOUR_NOTE})
+    bar, note = (INVERSE_BAR, RELATIVE_COLOUR_NOTE) if inverse else (DEPTH_BAR, COLOUR_NOTE)
+    shown_HW = metres_HW[::step, ::step].astype(np.float64)
+    panels.append(depth_panel(shown_HW, bar=bar, inverse=inverse))
+    content = image_grid([panels], panel_inches=8, note={NOTE_KEY: note})
     write_atomically(path, content)
 
 

@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ LOCK_FILE = ".clipdepth.lock"
 
 _UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 _OFFSET = 1 << 30  # on Windows the locked byte can't be read: one beyond the text
+_PAUSE = 0.02
 _held: set[io.FileIO] = set()
 
 
@@ -86,6 +88,32 @@ def locked_folder(folder: Path, error: type[ClipDepthError], what: str) -> Itera
 
 
 @contextlib.contextmanager
+def waiting_lock(path: Path, seconds: float, error: type[ClipDepthError]) -> Iterator[None]:
+    """Holds a file's lock, whose holder is waited for; the file goes at the end.
+
+    Raises:
+        ClipDepthError: ``error``; it is held for longer, or the file can't be made.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            file = lock(path)
+            break
+        except HeldError as held:
+            if time.monotonic() > until:
+                raise error(f"{path}: {held} holds this lock; wait until it has ended") from held
+            time.sleep(_PAUSE)
+        except OSError as problem:
+            raise error(f"{path}: can't be made ({problem.strerror or problem})") from problem
+    try:
+        _say_holder(file)
+        yield
+    finally:
+        _remove(file, path)
+        release(file)
+
+
+@contextlib.contextmanager
 def holding(folder: Path) -> Iterator[None]:
     """Holds a folder's lock.
 
@@ -99,17 +127,25 @@ def holding(folder: Path) -> Iterator[None]:
     path = folder / LOCK_FILE
     file = _lock_in(folder)
     try:
-        file.truncate()
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        _say_holder(file)
         yield
     finally:
-        if not file.closed and _is_at(file, path):  # it is closed in a forked process
-            with contextlib.suppress(OSError):  # Windows does not remove open files
-                path.unlink()
+        _remove(file, path)
         release(file)
         for one in made:
             with contextlib.suppress(OSError):  # no longer empty
                 one.rmdir()
+
+
+def _say_holder(file: io.FileIO) -> None:
+    file.truncate()
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+
+
+def _remove(file: io.FileIO, path: Path) -> None:
+    if not file.closed and _is_at(file, path):  # it is closed in a forked process
+        with contextlib.suppress(OSError):  # Windows does not remove open files
+            path.unlink()
 
 
 def _lock_in(folder: Path) -> io.FileIO:

@@ -99,5 +99,5 @@ class FusedHead(nn.Module):
 
 def _decode(decoder: FusedForm, config: HeadConfig, inputs: Inputs) -> list[Tensor]:
     """Metres; behind them the logarithm of their error's scale, where the head has it."""
-    estimate = calibrated(decoder(inputs.features, inputs.size), config)
+    estimate = calibrated(functools.partial(decoder, inputs.features), config, inputs.size)
     return [x for x in (estimate.metres, estimate.log_scale) if x is not None]

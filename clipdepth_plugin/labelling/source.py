@@ -12,18 +12,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from importlib import import_module
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from clipdepth_plugin.arguments import Intrinsics
-from clipdepth_plugin.errors import SourceError, quoted
-
-Units = Literal["metres", "inverse depth"]
-"""``metres``: planar z. ``inverse depth``: known up to each picture's own scale and shift, larger
-is nearer; never called metres."""
+from clipdepth_plugin.data.sample import Units
+from clipdepth_plugin.errors import ClipDepthError, SourceError, quoted, shortened
 
 
 class SourceCard(BaseModel):
@@ -98,6 +96,9 @@ class DepthSource(ABC):
 OpenSource = Callable[..., DepthSource]
 """(what stands behind the colon, *, device, dtype) -> the source."""
 
+DTYPES = (None, "float32", "float16", "bfloat16")
+"""Of ``open_source``."""
+
 SOURCES: dict[str, OpenSource] = {}
 """Word before the colon -> how to open such a source."""
 
@@ -124,11 +125,33 @@ def open_source(text: str, *, device: str = "cpu", dtype: str | None = None) -> 
     Raises:
         SourceError: No such kind, or it can't be opened, or its units are not known.
     """
-    kind, colon, rest = text.partition(":")
-    if not colon or not rest or kind not in SOURCES:
+    import_module("clipdepth_plugin.labelling.sources")
+    kind, _, rest = text.partition(":")
+    if not rest or kind not in SOURCES:
         raise SourceError(
             f"depth source {quoted(text)}: expected KIND:WHAT with a kind of "
             f"{', '.join(sorted(SOURCES))}"
         )
-    options: dict[str, Any] = {"device": device, "dtype": dtype}
-    return SOURCES[kind](rest, **options)
+    if dtype not in DTYPES:
+        raise SourceError(f"dtype {quoted(dtype)}: expected {', '.join(filter(None, DTYPES))}")
+    try:
+        torch.ones(1, device=device).add(1).item()  # meta, for one, computes nothing
+    except Exception as error:  # devices of other packages raise almost anything
+        raise SourceError(
+            f"device {quoted(device)}: nothing can be computed there ({shortened(error)})"
+        ) from error
+    try:
+        return SOURCES[kind](rest, device=device, dtype=dtype)
+    except (SourceError, MemoryError):
+        raise
+    except ClipDepthError as error:
+        raise SourceError(f"depth source {shortened(text)}: {error}") from error
+    except ModuleNotFoundError as error:
+        raise SourceError(
+            f"depth source {shortened(text)}: the package {error.name} is not installed"
+        ) from error
+    except Exception as error:  # libraries, their hub clients and modules of users
+        raise SourceError(
+            f"depth source {shortened(text)} can't be opened ({type(error).__name__}: "
+            f"{shortened(error, 500)})"
+        ) from error

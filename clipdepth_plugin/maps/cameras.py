@@ -46,10 +46,15 @@ def camera_scales(
 
     Raises:
         HostError: Both are given, not as many as images, or what is no camera of such a picture.
-        HeadMismatchError: The head was trained without a canonical camera.
+        HeadMismatchError: The head was trained without a canonical camera, or gives relative depth.
     """
     if intrinsics is not None and focal_px is not None:
         raise HostError("intrinsics and focal_px both say the focal length: give one")
+    if not config.metric:
+        raise HeadMismatchError(
+            "this head gives relative depth (config.metric is False): no camera turns it into "
+            "metres; leave intrinsics and focal_px out"
+        )
     if config.canonical_focal is None:
         raise HeadMismatchError(
             "this head was trained without a canonical camera (config.canonical_focal is "

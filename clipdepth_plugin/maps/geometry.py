@@ -149,7 +149,8 @@ def depth_to_points(
     host's resize is undone, so nothing is stretched.
 
     Args:
-        depth_1HW: (1, H, W) metres along the optical axis; NaN stays NaN.
+        depth_1HW: (1, H, W) metres along the optical axis; NaN stays NaN. Relative depth
+            (``HeadConfig.metric`` False) gives no points of any scene.
         intrinsics: (fx, fy, cx, cy) or a 3x3 matrix K, in pixels of the map.
 
     Returns:

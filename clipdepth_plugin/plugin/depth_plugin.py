@@ -208,8 +208,9 @@ class DepthPlugin(DepthReading, nn.Module):
             tower_kwargs: Passed on to the tower: what else it needs (``grid_thw`` ...).
 
         Returns:
-            (B, 1, H, W) float32 metres; for views of several sizes a list of (1, H, W). Views of
-            one colour, which have no depth in ``depth``, have a map like any other here.
+            (B, 1, H, W) float32 metres (relative: see ``depth``); for views of several sizes a
+            list of (1, H, W). Views of one colour, which have no depth in ``depth``, have a map
+            like any other here.
 
         Raises:
             ImageError: No floats, not of the tower's shape, smaller than a patch, or not finite;

@@ -39,6 +39,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+RELATIVE = (
+    "this head gives relative depth, no metres (config.metric is False): larger is farther, and "
+    "1 / depth is known up to a scale and a shift of each view's own"
+)
+
 Place = Size | list[ImageViews] | None
 """Where maps go: one size, the images that the views were made of, or the tower's input."""
 
@@ -71,11 +76,18 @@ class Reader:
                 )
 
     def say_assumed(self, one: PassMaps, where: str = "") -> None:
-        """Says which camera is assumed where none is given: once, and not in compiled code."""
+        """Says what the maps' unit is where that is not plain: once, and not in compiled code.
+
+        Which camera is assumed where none is given, or that depth is relative.
+        """
         config = self.head.config
-        if config.canonical_focal is None or self._said or torch.compiler.is_compiling():
+        plain = config.metric and config.canonical_focal is None
+        if plain or self._said or torch.compiler.is_compiling():
             return
         self._said = True
+        if not config.metric:
+            logger.warning(RELATIVE)
+            return
         size = one.views[0].pixel_size
         logger.warning(
             "no camera given%s: the metres are those of a focal length of %g px at %d x %d; "
@@ -105,7 +117,7 @@ class PassMaps(TowerPass):
         intrinsics: Cameras | None = None,
         focal_px: Focals | None = None,
     ) -> list[Tensor]:
-        """Native maps (B, 1, h, w) of each of ``views``, in the metres of the cameras.
+        """Native maps (B, 1, h, w) of each of ``views``, in the metres of the cameras, or relative.
 
         NaN where a view is a constant picture.
         """
@@ -167,6 +179,12 @@ class PassMaps(TowerPass):
     def placed(self, natives: list[Tensor], place: Place, join: Join) -> Tensor | list[Tensor]:
         """The maps where ``place`` says; joined by ``join`` where images have several views."""
         if isinstance(place, list):
+            if not self._reader.head.config.metric and any(len(image) > 1 for image in place):
+                raise HeadMismatchError(
+                    "this head gives relative depth (config.metric is False), of each view up to "
+                    "a scale and shift of its own, so an image's views don't join into one map: "
+                    "read .depth or .depths, the views' own maps"
+                )
             patch_size = self._wanted.tower.patch_size
             return [m.clone() for m in in_images(natives, self.views, patch_size, place, join)]
         if place is not None:

@@ -66,8 +66,9 @@ class PictureDepth:
             focal_px: The focal length alone, in the same way.
 
         Returns:
-            (1, H, W) float32 metres of each picture, NaN where the tower did not see it; (2, H, W)
-            with the confidence behind them where the head predicts it.
+            (1, H, W) float32 metres of each picture (relative: see ``DepthPlugin.depth``), NaN
+            where the tower did not see it; (2, H, W) with the confidence behind them where the
+            head predicts it.
 
         Raises:
             ImageError: A picture is not RGB, or the tower takes no pictures of such a size.

@@ -32,7 +32,9 @@ class DepthReading:
         Returns:
             (B, 1, H, W) float32 metres, one map for each view, at the tower's input size: finite,
             but NaN for a view whose pixels are constant (a policy fills in a missing camera so),
-            which a logged warning names.
+            which a logged warning names. Of a head with ``config.metric`` False relative depth, no
+            metres: larger is farther, and its inverse is known up to each view's own scale and
+            shift.
 
         Raises:
             NoDepthError: No tower pass to read, or one that did not fire every tap; says why
@@ -99,14 +101,15 @@ class DepthReading:
                 takes that.
 
         Returns:
-            (B, 1, H, W) float32 metres; with ``original_sizes`` a list of (1, H, W), NaN where
-            the tower did not see the image, or saw a constant one; a list as ``depths`` where
-            neither size is given and the views are of several.
+            (B, 1, H, W) float32 metres (relative: as ``depth``); with ``original_sizes`` a list
+            of (1, H, W), NaN where the tower did not see the image, or saw a constant one; a list
+            as ``depths`` where neither size is given and the views are of several.
 
         Raises:
             NoDepthError: As ``depth``.
             HostError: The host's preprocessing is not known, or the arguments contradict.
-            HeadMismatchError: A camera was given to a head that was trained without one.
+            HeadMismatchError: A camera was given to a head that was trained without one; or an
+                image's views would be joined of a head of relative depth.
         """
         one = self._pass()
         with torch.inference_mode(False):

@@ -21,6 +21,7 @@ from clipdepth_plugin.data import (
     ViewMaker,
     make_loader,
 )
+from clipdepth_plugin.data.items import FULL_WEIGHT
 from clipdepth_plugin.data.order import EpochOrder
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.features import one_size
@@ -43,13 +44,15 @@ class FeatureBatch:
 
     Attributes:
         runs: What the head reads, neighbours of one size together.
-        depth_B1HW: Metres; 0 = invalid.
+        depth_B1HW: Metres, for a head of relative depth inverse depth; 0 = invalid.
         valid_B1HW: Which pixels have a depth.
         scale_B: Factor from true metres to what the head is to predict (the canonical camera's);
             ones for a head without one.
         names: The samples' names.
         parts_B: Number of each sample's set, as the config lists them.
         scale_share_B: How much of each view's scale counts in the loss; None: all of it.
+        weight_B1HW: Float, 0..1, how much each pixel counts in the loss; None: all the same.
+        inverse: Whether depth is inverse depth.
     """
 
     runs: list[Run]
@@ -59,6 +62,8 @@ class FeatureBatch:
     names: list[str]
     parts_B: Tensor
     scale_share_B: Tensor | None = None
+    weight_B1HW: Tensor | None = None
+    inverse: bool = False
 
     @property
     def features(self) -> TowerFeatures:
@@ -77,6 +82,29 @@ class FeatureBatch:
     def target_B1HW(self) -> Tensor:
         """The depth that the head is to predict."""
         return self.depth_B1HW * self.scale_B[:, None, None, None]
+
+
+@dataclass(frozen=True)
+class Truths:
+    """What is known of the depth of a batch's views, as data and cache have it.
+
+    Attributes:
+        depth_B1HW: In the units of each view's set; 0 = invalid.
+        intrinsics_B4: See ``Batch``.
+        weight_B1HW: uint8, 255 being the whole; None: all pixels count the same.
+        relative: Whether each of the sets has inverse depth, not metres.
+    """
+
+    depth_B1HW: Tensor
+    intrinsics_B4: Tensor
+    weight_B1HW: Tensor | None
+    relative: tuple[bool, ...]
+
+    def inverse_depth(self, parts_B: Tensor) -> Tensor:
+        """(B, 1, H, W) inverse depth of views of these sets; 0 = invalid."""
+        relative_B = torch.tensor(self.relative, device=parts_B.device)[parts_B]
+        given = relative_B[:, None, None, None] | (self.depth_B1HW <= 0)
+        return torch.where(given, self.depth_B1HW, 1 / self.depth_B1HW)
 
 
 class FeatureSource(Protocol):
@@ -132,8 +160,7 @@ class SourceContext:
     def batch(
         self,
         runs: list[Run],
-        depth_B1HW: Tensor,
-        intrinsics_B4: Tensor,
+        truth: Truths,
         names: list[str],
         parts_B: Tensor,
         *,
@@ -145,9 +172,14 @@ class SourceContext:
         if training and any(share != 1 for share in shares):
             share_B = torch.tensor(shares, device=parts_B.device)[parts_B]
             free_B = share_B == 0
-        scale_B = camera_scale(intrinsics_B4, self.head.canonical_focal, names, free_B)
-        own = (scale_B, names, parts_B, share_B)
-        return FeatureBatch(runs, depth_B1HW, depth_B1HW > 0, *own)
+        scale_B = camera_scale(truth.intrinsics_B4, self.head.canonical_focal, names, free_B)
+        depth_B1HW = truth.depth_B1HW if self.head.metric else truth.inverse_depth(parts_B)
+        valid_B1HW, weight_B1HW = depth_B1HW > 0, None
+        if training and truth.weight_B1HW is not None:
+            weight_B1HW = truth.weight_B1HW.float() / FULL_WEIGHT
+            valid_B1HW = valid_B1HW & (weight_B1HW > 0)
+        own = (scale_B, names, parts_B, share_B, weight_B1HW, not self.head.metric)
+        return FeatureBatch(runs, depth_B1HW, valid_B1HW, *own)
 
 
 class TowerSource:
@@ -179,9 +211,9 @@ class TowerSource:
         for batch in make_loader(self._data, self._maker, plan, self._reading):
             moved = batch.to(context.device)
             runs = context.read(moved.views)
-            maps = (moved.depth_B1HW, moved.intrinsics_B4)
-            own = (moved.names, moved.parts_B)
-            yield context.batch(runs, *maps, *own, training=self._training)
+            maps = (moved.depth_B1HW, moved.intrinsics_B4, moved.weight_B1HW)
+            truth, own = Truths(*maps, self._data.relative), (moved.names, moved.parts_B)
+            yield context.batch(runs, truth, *own, training=self._training)
 
 
 def first_pictures(context: SourceContext, data: Mixture | StreamMixture, count: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Fills a token cache: hashes every sample, and runs the tower for missing views.
 
-Axes: B views, H W pixels, h w a depth map's size.
+Axes: B views, H W pixels.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from clipdepth_plugin.adapters.passes import Wanted
+from clipdepth_plugin.data.items import collate
 from clipdepth_plugin.data.reading import BadFiles, Failure
 from clipdepth_plugin.errors import ClipDepthError, DataError, TrainingError
 from clipdepth_plugin.files.atomic import remove_leftovers
@@ -25,7 +25,7 @@ from clipdepth_plugin.files.locks import HeldError, holding
 from clipdepth_plugin.training.token_cache import Key, TokenCache, to_records
 
 if TYPE_CHECKING:
-    from clipdepth_plugin.data.items import SampleViews
+    from clipdepth_plugin.data.items import Batch, SampleViews
     from clipdepth_plugin.training.batches import SourceContext
     from clipdepth_plugin.training.progress import Doing
 
@@ -125,12 +125,13 @@ def fill_cache(
     )
     done = 0
     own_sizes = not context.tower.preprocessing.fixed_size
-    for keys, views_of_B, depth_B1hw, intrinsics_B4 in loader:
+    for keys, batch in loader:
         start = 0
-        for run in read(views_of_B):
+        for run in read(batch.views):
             rows = slice(start, start + run.features.batch)
             start = rows.stop
-            truth = (depth_B1hw[rows], intrinsics_B4[rows])
+            weight_B1HW = None if batch.weight_B1HW is None else batch.weight_B1HW[rows]
+            truth = (batch.depth_B1HW[rows], batch.intrinsics_B4[rows], weight_B1HW)
             records = to_records(run.features, *truth, levels=levels, dtype=dtype)
             if own_sizes:
                 records["size"] = torch.tensor([[*run.features.grid, *run.pixel_size]])
@@ -151,10 +152,7 @@ def _content(views: SampleViews, index: int) -> tuple[str | None, str | None]:
         return None, str(error)
 
 
-def _loaded(
-    views: SampleViews, rows: Sequence[tuple[Key, int, int]]
-) -> tuple[list[Key], list[Tensor], Tensor, Tensor]:
-    """The keys of B views, their pixels, and their stacked depth and intrinsics."""
+def _loaded(views: SampleViews, rows: Sequence[tuple[Key, int, int]]) -> tuple[list[Key], Batch]:
+    """The keys of views, and the views as a batch."""
     found = [views.view(index, view, key.content) for key, index, view in rows]
-    pixels, depth, intrinsics = zip(*found, strict=True)
-    return [key for key, _, _ in rows], [*pixels], torch.stack(depth), torch.stack(intrinsics)
+    return [key for key, _, _ in rows], collate(found)

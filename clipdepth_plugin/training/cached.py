@@ -19,12 +19,14 @@ from accelerate.utils import gather_object
 
 from clipdepth_plugin.data.augment import is_flipped, mixed_seed, sample_generator
 from clipdepth_plugin.data.config import expand
-from clipdepth_plugin.data.items import FLIPPED, PLAIN, SampleViews
+from clipdepth_plugin.data.items import FLIPPED, PLAIN, SampleViews, full_weights
 from clipdepth_plugin.data.order import Draw, EpochOrder
 from clipdepth_plugin.data.reading import map_ahead
 from clipdepth_plugin.features import Run
+from clipdepth_plugin.training.batches import Truths
 from clipdepth_plugin.training.cache_fill import fill_cache, filling, sample_contents
 from clipdepth_plugin.training.token_cache import (
+    WEIGHT,
     Key,
     Records,
     TokenCache,
@@ -77,8 +79,9 @@ class CachedSource:
             ]
             parts_B = torch.tensor(parts, device=context.device)
             runs = [self._run(records) for records in on]
-            own = (_joined(on, "depth"), _joined(on, "intrinsics"), names, parts_B)
-            yield context.batch(runs, *own, training=self.training)
+            maps = (_joined(on, "depth"), _joined(on, "intrinsics"), _weights(on))
+            truth = Truths(*maps, self.data.relative)
+            yield context.batch(runs, truth, names, parts_B, training=self.training)
 
     def _run(self, records: Records) -> Run:
         tower = self.context.tower
@@ -119,6 +122,13 @@ def _joined(stored: Sequence[Records], name: str) -> Tensor:
     if len(stored) == 1:
         return stored[0][name]
     return torch.cat([records[name] for records in stored])
+
+
+def _weights(stored: Sequence[Records]) -> Tensor | None:
+    """The weights of all records; None where none has one."""
+    given = [records.get(WEIGHT) for records in stored]
+    weights = full_weights(given, [records["depth"] for records in stored])
+    return None if weights is None else torch.cat(weights)
 
 
 def open_cache(context: SourceContext) -> TokenCache:

@@ -9,6 +9,7 @@ confidence.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -71,10 +72,16 @@ def best_factor(shares_S2E: Tensor) -> float:
     The calibration error would be no measure here: its minimum for several sets is that of most of
     them, however wrong the confidence in the others.
     """
-    log_factor_T = torch.linspace(*_FACTORS, dtype=torch.float64)
     wrong_E, right_E = shares_S2E.double().cpu().mean(dim=0)
-    # log(1 - confidence) = -log(1.25) / b.
-    miss_TE = -math.log(CONFIDENT_FACTOR) * torch.exp(-_MIDDLE_E - log_factor_T[:, None])
-    hit_TE = torch.log(-torch.expm1(miss_TE))
+    log_factor_T, miss_TE, hit_TE = _log_chances()
     likelihood_T = miss_TE @ wrong_E + hit_TE @ right_E
     return float(log_factor_T[likelihood_T.argmax()].exp())
+
+
+@functools.cache
+def _log_chances() -> tuple[Tensor, Tensor, Tensor]:
+    """Logs of the candidates (T,), and of the chances (T, E) to be wrong and to be right."""
+    log_factor_T = torch.linspace(*_FACTORS, dtype=torch.float64)
+    # log(1 - confidence) = -log(1.25) / b.
+    miss_TE = -math.log(CONFIDENT_FACTOR) * torch.exp(-_MIDDLE_E - log_factor_T[:, None])
+    return log_factor_T, miss_TE, torch.log(-torch.expm1(miss_TE))

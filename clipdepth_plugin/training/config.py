@@ -113,7 +113,8 @@ class TrainConfig(Settings):
 
     select: Literal["abs_rel", "abs_rel_aligned"] = "abs_rel"
     """What the best weights have least, as the mean over the validation sets, each weighing the
-    same: AbsRel in metres, or with each picture's median depth told."""
+    same: AbsRel in metres, or with each picture's median depth told. Heads with ``metric: false``
+    have neither: theirs is ``inverse_error``, aligned by scale and shift in inverse depth."""
 
     calibrate_confidence: bool = True
     """Fit the saved head's ``confidence_scale`` on the validation sets, each weighing the same, by
@@ -212,11 +213,20 @@ class TrainConfig(Settings):
         """The loss for a head and size (H, W); a ConfigError where they contradict each other."""
         for name, augment in self.augments().items():
             zooms = augment is not None and augment.zoom != (1.0, 1.0)
-            if zooms and head.canonical_focal is None:
+            if zooms and head.metric and head.canonical_focal is None:
                 raise ConfigError(
                     f"{name}.zoom: changes the focal length, which this head does not take into "
                     "account: leave zoom out, or train one with head.options.canonical_focal"
                 )
+        shares = [f"data.train.{i}.scale_share" for i, _ in enumerate(self.data.train)]
+        given = [one.given("scale_share") for one in self.data.train]
+        idle = [name for name, one in zip(shares, given, strict=True) if one]
+        idle += ["select"] if self.given("select") else []
+        if idle and not head.metric:
+            raise ConfigError(
+                f"{idle[0]}: does nothing with head.options.metric: false, whose depth is relative "
+                "in every set, and selected by inverse_error; leave it out"
+            )
         try:
             return self.loss.for_head(head, size)
         except ValueError as error:

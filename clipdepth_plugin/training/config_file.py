@@ -60,8 +60,11 @@ def dump_config(config: TrainConfig) -> str:
     if config.head.init is not None:
         # With init these may not be given, not even as their defaults.
         tree["head"] = {"init": config.head.init}
-    if "auxiliary" not in config.loss.model_fields_set:
-        del tree["loss"]["auxiliary"]  # so that it still depends on the head
+    # So that what is not given still depends on the head.
+    head, given = config.head.config(), config.loss.model_fields_set
+    dependent = {"auxiliary"} if head is not None and head.metric else tree["loss"].keys()
+    for name in [*(dependent - given)]:
+        del tree["loss"][name]
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 

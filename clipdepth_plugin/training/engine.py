@@ -6,13 +6,14 @@ import contextlib
 import logging
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipdepth_plugin.arguments import check_type
 from clipdepth_plugin.errors import TrainingError
+from clipdepth_plugin.precision import denormals_as_zero
 from clipdepth_plugin.training.config import TrainConfig
 from clipdepth_plugin.training.progress import Progress, Reporter, silent
 from clipdepth_plugin.training.run_folder import RunFolder
@@ -34,9 +35,10 @@ class TrainResult:
     Attributes:
         head: Folder of the best head.
         steps: Optimiser steps of the whole run.
-        abs_rel: Its AbsRel on the validation data; None without such.
+        abs_rel: Its AbsRel on the validation data; None without such, or for relative depth.
         weights: Which weights it has: ``raw`` or ``ema``.
         is_main: Whether this process wrote it.
+        metrics: All that its validation measured (``Validation.metrics``).
     """
 
     head: Path
@@ -44,6 +46,7 @@ class TrainResult:
     abs_rel: float | None
     weights: str
     is_main: bool
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 def train(
@@ -73,7 +76,8 @@ def train(
     check_ready(config)
     folder = RunFolder(config)
     accelerator = make_accelerator(config)
-    with folder.locked() if accelerator.is_main_process else contextlib.nullcontext():
+    lock = folder.locked() if accelerator.is_main_process else contextlib.nullcontext()
+    with lock, denormals_as_zero():
         folder.check(resume=resume)
         doing = silent if reporter is None else reporter.doing
         session = open_session(config, doing, accelerator=accelerator)
@@ -104,7 +108,7 @@ class _Run:
             self._recorder.folder.close()
         is_main = self._session.context.accelerator.is_main_process
         head = self._recorder.folder.head
-        return TrainResult(head, self._step, best.abs_rel, best.weights, is_main)
+        return TrainResult(head, self._step, best.abs_rel, best.weights, is_main, best.metrics)
 
     def _run_epoch(self) -> None:
         """Runs to the end of the epoch, or of the run."""
@@ -152,8 +156,9 @@ class _Run:
         if last or step % config.checkpoint_every == 0:
             self._recorder.save(step, epoch, self._batch)
         if self._reporter is not None and self._session.context.accelerator.is_main_process:
-            abs_rel = self._recorder.last_abs_rel
-            metric = None if math.isnan(abs_rel) else abs_rel
+            score = self._recorder.last_score
+            errors = {} if math.isnan(score) else {self._recorder.metric: score}
+            metrics = (errors.get("abs_rel"), errors.get("inverse_error"))
             self._reporter.step(
-                Progress(step, self._total, epoch, result.loss, rate, speed, metric)
+                Progress(step, self._total, epoch, result.loss, rate, speed, *metrics)
             )

@@ -19,19 +19,30 @@ from clipdepth_plugin.decoders.readout import DepthEstimate
 from clipdepth_plugin.settings import Idle
 from clipdepth_plugin.training.terms.confidence import Confidence
 from clipdepth_plugin.training.terms.gradient import Gradient
+from clipdepth_plugin.training.terms.log_l1 import LogL1
 from clipdepth_plugin.training.terms.silog import Silog
+from clipdepth_plugin.training.terms.ssi import Ssi
 from clipdepth_plugin.training.terms.ssim import Ssim
-from clipdepth_plugin.training.terms.term import LossTerm, Part, with_scale_share
+from clipdepth_plugin.training.terms.term import LossTerm, Part, Truth, with_scale_share
 
 
-class LossConfig(Silog, Ssim, Gradient, Confidence):
+class LossConfig(Silog, LogL1, Ssim, Gradient, Ssi, Confidence):
     """Weights of the loss; the defaults are the published recipe (SPACE-CLIP, arXiv 2601.17657).
 
     The base classes are the terms, and naming a term here registers it.
     """
 
     IDLE: ClassVar[tuple[Idle, ...]] = (
-        Idle("gradient_scales", lambda loss: loss.gradient == 0, "gradient: 0"),
+        Idle(
+            "gradient_scales",
+            lambda loss: loss.gradient == 0 and loss.ssi_gradient == 0,
+            "gradient: 0 and ssi_gradient: 0",
+        ),
+        Idle(
+            "trim",
+            lambda loss: not any((loss.silog, loss.log_l1, loss.ssi, *loss.auxiliary)),
+            "silog, log_l1, ssi and auxiliary: 0",
+        ),
         Idle(
             "silog_mean",
             lambda loss: loss.silog == 0 and not any(loss.auxiliary),
@@ -57,6 +68,15 @@ class LossConfig(Silog, Ssim, Gradient, Confidence):
         for term in _TERMS:
             updates |= term.defaults_for(self, head)
         loss = self.model_copy(update=updates)
+        loss.refuse_idle("loss.")
+        for part in loss.all_parts():
+            if part.weight and part.metric != head.metric:
+                name = "auxiliary" if part.name.startswith("aux") else part.name
+                kind = "metres" if part.metric else "relative depth alone"
+                raise ValueError(
+                    f"loss.{name}: compares {kind}, and this head has head.options.metric: "
+                    f"{str(head.metric).lower()}; leave one of the two out"
+                )
         for term in _TERMS:
             term.check(loss, head, size)
         return loss
@@ -97,19 +117,20 @@ class DepthLoss:
         depth_B1HW: Tensor,
         valid_B1HW: Tensor,
         scale_share_B: Tensor | None = None,
+        weight_B1HW: Tensor | None = None,
     ) -> LossTerms:
-        """The loss of one batch.
+        """The loss of one batch; see ``Truth``.
 
         ``scale_share_B`` is how much of each view's mean error of log depth counts, 0..1; None
         stands for ones.
         """
+        truth = Truth(depth_B1HW, valid_B1HW, weight_B1HW)
 
         def seen(pred_B1HW: Tensor) -> Tensor:
             pred_B1HW = _at_least_32(pred_B1HW)
             if scale_share_B is None:
                 return pred_B1HW
-            truth = (depth_B1HW, valid_B1HW)
-            return with_scale_share(pred_B1HW, *truth, scale_share_B, self._min_depth)
+            return with_scale_share(pred_B1HW, truth, scale_share_B, self._min_depth)
 
         log_scale = estimate.log_scale
         estimate = DepthEstimate(
@@ -117,7 +138,7 @@ class DepthLoss:
             None if log_scale is None else _at_least_32(log_scale),
             tuple(map(seen, estimate.auxiliary)),
         )
-        sums = [part.sums(estimate, depth_B1HW, valid_B1HW) for part in self._parts]
+        sums = [part.sums(estimate, truth) for part in self._parts]
         flat_K = _sum_over_processes(torch.cat([one.flatten() for one in sums]))
         pieces = torch.split(flat_K, [one.numel() for one in sums])
         sums = [piece.view_as(one) for one, piece in zip(sums, pieces, strict=True)]

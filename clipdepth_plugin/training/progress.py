@@ -9,7 +9,10 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is; ``abs_rel`` is of the last validation, the speed since the last report."""
+    """Where a run is; the error is of the last validation, the speed since the last report.
+
+    ``abs_rel``, or ``inverse_error`` for a head of relative depth.
+    """
 
     step: int
     total: int
@@ -18,6 +21,7 @@ class Progress:
     learning_rate: float
     images_per_second: float
     abs_rel: float | None
+    inverse_error: float | None = None
 
 
 class Reporter(Protocol):

@@ -24,7 +24,13 @@ from clipdepth_plugin.training.trained import (
     model_tensors,
     optimiser_tensors,
 )
-from clipdepth_plugin.training.validation import Best, Validation, Weights, validate
+from clipdepth_plugin.training.validation import (
+    RELATIVE_METRICS,
+    Best,
+    Validation,
+    Weights,
+    validate,
+)
 from clipdepth_plugin.weights.hub import CARD_FILE
 from clipdepth_plugin.weights.tensors import load_weights
 
@@ -46,7 +52,11 @@ class RunRecorder:
         self.folder = folder
         self.best = Best()
         self._best: dict[str, Tensor] = {}  # the weights; whole in the main process alone
-        self.last_abs_rel = math.nan
+        self.last_score = math.nan
+        head = session.context.head
+        self.select = session.context.config.select if head.metric else RELATIVE_METRICS[0]
+        self.metric = "abs_rel" if head.metric else self.select
+        self._shown = "AbsRel" if head.metric else "inverse_error"
         self._session = session
         self._accelerator = session.context.accelerator
         self._main = self._accelerator.is_main_process
@@ -69,7 +79,7 @@ class RunRecorder:
             logger.warning("%s has no checkpoint yet: starting from the start", self.folder.path)
         if self._main:
             self.folder.open(position[0])
-            if self.best.abs_rel is not None and not self._has_head():
+            if self.best.metrics and not self._has_head():
                 logger.warning("%s is missing or damaged: written again", self.folder.head)
                 self._write_head()
         return position
@@ -92,25 +102,25 @@ class RunRecorder:
         measured: dict[Weights, Validation] = {"raw": self._measure("raw")}
         if session.ema is not None:
             measured["ema"] = self._measure("ema")
-        select = session.context.config.select
+        select = self.select
         weights = min(measured, key=lambda name: _order(measured[name].metrics[select]))
-        abs_rel, score = (measured[weights].metrics[name] for name in ("abs_rel", select))
-        self.last_abs_rel = abs_rel
+        score = measured[weights].metrics[select]
+        self.last_score = measured[weights].metrics[self.metric]
         if self._main:
             for name, one in measured.items():
                 record = {"step": step, "kind": f"validation_{name}", "images": one.images}
                 self.folder.write({**record, **_finite(one.metrics)})
             self._draw(step, measured[weights])
-        if not (math.isfinite(abs_rel) and math.isfinite(score)):
+        if not (math.isfinite(self.last_score) and math.isfinite(score)):
             logger.warning(
-                "step %d: AbsRel on the validation data is not finite: the weights have diverged, "
+                "step %d: %s on the validation data is not finite: the weights have diverged, "
                 "and no head is kept of them; lower optimiser.lr",
-                step,
+                *(step, self._shown),
             )
-        elif self.best.abs_rel is None or score < self.best.metrics.get(select, math.inf):
+        elif not self.best.metrics or score < self.best.metrics.get(select, math.inf):
             metrics = measured[weights].metrics.items()
             finite = {name: value for name, value in metrics if math.isfinite(value)}
-            self.best = Best(abs_rel, weights, step, finite)
+            self.best = Best(finite.get("abs_rel"), weights, step, finite)
             self._save_head()
 
     def save(self, step: int, epoch: int, batch: int) -> None:
@@ -143,10 +153,10 @@ class RunRecorder:
         if self._session.validation is None:
             self.best = Best(None, "raw" if self._session.ema is None else "ema", step)
             self._save_head()
-        elif self.best.abs_rel is None:
+        elif not self.best.metrics:
             raise TrainingError(
-                f"{self.folder.path}: no validation gave a finite AbsRel, so there is no head to "
-                "keep: the weights have diverged; lower optimiser.lr and train again"
+                f"{self.folder.path}: no validation gave a finite {self._shown}, so there is no "
+                "head to keep: the weights have diverged; lower optimiser.lr and train again"
             )
         self._accelerator.wait_for_everyone()
         return self.best
@@ -212,9 +222,9 @@ class RunRecorder:
             rgb_P3HW = first_pictures(self._session.context, data, count)
             rgb_PHW3 = rgb_P3HW.permute(0, 2, 3, 1).numpy()
             maps = (seen.truth[:, 0].float().numpy(), seen.pictures[:, 0].float().numpy())
-            self.folder.write_pictures(
-                step, image_grid([comparison(*row) for row in zip(rgb_PHW3, *maps, strict=True)])
-            )
+            inverse = not self._session.context.head.metric
+            rows = [comparison(*row, inverse=inverse) for row in zip(rgb_PHW3, *maps, strict=True)]
+            self.folder.write_pictures(step, image_grid(rows))
 
     def _save_head(self) -> None:
         """Keeps the best weights, which the model has now, and writes their head."""
@@ -227,7 +237,12 @@ class RunRecorder:
         trained = self._session.context.head
         factor = self.best.metrics.get("confidence_scale", 1.0) * trained.confidence_scale
         provenance = self._session.provenance(self.best)
-        record = {"provenance": provenance, "confidence_scale": min(max(factor, 1e-4), 1e4)}
+        fitted = trained.calibration
+        record = {
+            "provenance": provenance,
+            "confidence_scale": min(max(factor, 1e-4), 1e4),
+            "calibration": None if fitted is None else fitted.trained_further(),
+        }
         head = DepthHead(trained.model_copy(update=record))
         state = {name.removeprefix("head."): x for name, x in self._best.items()}
         load_weights(head, state, "the trained weights")
@@ -245,9 +260,9 @@ class RunRecorder:
         return True
 
 
-def _order(abs_rel: float) -> float:
+def _order(score: float) -> float:
     """NaN is worse than anything."""
-    return math.inf if math.isnan(abs_rel) else abs_rel
+    return math.inf if math.isnan(score) else score
 
 
 def _finite(metrics: dict[str, float]) -> dict[str, float | None]:

@@ -27,7 +27,8 @@ from clipdepth_plugin.data import (
     StreamMixture,
     open_mixture,
 )
-from clipdepth_plugin.data.config import expand
+from clipdepth_plugin.data.config import DataConfig, expand
+from clipdepth_plugin.data.opening import check_metres
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.precision import fastest_precision, imitates
@@ -66,12 +67,14 @@ class Session:
     validation_data: Data | None
     total_steps: int
     validation_interval: int
+    labels: tuple[str | None, ...] = ()
+    """Whose labels each training set has; None: truth."""
 
     def provenance(self, best: Best) -> Provenance:
         """The provenance that the saved head records."""
         config, tower = self.context.config, self.context.tower
         given = config.provenance
-        data = given.data or tuple(f"{one.root} ({one.split})" for one in config.data.train)
+        data = given.data or tuple(map(_described, config.data.train, self.labels))
         measured = ", ".join(f"{name} {value:.4f}" for name, value in best.metrics.items())
         notes = [
             given.notes,
@@ -86,6 +89,10 @@ class Session:
             license=given.license,
             notes="\n\n".join(note for note in notes if note),
         )
+
+
+def _described(config: DataConfig, labels: str | None) -> str:
+    return f"{config.root} ({config.split}{f', labels of {labels}' if labels else ''})"
 
 
 def check_ready(config: TrainConfig) -> None:
@@ -120,8 +127,10 @@ def open_session(
     sets = config.data
     limit = config.bad_file_limit
     data = (
-        open_mixture(sets.train, bad_file_limit=limit),
-        open_mixture(sets.validation, bad_file_limit=limit) if sets.validation else None,
+        open_mixture(sets.train, bad_file_limit=limit, relative=True),
+        open_mixture(sets.validation, bad_file_limit=limit, relative=True)
+        if sets.validation
+        else None,
     )
     tower = load_tower(config)
     with torch.random.fork_rng(devices=[]):
@@ -130,6 +139,9 @@ def open_session(
     if config.sync_batch_norm:
         head = nn.SyncBatchNorm.convert_sync_batchnorm(head)
     head_config = head.config
+    if head_config.metric:
+        for configs, one in zip((sets.train, sets.validation), data, strict=True):
+            check_metres(configs, () if one is None else one.sets)
     size = config.output_size or _usual_size(tower.preprocessing)
     config = config.model_copy(update={"loss": config.loss_for(head_config, size)})
     if accelerator.is_main_process:
@@ -162,6 +174,7 @@ def open_session(
         validation_data=data[1],
         total_steps=steps,
         validation_interval=interval,
+        labels=tuple(one.labels for one in data[0].sets),
     )
 
 

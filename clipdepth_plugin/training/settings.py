@@ -24,6 +24,7 @@ _SET_BY = {
     "provenance": "provenance",
     "resize": "resize",
     "confidence_scale": "calibrate_confidence",
+    "calibration": "clipdepth calibrate, afterwards",
 }
 
 

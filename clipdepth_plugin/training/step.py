@@ -92,7 +92,7 @@ class Stepper:
     ) -> tuple[float, dict[str, float]]:
         estimate: DepthEstimate = self._model(batch.plain_runs, self._size)
         truth = (batch.target_B1HW, batch.valid_B1HW)
-        result = self._loss(estimate, *truth, batch.scale_share_B)
+        result = self._loss(estimate, *truth, batch.scale_share_B, batch.weight_B1HW)
         loss = float(result.total.detach())
         # The loss is pooled, so every process takes the same branch.
         if not math.isfinite(loss):

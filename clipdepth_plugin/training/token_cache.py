@@ -5,9 +5,9 @@
 
 A record is tokens (L, N, D), depth (1, H, W) and intrinsics (4), with a context (D) and the tower's
 pixels (3, Y, X) for heads that read them; where views have sizes of their own also its ``size``:
-patches (h, w) and pixels (Y, X). Records of one shape share a shard. A run may read a part of what
-a cache's records hold. Files appear whole or not at all, under names of their own, so that several
-processes and runs may fill one folder.
+patches (h, w) and pixels (Y, X); of data that has one the depth's weight (1, H, W), 8 bits. Records
+of one shape share a shard. A run may read a part of what a cache's records hold. Files appear whole
+or not at all, under names of their own, so that several processes and runs may fill one folder.
 
 Axes: B records, L levels, N patch tokens, D width, H W a depth map's size, Y X the tower's input.
 """
@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clipdepth_plugin.data.items import FULL_WEIGHT
 from clipdepth_plugin.errors import TrainingError, quoted, shortened
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.files.atomic import write_atomically
@@ -35,6 +36,7 @@ from clipdepth_plugin.training.sealed import DamagedFileError, SealedFile, open_
 IDENTITY = "cache.json"
 _OPTIONAL = ("context", "pixels")
 """Fields of an identity and tensors of a record that not all heads read."""
+WEIGHT = "weight"
 SHARD_BYTES = 128 * 1024 * 1024
 
 _REMOVE = "remove this file, and run again: what it held is computed anew"
@@ -115,13 +117,17 @@ class TokenCache:
         if value.get("cache") != _fingerprint(self.identity):
             raise TrainingError(f"{shard.path}: of a cache with another {IDENTITY}")
         layout = {name: (x.dtype, x.shape[1:]) for name, x in shard.tensors.items()}
+        weight = layout.pop(WEIGHT, None)
         if "size" in layout:
             for name in layout.keys() & {"tokens", "pixels"}:  # whose shapes are each view's own
                 layout[name] = layout[name][0], torch.Size()
         self._layout = self._layout or layout
-        if layout != self._layout or {x.shape[:1] for x in shard.tensors.values()} != {
-            (len(keys),)
-        }:
+        odd = weight not in (None, (torch.uint8, layout["depth"][1] if "depth" in layout else ()))
+        if (
+            odd
+            or layout != self._layout
+            or {x.shape[:1] for x in shard.tensors.values()} != {(len(keys),)}
+        ):
             raise DamagedFileError(f"{shard.path}: damaged (other tensors than its keys')")
         return [Key(*key) for key in keys]
 
@@ -142,7 +148,7 @@ class TokenCache:
         places = [self._places[key] for key in keys]
         records = {}
         for name, stored in places[0][0].tensors.items():
-            if name in self._unread:
+            if name in self._unread or name == WEIGHT:
                 continue
             dtype, shape = stored.dtype, stored.shape[1:]
             rows = self._rows if name == "tokens" else None
@@ -152,6 +158,8 @@ class TokenCache:
             for into, (shard, row) in zip(out, places, strict=True):
                 _copy(into, shard.tensors[name][row], rows)
             records[name] = out
+        if any(WEIGHT in shard.tensors for shard, _ in places):
+            records[WEIGHT] = _weights(places, records["depth"], pinned=pinned)
         return records
 
     def add(self, keys: Sequence[Key], records: Records) -> None:
@@ -181,6 +189,19 @@ class TokenCache:
 
 def _bytes_of(added: Iterable[Records]) -> int:
     return sum(x.nbytes for one in added for x in one.values())
+
+
+def _weights(
+    places: Sequence[tuple[SealedFile, int]], depth_B1HW: Tensor, *, pinned: bool
+) -> Tensor:
+    """(B, 1, H, W) uint8 weights of records; those that have none count whole."""
+    out = torch.empty(depth_B1HW.shape, dtype=torch.uint8, pin_memory=pinned)
+    for into, (shard, row) in zip(out, places, strict=True):
+        if WEIGHT in shard.tensors:
+            _copy(into, shard.tensors[WEIGHT][row], None)
+        else:
+            into.fill_(FULL_WEIGHT)
+    return out
 
 
 def _copy(into: Tensor, stored: Tensor, rows: Sequence[int] | None) -> None:
@@ -213,13 +234,19 @@ def to_records(
     features: TowerFeatures,
     depth_B1HW: Tensor,
     intrinsics_B4: Tensor,
+    weight_B1HW: Tensor | None = None,
     *,
     levels: Sequence[int],
     dtype: torch.dtype,
 ) -> Records:
-    """Records of a batch, on the CPU; tokens and pixels in ``dtype``, everything else float32."""
+    """Records of a batch, on the CPU.
+
+    Tokens and pixels are in ``dtype``, weights uint8, everything else float32.
+    """
     tokens_BLND = torch.stack([features.levels[level] for level in levels], dim=1)
     records = {"tokens": tokens_BLND.to(dtype), "depth": depth_B1HW, "intrinsics": intrinsics_B4}
+    if weight_B1HW is not None:
+        records[WEIGHT] = weight_B1HW
     if features.context is not None:
         records["context"] = features.context.float()
     if features.pixels is not None:

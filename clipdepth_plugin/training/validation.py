@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin.errors import TrainingError
+from clipdepth_plugin.maps.alignment import inverse_of, least_squares
 from clipdepth_plugin.training.confidence_scale import (
     best_factor,
     calibration_errors,
     scale_shares,
 )
-from clipdepth_plugin.training.terms.term import wide
+from clipdepth_plugin.training.terms.term import or_one, wide
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
 
 Weights = Literal["raw", "ema"]
 METRICS = ("abs_rel", "rmse", "delta1", "abs_rel_aligned")
-OF_EACH_SET = ("abs_rel", "abs_rel_aligned", "calibration_error")
+RELATIVE_METRICS = ("inverse_error",)
+"""Those of heads of relative depth, in place of ``METRICS``."""
+OF_EACH_SET = ("abs_rel", "abs_rel_aligned", "inverse_error", "calibration_error")
 """Those that are given of each set, too, where there are several."""
 
 _SMALLEST = 1e-3
@@ -44,12 +47,14 @@ class Validation:
     """What one pass over the validation data gave.
 
     Attributes:
-        metrics: Name of ``METRICS`` -> mean over sets of each set's mean over images;
-            ``<metric>/<set>`` -> a set's own, where there are several. With confidence also
-            ``confidence_scale``, a factor on the head's, and ``calibration_error`` under it.
+        metrics: Name of ``METRICS`` (or ``RELATIVE_METRICS``) -> mean over sets of each set's mean
+            over images; ``<metric>/<set>`` -> a set's own, where there are several. With
+            confidence also ``confidence_scale``, a factor on the head's, and
+            ``calibration_error`` under it.
         images: How many had valid depth.
-        pictures: (P, 1, H, W) predicted metres of this process's first samples, on the CPU.
-        truth: (P, 1, H, W) their true metres; 0 = invalid.
+        pictures: (P, 1, H, W) predicted metres of this process's first samples, on the CPU; for a
+            head of relative depth, inverse depth aligned to the truth's.
+        truth: (P, 1, H, W) their true metres, or inverse depth; 0 = invalid.
     """
 
     metrics: dict[str, float]
@@ -60,7 +65,10 @@ class Validation:
 
 @dataclass(frozen=True)
 class Best:
-    """The best weights so far, their step and what they gave in validation."""
+    """The best weights so far, their step and what they gave in validation.
+
+    Without a validation there are no metrics, for heads of relative depth no AbsRel.
+    """
 
     abs_rel: float | None = None
     weights: Weights = "raw"
@@ -96,6 +104,34 @@ def image_errors(pred_B1HW: Tensor, depth_B1HW: Tensor, valid_B1HW: Tensor) -> T
     return torch.stack(columns, dim=1)
 
 
+def aligned_inverse(pred_B1HW: Tensor, inverse_B1HW: Tensor, valid_B1HW: Tensor) -> Tensor:
+    """(B, 1, H, W) float64: inverse of relative depth in the scale and shift of true inverse depth.
+
+    Those with the least squared error over each picture's valid pixels.
+    """
+    valid_BK = valid_B1HW.flatten(1)
+    pred_BK = inverse_of(wide(pred_B1HW.flatten(1).float()))
+    fit = least_squares(pred_BK, wide(inverse_B1HW.flatten(1)), wide(valid_BK.float()))
+    return (fit[0] * pred_BK + fit[1]).view(pred_B1HW.shape)
+
+
+def relative_errors(aligned_B1HW: Tensor, inverse_B1HW: Tensor, valid_B1HW: Tensor) -> Tensor:
+    """``RELATIVE_METRICS`` of each image: the error of aligned inverse depth.
+
+    ``inverse_error``: mean |aligned - truth| over the truth's mean absolute deviation from its
+    median: 0 is perfect, about 1 a constant, whatever the truth's own scale and shift.
+
+    Returns:
+        (B, 1) float64; 0 for a constant truth, NaN for images without valid depth.
+    """
+    valid_BK, truth_BK = valid_B1HW.flatten(1), wide(inverse_B1HW.flatten(1))
+    error_BK = (aligned_B1HW.flatten(1) - truth_BK).abs()
+    deviation_BK = (truth_BK - _median(truth_BK, valid_BK)).abs()
+    sums = [torch.where(valid_BK, x_BK, 0.0).sum(dim=1) for x_BK in (error_BK, deviation_BK)]
+    found_B = torch.where(valid_BK.any(dim=1), sums[0] / or_one(sums[1]), torch.nan)
+    return found_B[:, None]
+
+
 def _median(x_BK: Tensor, valid_BK: Tensor) -> Tensor:
     """(B, 1) medians of what is valid, as NumPy's: the mean of the two in the middle."""
     sorted_BK = x_BK.masked_fill(~valid_BK, torch.inf).sort(dim=1).values
@@ -126,12 +162,15 @@ def validate(
     model.eval()
     sums_SX: Tensor | None = None
     first: tuple[Tensor, Tensor] | None = None
-    total = None
+    total, inverse = None, False
     with contextlib.suppress(TypeError):  # a stream has no length
         total = len(source)
     for number, (batch, counts) in enumerate(_together(accelerator, source.batches(0)), 1):
         estimate: DepthEstimate = model(batch.plain_runs, size)
         pred_B1HW = estimate.metres / batch.scale_B[:, None, None, None]
+        if batch.inverse:
+            pred_B1HW = aligned_inverse(pred_B1HW, batch.depth_B1HW, batch.valid_B1HW)
+        inverse = batch.inverse
         if counts:
             rows_BX = _columns(pred_B1HW, estimate.log_scale, batch)
             counted_B = batch.valid_B1HW.flatten(1).any(dim=1)
@@ -153,26 +192,29 @@ def validate(
             "range"
         )
     means_SX = pooled_SX[:, 1:] / pooled_SX[:, :1]
-    metrics = _metrics(means_SX.cpu(), sets, calibrate=calibrate)
+    names = RELATIVE_METRICS if inverse else METRICS
+    metrics = _metrics(means_SX.cpu(), sets, names, calibrate=calibrate)
     return Validation(metrics, int(sum(images_S)), *first)
 
 
 def _columns(pred_B1HW: Tensor, log_scale_B1HW: Tensor | None, batch: FeatureBatch) -> Tensor:
-    """(B, X) numbers of each image whose means are asked for: 1, ``METRICS``, confidence's."""
+    """(B, X) numbers of each image whose means are asked for: 1, the metrics, confidence's."""
     truth = (batch.depth_B1HW, batch.valid_B1HW)
-    errors_BM = image_errors(pred_B1HW, *truth)
+    errors_BM = (relative_errors if batch.inverse else image_errors)(pred_B1HW, *truth)
     columns = [torch.ones_like(errors_BM[:, :1]), errors_BM]
     if log_scale_B1HW is not None:
         columns.append(scale_shares(log_scale_B1HW, pred_B1HW, *truth).flatten(1))
     return torch.cat(columns, dim=1)
 
 
-def _metrics(means_SX: Tensor, sets: Sequence[str], *, calibrate: bool) -> dict[str, float]:
+def _metrics(
+    means_SX: Tensor, sets: Sequence[str], names: Sequence[str], *, calibrate: bool
+) -> dict[str, float]:
     """``Validation.metrics`` from each set's means of ``_columns`` behind the first."""
-    values = dict(zip(METRICS, means_SX.T, strict=False))
+    values = dict(zip(names, means_SX.T, strict=False))
     metrics = {}
-    if means_SX.shape[1] > len(METRICS):
-        shares_S2E = means_SX[:, len(METRICS) :].unflatten(1, (2, -1))
+    if means_SX.shape[1] > len(names):
+        shares_S2E = means_SX[:, len(names) :].unflatten(1, (2, -1))
         factor = best_factor(shares_S2E) if calibrate else 1.0
         metrics["confidence_scale"] = factor
         values["calibration_error"] = calibration_errors(shares_S2E, factor)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import html
 import json
+import math
 import re
 
 from clipdepth_plugin.config import HeadConfig
+from clipdepth_plugin.metric_calibration import interval
 
 _TEMPLATE = """---
 library_name: clipdepth-plugin
@@ -21,8 +23,8 @@ pipeline_tag: depth-estimation
 # Depth head for {tower}
 
 A {film}dual-path depth head (preset `{preset}`, after SPACE-CLIP, arXiv 2601.17657) that reads the
-intermediate layers of a frozen vision tower{pixels} and gives metric depth beside the host's own
-outputs.
+intermediate layers of a frozen vision tower{pixels} and gives {kind} depth beside the host's own
+outputs.{relative}
 
 | | |
 |---|---|
@@ -30,10 +32,11 @@ outputs.
 | Levels | semantic {semantic}, structural {structural} (k leaves block k, 0 enters the first) |
 | Input | {input} |
 | Context | {context} |
-| Output | (B, 1, H, W) float32, metres (planar z-depth) |
+| Output | (B, 1, H, W) float32, {output} |
 | Confidence | {confidence} |
 | Camera | {camera} |
-| Activation, range | `{activation}`, {low:g} to {high:g} m{range_note} |
+| Activation, range | `{activation}`, {low:g} to {high:g}{range_note} |
+| Calibration | {calibration} |
 | Training data | {data} |
 | Tower weights recorded | {hashes} |
 
@@ -43,10 +46,14 @@ from clipdepth_plugin import DepthHead, attach
 head = DepthHead.from_pretrained("path-or-hub-id")
 with attach(host, head) as plugin:
     out = host(**inputs)
-    metres = plugin.depth
+    {variable} = plugin.depth
 ```
 {notes}"""
 _CONFIDENCE = "`plugin.confidence`: the probability that the true depth is within a factor of 1.25"
+_RELATIVE = (
+    "**Not metres**: 1 / depth is known up to a\nscale and a shift of each view's own "
+    "(`metric: false`)."
+)
 _CAMERA = (
     "canonical: metres are those of a focal length of {focal:g} pixels at {size}, unless "
     "`plugin.predict(focal_px=...)` or `intrinsics=` says another"
@@ -80,7 +87,13 @@ def model_card_text(config: HeadConfig) -> str:
         activation=config.activation,
         low=config.depth_range[0],
         high=config.depth_range[1],
-        range_note="" if config.activation in ("log", "bins") else " (not enforced)",
+        range_note=f"{' m' if config.metric else ', without unit'}"
+        f"{'' if config.activation in ('log', 'bins') else ' (not enforced)'}",
+        kind="metric" if config.metric else "relative",
+        relative="" if config.metric else f" {_RELATIVE}",
+        output="metres (planar z-depth)" if config.metric else "relative depth, larger is farther",
+        variable="metres" if config.metric else "relative",
+        calibration=_calibration(config),
         data=", ".join(map(_line, origin.data)) or "not recorded",
         hashes=", ".join(map(_line, sorted(origin.tower_hashes)))
         or "no hash; any tower of this width is taken",
@@ -121,6 +134,30 @@ def _size(config: HeadConfig) -> str:
 def _input(config: HeadConfig) -> str:
     how = {"whole": "whole pictures squashed", "host": "pictures resized by the host's own rule"}
     return "not recorded" if config.resize is None else f"{how[config.resize]} to {_size(config)}"
+
+
+def _calibration(config: HeadConfig) -> str:
+    fitted = config.calibration
+    if fitted is None:
+        return "none: metres as trained"
+    ends = [fitted.metres(max(end, 1e-6)) for end in config.depth_range]
+    near, far = fitted.measured
+    data = _line(fitted.data) or "data that was not recorded"
+    count = f"{fitted.points} points of {near:.3g} to {far:.3g} m, {fitted.left_out} left out"
+    parts = [
+        f"{fitted.said}, of the metres above (range now {ends[0]:.3g} to {ends[1]:.3g} m)",
+        f"fitted to {data}: {count}; {fitted.pictures} pictures in {fitted.groups} groups",
+    ]
+    if fitted.abs_rel is not None:
+        before, after = fitted.abs_rel
+        parts.append(f"AbsRel on groups left out of the fit {before:.4f} before, {after:.4f} after")
+    if (reach := interval(fitted.confidence_error, fitted.groups)) is not None:
+        low, high = (config.confidence_scale * math.exp(sign * reach) for sign in (-1, 1))
+        parts.append(
+            f"confidence: predicted error times {config.confidence_scale:.4g} (95%: {low:.4g} to "
+            f"{high:.4g})"
+        )
+    return "; ".join(parts)
 
 
 def is_unedited(card: str) -> bool:

@@ -85,7 +85,7 @@ def test_figures_raw_and_aligned_beside_the_constant() -> None:
     assert result.means["none"]["abs_rel"] == pytest.approx(0.2, abs=1e-6)
     for alignment in ("median", "lsq"):
         assert result.means[alignment]["abs_rel"] == pytest.approx(0.0, abs=1e-6)
-        assert result.rows[2].scales[alignment] == pytest.approx(2.0, abs=1e-6)
+        assert result.rows[2].fits[alignment].scale == pytest.approx(2.0, abs=1e-6)
 
     pooled = torch.cat([s.depth_1HW[s.depth_1HW > 0] for s in samples])
     assert result.baseline.kind == "test-median"
@@ -139,7 +139,7 @@ def test_flip_is_the_mean_of_both() -> None:
 
     (pred,) = predict_samples(brightness, [s], protocol)
     expected = s.image_3HW[0].float() + 39 / 80
-    torch.testing.assert_close(pred.metres_HW, expected)
+    torch.testing.assert_close(pred.depth_HW, expected)
 
 
 def test_kb_crop_shows_the_crop_and_puts_it_back() -> None:
@@ -155,8 +155,8 @@ def test_kb_crop_shows_the_crop_and_puts_it_back() -> None:
     (pred,) = predict_samples(predict, [s], protocol)
     assert seen[0].image_3HW.shape == (3, 352, 1216)
     assert seen[0].intrinsics == (30.0, 31.0, 20.0 - 13, 12.0 - 23)
-    torch.testing.assert_close(pred.metres_HW[23:375, 13:1229], cut[0] * 2)
-    assert torch.isnan(pred.metres_HW[0, 0])
+    torch.testing.assert_close(pred.depth_HW[23:375, 13:1229], cut[0] * 2)
+    assert torch.isnan(pred.depth_HW[0, 0])
     assert evaluate(predict, [s], protocol).means["none"]["abs_rel"] == pytest.approx(1, abs=1e-6)
 
 

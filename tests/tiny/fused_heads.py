@@ -16,6 +16,13 @@ from clipdepth_plugin.settings import STORED
 
 COMPACT: dict[str, Any] = {"channels": (16, 12, 8), "film_hidden": 8}
 DUAL: dict[str, Any] = {"channels": (16, 12, 8, 8), "film_hidden": 8}
+MEASURED: dict[str, Any] = {
+    "points": 9,
+    "left_out": 0,
+    "pictures": 3,
+    "groups": 3,
+    "measured": (0.5, 4.0),
+}
 HEADS: dict[str, dict[str, Any]] = {
     "spaceclip": {**DUAL, "activation": "softplus"},
     "spaceclip-log": {**DUAL, "activation": "log"},
@@ -38,6 +45,13 @@ HEADS: dict[str, dict[str, Any]] = {
     "guided-confidence": {**COMPACT, "preset": "guided", "stem_channels": 8, "confidence": True},
     "fast-calibrated": {**COMPACT, "preset": "fast", "confidence": True, "confidence_scale": 2.5},
     "spaceclip-calibrated": {**DUAL, "confidence": True, "confidence_scale": 4.0},
+    "fast-measured": {
+        **COMPACT,
+        "preset": "fast",
+        "confidence": True,
+        "calibration": {"scale": 1.7, "slope": 0.8, "pivot": 1.3, **MEASURED},
+    },
+    "spaceclip-measured": {**DUAL, "calibration": {"scale": 0.6, **MEASURED}},
 }
 EACH_HEAD = pytest.mark.parametrize("name", HEADS)
 

@@ -14,6 +14,7 @@ from clipdepth_plugin import DepthHead
 from clipdepth_plugin.decoders.readout import confidence_of
 from clipdepth_plugin.errors import ConfigError
 from clipdepth_plugin.evaluation.calibration import calibrate, take_pixels
+from clipdepth_plugin.metric_calibration import MetricCalibration
 from clipdepth_plugin.training.confidence_scale import (
     best_factor,
     calibration_errors,
@@ -21,6 +22,7 @@ from clipdepth_plugin.training.confidence_scale import (
 )
 from clipdepth_plugin.training.engine import train
 from clipdepth_plugin.training.run_folder import read_log
+from tests.tiny.fused_heads import MEASURED
 
 if TYPE_CHECKING:
     from tests.training.conftest import TinyRuns
@@ -89,7 +91,9 @@ def test_the_saved_head_is_calibrated_on_validation_data(tiny: TinyRuns) -> None
     head = DepthHead.from_pretrained(first.head)
     sure = tiny.folder / "sure"
     scale = head.config.confidence_scale / 20
-    head.config = head.config.model_copy(update={"confidence_scale": scale})
+    measured = MetricCalibration(scale=1.0, scale_error=0.1, **MEASURED)
+    changes = {"confidence_scale": scale, "calibration": measured}
+    head.config = head.config.model_copy(update=changes)
     head.save_pretrained(sure)
     still: dict[str, Any] = {"head": {"init": str(sure)}, "optimiser": {"lr": 1e-9}, "ema": None}
     saved, errors = {}, {}
@@ -103,6 +107,7 @@ def test_the_saved_head_is_calibrated_on_validation_data(tiny: TinyRuns) -> None
         )
     assert errors["on"] < 0.5 * errors["off"]
     assert saved["off"].config.confidence_scale == scale
+    assert saved["off"].config.calibration == measured.trained_further()
     for name, x in saved["off"].state_dict().items():
         assert torch.equal(x, saved["on"].state_dict()[name])
     card = (tiny.folder / "on" / "head" / "README.md").read_text()

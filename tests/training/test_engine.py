@@ -125,6 +125,20 @@ def test_training_lowers_the_loss_and_leaves_the_tower_alone(tiny: TinyRuns) -> 
     assert not any("embeddings" in name for name in weights)
 
 
+def test_tiny_gradients_count_as_zero_in_training_alone(tiny: TinyRuns) -> None:
+    """A processor computes with denormal numbers many times slower."""
+
+    class Watching(Heard):
+        def step(self, progress: Progress) -> None:
+            super().step(progress)
+            products.append((torch.tensor(1e-40) * 1).item())
+
+    products: list[float] = []
+    train(tiny.config("run"), reporter=Watching())
+    assert set(products) == {0.0}
+    assert (torch.tensor(1e-40) * 1).item() > 0
+
+
 def test_a_saved_head_is_trained_on(tiny: TinyRuns) -> None:
     first = train(tiny.config("first", steps=30))
     train(tiny.config("second", head={"init": str(first.head)}, optimiser={"lr": 1e-4}))

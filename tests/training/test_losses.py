@@ -23,7 +23,7 @@ from clipdepth_plugin.training.losses import (
 from clipdepth_plugin.training.terms.gradient import gradient_moments
 from clipdepth_plugin.training.terms.silog import silog_from_moments, silog_moments
 from clipdepth_plugin.training.terms.ssim import ssim_moments
-from clipdepth_plugin.training.terms.term import mean_from_moments
+from clipdepth_plugin.training.terms.term import Truth, mean_from_moments
 
 Map = NDArray[np.float64]
 Maps = tuple[Tensor, Tensor, Tensor]
@@ -103,18 +103,18 @@ def numpy_gradient_loss(pred: Tensor, depth: Tensor, valid: Tensor, scales: int)
 @pytest.mark.parametrize("share", [1.0, 0.7, 0.03], ids=["dense", "holes", "sparse"])
 def test_terms_agree_with_numpy(share: float) -> None:
     pred, depth, valid = maps(share=share)
-    silog = silog_from_moments(silog_moments(pred, depth, valid))
+    silog = silog_from_moments(silog_moments(pred, Truth(depth, valid)))
     assert silog.item() == pytest.approx(numpy_silog(pred, depth, valid), abs=1e-9)
-    ssim = mean_from_moments(ssim_moments(pred, depth, valid))
+    ssim = mean_from_moments(ssim_moments(pred, Truth(depth, valid)))
     assert ssim.item() == pytest.approx(numpy_ssim_loss(pred, depth, valid), abs=1e-7)
-    gradient = mean_from_moments(gradient_moments(pred, depth, valid, 4))
+    gradient = mean_from_moments(gradient_moments(pred, Truth(depth, valid), 4))
     assert gradient.item() == pytest.approx(numpy_gradient_loss(pred, depth, valid, 4), abs=1e-9)
 
 
 def test_silog_in_float32_keeps_six_digits_where_the_mean_is_far_from_0() -> None:
     pred, depth, valid = maps(n=8, shape=(64, 64))
     pred = (depth * 1.001 + 1e-3).where(valid, torch.ones_like(pred)) * 50
-    loss = silog_from_moments(silog_moments(pred.float(), depth.float(), valid), 0.0)
+    loss = silog_from_moments(silog_moments(pred.float(), Truth(depth.float(), valid)), 0.0)
     assert loss.item() == pytest.approx(numpy_silog(pred, depth, valid, 0.0), rel=1e-3)
 
 
@@ -154,7 +154,7 @@ def test_gradients(config: LossConfig) -> None:
         seen = given(x, [x * 2, x * 3])
         parts = [part for part in config.all_parts() if part.weight > 0]
         return torch.stack(
-            [part.weight * part.value(part.sums(seen, depth, valid)) for part in parts]
+            [part.weight * part.value(part.sums(seen, Truth(depth, valid))) for part in parts]
         ).sum()
 
     assert torch.autograd.gradcheck(total, (pred.requires_grad_(),))
@@ -304,7 +304,7 @@ def test_half_precision_predictions_are_taken() -> None:
 
 
 def test_a_loss_that_trains_no_output_is_refused() -> None:
-    with pytest.raises(ValidationError, match=r"silog, ssim, gradient: all are 0"):
+    with pytest.raises(ValidationError, match=r"silog, log_l1, .*, ssi_gradient: all are 0"):
         LossConfig(silog=0, ssim=0)
 
 

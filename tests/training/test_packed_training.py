@@ -30,6 +30,7 @@ from clipdepth_plugin.training.validation import validate
 from tests.tiny.packed import EVERY_PACKED
 from tests.tiny.table import HOSTS
 from tests.training.conftest import TinyRuns, write_plane
+from tests.training.labelled import copied, relative, weighed
 
 CAMERA = (40.0, 40.0, 19.5, 15.5)
 SIZES = ((32, 40), (48, 24), (32, 40), (24, 56))
@@ -167,6 +168,37 @@ def test_cached_tokens_train_as_the_tower_does(
     expected = losses(plain)
     assert losses(cached) == pytest.approx(expected, rel=1e-5)
     assert losses(cached) == pytest.approx(expected, rel=1e-5)  # and from the files alone
+
+
+@pytest.mark.parametrize("host", [PACKED[0], TILED], ids=lambda host: host.name, indirect=True)
+@pytest.mark.parametrize("units", ["metres", "inverse depth"])
+def test_labelled_sets_train_cached_as_the_tower_does(
+    make: Make, mixed: str, tmp_path: Path, units: str
+) -> None:
+    """Agreement weights of one of two sets, whose views share batches, go with their runs."""
+    plain, other = (copied(mixed, tmp_path / name) for name in ("plain", "labelled"))
+    head: dict[str, Any] = {}
+    if units != "metres":
+        other = relative(mixed, tmp_path / "relative")
+        options = {**make("any").head.options, "canonical_focal": None, "metric": False}
+        loss = {"silog": 0.0, "ssim": 0.0, "ssi": 1.0, "auxiliary": []}
+        head = {"head": {"options": options}, "loss": loss}
+
+    def of(run: str, **changes: Any) -> list[float]:
+        sets = [
+            {"format": "rgbd", "root": str(root), "split": "train", "name": root.name}
+            for root in (plain, other)
+        ]
+        data = {"train": sets, "validation": [{**sets[0], "split": "test"}]}
+        return losses(make(run, data=data, **head, **changes))
+
+    unweighed = of("unweighed")
+    weighed(other)
+    expected = of("weighed")
+    assert all(a != pytest.approx(b, rel=1e-4) for a, b in zip(expected, unweighed, strict=True))
+    cache = {"folder": str(tmp_path / "cache"), "dtype": "float32"}
+    for run in ("filling", "from the files alone"):
+        assert of(run, cache=cache) == pytest.approx(expected, rel=1e-5)
 
 
 @torch.no_grad()

@@ -21,13 +21,16 @@ from clipdepth_plugin.errors import DataError
 class HubStream(StreamDataset):
     """The rows of a data set, pictures not yet decoded."""
 
-    def __init__(self, config: DataConfig) -> None:
+    def __init__(self, config: DataConfig, *, with_depth: bool = True) -> None:
         """Opens the data set; reads its description, but no row."""
-        super().__init__(config)
+        super().__init__(config, with_depth=with_depth)
         self._datasets = require("datasets", "stream", "format hf")
-        self._columns = [config.image_column or "image", config.depth_column or "depth"]
-        if config.intrinsics_column:
-            self._columns.append(config.intrinsics_column)
+        self._image_column = config.image_column or "image"
+        self._depth_column = config.depth_column or "depth" if with_depth else None
+        self._camera_column = config.intrinsics_column or None
+        self._columns = [
+            one for one in (self._image_column, self._depth_column, self._camera_column) if one
+        ]
         self._refuse_idle()
         self._rows = self._undecoded(self._opened())
 
@@ -46,17 +49,20 @@ class HubStream(StreamDataset):
         count: int = self._rows.num_shards
         return count
 
+    def shard_name(self, shard: int) -> str:
+        """See ``StreamDataset``."""
+        return f"{self.config.title}/{self.config.split}/{shard:05d}"
+
     def read_shard(self, shard: int) -> Iterator[Record]:
         """See ``StreamDataset``."""
-        image, depth, *camera = self._columns
         rows = self._rows.shard(num_shards=self.shard_count, index=shard)
-        name = f"{self.config.title}/{self.config.split}/{shard:05d}"
+        name = self.shard_name(shard)
         for number, row in enumerate(_reporting(rows, name)):
             yield Record(
                 f"{name}/{number:06d}",
-                self._encoded(row, image),
-                self._encoded(row, depth),
-                row[camera[0]] if camera else None,
+                self._encoded(row, self._image_column),
+                self._encoded(row, self._depth_column) if self._depth_column else None,
+                row[self._camera_column] if self._camera_column else None,
             )
 
     def _encoded(self, row: dict[str, Any], column: str) -> Any:

@@ -1,9 +1,15 @@
 """The plain RGB-D folder.
 
-    <root>/meta.json                              depth_scale, max_depth_m, intrinsics, sequences
+    <root>/meta.json                              depth_scale, max_depth_m, intrinsics, sequences,
+                                                  units, labels
     <root>/<split>/<sequence>/<name>.jpg          RGB, any picture format
     <root>/<split>/<sequence>/<name>.depth.png    16-bit, depth_scale * metres, 0 = invalid
+    <root>/<split>/<sequence>/<name>.agreement.png  8-bit, 255 * a pixel's weight; optional
     <root>/<split>/<sequence>/intrinsics.json     {"<name>": [fx, fy, cx, cy] or null}; optional
+
+A set with ``"units": "inverse depth"`` holds relative depth: in place of ``.depth.png`` it has
+``<name>.inverse.png``, 16-bit, linear in inverse depth with a scale and shift of each picture's
+own, 0 = invalid. ``labels`` says that depths are a teacher's, not truth.
 
 A frame's camera is, in this order: the config's, its entry in intrinsics.json, its sequence's in
 meta.json, the set's default there, not known.
@@ -12,73 +18,40 @@ meta.json, the set's default there, not known.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import TypeAdapter
 
-from clipdepth_plugin.arguments import GivenCamera, GivenMetres, Intrinsics
+from clipdepth_plugin.arguments import GivenCamera, Intrinsics
 from clipdepth_plugin.data.augment import mixed_seed
 from clipdepth_plugin.data.config import DataConfig, register_format
 from clipdepth_plugin.data.dataset import SampleDataset
-from clipdepth_plugin.data.files import DepthUnit, SampleMaker, read_image, stored_depth
+from clipdepth_plugin.data.files import (
+    DepthUnit,
+    SampleMaker,
+    read_image,
+    relative_depth,
+    stored_depth,
+    stored_weight,
+)
+from clipdepth_plugin.data.rgbd_meta import Meta
 from clipdepth_plugin.data.sample import Sample
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.files.documents import MIB, read_json
 from clipdepth_plugin.files.paths import is_folder, names_in
-from clipdepth_plugin.files.pictures import DEPTH_SUFFIX, OUR_SUFFIXES, SUFFIXES
+from clipdepth_plugin.files.pictures import (
+    AGREEMENT_SUFFIX,
+    DEPTH_SUFFIX,
+    INVERSE_SUFFIX,
+    OUR_SUFFIXES,
+    SUFFIXES,
+)
 from clipdepth_plugin.files.problems import checked, checked_type
 
 _SOURCES = {None: "", True: " of redistributable sources", False: " of other sources"}
 _JSON_BYTES = 16 * MIB  # a camera for each of 200,000 frames
 
-_CAMERA: TypeAdapter[Intrinsics] = TypeAdapter(GivenCamera)
 _CAMERAS: TypeAdapter[dict[str, Intrinsics | None]] = TypeAdapter(dict[str, GivenCamera | None])
-
-
-class _Sequence(BaseModel):
-    model_config = ConfigDict(frozen=True)  # meta.json may say more
-    source: str | None = None
-    redistributable: str | None = None
-    intrinsics: GivenCamera | None = None
-
-
-class _Source(BaseModel):
-    model_config = ConfigDict(frozen=True)
-    redistributable: str = ""
-
-
-class Meta(BaseModel):
-    """What is read of meta.json; it may hold more."""
-
-    model_config = ConfigDict(frozen=True)
-
-    depth_scale: GivenMetres
-    max_depth_m: GivenMetres | None = None
-    intrinsics: dict[str, Any] = Field(default_factory=dict)
-    sequences: dict[str, Any] = Field(default_factory=dict)  # "<split>/<sequence>" -> its entry
-    sources: dict[str, _Source] = Field(default_factory=dict)
-
-    def is_free(self, sequence: str, path: Path) -> bool:
-        """Whether ``<split>/<sequence>``, or else its source, is so without conditions."""
-        own = self._sequence(sequence, path)
-        source = self.sources.get(own.source or "", _Source())
-        return (own.redistributable or source.redistributable) == "yes"
-
-    def camera(self, sequence: str, path: Path) -> Intrinsics | None:
-        """The camera of ``<split>/<sequence>``; its own null says that it is not known.
-
-        Raises:
-            DataError: It is none; names the file, ``path``, and the key.
-        """
-        own = self._sequence(sequence, path)
-        if "intrinsics" in own.model_fields_set:
-            return own.intrinsics
-        default, where = self.intrinsics.get("default"), f"{path}: intrinsics.default"
-        return None if default is None else checked_type(_CAMERA, default, where, DataError)
-
-    def _sequence(self, name: str, path: Path) -> _Sequence:
-        where = f"{path}: sequences, {name}"
-        return checked(_Sequence, self.sequences.get(name, {}), where, DataError)
 
 
 class _Frame(NamedTuple):
@@ -86,6 +59,9 @@ class _Frame(NamedTuple):
     stem: str
     image: str | None  # name of the file; None: missing
     depth: str | None
+    suffix: str
+    """Of the depth map: metres or inverse depth."""
+    agreement: str | None
     camera: Intrinsics | None
     own_camera: bool
     """Whether intrinsics.json has it, else meta.json."""
@@ -96,7 +72,7 @@ class _Frame(NamedTuple):
 
     @property
     def depth_path(self) -> Path:
-        return self.folder / (self.depth or f"{self.stem}{DEPTH_SUFFIX}")
+        return self.folder / (self.depth or f"{self.stem}{self.suffix}")
 
     @property
     def missing(self) -> str | None:
@@ -115,17 +91,22 @@ class RgbdFolder(SampleDataset):
         self._root = config.path("")
         self._make = SampleMaker(config)
         meta, path = self._meta(), self._root / "meta.json"
-        self._unit = DepthUnit.of(config, meta.depth_scale, meta.max_depth_m)
+        self.units = meta.units
+        self.labels = meta.teacher
+        self._unit = self._unit_of(meta)
+        suffix = DEPTH_SUFFIX if self.units == "metres" else INVERSE_SUFFIX
         self._frames = [
             frame
             for sequence in self._sequences(meta)
-            for frame in _frames(sequence, meta.camera(f"{config.split}/{sequence.name}", path))
+            for frame in _frames(
+                sequence, suffix, meta.camera(f"{config.split}/{sequence.name}", path)
+            )
             if not config.with_camera or config.intrinsics or frame.camera
         ]
         if not self._frames:
             raise DataError(
                 f"{self._root / config.split}: no frames (<sequence>/<name>.jpg with "
-                f"<name>{DEPTH_SUFFIX}){_SOURCES[config.redistributable]}"
+                f"<name>{suffix}){_SOURCES[config.redistributable]}"
                 f"{' whose intrinsics are known' * config.with_camera}"
                 f"{f' in fold {config.fold}' * (config.fold is not None)}"
             )
@@ -146,8 +127,16 @@ class RgbdFolder(SampleDataset):
         """See ``SampleDataset``."""
         frame = self._frames[index]
         depth_path = frame.depth_path
-        depth_1HW = self._unit.metres(stored_depth(depth_path, str(depth_path)))
+        stored_HW = stored_depth(depth_path, str(depth_path))
+        if self._unit is None:
+            depth_1HW = relative_depth(stored_HW, str(depth_path))
+        else:
+            depth_1HW = self._unit.metres(stored_HW)
         image_3HW = read_image(frame.image_path)
+        weight_1HW = None
+        if frame.agreement is not None:
+            size = (depth_1HW.shape[1], depth_1HW.shape[2])
+            weight_1HW = stored_weight(frame.folder / frame.agreement, size)
         own, common = frame.folder / "intrinsics.json", self._root / "meta.json"
         return self._make(
             image_3HW,
@@ -156,7 +145,21 @@ class RgbdFolder(SampleDataset):
             self.name(index),
             what=str(depth_path),
             camera_from=f"{own if frame.own_camera else common}, frame {frame.stem}",
+            weight_1HW=weight_1HW,
+            units=self.units,
         )
+
+    def _unit_of(self, meta: Meta) -> DepthUnit | None:
+        """None for relative depth."""
+        if meta.depth_scale is not None:
+            return DepthUnit.of(self._config, meta.depth_scale, meta.max_depth_m)
+        for field in ("depth_scale", "min_depth", "max_depth"):
+            if self._config.given(field):
+                raise DataError(
+                    f"{self._root / 'meta.json'}: units: {meta.units}: this set has no metres, so "
+                    f"{field} of its config does nothing; leave it out"
+                )
+        return None
 
     def _meta(self) -> Meta:
         if not is_folder(self._root):
@@ -197,17 +200,20 @@ def _folders(folder: Path) -> list[Path]:
     return [path for path in paths if is_folder(path)]
 
 
-def _frames(folder: Path, camera: Intrinsics | None) -> list[_Frame]:
-    """The frames of a sequence.
+def _frames(folder: Path, suffix: str, camera: Intrinsics | None) -> list[_Frame]:
+    """The frames of a sequence; ``suffix`` is that of its depth maps.
 
     One that lacks its picture or depth is listed all the same, so that it is named.
     """
     names = [name for name in names_in(folder, DataError) if not name.startswith(".")]
     images: dict[str, str] = {}
     depths: dict[str, str] = {}
+    agreements: dict[str, str] = {}
     for name in names:
-        if name.lower().endswith(DEPTH_SUFFIX):
-            depths[name[: -len(DEPTH_SUFFIX)]] = name
+        if name.lower().endswith(suffix):
+            depths[name[: -len(suffix)]] = name
+        elif name.lower().endswith(AGREEMENT_SUFFIX):
+            agreements[name[: -len(AGREEMENT_SUFFIX)]] = name
         elif name.lower().endswith(SUFFIXES) and not name.lower().endswith(OUR_SUFFIXES):
             images[name.rpartition(".")[0]] = name
     stems = images.keys() | depths.keys()
@@ -224,6 +230,8 @@ def _frames(folder: Path, camera: Intrinsics | None) -> list[_Frame]:
             stem,
             images.get(stem),
             depths.get(stem),
+            suffix,
+            agreements.get(stem),
             camera if cameras is None else cameras[stem],
             own_camera=cameras is not None,
         )

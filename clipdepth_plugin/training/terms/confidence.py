@@ -18,6 +18,7 @@ from clipdepth_plugin.settings import Weight
 from clipdepth_plugin.training.terms.term import (
     LossTerm,
     Part,
+    Truth,
     log_ratio,
     mean_from_moments,
     wide,
@@ -35,10 +36,10 @@ class Confidence(LossTerm):
     def parts(self) -> Iterator[Part]:
         """See ``LossTerm``."""
 
-        def sums(given: DepthEstimate, depth_B1HW: Tensor, valid_B1HW: Tensor) -> Tensor:
+        def sums(given: DepthEstimate, truth: Truth) -> Tensor:
             assert given.log_scale is not None  # see ``check``
-            pred_B1HW, truth = given.metres.detach(), (depth_B1HW, valid_B1HW)
-            return confidence_moments(pred_B1HW, given.log_scale, *truth, self.min_depth)
+            pred_B1HW = given.metres.detach()
+            return confidence_moments(pred_B1HW, given.log_scale, truth, self.min_depth)
 
         yield Part("confidence", self.confidence, sums, mean_from_moments, trains_depth=False)
 
@@ -55,11 +56,10 @@ class Confidence(LossTerm):
 def confidence_moments(
     pred_B1HW: Tensor,
     log_scale_B1HW: Tensor,
-    depth_B1HW: Tensor,
-    valid_B1HW: Tensor,
+    truth: Truth,
     min_depth: float = 1e-3,
 ) -> Tensor:
-    """Sum over the valid pixels of a Laplace distribution's negative log-likelihood, and count.
+    """Sum of a Laplace distribution's negative log-likelihood, and count (or weight).
 
     log(2 b) + |d| / b with d = log pred - log depth and b = exp(log_scale): least where b is the
     mean |d| that is to be expected.
@@ -67,8 +67,8 @@ def confidence_moments(
     Returns:
         (1, 2) float64.
     """
-    d_B1HW = log_ratio(pred_B1HW, depth_B1HW, valid_B1HW, min_depth)
+    d_B1HW, valid_B1HW = log_ratio(pred_B1HW, truth, min_depth), truth.valid_B1HW
     log_scale_B1HW = log_scale_B1HW.masked_fill(~valid_B1HW, 0)
     lost_B1HW = math.log(2) + log_scale_B1HW + d_B1HW.abs() * torch.exp(-log_scale_B1HW)
-    wide_B1HW = wide(lost_B1HW.masked_fill(~valid_B1HW, 0))
-    return torch.stack([wide_B1HW.sum(), valid_B1HW.sum().to(wide_B1HW.dtype)])[None]
+    wide_B1HW = truth.weighed(wide(lost_B1HW.masked_fill(~valid_B1HW, 0)))
+    return torch.stack([wide_B1HW.sum(), truth.total().to(wide_B1HW.dtype)])[None]

@@ -16,7 +16,16 @@ from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.decoders.readout import DepthEstimate
 from clipdepth_plugin.settings import Weight
-from clipdepth_plugin.training.terms.term import LossTerm, Part, Sums, log_ratio, wide
+from clipdepth_plugin.training.terms.term import (
+    LossTerm,
+    Part,
+    Sums,
+    Truth,
+    log_ratio,
+    or_one,
+    trimmed,
+    wide,
+)
 
 _SMALLEST_SQUARE = 1e-7
 
@@ -39,9 +48,8 @@ class Silog(LossTerm):
         """See ``LossTerm``."""
 
         def of(pick: Callable[[DepthEstimate], Tensor]) -> Sums:
-            return lambda given, depth, valid: silog_moments(
-                pick(given), depth, valid, self.min_depth
-            )
+            options = (self.min_depth, self.trim)
+            return lambda given, truth: silog_moments(pick(given), truth, *options)
 
         value = partial(silog_from_moments, mean_weight=self.silog_mean)
         yield Part("silog", self.silog, of(lambda given: given.metres), value)
@@ -51,8 +59,11 @@ class Silog(LossTerm):
 
     def defaults_for(self, head: HeadConfig) -> dict[str, Any]:
         """See ``LossTerm``."""
-        given = "auxiliary" in self.model_fields_set
-        return {} if given else {"auxiliary": self.auxiliary[: head.auxiliary]}
+        outputs = head.auxiliary if head.metric else 0
+        defaults: dict[str, Any] = {"auxiliary": self.auxiliary[:outputs]}
+        if not head.metric:
+            defaults["silog"] = 0.0
+        return {name: x for name, x in defaults.items() if name not in self.model_fields_set}
 
     def check(self, head: HeadConfig, size: Size | None) -> None:  # noqa: ARG002
         """See ``LossTerm``."""
@@ -64,17 +75,21 @@ class Silog(LossTerm):
 
 
 def silog_moments(
-    pred_B1HW: Tensor, depth_B1HW: Tensor, valid_B1HW: Tensor, min_depth: float = 1e-3
+    pred_B1HW: Tensor, truth: Truth, min_depth: float = 1e-3, trim: float = 0.0
 ) -> Tensor:
-    """Count, sum and sum of squares of d = log pred - log depth over the valid pixels.
+    """Count, sum and sum of squares of d = log pred - log depth over the pixels that count.
 
     Returns:
         (3,) float64, so that the variance survives its cancellation.
     """
-    d_B1HW = log_ratio(pred_B1HW, depth_B1HW, valid_B1HW, min_depth)
+    d_B1HW = log_ratio(pred_B1HW, truth, min_depth)
+    if trim:
+        truth = trimmed(truth, d_B1HW, trim)
+        d_B1HW = d_B1HW.masked_fill(~truth.valid_B1HW, 0)
     wide_B1HW = wide(d_B1HW)
-    count = valid_B1HW.sum().to(wide_B1HW.dtype)
-    return torch.stack([count, wide_B1HW.sum(), wide_B1HW.square().sum()])
+    count = truth.total().to(wide_B1HW.dtype)
+    squares_B1HW = truth.weighed(wide_B1HW.square())
+    return torch.stack([count, truth.weighed(wide_B1HW).sum(), squares_B1HW.sum()])
 
 
 def silog_from_moments(moments_3: Tensor, mean_weight: float = 0.15) -> Tensor:
@@ -83,7 +98,7 @@ def silog_from_moments(moments_3: Tensor, mean_weight: float = 0.15) -> Tensor:
     Under the root nothing is smaller than 1e-7, as published: a perfect prediction gives 0.0032
     and no infinite gradient. Without a valid pixel it is that too, and the gradient zero.
     """
-    count = moments_3[0].clamp_min(1)
+    count = or_one(moments_3[0])
     mean, mean_square = moments_3[1] / count, moments_3[2] / count
     variance = mean_square - mean.square()
     square = variance + mean_weight * mean.square()

@@ -6,6 +6,7 @@ Axes: B views, H W a map's size. Depths in metres.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from kornia.metrics import ssim
@@ -14,7 +15,7 @@ from torch import Tensor
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.settings import Weight
-from clipdepth_plugin.training.terms.term import LossTerm, Part, mean_from_moments, wide
+from clipdepth_plugin.training.terms.term import LossTerm, Part, Truth, mean_from_moments, wide
 
 SSIM_WINDOW = 11
 """Taps of the Gaussian window, whose sigma is 1.5 in kornia."""
@@ -33,9 +34,13 @@ class Ssim(LossTerm):
         yield Part(
             "ssim",
             self.ssim,
-            lambda given, depth, valid: ssim_moments(given.metres, depth, valid),
+            lambda given, truth: ssim_moments(given.metres, truth),
             mean_from_moments,
         )
+
+    def defaults_for(self, head: HeadConfig) -> dict[str, Any]:
+        """See ``LossTerm``."""
+        return {} if head.metric or "ssim" in self.model_fields_set else {"ssim": 0.0}
 
     def check(self, head: HeadConfig, size: Size | None) -> None:  # noqa: ARG002
         """See ``LossTerm``."""
@@ -46,8 +51,8 @@ class Ssim(LossTerm):
             )
 
 
-def ssim_moments(pred_B1HW: Tensor, depth_B1HW: Tensor, valid_B1HW: Tensor) -> Tensor:
-    """Sum of 1 - SSIM over the valid pixels, and their count.
+def ssim_moments(pred_B1HW: Tensor, truth: Truth) -> Tensor:
+    """Sum of 1 - SSIM over the valid pixels, and their count (or weight).
 
     Each image's two maps are scaled by the smallest and largest valid true depth, clipped to
     [0, 1], and set to 0 together where not valid, so that holes are no difference. Window 11 x 11,
@@ -56,7 +61,7 @@ def ssim_moments(pred_B1HW: Tensor, depth_B1HW: Tensor, valid_B1HW: Tensor) -> T
     Returns:
         (1, 2) float64.
     """
-    inf = torch.inf
+    depth_B1HW, valid_B1HW, inf = truth.depth_B1HW, truth.valid_B1HW, torch.inf
     low_B111 = depth_B1HW.masked_fill(~valid_B1HW, inf).amin(dim=(1, 2, 3), keepdim=True)
     high_B111 = depth_B1HW.masked_fill(~valid_B1HW, -inf).amax(dim=(1, 2, 3), keepdim=True)
     range_B111 = (high_B111 - low_B111).clamp_min(_SMALLEST_RANGE)
@@ -67,5 +72,5 @@ def ssim_moments(pred_B1HW: Tensor, depth_B1HW: Tensor, valid_B1HW: Tensor) -> T
 
     pair = scaled(pred_B1HW), scaled(depth_B1HW.to(pred_B1HW.dtype))
     map_B1HW = ssim(*pair, SSIM_WINDOW, eps=0.0)
-    lost_B1HW = wide((1 - map_B1HW).masked_fill(~valid_B1HW, 0))
-    return torch.stack([lost_B1HW.sum(), valid_B1HW.sum().to(lost_B1HW.dtype)])[None]
+    lost_B1HW = truth.weighed(wide((1 - map_B1HW).masked_fill(~valid_B1HW, 0)))
+    return torch.stack([lost_B1HW.sum(), truth.total().to(lost_B1HW.dtype)])[None]

@@ -131,7 +131,9 @@ def fixed(config: DataConfig, preprocessing: Preprocessing, view: int) -> torch.
     data = open_dataset(config)
     assert isinstance(data, SampleDataset)
     views = SampleViews(data, ViewMaker(preprocessing, (12, 20), augment, 3))
-    return torch.stack([views.view(i, view, views.content(i))[0] for i in range(len(views))])
+    return torch.stack(
+        [views.view(i, view, views.content(i)).pixels_3HW for i in range(len(views))]
+    )
 
 
 def test_fixed_views(trees: Trees, squash: Preprocessing) -> None:
@@ -157,10 +159,10 @@ def test_views_for_a_cache(trees: Trees, squash: Preprocessing) -> None:
     assert isinstance(data, SampleDataset)
     views = SampleViews(data, ViewMaker(squash, (12, 20), AugmentConfig(), seed=3))
     batch = next(iter(loader([config], squash, augment=None, shuffle=False)))
-    pixels_3HW, depth_1HW, camera_4 = views.view(1, 0, views.content(1))
-    assert torch.equal(pixels_3HW, batch.pixels_B3HW[1])
-    assert torch.equal(depth_1HW, batch.depth_B1HW[1])
-    assert torch.equal(camera_4, batch.intrinsics_B4[1])
+    item = views.view(1, 0, views.content(1))
+    assert torch.equal(item.pixels_3HW, batch.pixels_B3HW[1])
+    assert torch.equal(item.depth_1HW, batch.depth_B1HW[1])
+    assert torch.equal(item.intrinsics_4, batch.intrinsics_B4[1])
     assert len({views.content(index) for index in range(len(views))}) == 6
     before = views.content(2)
     Path(config.root, "train/a/002.png").write_bytes(
@@ -198,7 +200,7 @@ def test_a_set_may_be_varied_in_its_own_way(trees: Trees, squash: Preprocessing)
     assert views.view_key(5, 2) != views.view_key(6, 2)
     assert views.view_key(5, 1) == views.view_key(6, 1)
     for index in range(10):
-        pixels_3HW = views.view(index, 2, views.content(index))[0]
+        pixels_3HW = views.view(index, 2, views.content(index)).pixels_3HW
         assert torch.equal(pixels_3HW, given.pixels_B3HW[index])
 
 

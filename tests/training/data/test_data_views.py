@@ -149,7 +149,7 @@ def test_depth_is_nearest_and_sparse_truth_survives(
     depth_YX = rng.uniform(1, 2, stored).astype(np.float32)
     depth_YX[rng.random(stored) > share] = 0
     geometry = replace(SQUASH, resize=kind or "squash", size=(12, 9)).whole_view(stored)
-    got_hw = resize_depth(depth_YX, geometry, size)
+    (got_hw,) = resize_depth(depth_YX[None], geometry, size)
     expected_hw = slow_resize(depth_YX, geometry, size)
     tied_hw = np.isnan(expected_hw)  # equally near: any of them
     assert np.array_equal(got_hw[~tied_hw], expected_hw[~tied_hw])
@@ -162,7 +162,7 @@ def test_a_sweep_of_points_is_not_thinned_out() -> None:
     rng = np.random.default_rng(0)
     depth_YX[rng.integers(0, 375, 3000), rng.integers(0, 1242, 3000)] = 5.0
     geometry = replace(SQUASH, size=(224, 224)).whole_view((375, 1242))
-    kept = np.count_nonzero(resize_depth(depth_YX, geometry, (224, 224)))
+    kept = np.count_nonzero(resize_depth(depth_YX[None], geometry, (224, 224)))
     assert kept > 0.95 * np.count_nonzero(depth_YX)  # plain nearest keeps a ninth
 
 

@@ -1,0 +1,1 @@
+"""Scale, slope and confidence of a head from measured depths."""

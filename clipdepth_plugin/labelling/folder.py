@@ -1,0 +1,122 @@
+"""The labelled folder: its meta.json says whose labels it holds, and labels of others are refused.
+
+Several processes may write into one folder, each its own shard.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from clipdepth_plugin.environment import package_versions
+from clipdepth_plugin.errors import DepthFileError, SourceError, quoted
+from clipdepth_plugin.files.atomic import write_atomically
+from clipdepth_plugin.files.documents import MIB, read_json
+from clipdepth_plugin.files.locks import LOCK_FILE, waiting_lock
+from clipdepth_plugin.files.paths import names_in
+from clipdepth_plugin.labelling.settings import LabelSettings
+from clipdepth_plugin.labelling.shards import Shard
+from clipdepth_plugin.labelling.source import SourceCard
+from clipdepth_plugin.labelling.validity import depth_scale, farthest
+
+META_FILE = "meta.json"
+_META_BYTES = 16 * MIB
+_WAIT = 60.0
+_UNCOMPARED = ("written_by",)
+
+
+def make_meta(card: SourceCard, settings: LabelSettings) -> dict[str, Any]:
+    """What meta.json says: units and provenance.
+
+    Raises:
+        SourceError: A setting does not fit the source's units.
+    """
+    ours = package_versions().get("clipdepth-plugin", "(not installed)")
+    labels = {
+        **card.model_dump(mode="json"),
+        "focal": _focal_from(settings),
+        "settings": settings.model_dump(mode="json"),
+        "written_by": f"clipdepth-plugin {ours}",
+    }
+    if card.units != "metres":
+        if settings.max_depth is not None:
+            raise SourceError(
+                f"max_depth {settings.max_depth:g} m: {card.source} gives relative depth, "
+                "which has no metres; leave it out"
+            )
+        return {"units": card.units, "labels": labels}
+    far = farthest(card, settings.max_depth)
+    return {"depth_scale": depth_scale(far), "max_depth_m": far, "labels": labels}
+
+
+def claim_folder(folder: Path, meta: dict[str, Any]) -> None:
+    """Writes meta.json, or checks the one that is there.
+
+    Raises:
+        SourceError: The folder holds labels of another source or with other settings, or
+            something else.
+        DepthFileError: It can't be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DepthFileError(f"{folder}: can't be made ({error.strerror})") from error
+    path = folder / META_FILE
+    with waiting_lock(folder / LOCK_FILE, _WAIT, DepthFileError):
+        if path.exists():
+            _check_same(path, meta)
+            return
+        others = [one for one in names_in(folder, DepthFileError) if not one.startswith(".")]
+        if others:
+            raise SourceError(
+                f"{folder}: holds {quoted(others[0])} and no {META_FILE} of labels; give a new or "
+                "empty folder"
+            )
+        write_atomically(path, f"{json.dumps(meta, indent=2)}\n".encode())
+
+
+@contextlib.contextmanager
+def holding_shard(folder: Path, shard: Shard) -> Iterator[None]:
+    """Keeps a second process from labelling the same shard.
+
+    Raises:
+        DepthFileError: Another one does now.
+    """
+    path = folder / f".shard-{shard.number}-of-{shard.of}.lock"
+    with waiting_lock(path, 0.0, DepthFileError):
+        yield
+
+
+def _check_same(path: Path, meta: dict[str, Any]) -> None:
+    there = read_json(path, SourceError, limit=_META_BYTES)
+    if not isinstance(there, dict) or not isinstance(there.get("labels"), dict):
+        raise SourceError(
+            f"{path}: is of data that clipdepth label did not write; give a new folder"
+        )
+    before, now = _flat(there), _flat(json.loads(json.dumps(meta)))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
+            raise SourceError(
+                f"{path}: {key} of the labels there is {quoted(before.get(key))}, and now "
+                f"{quoted(now.get(key))}; go on with the same source and options, or give a new "
+                "folder"
+            )
+
+
+def _flat(meta: dict[str, Any]) -> dict[str, Any]:
+    labels = {key: one for key, one in meta["labels"].items() if key not in _UNCOMPARED}
+    settings = labels.pop("settings", None)
+    units = {key: meta.get(key) for key in ("depth_scale", "units", "max_depth_m")}
+    return {**units, **labels, **(settings if isinstance(settings, dict) else {})}
+
+
+def _focal_from(settings: LabelSettings) -> str:
+    if settings.focal_px is not None or settings.intrinsics is not None:
+        return "the same for all pictures, given by the user"
+    where = ["the data set", *(["EXIF"] if settings.exif else [])]
+    if settings.intrinsics_file is not None:
+        where.insert(0, "the user's file")
+    return f"of each picture, from {', '.join(where)}, else unknown"
