@@ -29,7 +29,6 @@ from clipdepth_plugin.evaluation.protocols import SMALLEST_DEPTH
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.lenses import LensCheck
 from clipdepth_plugin.maps.cameras import camera_scales
-from clipdepth_plugin.maps.geometry import ImageViews
 from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
 
 logger = logging.getLogger(__name__)
@@ -42,6 +41,9 @@ _WIDE = 30.0
 lost."""
 
 _NAMED = 10
+
+_ONE_LENS = 1.05
+"""Largest ratio of the focal lengths of one picture's views: sizes are whole pixels."""
 
 
 class Points(NamedTuple):
@@ -216,11 +218,17 @@ def _camera_scale(sample: Sample, predict: HeadPredictor, config: HeadConfig) ->
     """Factor from the canonical camera's metres to those of the sample's."""
     if config.canonical_focal is None:
         return 1.0
-    size = (sample.image_3HW.shape[1], sample.image_3HW.shape[2])
-    view = ImageViews((predict.depth_of.framing.whole_view(size),))
-    (scale,) = camera_scales(config, [view], [sample.intrinsics], None, LensCheck())
-    assert scale is not None
-    return scale
+    views = predict.depth_of.framing.views((sample.image_3HW.shape[1], sample.image_3HW.shape[2]))
+    found = camera_scales(config, [views], [sample.intrinsics], None, LensCheck())
+    scales = [scale for scale in found if scale is not None]
+    if max(scales) > min(scales) * _ONE_LENS:
+        raise HeadMismatchError(
+            f"{sample.name}: the tower sees it as views of several focal lengths (tiles and an "
+            "overview), whose metres a canonical camera scales one by one, so one line through "
+            "their joined map is not the head's: calibrate a head of resize: whole, or one "
+            "without canonical_focal"
+        )
+    return scales[0]
 
 
 def _check_cameras(samples: Sequence[Sample], config: HeadConfig) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from torch import Tensor
 
 from clipdepth_plugin import DepthHead, attach, find_towers
 from clipdepth_plugin.adapters.loading import load_host
+from clipdepth_plugin.calibrating.readings import read_points, uncalibrated
 from clipdepth_plugin.data import DataConfig, open_dataset
 from clipdepth_plugin.errors import ClipDepthError
 from clipdepth_plugin.evaluation.layers import rank_levels
 from clipdepth_plugin.evaluation.patches import PatchReader
 from clipdepth_plugin.evaluation.predictors import HeadPredictor
+from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
 from clipdepth_plugin.plugin.pictures import PictureDepth
 from clipdepth_plugin.training.config import TrainConfig
 from clipdepth_plugin.training.engine import train
@@ -222,7 +225,6 @@ def test_validation_measures_the_maps_that_predict_gives(make: Make, host: Host)
 def maps_of(config: TrainConfig, head: DepthHead) -> list[Tensor]:
     """By ``PictureDepth``'s framing, at the size of the loss."""
     from clipdepth_plugin.adapters.pixels import shown
-    from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
 
     loaded, samples = load_host(config.host), pictures_of(config)
     plugin = DepthPlugin(loaded.model, head, processor=loaded.preprocessing)
@@ -243,6 +245,30 @@ def test_levels_are_ranked(make: Make) -> None:
     reader = PatchReader(tower, loaded.preprocessing, None)
     ranking = rank_levels(reader, samples, stages=2)
     assert ranking.patches[0] > 20
+
+
+@torch.no_grad()
+def test_calibrating_reads_views_of_own_sizes(make: Make, host: Host) -> None:
+    """The truth is the prediction's, three times as far: in the canonical camera's metres, too."""
+    config = make("run")
+    loaded, samples = load_host(config.host), pictures_of(config)
+    options = {**config.head.options, "auxiliary": 0}
+    head = DepthHead.for_host(loaded.model, config.head.preset, **options).eval()
+    plugin = DepthPlugin(loaded.model, uncalibrated(head), processor=loaded.preprocessing)
+    maps = HeadPredictor(plugin)(samples)
+    truths = [replace(one, depth_1HW=3 * x_1HW) for one, x_1HW in zip(samples, maps, strict=True)]
+    if host is TILED:
+        with pytest.raises(ClipDepthError, match="views of several focal lengths"):
+            read_points(plugin, truths)
+        return
+    points = read_points(plugin, truths).points
+    canonical = PictureDepth(plugin)([one.picture for one in samples])
+    rows = (points.log_pred_PK, points.log_true_PK, points.valid_PK, canonical)
+    for log_K, true_K, valid_K, map_1HW in zip(*rows, strict=True):
+        torch.testing.assert_close(true_K[valid_K], log_K[valid_K] + math.log(3), rtol=0, atol=1e-4)
+        low, high = map_1HW.double().aminmax()
+        assert low.log() - 1e-4 <= log_K[valid_K].min()
+        assert log_K[valid_K].max() <= high.log() + 1e-4
 
 
 @pytest.mark.parametrize("host", PACKED[:1], indirect=True)
