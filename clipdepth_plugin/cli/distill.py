@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from clipdepth_plugin.cli.console import bar, loading
+from clipdepth_plugin.cli.console import loading
 from clipdepth_plugin.cli.label import TEACHER_HELP, make_settings, parse_pictures, say, told
 from clipdepth_plugin.cli.long_work import LongWork
 from clipdepth_plugin.cli.options import MOST, BatchOption, DeviceOption, HostOption, TowerOption
@@ -37,7 +37,7 @@ class DistillOptions:
     ] = None
     pictures: Annotated[
         list[str] | None,
-        typer.Option("--pictures", metavar="WHERE", help="Pictures, as clipdepth label takes them."),
+        typer.Option("--pictures", metavar="WHERE", help="As clipdepth label takes them."),
     ] = None
     labels: Annotated[
         Path | None,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipdepth_plugin.data import DataConfig, open_dataset
+from clipdepth_plugin.data import DataConfig, SampleDataset, open_dataset
 from clipdepth_plugin.errors import DataError, SourceError
 from clipdepth_plugin.files.documents import MIB, read_json
 from clipdepth_plugin.files.problems import checked
@@ -27,7 +27,7 @@ class LabelledSet:
         card: The teacher's.
         train: The part that trains.
         held_out: The part that does not: other sequences, or, where there are too few of them,
-            other stretches of each.
+            the beginning of each.
         counts: Frames of the two.
         with_cameras: Whether only frames whose camera is known are taken, as most are known.
     """
@@ -68,15 +68,15 @@ def split_labels(root: Path, split: str = "train") -> LabelledSet:
     """
     card = read_card(root)
     fields: dict[str, Any] = {"format": "rgbd", "root": str(root), "split": split}
-    frames = len(open_dataset(DataConfig(**fields)))
+    frames = _frames(fields)
     known = _count({**fields, "with_camera": True}) if card.units == "metres" else 0
     with_cameras = 2 * known >= frames
     if with_cameras:
         fields["with_camera"] = True
-    for by in ({}, {"fold_by": "stretch"}):
-        train = DataConfig(**fields, **by, fold=f"not {HELD_OUT}")
-        held_out = DataConfig(**fields, **by, fold=HELD_OUT)
-        counts = _count(train.model_dump()), _count(held_out.model_dump())
+    for of in ("", " of each"):
+        parts = [{**fields, "fold": f"{which}{HELD_OUT}{of}"} for which in ("not ", "")]
+        train, held_out = (DataConfig(**part) for part in parts)
+        counts = _count(parts[0]), _count(parts[1])
         if 0.05 <= counts[1] / max(sum(counts), 1) <= 0.3:
             return LabelledSet(root, split, card, train, held_out, counts, with_cameras)
     raise DataError(
@@ -87,6 +87,12 @@ def split_labels(root: Path, split: str = "train") -> LabelledSet:
 
 def _count(fields: dict[str, Any]) -> int:
     try:
-        return len(open_dataset(DataConfig(**fields)))
+        return _frames(fields)
     except DataError:  # no frame of that kind
         return 0
+
+
+def _frames(fields: dict[str, Any]) -> int:
+    opened = open_dataset(DataConfig(**fields), relative=True)
+    assert isinstance(opened, SampleDataset)
+    return len(opened)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Self
 
 import torch
-import yaml
 
 from clipdepth_plugin.adapters.identity import tower_hashes
-from clipdepth_plugin.adapters.loading import load_host
-from clipdepth_plugin.data import DataConfig, open_dataset
+from clipdepth_plugin.adapters.loading import LoadedHost, load_host
+from clipdepth_plugin.data import DataConfig, SampleDataset, open_dataset
 from clipdepth_plugin.distilling.labels import LabelledSet, split_labels
 from clipdepth_plugin.distilling.recipe import Student, training_tree
-from clipdepth_plugin.distilling.report import DistillReport, write
-from clipdepth_plugin.distilling.teacher import teacher_predictor
+from clipdepth_plugin.distilling.report import DistillReport, Who, write
+from clipdepth_plugin.distilling.teacher import TeacherPredictor
 from clipdepth_plugin.environment import describe_environment
 from clipdepth_plugin.evaluation.evaluate import EvaluationResult, evaluate
 from clipdepth_plugin.evaluation.predictors import HeadPredictor, Predictor
@@ -26,17 +26,18 @@ from clipdepth_plugin.files.atomic import write_atomically
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.labelling.source import open_source
 from clipdepth_plugin.latency.audit import Method, audit
+from clipdepth_plugin.latency.processed import needed_processor
+from clipdepth_plugin.latency.schema import Audit
 from clipdepth_plugin.latency.subject import make_subject
 from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
 from clipdepth_plugin.training.config import TrainConfig
-from clipdepth_plugin.training.config_file import dump_config, load_config
+from clipdepth_plugin.training.config_file import dump_config, with_fields
 from clipdepth_plugin.training.engine import train
 from clipdepth_plugin.training.progress import Reporter
 
-if TYPE_CHECKING:
-    from clipdepth_plugin.adapters.loading import Host
-
 ROUNDS = 12
+Advance = Callable[[str, int, int | None], object]
+"""(what is measured, pictures done, their number)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +67,7 @@ def distill(
     job: Distillation,
     *,
     reporter: Reporter | None = None,
-    advance: Callable[[str, int, int | None], object] = lambda *_: None,
+    advance: Advance = lambda *_: None,
 ) -> DistillReport:
     """Trains a head on labels and reports on it.
 
@@ -76,7 +77,7 @@ def distill(
     Args:
         job: What is done.
         reporter: Of the training.
-        advance: Called with what is measured, pictures done since the last call, and their number.
+        advance: Called while it is measured.
 
     Raises:
         SourceError: The labels are none, or the teacher can't be opened.
@@ -85,83 +86,106 @@ def distill(
     labels = split_labels(job.labels)
     config = make_config(job, labels)
     trained = train(config, resume=True, reporter=reporter)
-    report, draw = _measure(job, labels, config, trained.head, advance)
-    write(job.run, report, draw)
+    measuring = _Measuring.of(job, config, trained.head, advance)
+    agreement = None
+    if labels.card.units == "metres":
+        agreement = measuring.agreement(labels.held_out, job.run / "pictures.png")
+    report = DistillReport(
+        teacher=labels.card,
+        host=config.host,
+        head=str(trained.head),
+        pictures=labels.counts,
+        agreement=agreement,
+        inverse_error=trained.metrics.get("inverse_error"),
+        truth=measuring.truth(labels.card.source, job.truth),
+        cost=measuring.cost(),
+        environment=describe_environment(job.command, job.device),
+    )
+    write(job.run, report)
     return report
 
 
 def make_config(job: Distillation, labels: LabelledSet) -> TrainConfig:
     """The training run, with the user's fields in it; it is also written to ``train.yaml``."""
-    path = job.run / "train.yaml"
     tree = training_tree(labels, job.student, job.run)
-    write_atomically(path, yaml.safe_dump(tree, sort_keys=False).encode())
-    config = load_config(path, job.overrides)
-    write_atomically(path, dump_config(config).encode())
+    config = with_fields(tree, job.overrides, "the recipe")
+    write_atomically(job.run / "train.yaml", dump_config(config).encode())
     return config
 
 
-def _measure(
-    job: Distillation,
-    labels: LabelledSet,
-    config: TrainConfig,
-    folder: Path,
-    advance: Callable[[str, int, int | None], object],
-) -> tuple[DistillReport, Callable[[Path], None]]:
-    host = load_host(config.host)
-    head = DepthHead.from_pretrained(folder).to(job.device).eval()
-    plugin = DepthPlugin(
-        host.model.to(job.device), head, tower=config.tower, processor=host.preprocessing
-    )
-    student = HeadPredictor(plugin)
-    held_out = open_dataset(labels.held_out)
+@dataclass(frozen=True)
+class _Measuring:
+    """The student on its host, ready to be measured."""
 
-    def measured(predict: Predictor, data: DataConfig, what: str) -> tuple[EvaluationResult, Report]:
-        dataset = open_dataset(data)
-        count = len(dataset) if hasattr(dataset, "__len__") else None
+    job: Distillation
+    config: TrainConfig
+    host: LoadedHost
+    plugin: DepthPlugin
+    head: DepthHead
+    folder: Path
+    advance: Advance
+
+    @classmethod
+    def of(cls, job: Distillation, config: TrainConfig, folder: Path, advance: Advance) -> Self:
+        """Loads both."""
+        host = load_host(config.host)
+        student = DepthHead.from_pretrained(folder).to(job.device).eval()
+        model = host.model.to(job.device)
+        plugin = DepthPlugin(model, student, tower=config.tower, processor=host.preprocessing)
+        return cls(job, config, host, plugin, student, folder, advance)
+
+    def agreement(self, held_out: DataConfig, path: Path) -> Report:
+        """With the teacher's labels; draws some pictures."""
+        predict = HeadPredictor(self.plugin)
+        result, report = self._measured(predict, held_out, "student and teacher")
+        write_image_grid(path, result, predict, open_dataset(held_out))
+        return report
+
+    def truth(self, source: str, sets: Sequence[DataConfig]) -> dict[str, dict[Who, Report]]:
+        """Teacher and student against measured depth."""
+        if not sets:
+            return {}
+        teacher = TeacherPredictor(open_source(source, device=self.job.device))
+        both: dict[Who, Predictor] = {"teacher": teacher, "student": HeadPredictor(self.plugin)}
+        return {
+            f"{data.title}/{data.split}": {
+                who: self._measured(one, data, f"{who} on {data.title}")[1]
+                for who, one in both.items()
+            }
+            for data in sets
+        }
+
+    def cost(self) -> Audit:
+        """What the student adds to its host."""
+        with torch.no_grad():
+            subject = make_subject(
+                self.host.model,
+                label=self.host.label,
+                tower=self.config.tower,
+                size=self.config.input_size,
+                processor=needed_processor(self.host, self.plugin.tower),
+            )
+            return audit(subject, {"student": self.head}, method=Method(rounds=ROUNDS))
+
+    def _measured(
+        self, predict: Predictor, data: DataConfig, what: str
+    ) -> tuple[EvaluationResult, Report]:
+        dataset, done = open_dataset(data), count()
+        total = len(dataset) if isinstance(dataset, SampleDataset) else None
         result = evaluate(
             predict,
             dataset,
             get_protocol("rgbd"),
-            batch_size=8,
-            advance=lambda done: advance(what, done, count),
+            advance=lambda new: [self.advance(what, next(done) + 1, total) for _ in range(new)],
         )
         report = make_report(
             result,
-            command=tuple(job.command),
-            device=job.device,
-            host=config.host,
-            head=str(folder),
-            tower_hashes=tower_hashes(plugin.tower),
+            command=tuple(self.job.command),
+            device=self.job.device,
+            host=self.config.host,
+            head=str(self.folder),
+            tower_hashes=tower_hashes(self.plugin.tower),
             data=data.model_dump(mode="json"),
-            align="none",
+            align=result.alignments[0],
         )
         return result, report
-
-    result, agreement = measured(student, labels.held_out, "student and teacher")
-    truth: dict[str, dict[Any, Report]] = {}
-    if job.truth:
-        teacher = teacher_predictor(open_source(labels.card.source, device=job.device))
-        for data in job.truth:
-            both = {"teacher": teacher, "student": student}
-            truth[f"{data.title}/{data.split}"] = {
-                name: measured(one, data, f"{name} and truth")[1] for name, one in both.items()
-            }
-    report = DistillReport(
-        teacher=labels.card,
-        host=config.host,
-        head=str(folder),
-        pictures=labels.counts,
-        agreement=agreement,
-        truth=truth,
-        cost=_cost(host, head, config),
-        environment=describe_environment(job.command, job.device),
-    )
-    return report, lambda path: write_image_grid(path, result, student, held_out)
-
-
-def _cost(host: Host, head: DepthHead, config: TrainConfig) -> Any:
-    with torch.no_grad():
-        subject = make_subject(
-            host.model, label=host.label, tower=config.tower, size=config.input_size
-        )
-        return audit(subject, {"student": head}, method=Method(rounds=ROUNDS))
