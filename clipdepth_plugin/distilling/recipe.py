@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from clipdepth_plugin.config import HeadConfig
+from clipdepth_plugin.data.augment_config import PARTS
 from clipdepth_plugin.distilling.labels import LabelledSet
 
 TRIM = 0.1
+_OFF = tuple(PARTS.items())
 FOCAL_PX = 250.0
 """Canonical focal length, at ``FOCAL_SIZE``."""
 FOCAL_SIZE = (224, 224)
@@ -53,10 +55,9 @@ def training_tree(labels: LabelledSet, student: Student, run: Path) -> dict[str,
     options: dict[str, Any] = {"confidence": True} if metric else {"metric": False}
     if compact and metric:
         options["activation"] = "log"
-    if not metric:
-        loss = {"ssi": 1.0, "silog": 0.0}
-    else:
-        loss = {"silog": 1.0, "silog_mean": 0.85, "gradient": 0.5, "confidence": 0.1}
+    loss: dict[str, Any] = {}  # of relative depth: the defaults of such heads
+    if metric:
+        loss = {"silog": 1.0, "silog_mean": 0.85, "gradient": 0.5, "confidence": 0.1, "ssim": 0.0}
     if labels.with_cameras:
         options |= {"canonical_focal": FOCAL_PX, "input_size": list(FOCAL_SIZE)}
     return {
@@ -69,11 +70,14 @@ def training_tree(labels: LabelledSet, student: Student, run: Path) -> dict[str,
             "train": [_given(labels.train)],
             "validation": [_given(labels.held_out)],
         },
-        "loss": {**loss, "ssim": 0.0, "trim": TRIM},
+        "loss": {**loss, "trim": TRIM},
         "optimiser": {"lr": 2e-3 if compact else 3e-4, "weight_decay": 0.02},
         "epochs": student.epochs,
         "batch_size": min(32, labels.counts[0]),
         "cache": {"folder": str(run / "tokens")},
+        "augment": {
+            name: list(off) if isinstance(off, tuple) else off for name, off in PARTS.items()
+        },
         "provenance": _provenance(labels),
     }
 

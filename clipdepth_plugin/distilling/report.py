@@ -17,7 +17,6 @@ from clipdepth_plugin.labelling.source import SourceCard
 from clipdepth_plugin.latency.report import describe, markdown_table
 from clipdepth_plugin.latency.schema import Audit
 
-Who = Literal["teacher", "student"]
 Columns = tuple[tuple[str, Alignment, str], ...]
 
 METRIC: Columns = (
@@ -51,7 +50,7 @@ class DistillReport(BaseModel):
     relative depth."""
     inverse_error: float | None
     """The same of relative depth: see ``training.validation``."""
-    truth: dict[str, dict[Who, Report]]
+    truth: dict[str, dict[str, Report]]
     """Data set -> both against its truth."""
     cost: Audit
     """What the student adds to the host."""
@@ -77,7 +76,7 @@ def to_markdown(report: DistillReport) -> str:
         lines += ["On the pictures held out (`pictures.png` shows some).", ""]
         lines += _table({"student": report.agreement})
     for data, both in report.truth.items():
-        lines += ["", f"## Against the truth of {data}", "", *_table({**both})]
+        lines += ["", f"## Against the truth of {data}", "", *_table(both)]
     worth = _worth(report)
     if worth:
         lines += ["", "## Confidence", "", *worth]

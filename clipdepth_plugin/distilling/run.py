@@ -15,7 +15,7 @@ from clipdepth_plugin.adapters.loading import LoadedHost, load_host
 from clipdepth_plugin.data import DataConfig, SampleDataset, open_dataset
 from clipdepth_plugin.distilling.labels import LabelledSet, split_labels
 from clipdepth_plugin.distilling.recipe import Student, training_tree
-from clipdepth_plugin.distilling.report import DistillReport, Who, write
+from clipdepth_plugin.distilling.report import DistillReport, write
 from clipdepth_plugin.distilling.teacher import TeacherPredictor
 from clipdepth_plugin.environment import describe_environment
 from clipdepth_plugin.evaluation.evaluate import EvaluationResult, evaluate
@@ -35,7 +35,7 @@ from clipdepth_plugin.training.config_file import dump_config, with_fields
 from clipdepth_plugin.training.engine import train
 from clipdepth_plugin.training.progress import Reporter
 
-ROUNDS = 12
+ROUNDS, BATCH = 12, 8
 Advance = Callable[[str, int, int | None], object]
 """(what is measured, pictures done, their number)."""
 
@@ -85,7 +85,7 @@ def distill(
     """
     labels = split_labels(job.labels)
     config = make_config(job, labels)
-    trained = train(config, resume=True, reporter=reporter)
+    trained = train(config, resume=Path(config.run).exists(), reporter=reporter)
     measuring = _Measuring.of(job, config, trained.head, advance)
     agreement = None
     if labels.card.units == "metres":
@@ -141,12 +141,12 @@ class _Measuring:
         write_image_grid(path, result, predict, open_dataset(held_out))
         return report
 
-    def truth(self, source: str, sets: Sequence[DataConfig]) -> dict[str, dict[Who, Report]]:
+    def truth(self, source: str, sets: Sequence[DataConfig]) -> dict[str, dict[str, Report]]:
         """Teacher and student against measured depth."""
         if not sets:
             return {}
         teacher = TeacherPredictor(open_source(source, device=self.job.device))
-        both: dict[Who, Predictor] = {"teacher": teacher, "student": HeadPredictor(self.plugin)}
+        both: dict[str, Predictor] = {"teacher": teacher, "student": HeadPredictor(self.plugin)}
         return {
             f"{data.title}/{data.split}": {
                 who: self._measured(one, data, f"{who} on {data.title}")[1]
@@ -176,6 +176,7 @@ class _Measuring:
             predict,
             dataset,
             get_protocol("rgbd"),
+            batch_size=BATCH,
             advance=lambda new: [self.advance(what, next(done) + 1, total) for _ in range(new)],
         )
         report = make_report(

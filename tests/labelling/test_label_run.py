@@ -49,7 +49,8 @@ def test_the_folder_is_read_as_data(tmp_path: Path, pics: Path) -> None:
     np.testing.assert_array_equal(data[3].image_3HW.permute(1, 2, 0), picture(3))
     meta = json.loads((tmp_path / "out" / "meta.json").read_text())
     labels = meta["labels"]
-    assert (labels["source"], labels["licence"], labels["units"]) == ("fake:", "MIT", "metres")
+    given = labels["source"], labels["licence"], labels["units"]
+    assert given == ("fake:metres", "MIT", "metres")
     agreement_HW = stored(tmp_path / "out" / "train" / "pics" / "a.agreement.png")
     assert (agreement_HW == 255).all()
 
