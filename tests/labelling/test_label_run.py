@@ -244,7 +244,7 @@ def test_a_source_of_other_sizes_is_an_error(tmp_path: Path, pics: Path) -> None
         def label(self, pictures: Any) -> Any:
             return super().label(pictures)[:-1]
 
-    with pytest.raises(SourceError, match=r"fake:: of pics/a, pictures of \[\(12, 16\)\]"):
+    with pytest.raises(SourceError, match=r"fake:metres: of pics/a, pictures of \[\(12, 16\)\]"):
         write_labels(job(pics, folder=tmp_path / "out"), source=Cut())
 
 
