@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
+from clipdepth_plugin.adapters.hooks import in_graph
 from clipdepth_plugin.adapters.layouts import GatheredLayout, PlainLayout, TokenLayout, TowerCall
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
 from clipdepth_plugin.adapters.passes import TowerPass, wanted_by
@@ -144,8 +145,9 @@ class StaticTower(nn.Module):
     def _check_shape(self, pixel_values: Tensor) -> None:
         shape, made = tuple(pixel_values.shape), self.input_shape
         start = 1 if self.dynamic_batch else 0
-        if len(shape) != len(made) or shape[start:] != made[start:]:
-            expected = ", ".join(map(str, ("any", *made[1:]) if start else made))
+        empty = not in_graph() and shape[0] == 0
+        if empty or len(shape) != len(made) or shape[start:] != made[start:]:
+            expected = ", ".join(map(str, ("1 or more", *made[1:]) if start else made))
             raise ImageError(
                 f"pixel_values has shape {shape}; this DepthTower was made for ({expected}): make "
                 "another for other pictures, with example=..."

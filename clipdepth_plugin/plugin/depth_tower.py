@@ -125,6 +125,7 @@ class DepthTower(nn.Module):
             HostError: Not as many cameras as views, or no cameras; not in graphs.
             NoDepthError: The depth is not finite; not in graphs.
         """
+        check_laid_out(pixel_values, self.tower)
         seen, run = self.vision(pixel_values)
         features = on_heads_device(run.batches[0], self.level_head.head)
         return seen, *self.level_head.of(features, focal_px, run.pixel_ranges())

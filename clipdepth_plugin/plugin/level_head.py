@@ -15,7 +15,7 @@ from clipdepth_plugin.adapters.hooks import in_graph
 from clipdepth_plugin.adapters.sharing import SharedCopy
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.decoders.readout import DepthEstimate, confidence_of
-from clipdepth_plugin.errors import HeadMismatchError
+from clipdepth_plugin.errors import FeaturesError, HostError, quoted
 from clipdepth_plugin.features import TowerFeatures, Views
 from clipdepth_plugin.lenses import LensCheck
 from clipdepth_plugin.maps.cameras import camera_scales, views_themselves
@@ -78,6 +78,8 @@ class LevelHead(nn.Module):
             HostError: Not as many cameras as views, or no cameras; not in graphs.
             NoDepthError: The depth is not finite; not in graphs.
         """
+        if len(levels) != len(self.levels):
+            raise FeaturesError(f"got {len(levels)} levels, expected those of {self.levels}")
         by_level = dict(zip(self.levels, levels, strict=True))
         return self.of(TowerFeatures(by_level, context, self._views.grid, pixels), focal_px)
 
@@ -109,6 +111,11 @@ class LevelHead(nn.Module):
     def _scales(self, focal_px: Tensor, metres_B1HW: Tensor) -> Tensor:
         """(B,) factors of the metres, as ``camera_scales`` gives them."""
         size, config = self._views.pixel_size, self.config
+        if not isinstance(focal_px, Tensor) or focal_px.shape != metres_B1HW.shape[:1]:
+            raise HostError(
+                f"focal_px: got {quoted(focal_px)}, expected a tensor of {len(metres_B1HW)} focal "
+                "lengths in pixels of the tower's input, one for each view"
+            )
         canonical = config.focal_at(size)
         if canonical is not None and in_graph():
             return focal_px.to(metres_B1HW) / canonical
