@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
+from clipdepth_plugin.adapters.folding import folding
 from clipdepth_plugin.adapters.hooks import in_graph
 from clipdepth_plugin.adapters.layouts import GatheredLayout, PlainLayout, TokenLayout, TowerCall
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
@@ -24,7 +25,7 @@ from clipdepth_plugin.adapters.running import TowerRunner, as_tower_takes
 from clipdepth_plugin.adapters.sharing import SharedCopy
 from clipdepth_plugin.adapters.taps import Taps
 from clipdepth_plugin.adapters.towers import Tower
-from clipdepth_plugin.adapters.traits import PooledTap, required_by
+from clipdepth_plugin.adapters.traits import PooledTap, parameters_of, required_by
 from clipdepth_plugin.adapters.trim import states_read
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.errors import HostError, ImageError
@@ -95,6 +96,12 @@ class StaticTower(nn.Module):
         super().__init__()
         if any(x.is_meta for x in tower.module.parameters()):
             raise HostError(f"weights of {tower} are offloaded (meta): load all of the tower")
+        pixels = [name for name in parameters_of(tower.module)[:1] if name in tower.rule.reads]
+        if pixels:
+            raise HostError(
+                f"{tower} reads off its {pixels[0]} where each patch belongs: its tokens have no "
+                "layout that a graph of constants could know"
+            )
         missing = [name for name in required_by(tower.module)[1:] if name not in tower_kwargs]
         if missing:
             raise HostError(
@@ -134,7 +141,9 @@ class StaticTower(nn.Module):
         tape = self._tape
         tape.run, tape.states = run, {}
         try:
-            out = self.vision(as_tower_takes(pixel_values, self.tower), **self._given)
+            pixels = as_tower_takes(pixel_values, self.tower)
+            with folding(self._given.values()):
+                out = self.vision(pixels, **self._given)
             states = tape.states
         finally:
             tape.run, tape.states = None, None
