@@ -25,8 +25,10 @@ class _Folding(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         # A tracer's own tensors are of subclasses, and so are weights.
-        if any(isinstance(x, Tensor | torch.SymInt) and type(x) is not Tensor
-               for x in tree_leaves((args, kwargs))):
+        if any(
+            isinstance(x, Tensor | torch.SymInt) and type(x) is not Tensor
+            for x in tree_leaves((args, kwargs))
+        ):
             return func(*args, **kwargs)
         with _disable_current_modes():
             return func(*args, **kwargs)

@@ -44,4 +44,3 @@ class SharedCopy:
         """The copy of a module that is inside one copied before."""
         twin: T = self._memo[id(original)]
         return twin
-

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from clipdepth_plugin import DepthHead, attach, find_towers, load_spaceclip
+from clipdepth_plugin import DepthHead, DepthTower, attach, find_towers, load_spaceclip
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.data import Sample
@@ -83,6 +83,7 @@ def calls(host: nn.Module, head: DepthHead, make_pixels: Any) -> dict[str, Calla
     host(pixels)
     depth_of, picture = PictureDepth(plugin, squash), Image.new("RGB", (40, 30))
     new = partial(DepthHead, head.config)
+    depth_tower = DepthTower(host, head)
     protocol = get_protocol("rgbd")
     image_3HW = torch.arange(48, dtype=torch.uint8).view(3, 4, 4)
     sample = Sample(image_3HW, torch.ones(1, 4, 4), None, "a")
@@ -96,6 +97,12 @@ def calls(host: nn.Module, head: DepthHead, make_pixels: Any) -> dict[str, Calla
         "attach tower": lambda x: attach(host, new().eval(), tower=x).detach(),
         "attach processor": lambda x: attach(host, new().eval(), processor=x).detach(),
         "find_towers": find_towers,
+        "DepthTower host": lambda x: DepthTower(x, head),
+        "DepthTower head": lambda x: DepthTower(host, x),
+        "DepthTower tower": lambda x: DepthTower(host, head, x),
+        "DepthTower example": lambda x: DepthTower(host, head, example=x),
+        "DepthTower pixels": depth_tower,
+        "DepthTower focal": lambda x: depth_tower(pixels, x),
         "DepthHead": DepthHead,
         "for_host": DepthHead.for_host,
         "for_host tower": lambda x: DepthHead.for_host(host, tower=x),

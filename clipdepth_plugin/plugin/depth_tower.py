@@ -35,8 +35,8 @@ class DepthTower(nn.Module):
     that depth is finite, or that a camera is possible.
 
     Attributes:
-        tower: What was found in the host.
-        input_shape: Shape of the pixels.
+        tower: What was found in the host, its modules those of the copy.
+        input_shape: Shape of the pixels of the example.
         dynamic_batch: Whether any number of pictures is taken, and the first axis may be dynamic.
         level_head: The head alone, as a module of plain tensors.
         output_names: Names of all outputs, in order.
@@ -81,26 +81,13 @@ class DepthTower(nn.Module):
         self.vision = StaticTower(host, found, head.config, example, tower_kwargs)
         self.level_head = LevelHead(head, self.vision.views, found.patch_size)
         self.eval()
+        self.tower = self.vision.tower
+        self.input_shape = self.vision.input_shape
+        self.dynamic_batch = self.vision.dynamic_batch
         with torch.no_grad():
             seen, _ = self.vision(example)
-        self.host_outputs = tuple(seen)
-
-    @property
-    def tower(self) -> Tower:
-        return self.vision.tower
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        return self.vision.input_shape
-
-    @property
-    def dynamic_batch(self) -> bool:
-        return self.vision.dynamic_batch
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        confidence = ("confidence",) if self.level_head.config.confidence else ()
-        return (*self.host_outputs, "depth", *confidence)
+        confidence = ("confidence",) if head.config.confidence else ()
+        self.output_names = (*seen, "depth", *confidence)
 
     def forward(
         self, pixel_values: Tensor, focal_px: Tensor | None = None
