@@ -49,6 +49,9 @@ ODD: dict[str, Any] = {
 MEANS_SOMETHING = {
     "attach tower none",
     "attach processor none",
+    "DepthTower tower none",
+    "DepthTower example none",
+    "DepthTower focal none",
     "for_host tower none",
     "intrinsics none",
     "focal int",
@@ -78,12 +81,12 @@ def calls(host: nn.Module, head: DepthHead, make_pixels: Any) -> dict[str, Calla
     torch.manual_seed(0)
     squash = Preprocessing(MEAN, MEAN, VIEW, "squash")
     other = DepthHead(head.config.model_copy(update={"canonical_focal": 60.0})).eval()
+    depth_tower = DepthTower(host, other)
     plugin = attach(host, other, processor=squash)
     pixels = make_pixels()[:1]
     host(pixels)
     depth_of, picture = PictureDepth(plugin, squash), Image.new("RGB", (40, 30))
     new = partial(DepthHead, head.config)
-    depth_tower = DepthTower(host, head)
     protocol = get_protocol("rgbd")
     image_3HW = torch.arange(48, dtype=torch.uint8).view(3, 4, 4)
     sample = Sample(image_3HW, torch.ones(1, 4, 4), None, "a")

@@ -59,9 +59,11 @@ def test_the_numbers_are_those_of_host_and_plugin(case: HostCase, make_head: Mak
         assert all(map(equal, seen.values(), tensors(out)))
 
 
-@pytest.mark.parametrize(
-    "packed", {case.family: case for case in PACKED}.values(), ids=lambda case: case.name
-)
+# RADIO's packed form is for hosts alone: plugin(pixels) does not take it, either.
+ONE_OF_EACH = {case.family: case for case in PACKED if case.name != "radio_packed"}
+
+
+@pytest.mark.parametrize("packed", ONE_OF_EACH.values(), ids=lambda case: case.name)
 @torch.no_grad()
 def test_packed_towers_take_their_grids_as_constants(
     packed: PackedCase, make_head: MakeHead
