@@ -122,6 +122,7 @@ class StaticTower(nn.Module):
         self.dynamic_batch = isinstance(self.layout, PlainLayout) and views.count == len(example)
         read = states_read(host, tower)
         self._states = None if isinstance(read, str) else read
+        self._move_constants()
         self._tape = _Tape()
         self._tap()
 
@@ -190,13 +191,17 @@ class StaticTower(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._move_constants()
+        return self
+
+    def _move_constants(self) -> None:
+        """To where the tower is, so that no forward has to."""
         device = next(self.vision.parameters()).device
         if isinstance(self.layout, GatheredLayout):
             self.layout.to(device)
         for name, value in self._given.items():
             if isinstance(value, Tensor):
                 self._given[name] = value.to(device)
-        return self
 
 
 def _as_copied(tower: Tower, shared: SharedCopy) -> Tower:
