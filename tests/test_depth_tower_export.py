@@ -66,6 +66,7 @@ def inputs(head: DepthHead, batch: int) -> tuple[Tensor, ...]:
         ("timm", "guided"),
         ("llava", "spaceclip"),
         ("paligemma", "guided"),
+        ("smolvlm", "fast"),
     ],
 )
 @torch.no_grad()
@@ -77,9 +78,7 @@ def test_pictures_of_one_shape(name: str, preset: str, make_head: MakeHead) -> N
     close(exported(depth_tower, args)(*args), depth_tower(*args))
 
 
-@pytest.mark.parametrize(
-    ("name", "preset"), [("open_clip", "spaceclip"), ("hf_siglip", "guided"), ("smolvlm", "fast")]
-)
+@pytest.mark.parametrize(("name", "preset"), [("open_clip", "spaceclip"), ("hf_siglip", "guided")])
 @torch.no_grad()
 def test_any_number_of_pictures(name: str, preset: str, make_head: MakeHead) -> None:
     """Saved and loaded again."""
@@ -152,7 +151,7 @@ def test_an_attached_plugin(make_head: MakeHead) -> None:
 @torch.no_grad()
 def test_one_graph_of_torch_compile(make_head: MakeHead) -> None:
     """Of an attached plug-in and of a DepthTower."""
-    host = BY_NAME["hf_siglip"].host()
+    host = BY_NAME["timm"].host()
     head = make_head(host, **PRESETS["fast"])
     depth_tower = DepthTower(host, head)
     with attach(host, head) as plugin:
@@ -160,8 +159,5 @@ def test_one_graph_of_torch_compile(make_head: MakeHead) -> None:
             compiled = torch.compile(module, fullgraph=True, backend="eager")
             for seed in (1, 2):
                 got, expected = (one(pixels(seed)) for one in (compiled, module))
-                if module is plugin:
-                    torch.testing.assert_close(got, expected)
-                else:
-                    close(got, expected)
+                torch.testing.assert_close(got, expected)
     torch._dynamo.reset()
