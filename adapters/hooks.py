@@ -46,3 +46,8 @@ def in_cuda_graph() -> bool:
     if torch.compiler.is_compiling() or not torch.cuda.is_initialized():
         return False
     return torch.cuda.is_current_stream_capturing()
+
+
+def in_graph() -> bool:
+    """Whether what runs now is compiled, exported or recorded: it may not depend on data."""
+    return torch.compiler.is_compiling() or in_cuda_graph()

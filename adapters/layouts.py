@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -125,6 +125,11 @@ class PlainLayout:
         self._prefix = num_prefix_tokens
         self._sequence_first = sequence_first
 
+    def of_batch(self, count: int) -> PlainLayout:
+        """The same of another number of views."""
+        views = replace(self.views[0], count=count)
+        return PlainLayout(views, self._prefix, sequence_first=self._sequence_first)
+
     def tokens(self, levels: Mapping[int, Tensor]) -> list[dict[int, Tensor]]:
         """The patch tokens (B, N, D) in blocks' raw outputs, by level."""
         (views,) = self.views
@@ -184,6 +189,10 @@ class GatheredLayout:
         self._runs = [(size, list(run)) for size, run in runs]
         self.views = tuple(Views(len(run), *size) for size, run in self._runs)
         self._rows = [torch.stack([one.rows_N for one in run]) for _, run in self._runs]
+
+    def to(self, device: torch.device) -> None:
+        """Keeps the rows of the patch tokens where the tower is."""
+        self._rows = [rows_BN.to(device) for rows_BN in self._rows]
 
     def tokens(self, levels: Mapping[int, Tensor]) -> list[dict[int, Tensor]]:
         for level, x in levels.items():

@@ -99,7 +99,7 @@ class TowerPass:
             NoDepthError: The host did not say how they are laid out, or in a way that is not
                 understood.
         """
-        return self._laid_out().views
+        return self.layout.views
 
     @property
     def features(self) -> TowerFeatures | list[TowerFeatures]:
@@ -123,7 +123,7 @@ class TowerPass:
 
     def _batches(self) -> list[TowerFeatures]:
         inference = self._check()
-        layout, wanted = self._laid_out(), self._wanted
+        layout, wanted = self.layout, self._wanted
         last, levels = wanted.levels[-1], {k: self._levels[k][0] for k in wanted.levels}
         tokens = layout.tokens(levels)
         contexts = self._contexts(layout, [one[last] for one in tokens])
@@ -151,10 +151,14 @@ class TowerPass:
         if version is not None and pixels._version != version:
             return []
         ranges = []
-        for x_B3HW in self._seen_pixels(self._laid_out(), self._pixels) or []:
+        for x_B3HW in self._seen_pixels(self.layout, self._pixels) or []:
             low_B3, high_B3 = x_B3HW.flatten(2).aminmax(dim=2)
             ranges.append((high_B3 - low_B3).amax(dim=1))
         return ranges
+
+    def lay_out(self, layout: TokenLayout) -> None:
+        """Takes the layout of a pass that was given the same, in place of what this was given."""
+        self._layout = layout
 
     def free(self, why: str) -> None:
         """Drops the tokens; asking for them later says ``why``."""
@@ -198,7 +202,9 @@ class TowerPass:
             # A copy, as it may be a view that would keep all of the tower's normed tokens.
             self._pooled = keep(pooled_BD.clone())
 
-    def _laid_out(self) -> TokenLayout:
+    @property
+    def layout(self) -> TokenLayout:
+        """How the tokens are laid out; raises as ``views``."""
         if self._layout is None:
             call = self._call
             for name, (x, version) in self._arguments.items():
@@ -266,5 +272,5 @@ class TowerPass:
 
 
 def _usable(x: Tensor) -> Tensor:
-    """What autograd may save: inference tensors are cloned."""
-    return x.clone() if x.is_inference() else x
+    """What autograd may save: inference tensors are cloned; code that is compiled has none."""
+    return x.clone() if not torch.compiler.is_dynamo_compiling() and x.is_inference() else x

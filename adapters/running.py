@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -35,18 +36,20 @@ class TowerRunner:
 
     def run(self, pixels_B3HW: Tensor, tower_kwargs: dict[str, Any]) -> TowerPass:
         """One tower pass without a graph; seen by no other recorder."""
-        tower, recorder = self._tower, self._recorder
-        early = leaving_early(recorder, allowed=self._may_leave_early(tower_kwargs))
-        self._taps.install(watch=False)
-        try:
-            with recorder.privately() as seen, torch.no_grad(), early:
-                tower.module(_as_tower_takes(pixels_B3HW, tower), **tower_kwargs)
-        finally:
-            self._taps.remove()
+        if torch.compiler.is_dynamo_compiling() and self._recorder.attached:
+            # No lock, and no early end, in a graph: a compiler drops what nobody reads by itself.
+            seen = self._seen(pixels_B3HW, tower_kwargs)
+        else:
+            early = leaving_early(self._recorder, allowed=self._may_leave_early(tower_kwargs))
+            self._taps.install(watch=False)
+            try:
+                seen = self._seen(pixels_B3HW, tower_kwargs, early)
+            finally:
+                self._taps.remove()
         if not seen:
             raise NoDepthError(
-                f"the tower {tower} ran without its patch embedding being called: it was compiled "
-                "or graphed before; attach the plug-in first, then call it"
+                f"the tower {self._tower} ran without its patch embedding being called: it was "
+                "compiled or graphed before; attach the plug-in first, then call it"
             )
         return seen[-1]
 
@@ -65,6 +68,17 @@ class TowerRunner:
                 for features, its in zip(one.batches, one.views, strict=True)
             ]
         return found
+
+    def _seen(
+        self,
+        pixels_B3HW: Tensor,
+        tower_kwargs: dict[str, Any],
+        early: AbstractContextManager[None] | None = None,
+    ) -> list[TowerPass]:
+        """The passes of one call of the tower."""
+        with self._recorder.privately() as seen, torch.no_grad(), early or nullcontext():
+            self._tower.module(as_tower_takes(pixels_B3HW, self._tower), **tower_kwargs)
+        return seen
 
     def _may_leave_early(self, tower_kwargs: dict[str, Any]) -> bool:
         """Whether nobody else needs the end of the tower's forward, which an exception would skip.
@@ -147,7 +161,7 @@ class _TowerState:
         return may_leave
 
 
-def _as_tower_takes(pixels_B3HW: Tensor, tower: Tower) -> Tensor:
+def as_tower_takes(pixels_B3HW: Tensor, tower: Tower) -> Tensor:
     """On the tower's device and in its dtype; as they are where its weights are offloaded."""
     weight = next(tower.patch_embed.parameters())
     device = _device(tower, pixels_B3HW)

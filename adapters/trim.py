@@ -88,7 +88,8 @@ class Trim:
 
 def plan_trim(host: nn.Module, tower: Tower, wanted: Wanted | None = None) -> Trim:
     """What can be left out of a tower, by its host's own config; None: whatever the head reads."""
-    reads = _deepest_read(host, tower)
+    states = states_read(host, tower)
+    reads = states if isinstance(states, str) else max(states)
     head = 0 if wanted is None else wanted.last_level
     needed = tower.depth if isinstance(reads, str) else max(reads, head, 1)
     keep = tower.depth
@@ -110,8 +111,8 @@ def plan_trim(host: nn.Module, tower: Tower, wanted: Wanted | None = None) -> Tr
     return Trim(tower, why, keep)
 
 
-def _deepest_read(host: nn.Module, tower: Tower) -> int | str:
-    """The deepest level that a host reads, or why it is not known."""
+def states_read(host: nn.Module, tower: Tower) -> tuple[int, ...] | str:
+    """The levels that are all that a host reads of its tower, or why they are not known."""
     if not tower.read_by:
         return f"no host is known to read just hidden states of {tower.family} towers"
     modules = modules_around(host, tower.path)
@@ -126,7 +127,7 @@ def _deepest_read(host: nn.Module, tower: Tower) -> int | str:
     states = tower.depth + 1
     if not layers or not all(isinstance(k, int) and -states <= k < states for k in layers):
         return f"the host's config names none of its tower's {states} hidden states"
-    return max(layer % states for layer in layers)
+    return tuple(sorted({layer % states for layer in layers}))
 
 
 def _is_left_out(block: nn.Module) -> bool:

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from clipdepth_plugin.features import TowerFeatures
     from clipdepth_plugin.head import DepthHead
     from clipdepth_plugin.plugin.depth_plugin import DepthPlugin, attach
+    from clipdepth_plugin.plugin.depth_tower import DepthTower
     from clipdepth_plugin.weights.spaceclip import load_spaceclip
 
 __all__ = [
     "ClipDepthError",
     "DepthHead",
     "DepthPlugin",
+    "DepthTower",
     "HeadConfig",
     "TowerFeatures",
     "attach",
@@ -35,6 +37,7 @@ _HOMES = {
     "ClipDepthError": "errors",
     "DepthHead": "head",
     "DepthPlugin": "plugin.depth_plugin",
+    "DepthTower": "plugin.depth_tower",
     "HeadConfig": "config",
     "TowerFeatures": "features",
     "attach": "plugin.depth_plugin",

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from clipdepth_plugin import DepthHead, attach, find_towers, load_spaceclip
+from clipdepth_plugin import DepthHead, DepthTower, attach, find_towers, load_spaceclip
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.data import Sample
@@ -49,6 +49,9 @@ ODD: dict[str, Any] = {
 MEANS_SOMETHING = {
     "attach tower none",
     "attach processor none",
+    "DepthTower tower none",
+    "DepthTower example none",
+    "DepthTower focal none",
     "for_host tower none",
     "intrinsics none",
     "focal int",
@@ -78,6 +81,7 @@ def calls(host: nn.Module, head: DepthHead, make_pixels: Any) -> dict[str, Calla
     torch.manual_seed(0)
     squash = Preprocessing(MEAN, MEAN, VIEW, "squash")
     other = DepthHead(head.config.model_copy(update={"canonical_focal": 60.0})).eval()
+    depth_tower = DepthTower(host, other)
     plugin = attach(host, other, processor=squash)
     pixels = make_pixels()[:1]
     host(pixels)
@@ -96,6 +100,12 @@ def calls(host: nn.Module, head: DepthHead, make_pixels: Any) -> dict[str, Calla
         "attach tower": lambda x: attach(host, new().eval(), tower=x).detach(),
         "attach processor": lambda x: attach(host, new().eval(), processor=x).detach(),
         "find_towers": find_towers,
+        "DepthTower host": lambda x: DepthTower(x, head),
+        "DepthTower head": lambda x: DepthTower(host, x),
+        "DepthTower tower": lambda x: DepthTower(host, head, x),
+        "DepthTower example": lambda x: DepthTower(host, head, example=x),
+        "DepthTower pixels": depth_tower,
+        "DepthTower focal": lambda x: depth_tower(pixels, x),
         "DepthHead": DepthHead,
         "for_host": DepthHead.for_host,
         "for_host tower": lambda x: DepthHead.for_host(host, tower=x),

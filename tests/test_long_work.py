@@ -11,7 +11,7 @@ from rich.console import Console
 from clipdepth_plugin.cli import long_work
 from clipdepth_plugin.cli.console import bar
 from clipdepth_plugin.cli.long_work import LongWork
-from clipdepth_plugin.cli.train import _Report
+from clipdepth_plugin.cli.train import TrainingReport
 from clipdepth_plugin.training.progress import Progress
 
 
@@ -90,7 +90,7 @@ def test_a_resumed_training_run_counts_its_rate_from_where_it_goes_on(
     wait: Callable[[float], None],
 ) -> None:
     console = log()
-    with _Report(console) as report:
+    with TrainingReport(console) as report:
         for step in range(500, 562):
             report.step(Progress(step, 1000, 0, 1.25, 1e-4, 31.4, 0.125))
             wait(1.0)

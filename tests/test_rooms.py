@@ -20,7 +20,7 @@ PACKAGE = "clipdepth_plugin"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
-    ("calibrating",),
+    ("calibrating", "distilling"),
     ("latency", "evaluation", "training", "labelling"),
     ("data",),
     ("__init__",),

@@ -15,8 +15,10 @@ from pydantic import ValidationError
 
 from clipdepth_plugin.cli.bench import BenchOptions
 from clipdepth_plugin.cli.calibrate import CalibrateOptions
+from clipdepth_plugin.cli.distill import DistillOptions
 from clipdepth_plugin.cli.eval import EvalOptions
 from clipdepth_plugin.cli.inspect import InspectOptions
+from clipdepth_plugin.cli.label import LabelOptions
 from clipdepth_plugin.cli.layers import LayersOptions
 from clipdepth_plugin.cli.predict import PredictOptions
 from clipdepth_plugin.cli.train import TrainOptions
@@ -254,6 +256,29 @@ OPTIONS: dict[str, tuple[type[Any], list[str], dict[str, str]]] = {
         ["--host", "demo", "--data", "rgbd:x"],
         {"stages": "refused beyond the tower's levels: test_layers.py"},
     ),
+    "label": (
+        LabelOptions,
+        ["x", "--teacher", "head:demo@demo", "-o", "x"],
+        {
+            "max_depth": "refused for relative teachers: tests/labelling/test_label_run.py",
+            "actors": "refused without --ray: tests/labelling/test_cli_label.py",
+            "every": "of videos and episodes alone, as its help says",
+        },
+    ),
+    "distill": (
+        DistillOptions,
+        ["--host", "demo", "-o", "x"],
+        {
+            **dict.fromkeys(
+                ("teacher", "pictures", "labels"),
+                "labels, or the two others: tests/training/test_distilling.py",
+            ),
+            **dict.fromkeys(
+                ("focal_px", "intrinsics", "every", "batch_size"),
+                "of the labelling alone; labels that are there keep theirs",
+            ),
+        },
+    ),
     "calibrate": (
         CalibrateOptions,
         ["--host", "demo", "--head", "demo", "--data", "rgbd:x", "-o", "x"],
@@ -277,6 +302,9 @@ ALWAYS = {
     "eval": "host head output align baseline_data flip input_size pictures batch_size device tower "
     "other_tower",
     "layers": "host data val_data max_images patches ridge as_json device tower",
+    "label": "pictures teacher folder split focal_px intrinsics exif masks flip batch_size device dtype "
+    "threads shard ray bad_file_limit",
+    "distill": "host folder truth preset epochs input_size device tower overrides",
     "calibrate": "host head data output batch_size device tower other_tower",
     "bench": "host head preset form tower scope batch size dtype device threads rounds warmup seed "
     "separate random_weights output as_json",

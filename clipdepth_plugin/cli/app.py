@@ -9,6 +9,7 @@ import typer
 from clipdepth_plugin.cli.bench import run_bench
 from clipdepth_plugin.cli.calibrate import calibrate_head
 from clipdepth_plugin.cli.command import add_command
+from clipdepth_plugin.cli.distill import distill
 from clipdepth_plugin.cli.eval import evaluate_head
 from clipdepth_plugin.cli.inspect import inspect_host
 from clipdepth_plugin.cli.label import label
@@ -49,6 +50,7 @@ add_command(app, inspect_host, "inspect")
 add_command(app, predict, "predict")
 add_command(app, label, "label")
 add_command(app, train, "train", context_settings=TAKES_ANY_FIELD)
+add_command(app, distill, "distill", context_settings=TAKES_ANY_FIELD)
 add_command(app, evaluate_head, "eval")
 add_command(app, rank_layers, "layers")
 add_command(app, calibrate_head, "calibrate")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -25,7 +25,6 @@ from clipdepth_plugin.latency.scopes import ScopeChoice
 if TYPE_CHECKING:
     import torch
 
-    from clipdepth_plugin.adapters.loading import LoadedHost
     from clipdepth_plugin.latency.subject import Subject
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -178,12 +177,11 @@ def load_subject(options: BenchOptions, device: torch.device) -> Subject:
 
     from clipdepth_plugin.adapters.loading import load_host
     from clipdepth_plugin.adapters.towers import choose_tower
-    from clipdepth_plugin.latency.inputs import takes_pictures
+    from clipdepth_plugin.latency.processed import needed_processor
     from clipdepth_plugin.latency.subject import TEXT_TOKENS, make_subject
 
     host = load_host(options.host, random_weights=options.random_weights)
     model = host.model.to(device, getattr(torch, options.dtype))
-    plain = takes_pictures(choose_tower(model, options.tower))
     subject = make_subject(
         model,
         label=host.label,
@@ -192,7 +190,7 @@ def load_subject(options: BenchOptions, device: torch.device) -> Subject:
         batch=options.batch,
         size=None if options.size is None else (options.size, options.size),
         text_tokens=options.text_tokens or TEXT_TOKENS,
-        processor=None if plain else _load_processor(host),
+        processor=needed_processor(host, choose_tower(model, options.tower)),
     )
     if options.text_tokens is not None and subject.prompt_tokens is None:
         raise BenchError(
@@ -200,22 +198,3 @@ def load_subject(options: BenchOptions, device: torch.device) -> Subject:
             f"{host.label}); leave the option out"
         )
     return subject
-
-
-def _load_processor(host: LoadedHost) -> Any:
-    """The image processor that makes a host's inputs.
-
-    Raises:
-        BenchError: It can't be loaded; says what to do.
-    """
-    from clipdepth_plugin.latency.inputs import OWN_CALL, failures_as_errors
-
-    problem = (
-        f"{host.label}: its tower takes no (B, 3, H, W) pixels, and the image processor that makes "
-        "what it takes can't be loaded"
-    )
-    advice = f"put the host's preprocessor_config.json beside its config.json, {OWN_CALL}"
-    if host.load_processor is None:
-        raise BenchError(f"{problem}: its library has none; {OWN_CALL.removeprefix('or ')}")
-    with failures_as_errors(problem, advice):
-        return host.load_processor()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -123,12 +123,12 @@ def label(options: LabelOptions, console: Console) -> int:
     with loading(console, options.teacher):
         job = make_job(options)
     try:
-        with _told(console, "shards" if options.ray else "pictures") as advance:
+        with told(console, "shards" if options.ray else "pictures") as advance:
             report = _run(job, options, advance)
     except BaseException:
         console.print("what is labelled stays; the same command goes on from there")
         raise
-    _say(report, options, console)
+    say(report, options.folder, console)
     return 1 if report.bad else 0
 
 
@@ -169,16 +169,20 @@ def parse_pictures(text: str) -> PictureSpec:
 
 
 def _settings(options: LabelOptions) -> LabelSettings:
+    fields = ("flip", "max_depth", "focal_px", "exif", "masks", "dtype", "intrinsics")
+    return make_settings(**{name: getattr(options, name) for name in fields})
+
+
+def make_settings(*, intrinsics: str | None, **given: Any) -> LabelSettings:
+    """The settings of options; ``intrinsics`` is four numbers or a file."""
     from clipdepth_plugin.files.problems import checked
     from clipdepth_plugin.labelling.settings import LabelSettings
 
-    fields = ("flip", "max_depth", "focal_px", "exif", "masks", "dtype")
-    given = {name: getattr(options, name) for name in fields}
-    if options.intrinsics is not None:
+    if intrinsics is not None:
         try:
-            given["intrinsics"] = [float(one) for one in options.intrinsics.split(",")]
+            given["intrinsics"] = [float(one) for one in intrinsics.split(",")]
         except ValueError:
-            given["intrinsics_file"] = options.intrinsics
+            given["intrinsics_file"] = intrinsics
     return checked(LabelSettings, given, "options", DataError)
 
 
@@ -193,7 +197,7 @@ def _run(job: LabelJob, options: LabelOptions, advance: Callable[[Progress], Non
 
 
 @contextmanager
-def _told(console: Console, what: str) -> Iterator[Callable[[Progress], None]]:
+def told(console: Console, what: str) -> Iterator[Callable[[Progress], None]]:
     """A bar with the pictures a second; the time left is that of the whole."""
     first: list[tuple[float, int]] = []
     with LongWork(console) as work:
@@ -212,11 +216,12 @@ def _told(console: Console, what: str) -> Iterator[Callable[[Progress], None]]:
         yield advance
 
 
-def _say(report: LabelReport, options: LabelOptions, console: Console) -> None:
+def say(report: LabelReport, folder: Path, console: Console) -> None:
+    """Prints what was labelled, and names what was not."""
     share = report.source_seconds / report.seconds if report.seconds else 0.0
     present = f", {report.present} were there" if report.present else ""
     rate = f" ({share:.0%} of the time in the teacher)" if report.labelled else ""
-    console.print(f"{report.labelled} pictures labelled{present} in {options.folder}{rate}")
+    console.print(f"{report.labelled} pictures labelled{present} in {folder}{rate}")
     for kind, names in (("no depth that counts", report.empty), ("not done", _bad(report))):
         for name in names[:_NAMED]:
             console.print(f"{kind}: {printable(name)}", style="yellow")

@@ -51,7 +51,7 @@ def train(options: TrainOptions, console: Console) -> int:
     config = load_config(options.config, options.overrides or ())
     if options.cache:
         config = with_cache(config)
-    with _Report(console) as report:
+    with TrainingReport(console) as report:
         result = train_head(config, resume=options.resume, reporter=report)
     if result.is_main:
         score = "" if result.abs_rel is None else f", AbsRel {result.abs_rel:.4f} in validation"
@@ -63,7 +63,7 @@ def train(options: TrainOptions, console: Console) -> int:
     return 0
 
 
-class _Report(LongWork):
+class TrainingReport(LongWork):
     """Loss, metric, images/s and time left: a reporter of ``train()``."""
 
     def doing(self, what: str, done: int, total: int) -> None:

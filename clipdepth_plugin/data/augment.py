@@ -9,7 +9,6 @@ Axes: H W pixels of the tower's input, h w of the depth map, C depth and weight,
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from clipdepth_plugin.data.photometric import PHOTOMETRIC
+from clipdepth_plugin.data.seeds import mixed_seed
 from clipdepth_plugin.data.views import View
 
 if TYPE_CHECKING:
@@ -32,12 +32,6 @@ _DRAWS = 15
 def sample_generator(seed: int, epoch: int, index: int, repeat: int = 0) -> torch.Generator:
     """The random numbers of one sample in one epoch, for its ``repeat``-th use there (from 0)."""
     return torch.Generator().manual_seed(mixed_seed("sample", seed, epoch, index, repeat))
-
-
-def mixed_seed(*parts: int | str) -> int:
-    """A seed of 32 well-mixed bits, the same everywhere and always."""
-    text = "/".join(map(str, parts)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "little")
 
 
 def is_flipped(config: AugmentConfig | None, generator: torch.Generator) -> bool:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from clipdepth_plugin.arguments import GivenCamera, GivenMetres, GivenNearest
 from clipdepth_plugin.data.augment_config import AugmentConfig
+from clipdepth_plugin.data.fold import Fold
 from clipdepth_plugin.data.sample import Crop
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.settings import Count, Idle, Settings
@@ -46,9 +47,7 @@ FORMATS: dict[str, Format] = {}
 
 
 def _is_fold(text: str) -> str:
-    found = re.fullmatch(r"(?:not )?(\d{1,4})/(\d{1,4})", text)
-    if found is None or not 1 <= int(found[1]) <= int(found[2]) or int(found[2]) < 2:
-        raise ValueError(f"{text!r} is no part: give one such as '1/5', or 'not 1/5'")
+    Fold.parse(text)
     return text
 
 
@@ -121,7 +120,8 @@ class DataConfig(Settings):
 
     fold: Annotated[str, AfterValidator(_is_fold)] | None = None
     """``1/5``: every fifth sequence, by a hash of its name; ``not 1/5``: the others. So places are
-    left out of training, to validate on, where a set has no split for it."""
+    left out of training, to validate on, where a set has no split for it. ``1/5 of each``: the
+    first fifth of every sequence's frames, for sets of few sequences."""
 
     with_camera: bool = False
     """Only frames whose intrinsics are known, as a head with a canonical camera needs."""

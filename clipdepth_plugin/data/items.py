@@ -16,9 +16,10 @@ from torch import Tensor
 from clipdepth_plugin.adapters.layouts import padded_behind
 from clipdepth_plugin.adapters.pixels import normalised
 from clipdepth_plugin.data.augment import augment as vary
-from clipdepth_plugin.data.augment import flipped, mixed_seed, sample_generator
+from clipdepth_plugin.data.augment import flipped, sample_generator
 from clipdepth_plugin.data.dataset import SampleDataset
 from clipdepth_plugin.data.order import Draw
+from clipdepth_plugin.data.seeds import mixed_seed
 from clipdepth_plugin.data.views import View, make_view
 from clipdepth_plugin.errors import DataError
 

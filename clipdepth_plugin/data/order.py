@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clipdepth_plugin.data.augment import mixed_seed
+from clipdepth_plugin.data.seeds import mixed_seed
 
 
 @dataclass(frozen=True, slots=True)

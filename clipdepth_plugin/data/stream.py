@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from clipdepth_plugin.arguments import Intrinsics, parse_camera
-from clipdepth_plugin.data.augment import mixed_seed
 from clipdepth_plugin.data.config import DataConfig
 from clipdepth_plugin.data.files import (
     DepthUnit,
@@ -31,6 +30,7 @@ from clipdepth_plugin.data.files import (
 )
 from clipdepth_plugin.data.order import EpochPlan
 from clipdepth_plugin.data.sample import Sample
+from clipdepth_plugin.data.seeds import mixed_seed
 from clipdepth_plugin.errors import DataError, HostError, quoted
 from clipdepth_plugin.files.documents import parse_json
 

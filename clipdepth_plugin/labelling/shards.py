@@ -38,7 +38,7 @@ class Shard:
 
     def has(self, name: str) -> bool:
         """Whether a frame is in it; the same in every process."""
-        from clipdepth_plugin.data.augment import mixed_seed
+        from clipdepth_plugin.data.seeds import mixed_seed
 
         return mixed_seed("shard", name) % self.of == self.number - 1
 

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor, nn
 
+from clipdepth_plugin.adapters.loading import LoadedHost
 from clipdepth_plugin.adapters.structure import modules_around
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.adapters.traits import parameters_of
@@ -22,6 +23,7 @@ from clipdepth_plugin.latency.inputs import (
     failures_as_errors,
     input_size,
     seen_inputs,
+    takes_pictures,
 )
 
 _PIXELS = ("pixel_values", "flattened_patches")
@@ -55,6 +57,25 @@ def processed_inputs(
         made = processor(images=pictures, return_tensors="pt")
         weight = next(tower.patch_embed.parameters())
         return seen_inputs(tower, _vision_of(model, tower, _moved(dict(made), weight)))[0]
+
+
+def needed_processor(host: LoadedHost, tower: Tower) -> Any:
+    """The image processor that makes the tower's inputs; None where it takes plain pictures.
+
+    Raises:
+        BenchError: It can't be loaded; says what to do.
+    """
+    if takes_pictures(tower):
+        return None
+    problem = (
+        f"{host.label}: its tower takes no (B, 3, H, W) pixels, and the image processor that makes "
+        "what it takes can't be loaded"
+    )
+    advice = f"put the host's preprocessor_config.json beside its config.json, {OWN_CALL}"
+    if host.load_processor is None:
+        raise BenchError(f"{problem}: its library has none; {OWN_CALL.removeprefix('or ')}")
+    with failures_as_errors(problem, advice):
+        return host.load_processor()
 
 
 def _moved(value: Any, weight: Tensor) -> Any:

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 import torch
 from accelerate.utils import gather_object
 
-from clipdepth_plugin.data.augment import is_flipped, mixed_seed, sample_generator
+from clipdepth_plugin.data.augment import is_flipped, sample_generator
 from clipdepth_plugin.data.config import expand
 from clipdepth_plugin.data.items import FLIPPED, PLAIN, SampleViews, full_weights
 from clipdepth_plugin.data.order import Draw, EpochOrder
 from clipdepth_plugin.data.reading import map_ahead
+from clipdepth_plugin.data.seeds import mixed_seed
 from clipdepth_plugin.features import Run
 from clipdepth_plugin.training.batches import Truths
 from clipdepth_plugin.training.cache_fill import fill_cache, filling, sample_contents

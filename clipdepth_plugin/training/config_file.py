@@ -34,9 +34,14 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     if not isinstance(tree, dict):
         given = quoted(tree)
         raise ConfigError(f"config {path}: expected fields, e.g. 'host: demo', got {given}")
+    return with_fields(tree, overrides, f"config {path}")
+
+
+def with_fields(tree: dict[str, Any], overrides: Sequence[str], source: str) -> TrainConfig:
+    """Sets ``overrides`` in a tree of plain values, and checks it; see ``load_config``."""
     for field, value in _pairs(overrides):
         _set(tree, field, value)
-    return check_config(tree, f"config {path}")
+    return check_config(tree, source)
 
 
 def check_config(tree: dict[str, Any], source: str) -> TrainConfig:

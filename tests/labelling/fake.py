@@ -31,7 +31,9 @@ class FakeSource(DepthSource):
     """Metres: 0.5 + red / 50, so from 0.5 to 5.6. Inverse depth: red."""
 
     def __init__(self, units: Units = "metres", seconds: float = 0.0, **card: Any) -> None:
-        self.card = SourceCard(source="fake:", units=units, version="1", licence="MIT", **card)
+        self.card = SourceCard(
+            source=f"fake:{units}", units=units, version="1", licence="MIT", **card
+        )
         self.seconds, self.seen = seconds, list[Picture]()
         self.keep_seen = False
 

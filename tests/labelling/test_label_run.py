@@ -49,7 +49,8 @@ def test_the_folder_is_read_as_data(tmp_path: Path, pics: Path) -> None:
     np.testing.assert_array_equal(data[3].image_3HW.permute(1, 2, 0), picture(3))
     meta = json.loads((tmp_path / "out" / "meta.json").read_text())
     labels = meta["labels"]
-    assert (labels["source"], labels["licence"], labels["units"]) == ("fake:", "MIT", "metres")
+    given = labels["source"], labels["licence"], labels["units"]
+    assert given == ("fake:metres", "MIT", "metres")
     agreement_HW = stored(tmp_path / "out" / "train" / "pics" / "a.agreement.png")
     assert (agreement_HW == 255).all()
 
@@ -243,7 +244,7 @@ def test_a_source_of_other_sizes_is_an_error(tmp_path: Path, pics: Path) -> None
         def label(self, pictures: Any) -> Any:
             return super().label(pictures)[:-1]
 
-    with pytest.raises(SourceError, match=r"fake:: of pics/a, pictures of \[\(12, 16\)\]"):
+    with pytest.raises(SourceError, match=r"fake:metres: of pics/a, pictures of \[\(12, 16\)\]"):
         write_labels(job(pics, folder=tmp_path / "out"), source=Cut())
 
 

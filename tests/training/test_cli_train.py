@@ -12,7 +12,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from clipdepth_plugin.cli.app import app
-from clipdepth_plugin.cli.train import _Report
+from clipdepth_plugin.cli.train import TrainingReport
 from clipdepth_plugin.training.progress import Progress
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def test_mistakes_are_one_message_and_exit_code_2(
 
 def test_the_bar_shows_loss_metric_speed_and_time_left() -> None:
     console = Console(record=True, width=160, force_terminal=True)
-    with _Report(console) as bar:
+    with TrainingReport(console) as bar:
         bar.doing("running the tower", 3, 10)
         bar.step(Progress(5, 20, 0, 1.25, 1e-4, 31.4, 0.1234))
     shown = console.export_text()

@@ -23,7 +23,6 @@ from typing import NamedTuple
 from pydantic import TypeAdapter
 
 from clipdepth_plugin.arguments import GivenCamera, Intrinsics
-from clipdepth_plugin.data.augment import mixed_seed
 from clipdepth_plugin.data.config import DataConfig, register_format
 from clipdepth_plugin.data.dataset import SampleDataset
 from clipdepth_plugin.data.files import (
@@ -34,6 +33,7 @@ from clipdepth_plugin.data.files import (
     stored_depth,
     stored_weight,
 )
+from clipdepth_plugin.data.fold import Fold
 from clipdepth_plugin.data.rgbd_meta import Meta
 from clipdepth_plugin.data.sample import Sample
 from clipdepth_plugin.errors import DataError
@@ -90,6 +90,7 @@ class RgbdFolder(SampleDataset):
         self._config = config
         self._root = config.path("")
         self._make = SampleMaker(config)
+        self._fold = None if config.fold is None else Fold.parse(config.fold)
         meta, path = self._meta(), self._root / "meta.json"
         self.units = meta.units
         self.labels = meta.teacher
@@ -98,8 +99,8 @@ class RgbdFolder(SampleDataset):
         self._frames = [
             frame
             for sequence in self._sequences(meta)
-            for frame in _frames(
-                sequence, suffix, meta.camera(f"{config.split}/{sequence.name}", path)
+            for frame in self._part(
+                _frames(sequence, suffix, meta.camera(f"{config.split}/{sequence.name}", path))
             )
             if not config.with_camera or config.intrinsics or frame.camera
         ]
@@ -169,13 +170,16 @@ class RgbdFolder(SampleDataset):
             return Meta(depth_scale=self._config.depth_scale)
         return checked(Meta, read_json(path, DataError, limit=_JSON_BYTES), str(path), DataError)
 
+    def _part(self, frames: list[_Frame]) -> list[_Frame]:
+        return frames if self._fold is None else self._fold.part(frames)
+
     def _sequences(self, meta: Meta) -> list[Path]:
         split = self._root / self._config.split
         if not is_folder(split):
             there = ", ".join(path.name for path in _folders(self._root))
             raise DataError(f"{split}: no such split; {self._root} has {there or 'no folders'}")
-        fold = self._config.fold
-        found = [one for one in _folders(split) if fold is None or _is_in(one.name, fold)]
+        fold = self._fold
+        found = [one for one in _folders(split) if fold is None or fold.takes(one.name)]
         wanted = self._config.redistributable
         if wanted is None:
             return found
@@ -187,11 +191,6 @@ class RgbdFolder(SampleDataset):
                 "redistributable; leave out redistributable"
             )
         return free if wanted else [one for one in found if one not in free]
-
-
-def _is_in(sequence: str, fold: str) -> bool:
-    number, of = map(int, fold.removeprefix("not ").split("/"))
-    return (mixed_seed("fold", sequence) % of == number - 1) != fold.startswith("not ")
 
 
 def _folders(folder: Path) -> list[Path]:

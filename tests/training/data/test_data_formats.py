@@ -112,6 +112,17 @@ def test_folds_of_an_rgbd_set_share_no_sequence(tmp_path: Path, trees: Trees) ->
         sequences("7/9999")
 
 
+def test_folds_of_each_sequence_are_runs_of_its_frames(trees: Trees) -> None:
+    def names(fold: str) -> list[str]:
+        return [one.name.rpartition("train/")[2] for one in opened(trees.rgbd(fold, fold=fold))]
+
+    assert names("2/3 of each") == ["a/001", "b/004"]
+    assert names("not 2/3 of each") == ["a/000", "a/002", "b/003", "b/005"]
+    for wrong in ("1/1", "0/3", "1/3 of", "of each", "not not 1/3"):
+        with pytest.raises(ValueError, match="no part"):
+            names(wrong)
+
+
 def test_rgbd_keeps_only_frames_whose_camera_is_known(trees: Trees) -> None:
     meta = {"sequences": {"train/a": {"intrinsics": None}}}
     names = [one.name for one in opened(trees.rgbd(meta=meta, with_camera=True))]

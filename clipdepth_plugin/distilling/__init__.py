@@ -1,0 +1,1 @@
+"""Distilling: a head for a host's tower from a teacher's labels: label, train, report."""
