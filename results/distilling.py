@@ -191,8 +191,8 @@ def page(measured: Distilled) -> str:
         f"A DPT head, trained on the truth of {', '.join(TEACHER_SETS)}, labels the training "
         f"pictures of {', '.join(LABELLED)}. Students of two presets learn from these labels "
         f"alone, or from the truth of the same pictures: {measured.steps} steps of "
-        f"{measured.batch_size}, {SIDE} px. The teacher saw none of kitchen. Errors are against the "
-        "truth of the test pictures, mean and standard deviation over the seeds."
+        f"{measured.batch_size}, {SIDE} px. The teacher saw none of kitchen. Errors are against "
+        "the truth of the test pictures, mean and standard deviation over the seeds."
     )
     table = markdown_table(header, rows)
     title = "# Distilling on the demo's tower"
