@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import runpy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -64,14 +64,11 @@ class Run(BaseModel):
     environment: Environment
 
 
-def open_sets() -> dict[str, Iterable[Sample]]:
-    """Name -> test set."""
-    sets: dict[str, Iterable[Sample]] = {
-        name: open_dataset(DataConfig(format="rgbd", root=f"$CLIPDEPTH_DATA/{name}", split="test"))
-        for name in (*IN_DOMAIN, *NEVER_SEEN)
-        if name != "motorcycle"
-    }
-    return {**sets, "motorcycle": [motorcycle()]}
+def open_set(name: str) -> Iterable[Sample]:
+    """A test set."""
+    if name == "motorcycle":
+        return [motorcycle()]
+    return open_dataset(DataConfig(format="rgbd", root=f"$CLIPDEPTH_DATA/{name}", split="test"))
 
 
 def motorcycle() -> Sample:
@@ -88,15 +85,17 @@ def motorcycle() -> Sample:
     )
 
 
-def measure(head: DepthHead, host: str) -> dict[str, Figures]:
+def measure(
+    head: DepthHead, host: str, names: Sequence[str] = (*IN_DOMAIN, *NEVER_SEEN)
+) -> dict[str, Figures]:
     """Test set -> the head's figures on it, told the focal length where it is known."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = load_host(host)
     plugin = DepthPlugin(loaded.model.to(device), head.to(device).eval())
     predict = HeadPredictor(plugin, loaded.preprocessing)
     found = {}
-    for name, data in open_sets().items():
-        result = evaluate(predict, data, get_protocol("rgbd"), batch_size=8)
+    for name in names:
+        result = evaluate(predict, open_set(name), get_protocol("rgbd"), batch_size=8)
         calibration = result.calibration
         found[name] = Figures(
             images=len(result.rows),

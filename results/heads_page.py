@@ -89,13 +89,13 @@ def _table(
     for name, entry in ENTRIES.items():
         own = [run for run in runs if run.entry == name]
         if own:
-            cells = [_cell([value(run.sets[data]) for run in own]) for data in SETS]
+            cells = [mean_cell([value(run.sets[data]) for run in own]) for data in SETS]
             means = [_mean(run, value) for run in own]
-            rows.append((entry.title, str(len(own)), *cells, _cell(means)))
+            rows.append((entry.title, str(len(own)), *cells, mean_cell(means)))
     if constant is not None:
         title, of_constant = constant
-        cells = [_cell([of_constant(runs[0].sets[data])]) for data in SETS]
-        rows.append((title, "", *cells, _cell([_mean(runs[0], of_constant)])))
+        cells = [mean_cell([of_constant(runs[0].sets[data])]) for data in SETS]
+        rows.append((title, "", *cells, mean_cell([_mean(runs[0], of_constant)])))
     return markdown_table(("", "seeds", *SETS, "mean of the never seen"), rows)
 
 
@@ -106,7 +106,7 @@ def _mean(run: Run, value: Value) -> float | None:
     return fmean(known) if len(known) == len(values) else None
 
 
-def _cell(values: Sequence[float | None]) -> str:
+def mean_cell(values: Sequence[float | None]) -> str:
     """Mean and standard deviation over the seeds."""
     known = [x for x in values if x is not None]
     if len(known) != len(values):

@@ -302,8 +302,8 @@ ALWAYS = {
     "eval": "host head output align baseline_data flip input_size pictures batch_size device tower "
     "other_tower",
     "layers": "host data val_data max_images patches ridge as_json device tower",
-    "label": "pictures teacher folder split focal_px intrinsics exif masks flip batch_size device dtype "
-    "threads shard ray bad_file_limit",
+    "label": "pictures teacher folder split focal_px intrinsics exif masks flip batch_size device "
+    "dtype threads shard ray bad_file_limit",
     "distill": "host folder truth preset epochs input_size device tower overrides",
     "calibrate": "host head data output batch_size device tower other_tower",
     "bench": "host head preset form tower scope batch size dtype device threads rounds warmup seed "
