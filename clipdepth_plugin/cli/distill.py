@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from clipdepth_plugin.arguments import parse_size
 from clipdepth_plugin.cli.console import loading
 from clipdepth_plugin.cli.label import TEACHER_HELP, make_settings, parse_pictures, say, told
 from clipdepth_plugin.cli.long_work import LongWork
@@ -91,11 +92,15 @@ def distill(options: DistillOptions, console: Console) -> int:
     the teacher, the pictures or an option is wrong; the message says which. 3, an unexpected error.
     """
     from clipdepth_plugin.distilling.report import to_markdown
+    from clipdepth_plugin.distilling.run import check_student
     from clipdepth_plugin.distilling.run import distill as run
 
+    job = _job(options)
+    with loading(console, options.host):
+        check_student(job)
     bad = _label(options, console)
     with TrainingReport(console) as reporter, LongWork(console) as work:
-        report = run(_job(options), reporter=reporter, advance=work.at)
+        report = run(job, reporter=reporter, advance=work.at)
     console.print(to_markdown(report))
     console.print(f"head in {report.head}; report in {options.folder}")
     return 1 if bad else 0
@@ -139,6 +144,8 @@ def _job(options: DistillOptions) -> Distillation:
     from clipdepth_plugin.distilling.recipe import Student
     from clipdepth_plugin.distilling.run import Distillation
 
+    if options.input_size is not None:
+        parse_size(options.input_size, "--input-size")
     return Distillation(
         labels=_labels(options),
         student=Student(

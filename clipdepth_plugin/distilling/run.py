@@ -24,7 +24,7 @@ from clipdepth_plugin.evaluation.protocols import get_protocol
 from clipdepth_plugin.evaluation.report import Report, make_report, write_image_grid
 from clipdepth_plugin.files.atomic import write_atomically
 from clipdepth_plugin.head import DepthHead
-from clipdepth_plugin.labelling.source import open_source
+from clipdepth_plugin.labelling.source import SourceCard, open_source
 from clipdepth_plugin.latency.audit import Method, audit
 from clipdepth_plugin.latency.processed import needed_processor
 from clipdepth_plugin.latency.schema import Audit
@@ -36,6 +36,8 @@ from clipdepth_plugin.training.engine import train
 from clipdepth_plugin.training.progress import Reporter
 
 ROUNDS, BATCH = 12, 8
+RECIPE = "the recipe"
+"""What messages call the config."""
 Advance = Callable[[str, int, int | None], object]
 """(what is measured, pictures done, their number)."""
 
@@ -105,10 +107,25 @@ def distill(
     return report
 
 
+def check_student(job: Distillation) -> None:
+    """Refuses a student that can't be trained, before hours of labelling.
+
+    Raises:
+        ConfigError: Of its fields.
+        HostError: The host can't be loaded.
+        TowerNotFoundError: It has no such tower.
+    """
+    data = DataConfig(format="rgbd", root=str(job.labels))
+    card = SourceCard(source="", units="metres", version="")
+    labels = LabelledSet(job.labels, "train", card, data, data, (1, 1), with_cameras=True)
+    config = with_fields(training_tree(labels, job.student, job.run), job.overrides, RECIPE)
+    DepthHead.for_host(load_host(config.host).model, job.student.preset, tower=config.tower)
+
+
 def make_config(job: Distillation, labels: LabelledSet) -> TrainConfig:
     """The training run, with the user's fields in it; it is also written to ``train.yaml``."""
     tree = training_tree(labels, job.student, job.run)
-    config = with_fields(tree, job.overrides, "the recipe")
+    config = with_fields(tree, job.overrides, RECIPE)
     write_atomically(job.run / "train.yaml", dump_config(config).encode())
     return config
 
