@@ -31,6 +31,15 @@ def test_the_page_of_heads_is_made_from_its_run_files() -> None:
     assert page.read_text("utf-8") == script.to_markdown(runs, cost)
 
 
+def test_the_page_of_distilling_is_made_from_its_figures() -> None:
+    script = load_script("distilling")
+    stored = script.HERE / "distilling.json"
+    if not stored.exists():
+        pytest.skip("not measured yet")
+    measured = script.Distilled.model_validate_json(stored.read_text("utf-8"))
+    assert (script.HERE / "distilling.md").read_text("utf-8") == script.page(measured)
+
+
 def test_the_transformers_page_is_made_from_its_runs_and_the_listed_tests_exist() -> None:
     script = load_script("transformers_compatibility")
     stored = json.loads((script.HERE / "transformers_compatibility.json").read_text("utf-8"))
