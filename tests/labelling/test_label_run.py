@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -306,6 +307,7 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(SCRIPTS / "label_killed.py"), pics, tmp_path / "out", "5", "0"],
         capture_output=True, text=True, check=False, timeout=120,
+        env={**os.environ, "PYTHONPATH": str(SCRIPTS.parents[1])},
     )  # fmt: skip
     assert done.stdout == "5 0\n", done.stderr
     assert hashes(tmp_path / "out") == expected

@@ -17,14 +17,15 @@ from clipdepth_plugin.labelling.on_ray import _joined
 from clipdepth_plugin.labelling.run import write_labels
 from tests.labelling.fake import hashes, job, save_tree
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ROOT / "tests" / "scripts"
 
 
 def script(name: str, *arguments: object) -> Any:
     done = subprocess.run(
         [sys.executable, str(SCRIPTS / name), *map(str, arguments)],
         capture_output=True, text=True, check=False, timeout=300,
-        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
+        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

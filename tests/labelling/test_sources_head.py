@@ -15,7 +15,6 @@ from transformers import Dinov2Config, Dinov2Model
 
 from clipdepth_plugin import DepthPlugin
 from clipdepth_plugin.adapters.loading import load_host
-from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.errors import SourceError
 from clipdepth_plugin.labelling.source import Picture, open_source
 from clipdepth_plugin.plugin.pictures import PictureDepth
@@ -95,13 +94,11 @@ def test_a_picture_of_one_colour_has_no_depth(named: Callable[..., tuple[str, Pa
 
 
 def test_a_head_that_is_not_metric_labels_inverse_depth(
-    named: Callable[..., tuple[str, Path]], monkeypatch: pytest.MonkeyPatch
+    named: Callable[..., tuple[str, Path]],
 ) -> None:
-    name, _ = named(canonical_focal=30.0)
     one = picture(0, 40, 60)
-    metres = open_source(name).label([one])[0].depth_HW
-    monkeypatch.setattr(HeadConfig, "metric", False, raising=False)
-    source = open_source(name)
+    metres = open_source(named(confidence=False)[0]).label([one])[0].depth_HW
+    source = open_source(named(confidence=False, metric=False)[0])
     assert source.card.units == "inverse depth"
     assert not source.card.reads_focal
     assert source.card.max_depth is None
