@@ -126,7 +126,11 @@ def test_the_version_is_that_of_network_and_card(tmp_path: Path) -> None:
         (("n", 3, 16, 16), {"size": [16, 24]}, r"its input is \[16, 16\], but depth.json says"),
         (("n", 4, 16, 16), {}, r"expected one input of floats \(N, 3, H, W\)"),
         (("n", 3, 16), {}, "expected one input"),
-        (("n", 3, 16, 16), {"units": "feet"}, "units: Input should be 'metres'"),
+        (
+            ("n", 3, 16, 16),
+            {"units": "feet"},
+            "units: got 'feet', expected metres",
+        ),
         (("n", 3, 16, 16), {"std": [0, 1, 1]}, "3 finite positive numbers"),
         (("n", 3, 16, 16), {"resize": "stretch"}, "resize"),
         (("n", 3, 16, 16), {"resize_to": 9}, "resize_to: does nothing"),

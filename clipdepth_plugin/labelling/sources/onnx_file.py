@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,18 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipdepth_plugin.adapters.pixels import frames
-from clipdepth_plugin.adapters.preprocessing import (
-    Interpolation,
-    Preprocessing,
-    ResizeKind,
-    Triple,
-)
-from clipdepth_plugin.arguments import GivenFocal, GivenMetres, Size
-from clipdepth_plugin.data.sample import Units
+from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import SourceError
-from clipdepth_plugin.files.documents import read_json
 from clipdepth_plugin.files.paths import check_file, names_in
-from clipdepth_plugin.files.problems import checked
 from clipdepth_plugin.labelling.checked import CheckedSource, Estimate
 from clipdepth_plugin.labelling.source import (
     DepthSource,
@@ -40,51 +31,10 @@ from clipdepth_plugin.labelling.source import (
 from clipdepth_plugin.labelling.versions import files_version
 from clipdepth_plugin.lenses import LensCheck
 from clipdepth_plugin.maps.geometry import ViewGeometry
-from clipdepth_plugin.settings import Count, Idle, Settings, Side
-
-CARD_FILE = "depth.json"
+from clipdepth_plugin.runtime.card import CARD_FILE, Card
 
 _TYPES: dict[str, type] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-
-
-class OnnxCard(Settings):
-    """``depth.json``: how pictures become the network's input, and what its output is."""
-
-    IDLE: ClassVar[tuple[Idle, ...]] = (
-        Idle("canonical_focal", lambda card: card.units != "metres", "units: inverse depth"),
-        Idle("max_depth", lambda card: card.units != "metres", "units: inverse depth"),
-        Idle("resize_to", lambda card: card.resize != "shortest", "another resize than shortest"),
-    )
-
-    units: Units
-    """Of its output: ``metres``, or ``inverse depth`` up to scale and shift."""
-
-    mean: Triple
-    """Subtracted from RGB in 0..1."""
-
-    std: Triple
-    """Divided by after that."""
-
-    size: tuple[Side, Side] | None = None
-    """(H, W) of its input; needed where the file leaves it open."""
-
-    resize: ResizeKind = "squash"
-    """How a picture is brought to that size; see ``adapters.preprocessing.Preprocessing``."""
-
-    resize_to: Count | None = None
-    """With ``shortest``: the short side's length before the crop."""
-
-    interpolation: Interpolation = "bicubic"
-
-    canonical_focal: GivenFocal | None = None
-    """Focal length in pixels of the input that its metres are for: they are multiplied by the
-    true one over it, where that is known. None: they do not follow from the lens."""
-
-    max_depth: GivenMetres | None = None
-    """Metres at which it saturates."""
-
-    licence: str | None = None
 
 
 @register_source("onnx")
@@ -94,7 +44,7 @@ def open_onnx(text: str, *, device: str, dtype: str | None) -> DepthSource:
 
     path = Path(text)
     check_file(path, SourceError)
-    card = _read_card(path)
+    card = Card.read(path.with_name(CARD_FILE), SourceError)
     place = torch.device(device)
     provider = _PROVIDERS.get(place.type)
     if provider not in onnxruntime.get_available_providers():
@@ -120,25 +70,12 @@ def open_onnx(text: str, *, device: str, dtype: str | None) -> DepthSource:
     return source
 
 
-def _read_card(path: Path) -> OnnxCard:
-    file = path.with_name(CARD_FILE)
-    example = '{"units": "metres", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}'
-    check_file(
-        file,
-        SourceError,
-        f"no such file: it says how {path.name} takes its pictures and in which units it answers; "
-        f'write one, such as {example}; further fields are "size": [height, width], "resize", '
-        '"interpolation", "canonical_focal", "max_depth" and "licence"',
-    )
-    return checked(OnnxCard, read_json(file, SourceError), str(file), SourceError)
-
-
 class OnnxSource(CheckedSource):
     """A network in a session of onnxruntime."""
 
     mixed_sizes = True
 
-    def __init__(self, source_card: SourceCard, card: OnnxCard, session: Any) -> None:
+    def __init__(self, source_card: SourceCard, card: Card, session: Any) -> None:
         """Checks that the network is one from pictures to depth."""
         self.card = source_card
         self._session = session
@@ -152,16 +89,9 @@ class OnnxSource(CheckedSource):
             )
         (self._input,) = inputs
         self._canonical, self._check_lens = card.canonical_focal, LensCheck()
-        self._shown = Preprocessing(
-            card.mean,
-            card.std,
-            self._size(card),
-            card.resize,
-            card.resize_to,
-            card.interpolation,
-        )
+        self._shown = card.preprocessing(self._size(card))
 
-    def _size(self, card: OnnxCard) -> Size:
+    def _size(self, card: Card) -> Size:
         fixed = self._input.shape[2:]
         size = card.size or fixed
         if not all(isinstance(side, int) for side in size):

@@ -1,0 +1,1 @@
+"""Runs exported folders (``clipdepth export``) with onnxruntime, NumPy and Pillow: no torch."""
