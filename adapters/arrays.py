@@ -20,6 +20,10 @@ from clipdepth_plugin.maps.geometry import ViewGeometry
 
 Pixels = NDArray[np.float32]
 
+ONE_COLOUR = 1e-3
+"""A picture is of one colour where normalised pixels vary less: a step of 8 bits is 4e-3 or more.
+Not 0, as a resize of floats makes rounding errors."""
+
 
 def frames(
     images: Sequence[Image.Image], preprocessing: Preprocessing
@@ -85,6 +89,11 @@ def normalised(rgb_3HW: Pixels, preprocessing: Preprocessing) -> Pixels:
         for three in (preprocessing.mean, preprocessing.std)
     )
     return (rgb_3HW - mean_311) / std_311
+
+
+def of_one_colour(pixels_3HW: Pixels) -> bool:
+    """Whether no colour of normalised pixels varies: such a picture has no depth."""
+    return bool(np.ptp(pixels_3HW, axis=(1, 2)).max() <= ONE_COLOUR)
 
 
 def _resized(image: Image.Image, size: tuple[int, ...], preprocessing: Preprocessing) -> Pixels:

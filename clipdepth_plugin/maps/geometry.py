@@ -39,7 +39,7 @@ class ViewGeometry:
     offset: tuple[float, float] = (0, 0)
 
     def __post_init__(self) -> None:
-        if not _traced():
+        if not traced():
             parse_size(self.image_size, "image_size")
             parse_size(self.view_size, "view_size")
             parse_numbers(self.scale, 2, "scale", positive=True)
@@ -48,7 +48,7 @@ class ViewGeometry:
     @classmethod
     def squashed(cls, image_size: Size, view_size: Size) -> ViewGeometry:
         """All of the image, stretched to the view."""
-        if not _traced():
+        if not traced():
             image_size = parse_size(image_size, "image_size")
             view_size = parse_size(view_size, "view_size")
         height, width = image_size
@@ -171,7 +171,7 @@ def depth_to_points(
         raise HostError(f"depth of shape {tuple(depth_1HW.shape)}: expected one map, (1, H, W)")
     camera = parse_camera(intrinsics, "intrinsics")
     height, width = depth_1HW.shape[1:]
-    if not _traced():
+    if not traced():
         LensCheck()(camera, (height, width), "intrinsics")
     # Takes a while to import, and a plug-in that only reads depth never needs it.
     from einops import rearrange
@@ -202,7 +202,7 @@ def of_numbers(map_CHW: Any, what: str, axes: str) -> Tensor:
     return map_CHW if map_CHW.dtype == torch.float64 else map_CHW.float()
 
 
-def _traced() -> bool:
+def traced() -> bool:
     """Whether torch makes a graph of this call: graphs hold no checks of numbers."""
     torch = sys.modules.get("torch")
     return torch is not None and torch.compiler.is_compiling()

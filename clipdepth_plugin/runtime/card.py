@@ -230,7 +230,7 @@ class Card:
 
     def __post_init__(self) -> None:
         """Refuses fields that do nothing beside others."""
-        relative, squashed = self.units != "metres", self.resize != "shortest"
+        relative, squashed = not self.metric, self.resize != "shortest"
         for name, given, idle, why in (
             ("canonical_focal", self.canonical_focal is not None, relative, "units: inverse depth"),
             ("max_depth", self.max_depth is not None, relative, "units: inverse depth"),
@@ -238,6 +238,15 @@ class Card:
         ):
             if given and idle:
                 raise ExportError(f"{name}: does nothing with {why}; leave one of the two out")
+
+    @property
+    def metric(self) -> bool:
+        """Whether it gives metres."""
+        return self.units == "metres"
+
+    def focal_at(self, size: Size) -> float | None:  # noqa: ARG002 (maps.cameras.Canonical)
+        """The canonical focal length at its one size."""
+        return self.canonical_focal
 
     def preprocessing(self, size: Size) -> Preprocessing:
         """How a picture becomes the input of a network of this size."""
