@@ -168,8 +168,8 @@ class ExportedModel:
         if not worst <= check.tolerance:
             raise ExportError(
                 f"{self.folder}: on {self.provider} depth of {check.picture} differs by "
-                f"{worst:.2g} from what PyTorch gave, more than {check.tolerance:g}; export it again, or in "
-                "float32"
+                f"{worst:.2g} from what PyTorch gave, more than {check.tolerance:g}; export it "
+                "again, or in float32"
             )
         return worst
 

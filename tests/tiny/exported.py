@@ -1,4 +1,4 @@
-"""Exported folders of a tiny tower, as ``clipdepth export`` lays them out."""
+"""Exported folders of tiny networks, as ``clipdepth export`` lays them out."""
 
 from __future__ import annotations
 
@@ -11,18 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
+from onnx import TensorProto, helper
 from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from clipdepth_plugin import DepthHead, DepthTower
-from clipdepth_plugin.maps.alignment import inverse_of
 from tests.tiny.heads import small_head
 
 SIDE = 64
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 FOCAL = 50.0
+CARD: dict[str, Any] = {
+    "format": "clipdepth-export/1",
+    "mean": MEAN,
+    "std": STD,
+    "size": [SIDE, SIDE],
+    "check": {"picture": "check.png", "depth": "check.npy", "tolerance": 1e-3},
+}
 
 
 @functools.cache
@@ -41,94 +49,73 @@ def tower() -> nn.Module:
 
 
 @functools.cache
-def head(*, metric: bool) -> DepthHead:
-    """With a canonical camera and confidence; or of relative depth."""
+def head() -> DepthHead:
+    """With a canonical camera and confidence."""
     options: dict[str, Any] = {"preset": "fast", "channels": (8, 8, 8)}
-    if metric:
-        return small_head(tower(), **options, canonical_focal=FOCAL, confidence=True)
-    return small_head(tower(), **options, metric=False)
+    return small_head(tower(), **options, canonical_focal=FOCAL, confidence=True)
 
 
 class _Graph(nn.Module):
-    def __init__(self, depth_tower: DepthTower, *, metric: bool) -> None:
+    def __init__(self, depth_tower: DepthTower) -> None:
         super().__init__()
-        self.depth_tower, self.metric = depth_tower, metric
+        self.depth_tower = depth_tower
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        seen, depth_B1HW, *confidence = self.depth_tower(*inputs)
-        depth_B1HW = depth_B1HW if self.metric else inverse_of(depth_B1HW)
-        return *seen.values(), depth_B1HW, *confidence
+    def forward(self, pixels: Tensor, focal: Tensor) -> tuple[Tensor, ...]:
+        seen, *maps = self.depth_tower(pixels, focal)
+        return *seen.values(), *maps
 
 
-def write_exported(folder: Path, *, metric: bool = True, host_only: bool = False) -> Path:
-    """One picture a run where metric, else any number."""
-    depth_tower = DepthTower(tower(), head(metric=metric))
-    pixels, focal = torch.zeros(1, 3, SIDE, SIDE), torch.full((1,), FOCAL)
-    inputs: dict[str, Tensor] = {"pixel_values": pixels}
-    shapes: Any = {"pixel_values": {}, "focal_px": {}}
-    if metric:
-        inputs["focal_px"] = focal
-    else:
-        inputs["pixel_values"] = pixels.repeat(2, 1, 1, 1)
-        shapes = ({0: torch.export.Dim("batch", min=1, max=64)},)
-    networks: dict[str, tuple[nn.Module, Mapping[str, Tensor], list[str]]] = {
-        "tower_depth.onnx": (
-            _Graph(depth_tower, metric=metric),
-            inputs,
-            list(depth_tower.output_names),
+def write_exported(folder: Path) -> Path:
+    """Of ``tower`` and ``head``; one picture a run."""
+    depth_tower = DepthTower(tower(), head())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            _Graph(depth_tower).eval(),
+            (torch.zeros(1, 3, SIDE, SIDE), torch.full((1,), FOCAL)),
+            folder / "tower_depth.onnx",
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            input_names=["pixel_values", "focal_px"],
+            output_names=list(depth_tower.output_names),
         )
-    }
-    if host_only:
-        names = [one for one in depth_tower.output_names if one not in ("depth", "confidence")]
-        only = {"pixel_values": pixels}
-        networks["tower.onnx"] = (_Seen(tower()), only, names)
-    files = {}
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, (module, given, outputs) in networks.items():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                module.eval(),
-                tuple(given.values()),
-                folder / name,
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-                input_names=list(given),
-                output_names=outputs,
-                dynamic_shapes=None if metric else (shapes,),
-            )
-        files[name] = {"sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest()}
-    card: dict[str, Any] = {
-        "format": "clipdepth-export/1",
-        "units": "metres" if metric else "inverse depth",
-        "mean": MEAN,
-        "std": STD,
-        "size": [SIDE, SIDE],
-        "confidence": metric,
-        "files": files,
-        "check": {"picture": "check.png", "depth": "check.npy", "tolerance": 1e-3},
-    }
-    if metric:
-        card["canonical_focal"] = FOCAL
-    picture(7, SIDE, SIDE).save(folder / "check.png")
-    rewrite(folder, card)
-    rgb_3HW = torch.from_numpy(np.array(picture(7, SIDE, SIDE))).permute(2, 0, 1) / 255
-    pixels = (rgb_3HW - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
     with torch.no_grad():
-        _, depth_B1HW, *_ = depth_tower(pixels[None])
-    depth_B1HW = depth_B1HW if metric else inverse_of(depth_B1HW)
-    np.save(folder / "check.npy", depth_B1HW[0, 0].numpy())
+        _, depth_1BHW, _ = depth_tower(checked_pixels())
+    said = {**CARD, "units": "metres", "canonical_focal": FOCAL, "confidence": True}
+    _finish(folder, said, depth_1BHW)
     return folder
 
 
-class _Seen(nn.Module):
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
+def write_relative(folder: Path) -> Path:
+    """Exp of the pixels' mean as inverse depth, for any number of pictures; and a host alone."""
+    for name, last in (("tower_depth.onnx", "Exp"), ("tower.onnx", "Identity")):
+        steps = [
+            helper.make_node("ReduceMean", ["pixels"], ["grey"], axes=[1], keepdims=1),
+            helper.make_node(last, ["grey"], ["depth"]),
+        ]
+        pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ("n", 3, SIDE, SIDE))
+        depth = helper.make_tensor_value_info("depth", TensorProto.FLOAT, None)
+        opset = [helper.make_opsetid("", 13)]
+        graph = helper.make_graph(steps, "depth", [pixels], [depth])
+        onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), folder / name)
+    _finish(folder, {**CARD, "units": "inverse depth"}, checked_pixels().mean(1, True).exp())
+    return folder
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.module(pixels, return_dict=False))
+
+def checked_pixels() -> Tensor:
+    """(1, 3, H, W): the picture with expected depth."""
+    rgb_3HW = torch.from_numpy(np.array(picture(7, SIDE, SIDE))).permute(2, 0, 1) / 255
+    return ((rgb_3HW - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None])[None]
+
+
+def _finish(folder: Path, card: Mapping[str, Any], depth_11HW: Tensor) -> None:
+    picture(7, SIDE, SIDE).save(folder / "check.png")
+    np.save(folder / "check.npy", depth_11HW[0, 0].numpy())
+    hashes = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.onnx")
+    }
+    rewrite(folder, {**card, "files": {name: {"sha256": one} for name, one in hashes.items()}})
 
 
 def rewrite(folder: Path, card: Mapping[str, Any]) -> None:
