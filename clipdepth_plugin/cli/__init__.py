@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
+
+STARTED = time.perf_counter()
+"""When the command line began to import."""
 
 
 def main() -> None:

@@ -30,27 +30,9 @@ from tests.tiny.exported import (
     picture,
     rewrite,
     tower,
-    write_exported,
-    write_relative,
 )
 
 SIZES = [(90, 130), (64, 64), (50, 33), (1, 1), (200, 64)]
-
-
-@pytest.fixture(scope="module")
-def metric(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_exported(tmp_path_factory.mktemp("metric"))
-
-
-@pytest.fixture(scope="module")
-def relative(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_relative(tmp_path_factory.mktemp("relative"))
-
-
-@pytest.fixture
-def folder(metric: Path, tmp_path: Path) -> Path:
-    """A copy to change."""
-    return Path(shutil.copytree(metric, tmp_path / "folder"))
 
 
 def said(folder: Path, **changes: Any) -> Path:

@@ -45,7 +45,8 @@ def tower() -> nn.Module:
         image_size=SIDE,
         patch_size=16,
     )
-    return CLIPVisionModel(config).eval()
+    model: nn.Module = CLIPVisionModel(config)
+    return model.eval()
 
 
 @functools.cache
