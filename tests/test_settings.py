@@ -308,7 +308,7 @@ ALWAYS = {
     "distill": "host folder truth preset epochs input_size device tower overrides",
     "calibrate": "host head data output batch_size device tower other_tower",
     "bench": "host head preset form tower scope batch size dtype device threads rounds warmup seed "
-    "separate random_weights output as_json",
+    "separate exported random_weights output as_json",
 }
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sys
-import time
 
-STARTED = time.perf_counter()
-"""When the command line began to import."""
+from clipdepth_plugin.cli import started  # noqa: F401 (first of all, for its time)
 
 
 def main() -> None:

@@ -95,6 +95,14 @@ class BenchOptions:
             help="Sizes of a separate Depth-Anything-V2-S, joined by commas, or none.",
         ),
     ] = "224,518"
+    exported: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="A folder of clipdepth export, in onnxruntime, in the same rounds; with its "
+            "tower.onnx also what depth adds where both are exported.",
+        ),
+    ] = None
     text_tokens: Annotated[
         int | None,
         typer.Option(
@@ -145,6 +153,7 @@ def run_bench(options: BenchOptions, console: Console) -> int:
         from clipdepth_plugin.cli.device import find_device
         from clipdepth_plugin.latency.audit import Method, audit
         from clipdepth_plugin.latency.baselines import separate_passes
+        from clipdepth_plugin.latency.exported import exported_passes
         from clipdepth_plugin.latency.forms import choose_forms
         from clipdepth_plugin.latency.resources import keep_freed_memory
 
@@ -155,8 +164,10 @@ def run_bench(options: BenchOptions, console: Console) -> int:
         keep_freed_memory()
         subject = load_subject(options, device)
         heads = load_heads(options.head or (), options.preset or (), subject)
+        folder = options.exported
+        exported = None if folder is None else exported_passes(folder, subject)
         separate = separate_passes(separate_sizes, subject.inputs.pixels, subject.batch)
-    for note in subject.notes:
+    for note in (*subject.notes, *(exported.notes if exported else ())):
         console.print(note, style="yellow")
     with bar(console, "rounds", options.rounds) as advance:
         report = audit(
@@ -164,6 +175,7 @@ def run_bench(options: BenchOptions, console: Console) -> int:
             heads,
             forms=forms,
             separate=separate,
+            exported=exported,
             method=Method(options.rounds, options.warmup, options.seed, advance=lambda: advance(1)),
             command=(Path(sys.argv[0]).name, *sys.argv[1:]),
         )

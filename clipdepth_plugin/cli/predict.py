@@ -15,7 +15,6 @@ import typer
 from PIL import Image
 from rich.console import Console
 
-from clipdepth_plugin.cli import STARTED
 from clipdepth_plugin.cli.console import bar, loading
 from clipdepth_plugin.cli.options import (
     HEAD_HELP,
@@ -26,6 +25,7 @@ from clipdepth_plugin.cli.options import (
     TowerOption,
 )
 from clipdepth_plugin.cli.predict_sources import MapSource, find_source
+from clipdepth_plugin.cli.started import STARTED
 from clipdepth_plugin.errors import HeadMismatchError, HostError, ImageError, printable
 from clipdepth_plugin.files.opening import MAX_PIXELS
 from clipdepth_plugin.files.pictures import INVERSE_SUFFIX, find_images, load_image

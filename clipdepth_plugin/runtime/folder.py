@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,6 @@ from numpy.typing import NDArray
 from clipdepth_plugin.errors import ExportError
 from clipdepth_plugin.files.paths import check_file, names_in, read_bytes
 from clipdepth_plugin.runtime.card import CARD_FILE, FORMAT, Card
-from clipdepth_plugin.runtime.network import open_session
 
 NETWORK_FILE, HOST_FILE = "tower_depth.onnx", "tower.onnx"
 """Tower and depth; where it was asked for, the tower alone."""
@@ -24,10 +22,12 @@ NETWORK_FILE, HOST_FILE = "tower_depth.onnx", "tower.onnx"
 _LARGEST_MAP = 1 << 31  # bytes
 
 
-def open_network(
-    folder: Path, name: str, provider: str, *, device: int = 0, threads: int | None = None
-) -> tuple[Card, Any]:
-    """The folder's card, and a session of one of its networks, checked as ``open_folder`` says."""
+def checked_card(folder: Path, name: str) -> Card:
+    """The folder's card, by whose checksums the network of that name is the one exported.
+
+    Raises:
+        ExportError: No export wrote the folder, or a file is missing, damaged or another one.
+    """
     card = Card.read(folder / CARD_FILE)
     if card.format is None:
         raise ExportError(
@@ -43,7 +43,7 @@ def open_network(
     for one in sorted({*card.files, *names_in(folder, ExportError)}):
         if one.startswith(name):
             verify(folder, one, card)
-    return card, open_session(folder / name, provider, ExportError, device=device, threads=threads)
+    return card
 
 
 def verify(folder: Path, name: str, card: Card) -> None:

@@ -21,8 +21,8 @@ from clipdepth_plugin.lenses import LensCheck
 from clipdepth_plugin.maps.cameras import Cameras, Focals, camera_scales
 from clipdepth_plugin.maps.geometry import ImageViews
 from clipdepth_plugin.runtime.card import CARD_FILE, Card
-from clipdepth_plugin.runtime.folder import NETWORK_FILE, load_map, open_network, verify
-from clipdepth_plugin.runtime.network import Network
+from clipdepth_plugin.runtime.folder import NETWORK_FILE, checked_card, load_map, verify
+from clipdepth_plugin.runtime.network import Network, open_session
 from clipdepth_plugin.runtime.pictures import Picture, as_image
 from clipdepth_plugin.runtime.placing import to_image
 
@@ -199,8 +199,9 @@ def open_folder(
     Raises:
         ExportError: A file is missing, damaged or another one, or the provider can't run it.
     """
-    path = Path(folder)
-    card, session = open_network(path, NETWORK_FILE, provider, device=device, threads=threads)
+    path = Path(folder) / NETWORK_FILE
+    card = checked_card(path.parent, path.name)
+    session = open_session(path, provider, ExportError, device=device, threads=threads)
     return ExportedModel(
-        path, card, Network(card, session, str(path / NETWORK_FILE), ExportError), provider
+        path.parent, card, Network(card, session, str(path), ExportError), provider
     )

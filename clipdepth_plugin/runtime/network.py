@@ -42,8 +42,11 @@ def open_session(
     *,
     device: int = 0,
     threads: int | None = None,
+    spinning: bool = True,
 ) -> Any:
     """A session that runs on a provider, and on no other in its place.
+
+    ``spinning``: whether its threads wait for the next run without sleeping, for a while.
 
     Raises:
         ClipDepthError: ``error``; no such provider, onnxruntime lacks it or is missing, or the
@@ -69,6 +72,7 @@ def open_session(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     where = {} if provider == "cpu" else {"device_id": device}
     providers = [(wanted, where), *(one for one in others if one in available)]
     try:
