@@ -261,18 +261,14 @@ class Card:
         )
 
     def to_json(self) -> str:
-        """The file's text; fields at their defaults are left out."""
+        """The file's text; what is None or empty is left out."""
         return json.dumps(_plain(self), indent=2, allow_nan=False) + "\n"
 
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        pairs = ((one, getattr(value, one.name)) for one in dataclasses.fields(value))
-        return {
-            one.name: _plain(given)
-            for one, given in pairs
-            if given != one.default and given not in ({}, ())
-        }
+        pairs = ((one.name, getattr(value, one.name)) for one in dataclasses.fields(value))
+        return {name: _plain(given) for name, given in pairs if given not in (None, {}, ())}
     if isinstance(value, Mapping):
         return {key: _plain(one) for key, one in value.items()}
     return [_plain(one) for one in value] if isinstance(value, tuple) else value

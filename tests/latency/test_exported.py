@@ -63,7 +63,7 @@ def test_without_the_tower_alone_that_is_said(host: Path, exported: Path) -> Non
 def test_folders_that_do_not_fit(
     options: tuple[str, ...], message: str, exported: Path, tmp_path: Path
 ) -> None:
-    given = (*QUICK, "--random-weights", "--exported", exported, *options)
+    given: tuple[str | Path, ...] = (*QUICK, "--random-weights", "--exported", exported, *options)
     done = run("bench", "config:vit-b-16", *given)
     assert done.exit_code == 2, done.output
     assert re.search(message, words(done.stderr)), done.stderr
