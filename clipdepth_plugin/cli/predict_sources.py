@@ -17,7 +17,7 @@ from PIL import Image
 
 from clipdepth_plugin.errors import ExportError
 from clipdepth_plugin.maps.cameras import Canonical
-from clipdepth_plugin.runtime.card import CARD_FILE, Card
+from clipdepth_plugin.runtime.folder import read_card
 
 
 class Says(Canonical, Protocol):
@@ -88,7 +88,7 @@ def find_source(
 class _Exported(MapSource):
     def __init__(self, folder: Path, device: str) -> None:
         self.name = str(folder)
-        self.says = Card.read(folder / CARD_FILE)
+        self.says = read_card(folder)
         self._folder, self._device = folder, device
 
     def open(self) -> None:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipdepth_plugin.errors import ExportError
+from clipdepth_plugin.arguments import StrPath
+from clipdepth_plugin.errors import ExportError, quoted
 from clipdepth_plugin.files.paths import check_file, names_in, read_bytes
 from clipdepth_plugin.runtime.card import CARD_FILE, FORMAT, Card
 
@@ -22,13 +24,26 @@ NETWORK_FILE, HOST_FILE = "tower_depth.onnx", "tower.onnx"
 _LARGEST_MAP = 1 << 31  # bytes
 
 
-def checked_card(folder: Path, name: str) -> Card:
+def read_card(folder: StrPath) -> Card:
+    """The card of an exported folder.
+
+    Raises:
+        ExportError: There is none, or it is wrong.
+    """
+    if not isinstance(folder, str | os.PathLike):
+        raise ExportError(f"folder: got {quoted(folder)}, expected a path")
+    path = Path(folder) / CARD_FILE
+    check_file(path, ExportError, "no such file; give a folder that clipdepth export wrote")
+    return Card.read(path)
+
+
+def checked_card(folder: StrPath, name: str) -> Card:
     """The folder's card, by whose checksums the network of that name is the one exported.
 
     Raises:
         ExportError: No export wrote the folder, or a file is missing, damaged or another one.
     """
-    card = Card.read(folder / CARD_FILE)
+    card, folder = read_card(folder), Path(folder)
     if card.format is None:
         raise ExportError(
             f"{folder / CARD_FILE}: no format: {FORMAT}, so that no export wrote it: make the "

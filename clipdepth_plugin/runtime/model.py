@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from clipdepth_plugin.adapters.arrays import frames
 from clipdepth_plugin.arguments import StrPath, Units
-from clipdepth_plugin.errors import ExportError, NoDepthError, quoted
+from clipdepth_plugin.errors import ExportError, ImageError, NoDepthError, quoted
 from clipdepth_plugin.lenses import LensCheck
 from clipdepth_plugin.maps.cameras import Cameras, Focals, camera_scales
 from clipdepth_plugin.maps.geometry import ImageViews
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 Floats = NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Result:
     """The depth of a picture.
 
@@ -117,7 +117,17 @@ class ExportedModel:
         one picture.
         """
         if not isinstance(pictures, list | tuple):
-            raise ExportError(f"pictures: got {quoted(pictures)}, expected a list of pictures")
+            raise ImageError(f"pictures: got {quoted(pictures)}, expected a list of pictures")
+        if pictures and intrinsics is None and focal_px is None:
+            self._say_assumed()
+        return self._batch(pictures, focal_px, intrinsics)
+
+    def _batch(
+        self,
+        pictures: Sequence[Picture],
+        focal_px: Focals | None = None,
+        intrinsics: Cameras | None = None,
+    ) -> list[Result]:
         if not pictures:
             return []
         names = [f"picture {index}" for index in range(len(pictures))]
@@ -127,8 +137,6 @@ class ExportedModel:
         if intrinsics is not None or focal_px is not None:
             placed = [ImageViews((view,)) for view in views]
             scales = camera_scales(self.card, placed, intrinsics, focal_px, self._lens)
-        else:
-            self._say_assumed()
         depth_BHW, confidence_BHW = self._network.run(pixels_B3HW, scales, names)
         return [
             Result(
@@ -155,7 +163,8 @@ class ExportedModel:
             if name in self.card.files:
                 verify(self.folder, name, self.card)
         expected_HW = load_map(self.folder / check.depth)
-        found = self(self.folder / check.picture, check.focal_px).map_HW
+        (result,) = self._batch([self.folder / check.picture], check.focal_px)
+        found = result.map_HW
         if found.shape != expected_HW.shape:
             raise ExportError(
                 f"{check.depth}: has shape {expected_HW.shape}, {check.picture} {found.shape}"
@@ -199,8 +208,8 @@ def open_folder(
     Raises:
         ExportError: A file is missing, damaged or another one, or the provider can't run it.
     """
+    card = checked_card(folder, NETWORK_FILE)
     path = Path(folder) / NETWORK_FILE
-    card = checked_card(path.parent, path.name)
     session = open_session(path, provider, ExportError, device=device, threads=threads)
     return ExportedModel(
         path.parent, card, Network(card, session, str(path), ExportError), provider

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipdepth_plugin.adapters.arrays import Pixels, of_one_colour
-from clipdepth_plugin.arguments import Size
+from clipdepth_plugin.arguments import Size, parse_count
 from clipdepth_plugin.errors import ClipDepthError, quoted, shortened
 from clipdepth_plugin.runtime.card import CARD_FILE, Card
 
@@ -52,7 +52,7 @@ def open_session(
         ClipDepthError: ``error``; no such provider, onnxruntime lacks it or is missing, or the
             file is no network that it can run.
     """
-    if provider not in PROVIDERS:
+    if not isinstance(provider, str) or provider not in PROVIDERS:
         raise error(f"provider {quoted(provider)}: there are {', '.join(PROVIDERS)}")
     try:
         import onnxruntime
@@ -71,7 +71,7 @@ def open_session(
         raise error(lacks)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = 0 if threads is None else parse_count(threads, "threads")
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     where = {} if provider == "cpu" else {"device_id": device}
     providers = [(wanted, where), *(one for one in others if one in available)]

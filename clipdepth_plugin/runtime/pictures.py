@@ -39,6 +39,10 @@ def as_image(picture: Any, name: str) -> Image.Image:
         raise ImageError(f'{name} has mode {picture.mode}, expected RGB; give .convert("RGB")')
     if 0 in picture.size:
         raise ImageError(f"{name}: has no pixels")
+    try:
+        picture.load()
+    except Exception as problem:  # a damaged file makes Pillow's decoders raise almost anything
+        raise ImageError(f"{name}: damaged, or can't be read ({problem})") from problem
     return picture
 
 

@@ -169,6 +169,19 @@ def test_what_is_no_picture(given: Any, message: str, metric: Path) -> None:
         runtime.open(metric)(given)
 
 
+def test_what_is_no_list_of_pictures(metric: Path, tmp_path: Path) -> None:
+    model = runtime.open(metric)
+    for given in (ARRAY[None], "a.png", None):
+        with pytest.raises(ClipDepthError, match="expected a list of pictures"):
+            model.batch(given)  # type: ignore[arg-type]
+    picture(0, 90, 90).save(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:900])
+    with Image.open(tmp_path / "a.png") as broken, pytest.raises(ClipDepthError, match="damaged"):
+        model(broken)
+    with pytest.raises(ExportError, match="folder: got 5"):
+        runtime.open(5)  # type: ignore[arg-type]
+
+
 def test_a_file_is_read_upright(metric: Path, tmp_path: Path) -> None:
     turned, exif = picture(0, 20, 30), Image.Exif()
     exif[0x0112] = 6
@@ -176,8 +189,11 @@ def test_a_file_is_read_upright(metric: Path, tmp_path: Path) -> None:
     assert runtime.open(metric)(tmp_path / "turned.png").depth.shape == (30, 20)
 
 
-def test_check_compares_with_the_expected_depth(metric: Path, folder: Path) -> None:
+def test_check_compares_with_the_expected_depth(
+    metric: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert runtime.open(metric).check() < 1e-4
+    assert not caplog.records
     wrong = np.load(folder / "check.npy") * 1.1
     for content, message in (
         (wrong, "differs by 0.091 from what PyTorch gave"),
@@ -224,7 +240,7 @@ def _swap(folder: Path) -> None:
         (lambda f: said(f, files={}), "names no tower_depth.onnx, but no files"),
         (lambda f: said(f, size=[32, 32]), r"its input is \[64, 64\], but depth.json says"),
         (lambda f: said(f, canonical_focal=None), "only where depth.json has canonical_focal"),
-        (shutil.rmtree, "no such file"),
+        (shutil.rmtree, "give a folder that clipdepth export wrote"),
     ],
 )
 def test_folders_that_are_refused(spoil: Any, message: str, folder: Path) -> None:
@@ -243,6 +259,9 @@ def test_providers(metric: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for provider in ("cuda", "tensorrt"):
         with pytest.raises(ExportError, match=f"provider {provider}: this onnxruntime has CPU"):
             runtime.open(metric, provider)
+    for threads in (0, -1, "two", 1.5):
+        with pytest.raises(ClipDepthError, match="threads: got"):
+            runtime.open(metric, threads=threads)  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ExportError, match="onnxruntime is not installed"):
         runtime.open(metric)
