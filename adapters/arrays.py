@@ -88,7 +88,8 @@ def normalised(rgb_3HW: Pixels, preprocessing: Preprocessing) -> Pixels:
         np.array(three, np.float32)[:, None, None]
         for three in (preprocessing.mean, preprocessing.std)
     )
-    return (rgb_3HW - mean_311) / std_311
+    with np.errstate(all="ignore"):
+        return (rgb_3HW - mean_311) / std_311
 
 
 def of_one_colour(pixels_3HW: Pixels) -> bool:

@@ -71,7 +71,8 @@ def main() -> None:
         f"{options.head}: medians of {options.rounds} processes each.\n"
     )
     print("\n".join(markdown_table(("", "first map, s", "whole command, s"), cells)))
-    print(f"\n{describe(describe_environment(tuple(sys.argv), 'cpu', 'float32'))}")
+    command = ("results/cold_start.py", Path(options.folder).name, *sys.argv[2:])
+    print(f"\n{describe(describe_environment(command, 'cpu', 'float32'))}")
 
 
 if __name__ == "__main__":

@@ -68,7 +68,11 @@ class BenchOptions:
     batch: Annotated[int, typer.Option(min=1, max=MOST, help="Pictures in one pass.")] = 1
     size: Annotated[
         int | None,
-        typer.Option(min=1, max=LARGEST_SIDE, help="Pixels on a side. Default: the tower's own."),
+        typer.Option(
+            min=1,
+            max=LARGEST_SIDE,
+            help="Pixels on a side. Default: the tower's own, or that of --exported.",
+        ),
     ] = None
     dtype: Annotated[Dtype, typer.Option(help="Of all weights.")] = "float32"
     device: DeviceOption = "cpu"
@@ -191,16 +195,20 @@ def load_subject(options: BenchOptions, device: torch.device) -> Subject:
     from clipdepth_plugin.adapters.towers import choose_tower
     from clipdepth_plugin.latency.processed import needed_processor
     from clipdepth_plugin.latency.subject import TEXT_TOKENS, make_subject
+    from clipdepth_plugin.runtime.folder import read_card
 
     host = load_host(options.host, random_weights=options.random_weights)
     model = host.model.to(device, getattr(torch, options.dtype))
+    size = None if options.size is None else (options.size, options.size)
+    if size is None and options.exported is not None:
+        size = read_card(options.exported).size
     subject = make_subject(
         model,
         label=host.label,
         tower=options.tower,
         scope=options.scope,
         batch=options.batch,
-        size=None if options.size is None else (options.size, options.size),
+        size=size,
         text_tokens=options.text_tokens or TEXT_TOKENS,
         processor=needed_processor(host, choose_tower(model, options.tower)),
     )

@@ -61,6 +61,8 @@ def open_session(
             "the package onnxruntime is not installed: pip install onnxruntime (onnxruntime-gpu "
             "for cuda and tensorrt)"
         ) from problem
+    if not isinstance(device, int) or device < 0:
+        raise error(f"device: got {quoted(device)}, expected the number of a GPU, from 0 on")
     wanted, *others = PROVIDERS[provider]
     available = onnxruntime.get_available_providers()
     lacks = (

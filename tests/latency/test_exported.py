@@ -56,7 +56,7 @@ def test_without_the_tower_alone_that_is_said(host: Path, exported: Path) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--size", "32"), rf"takes pixels tensor\(float\) \['n', 3, {SIDE}, {SIDE}\], but"),
+        (("--size", "224"), rf"takes pixels tensor\(float\) \['n', 3, {SIDE}, {SIDE}\], but"),
         (("--exported", "/there/is/none"), "no such file"),
     ],
 )

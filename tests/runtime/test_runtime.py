@@ -262,6 +262,8 @@ def test_providers(metric: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for threads in (0, -1, "two", 1.5):
         with pytest.raises(ClipDepthError, match="threads: got"):
             runtime.open(metric, threads=threads)  # type: ignore[arg-type]
+    with pytest.raises(ExportError, match="device: got -1"):
+        runtime.open(metric, device=-1)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ExportError, match="onnxruntime is not installed"):
         runtime.open(metric)
