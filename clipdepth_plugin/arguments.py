@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from numbers import Real
-from typing import Annotated, Any, NoReturn
-
-from pydantic import BeforeValidator
+from typing import Any, Literal, NoReturn
 
 from clipdepth_plugin.errors import ClipDepthError, HostError, quoted
 
 Size = tuple[int, int]
 """(height, width)."""
+
+Units = Literal["metres", "inverse depth"]
+"""``metres``: planar z. ``inverse depth``: known up to each picture's own scale and shift, larger
+is nearer; never called metres."""
 
 StrPath = str | os.PathLike[str]
 """A path as users give it."""
@@ -37,7 +38,6 @@ _LEAST, _MOST = 1e-9, 1e9
 _NESTING = 4  # (image, row, column, scalar)
 _ITEMS = 100_000
 _SKEW = 1e-6  # of the focal length: what is left of it by products of matrices
-_EXPONENT = re.compile(r"\d+\.?\d*[eE][+-]?\d+")
 
 
 def parse_size(value: Any, name: str) -> tuple[int, int]:
@@ -131,26 +131,6 @@ def check_type(value: Any, kind: type, name: str, error: type[ClipDepthError] = 
     """Whether an argument is of the type that its function takes."""
     if not isinstance(value, kind):
         raise error(f"{name}: got a {type(value).__name__}, expected a {kind.__name__}")
-
-
-def _of_config(value: Any) -> Any:
-    """A value of a YAML file, whose reader takes 1e-3 (without a point) for text."""
-    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
-
-
-GivenCamera = Annotated[Intrinsics, BeforeValidator(lambda x: parse_camera(x, "a camera"))]
-"""(fx, fy, cx, cy), or a 3x3 matrix K, of a config or a set's file."""
-
-GivenFocal = Annotated[float, BeforeValidator(lambda x: parse_focal_length(_of_config(x), "focal"))]
-"""A focal length in pixels of a config or a file."""
-
-GivenMetres = Annotated[float, BeforeValidator(lambda x: parse_metres(_of_config(x), "range"))]
-"""A depth above 0 m, or the stored value of one metre, of a config or a file."""
-
-GivenNearest = Annotated[
-    float, BeforeValidator(lambda x: parse_metres(_of_config(x), "range", zero=True))
-]
-"""The same, or 0."""
 
 
 def _plain(value: Any, nesting: int = _NESTING) -> Any:

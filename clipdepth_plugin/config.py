@@ -8,10 +8,18 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from clipdepth_plugin.arguments import GivenFocal, GivenMetres, GivenNearest
 from clipdepth_plugin.lenses import LensCheck, centred
 from clipdepth_plugin.metric_calibration import MetricCalibration
-from clipdepth_plugin.settings import Channels, Idle, Level, Settings, Side
+from clipdepth_plugin.settings import (
+    Channels,
+    GivenFocal,
+    GivenMetres,
+    GivenNearest,
+    Idle,
+    Level,
+    Settings,
+    Side,
+)
 
 ContextKind = Literal["pooled", "cls", "mean"]
 Activation = Literal["relu", "softplus", "log", "bins"]

@@ -67,6 +67,10 @@ class KernelError(ClipDepthError):
     """A fused op was given shapes that do not fit, or a backend that cannot run."""
 
 
+class ExportError(ClipDepthError):
+    """An export can't be made, or an exported folder can't be opened or run."""
+
+
 class BenchError(ClipDepthError):
     """A time measurement cannot be made, or has too few rounds."""
 

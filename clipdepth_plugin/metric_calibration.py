@@ -7,8 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import Field
 
-from clipdepth_plugin.arguments import GivenMetres
-from clipdepth_plugin.settings import Count, CountOrZero, Settings
+from clipdepth_plugin.settings import Count, CountOrZero, GivenMetres, Settings
 
 SCALES = (1e-2, 1e2)
 SLOPES = (0.1, 10.0)

@@ -5,10 +5,25 @@ A field that another one switches off must not be given: each class lists such f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, ClassVar, NamedTuple, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    model_validator,
+)
+
+from clipdepth_plugin.arguments import (
+    Intrinsics,
+    parse_camera,
+    parse_focal_length,
+    parse_metres,
+)
 
 MOST = 2**31 - 1
 LARGEST_SIDE = 2**14
@@ -23,6 +38,28 @@ Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 """Pixels of a tower's input or of a map."""
 Factor = Annotated[float, Field(gt=0.0, le=100.0)]
 Weight = Annotated[float, Field(ge=0.0, le=1e6)]
+
+_EXPONENT = re.compile(r"\d+\.?\d*[eE][+-]?\d+")
+
+
+def _of_config(value: Any) -> Any:
+    """A value of a YAML file, whose reader takes 1e-3 (without a point) for text."""
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
+
+
+GivenCamera = Annotated[Intrinsics, BeforeValidator(lambda x: parse_camera(x, "a camera"))]
+"""(fx, fy, cx, cy), or a 3x3 matrix K, of a config or a set's file."""
+
+GivenFocal = Annotated[float, BeforeValidator(lambda x: parse_focal_length(_of_config(x), "focal"))]
+"""A focal length in pixels of a config or a file."""
+
+GivenMetres = Annotated[float, BeforeValidator(lambda x: parse_metres(_of_config(x), "range"))]
+"""A depth above 0 m, or the stored value of one metre, of a config or a file."""
+
+GivenNearest = Annotated[
+    float, BeforeValidator(lambda x: parse_metres(_of_config(x), "range", zero=True))
+]
+"""The same, or 0."""
 
 STORED = {"stored": True}
 """Context of validation for a config that a program wrote, with every field at some value."""

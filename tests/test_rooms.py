@@ -28,6 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("shipped",),
     ("weights.spaceclip",),
     ("head",),
+    ("runtime",),
     ("adapters",),
     ("geometry",),
     ("maps",),
@@ -42,8 +43,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("config",),
     ("metric_calibration",),
     ("lenses",),
-    ("arguments",),
     ("settings",),
+    ("arguments",),
     ("errors",),
 )
 """From the top down. A room imports from lower floors and from itself, never from its own floor's

@@ -236,6 +236,7 @@ OPTIONS: dict[str, tuple[type[Any], list[str], dict[str, str]]] = {
         PredictOptions,
         ["x", "--host", "demo", "--head", "demo", "-o", "x"],
         {
+            "exported": "in place of host and head: tests/runtime/test_cli_exported.py",
             "max_pixels": ACTS,
             "focal_px": "refused for heads without canonical_focal: test_cli_predict.py",
             "confidence": "refused for heads without it: test_cli_predict.py",
@@ -307,7 +308,7 @@ ALWAYS = {
     "distill": "host folder truth preset epochs input_size device tower overrides",
     "calibrate": "host head data output batch_size device tower other_tower",
     "bench": "host head preset form tower scope batch size dtype device threads rounds warmup seed "
-    "separate random_weights output as_json",
+    "separate exported random_weights output as_json",
 }
 
 

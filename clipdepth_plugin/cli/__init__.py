@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from clipdepth_plugin.cli import started  # noqa: F401 (first of all, for its time)
+
 
 def main() -> None:
     """Runs the command line; without its libraries, says how to get them and exits with 2."""

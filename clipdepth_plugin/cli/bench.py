@@ -68,7 +68,11 @@ class BenchOptions:
     batch: Annotated[int, typer.Option(min=1, max=MOST, help="Pictures in one pass.")] = 1
     size: Annotated[
         int | None,
-        typer.Option(min=1, max=LARGEST_SIDE, help="Pixels on a side. Default: the tower's own."),
+        typer.Option(
+            min=1,
+            max=LARGEST_SIDE,
+            help="Pixels on a side. Default: the tower's own, or that of --exported.",
+        ),
     ] = None
     dtype: Annotated[Dtype, typer.Option(help="Of all weights.")] = "float32"
     device: DeviceOption = "cpu"
@@ -95,6 +99,14 @@ class BenchOptions:
             help="Sizes of a separate Depth-Anything-V2-S, joined by commas, or none.",
         ),
     ] = "224,518"
+    exported: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="A folder of clipdepth export, in onnxruntime, in the same rounds; with its "
+            "tower.onnx also what depth adds where both are exported.",
+        ),
+    ] = None
     text_tokens: Annotated[
         int | None,
         typer.Option(
@@ -145,6 +157,7 @@ def run_bench(options: BenchOptions, console: Console) -> int:
         from clipdepth_plugin.cli.device import find_device
         from clipdepth_plugin.latency.audit import Method, audit
         from clipdepth_plugin.latency.baselines import separate_passes
+        from clipdepth_plugin.latency.exported import exported_passes
         from clipdepth_plugin.latency.forms import choose_forms
         from clipdepth_plugin.latency.resources import keep_freed_memory
 
@@ -155,8 +168,10 @@ def run_bench(options: BenchOptions, console: Console) -> int:
         keep_freed_memory()
         subject = load_subject(options, device)
         heads = load_heads(options.head or (), options.preset or (), subject)
+        folder = options.exported
+        exported = None if folder is None else exported_passes(folder, subject)
         separate = separate_passes(separate_sizes, subject.inputs.pixels, subject.batch)
-    for note in subject.notes:
+    for note in (*subject.notes, *(exported.notes if exported else ())):
         console.print(note, style="yellow")
     with bar(console, "rounds", options.rounds) as advance:
         report = audit(
@@ -164,6 +179,7 @@ def run_bench(options: BenchOptions, console: Console) -> int:
             heads,
             forms=forms,
             separate=separate,
+            exported=exported,
             method=Method(options.rounds, options.warmup, options.seed, advance=lambda: advance(1)),
             command=(Path(sys.argv[0]).name, *sys.argv[1:]),
         )
@@ -179,16 +195,20 @@ def load_subject(options: BenchOptions, device: torch.device) -> Subject:
     from clipdepth_plugin.adapters.towers import choose_tower
     from clipdepth_plugin.latency.processed import needed_processor
     from clipdepth_plugin.latency.subject import TEXT_TOKENS, make_subject
+    from clipdepth_plugin.runtime.folder import read_card
 
     host = load_host(options.host, random_weights=options.random_weights)
     model = host.model.to(device, getattr(torch, options.dtype))
+    size = None if options.size is None else (options.size, options.size)
+    if size is None and options.exported is not None:
+        size = read_card(options.exported).size
     subject = make_subject(
         model,
         label=host.label,
         tower=options.tower,
         scope=options.scope,
         batch=options.batch,
-        size=None if options.size is None else (options.size, options.size),
+        size=size,
         text_tokens=options.text_tokens or TEXT_TOKENS,
         processor=needed_processor(host, choose_tower(model, options.tower)),
     )

@@ -17,6 +17,7 @@ HOST_HELP = (
     "The host: demo, open_clip:MODEL/TAG (open_clip:ViT-B-16/openai), hf:ORG/NAME, timm:NAME, "
     "config:NAME (a built-in config with random weights), or a folder that a library saved."
 )
+HEAD_HELP = "The depth head: demo (for the demo host), a folder, or a hub id."
 _DATA_HELP = (
     "FORMAT:ROOT or FORMAT:ROOT:SPLIT (rgbd:data/libero:test), or a YAML or JSON file with the "
     "fields of a data set's config."
@@ -24,14 +25,7 @@ _DATA_HELP = (
 
 HostArgument = Annotated[str, typer.Argument(metavar="HOST", help=HOST_HELP)]
 HostOption = Annotated[str, typer.Option("--host", metavar="HOST", help=HOST_HELP)]
-HeadOption = Annotated[
-    str,
-    typer.Option(
-        "--head",
-        metavar="HEAD",
-        help="The depth head: demo (for the demo host), a folder, or a hub id.",
-    ),
-]
+HeadOption = Annotated[str, typer.Option("--head", metavar="HEAD", help=HEAD_HELP)]
 DataOption = Annotated[str, typer.Option("--data", metavar="DATA", help=_DATA_HELP)]
 OutputOption = Annotated[
     Path,

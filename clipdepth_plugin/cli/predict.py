@@ -1,45 +1,34 @@
 """``clipdepth predict``: pictures in, depth maps out.
 
-Axes: C metres and confidence, H W pixels.
+Axes: H W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from PIL import Image
 from rich.console import Console
 
 from clipdepth_plugin.cli.console import bar, loading
 from clipdepth_plugin.cli.options import (
+    HEAD_HELP,
+    HOST_HELP,
     BatchOption,
-    DeviceOption,
-    HeadOption,
-    HostOption,
     OtherTowerOption,
     OutputOption,
     TowerOption,
 )
-from clipdepth_plugin.errors import HeadMismatchError, ImageError, printable
+from clipdepth_plugin.cli.predict_sources import MapSource, find_source
+from clipdepth_plugin.cli.started import STARTED
+from clipdepth_plugin.errors import HeadMismatchError, HostError, ImageError, printable
 from clipdepth_plugin.files.opening import MAX_PIXELS
-from clipdepth_plugin.files.pictures import (
-    COLOUR_SUFFIX,
-    CONFIDENCE_SUFFIX,
-    DEPTH_SUFFIX,
-    INVERSE_SUFFIX,
-    find_images,
-    load_image,
-)
-
-if TYPE_CHECKING:
-    from PIL import Image
-    from torch import Tensor
-
-    from clipdepth_plugin.head import DepthHead
-    from clipdepth_plugin.plugin.pictures import PictureDepth
+from clipdepth_plugin.files.pictures import INVERSE_SUFFIX, find_images, load_image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,14 +39,24 @@ class PredictOptions:
         list[Path],
         typer.Argument(metavar="IMAGE...", help="Pictures, and folders of pictures."),
     ]
-    host: HostOption
-    head: HeadOption
+    host: Annotated[str | None, typer.Option("--host", metavar="HOST", help=HOST_HELP)] = None
+    head: Annotated[str | None, typer.Option("--head", metavar="HEAD", help=HEAD_HELP)] = None
+    exported: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="In place of --host and --head: a folder of clipdepth export, which runs in "
+            "onnxruntime, without torch.",
+        ),
+    ] = None
     output: OutputOption
     npy: Annotated[
         bool, typer.Option("--npy", help="Also write NAME.npy: float32 metres, not rounded.")
     ] = False
     batch_size: BatchOption = 1
-    device: DeviceOption = "cpu"
+    device: Annotated[
+        str, typer.Option(help="Where to compute, e.g. cpu or cuda; with --exported tensorrt, too.")
+    ] = "cpu"
     tower: TowerOption = None
     other_tower: OtherTowerOption = False
     focal_px: Annotated[
@@ -103,41 +102,31 @@ def predict(options: PredictOptions, console: Console) -> int:
     map could not be written, and those before are done; the message says which. 3, an unexpected
     error.
     """
-    from PIL import Image
-
     from clipdepth_plugin.cli.predict_files import check_names, check_replaced
 
     Image.MAX_IMAGE_PIXELS = None  # --max-pixels is the bound
+    _check_options(options)
     images = find_images(options.images)
     check_names(images, confidence=options.confidence)
-    with loading(console, options.host, options.head):
-        from clipdepth_plugin.adapters.loading import load_host
-        from clipdepth_plugin.cli.device import find_device
-        from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
-        from clipdepth_plugin.plugin.pictures import PictureDepth
-        from clipdepth_plugin.shipped import load_head
-
-        device = find_device(options.device)
-        head = load_head(options.head)
-        _check_head(head, options)
-        if not options.overwrite:
-            kinds = {"npy": options.npy, "confidence": options.confidence}
-            check_replaced(images, options.output, metric=head.config.metric, **kinds)
-        host = load_host(options.host)
-        model = host.model.to(device)
-        plugin = DepthPlugin(
-            model,
-            head.to(device),
-            tower=options.tower,
-            processor=host.preprocessing,
+    names = (options.host, options.head, options.exported)
+    with loading(console, *(str(name) for name in names if name is not None)):
+        source = find_source(
+            options.host,
+            options.head,
+            options.exported,
+            options.device,
+            options.tower,
             other_tower=options.other_tower,
         )
-        depth_of = PictureDepth(plugin)
-    write = _write_maps if head.config.metric else _write_relative
-    unreadable, empty = _predict_all(images, depth_of, write, options, console)
+        _check_camera(source, options)
+        if not options.overwrite:
+            kinds = {"npy": options.npy, "confidence": options.confidence}
+            check_replaced(images, options.output, metric=source.says.metric, **kinds)
+        source.open()
+    unreadable, empty = _predict_all(images, source, options, console)
     done = len(images) - len(unreadable)
     console.print(f"{done} depth maps in {options.output}")
-    if not head.config.metric:
+    if not source.says.metric:
         console.print(
             f"relative depth, no metres: NAME{INVERSE_SUFFIX} is inverse depth with a scale and "
             "a shift of each picture's own"
@@ -149,34 +138,52 @@ def predict(options: PredictOptions, console: Console) -> int:
     return 1 if unreadable else 0
 
 
-def _check_head(head: DepthHead, options: PredictOptions) -> None:
-    if options.confidence and not head.config.confidence:
+def _check_options(options: PredictOptions) -> None:
+    of_torch = {
+        "--host": options.host is not None,
+        "--head": options.head is not None,
+        "--tower": options.tower is not None,
+        "--other-tower": options.other_tower,
+    }
+    if options.exported is None:
+        for name in ("--host", "--head"):
+            if not of_torch[name]:
+                raise HostError(f"{name} is missing: give --host and --head, or --exported FOLDER")
+    elif given := [name for name, is_given in of_torch.items() if is_given]:
+        raise HostError(
+            f"{', '.join(given)}: does nothing with --exported, whose folder has host and head in "
+            "it; leave one of the two out"
+        )
+
+
+def _check_camera(source: MapSource, options: PredictOptions) -> None:
+    name, says = source.name, source.says
+    if options.confidence and not says.confidence:
         raise HeadMismatchError(
-            f"--confidence: {options.head} predicts none (head.options.confidence: true in its "
+            f"--confidence: {name} predicts none (head.options.confidence: true in its "
             "training config would); leave the option out"
         )
-    if options.focal_px is not None and not head.config.metric:
+    if options.focal_px is not None and not says.metric:
         raise HeadMismatchError(
-            f"--focal-px: {options.head} gives relative depth (config.metric is False), which no "
+            f"--focal-px: {name} gives relative depth (config.metric is False), which no "
             "camera turns into metres; leave the option out"
         )
-    if options.focal_px is not None and head.config.canonical_focal is None:
+    if options.focal_px is not None and says.canonical_focal is None:
         raise HeadMismatchError(
-            f"--focal-px: {options.head} was trained without a canonical camera, so its metres "
+            f"--focal-px: {name} was trained without a canonical camera, so its metres "
             "do not depend on the focal length; leave the option out"
         )
 
 
 def _predict_all(
-    images: Sequence[Path],
-    depth_of: PictureDepth,
-    write: Callable[[str, Image.Image, Tensor, PredictOptions], None],
-    options: PredictOptions,
-    console: Console,
+    images: Sequence[Path], source: MapSource, options: PredictOptions, console: Console
 ) -> tuple[list[ImageError], list[Path]]:
     """What could not be read, and which pictures have no depth."""
+    from clipdepth_plugin.cli.predict_files import write_maps
+
     unreadable: list[ImageError] = []
     empty: list[Path] = []
+    first = True
     with bar(console, "depth", len(images), shown=len(images) > 1) as advance:
         for start in range(0, len(images), options.batch_size):
             paths = images[start : start + options.batch_size]
@@ -186,42 +193,20 @@ def _predict_all(
                     read.append((path, load_image(path, max_pixels=options.max_pixels)))
                 except ImageError as error:
                     unreadable.append(error)
-            maps = depth_of([image for _, image in read], focal_px=options.focal_px)
-            for (path, image), map_CHW in zip(read, maps, strict=True):
-                if bool(map_CHW[0].isnan().all()):
+            maps = source.maps([image for _, image in read], options.focal_px)
+            if first and maps:
+                first = False
+                seconds = time.perf_counter() - STARTED
+                console.print(f"first map {seconds:.2f} s after the start")
+            for (path, image), one in zip(read, maps, strict=True):
+                if bool(one.is_empty):
                     empty.append(path)
-                write(path.stem, image, map_CHW.cpu(), options)
+                write_maps(
+                    options.output / path.stem,
+                    image,
+                    one,
+                    npy=options.npy,
+                    confidence=options.confidence,
+                )
             advance(len(paths))
     return unreadable, empty
-
-
-def _write_maps(stem: str, image: Image.Image, map_CHW: Tensor, options: PredictOptions) -> None:
-    from clipdepth_plugin.files.depth_maps import (
-        write_colour,
-        write_confidence_png,
-        write_depth_png,
-        write_npy,
-    )
-
-    write_depth_png(options.output / f"{stem}{DEPTH_SUFFIX}", map_CHW[0])
-    write_colour(options.output / f"{stem}{COLOUR_SUFFIX}", map_CHW[0], image=image)
-    if options.confidence:
-        write_confidence_png(options.output / f"{stem}{CONFIDENCE_SUFFIX}", map_CHW[1])
-    if options.npy:
-        write_npy(options.output / f"{stem}.npy", map_CHW[0])
-        if options.confidence:
-            write_npy(options.output / f"{stem}.confidence.npy", map_CHW[1])
-
-
-def _write_relative(
-    stem: str, image: Image.Image, map_CHW: Tensor, options: PredictOptions
-) -> None:
-    """The maps of a head of relative depth: as inverse depth, under names of their own."""
-    from clipdepth_plugin.files.depth_maps import write_colour, write_inverse_png, write_npy
-    from clipdepth_plugin.maps.alignment import inverse_of
-
-    inverse_HW = inverse_of(map_CHW[0])
-    write_inverse_png(options.output / f"{stem}{INVERSE_SUFFIX}", inverse_HW)
-    write_colour(options.output / f"{stem}{COLOUR_SUFFIX}", inverse_HW, image=image, inverse=True)
-    if options.npy:
-        write_npy(options.output / f"{stem}.inverse.npy", inverse_HW)

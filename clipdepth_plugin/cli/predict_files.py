@@ -7,6 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from PIL import Image
+
+from clipdepth_plugin.cli.predict_sources import Maps
 from clipdepth_plugin.errors import DepthFileError, ImageError, printable
 from clipdepth_plugin.files.depth_maps import (
     COLOUR_NOTE,
@@ -16,6 +19,11 @@ from clipdepth_plugin.files.depth_maps import (
     NOTE_KEY,
     NPY_NOTE,
     RELATIVE_COLOUR_NOTE,
+    write_colour,
+    write_confidence_png,
+    write_depth_png,
+    write_inverse_png,
+    write_npy,
 )
 from clipdepth_plugin.files.paths import check_file
 from clipdepth_plugin.files.pictures import (
@@ -41,6 +49,24 @@ _ARRAYS = {
 
 _NAME_BYTES = 255
 """The longest name of a file on the file systems in use."""
+
+
+def write_maps(stem: Path, image: Image.Image, maps: Maps, *, npy: bool, confidence: bool) -> None:
+    """Writes the maps of a picture; relative depth as inverse depth, under names of its own."""
+    depth = DEPTH_SUFFIX if maps.metric else INVERSE_SUFFIX
+    write_png = write_depth_png if maps.metric else write_inverse_png
+    write_png(_at(stem, depth), maps.map_HW)
+    write_colour(_at(stem, COLOUR_SUFFIX), maps.map_HW, image=image, inverse=not maps.metric)
+    if npy:
+        write_npy(_at(stem, _ARRAYS[depth]), maps.map_HW)
+    if confidence and maps.confidence_HW is not None:
+        write_confidence_png(_at(stem, CONFIDENCE_SUFFIX), maps.confidence_HW)
+        if npy:
+            write_npy(_at(stem, _ARRAYS[CONFIDENCE_SUFFIX]), maps.confidence_HW)
+
+
+def _at(stem: Path, suffix: str) -> Path:
+    return stem.with_name(f"{stem.name}{suffix}")
 
 
 def check_names(images: Sequence[Path], *, confidence: bool = False) -> None:

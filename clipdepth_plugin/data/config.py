@@ -11,12 +11,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
-from clipdepth_plugin.arguments import GivenCamera, GivenMetres, GivenNearest
 from clipdepth_plugin.data.augment_config import AugmentConfig
 from clipdepth_plugin.data.fold import Fold
 from clipdepth_plugin.data.sample import Crop
 from clipdepth_plugin.errors import DataError
-from clipdepth_plugin.settings import Count, Idle, Settings
+from clipdepth_plugin.settings import Count, GivenCamera, GivenMetres, GivenNearest, Idle, Settings
 
 Weighing = Annotated[float, Field(gt=0.0, le=1e4)]
 _Set = TypeVar("_Set", bound=type)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from torch.utils.data import Dataset
 
-from clipdepth_plugin.data.sample import Sample, Units
+from clipdepth_plugin.arguments import Units
+from clipdepth_plugin.data.sample import Sample
 
 if TYPE_CHECKING:
     from clipdepth_plugin.data.augment_config import AugmentConfig

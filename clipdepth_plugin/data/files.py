@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from clipdepth_plugin.arguments import Intrinsics
+from clipdepth_plugin.arguments import Intrinsics, Units
 from clipdepth_plugin.data.config import DataConfig
-from clipdepth_plugin.data.sample import Sample, Units, cropped
+from clipdepth_plugin.data.sample import Sample, cropped
 from clipdepth_plugin.errors import DataError, HostError
 from clipdepth_plugin.files.opening import (
     MAX_PIXELS,

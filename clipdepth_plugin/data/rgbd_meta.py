@@ -7,10 +7,10 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
-from clipdepth_plugin.arguments import GivenCamera, GivenMetres, Intrinsics
-from clipdepth_plugin.data.sample import Units
+from clipdepth_plugin.arguments import Intrinsics, Units
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.files.problems import checked, checked_type
+from clipdepth_plugin.settings import GivenCamera, GivenMetres
 
 _CAMERA: TypeAdapter[Intrinsics] = TypeAdapter(GivenCamera)
 

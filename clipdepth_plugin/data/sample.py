@@ -14,15 +14,11 @@ from typing import Literal
 from PIL import Image
 from torch import Tensor
 
-from clipdepth_plugin.arguments import Intrinsics
+from clipdepth_plugin.arguments import Intrinsics, Units
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.maps.geometry import ViewGeometry
 
 Crop = Literal["kb", "nyu"]
-Units = Literal["metres", "inverse depth"]
-"""``metres``: planar z. ``inverse depth``: known up to each picture's own scale and shift, larger
-is nearer; never called metres."""
-
 NYU_SIZE = (480, 640)
 NYU_CAMERA: Intrinsics = (518.85790, 519.46961, 325.58245, 253.73617)
 """Colour camera of NYU Depth V2, from the data set's toolbox (camera_params.m)."""

@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
-from torch import Tensor
 
 from clipdepth_plugin.arguments import StrPath
 from clipdepth_plugin.errors import DepthFileError
 from clipdepth_plugin.files.atomic import write_atomically
 from clipdepth_plugin.files.colours import DEPTH_BAR, INVERSE_BAR, Panel, depth_panel, image_grid
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 logger = logging.getLogger(__name__)
 
-DepthMap = Tensor | NDArray[Any]
+DepthMap: TypeAlias = "Tensor | NDArray[Any]"
 
 MAX_MILLIMETRES = 65535
 _STRIP_PIXELS, _DRAWN_PIXELS = 1 << 22, 1 << 24
@@ -177,7 +179,7 @@ def write_colour(
 
 
 def _as_map(depth_HW: DepthMap, path: StrPath) -> NDArray[Any]:
-    if isinstance(depth_HW, Tensor):
+    if not isinstance(depth_HW, np.ndarray):
         depth_HW = depth_HW.detach().float().cpu().numpy()
     if depth_HW.ndim != 2 or depth_HW.size == 0:
         raise DepthFileError(

@@ -9,13 +9,14 @@ import logging
 
 from pydantic import TypeAdapter
 
-from clipdepth_plugin.arguments import GivenCamera, Intrinsics
+from clipdepth_plugin.arguments import Intrinsics
 from clipdepth_plugin.errors import DataError, HostError
 from clipdepth_plugin.files.documents import MIB, read_json
 from clipdepth_plugin.files.problems import checked_type
 from clipdepth_plugin.labelling.pictures.kinds import Content
 from clipdepth_plugin.labelling.settings import LabelSettings
 from clipdepth_plugin.lenses import LensCheck, centred
+from clipdepth_plugin.settings import GivenCamera
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clipdepth_plugin.data.sample import Units
+from clipdepth_plugin.arguments import Units
 from clipdepth_plugin.errors import SourceError, quoted, shortened
 from clipdepth_plugin.labelling.source import DepthSource, Label, Picture
 

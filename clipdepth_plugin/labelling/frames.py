@@ -19,8 +19,7 @@ from typing import Any
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from clipdepth_plugin.arguments import Intrinsics, parse_camera
-from clipdepth_plugin.data.sample import Units
+from clipdepth_plugin.arguments import Intrinsics, Units, parse_camera
 from clipdepth_plugin.errors import DepthFileError
 from clipdepth_plugin.files.atomic import write_atomically
 from clipdepth_plugin.files.depth_maps import NOTE_KEY

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from clipdepth_plugin.arguments import GivenCamera, Intrinsics
+from clipdepth_plugin.arguments import Intrinsics
 from clipdepth_plugin.errors import DataError, DepthFileError
 from clipdepth_plugin.files.atomic import remove_leftovers, write_atomically
 from clipdepth_plugin.files.documents import MIB, read_json
@@ -21,6 +21,7 @@ from clipdepth_plugin.files.locks import LOCK_FILE, waiting_lock
 from clipdepth_plugin.files.paths import is_folder, names_in
 from clipdepth_plugin.files.problems import checked_type
 from clipdepth_plugin.labelling.frames import FrameFiles
+from clipdepth_plugin.settings import GivenCamera
 
 INTRINSICS_FILE = "intrinsics.json"
 _LISTED = 8

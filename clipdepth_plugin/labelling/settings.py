@@ -6,8 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from clipdepth_plugin.arguments import GivenCamera, GivenFocal, GivenMetres
-from clipdepth_plugin.settings import Settings
+from clipdepth_plugin.settings import GivenCamera, GivenFocal, GivenMetres, Settings
 
 MOST_METRES = 1000.0
 """Farthest depth that 16 bits hold with some sense: 15 mm apart."""

@@ -19,8 +19,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from clipdepth_plugin.arguments import Intrinsics
-from clipdepth_plugin.data.sample import Units
+from clipdepth_plugin.arguments import Intrinsics, Units
 from clipdepth_plugin.errors import ClipDepthError, SourceError, quoted, shortened
 
 

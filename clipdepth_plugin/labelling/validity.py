@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from clipdepth_plugin.data.sample import Units
+from clipdepth_plugin.arguments import Units
 from clipdepth_plugin.labelling.source import SourceCard
 
 SATURATED = 0.99

@@ -13,6 +13,7 @@ from clipdepth_plugin.arguments import check_type
 from clipdepth_plugin.environment import describe_environment
 from clipdepth_plugin.errors import BenchError
 from clipdepth_plugin.head import DepthHead
+from clipdepth_plugin.latency.exported import Exported
 from clipdepth_plugin.latency.intervals import Comparison, check_rounds, compare, median_interval
 from clipdepth_plugin.latency.report import make_verdict
 from clipdepth_plugin.latency.resources import count_gflops, count_parameters, peak_mib
@@ -67,6 +68,7 @@ def audit(
     *,
     forms: Sequence[str] = ("eager",),
     separate: Mapping[str, Callable[[], object]] | None = None,
+    exported: Exported | None = None,
     method: Method | None = None,
     command: Sequence[str] = (),
 ) -> Audit:
@@ -77,6 +79,7 @@ def audit(
         heads: Name -> head that fits it, in eval mode, on its device and in its dtype.
         forms: Names in ``forms.FORMS``; taps alone are timed for the head with the most levels.
         separate: Name -> a pass of another network on the same picture: see ``separate``.
+        exported: Passes of an exported folder: see ``exported_passes``.
         method: Rounds, warm-up, seed, timer.
         command: The command line, for the report.
 
@@ -93,7 +96,9 @@ def audit(
     environment = describe_environment(
         command, pixels.device, str(pixels.dtype).removeprefix("torch.")
     )
-    with torch.no_grad(), audit_entries(subject, heads, forms, separate or {}) as entries:
+    exported = exported or Exported(())
+    beside = separate or {}
+    with torch.no_grad(), audit_entries(subject, heads, forms, beside, exported.entries) as entries:
         measured = _measure(entries, method, pixels.device)
     report = Audit(
         environment=environment,
@@ -117,11 +122,14 @@ def audit(
             one.scope: median_interval(
                 measured.times[f"{one.scope} again"] / measured.times[f"{one.scope} alone"]
             ).scaled(100.0, shift=-1.0)
-            for one in subject.baselines
+            for one in entries
+            if one.what == "control"
         },
         figures=tuple(_figure(entry, measured, subject) for entry in entries),
     )
-    return report.model_copy(update={"verdict": (*subject.notes, *make_verdict(report))})
+    return report.model_copy(
+        update={"verdict": (*subject.notes, *exported.notes, *make_verdict(report))}
+    )
 
 
 def _measure(entries: Sequence[Entry], method: Method, device: torch.device) -> _Measured:
@@ -135,7 +143,8 @@ def _measure(entries: Sequence[Entry], method: Method, device: torch.device) -> 
         advance=method.advance,
     )
     gc.collect()  # garbage of the rounds would be freed in the calls that follow
-    peaks = peak_mib(variants, device)
+    # onnxruntime keeps its memory: between calls nothing of it is seen.
+    peaks = peak_mib([one.variant for one in entries if one.form != "onnx"], device)
     gflops: dict[str, float | None] = {}
     for entry in entries:
         # Compiled and fused forms do the same work where torch's counter does not see it.
@@ -162,7 +171,7 @@ def _figure(entry: Entry, measured: _Measured, subject: Subject) -> Figure:
         form=entry.form,
         p50_ms=1e3 * p50,
         p95_ms=1e3 * p95,
-        peak_mib=measured.peaks[name],
+        peak_mib=measured.peaks.get(name),
         gflops=measured.gflops.get(name),
         added=tuple(_added(entry, scope, measured) for scope in against),
         seconds=tuple(round(float(s), 7) for s in seconds),
@@ -171,9 +180,9 @@ def _figure(entry: Entry, measured: _Measured, subject: Subject) -> Figure:
 
 def _added(entry: Entry, baseline: Scope, measured: _Measured) -> Added:
     """Against a baseline: the difference, or the whole time of what stands alone."""
-    seconds, peak = measured.times[entry.variant.name], measured.peaks[entry.variant.name]
+    seconds, peak = measured.times[entry.variant.name], measured.peaks.get(entry.variant.name)
     alone, again = measured.times[f"{baseline} alone"], measured.times[f"{baseline} again"]
-    below = measured.peaks[f"{baseline} alone"]
+    below = measured.peaks.get(f"{baseline} alone")
     if entry.scope in STANDS_ALONE:
         whole, share = median_interval(seconds), median_interval(seconds / alone)
         found = Comparison(whole, share, whole.above_noise and share.above_noise)

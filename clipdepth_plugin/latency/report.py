@@ -11,7 +11,12 @@ from clipdepth_plugin.latency.schema import Added, Audit, Figure
 HEADER = (
     "what", "p50 ms", "p95 ms", "adds ms", "in % of its baseline", "adds MiB", "GFLOP",
 )  # fmt: skip
-_NOUNS = {"tower": "the tower", "prefill": "the prefill", "whole": "the whole host"}
+_NOUNS = {
+    "tower": "the tower",
+    "prefill": "the prefill",
+    "whole": "the whole host",
+    "exported": "the exported tower",
+}
 
 
 def rows(audit: Audit) -> list[tuple[str, ...]]:
@@ -102,6 +107,9 @@ def make_verdict(audit: Audit) -> tuple[str, ...]:
         for form in dict.fromkeys(figure.form for figure in of_head if figure.form):
             depth = [f for f in of_head if (f.form, f.what) == (form, "depth")]
             lines.append(_sentence(f"Added by depth from {name}, {form}", depth))
+    exported = [f for f in audit.figures if (f.scope, f.what) == ("exported", "depth")]
+    if exported:
+        lines.append(_sentence("Added by depth where both are exported", exported))
     for figure in audit.figures:
         if figure.scope == "separate":
             shares = ", ".join(f"{share(a)} of {_NOUNS[a.baseline]}" for a in figure.added)

@@ -13,10 +13,11 @@ from pydantic import BaseModel, ConfigDict
 from clipdepth_plugin.environment import Environment
 from clipdepth_plugin.latency.intervals import Interval
 
-Scope = Literal["tower", "prefill", "whole", "head", "separate"]
+Scope = Literal["tower", "prefill", "whole", "exported", "head", "separate"]
 """``tower``, ``prefill``, ``whole``: a pass of the host's tower, of a multimodal model over prompt
-and picture, of the host's own forward. ``head``: the depth head on tokens that exist already.
-``separate``: another network on the same picture."""
+and picture, of the host's own forward. ``exported``: of the exported tower, in onnxruntime.
+``head``: the depth head on tokens that exist already. ``separate``: another network on the same
+picture."""
 
 What = Literal["alone", "control", "hooks", "depth"]
 """``alone``: without depth. ``control``: the same once more. ``hooks``: tapped, depth not read.
@@ -57,7 +58,7 @@ class Figure(Strict):
     head: str | None = None
     """A name in ``Audit.heads``."""
     form: str | None = None
-    """eager, fused, compiled or graph."""
+    """eager, fused, compiled, graph or onnx."""
     p50_ms: float
     p95_ms: float
     peak_mib: float | None

@@ -36,6 +36,7 @@ def audit_entries(
     heads: Mapping[str, DepthHead],
     forms: Sequence[str],
     separate: Mapping[str, Callable[[], object]],
+    exported: Sequence[Entry] = (),
 ) -> Iterator[list[Entry]]:
     """All variants of an audit; every head is detached at the end."""
     entries = []
@@ -58,7 +59,7 @@ def audit_entries(
                 entries.append(_head_alone(plugin, subject, name, form))
         for name, call in separate.items():
             entries.append(Entry(Variant(name, call), "separate", "alone"))
-        yield entries
+        yield [*entries, *exported]
 
 
 @contextlib.contextmanager

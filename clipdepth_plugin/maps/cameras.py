@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-
-import torch
+from typing import Protocol
 
 from clipdepth_plugin.arguments import Intrinsics, Size, parse_focal, parse_intrinsics
-from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.errors import HeadMismatchError, HostError
 from clipdepth_plugin.lenses import LensCheck, centred
-from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry
+from clipdepth_plugin.maps.geometry import ImageViews, ViewGeometry, traced
 
 Cameras = Intrinsics | Sequence[Intrinsics | None]
 """(fx, fy, cx, cy), one for all images or one (None: not known) for each."""
@@ -24,13 +22,28 @@ Focals = float | Sequence[float | None]
 """A focal length in pixels, one for all images or one (None: not known) for each."""
 
 
+class Canonical(Protocol):
+    """Of a head or its file: the camera that its metres are for; ``HeadConfig`` says more."""
+
+    @property
+    def metric(self) -> bool:
+        """Whether it gives metres at all."""
+
+    @property
+    def canonical_focal(self) -> float | None:
+        """The focal length; None: its metres do not follow from the lens."""
+
+    def focal_at(self, size: Size) -> float | None:
+        """The focal length in pixels of a tower input of another (H, W)."""
+
+
 def views_themselves(sizes: Sequence[Size]) -> list[ImageViews]:
     """Views as images of their own, for cameras that are given in pixels of the tower's input."""
     return [ImageViews((ViewGeometry.squashed(size, size),)) for size in sizes]
 
 
 def camera_scales(
-    config: HeadConfig,
+    config: Canonical,
     images: Sequence[ImageViews],
     intrinsics: Cameras | None,
     focal_px: Focals | None,
@@ -39,7 +52,7 @@ def camera_scales(
     """Factor of each view's metres by its camera: true over canonical focal length.
 
     The one is carried from the image into the view, the other to the view's size
-    (``HeadConfig.focal_at``). Cameras are given in pixels of the images.
+    (``Canonical.focal_at``). Cameras are given in pixels of the images.
 
     Returns:
         One for each view; None where the camera is not known.
@@ -69,7 +82,7 @@ def camera_scales(
             None if focal is None else centred(focal, size)
             for focal, size in zip(focals, sizes, strict=True)
         ]
-    if not torch.compiler.is_compiling():
+    if not traced():
         for index, (camera, size) in enumerate(zip(cameras, sizes, strict=True)):
             if camera is not None:
                 check(camera, size, f"{name}, image {index}" if len(sizes) > 1 else name)
@@ -80,7 +93,7 @@ def camera_scales(
     ]
 
 
-def _scale(config: HeadConfig, view: ViewGeometry, camera: Intrinsics) -> float:
+def _scale(config: Canonical, view: ViewGeometry, camera: Intrinsics) -> float:
     fx, fy, _, _ = view.intrinsics(camera)
     canonical = config.focal_at(view.view_size)
     assert canonical is not None

@@ -1,6 +1,7 @@
 """Where a tower's view lies in the user's image, and what that does to maps and intrinsics.
 
-Coordinates: integer coordinates are pixel centres; a size is (H, W).
+Coordinates: integer coordinates are pixel centres; a size is (H, W). Torch is imported by what
+takes tensors, so that the numbers alone are there without it.
 
 Axes: C channels, H W a map's size.
 """
@@ -8,19 +9,17 @@ Axes: C channels, H W a map's size.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-import torch.nn.functional as F
-from einops import rearrange
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from clipdepth_plugin.arguments import Intrinsics, Size, parse_camera, parse_numbers, parse_size
-from clipdepth_plugin.decoders.blocks import resize
 from clipdepth_plugin.errors import HostError
 from clipdepth_plugin.lenses import LensCheck
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class ViewGeometry:
     offset: tuple[float, float] = (0, 0)
 
     def __post_init__(self) -> None:
-        if not torch.compiler.is_compiling():
+        if not traced():
             parse_size(self.image_size, "image_size")
             parse_size(self.view_size, "view_size")
             parse_numbers(self.scale, 2, "scale", positive=True)
@@ -49,7 +48,7 @@ class ViewGeometry:
     @classmethod
     def squashed(cls, image_size: Size, view_size: Size) -> ViewGeometry:
         """All of the image, stretched to the view."""
-        if not torch.compiler.is_compiling():
+        if not traced():
             image_size = parse_size(image_size, "image_size")
             view_size = parse_size(view_size, "view_size")
         height, width = image_size
@@ -80,6 +79,12 @@ class ViewGeometry:
         Raises:
             HostError: The map is no tensor (C, h, w) of real numbers.
         """
+        import torch
+        import torch.nn.functional as F
+        from einops import rearrange
+
+        from clipdepth_plugin.decoders.blocks import resize
+
         map_CHW = of_numbers(map_CHW, "a map", "(C, h, w)")
         if self == ViewGeometry.squashed(self.image_size, self.view_size):
             return resize(map_CHW[None], self.image_size)[0]
@@ -88,7 +93,7 @@ class ViewGeometry:
             edges = torch.arange(self.image_size[axis], device=map_CHW.device) + 0.5
             in_view = edges * self.scale[axis] + self.offset[axis]
             outside.append((in_view < 0) | (in_view > self.view_size[axis]))
-            first, last = self._shown(axis, cells)
+            first, last = self.shown(axis, cells)
             in_cells = (in_view / self.view_size[axis] * cells).clamp(first + 0.5, last - 0.5)
             places.append(in_cells / cells * 2 - 1)
         y_HW, x_HW = torch.meshgrid(*places, indexing="ij")
@@ -99,8 +104,8 @@ class ViewGeometry:
         outside_HW = outside[0][:, None] | outside[1][None]
         return map_1CHW[0].masked_fill(outside_HW, torch.nan)
 
-    def _shown(self, axis: int, cells: int) -> tuple[int, int]:
-        """The span of cells that show the image alone; if none does, the cell in its middle."""
+    def shown(self, axis: int, cells: int) -> tuple[int, int]:
+        """The span of a map's cells that show the image alone; if none does, the middle one."""
         size = self.view_size[axis] / cells
         low = max(0.0, self.offset[axis]) / size
         high = self.image_size[axis] * self.scale[axis] + self.offset[axis]
@@ -166,9 +171,10 @@ def depth_to_points(
         raise HostError(f"depth of shape {tuple(depth_1HW.shape)}: expected one map, (1, H, W)")
     camera = parse_camera(intrinsics, "intrinsics")
     height, width = depth_1HW.shape[1:]
-    if not torch.compiler.is_compiling():
+    if not traced():
         LensCheck()(camera, (height, width), "intrinsics")
     # Takes a while to import, and a plug-in that only reads depth never needs it.
+    from einops import rearrange
     from kornia.geometry.depth import depth_to_3d
 
     fx, fy, cx, cy = camera
@@ -179,7 +185,9 @@ def depth_to_points(
 
 def of_numbers(map_CHW: Any, what: str, axes: str) -> Tensor:
     """A map as floats that hold positions and cameras: float64 as it is, others as float32."""
-    if not isinstance(map_CHW, Tensor):
+    import torch
+
+    if not isinstance(map_CHW, torch.Tensor):
         raise HostError(
             f"{what} is a {type(map_CHW).__name__}: expected one map, a tensor {axes}; of what "
             "predict(original_sizes=...) gives, one at a time"
@@ -192,3 +200,9 @@ def of_numbers(map_CHW: Any, what: str, axes: str) -> Tensor:
     if map_CHW.ndim != 3 or 0 in map_CHW.shape:
         raise HostError(f"{what} of shape {tuple(map_CHW.shape)}: expected one map, {axes}")
     return map_CHW if map_CHW.dtype == torch.float64 else map_CHW.float()
+
+
+def traced() -> bool:
+    """Whether torch makes a graph of this call: graphs hold no checks of numbers."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.compiler.is_compiling()

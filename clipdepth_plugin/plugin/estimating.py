@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from clipdepth_plugin.adapters.arrays import ONE_COLOUR
 from clipdepth_plugin.decoders.readout import DepthEstimate
 from clipdepth_plugin.errors import HeadMismatchError, NoDepthError
 from clipdepth_plugin.features import TowerFeatures
@@ -20,11 +21,6 @@ from clipdepth_plugin.precision import without_autocast
 if TYPE_CHECKING:
     from clipdepth_plugin.fused.head import FusedHead  # brings triton in
     from clipdepth_plugin.head import DepthHead
-
-
-ONE_COLOUR = 1e-3
-"""A picture is of one colour where normalised pixels vary less: a step of 8 bits is 4e-3 or more.
-Not 0, as a resize of floats makes rounding errors."""
 
 
 def estimates(head: DepthHead | FusedHead, batches: Sequence[TowerFeatures]) -> list[DepthEstimate]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipdepth_plugin.data.sample import Units
+from clipdepth_plugin.arguments import Units
 from clipdepth_plugin.labelling.job import LabelJob
 from clipdepth_plugin.labelling.source import (
     DepthSource,

@@ -126,7 +126,11 @@ def test_the_version_is_that_of_network_and_card(tmp_path: Path) -> None:
         (("n", 3, 16, 16), {"size": [16, 24]}, r"its input is \[16, 16\], but depth.json says"),
         (("n", 4, 16, 16), {}, r"expected one input of floats \(N, 3, H, W\)"),
         (("n", 3, 16), {}, "expected one input"),
-        (("n", 3, 16, 16), {"units": "feet"}, "units: Input should be 'metres'"),
+        (
+            ("n", 3, 16, 16),
+            {"units": "feet"},
+            "units: got 'feet', expected metres",
+        ),
         (("n", 3, 16, 16), {"std": [0, 1, 1]}, "3 finite positive numbers"),
         (("n", 3, 16, 16), {"resize": "stretch"}, "resize"),
         (("n", 3, 16, 16), {"resize_to": 9}, "resize_to: does nothing"),
@@ -154,7 +158,7 @@ def test_without_a_card_it_is_said_what_to_write(tmp_path: Path) -> None:
 
 def test_files_that_are_no_networks(tmp_path: Path) -> None:
     name = write(tmp_path, size=[16, 16])
-    with pytest.raises(SourceError, match=r"takes tensor\(float\); leave dtype out"):
+    with pytest.raises(SourceError, match="takes float32; leave dtype out"):
         open_source(name, dtype="float16")
     (tmp_path / "model.onnx").write_bytes(b"x" * 50)
     with pytest.raises(SourceError, match="can't be opened"):

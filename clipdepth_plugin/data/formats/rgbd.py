@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from pydantic import TypeAdapter
 
-from clipdepth_plugin.arguments import GivenCamera, Intrinsics
+from clipdepth_plugin.arguments import Intrinsics
 from clipdepth_plugin.data.config import DataConfig, register_format
 from clipdepth_plugin.data.dataset import SampleDataset
 from clipdepth_plugin.data.files import (
@@ -47,6 +47,7 @@ from clipdepth_plugin.files.pictures import (
     SUFFIXES,
 )
 from clipdepth_plugin.files.problems import checked, checked_type
+from clipdepth_plugin.settings import GivenCamera
 
 _SOURCES = {None: "", True: " of redistributable sources", False: " of other sources"}
 _JSON_BYTES = 16 * MIB  # a camera for each of 200,000 frames

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from clipdepth_plugin.arguments import GivenCamera, Intrinsics
+from clipdepth_plugin.arguments import Intrinsics
 from clipdepth_plugin.errors import DataError, ImageError, printable
 from clipdepth_plugin.files.documents import MIB, read_json
 from clipdepth_plugin.files.paths import is_folder, names_in, read_bytes, status
@@ -32,6 +32,7 @@ from clipdepth_plugin.labelling.pictures.kinds import (
     register_pictures,
 )
 from clipdepth_plugin.labelling.pictures.videos import is_video
+from clipdepth_plugin.settings import GivenCamera
 
 INTRINSICS_FILE = "intrinsics.json"
 _JSON_BYTES = 16 * MIB

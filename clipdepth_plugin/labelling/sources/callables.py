@@ -14,8 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from clipdepth_plugin.arguments import GivenMetres
-from clipdepth_plugin.data.sample import Units
+from clipdepth_plugin.arguments import Units
 from clipdepth_plugin.errors import SourceError, quoted
 from clipdepth_plugin.files.problems import checked
 from clipdepth_plugin.labelling.checked import CheckedSource, Estimate
@@ -26,7 +25,7 @@ from clipdepth_plugin.labelling.source import (
     register_source,
 )
 from clipdepth_plugin.labelling.versions import files_version
-from clipdepth_plugin.settings import Settings
+from clipdepth_plugin.settings import GivenMetres, Settings
 
 _EXPECTED = "a list of one pair (depth, validity or None) for each picture"
 

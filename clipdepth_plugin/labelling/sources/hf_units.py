@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
 
-from clipdepth_plugin.data.sample import Units
+from clipdepth_plugin.arguments import Units
 from clipdepth_plugin.errors import SourceError, quoted
 
 

@@ -16,10 +16,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from clipdepth_plugin.arguments import GivenMetres, Size
+from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.decoders.readout import DepthEstimate
-from clipdepth_plugin.settings import Settings
+from clipdepth_plugin.settings import GivenMetres, Settings
 
 _ROUNDING = 1e-9
 """Relative, of sums of weights."""

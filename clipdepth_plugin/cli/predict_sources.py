@@ -1,0 +1,144 @@
+"""Where ``clipdepth predict`` gets its maps: a head beside its host, or an exported folder.
+
+Axes: H W a picture's own size.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from clipdepth_plugin.errors import ExportError
+from clipdepth_plugin.maps.cameras import Canonical
+from clipdepth_plugin.runtime.folder import read_card
+
+
+class Says(Canonical, Protocol):
+    """What a head or a card says of its maps."""
+
+    @property
+    def confidence(self) -> bool:
+        """Whether there is confidence."""
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Of one picture.
+
+    Attributes:
+        map_HW: float32 metres, or relative inverse depth; NaN is no depth.
+        metric: Which of them.
+        confidence_HW: Probabilities, where they are predicted.
+    """
+
+    map_HW: NDArray[np.float32]
+    metric: bool
+    confidence_HW: NDArray[np.float32] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no depth at all."""
+        return bool(np.isnan(self.map_HW).all())
+
+
+class MapSource(ABC):
+    """Opened in two steps, so that what it says is checked before a host is loaded.
+
+    Attributes:
+        name: For messages.
+        says: What its maps are.
+    """
+
+    name: str
+    says: Says
+
+    @abstractmethod
+    def open(self) -> None:
+        """Makes it ready."""
+
+    @abstractmethod
+    def maps(self, images: Sequence[Image.Image], focal_px: float | None) -> list[Maps]:
+        """The maps of RGB pictures."""
+
+
+def find_source(
+    host: str | None,
+    head: str | None,
+    exported: Path | None,
+    device: str,
+    tower: str | None,
+    *,
+    other_tower: bool,
+) -> MapSource:
+    """The source that the options name."""
+    if exported is not None:
+        return _Exported(exported, device)
+    assert host is not None
+    assert head is not None
+    return _Beside(host, head, device, tower, other_tower=other_tower)
+
+
+class _Exported(MapSource):
+    def __init__(self, folder: Path, device: str) -> None:
+        self.name = str(folder)
+        self.says = read_card(folder)
+        self._folder, self._device = folder, device
+
+    def open(self) -> None:
+        from clipdepth_plugin import runtime
+
+        provider, colon, index = self._device.partition(":")
+        if colon and not (index.isascii() and index.isdecimal() and len(index) < 4):
+            raise ExportError(f"--device {self._device}: expected cpu, cuda, cuda:1 or tensorrt")
+        self._model = runtime.open(self._folder, provider, device=int(index or 0))
+
+    def maps(self, images: Sequence[Image.Image], focal_px: float | None) -> list[Maps]:
+        results = self._model.batch(list(images), focal_px)
+        return [Maps(one.map_HW, self.says.metric, one.confidence) for one in results]
+
+
+class _Beside(MapSource):
+    def __init__(
+        self, host: str, head: str, device: str, tower: str | None, *, other_tower: bool
+    ) -> None:
+        from clipdepth_plugin.cli.device import find_device
+        from clipdepth_plugin.shipped import load_head
+
+        self._device = find_device(device)
+        self._head = load_head(head)
+        self.name, self.says = head, self._head.config
+        self._host = host
+        self._options: dict[str, Any] = {"tower": tower, "other_tower": other_tower}
+
+    def open(self) -> None:
+        from clipdepth_plugin.adapters.loading import load_host
+        from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
+        from clipdepth_plugin.plugin.pictures import PictureDepth
+
+        host = load_host(self._host)
+        plugin = DepthPlugin(
+            host.model.to(self._device),
+            self._head.to(self._device),
+            processor=host.preprocessing,
+            **self._options,
+        )
+        self._depth_of = PictureDepth(plugin)
+
+    def maps(self, images: Sequence[Image.Image], focal_px: float | None) -> list[Maps]:
+        from clipdepth_plugin.maps.alignment import inverse_of
+
+        found = []
+        for map_CHW in self._depth_of(images, focal_px=focal_px):
+            depth_HW, *confidence = map_CHW.cpu()
+            metric = self.says.metric
+            map_HW = depth_HW if metric else inverse_of(depth_HW)
+            sure = confidence[0].numpy() if confidence else None
+            found.append(Maps(map_HW.numpy(), metric, sure))
+        return found
