@@ -34,7 +34,7 @@ ABOUT = {
     "motorcycle": "one picture of a garage (Middlebury)",
 }
 LIMITS = """\
-The head was trained on rendered table-tops and rooms and on some hundred real pictures: it has seen
+The head was trained on rendered table-tops and rooms and on some 380 real pictures: it has seen
 few outdoor scenes, few people, and little beyond 10 metres. Its input was 224 x 224, whole pictures
 squashed. Its metres need the camera: without predict(focal_px=...) or intrinsics they are those of
 a focal length of 250 pixels at that size. On places of another kind its shapes are better than its
@@ -71,7 +71,7 @@ def page(measured: Measured) -> str:
     for data in (*IN_DOMAIN, *NEVER_SEEN):
         shipped = measured.shipped[data]
         rows.append((data, str(shipped.images), "shipped head", *_cells([shipped])))
-        if runs:
+        if runs[1:]:
             name = f"mean of {len(runs)} seeds"
             rows.append(("", "", name, *_cells([run[data] for run in runs])))
         constant = shipped.model_copy(update={"head": shipped.constant, "ece": None})
