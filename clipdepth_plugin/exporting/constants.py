@@ -19,7 +19,9 @@ Known = dict[fx.Node, Any]
 
 def with_constants(program: ExportedProgram) -> fx.GraphModule:
     """The program as a module in which nothing is computed that no input changes."""
-    module = program.run_decompositions({}).module()  # without operations in place
+    if any(_is_in_place(node.target) for node in program.graph.nodes):
+        program = program.run_decompositions({})
+    module = program.module()
     assert isinstance(module, fx.GraphModule)
     known = _known(module)
     for index, node in enumerate(list(known)):
@@ -27,7 +29,9 @@ def with_constants(program: ExportedProgram) -> fx.GraphModule:
         read = any(user not in known for user in node.users)
         if node.op != "get_attr" and read and isinstance(value, Tensor):
             name = f"constant_{index}"
-            module.register_buffer(name, value.detach().clone(memory_format=torch.contiguous_format))
+            module.register_buffer(
+                name, value.detach().clone(memory_format=torch.contiguous_format)
+            )
             with module.graph.inserting_before(node):
                 constant = module.graph.get_attr(name)
             node.replace_all_uses_with(constant, lambda user: user not in known)
@@ -52,12 +56,15 @@ def _known(module: fx.GraphModule) -> Known:
     return known
 
 
+def _is_in_place(target: Any) -> bool:
+    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
+
+
 def _is_pure(target: Any) -> bool:
     """Whether it gives the same for the same."""
     if target is operator.getitem:
         return True
     return (
         isinstance(target, torch._ops.OpOverload)
-        and not target._schema.is_mutable
         and torch.Tag.nondeterministic_seeded not in target.tags
     )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.errors import ExportError
 from clipdepth_plugin.exporting.constants import with_constants
 from clipdepth_plugin.maps.alignment import inverse_of
@@ -36,8 +37,7 @@ class TowerGraph(nn.Module):
         self.depth_tower = depth_tower
         config = depth_tower.level_head.config
         self.metric = config.metric
-        focal = (FOCAL,) if config.canonical_focal is not None else ()
-        self.input_names = (PIXELS, *focal)
+        self.input_names = (PIXELS, FOCAL) if _takes_focal(config) else (PIXELS,)
         self.output_names = depth_tower.output_names
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -61,10 +61,11 @@ class HeadGraph(nn.Module):
         self._depth_tower = (depth_tower,)  # no submodule: the head has no tower
         config = self.level_head.config
         self.metric = config.metric
-        self._takes = (config.film, config.reads_pixels, config.canonical_focal is not None)
-        names = zip((CONTEXT, PIXELS, FOCAL), self._takes, strict=True)
+        self._takes = (config.film, config.reads_pixels, _takes_focal(config))
+        others = zip((CONTEXT, PIXELS, FOCAL), self._takes, strict=True)
         self.levels = self.level_head.levels
-        self.input_names = (*map("level_{}".format, self.levels), *(n for n, given in names if given))
+        names = (name for name, given in others if given)
+        self.input_names = (*map("level_{}".format, self.levels), *names)
         self.output_names = (DEPTH, "confidence") if config.confidence else (DEPTH,)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -95,11 +96,13 @@ class Exported:
         graph: What was exported, in the dtype of the program.
         program: The program: inputs and outputs are those of ``graph``, in order.
         example: Inputs that it was exported with.
+        dynamic_batch: Whether the number of pictures is dynamic.
     """
 
     graph: Graph
     program: ExportedProgram
     example: tuple[Tensor, ...]
+    dynamic_batch: bool
 
 
 def export_graph(graph: Graph, example: Inputs, *, dynamic_batch: bool) -> Exported:
@@ -128,13 +131,17 @@ def export_graph(graph: Graph, example: Inputs, *, dynamic_batch: bool) -> Expor
             f"{graph.stem}: torch.export can't make one graph of it "
             f"({type(error).__name__}: {first})"
         ) from error
-    return Exported(graph, program, given)
+    return Exported(graph, program, given, dynamic_batch)
 
 
 def cast(inputs: Inputs, names: Sequence[str], dtype: torch.dtype) -> tuple[Tensor, ...]:
     """Inputs in the dtype of a file; focal lengths stay float32."""
     dtypes = [torch.float32 if name == FOCAL else dtype for name in names]
     return tuple(x.to(own) for x, own in zip(inputs, dtypes, strict=True))
+
+
+def _takes_focal(config: HeadConfig) -> bool:
+    return config.metric and config.canonical_focal is not None
 
 
 def _in_units(depth_B1HW: Tensor, *, metric: bool) -> Tensor:

@@ -38,6 +38,8 @@ class Onnx:
     def write(self, exported: Exported, folder: Path, opset: int) -> Written:
         """See ``Format.write``."""
         path = folder / f"{exported.graph.stem}.onnx"
+        names = exported.graph.input_names
+        batch = tuple({0: "batch"} for _ in names) if exported.dynamic_batch else None
         weights = sum(x.nbytes for x in exported.program.state_dict.values())
         beside = weights > _LARGEST
         try:
@@ -47,8 +49,9 @@ class Onnx:
                     dynamo=True,
                     verbose=False,
                     opset_version=opset,
-                    input_names=list(exported.graph.input_names),
+                    input_names=list(names),
                     output_names=list(exported.graph.output_names),
+                    dynamic_shapes=batch,
                 )
             assert program is not None
             program.save(path, external_data=beside)
