@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -59,7 +58,7 @@ class ExportOptions:
         bool, typer.Option("--dynamic-batch", help="Take 1 to 64 pictures, not one.")
     ] = False
     opset: Annotated[
-        int, typer.Option(min=18, max=26, help="Of ONNX; TensorRT 10.0 reads up to 20.")
+        int, typer.Option(min=18, max=23, help="Of ONNX; TensorRT 10.0 reads up to 20.")
     ] = _OPSET
     tower: TowerOption = None
     other_tower: OtherTowerOption = False

@@ -1,4 +1,4 @@
-"""How pictures become the input of an exported file: the rule of ``predict``, as depth.json has it."""
+"""How pictures become the input of an exported file: the rule of ``predict`` in depth.json."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from torch import nn
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.arguments import Size
-from clipdepth_plugin.errors import ExportError
+from clipdepth_plugin.errors import ClipDepthError, ExportError, shortened
 from clipdepth_plugin.exporting.framed import as_written
 from clipdepth_plugin.exporting.graphs import Graph, HeadGraph, TowerGraph
 from clipdepth_plugin.exporting.verifying import DTYPES
@@ -23,6 +23,8 @@ from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
 from clipdepth_plugin.plugin.depth_tower import DepthTower
 from clipdepth_plugin.plugin.pictures import PictureDepth
 
+OPSETS = (18, 23)
+"""Of ONNX, that torch's exporter writes."""
 OPSET = 20
 """The newest that TensorRT 10.0 reads; Gelu is one operator from it on."""
 
@@ -89,13 +91,12 @@ def make_plan(host: nn.Module, head: DepthHead, processor: Any, settings: Export
     """Finds the tower, and builds its graphs; raises as ``export``."""
     if settings.dtype not in DTYPES:
         raise ExportError(f"dtype {settings.dtype}: expected one of {', '.join(DTYPES)}")
-    plugin = DepthPlugin(
-        host,
-        head,
-        tower=settings.tower,
-        processor=processor,
-        other_tower=settings.other_tower,
-    )
+    if not OPSETS[0] <= settings.opset <= OPSETS[1]:
+        raise ExportError(
+            f"opset {settings.opset}: torch's exporter writes {OPSETS[0]} to {OPSETS[1]}"
+        )
+    named, other = settings.tower, settings.other_tower
+    plugin = DepthPlugin(host, head, tower=named, processor=processor, other_tower=other)
     tower = plugin.tower
     if tower.rule.takes != ("images", 3, "H", "W"):
         axes = ", ".join(map(str, tower.rule.takes))
@@ -108,7 +109,16 @@ def make_plan(host: nn.Module, head: DepthHead, processor: Any, settings: Export
 
     def made() -> DepthTower:
         example = torch.zeros(1, 3, *framing.size)
-        return DepthTower(host, head, settings.tower, example=example, other_tower=True)
+        try:
+            return DepthTower(host, head, settings.tower, example=example, other_tower=True)
+        except ClipDepthError:
+            raise
+        except Exception as error:  # the tower's own, of a size that it does not take
+            height, width = framing.size
+            first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise ExportError(
+                f"{tower} can't be run on pictures of {height} x {width}: {shortened(first, 300)}"
+            ) from error
 
     reference = made()
     if settings.dynamic_batch and not reference.dynamic_batch:

@@ -1,4 +1,4 @@
-"""``.pt2``: a program of torch.export; with ``aoti`` one that AOTInductor compiled for this machine."""
+"""``.pt2``: a program of torch.export, or with ``aoti`` what AOTInductor compiled of it."""
 
 from __future__ import annotations
 

@@ -29,13 +29,15 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_files_errors_and_engines(named: tuple[Path, Path], tmp_path: Path) -> None:
     host, head = named
     out = tmp_path / "out"
-    result = run("export", "--host", host, "--head", head, "-o", out, "--size", "24", "32")
+    given = ("--host", host, "--head", head, "-o", out)
+    result = run("export", *given, "--dtype", "float32", "--opset", "18")
     assert result.exit_code == 0, result.output
     assert "trtexec --onnx=tower_depth.onnx" in words(result.output)
     card = Card.read(out / "depth.json")
-    assert (card.size, card.host, card.head) == ((24, 32), str(host), str(head))
+    assert (card.host, card.head) == (str(host), str(head))
+    assert card.files["head.onnx"].opset == 18
     assert all(found.worst < 1e-4 for f in card.files.values() for found in f.verified.values())
-    again = run("export", "--host", host, "--head", head, "-o", out)
+    again = run("export", *given)
     assert again.exit_code == 2
     assert "holds files" in words(again.output)
 
@@ -46,7 +48,8 @@ def test_files_errors_and_engines(named: tuple[Path, Path], tmp_path: Path) -> N
         (("--format", "tflite"), "format tflite: expected one of onnx, pt2, aoti"),
         (("--dtype", "int8"), "int8"),
         (("--tower", "nowhere"), "nowhere"),
-        (("--size", "4", "4"), "4"),
+        (("--size", "24", "32"), "can't be run on pictures of 24 x 32"),
+        (("--opset", "9"), "18"),
     ],
 )
 def test_mistakes_are_named(
