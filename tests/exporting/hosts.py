@@ -42,11 +42,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def make_host(name: str) -> tuple[nn.Module, Preprocessing]:
     """A host, and how it takes pictures: the demo host at a size that is not its own."""
-    if name == "demo":
-        size, host = (42, 56), load_demo_tower(random_weights=True)
-    else:
-        size, host = (32, 32), BY_NAME[name].host()
-    return host, Preprocessing(*HALF_NORMALISATION, size, "squash")
+    demo = name == "demo"
+    host: nn.Module = load_demo_tower(random_weights=True) if demo else BY_NAME[name].host()
+    return host, Preprocessing(*HALF_NORMALISATION, (42, 56) if demo else (32, 32), "squash")
 
 
 def make_pair(name: str, preset: str, **options: Any) -> tuple[nn.Module, DepthHead, Preprocessing]:
