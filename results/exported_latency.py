@@ -38,6 +38,18 @@ BOUND = 5.0
 """Per cent that depth of ``fast`` may add."""
 
 
+INTRODUCTION = """\
+# Depth beside an exported tower
+
+Made by `python results/exported_latency.py`. ViT-B/16 layout, 224 x 224, batch 1, float32,
+onnxruntime {} on the CPU, {} threads; random weights. One interleaved run of {} rounds: medians of
+paired differences to the tower alone in % of its time, with their bootstrap 95% interval. `again`
+is the same file a second time: the noise.
+
+| file | median ms | added % |
+| --- | --- | --- |"""
+
+
 class TowerAlone(TowerGraph):
     """The same export without its head."""
 
@@ -103,18 +115,7 @@ def added(times: dict[str, list[float]], name: str) -> Interval:
 
 def page(times: dict[str, list[float]], threads: int, rounds: int) -> str:
     """The table."""
-    lines = [
-        "# Depth beside an exported tower",
-        "",
-        "Made by `python results/exported_latency.py`. ViT-B/16 layout, 224 x 224, batch 1, float32,",
-        f"onnxruntime {onnxruntime.__version__} on the CPU, {threads} threads; random weights. One "
-        f"interleaved run of {rounds}",
-        "rounds: medians of paired differences to the tower alone in % of its time, with their",
-        "bootstrap 95% interval. `again` is the same file a second time: the noise.",
-        "",
-        "| file | median ms | added % |",
-        "| --- | --- | --- |",
-    ]
+    lines = [INTRODUCTION.format(onnxruntime.__version__, threads, rounds)]
     for name, values in times.items():
         of = added(times, name)
         share = "" if name == ALONE else f"{of.median:+.2f} ({of.low:+.2f} to {of.high:+.2f})"

@@ -22,9 +22,8 @@ from clipdepth_plugin.cli.options import (
 if TYPE_CHECKING:
     from clipdepth_plugin.exporting.export import ExportResult
 
-# As exporting.verifying.BOUNDS and exporting.plan.OPSET, which bring torch in.
+# As exporting.verifying.BOUNDS, which bring torch in.
 _Dtype = Literal["float32", "float16", "bfloat16"]
-_OPSET = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +57,11 @@ class ExportOptions:
         bool, typer.Option("--dynamic-batch", help="Take 1 to 64 pictures, not one.")
     ] = False
     opset: Annotated[
-        int, typer.Option(min=18, max=23, help="Of ONNX; TensorRT 10.0 reads up to 20.")
-    ] = _OPSET
+        int | None,
+        typer.Option(
+            min=18, max=23, help="Of ONNX; 20 where it is left out, which TensorRT 10.0 reads."
+        ),
+    ] = None
     tower: TowerOption = None
     other_tower: OtherTowerOption = False
 

@@ -104,7 +104,7 @@ def export(
             given = cast(inputs[0], graph.input_names, DTYPES[settings.dtype])
             exported = export_graph(graph, given, dynamic_batch=settings.dynamic_batch)
             for form in formats:
-                written = form.write(exported, temporary, settings.opset)
+                written = form.write(exported, temporary, settings.onnx_opset)
                 name = written.path.name
                 say(f"verifying {name}")
                 found = verify(written.run, reference, inputs, dtype=settings.dtype, file=name)

@@ -38,7 +38,7 @@ class ExportSettings:
         dtype: Of weights, tokens and pixels: float32, float16, bfloat16. Depth is float32.
         size: (H, W) of the tower's input; None: as the head was trained, or the host's.
         dynamic_batch: 1 to 64 pictures, not one.
-        opset: Of ONNX.
+        opset: Of ONNX; None: ``OPSET``.
         tower: Module path of the tower, where the host has several.
         other_tower: As ``attach``.
         host_name: What the card calls the host.
@@ -49,11 +49,16 @@ class ExportSettings:
     dtype: str = "float32"
     size: Size | None = None
     dynamic_batch: bool = False
-    opset: int = OPSET
+    opset: int | None = None
     tower: str | None = None
     other_tower: bool = False
     host_name: str | None = None
     head_name: str | None = None
+
+    @property
+    def onnx_opset(self) -> int:
+        """That of ONNX files."""
+        return OPSET if self.opset is None else self.opset
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,9 @@ def make_plan(host: nn.Module, head: DepthHead, processor: Any, settings: Export
     """Finds the tower, and builds its graphs; raises as ``export``."""
     if settings.dtype not in DTYPES:
         raise ExportError(f"dtype {settings.dtype}: expected one of {', '.join(DTYPES)}")
-    if not OPSETS[0] <= settings.opset <= OPSETS[1]:
+    if settings.opset is not None and "onnx" not in settings.formats:
+        raise ExportError(f"opset {settings.opset}: nothing is written as ONNX; leave it out")
+    if not OPSETS[0] <= settings.onnx_opset <= OPSETS[1]:
         raise ExportError(
             f"opset {settings.opset}: torch's exporter writes {OPSETS[0]} to {OPSETS[1]}"
         )

@@ -9,7 +9,6 @@ import pytest
 
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.cli import export as command
-from clipdepth_plugin.exporting.plan import OPSET
 from clipdepth_plugin.exporting.verifying import BOUNDS
 from clipdepth_plugin.runtime.card import Card
 from tests.tiny.command_line import run, tiny_host, words
@@ -66,4 +65,3 @@ def test_mistakes_are_named(
 
 def test_what_the_options_repeat() -> None:
     assert get_args(command._Dtype) == tuple(BOUNDS)
-    assert command._OPSET == OPSET

@@ -171,7 +171,7 @@ def test_a_file_that_differs_is_refused(wrong: str) -> None:
 def test_then_nothing_is_written(tmp_path: Path, memory: type[InMemory]) -> None:
     host, head, _ = make_pair("dinov2", "fast", canonical_focal=None)
     memory.change = staticmethod(lambda out: [*out[:-1], out[-1] * 1.01])
-    with pytest.raises(ExportError, match="tower_depth.*output depth differs"):
+    with pytest.raises(ExportError, match=r"tower_depth.*output depth differs"):
         export(host, head, tmp_path / "a/b", ExportSettings(formats=("memory",)), processor=SHOWN)
     assert not list(tmp_path.iterdir())
 
@@ -205,6 +205,9 @@ REFUSED: dict[str, tuple[Make, dict[str, Any], type[ClipDepthError], str]] = {
     ),
     "a fixed batch": (
         lambda: pair("llama4"), {"dynamic_batch": True}, ExportError, "a fixed number of pictures"
+    ),
+    "an opset of nothing": (
+        pair, {"opset": 18, "formats": ("pt2",)}, ExportError, "nothing is written as ONNX"
     ),
     "an opset": (pair, {"opset": 17}, ExportError, "writes 18 to 23"),
 }  # fmt: skip
