@@ -271,6 +271,12 @@ class HeadConfig(Settings):
             return self.canonical_focal
         return self.canonical_focal * math.sqrt(math.prod(size) / math.prod(self.input_size))
 
+    @property
+    def saturates_at(self) -> float | None:
+        """Metres that no depth exceeds; None: there are none, or they follow from the camera."""
+        bounded = self.metric and self.activation in ("log", "bins")
+        return self.depth_range[1] if bounded and self.canonical_focal is None else None
+
     def trained_on(self, size: tuple[int, int] | None, resize: ResizeRule) -> HeadConfig:
         """The same with a record of how its training makes pictures the tower's input.
 

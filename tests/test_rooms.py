@@ -20,7 +20,7 @@ PACKAGE = "clipdepth_plugin"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
-    ("calibrating", "distilling"),
+    ("calibrating", "distilling", "exporting"),
     ("latency", "evaluation", "training", "labelling"),
     ("data",),
     ("__init__",),

@@ -17,6 +17,7 @@ from clipdepth_plugin.cli.bench import BenchOptions
 from clipdepth_plugin.cli.calibrate import CalibrateOptions
 from clipdepth_plugin.cli.distill import DistillOptions
 from clipdepth_plugin.cli.eval import EvalOptions
+from clipdepth_plugin.cli.export import ExportOptions
 from clipdepth_plugin.cli.inspect import InspectOptions
 from clipdepth_plugin.cli.label import LabelOptions
 from clipdepth_plugin.cli.layers import LayersOptions
@@ -288,6 +289,11 @@ OPTIONS: dict[str, tuple[type[Any], list[str], dict[str, str]]] = {
             "confidence": "the same",
         },
     ),
+    "export": (
+        ExportOptions,
+        ["--host", "demo", "--head", "demo", "--output", "out"],
+        {"opset": "refused without ONNX files: test_export.py"},
+    ),
     "bench": (
         BenchOptions,
         ["demo"],
@@ -307,6 +313,7 @@ ALWAYS = {
     "dtype threads shard ray bad_file_limit",
     "distill": "host folder truth preset epochs input_size device tower overrides",
     "calibrate": "host head data output batch_size device tower other_tower",
+    "export": "host head output format dtype size dynamic_batch tower other_tower",
     "bench": "host head preset form tower scope batch size dtype device threads rounds warmup seed "
     "separate exported random_weights output as_json",
 }

@@ -11,6 +11,7 @@ from clipdepth_plugin.cli.calibrate import calibrate_head
 from clipdepth_plugin.cli.command import add_command
 from clipdepth_plugin.cli.distill import distill
 from clipdepth_plugin.cli.eval import evaluate_head
+from clipdepth_plugin.cli.export import export_files
 from clipdepth_plugin.cli.inspect import inspect_host
 from clipdepth_plugin.cli.label import label
 from clipdepth_plugin.cli.layers import rank_layers
@@ -54,4 +55,5 @@ add_command(app, distill, "distill", context_settings=TAKES_ANY_FIELD)
 add_command(app, evaluate_head, "eval")
 add_command(app, rank_layers, "layers")
 add_command(app, calibrate_head, "calibrate")
+add_command(app, export_files, "export")
 add_command(app, run_bench, "bench")

@@ -37,13 +37,12 @@ def open_head(text: str, *, device: str, dtype: str | None) -> DepthSource:
     tower = tower_hashes(plugin.tower)["float32"]  # before it moves, in the dtype it came in
     parts = (save(state), config.model_dump_json().encode(), tower.encode())
     metric = config.metric
-    bounded = metric and config.activation in ("log", "bins") and config.canonical_focal is None
     card = SourceCard(
         source=f"head:{text}",
         units="metres" if metric else "inverse depth",
         version=bytes_version(parts),
         licence=config.provenance.license,
-        max_depth=config.depth_range[1] if bounded else None,
+        max_depth=config.saturates_at,
         reads_focal=metric and config.canonical_focal is not None,
     )
     host.model.to(device, getattr(torch, dtype or "float32"))

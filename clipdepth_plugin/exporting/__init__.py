@@ -1,0 +1,1 @@
+"""Tower and depth as files for engines, each verified against PyTorch."""
