@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from clipdepth_plugin import DepthHead, DepthTower
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.environment import describe_environment
-from clipdepth_plugin.exporting.graphs import Exported, TowerGraph, export_graph
+from clipdepth_plugin.exporting.graphs import Exported, TowerAlone, TowerGraph, export_graph
 from clipdepth_plugin.exporting.onnx_format import Onnx
 from clipdepth_plugin.exporting.plan import OPSET
 from clipdepth_plugin.latency.intervals import Interval, median_interval
@@ -50,21 +50,6 @@ is the same file a second time: the noise.
 | --- | --- | --- |"""
 
 
-class TowerAlone(TowerGraph):
-    """The same export without its head."""
-
-    stem = "tower"
-
-    def __init__(self, depth_tower: DepthTower) -> None:
-        super().__init__(depth_tower)
-        self.output_names = tuple(x for x in self.output_names if x not in ("depth", "confidence"))
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """What the host reads of its tower."""
-        seen, _ = self.depth_tower.vision(inputs[0])
-        return tuple(seen.values())
-
-
 def session_of(graph: TowerGraph, folder: Path, threads: int) -> Any:
     """An exported graph in onnxruntime."""
     example = graph.inputs_of(torch.zeros(1, 3, *SIZE), torch.ones(1))
@@ -82,7 +67,7 @@ def sessions(threads: int) -> dict[str, Any]:
     for preset in PRESETS:
         torch.manual_seed(0)
         head = DepthHead.for_host(host, preset).eval()
-        depth_tower = DepthTower(host, head, example=torch.zeros(1, 3, *SIZE))
+        depth_tower = DepthTower(host, head, example=torch.zeros(1, 3, *SIZE), native=True)
         kinds: dict[str, type[TowerGraph]] = {f"tower + {preset}": TowerGraph}
         if not made:
             kinds = {ALONE: TowerAlone, AGAIN: TowerAlone, **kinds}

@@ -313,7 +313,7 @@ ALWAYS = {
     "dtype threads shard ray bad_file_limit",
     "distill": "host folder truth preset epochs input_size device tower overrides",
     "calibrate": "host head data output batch_size device tower other_tower",
-    "export": "host head output format dtype size dynamic_batch tower other_tower",
+    "export": "host head output format dtype size dynamic_batch tower tower_alone other_tower",
     "bench": "host head preset form tower scope batch size dtype device threads rounds warmup seed "
     "separate exported random_weights output as_json",
 }

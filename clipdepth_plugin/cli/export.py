@@ -62,6 +62,12 @@ class ExportOptions:
             min=18, max=23, help="Of ONNX; 20 where it is left out, which TensorRT 10.0 reads."
         ),
     ] = None
+    tower_alone: Annotated[
+        bool,
+        typer.Option(
+            "--tower-alone", help="Also write the tower without depth; bench compares with it."
+        ),
+    ] = False
     tower: TowerOption = None
     other_tower: OtherTowerOption = False
 
@@ -93,6 +99,7 @@ def export_files(options: ExportOptions, console: Console) -> int:
         opset=options.opset,
         tower=options.tower,
         other_tower=options.other_tower,
+        tower_alone=options.tower_alone,
         host_name=options.host,
         head_name=options.head,
     )

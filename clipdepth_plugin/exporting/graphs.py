@@ -20,7 +20,8 @@ from clipdepth_plugin.plugin.depth_tower import DepthTower
 
 MOST = 64
 """Pictures in a batch, where their number is dynamic."""
-PIXELS, FOCAL, CONTEXT, DEPTH = "pixel_values", "focal_px", "context", "depth"
+PIXELS, FOCAL, CONTEXT = "pixel_values", "focal_px", "context"
+DEPTH, CONFIDENCE = "depth", "confidence"
 
 Inputs = Sequence[Tensor]
 Run = Callable[[Inputs], list[Tensor]]
@@ -50,6 +51,22 @@ class TowerGraph(nn.Module):
         return (pixels_B3HW, focal_B)[: len(self.input_names)]
 
 
+class TowerAlone(TowerGraph):
+    """The same without its head: what depth is compared with."""
+
+    stem = "tower"
+
+    def __init__(self, depth_tower: DepthTower) -> None:
+        super().__init__(depth_tower)
+        self.input_names = (PIXELS,)
+        self.output_names = tuple(x for x in self.output_names if x not in (DEPTH, CONFIDENCE))
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """What the host reads of its tower."""
+        seen, _ = self.depth_tower.vision(inputs[0])
+        return tuple(seen.values())
+
+
 class HeadGraph(nn.Module):
     """A LevelHead: patch tokens of each level, context, pixels and focal lengths, as it reads."""
 
@@ -66,7 +83,7 @@ class HeadGraph(nn.Module):
         self.levels = self.level_head.levels
         names = (name for name, given in others if given)
         self.input_names = (*map("level_{}".format, self.levels), *names)
-        self.output_names = (DEPTH, "confidence") if config.confidence else (DEPTH,)
+        self.output_names = (DEPTH, CONFIDENCE) if config.confidence else (DEPTH,)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Depth, and confidence where there is one."""

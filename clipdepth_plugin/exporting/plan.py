@@ -16,7 +16,7 @@ from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import ClipDepthError, ExportError, shortened
 from clipdepth_plugin.exporting.framed import as_written
-from clipdepth_plugin.exporting.graphs import Graph, HeadGraph, TowerGraph
+from clipdepth_plugin.exporting.graphs import Graph, HeadGraph, TowerAlone, TowerGraph
 from clipdepth_plugin.exporting.verifying import DTYPES
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
@@ -41,6 +41,7 @@ class ExportSettings:
         opset: Of ONNX; None: ``OPSET``.
         tower: Module path of the tower, where the host has several.
         other_tower: As ``attach``.
+        tower_alone: Also write the tower without depth, which ``clipdepth bench`` compares with.
         host_name: What the card calls the host.
         head_name: What the card calls the head.
     """
@@ -52,6 +53,7 @@ class ExportSettings:
     opset: int | None = None
     tower: str | None = None
     other_tower: bool = False
+    tower_alone: bool = False
     host_name: str | None = None
     head_name: str | None = None
 
@@ -69,8 +71,8 @@ class Plan:
         settings: What is asked for.
         tower: The tower, as the host has it.
         framing: How pictures become its input.
-        references: Both graphs, in float32.
-        graphs: Both graphs, in the dtype of the files.
+        references: The graphs, in float32.
+        graphs: The same in the dtype of the files.
     """
 
     settings: ExportSettings
@@ -117,7 +119,9 @@ def make_plan(host: nn.Module, head: DepthHead, processor: Any, settings: Export
     def made() -> DepthTower:
         example = torch.zeros(1, 3, *framing.size)
         try:
-            return DepthTower(host, head, settings.tower, example=example, other_tower=True)
+            return DepthTower(
+                host, head, settings.tower, example=example, other_tower=True, native=True
+            )
         except ClipDepthError:
             raise
         except Exception as error:  # the tower's own, of a size that it does not take
@@ -135,8 +139,10 @@ def make_plan(host: nn.Module, head: DepthHead, processor: Any, settings: Export
         )
     dtype = DTYPES[settings.dtype]
     own = reference if dtype == torch.float32 else made().to(dtype)
-    return Plan(settings, tower, framing, _graphs(reference), _graphs(own))
+    alone = settings.tower_alone
+    return Plan(settings, tower, framing, _graphs(reference, alone), _graphs(own, alone))
 
 
-def _graphs(depth_tower: DepthTower) -> tuple[Graph, ...]:
-    return TowerGraph(depth_tower), HeadGraph(depth_tower)
+def _graphs(depth_tower: DepthTower, alone: bool) -> tuple[Graph, ...]:
+    graphs = TowerGraph(depth_tower), HeadGraph(depth_tower)
+    return (*graphs, TowerAlone(depth_tower)) if alone else graphs

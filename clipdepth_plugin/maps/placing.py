@@ -43,7 +43,7 @@ def at_size(
     natives: Sequence[Tensor], views: Sequence[Views], patch_size: Size, size: Size
 ) -> Tensor:
     """The maps of all views at one size: (B, 1, *size)."""
-    whole = _whole_views(natives, views, patch_size)
+    whole = whole_views(natives, views, patch_size)
     resized = [resize(map_B1HW, size) for map_B1HW in whole]
     return torch.cat(resized) if len(resized) > 1 else resized[0]
 
@@ -56,7 +56,7 @@ def in_images(
     join: Join,
 ) -> list[Tensor]:
     """One (1, H, W) map of each image at its size; NaN where the tower did not see it."""
-    maps = (one for map_B1HW in _whole_views(natives, views, patch_size) for one in map_B1HW)
+    maps = (one for map_B1HW in whole_views(natives, views, patch_size) for one in map_B1HW)
     return [_in_image(image, list(islice(maps, len(image))), join) for image in images]
 
 
@@ -68,7 +68,7 @@ def _in_image(image: ImageViews, maps: list[Tensor], join: Join) -> Tensor:
     return join(placed, overview_1HW)
 
 
-def _whole_views(
+def whole_views(
     natives: Sequence[Tensor], views: Sequence[Views], patch_size: Size
 ) -> list[Tensor]:
     """Maps that cover the whole of their views, at any size."""

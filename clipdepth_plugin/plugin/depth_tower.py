@@ -50,6 +50,7 @@ class DepthTower(nn.Module):
         *,
         example: Tensor | None = None,
         other_tower: bool = False,
+        native: bool = False,
         **tower_kwargs: Any,
     ) -> None:
         """Runs the tower once on the example; the host is only looked at.
@@ -62,6 +63,8 @@ class DepthTower(nn.Module):
                 values do not matter. None: one picture of the head's input size, or else of the
                 tower's.
             other_tower: As ``attach``.
+            native: Leave maps at the head's own size, where they cover the view (16 x 16 to a
+                patch); who resizes them to a picture then does so once, as ``predict``.
             tower_kwargs: What the tower needs beside pixels (``grid_thw`` ...): constants.
 
         Raises:
@@ -79,7 +82,7 @@ class DepthTower(nn.Module):
             example = _example(found, head.config.input_size)
         check_laid_out(example, found)
         self.vision = StaticTower(host, found, head.config, example, tower_kwargs)
-        self.level_head = LevelHead(head, self.vision.views, found.patch_size)
+        self.level_head = LevelHead(head, self.vision.views, found.patch_size, native=native)
         self.eval()
         self.tower = self.vision.tower
         self.input_shape = self.vision.input_shape
@@ -103,8 +106,8 @@ class DepthTower(nn.Module):
         Returns:
             What the host reads of its tower, by name: what the tower's forward gives, or the hidden
             states that the host's config names (LLaVA). (B, 1, H, W) float32 metres at the tower's
-            input size, NaN for pictures of one colour. Where the head has it (B, 1, H, W)
-            confidence.
+            input size (``native``: the head's own), NaN for pictures of one colour. Where the head
+            has it (B, 1, H, W) confidence.
 
         Raises:
             ImageError: Pixels of another shape.

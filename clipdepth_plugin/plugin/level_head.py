@@ -19,7 +19,7 @@ from clipdepth_plugin.errors import FeaturesError, HostError, quoted
 from clipdepth_plugin.features import TowerFeatures, Views
 from clipdepth_plugin.lenses import LensCheck
 from clipdepth_plugin.maps.cameras import camera_scales, views_themselves
-from clipdepth_plugin.maps.placing import at_pixels
+from clipdepth_plugin.maps.placing import at_pixels, whole_views
 from clipdepth_plugin.plugin.estimating import check_finite, without_depth
 from clipdepth_plugin.precision import without_autocast
 
@@ -37,13 +37,21 @@ class LevelHead(nn.Module):
         levels: The levels that it takes, in their order.
     """
 
-    def __init__(self, head: DepthHead | FusedHead, views: Views, patch_size: Size) -> None:
+    def __init__(
+        self,
+        head: DepthHead | FusedHead,
+        views: Views,
+        patch_size: Size,
+        *,
+        native: bool = False,
+    ) -> None:
         """Keeps the head and the size of views.
 
         Args:
             head: The head.
             views: The grid of the tokens, and the size of the maps.
             patch_size: (height, width) of a patch in pixels.
+            native: See ``DepthTower``.
         """
         super().__init__()
         self.head = SharedCopy(head).of(head)
@@ -51,6 +59,7 @@ class LevelHead(nn.Module):
         self.levels: tuple[int, ...] = head.config.levels
         self._views = views
         self._patch_size = patch_size
+        self._place = whole_views if native else at_pixels
         self._lens = LensCheck()
 
     def forward(
@@ -70,7 +79,8 @@ class LevelHead(nn.Module):
                 camera. None: the canonical one.
 
         Returns:
-            (B, 1, H, W) float32 metres, and where the head has it confidence of that size.
+            (B, 1, H, W) float32 metres at the size of views (``native``: the head's own), and where
+            the head has it confidence of that size.
 
         Raises:
             FeaturesError: A level, the context or the pixels are missing, or of another shape.
@@ -102,10 +112,10 @@ class LevelHead(nn.Module):
         return self._placed(native)
 
     def _placed(self, native: DepthEstimate) -> tuple[Tensor, ...]:
-        (metres_B1HW,) = at_pixels([native.metres], [self._views], self._patch_size)
+        (metres_B1HW,) = self._place([native.metres], [self._views], self._patch_size)
         if not self.config.confidence or native.log_scale is None:
             return (metres_B1HW,)
-        (log_scale_B1HW,) = at_pixels([native.log_scale], [self._views], self._patch_size)
+        (log_scale_B1HW,) = self._place([native.log_scale], [self._views], self._patch_size)
         return metres_B1HW, confidence_of(log_scale_B1HW)
 
     def _scales(self, focal_px: Tensor, metres_B1HW: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipdepth_plugin.adapters.arrays import frames
-from clipdepth_plugin.arguments import StrPath, Units
+from clipdepth_plugin.arguments import StrPath, Units, parse_camera
 from clipdepth_plugin.errors import ExportError, ImageError, NoDepthError, quoted
 from clipdepth_plugin.lenses import LensCheck
 from clipdepth_plugin.maps.cameras import Cameras, Focals, camera_scales
@@ -62,6 +62,24 @@ class Result:
             NoDepthError: The head gives metres.
         """
         return self._in("inverse depth", "depth")
+
+    def points(self, intrinsics: Any) -> Floats:
+        """(H, W, 3) metres in the camera's frame: x right, y down, z forward.
+
+        Args:
+            intrinsics: (fx, fy, cx, cy) or a 3x3 matrix K, in pixels of the picture.
+
+        Raises:
+            NoDepthError: The head gives relative depth, no metres.
+            HostError: No camera of such a picture.
+        """
+        z_HW, camera = self.depth, parse_camera(intrinsics, "intrinsics")
+        height, width = z_HW.shape
+        LensCheck()(camera, (height, width), "intrinsics")
+        fx, fy, cx, cy = camera
+        y_H1, x_W = np.ogrid[:height, :width]
+        points_HW3 = np.stack([(x_W - cx) / fx * z_HW, (y_H1 - cy) / fy * z_HW, z_HW], axis=-1)
+        return points_HW3.astype(np.float32)
 
     def _in(self, units: Units, other: str) -> Floats:
         if units != self.units:

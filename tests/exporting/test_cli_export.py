@@ -29,12 +29,15 @@ def test_files_errors_and_engines(named: tuple[Path, Path], tmp_path: Path) -> N
     host, head = named
     out = tmp_path / "out"
     given = ("--host", host, "--head", head, "-o", out)
-    result = run("export", *given, "--dtype", "float32", "--opset", "18")
+    result = run("export", *given, "--dtype", "float32", "--opset", "18", "--tower-alone")
     assert result.exit_code == 0, result.output
     assert "trtexec --onnx=tower_depth.onnx" in words(result.output)
     card = Card.read(out / "depth.json")
     assert (card.host, card.head) == (str(host), str(head))
     assert card.files["head.onnx"].opset == 18
+    alone, whole = card.files["tower.onnx"], card.files["tower_depth.onnx"]
+    assert [port.name for port in alone.inputs] == ["pixel_values"]
+    assert [*alone.outputs, whole.outputs[-1]] == [*whole.outputs]
     assert all(found.worst < 1e-4 for f in card.files.values() for found in f.verified.values())
     again = run("export", *given)
     assert again.exit_code == 2

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from clipdepth_plugin import DepthHead, DepthTower
+from clipdepth_plugin.decoders.blocks import resize
 from tests.tiny.heads import small_head
 
 SIDE = 64
@@ -35,7 +36,7 @@ CARD: dict[str, Any] = {
 
 @functools.cache
 def tower() -> nn.Module:
-    """Patches of 16, so that maps of heads have the input's size."""
+    """Patches of 8: maps of heads have twice the input's size."""
     torch.manual_seed(0)
     config = CLIPVisionConfig(
         hidden_size=32,
@@ -43,7 +44,7 @@ def tower() -> nn.Module:
         num_hidden_layers=4,
         num_attention_heads=4,
         image_size=SIDE,
-        patch_size=16,
+        patch_size=8,
     )
     model: nn.Module = CLIPVisionModel(config)
     return model.eval()
@@ -68,7 +69,7 @@ class _Graph(nn.Module):
 
 def write_exported(folder: Path) -> Path:
     """Of ``tower`` and ``head``; one picture a run."""
-    depth_tower = DepthTower(tower(), head())
+    depth_tower = DepthTower(tower(), head(), native=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -84,7 +85,7 @@ def write_exported(folder: Path) -> Path:
     with torch.no_grad():
         _, depth_1BHW, _ = depth_tower(checked_pixels())
     said = {**CARD, "units": "metres", "canonical_focal": FOCAL, "confidence": True}
-    _finish(folder, said, depth_1BHW)
+    _finish(folder, said, resize(depth_1BHW, (SIDE, SIDE)))
     return folder
 
 
