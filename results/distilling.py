@@ -26,7 +26,6 @@ from heads_page import mean_cell
 from pydantic import BaseModel, ConfigDict
 
 from clipdepth_plugin import DepthHead
-from clipdepth_plugin.data import DataConfig
 from clipdepth_plugin.data.config import expand
 from clipdepth_plugin.distilling.labels import split_labels
 from clipdepth_plugin.distilling.recipe import Student, training_tree
@@ -81,7 +80,10 @@ def train_teacher() -> Path:
         for part in ("train", "validation")
     }
     fields = whole.model_dump(mode="json", exclude_unset=True)
-    chosen = {name: [_given(one) for one in sets] for name, sets in data.items()}
+    chosen = {
+        name: [one.model_dump(mode="json", exclude_unset=True) for one in sets]
+        for name, sets in data.items()
+    }
     fields |= {"run": str(FOLDER / "teacher"), "data": chosen}
     return _trained(fields)
 
@@ -114,7 +116,7 @@ def train_student(preset: str, seed: int, learns: Learns, labels: dict[str, Path
     data: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
     for name, part in parts.items():
         for which, one in (("train", part.train), ("validation", part.held_out)):
-            fields = _given(one)
+            fields = one.model_dump(mode="json", exclude_unset=True)
             if learns == "truth":
                 fields["root"] = f"$CLIPDEPTH_DATA/{name}"
             data[which].append(fields | ({"share": 1.0} if which == "train" else {}))
@@ -134,10 +136,6 @@ def train_student(preset: str, seed: int, learns: Learns, labels: dict[str, Path
         "keep": 1,
     }
     return _trained(tree)
-
-
-def _given(data: DataConfig) -> dict[str, Any]:
-    return {name: getattr(data, name) for name in sorted(data.model_fields_set)}
 
 
 def _trained(fields: dict[str, Any]) -> Path:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
-from pydantic_core import PydanticSerializationError
 
 from clipdepth_plugin.calibrating.calibrate import Calibrated, Figures
 from clipdepth_plugin.environment import package_versions, platform_name
 from clipdepth_plugin.errors import HeadFileError
+from clipdepth_plugin.evaluation.report import json_of
 from clipdepth_plugin.files.atomic import write_atomically
-from clipdepth_plugin.files.locks import LOCK_FILE
-from clipdepth_plugin.files.paths import is_folder, names_in
+from clipdepth_plugin.files.locks import check_new
 from clipdepth_plugin.metric_calibration import MetricCalibration
+
+NEW_ALONE = "a calibrated head is written to a new folder, and no head is overwritten"
 
 
 class Report(BaseModel):
@@ -89,30 +89,13 @@ def make_report(result: Calibrated, **environment: Any) -> Report:
     )
 
 
-def check_new(folder: Path) -> None:
-    """Whether a head may be written there.
-
-    Raises:
-        HeadFileError: The folder holds something.
-    """
-    names = set(names_in(folder, HeadFileError)) - {LOCK_FILE} if is_folder(folder) else set()
-    if names:
-        raise HeadFileError(
-            f"{folder}: holds files ({min(names)}); a calibrated head is written to a new folder, "
-            "and no head is overwritten: give another"
-        )
-
-
 def write_calibrated(folder: Path, result: Calibrated, report: Report) -> None:
     """Writes the head with its card, then the report.
 
     Raises:
         HeadFileError: The folder holds something, or a file can't be written.
     """
-    check_new(folder)
-    try:
-        content = report.model_dump_json(indent=2)
-    except PydanticSerializationError:  # a file's name that is no UTF-8
-        content = json.dumps(report.model_dump(mode="json"), indent=2)
+    check_new(folder, HeadFileError, NEW_ALONE)
+    content = json_of(report)
     result.head.save_pretrained(folder)
-    write_atomically(folder / "report.json", content.encode() + b"\n", HeadFileError)
+    write_atomically(folder / "report.json", content, HeadFileError)

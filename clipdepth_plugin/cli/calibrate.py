@@ -23,6 +23,8 @@ from clipdepth_plugin.cli.options import (
     OutputOption,
     TowerOption,
 )
+from clipdepth_plugin.errors import HeadFileError
+from clipdepth_plugin.files.locks import check_new
 from clipdepth_plugin.metric_calibration import interval
 
 if TYPE_CHECKING:
@@ -77,12 +79,12 @@ def calibrate_head(options: CalibrateOptions, console: Console) -> int:
         from clipdepth_plugin.adapters.loading import load_host
         from clipdepth_plugin.calibrating.calibrate import calibrate
         from clipdepth_plugin.calibrating.readings import read_points, uncalibrated
-        from clipdepth_plugin.calibrating.report import check_new, make_report, write_calibrated
+        from clipdepth_plugin.calibrating.report import NEW_ALONE, make_report, write_calibrated
         from clipdepth_plugin.cli.device import find_device
         from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
         from clipdepth_plugin.shipped import load_head
 
-        check_new(options.output)
+        check_new(options.output, HeadFileError, NEW_ALONE)
         dataset, name, data = _measured(options.data)
         device = find_device(options.device)
         host = load_host(options.host)

@@ -85,11 +85,13 @@ def export_files(options: ExportOptions, console: Console) -> int:
     """
     with loading(console, options.host, options.head):
         from clipdepth_plugin.adapters.loading import load_host
-        from clipdepth_plugin.exporting.export import check_new, export
+        from clipdepth_plugin.errors import ExportError
+        from clipdepth_plugin.exporting.export import NEW_ALONE, export
         from clipdepth_plugin.exporting.plan import ExportSettings
+        from clipdepth_plugin.files.locks import check_new
         from clipdepth_plugin.shipped import load_head
 
-        check_new(options.output)
+        check_new(options.output, ExportError, NEW_ALONE)
         host, head = load_host(options.host), load_head(options.head)
     settings = ExportSettings(
         formats=tuple(dict.fromkeys(options.format or ["onnx"])),

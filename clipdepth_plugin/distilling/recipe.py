@@ -67,8 +67,8 @@ def training_tree(labels: LabelledSet, student: Student, run: Path) -> dict[str,
         "input_size": None if student.input_size is None else list(student.input_size),
         "head": {"preset": student.preset, "options": options},
         "data": {
-            "train": [_given(labels.train)],
-            "validation": [_given(labels.held_out)],
+            "train": [labels.train.model_dump(mode="json", exclude_unset=True)],
+            "validation": [labels.held_out.model_dump(mode="json", exclude_unset=True)],
         },
         "loss": {**loss, "trim": TRIM},
         "optimiser": {"lr": 2e-3 if compact else 3e-4, "weight_decay": 0.02},
@@ -80,10 +80,6 @@ def training_tree(labels: LabelledSet, student: Student, run: Path) -> dict[str,
         },
         "provenance": _provenance(labels),
     }
-
-
-def _given(data: Any) -> dict[str, Any]:
-    return {name: getattr(data, name) for name in sorted(data.model_fields_set)}
 
 
 def _provenance(labels: LabelledSet) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from clipdepth_plugin.environment import Environment
 from clipdepth_plugin.evaluation.evaluate import Means
 from clipdepth_plugin.evaluation.protocols import Alignment
-from clipdepth_plugin.evaluation.report import Report
+from clipdepth_plugin.evaluation.report import Report, json_of
 from clipdepth_plugin.files.atomic import write_atomically
 from clipdepth_plugin.labelling.source import SourceCard
 from clipdepth_plugin.latency.report import describe, markdown_table
@@ -123,4 +123,4 @@ def write(folder: Path, report: DistillReport) -> None:
         DepthFileError: A file can't be written.
     """
     write_atomically(folder / "report.md", to_markdown(report).encode(errors="backslashreplace"))
-    write_atomically(folder / "report.json", f"{report.model_dump_json(indent=1)}\n".encode())
+    write_atomically(folder / "report.json", json_of(report))

@@ -105,6 +105,15 @@ def make_report(result: EvaluationResult, **environment: Any) -> Report:
     )
 
 
+def json_of(report: BaseModel) -> bytes:
+    """A report as a file of JSON, also where it has a file's name that is no UTF-8."""
+    try:
+        content = report.model_dump_json(indent=2)
+    except PydanticSerializationError:
+        content = json.dumps(report.model_dump(mode="json"), indent=2)
+    return content.encode() + b"\n"
+
+
 def write_report(folder: Path, report: Report, result: EvaluationResult) -> None:
     """Writes report.json, and images.csv with one line for each picture, in the data set's order.
 
@@ -115,11 +124,7 @@ def write_report(folder: Path, report: Report, result: EvaluationResult) -> None
     Raises:
         DepthFileError: A file can't be written.
     """
-    try:
-        content = report.model_dump_json(indent=2)
-    except PydanticSerializationError:  # a file's name that is no UTF-8
-        content = json.dumps(report.model_dump(mode="json"), indent=2)
-    write_atomically(folder / "report.json", content.encode() + b"\n")
+    write_atomically(folder / "report.json", json_of(report))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [metric.name for metric in METRICS]

@@ -28,12 +28,12 @@ from clipdepth_plugin.exporting.plan import ExportSettings, Plan, make_plan
 from clipdepth_plugin.exporting.tensorrt import build_line
 from clipdepth_plugin.exporting.verifying import DTYPES, example_inputs, verify
 from clipdepth_plugin.files.atomic import new_files
-from clipdepth_plugin.files.locks import LOCK_FILE
-from clipdepth_plugin.files.paths import is_folder, names_in
+from clipdepth_plugin.files.locks import check_new
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.runtime.card import CARD_FILE, Card, ExportedFile
 
 _BATCH = 3
+NEW_ALONE = "an export is written to a new folder, and nothing is overwritten"
 Say = Callable[[str], object]
 
 
@@ -89,7 +89,7 @@ def export(
     """
     settings = settings or ExportSettings()
     formats = [_format(name) for name in settings.formats]
-    check_new(folder)
+    check_new(folder, ExportError, NEW_ALONE)
     for one in formats:
         one.check()
     plan = make_plan(host, head, processor, settings)
@@ -116,20 +116,6 @@ def export(
         card = make_card(plan, files)
         (temporary / CARD_FILE).write_text(card.to_json(), encoding="utf-8")
     return ExportResult(card, doubts)
-
-
-def check_new(folder: Path) -> None:
-    """Whether an export may be written there.
-
-    Raises:
-        ExportError: The folder holds something.
-    """
-    names = set(names_in(folder, ExportError)) - {LOCK_FILE} if is_folder(folder) else set()
-    if names:
-        raise ExportError(
-            f"{folder}: holds files ({min(names)}); an export is written to a new folder, and "
-            "nothing is overwritten: give another"
-        )
 
 
 def _format(name: str) -> Format:

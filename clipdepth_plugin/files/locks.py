@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from clipdepth_plugin.errors import ClipDepthError
+from clipdepth_plugin.files.paths import is_folder, names_in
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,17 @@ def release(file: io.FileIO) -> None:
     """Releases a lock."""
     file.close()
     _held.discard(file)
+
+
+def check_new(folder: Path, error: type[ClipDepthError], rule: str) -> None:
+    """Whether a folder holds nothing, or nothing but its lock; it need not be there.
+
+    Raises:
+        ClipDepthError: ``error``; it holds something. ``rule`` says why that is not taken.
+    """
+    names = set(names_in(folder, error)) - {LOCK_FILE} if is_folder(folder) else set()
+    if names:
+        raise error(f"{folder}: holds files ({min(names)}); {rule}: give another")
 
 
 @contextlib.contextmanager
