@@ -44,7 +44,7 @@ LABELLED = ("libero", "kitchen", "tum", "hololens")
 TEACHER_SETS = ("libero", "tum", "hololens", "real_mix")
 TESTS = ("libero", "kitchen")
 PRESETS, SEEDS = ("fast", "guided"), (0, 1, 2)
-STEPS, BATCH, SIDE = 600, 8, 224
+STEPS, BATCH, SIDE = 400, 8, 224
 Learns = Literal["labels", "truth"]
 logger = logging.getLogger("distilling")
 

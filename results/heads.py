@@ -47,7 +47,7 @@ def main(arguments: Sequence[str], output: Path = HERE) -> None:
     )
     parser.add_argument("--entry", nargs="+", choices=list(ENTRIES), default=[])
     parser.add_argument("--seed", nargs="+", type=int, default=[0])
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=224, help="side of the tower's input")
     parser.add_argument("--threads", type=int, default=1)
