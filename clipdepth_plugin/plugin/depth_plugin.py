@@ -1,35 +1,30 @@
-"""attach() and DepthPlugin: depth beside a host's own outputs.
-
-Axes: B views, H W pixels.
-"""
+"""attach() and DepthPlugin: depth beside a host's own outputs."""
 
 from __future__ import annotations
 
 import functools
 import sys
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
 from clipdepth_plugin.adapters.passes import TowerPass, wanted_by
-from clipdepth_plugin.adapters.running import TowerRunner, packed
+from clipdepth_plugin.adapters.running import TowerRunner
 from clipdepth_plugin.adapters.taps import Taps, owners
 from clipdepth_plugin.adapters.threads import changing, threads_inside
 from clipdepth_plugin.adapters.towers import Tower, choose_tower
 from clipdepth_plugin.adapters.trim import Trim, plan_trim
 from clipdepth_plugin.errors import HeadMismatchError, NoDepthError
-from clipdepth_plugin.features import TowerFeatures, one_size
 from clipdepth_plugin.head import DepthHead
-from clipdepth_plugin.maps.cameras import Cameras, Focals
-from clipdepth_plugin.plugin.checks import check_fit, check_laid_out, check_pixels
+from clipdepth_plugin.plugin.checks import check_fit
 from clipdepth_plugin.plugin.framing import host_preprocessing, warn_of_other_views
 from clipdepth_plugin.plugin.pass_maps import Reader
 from clipdepth_plugin.plugin.reading import DepthPass, DepthReading
+from clipdepth_plugin.plugin.tower_calls import TowerCalls
 
 if TYPE_CHECKING:
     from clipdepth_plugin.fused.head import FusedHead  # brings triton in
@@ -80,7 +75,7 @@ def attach(
     return plugin
 
 
-class DepthPlugin(DepthReading, nn.Module):
+class DepthPlugin(DepthReading, TowerCalls):
     """Depth from the tower of a host: taps and a head, never the host itself.
 
     A context manager (leaving it detaches) and a torch module whose parameters are the head's.
@@ -187,77 +182,6 @@ class DepthPlugin(DepthReading, nn.Module):
             yield cast("list[DepthPass]", seen)
         finally:
             captures[:] = [capture for capture in captures if capture is not seen]
-
-    def forward(
-        self,
-        pixel_values: Tensor,
-        *,
-        intrinsics: Cameras | None = None,
-        focal_px: Focals | None = None,
-        **tower_kwargs: Any,
-    ) -> Tensor | list[Tensor]:
-        """Runs the tower alone, no further than needed, and the head.
-
-        Gradients reach the head, never the tower. Works attached or not; ``depth`` stays.
-
-        Args:
-            pixel_values: Normalised, and laid out as the tower takes them: (B, 3, H, W), or the
-                packed patches of towers that take those.
-            intrinsics: As ``predict``, in pixels of the tower's input.
-            focal_px: Likewise.
-            tower_kwargs: Passed on to the tower: what else it needs (``grid_thw`` ...).
-
-        Returns:
-            (B, 1, H, W) float32 metres (relative: see ``depth``); for views of several sizes a
-            list of (1, H, W). Views of one colour, which have no depth in ``depth``, have a map
-            like any other here.
-
-        Raises:
-            ImageError: No floats, not of the tower's shape, smaller than a patch, or not finite;
-                names the images.
-            NoDepthError: A tap did not fire; or the head is in evaluation mode without gradients
-                and its depth is not finite (not checked in compiled code).
-            HostError: Not as many cameras as views, or no cameras.
-            HeadMismatchError: A camera was given to a head that was trained without one.
-        """
-        check_pixels(pixel_values, self.tower)
-        if pixel_values.ndim == 4 and len(pixel_values) == 0:  # hosts' own towers break on it
-            device = next(self.head.parameters()).device
-            return torch.zeros((0, 1, *pixel_values.shape[-2:]), device=device)
-        run = self.tower_pass(pixel_values, **tower_kwargs)
-        return run.with_graph(intrinsics, focal_px)
-
-    def features(
-        self, pixel_values: Tensor, **tower_kwargs: Any
-    ) -> TowerFeatures | list[TowerFeatures]:
-        """What ``forward`` gives the head to read: for training and caching.
-
-        Arguments and errors are those of ``forward``, but that pixels may be infinite or NaN.
-
-        Returns:
-            The features of all views; for views of several sizes a list in the views' order, each
-            of it the neighbours of one size.
-        """
-        check_laid_out(pixel_values, self.tower)
-        empty = pixel_values.ndim == 4 and len(pixel_values) == 0  # hosts' own towers break on it
-        if empty:
-            pixel_values = pixel_values.new_zeros(1, *pixel_values.shape[1:])
-        features = self.tower_pass(pixel_values, **tower_kwargs).features
-        return one_size(features).mapped(lambda x: x[:0]) if empty else features
-
-    def tower_pass(self, pixel_values: Tensor, **tower_kwargs: Any) -> DepthPass:
-        """One pass of the tower alone, as ``capture`` collects the host's; ``depth`` stays."""
-        check_laid_out(pixel_values, self.tower)
-        return cast("DepthPass", self._runner.run(pixel_values, tower_kwargs))
-
-    def views_pass(self, views: Sequence[Tensor]) -> DepthPass:
-        """As ``tower_pass``, of normalised views (3, H, W) that the tower's packing is left to.
-
-        Raises:
-            ImageError: The tower takes none of such sizes in one pass, or no pictures alone.
-        """
-        pixels, said = packed(self.tower, views)
-        return self.tower_pass(pixels, **said)
 
     def _pass(self) -> DepthPass:
         slot = self._recorder.slot
