@@ -20,6 +20,7 @@ from clipdepth_plugin.errors import DataError
 
 if TYPE_CHECKING:
     from clipdepth_plugin.distilling.run import Distillation
+    from clipdepth_plugin.labelling.job import LabelJob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,14 +92,16 @@ def distill(options: DistillOptions, console: Console) -> int:
     Exit code: 0, done. 1, done, but some pictures could not be read; they are named. 2, the host,
     the teacher, the pictures or an option is wrong; the message says which. 3, an unexpected error.
     """
+    from clipdepth_plugin.cli.device import find_device
     from clipdepth_plugin.distilling.report import to_markdown
     from clipdepth_plugin.distilling.run import check_student
     from clipdepth_plugin.distilling.run import distill as run
 
-    job = _job(options)
+    find_device(options.device)
+    labelling, job = _label_job(options), _job(options)
     with loading(console, options.host):
         check_student(job)
-    bad = _label(options, console)
+    bad = labelling is not None and _label(labelling, console)
     with TrainingReport(console) as reporter, LongWork(console) as work:
         report = run(job, reporter=reporter, advance=work.at)
     console.print(to_markdown(report))
@@ -110,29 +113,33 @@ def _labels(options: DistillOptions) -> Path:
     return options.labels or options.folder / "labels"
 
 
-def _label(options: DistillOptions, console: Console) -> bool:
-    """Labels the pictures, unless labels are given; whether some could not be read."""
+def _label_job(options: DistillOptions) -> LabelJob | None:
+    """How the pictures are labelled; None where labels are given."""
     if options.labels is not None:
         if options.teacher is not None or options.pictures:
             raise DataError(
                 "--labels: are made already; leave out --teacher and --pictures, or --labels"
             )
-        return False
+        return None
     if options.teacher is None or not options.pictures:
         raise DataError("give --teacher and --pictures, or --labels")
     from clipdepth_plugin.labelling.job import LabelJob
+
+    return LabelJob(
+        pictures=tuple(map(parse_pictures, options.pictures)),
+        source=options.teacher,
+        folder=_labels(options),
+        settings=make_settings(focal_px=options.focal_px, intrinsics=options.intrinsics),
+        every=options.every,
+        batch_size=options.batch_size,
+        device=options.device,
+    )
+
+
+def _label(job: LabelJob, console: Console) -> bool:
+    """Labels the pictures; whether some could not be read."""
     from clipdepth_plugin.labelling.run import write_labels
 
-    with loading(console, options.teacher):
-        job = LabelJob(
-            pictures=tuple(map(parse_pictures, options.pictures)),
-            source=options.teacher,
-            folder=_labels(options),
-            settings=make_settings(focal_px=options.focal_px, intrinsics=options.intrinsics),
-            every=options.every,
-            batch_size=options.batch_size,
-            device=options.device,
-        )
     with told(console, "pictures") as advance:
         report = write_labels(job, advance=advance)
     say(report, job.folder, console)

@@ -116,6 +116,8 @@ def test_a_relative_teacher_gives_a_head_that_says_so(tiny: TinyRuns, pictures: 
         (["--teacher", "fake:metres"], "give --teacher and --pictures"),
         (["--labels", "{labels}", "--teacher", "fake:metres"], "are made already"),
         (["--labels", "{truth}"], "says of no teacher"),
+        (["--labels", "{labels}", "--device", "nowhere"], "nothing can be computed there"),
+        (["--host", "no/such/host"], "give --teacher"),
         (["--labels", "{labels}", "--preset", "quick"], "no preset is called"),
         (["--labels", "{labels}", "--data.train", "[]"], "data.train"),
     ],
