@@ -1,7 +1,7 @@
 """Convex upsampling to metres in one pass: the mask's 1x1 convolution, softmax, mix, activation.
 
-RAFT, arXiv 2003.12039, section 3.3, as ``compact.convex_upsample`` does it; the masks of 9 R^2
-channels are never written. A confidence's scale is mixed beside the depth, by the same mask.
+As ``decoders/convex.py`` does it; the masks of 9 R^2 channels are never written. A confidence's
+scale is mixed beside the depth, by the same mask.
 
 Axes: B views, C channels, H W the coarse map's size, L the maps that are mixed, R the factor, K the
 9 neighbours.
@@ -9,17 +9,14 @@ Axes: B views, C channels, H W the coarse map's size, L the maps that are mixed,
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 
-from clipdepth_plugin.decoders.compact import CONVEX_FACTOR
+from clipdepth_plugin.decoders.convex import CONVEX_FACTOR, convex_upsample, convex_weights
 from clipdepth_plugin.decoders.readout import SCALE_RANGE, Metres, bounded_log_scale
 from clipdepth_plugin.kernels import launch
 from clipdepth_plugin.kernels.device import METRES, dot_add, to_metres
@@ -74,30 +71,10 @@ def convex_depth(
     mask_BHWM = F.linear(x_BCHW.permute(0, 2, 3, 1), weight_MC, bias_M)
     if added_BMHW is not None:
         mask_BHWM = mask_BHWM + added_BMHW.permute(0, 2, 3, 1)
-    weights = _unscaled_softmax(mask_BHWM.unflatten(-1, (9, -1)).unbind(-2))
-    mixed = [_mix(weights, level_B1HW) for level_B1HW in level_BLHW.split(1, dim=1)]
+    weights = convex_weights(mask_BHWM)
+    mixed = [convex_upsample(level_B1HW, weights) for level_B1HW in level_BLHW.split(1, dim=1)]
     scales = [bounded_log_scale(logits_B1HW) for logits_B1HW in mixed[1:]]
     return torch.cat([metres(mixed[0]), *scales], dim=1).float()
-
-
-def _unscaled_softmax(logits: Sequence[Tensor]) -> list[Tensor]:
-    """Over a list, to be divided by its sum; float32 or wider.
-
-    Neighbour after neighbour: over an axis in the middle a CPU takes twice as long.
-    """
-    highest = functools.reduce(torch.maximum, logits)
-    highest = highest.to(torch.promote_types(highest.dtype, torch.float32))
-    return [(one - highest).exp_() for one in logits]
-
-
-def _mix(weights: Sequence[Tensor], level_B1HW: Tensor) -> Tensor:
-    """(B, H, W, R^2) weights of each neighbour and the level -> (B, 1, R * H, R * W)."""
-    height, width = level_B1HW.shape[-2:]
-    padded = F.pad(level_B1HW, (1, 1, 1, 1), mode="replicate")[:, 0, :, :, None]
-    near = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
-    mixed = functools.reduce(torch.add, (w * x for w, x in zip(weights, near, strict=True)))
-    mixed_BHWR = mixed / functools.reduce(torch.add, weights)
-    return rearrange(mixed_BHWR, "n h w (a b) -> n 1 (h a) (w b)", a=CONVEX_FACTOR)
 
 
 def _empty(level_BLHW: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from clipdepth_plugin import DepthHead, HeadConfig, TowerFeatures
 from clipdepth_plugin.config import Activation
-from clipdepth_plugin.decoders.compact import convex_upsample, convex_weights, spline_logits
+from clipdepth_plugin.decoders.convex import convex_upsample, convex_weights, spline_logits
 from clipdepth_plugin.decoders.guided import (
     ImageStem,
     PatchAttention,
@@ -122,11 +122,11 @@ def test_patches_that_look_alike_are_mixed() -> None:
 def test_convex_upsampling_mixes_neighbours_only() -> None:
     """Flat stays flat to the border; outputs stay between their neighbours' extremes."""
     torch.manual_seed(0)
-    mask = convex_weights(torch.randn(1, 9 * 16, 3, 5), 4)
-    flat = convex_upsample(torch.full((1, 1, 3, 5), 2.5), mask, 4)
+    weights = convex_weights(torch.randn(1, 3, 5, 9 * 16))
+    flat = convex_upsample(torch.full((1, 1, 3, 5), 2.5), weights)
     torch.testing.assert_close(flat, torch.full((1, 1, 12, 20), 2.5))
     coarse = torch.randn(1, 1, 3, 5)
-    fine = convex_upsample(coarse, mask, 4)
+    fine = convex_upsample(coarse, weights)
     highest = torch.nn.functional.max_pool2d(coarse, 3, stride=1, padding=1)
     assert bool((fine <= highest.repeat_interleave(4, 2).repeat_interleave(4, 3) + 1e-6).all())
 
@@ -134,9 +134,9 @@ def test_convex_upsampling_mixes_neighbours_only() -> None:
 @pytest.mark.parametrize("factor", [2, 4])
 def test_a_plane_stays_plane_before_a_mask_is_learnt(factor: int) -> None:
     y_H1, x_W = torch.arange(7.0)[:, None], torch.arange(9.0)
-    logits = spline_logits(factor)[None, :, None, None].expand(-1, -1, 7, 9)
+    logits = spline_logits(factor).expand(1, 7, 9, -1)
     plane_B1HW = (3 + 2 * y_H1 - 0.5 * x_W)[None, None]
-    fine = convex_upsample(plane_B1HW, convex_weights(logits, factor), factor)
+    fine = convex_upsample(plane_B1HW, convex_weights(logits))
     inner_HW = fine[0, 0, factor:-factor, factor:-factor]
     for axis, slope in ((0, 2.0), (1, -0.5)):
         steps = inner_HW.diff(dim=axis)

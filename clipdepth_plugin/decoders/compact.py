@@ -2,12 +2,11 @@
 
 Levels are normalised (they differ in scale by an order of magnitude), projected, and fused at the
 patch grid; FiLM works after the projection, where it is narrow, and starts as the identity. Two
-depth-to-space steps go up to 4 times the grid; from there each position predicts its depth and,
-as in RAFT (arXiv 2003.12039, section 3.3), how to mix it from its neighbours at 16 times the grid.
+depth-to-space steps go up to 4 times the grid; from there each position predicts its depth and how
+to mix it from its neighbours at 16 times the grid (`convex.py`).
 
 Axes: B views, N = h * w patch tokens, D tower width, C channels, H W a map's size, h w the grid,
-K the 9 neighbours of a position, L levels, P = 2 C FiLM parameters, R the fine positions within a
-coarse one, S = K * R.
+L levels, P = 2 C FiLM parameters, S mask logits.
 """
 
 from __future__ import annotations
@@ -21,14 +20,18 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from clipdepth_plugin.config import HeadConfig
-from clipdepth_plugin.decoders.blocks import ConvNormAct, neighbours
+from clipdepth_plugin.decoders.blocks import ConvNormAct
+from clipdepth_plugin.decoders.convex import (
+    CONVEX_FACTOR,
+    convex_upsample,
+    convex_weights,
+    spline_logits,
+)
 from clipdepth_plugin.decoders.decoder import Decoder, register_decoder
 from clipdepth_plugin.decoders.guided import Guidance, even_pixels
 from clipdepth_plugin.decoders.pathways import tokens_to_map
 from clipdepth_plugin.decoders.readout import DepthEstimate, Metres, resized_estimate
 from clipdepth_plugin.features import TowerFeatures
-
-CONVEX_FACTOR = 4
 
 
 class NormedLevels(nn.Module):
@@ -83,32 +86,6 @@ class DepthToSpace(nn.Module):
         """(B, in, H, W) -> (B, out, 2H, 2W)."""
         smoothed: Tensor = self.smooth(F.pixel_shuffle(self.expand(x_BCHW), 2))
         return smoothed
-
-
-def convex_weights(mask_logits_BSHW: Tensor, factor: int) -> Tensor:
-    """(B, 9 * factor^2, H, W) logits -> (B, H, W, K, R): of each fine position, sum 1 over K.
-
-    Convolutions leave the logits channels last here, so that no copy is made.
-    """
-    logits_BHWKR = rearrange(mask_logits_BSHW, "b (k r) h w -> b h w k r", k=9, r=factor * factor)
-    return logits_BHWKR.softmax(dim=-2)
-
-
-def convex_upsample(x_B1HW: Tensor, weights_BHWKR: Tensor, factor: int) -> Tensor:
-    """(B, 1, H, W) -> (B, 1, factor * H, factor * W), mixed from 3 x 3 neighbours each."""
-    mixed_BHWR = (neighbours(x_B1HW) * weights_BHWKR).sum(dim=-2)
-    return rearrange(mixed_BHWR, "b h w (y x) -> b 1 (h y) (w x)", y=factor)
-
-
-def spline_logits(factor: int) -> Tensor:
-    """(9 * factor^2,) logits of ``convex_weights`` that mix as quadratic B-splines do.
-
-    They keep planes planar: without more to tell, no coarse position shows as a block.
-    """
-    u_R = (torch.arange(factor) + 0.5) / factor - 0.5
-    weight_KR = torch.stack([(0.5 - u_R) ** 2 / 2, 0.75 - u_R**2, (0.5 + u_R) ** 2 / 2])
-    weight_S = torch.einsum("iy,jx->ijyx", weight_KR, weight_KR).flatten()
-    return weight_S.log()
 
 
 @register_decoder("compact")
@@ -207,16 +184,12 @@ class CompactDecoder(Decoder):
         mask_BSHW = self.to_mask(x_BCHW).float()
         if likeness is not None:
             mask_BSHW = mask_BSHW + likeness(even_B3HW)
-        weights_BHWKR = convex_weights(mask_BSHW, CONVEX_FACTOR)
+        weights = convex_weights(rearrange(mask_BSHW, "b s h w -> b h w s"))
         channels = self.metres.channels
         # Mixed before the activation, which bounds the result and keeps edges sharp.
-        level_B1HW = convex_upsample(
-            self.metres.to_level(logits_BCHW[:, :channels]), weights_BHWKR, CONVEX_FACTOR
-        )
+        level_B1HW = convex_upsample(self.metres.to_level(logits_BCHW[:, :channels]), weights)
         scale_B1HW = (
-            convex_upsample(logits_BCHW[:, channels:], weights_BHWKR, CONVEX_FACTOR)
-            if self.confidence
-            else None
+            convex_upsample(logits_BCHW[:, channels:], weights) if self.confidence else None
         )
         return resized_estimate(self.metres(level_B1HW), scale_B1HW, size)
 
