@@ -158,7 +158,8 @@ def _triangles(surface: Surface) -> NDArray[np.int64]:
     triangles_T3 = triangles_T3[surface.keep_HW.ravel()[triangles_T3].all(1)]
     first_T3, second_T3, third_T3 = surface.points_HW3.reshape(-1, 3)[triangles_T3.T]
     normals_T3 = np.cross(second_T3 - first_T3, third_T3 - first_T3)
-    return triangles_T3[~grazing(normals_T3, first_T3 + second_T3 + third_T3)]
+    seen_T3: NDArray[np.int64] = triangles_T3[~grazing(normals_T3, first_T3 + second_T3 + third_T3)]
+    return seen_T3
 
 
 def _jpeg(picture_HW3: Image_HW3) -> bytes:

@@ -102,7 +102,8 @@ def grazing(normals_K3: NDArray[Any], views_K3: NDArray[Any]) -> NDArray[np.bool
     with np.errstate(invalid="ignore", divide="ignore"):
         lengths_K = np.linalg.norm(normals_K3, axis=-1) * np.linalg.norm(views_K3, axis=-1)
         sine_K = np.abs((normals_K3 * views_K3).sum(-1)) / lengths_K
-        return ~(sine_K >= math.sin(math.radians(GRAZING_DEGREES)))  # NaN, too
+        clear_K: NDArray[np.bool_] = sine_K >= math.sin(math.radians(GRAZING_DEGREES))
+        return ~clear_K  # NaN, too
 
 
 def _rays(camera: tuple[float, ...], size: tuple[int, int]) -> NDArray[np.float64]:
@@ -121,7 +122,8 @@ def _normals(
     c_HW = inverse_HW - a_HW * rays_HW3[..., 0] - b_HW * rays_HW3[..., 1]
     normals_HW3 = -np.stack([a_HW, b_HW, c_HW], axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return normals_HW3 / np.linalg.norm(normals_HW3, axis=-1, keepdims=True)
+        normals_HW3 /= np.linalg.norm(normals_HW3, axis=-1, keepdims=True)
+    return normals_HW3
 
 
 def _slope(map_HW: NDArray[np.float64], axis: int) -> NDArray[np.float64]:

@@ -75,7 +75,7 @@ def colourise(
     valid_HW = np.isfinite(map_HW) & (map_HW > 0)
     share_HW = (np.where(valid_HW, map_HW, ends.low) - ends.low) / (ends.high - ends.low)
     index_HW = np.rint(share_HW.clip(0, 1) * 255).astype(np.uint8)
-    colours_HW3 = _TABLE[index_HW if inverse else 255 - index_HW]
+    colours_HW3: NDArray[np.uint8] = _TABLE[index_HW if inverse else 255 - index_HW]
     colours_HW3[~valid_HW] = _NO_DEPTH
     return colours_HW3
 

@@ -74,11 +74,14 @@ def colours(plane_HW: NDArray[np.int64]) -> NDArray[np.uint8]:
 def fitted(points_N3: Array) -> tuple[Array, float, float]:
     """Unit normal, offset and RMS distance of the plane through points."""
     middle = points_N3.mean(0)
-    normal = np.linalg.svd(points_N3 - middle, full_matrices=False)[2][-1]
+    normal: Array = np.linalg.svd(points_N3 - middle, full_matrices=False)[2][-1]
     offset = float(normal @ middle)
     return normal, offset, float(np.sqrt(np.mean((points_N3 @ normal - offset) ** 2)))
 
 
 def corner(planes: list[tuple[Array, float, float]]) -> Array:
     """Where three planes meet."""
-    return np.linalg.solve(np.stack([one[0] for one in planes]), [one[1] for one in planes])
+    meeting: Array = np.linalg.solve(
+        np.stack([one[0] for one in planes]), [one[1] for one in planes]
+    )
+    return meeting
