@@ -17,7 +17,7 @@ HOST_HELP = (
     "The host: demo, open_clip:MODEL/TAG (open_clip:ViT-B-16/openai), hf:ORG/NAME, timm:NAME, "
     "config:NAME (a built-in config with random weights), or a folder that a library saved."
 )
-HEAD_HELP = "The depth head: demo (for the demo host), a folder, or a hub id."
+HEAD_HELP = "The depth head: a folder, a hub id, or demo, which --host demo has by itself."
 _DATA_HELP = (
     "FORMAT:ROOT or FORMAT:ROOT:SPLIT (rgbd:data/libero:test), or a YAML or JSON file with the "
     "fields of a data set's config."
@@ -47,3 +47,8 @@ RandomWeightsOption = Annotated[
     bool,
     typer.Option("--random-weights", help="Build the host from its config, without weights."),
 ]
+
+
+def head_for(host: str | None, head: str | None) -> str | None:
+    """The head of a host: the demo host has one of its own."""
+    return "demo" if host == "demo" and head is None else head

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipdepth_plugin.arguments import StrPath
-from clipdepth_plugin.errors import DepthFileError
+from clipdepth_plugin.errors import NoDepthError
 from clipdepth_plugin.files.atomic import write_atomically
 from clipdepth_plugin.files.depth_maps import DepthMap
 from clipdepth_plugin.files.surfaces import MOST_POINTS, Image_HW3, Surface, grazing, surface_of
@@ -60,8 +60,9 @@ def save_ply(
         max_points: From a larger map every second, third, ... pixel of both sides is taken.
 
     Raises:
-        DepthFileError: The maps and the picture do not fit together, the map has no surface in
-            it, or the file can't be written.
+        DepthFileError: The maps and the picture do not fit together, or the file can't be
+            written.
+        NoDepthError: The map has no surface in it.
         HostError: The intrinsics are no camera's of such a map.
     """
     surface = surface_of(depth, intrinsics, image, confidence=confidence, max_points=max_points)
@@ -91,7 +92,8 @@ def save_glb(
         max_points: As ``save_ply``; the texture keeps the picture's size up to 4096 pixels.
 
     Raises:
-        DepthFileError: As ``save_ply``; or no triangle is left.
+        DepthFileError: As ``save_ply``.
+        NoDepthError: As ``save_ply``; or no triangle is left.
         HostError: As ``save_ply``.
     """
     surface = surface_of(depth, intrinsics, image, confidence=confidence, max_points=max_points)
@@ -124,12 +126,12 @@ def glb_bytes(surface: Surface) -> bytes:
     """The content of a GLB file: a chunk of JSON and one of arrays and the picture.
 
     Raises:
-        DepthFileError: No triangle is left.
+        NoDepthError: No triangle is left.
     """
     triangles_T3 = _triangles(surface)
     used_N, triangles_T3 = np.unique(triangles_T3, return_inverse=True)
     if not used_N.size:
-        raise DepthFileError("no mesh in this depth map: no three neighbouring pixels are kept")
+        raise NoDepthError("no mesh in this depth map: no three neighbouring pixels are kept")
     flipped = np.array([1, -1, -1])
     height, width = surface.picture_HW3.shape[:2]
     rows_N, columns_N = np.divmod(used_N, surface.keep_HW.shape[1])

@@ -43,6 +43,7 @@ INVERSE_NOTE = (
     "picture's own; 0 is no depth"
 )
 RELATIVE_COLOUR_NOTE = "relative depth in colours, near red and far blue"
+UNDISTORTED_NOTE = "the picture without the distortion of its lens"
 COLOUR_NOTE = "depth along the optical axis in colours, near red and far blue"
 
 
@@ -128,9 +129,17 @@ def to_grey(confidence_HW: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _write_png(path: StrPath, grey_HW: NDArray[Any], note: str) -> None:
+    write_picture_png(path, Image.fromarray(grey_HW), note)
+
+
+def write_picture_png(path: StrPath, image: Image.Image, note: str) -> None:
+    """Writes or replaces a PNG that says what it shows.
+
+    Raises:
+        DepthFileError: It can't be written.
+    """
     info = PngImagePlugin.PngInfo()
     info.add_text(NOTE_KEY, note)
-    image = Image.fromarray(grey_HW)
     write_atomically(path, lambda file: image.save(file, format="PNG", pnginfo=info))
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipdepth_plugin.arguments import parse_camera
-from clipdepth_plugin.errors import DepthFileError, quoted
+from clipdepth_plugin.errors import DepthFileError, NoDepthError, quoted
 from clipdepth_plugin.files.depth_maps import DepthMap, one_map
 from clipdepth_plugin.files.turbo import colourise
 from clipdepth_plugin.lenses import LensCheck
@@ -65,7 +65,8 @@ def surface_of(
     """The surface of a map in metres; ``save_ply`` says what the arguments are.
 
     Raises:
-        DepthFileError: Maps or picture do not fit together, or no pixel is part of a surface.
+        DepthFileError: Maps or picture do not fit together.
+        NoDepthError: No pixel is part of a surface.
         HostError: The intrinsics are no camera's of such a map.
     """
     depth_HW = one_map(depth, "depth").astype(np.float64)
@@ -80,7 +81,7 @@ def surface_of(
     if confidence is not None:
         keep_HW &= _sure(_of_size(one_map(confidence, "confidence"), size, "confidence"), keep_HW)
     if not keep_HW.any():
-        raise DepthFileError(
+        raise NoDepthError(
             "no surface in this depth map: it has no valid depth, or is seen at a grazing angle "
             f"(under {GRAZING_DEGREES:g} degrees) throughout, as noise is"
         )
