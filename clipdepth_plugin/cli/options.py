@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from clipdepth_plugin.errors import HostError
+
 MOST = 2**20
 """Of anything that is counted; more is a slip of the keyboard."""
 LARGEST_SIDE = 2**14
@@ -25,7 +27,10 @@ _DATA_HELP = (
 
 HostArgument = Annotated[str, typer.Argument(metavar="HOST", help=HOST_HELP)]
 HostOption = Annotated[str, typer.Option("--host", metavar="HOST", help=HOST_HELP)]
-HeadOption = Annotated[str, typer.Option("--head", metavar="HEAD", help=HEAD_HELP)]
+HeadOption = Annotated[
+    str, typer.Option("--head", metavar="HEAD", help=HEAD_HELP, show_default=False)
+]
+"""Empty where it is left out, as ``head_for`` takes it."""
 DataOption = Annotated[str, typer.Option("--data", metavar="DATA", help=_DATA_HELP)]
 OutputOption = Annotated[
     Path,
@@ -49,6 +54,12 @@ RandomWeightsOption = Annotated[
 ]
 
 
-def head_for(host: str | None, head: str | None) -> str | None:
-    """The head of a host: the demo host has one of its own."""
-    return "demo" if host == "demo" and head is None else head
+def head_for(host: str | None, head: str) -> str:
+    """The head of a host: what is given, or for the demo host its own.
+
+    Raises:
+        HostError: None is given.
+    """
+    if not head and host != "demo":
+        raise HostError(f"--head is missing: which head is it for --host {host}?")
+    return head or "demo"

@@ -21,11 +21,10 @@ from clipdepth_plugin.cli.options import (
     TowerOption,
     head_for,
 )
-from clipdepth_plugin.cli.predict_cameras import EXIF
-from clipdepth_plugin.cli.predict_checks import check_camera
+from clipdepth_plugin.cli.predict_cameras import EXIF, ViewMaker
 from clipdepth_plugin.cli.predict_inputs import Inputs, find_inputs
-from clipdepth_plugin.cli.predict_sources import find_source
-from clipdepth_plugin.errors import HostError
+from clipdepth_plugin.cli.predict_sources import MapSource, find_source
+from clipdepth_plugin.errors import HeadMismatchError, HostError
 from clipdepth_plugin.files.opening import MAX_PIXELS
 
 
@@ -95,7 +94,7 @@ class PredictOptions:
         bool,
         typer.Option(
             "--frames",
-            help="Of a video, also write each frame's files, as a picture's: NAME/000000.depth.png.",
+            help="Also write each frame of a video as a picture's files: NAME/000000.depth.png.",
         ),
     ] = False
     confidence: Annotated[
@@ -137,17 +136,18 @@ def predict(options: PredictOptions, console: Console) -> int:
     or a map could not be written, and those before are done; the message says which. 3, an
     unexpected error.
     """
-    from clipdepth_plugin.cli.predict_files import check_names, check_replaced
-    from clipdepth_plugin.cli.predict_run import Run, wanted_of
+    from clipdepth_plugin.cli.predict_files import Wanted, check_names, check_replaced
+    from clipdepth_plugin.cli.predict_run import Run
     from clipdepth_plugin.cli.predict_videos import check_videos_replaced
 
     Image.MAX_IMAGE_PIXELS = None  # --max-pixels is the bound
-    options = dataclasses.replace(options, head=head_for(options.host, options.head))
+    if options.host == "demo" and options.head is None:
+        options = dataclasses.replace(options, head=head_for(options.host, ""))
     _check_options(options)
     inputs = find_inputs(options.images)
     _check_videos(options, inputs)
     for paths in inputs:
-        check_names(paths, confidence=options.confidence)
+        check_names(paths, confidence=options.confidence, undistort=options.undistort)
     names = (options.host, options.head, options.exported)
     with loading(console, *(str(name) for name in names if name is not None)):
         source = find_source(
@@ -158,13 +158,35 @@ def predict(options: PredictOptions, console: Console) -> int:
             options.tower,
             other_tower=options.other_tower,
         )
-        check_camera(source, options)
-        run = Run(source, options, console)
+        _check_camera(source, options)
+        wanted = Wanted(
+            metric=source.says.metric,
+            npy=options.npy,
+            confidence=options.confidence,
+            ply=options.ply,
+            glb=options.glb,
+            undistort=options.undistort,
+        )
+        make_view = ViewMaker(
+            options.intrinsics,
+            options.focal_px,
+            undistort=options.undistort,
+            needed_by=_needing(options),
+        )
         if not options.overwrite:
-            check_replaced(inputs.images, options.output, wanted_of(source, options))
+            check_replaced(inputs.images, options.output, wanted)
             check_videos_replaced(inputs.videos, options.output, frames=options.frames)
         source.open()
-    return run(inputs)
+    run = Run(
+        source,
+        wanted,
+        make_view,
+        folder=options.output,
+        batch_size=options.batch_size,
+        max_pixels=options.max_pixels,
+        frames=options.frames,
+    )
+    return run(inputs, console)
 
 
 def _check_options(options: PredictOptions) -> None:
@@ -206,3 +228,36 @@ def _check_videos(options: PredictOptions, inputs: Inputs) -> None:
         raise HostError("--frames: there is no video among the inputs; leave it out")
     if inputs.videos and not inputs.images and options.intrinsics == EXIF:
         raise HostError("--intrinsics exif: videos have none; give a file, or --focal-px")
+
+
+def _needing(options: PredictOptions) -> str | None:
+    """The option that can't do without the pictures' cameras."""
+    wanted = {"--ply": options.ply, "--glb": options.glb}
+    return next((name for name, is_given in wanted.items() if is_given), None)
+
+
+def _check_camera(source: MapSource, options: PredictOptions) -> None:
+    name, says, needing = source.name, source.says, _needing(options)
+    if options.confidence and not says.confidence:
+        raise HeadMismatchError(
+            f"--confidence: {name} predicts none (head.options.confidence: true in its "
+            "training config would); leave the option out"
+        )
+    if needing is not None and not says.metric:
+        raise HeadMismatchError(
+            f"{needing}: {name} gives relative depth (config.metric is False), which has no shape "
+            "in metres; leave the option out"
+        )
+    given = "--focal-px" if options.focal_px is not None else "--intrinsics"
+    if options.focal_px is None and (options.intrinsics is None or options.undistort):
+        return
+    if not says.metric:
+        raise HeadMismatchError(
+            f"{given}: {name} gives relative depth (config.metric is False), which no "
+            "camera turns into metres; leave the option out"
+        )
+    if says.canonical_focal is None and needing is None:
+        raise HeadMismatchError(
+            f"{given}: {name} was trained without a canonical camera, so its metres "
+            "do not depend on the focal length; leave the option out"
+        )

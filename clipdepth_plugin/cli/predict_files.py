@@ -194,7 +194,9 @@ def _at(stem: Path, suffix: str) -> Path:
     return stem.with_name(f"{stem.name}{suffix}")
 
 
-def check_names(images: Sequence[Path], *, confidence: bool = False) -> None:
+def check_names(
+    images: Sequence[Path], *, confidence: bool = False, undistort: bool = False
+) -> None:
     """Refuses pictures whose output files would overwrite each other, or can't be named.
 
     Names are compared without regard to case, as some file systems do.
@@ -202,12 +204,11 @@ def check_names(images: Sequence[Path], *, confidence: bool = False) -> None:
     Raises:
         ImageError: Two pictures have the same stem, or one has too long a name.
     """
+    kinds = [kind.suffix for kind in KINDS if kind.wanted(Wanted(undistort=undistort))]
+    longest = max(map(len, (CONFIDENCE_SUFFIX, *kinds)))
     seen: dict[str, Path] = {}
     for image in images:
-        if (
-            len(os.fsencode(image.stem + max((kind.suffix for kind in KINDS), key=len)))
-            > _NAME_BYTES
-        ):
+        if len(os.fsencode(image.stem)) + longest > _NAME_BYTES:
             raise ImageError(
                 f"{printable(image)}: its maps' names would be longer than {_NAME_BYTES} bytes; "
                 "rename it"

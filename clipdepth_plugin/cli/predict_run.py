@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image
 from rich.console import Console
 
 from clipdepth_plugin.cli.console import bar
 from clipdepth_plugin.cli.predict_cameras import View, ViewMaker
-from clipdepth_plugin.cli.predict_checks import needs_camera, reads_focal
 from clipdepth_plugin.cli.predict_files import Predicted, Wanted, write_files
 from clipdepth_plugin.cli.predict_inputs import Inputs
 from clipdepth_plugin.cli.predict_sources import MapSource
@@ -22,43 +20,33 @@ from clipdepth_plugin.cli.stopping import stopped_gently
 from clipdepth_plugin.errors import ClipDepthError, ImageError, NoDepthError, printable
 from clipdepth_plugin.files.pictures import INVERSE_SUFFIX, load_image
 
-if TYPE_CHECKING:
-    from clipdepth_plugin.cli.predict import PredictOptions
-
-
-def wanted_of(source: MapSource, options: PredictOptions) -> Wanted:
-    """What is written of each picture."""
-    return Wanted(
-        metric=source.says.metric,
-        npy=options.npy,
-        confidence=options.confidence,
-        ply=options.ply,
-        glb=options.glb,
-        undistort=options.undistort,
-    )
-
 
 class Run:
     """One run; ``source`` is opened by whoever calls it."""
 
-    def __init__(self, source: MapSource, options: PredictOptions, console: Console) -> None:
-        """Reads the file of cameras, where one is given."""
-        self._source, self._options, self._console = source, options, console
-        self._wanted = wanted_of(source, options)
-        self._make_view = ViewMaker(
-            options.intrinsics,
-            options.focal_px,
-            undistort=options.undistort,
-            needed_by=needs_camera(options),
-        )
+    def __init__(
+        self,
+        source: MapSource,
+        wanted: Wanted,
+        make_view: ViewMaker,
+        *,
+        folder: Path,
+        batch_size: int,
+        max_pixels: int,
+        frames: bool,
+    ) -> None:
+        """Keeps all of it; ``frames``: whether the files of a video's frames are written."""
+        self._source, self._wanted, self._make_view = source, wanted, make_view
+        self._folder, self._batch_size, self._max_pixels = folder, batch_size, max_pixels
+        self._frames = frames
         self._unreadable: list[ClipDepthError] = []
         self._empty: list[Path] = []
         self._is_first = True
         self._done = 0
 
-    def __call__(self, inputs: Inputs) -> int:
+    def __call__(self, inputs: Inputs, console: Console) -> int:
         """Predicts all; the exit code."""
-        options, console = self._options, self._console
+        self._console = console
         with stopped_gently() as stopped:
             self._pictures(inputs.images, stopped)
             for video in inputs.videos:
@@ -66,7 +54,7 @@ class Run:
                     self._video(video, stopped)
             is_stopped = stopped()
         if inputs.images:
-            console.print(f"{self._done} depth maps in {options.output}")
+            console.print(f"{self._done} depth maps in {self._folder}")
         if is_stopped:
             pictures = f", {self._done} of {len(inputs.images)} pictures" if inputs.images else ""
             console.print(f"stopped by Ctrl-C{pictures}; what is written is whole", style="yellow")
@@ -83,7 +71,7 @@ class Run:
         return 1 if self._unreadable or is_stopped else 0
 
     def _pictures(self, images: Sequence[Path], stopped: Callable[[], bool]) -> None:
-        step = self._options.batch_size
+        step = self._batch_size
         with bar(self._console, "depth", len(images), shown=len(images) > 1) as advance:
             for start in range(0, len(images), step):
                 if stopped():
@@ -92,7 +80,7 @@ class Run:
                 read: list[tuple[Path, View]] = []
                 for path in paths:
                     try:
-                        image = load_image(path, max_pixels=self._options.max_pixels)
+                        image = load_image(path, max_pixels=self._max_pixels)
                         read.append((path, self._make_view(image, path)))
                     except ImageError as error:
                         self._unreadable.append(error)
@@ -104,7 +92,7 @@ class Run:
     def _write(self, path: Path, one: Predicted) -> None:
         if one.maps.is_empty:
             self._empty.append(path)
-        self._done += self._write_files(self._options.output / path.stem, one)
+        self._done += self._write_files(self._folder / path.stem, one)
 
     def _write_files(self, stem: Path, one: Predicted) -> bool:
         try:
@@ -116,12 +104,12 @@ class Run:
 
     def _video(self, path: Path, stopped: Callable[[], bool]) -> None:
         prediction = VideoPrediction(
-            self._options.output,
+            self._folder,
             self._predict,
             self._make_view,
-            batch_size=self._options.batch_size,
-            max_pixels=self._options.max_pixels,
-            write_frame=self._write_files if self._options.frames else None,
+            batch_size=self._batch_size,
+            max_pixels=self._max_pixels,
+            write_frame=self._write_files if self._frames else None,
         )
         try:
             with bar(self._console, printable(path.name), None) as advance:
@@ -136,7 +124,9 @@ class Run:
 
     def _predict(self, views: list[View]) -> list[Predicted]:
         focals = [view.focal_px for view in views]
-        known = reads_focal(self._source.says) and any(one is not None for one in focals)
+        says = self._source.says
+        reads_focal = says.metric and says.canonical_focal is not None
+        known = reads_focal and any(one is not None for one in focals)
         images: list[Image.Image] = [view.image for view in views]
         maps = self._source.maps(images, focals if known else None)
         if self._is_first and maps:

@@ -152,9 +152,11 @@ def check_videos_replaced(videos: list[Path], folder: Path, *, frames: bool) -> 
         path, below = folder / f"{video.stem}{OUR_VIDEO_SUFFIX}", folder / video.stem
         if os.path.lexists(path) and not is_our_video(path):
             foreign.append(path)
-        if frames and os.path.lexists(below):
-            if not is_folder(below) or names_in(below, DepthFileError):
-                foreign.append(below)
+        taken = os.path.lexists(below) and not (
+            is_folder(below) and not names_in(below, DepthFileError)
+        )
+        if frames and taken:
+            foreign.append(below)
     refuse_foreign(foreign)
 
 
