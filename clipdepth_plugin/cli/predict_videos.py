@@ -20,8 +20,8 @@ from clipdepth_plugin.errors import DepthFileError, ImageError, printable
 from clipdepth_plugin.files.atomic import new_files
 from clipdepth_plugin.files.paths import is_folder, names_in
 from clipdepth_plugin.files.turbo import Ends, beside, ends_of
-from clipdepth_plugin.files.video_writing import VideoWriter, clock, is_our_video
-from clipdepth_plugin.files.videos import Frame, Video
+from clipdepth_plugin.files.video_writing import VideoWriter, is_our_video
+from clipdepth_plugin.files.videos import Frame, Video, clock
 
 _FOLLOW = 0.1
 """Share by which the colours' ends follow each frame: jumps of a frame alone do not flicker."""

@@ -5,7 +5,6 @@ H.264 in MP4, which browsers and every player show. Axes: H W pixels.
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Self
 
@@ -134,9 +133,3 @@ def is_our_video(path: Path) -> bool:
             return bool(container.metadata.get("comment") == VIDEO_NOTE)
     except (OSError, ValueError):
         return False
-
-
-def clock(time: int, time_base: Fraction) -> str:
-    """A frame's time as m:ss."""
-    seconds = int(time * time_base)
-    return f"{seconds // 60}:{seconds % 60:02d}"

@@ -95,6 +95,12 @@ def damaged(path: Path, error: Exception, where: str) -> ImageError:
     )
 
 
+def clock(time: int, time_base: Fraction) -> str:
+    """A frame's time as m:ss."""
+    seconds = int(time * time_base)
+    return f"{seconds // 60}:{seconds % 60:02d}"
+
+
 class Frame(NamedTuple):
     """A frame of a video.
 
@@ -173,6 +179,20 @@ class Video:
             raise damaged(self.path, error, f"from frame {number} on") from error
         if not number:
             raise ImageError(f"{printable(self.path)}: has no frame in it")
+        self._check_end(last or 0)
+
+    def _check_end(self, last: int) -> None:
+        """Some containers end without an error where their file was cut off."""
+        duration = self._stream.duration
+        if duration is None and not self.sounds:  # microseconds; sound may be longer
+            duration = (self._container.duration or 0) / 1_000_000 / self.time_base
+        start = self._stream.start_time or 0
+        end, whole = (last - start) * self.time_base, (duration or 0) * self.time_base
+        if end < 0.9 * float(whole) - 1:
+            raise ImageError(
+                f"{printable(self.path)}: ends at {clock(last, self.time_base)} of "
+                f"{clock(int(duration or 0), self.time_base)}: it was cut short; copy it again"
+            )
 
     def _time(self, time: int | None, number: int, last: int | None) -> int:
         """Frame times rise; where a file says none, they follow from its rate."""
