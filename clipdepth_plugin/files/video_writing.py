@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipdepth_plugin.errors import DepthFileError
-from clipdepth_plugin.files.videos import Video, open_container, require_av
+from clipdepth_plugin.files.videos import FAULTS, Video, open_container, require_av
 
 WIDEST = 4096
 """Pixels; wider ones are made smaller, as few devices decode more."""
@@ -41,7 +41,7 @@ class VideoWriter:
         self._waiting: list[Any] = []
         try:
             self._container = self._av.open(str(path), "w", format="mp4")
-        except (OSError, ValueError) as error:
+        except FAULTS as error:
             raise self._failed(error) from error
         self._container.metadata["comment"] = VIDEO_NOTE
         self._stream = self._container.add_stream("libx264", rate=like.rate, options=_QUALITY)
@@ -59,7 +59,7 @@ class VideoWriter:
                     if not copied:
                         self._mux(stream.encode(None))
             self._container.close()
-        except (OSError, ValueError) as error:
+        except FAULTS as error:
             raise self._failed(error) from error
 
     def frame(self, image_HW3: NDArray[np.uint8], time: int) -> None:
@@ -74,7 +74,7 @@ class VideoWriter:
         frame.pts, frame.time_base = time, self._like.time_base
         try:
             self._mux(self._stream.encode(frame))
-        except (OSError, ValueError) as error:
+        except FAULTS as error:
             raise self._failed(error) from error
         while self._waiting:
             self.sound(self._waiting.pop(0))
@@ -92,7 +92,7 @@ class VideoWriter:
                 return
             for frame in packet.decode():
                 self._mux(stream.encode(frame))
-        except (OSError, ValueError) as error:
+        except FAULTS as error:
             raise self._failed(error) from error
 
     def _sound(self, sound: Any) -> tuple[bool, Any]:
@@ -109,10 +109,10 @@ class VideoWriter:
                 max(2, round(side * scale / 2 + 0.25) * 2) for side in (height, width)
             )  # type: ignore[assignment]
             context = self._stream.codec_context
-            context.height, context.width = self._size  # type: ignore[misc]
+            context.height, context.width = self._size
             context.pix_fmt = "yuv420p"
             context.colorspace = context.color_primaries = context.color_trc = _BT709
-        rows, columns = self._size  # type: ignore[misc]
+        rows, columns = self._size
         added = rows - height, columns - width
         if added >= (0, 0) and max(added) <= 1 and min(added) >= 0:
             return np.pad(image_HW3, ((0, added[0]), (0, added[1]), (0, 0)), mode="edge")
@@ -131,5 +131,5 @@ def is_our_video(path: Path) -> bool:
     try:
         with open_container(path) as container:
             return bool(container.metadata.get("comment") == VIDEO_NOTE)
-    except (OSError, ValueError):
+    except FAULTS:
         return False

@@ -25,6 +25,8 @@ VIDEO_SUFFIXES = (
 )
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpeg,mpegts,ogg,asf"
 """Formats that hold their own frames; playlists, which name other files, are none of them."""
+FAULTS = (OSError, ValueError, EOFError, LookupError, RuntimeError)
+"""What PyAV raises on damaged files: each of its errors is one of these, too."""
 _OPENED = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
 
 
@@ -133,7 +135,7 @@ class Video:
         self.path, self._max_pixels = path, max_pixels
         try:
             self._container = open_container(path)
-        except (OSError, ValueError) as error:  # FFmpegError is one of both
+        except FAULTS as error:
             raise damaged(path, error, "from the start") from error
         try:
             self._stream = video_stream(self._container, path)
@@ -175,7 +177,7 @@ class Video:
                     time = self._time(frame.pts, number, last)
                     yield Frame(upright(frame, place, self._max_pixels), time)
                     number, last = number + 1, time
-        except (OSError, ValueError) as error:
+        except FAULTS as error:
             raise damaged(self.path, error, f"from frame {number} on") from error
         if not number:
             raise ImageError(f"{printable(self.path)}: has no frame in it")

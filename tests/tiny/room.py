@@ -81,7 +81,8 @@ def fitted(points_N3: Array) -> tuple[Array, float, float]:
 
 def corner(planes: list[tuple[Array, float, float]]) -> Array:
     """Where three planes meet."""
-    meeting: Array = np.linalg.solve(
-        np.stack([one[0] for one in planes]), [one[1] for one in planes]
+    normals_33, offsets_3 = (
+        np.stack([one[0] for one in planes]),
+        np.array([one[1] for one in planes]),
     )
-    return meeting
+    return np.asarray(np.linalg.solve(normals_33, offsets_3), np.float64)

@@ -14,6 +14,7 @@ from typing import Any
 from clipdepth_plugin.errors import ImageError, printable
 from clipdepth_plugin.files.paths import check_file
 from clipdepth_plugin.files.videos import (
+    FAULTS,
     damaged,
     is_video,
     open_container,
@@ -73,7 +74,7 @@ class Videos(Pictures):
                         sequence = sequence_name(path.name, index=index)
                         name, place = f"{sequence}/{index:06d}", f"{path}, frame {index}"
                         yield Unread(name, place, functools.partial(_content, frame, place))
-        except (OSError, ValueError) as error:  # FFmpegError is one of both
+        except FAULTS as error:
             reason = damaged(path, error, f"from frame {index + 1} on")
             name = f"{self._sequences[number]}/damaged"
             yield Unread(name, str(path), functools.partial(_raise, reason))
@@ -84,7 +85,7 @@ class Videos(Pictures):
         try:
             with open_container(path) as container:
                 frames: int = video_stream(container, path).frames
-        except (OSError, ValueError):  # named when it is read
+        except FAULTS:  # named when it is read
             return None
         return -(-frames // self._every) or None
 
