@@ -5,6 +5,7 @@ H.264 in MP4, which browsers and every player show. Axes: H W pixels.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Self
 
@@ -105,16 +106,14 @@ class VideoWriter:
         height, width = image_HW3.shape[:2]
         if self._size is None:
             scale = min(1.0, WIDEST / width)
-            self._size = tuple(
-                max(2, round(side * scale / 2 + 0.25) * 2) for side in (height, width)
-            )  # type: ignore[assignment]
+            self._size = _even(height * scale), _even(width * scale)
             context = self._stream.codec_context
             context.height, context.width = self._size
             context.pix_fmt = "yuv420p"
             context.colorspace = context.color_primaries = context.color_trc = _BT709
         rows, columns = self._size
         added = rows - height, columns - width
-        if added >= (0, 0) and max(added) <= 1 and min(added) >= 0:
+        if min(added) >= 0 and max(added) <= 1:
             return np.pad(image_HW3, ((0, added[0]), (0, added[1]), (0, 0)), mode="edge")
         return np.asarray(Image.fromarray(image_HW3).resize((columns, rows)))
 
@@ -124,6 +123,11 @@ class VideoWriter:
 
     def _failed(self, error: Exception) -> DepthFileError:
         return DepthFileError(f"{self._path}: the video can't be written ({error})")
+
+
+def _even(side: float) -> int:
+    """The even number of pixels that holds a side."""
+    return max(2, 2 * math.ceil(side / 2 - 1e-6))
 
 
 def is_our_video(path: Path) -> bool:
