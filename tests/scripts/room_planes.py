@@ -3,7 +3,7 @@
     python -m tests.scripts.room_planes FOLDER
 
 FOLDER is a sequence of an RGB-D set with true depth. Of each frame the three largest planes of the
-cloud are found by RANSAC, of points within 1%; printed is the worst RMS distance from them, as a
+cloud are found by RANSAC, of points within 0.5%; printed is the worst RMS distance from them, as a
 share of their depth. Depth that is rounded to 9 binary digits gives up to 0.2%.
 """
 
@@ -19,12 +19,12 @@ from PIL import Image
 from clipdepth_plugin.files.surfaces import surface_of
 from tests.tiny.room import Array, fitted
 
-_NEAR = 0.01
+_NEAR = 0.005
 _LEAST = 2000
 
 
 def largest_plane(points_N3: Array, random: np.random.Generator) -> Array:
-    """Which points (N,) lie in the plane that holds the most, within 1% of their depth."""
+    """Which points (N,) lie in the plane that holds the most, within 0.5% of their depth."""
     best_N = np.zeros(len(points_N3), bool)
     for _ in range(100):
         normal, offset, _ = fitted(points_N3[random.choice(len(points_N3), 3, replace=False)])
