@@ -3,8 +3,8 @@
     python -m tests.scripts.room_planes FOLDER
 
 FOLDER is a sequence of an RGB-D set with true depth. Of each frame the three largest planes of the
-cloud are found by RANSAC, of points within 0.5%; printed is the worst RMS of a point's distance over
-its depth. Depth that is rounded to 9 binary digits gives up to 0.2%.
+cloud are found by RANSAC, of points within 0.5%; printed is the worst RMS of a point's distance
+over its depth. Depth that is rounded to 9 binary digits gives up to 0.2%.
 """
 
 from __future__ import annotations
