@@ -21,7 +21,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from clipdepth_plugin.arguments import Intrinsics, Size
 from clipdepth_plugin.errors import HostError
@@ -33,11 +33,63 @@ NARROW = (1.0, 0.1)
 ASPECT = (1.5, 10.0)
 OFF_CENTRE = 0.2
 OFF_AXIS = 85.0
+RESHAPED = 0.01
 
 _UNIT = (
     "cameras are in pixels of this picture, not in millimetres, not normalised, not of another "
     "resolution"
 )
+
+
+NUMBERS = {"radial": 8, "fisheye": 4}
+"""Model -> how many numbers of distortion it has."""
+
+
+class Lens(NamedTuple):
+    """A camera whose pictures may be distorted.
+
+    Attributes:
+        camera: (fx, fy, cx, cy).
+        size: (height, width) of the pictures that it is for; None: of any.
+        model: ``radial`` is OpenCV's (Brown and Conrady), ``fisheye`` its fisheye model (Kannala
+            and Brandt).
+        distortion: Of ``radial`` k1 k2 p1 p2 and k3 ... k6 as far as given, of ``fisheye`` k1 to
+            k4; all 0: none.
+    """
+
+    camera: Intrinsics
+    size: Size | None = None
+    model: Literal["radial", "fisheye"] = "radial"
+    distortion: tuple[float, ...] = ()
+
+    @property
+    def is_distorted(self) -> bool:
+        """Whether straight lines are bent: by any fisheye, too, whose numbers are all 0."""
+        return self.model == "fisheye" or any(self.distortion)
+
+    def at(self, size: Size, where: str) -> Lens:
+        """The lens for a picture of another size, that was resized; ``where`` names it.
+
+        Raises:
+            HostError: The picture has another shape: it was cropped or turned.
+        """
+        if self.size is None or self.size == size:
+            return self._replace(size=size)
+        scales = size[0] / self.size[0], size[1] / self.size[1]
+        if abs(scales[0] / scales[1] - 1) > RESHAPED:
+            raise HostError(
+                f"{where}: is of {size[0]} x {size[1]} (height, width), and the camera of pictures "
+                f"of {self.size[0]} x {self.size[1]}, another shape: it was cropped or turned "
+                "since; give the camera of this picture"
+            )
+        fx, fy, cx, cy = self.camera
+        camera = (
+            fx * scales[1],
+            fy * scales[0],
+            (cx + 0.5) * scales[1] - 0.5,
+            (cy + 0.5) * scales[0] - 0.5,
+        )
+        return self._replace(camera=camera, size=size)
 
 
 class _Doubt(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import sys
@@ -22,6 +23,7 @@ from clipdepth_plugin.cli.options import (
     OtherTowerOption,
     OutputOption,
     TowerOption,
+    head_for,
 )
 from clipdepth_plugin.errors import HeadFileError
 from clipdepth_plugin.files.locks import check_new
@@ -39,7 +41,7 @@ class CalibrateOptions:
     """The options of the command."""
 
     host: HostOption
-    head: HeadOption
+    head: HeadOption = ""
     data: Annotated[
         str,
         typer.Option(
@@ -74,6 +76,7 @@ def calibrate_head(options: CalibrateOptions, console: Console) -> int:
     Exit code: 0, done. 2, the host, the head, the points or the output is wrong, or the points do
     not determine what is asked for; the message says which. 3, an unexpected error.
     """
+    options = dataclasses.replace(options, head=head_for(options.host, options.head))
     with loading(console, options.host, options.head):
         from clipdepth_plugin.adapters.identity import tower_hashes
         from clipdepth_plugin.adapters.loading import load_host

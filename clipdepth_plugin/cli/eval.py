@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,6 +22,7 @@ from clipdepth_plugin.cli.options import (
     OtherTowerOption,
     OutputOption,
     TowerOption,
+    head_for,
 )
 from clipdepth_plugin.errors import DataError, printable
 from clipdepth_plugin.evaluation.protocols import (
@@ -42,7 +44,7 @@ class EvalOptions:
     """The options of the command."""
 
     host: HostOption
-    head: HeadOption
+    head: HeadOption = ""
     data: DataOption
     output: OutputOption
     protocol: Annotated[ProtocolName, typer.Option(help="Crop, depth range and mirroring.")] = (
@@ -97,6 +99,7 @@ def evaluate_head(options: EvalOptions, console: Console) -> int:
     Exit code: 0, done. 2, the host, the head, the data or the output is wrong; the message says
     which. 3, an unexpected error.
     """
+    options = dataclasses.replace(options, head=head_for(options.host, options.head))
     with loading(console, options.host, options.head):
         from clipdepth_plugin.adapters.identity import tower_hashes
         from clipdepth_plugin.adapters.loading import load_host

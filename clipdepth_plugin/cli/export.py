@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,6 +18,7 @@ from clipdepth_plugin.cli.options import (
     OtherTowerOption,
     OutputOption,
     TowerOption,
+    head_for,
 )
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ class ExportOptions:
     """The options of the command."""
 
     host: HostOption
-    head: HeadOption
+    head: HeadOption = ""
     output: OutputOption
     format: Annotated[
         list[str] | None,
@@ -83,6 +85,7 @@ def export_files(options: ExportOptions, console: Console) -> int:
     format needs, or a file differs from PyTorch by more than its bound; nothing was written, and
     the message says why. 3, an unexpected error.
     """
+    options = dataclasses.replace(options, head=head_for(options.host, options.head))
     with loading(console, options.host, options.head):
         from clipdepth_plugin.adapters.loading import load_host
         from clipdepth_plugin.errors import ExportError

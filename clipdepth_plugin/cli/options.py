@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from clipdepth_plugin.errors import HostError
+
 MOST = 2**20
 """Of anything that is counted; more is a slip of the keyboard."""
 LARGEST_SIDE = 2**14
@@ -17,7 +19,7 @@ HOST_HELP = (
     "The host: demo, open_clip:MODEL/TAG (open_clip:ViT-B-16/openai), hf:ORG/NAME, timm:NAME, "
     "config:NAME (a built-in config with random weights), or a folder that a library saved."
 )
-HEAD_HELP = "The depth head: demo (for the demo host), a folder, or a hub id."
+HEAD_HELP = "The depth head: a folder, a hub id, or demo, which --host demo has by itself."
 _DATA_HELP = (
     "FORMAT:ROOT or FORMAT:ROOT:SPLIT (rgbd:data/libero:test), or a YAML or JSON file with the "
     "fields of a data set's config."
@@ -25,7 +27,10 @@ _DATA_HELP = (
 
 HostArgument = Annotated[str, typer.Argument(metavar="HOST", help=HOST_HELP)]
 HostOption = Annotated[str, typer.Option("--host", metavar="HOST", help=HOST_HELP)]
-HeadOption = Annotated[str, typer.Option("--head", metavar="HEAD", help=HEAD_HELP)]
+HeadOption = Annotated[
+    str, typer.Option("--head", metavar="HEAD", help=HEAD_HELP, show_default=False)
+]
+"""Empty where it is left out, as ``head_for`` takes it."""
 DataOption = Annotated[str, typer.Option("--data", metavar="DATA", help=_DATA_HELP)]
 OutputOption = Annotated[
     Path,
@@ -47,3 +52,14 @@ RandomWeightsOption = Annotated[
     bool,
     typer.Option("--random-weights", help="Build the host from its config, without weights."),
 ]
+
+
+def head_for(host: str | None, head: str) -> str:
+    """The head of a host: what is given, or for the demo host its own.
+
+    Raises:
+        HostError: None is given.
+    """
+    if not head and host != "demo":
+        raise HostError(f"--head is missing: which head is it for --host {host}?")
+    return head or "demo"

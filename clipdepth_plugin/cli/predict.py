@@ -1,12 +1,8 @@
-"""``clipdepth predict``: pictures in, depth maps out.
-
-Axes: H W pixels.
-"""
+"""``clipdepth predict``: pictures and videos in, depth maps out."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +11,7 @@ import typer
 from PIL import Image
 from rich.console import Console
 
-from clipdepth_plugin.cli.console import bar, loading
+from clipdepth_plugin.cli.console import loading
 from clipdepth_plugin.cli.options import (
     HEAD_HELP,
     HOST_HELP,
@@ -23,12 +19,13 @@ from clipdepth_plugin.cli.options import (
     OtherTowerOption,
     OutputOption,
     TowerOption,
+    head_for,
 )
+from clipdepth_plugin.cli.predict_cameras import EXIF, ViewMaker
+from clipdepth_plugin.cli.predict_inputs import Inputs, find_inputs
 from clipdepth_plugin.cli.predict_sources import MapSource, find_source
-from clipdepth_plugin.cli.started import STARTED
-from clipdepth_plugin.errors import HeadMismatchError, HostError, ImageError, printable
+from clipdepth_plugin.errors import HeadMismatchError, HostError
 from clipdepth_plugin.files.opening import MAX_PIXELS
-from clipdepth_plugin.files.pictures import INVERSE_SUFFIX, find_images, load_image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +34,9 @@ class PredictOptions:
 
     images: Annotated[
         list[Path],
-        typer.Argument(metavar="IMAGE...", help="Pictures, and folders of pictures."),
+        typer.Argument(
+            metavar="INPUT...", help="Pictures, folders of pictures, videos, and globs of either."
+        ),
     ]
     host: Annotated[str | None, typer.Option("--host", metavar="HOST", help=HOST_HELP)] = None
     head: Annotated[str | None, typer.Option("--head", metavar="HEAD", help=HEAD_HELP)] = None
@@ -64,9 +63,40 @@ class PredictOptions:
         typer.Option(
             min=1e-3,
             max=1e6,
-            help="Focal length in pixels of the pictures, for heads with a canonical camera.",
+            help="Focal length in pixels of the pictures, for heads with a canonical camera, and "
+            "for --ply and --glb.",
         ),
     ] = None
+    intrinsics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="The pictures' cameras, in place of --focal-px: JSON, COLMAP's cameras.txt, ROS's "
+            "CameraInfo (YAML); or exif, for what each picture's own EXIF says.",
+        ),
+    ] = None
+    undistort: Annotated[
+        bool,
+        typer.Option(
+            "--undistort",
+            help="Make pictures of radial and fisheye lenses straight first, as --intrinsics says; "
+            "every output is of the straight picture, which is NAME.undistorted.png.",
+        ),
+    ] = False
+    ply: Annotated[
+        bool, typer.Option("--ply", help="Also write NAME.ply: points, normals and colours.")
+    ] = False
+    glb: Annotated[
+        bool,
+        typer.Option("--glb", help="Also write NAME.glb: a mesh with the picture on it."),
+    ] = False
+    frames: Annotated[
+        bool,
+        typer.Option(
+            "--frames",
+            help="Also write each frame of a video as a picture's files: NAME/000000.depth.png.",
+        ),
+    ] = False
     confidence: Annotated[
         bool,
         typer.Option(
@@ -85,29 +115,39 @@ class PredictOptions:
 
 
 def predict(options: PredictOptions, console: Console) -> int:
-    """Write depth maps of pictures.
+    """Write depth maps of pictures and videos.
 
     For each picture: NAME.depth.png (16-bit, millimetres, 0 is no depth) and NAME.colour.png
     (colours with a scale in metres), both for the whole picture. Those of an earlier
     run are replaced; other files of these names (the truth of an RGB-D folder has them) only with
     --overwrite. A picture of one colour has no depth: its maps are 0, and it is named.
 
+    For each video: NAME.colour.mp4, picture and depth side by side, with the video's frame times
+    and sound; with --frames also the files of each frame. Ctrl-C ends it after the frame that is
+    being done: what is written by then is whole.
+
     A head of relative depth (metric: false) gives no metres: for it NAME.inverse.png (16-bit, 1 to
     65535 linear in inverse depth with a scale and shift of each picture's own, 0 is no depth)
     stands in place of NAME.depth.png, NAME.inverse.npy in place of NAME.npy, and the colours have
     no scale of metres.
 
-    Exit code: 0, all pictures are done. 1, some could not be read; they are named at the end, the
-    others are done. 2, the host, the head or the input is wrong, and nothing was written; or a
-    map could not be written, and those before are done; the message says which. 3, an unexpected
-    error.
+    Exit code: 0, all is done. 1, some could not be read, or Ctrl-C ended it; they are named at the
+    end, the others are done. 2, the host, the head or the input is wrong, and nothing was written;
+    or a map could not be written, and those before are done; the message says which. 3, an
+    unexpected error.
     """
-    from clipdepth_plugin.cli.predict_files import check_names, check_replaced
+    from clipdepth_plugin.cli.predict_files import Wanted, check_names, check_replaced
+    from clipdepth_plugin.cli.predict_run import Run
+    from clipdepth_plugin.cli.predict_videos import check_videos_replaced
 
     Image.MAX_IMAGE_PIXELS = None  # --max-pixels is the bound
+    if options.host == "demo" and options.head is None:
+        options = dataclasses.replace(options, head=head_for(options.host, ""))
     _check_options(options)
-    images = find_images(options.images)
-    check_names(images, confidence=options.confidence)
+    inputs = find_inputs(options.images)
+    _check_videos(options, inputs)
+    for paths in inputs:
+        check_names(paths, confidence=options.confidence, undistort=options.undistort)
     names = (options.host, options.head, options.exported)
     with loading(console, *(str(name) for name in names if name is not None)):
         source = find_source(
@@ -119,23 +159,34 @@ def predict(options: PredictOptions, console: Console) -> int:
             other_tower=options.other_tower,
         )
         _check_camera(source, options)
-        if not options.overwrite:
-            kinds = {"npy": options.npy, "confidence": options.confidence}
-            check_replaced(images, options.output, metric=source.says.metric, **kinds)
-        source.open()
-    unreadable, empty = _predict_all(images, source, options, console)
-    done = len(images) - len(unreadable)
-    console.print(f"{done} depth maps in {options.output}")
-    if not source.says.metric:
-        console.print(
-            f"relative depth, no metres: NAME{INVERSE_SUFFIX} is inverse depth with a scale and "
-            "a shift of each picture's own"
+        wanted = Wanted(
+            metric=source.says.metric,
+            npy=options.npy,
+            confidence=options.confidence,
+            ply=options.ply,
+            glb=options.glb,
+            undistort=options.undistort,
         )
-    for path in empty:
-        console.print(f"no depth, as it is of one colour: {printable(path)}", style="yellow")
-    for error in unreadable:
-        console.print(f"not done: {error}", style="red")
-    return 1 if unreadable else 0
+        make_view = ViewMaker(
+            options.intrinsics,
+            options.focal_px,
+            undistort=options.undistort,
+            needed_by=_needing(options),
+        )
+        if not options.overwrite:
+            check_replaced(inputs.images, options.output, wanted)
+            check_videos_replaced(inputs.videos, options.output, frames=options.frames)
+        source.open()
+    run = Run(
+        source,
+        wanted,
+        make_view,
+        folder=options.output,
+        batch_size=options.batch_size,
+        max_pixels=options.max_pixels,
+        frames=options.frames,
+    )
+    return run(inputs, console)
 
 
 def _check_options(options: PredictOptions) -> None:
@@ -154,59 +205,59 @@ def _check_options(options: PredictOptions) -> None:
             f"{', '.join(given)}: does nothing with --exported, whose folder has host and head in "
             "it; leave one of the two out"
         )
+    if options.focal_px is not None and options.intrinsics is not None:
+        raise HostError("--focal-px and --intrinsics both say the camera; leave one of them out")
+    if options.undistort and options.intrinsics in (None, EXIF):
+        raise HostError("--undistort: needs --intrinsics FILE, which says the lens's distortion")
+
+
+def _check_videos(options: PredictOptions, inputs: Inputs) -> None:
+    of_frames = {
+        "--npy": options.npy,
+        "--confidence": options.confidence,
+        "--ply": options.ply,
+        "--glb": options.glb,
+    }
+    given = [name for name, is_given in of_frames.items() if is_given]
+    if inputs.videos and given and not options.frames:
+        raise HostError(
+            f"{', '.join(given)}: of a video these are files of each frame, thousands of them; add "
+            "--frames, or leave them out"
+        )
+    if options.frames and not inputs.videos:
+        raise HostError("--frames: there is no video among the inputs; leave it out")
+    if inputs.videos and not inputs.images and options.intrinsics == EXIF:
+        raise HostError("--intrinsics exif: videos have none; give a file, or --focal-px")
+
+
+def _needing(options: PredictOptions) -> str | None:
+    """The option that can't do without the pictures' cameras."""
+    wanted = {"--ply": options.ply, "--glb": options.glb}
+    return next((name for name, is_given in wanted.items() if is_given), None)
 
 
 def _check_camera(source: MapSource, options: PredictOptions) -> None:
-    name, says = source.name, source.says
+    name, says, needing = source.name, source.says, _needing(options)
     if options.confidence and not says.confidence:
         raise HeadMismatchError(
             f"--confidence: {name} predicts none (head.options.confidence: true in its "
             "training config would); leave the option out"
         )
-    if options.focal_px is not None and not says.metric:
+    if needing is not None and not says.metric:
         raise HeadMismatchError(
-            f"--focal-px: {name} gives relative depth (config.metric is False), which no "
+            f"{needing}: {name} gives relative depth (config.metric is False), which has no shape "
+            "in metres; leave the option out"
+        )
+    given = "--focal-px" if options.focal_px is not None else "--intrinsics"
+    if options.focal_px is None and (options.intrinsics is None or options.undistort):
+        return
+    if not says.metric:
+        raise HeadMismatchError(
+            f"{given}: {name} gives relative depth (config.metric is False), which no "
             "camera turns into metres; leave the option out"
         )
-    if options.focal_px is not None and says.canonical_focal is None:
+    if says.canonical_focal is None and needing is None:
         raise HeadMismatchError(
-            f"--focal-px: {name} was trained without a canonical camera, so its metres "
+            f"{given}: {name} was trained without a canonical camera, so its metres "
             "do not depend on the focal length; leave the option out"
         )
-
-
-def _predict_all(
-    images: Sequence[Path], source: MapSource, options: PredictOptions, console: Console
-) -> tuple[list[ImageError], list[Path]]:
-    """What could not be read, and which pictures have no depth."""
-    from clipdepth_plugin.cli.predict_files import write_maps
-
-    unreadable: list[ImageError] = []
-    empty: list[Path] = []
-    first = True
-    with bar(console, "depth", len(images), shown=len(images) > 1) as advance:
-        for start in range(0, len(images), options.batch_size):
-            paths = images[start : start + options.batch_size]
-            read: list[tuple[Path, Image.Image]] = []
-            for path in paths:
-                try:
-                    read.append((path, load_image(path, max_pixels=options.max_pixels)))
-                except ImageError as error:
-                    unreadable.append(error)
-            maps = source.maps([image for _, image in read], options.focal_px)
-            if first and maps:
-                first = False
-                seconds = time.perf_counter() - STARTED
-                console.print(f"first map {seconds:.2f} s after the start")
-            for (path, image), one in zip(read, maps, strict=True):
-                if bool(one.is_empty):
-                    empty.append(path)
-                write_maps(
-                    options.output / path.stem,
-                    image,
-                    one,
-                    npy=options.npy,
-                    confidence=options.confidence,
-                )
-            advance(len(paths))
-    return unreadable, empty

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipdepth_plugin.errors import ExportError
-from clipdepth_plugin.maps.cameras import Canonical
+from clipdepth_plugin.maps.cameras import Canonical, Focals
 from clipdepth_plugin.runtime.folder import read_card
 
 
@@ -47,6 +47,17 @@ class Maps:
         """Whether it has no depth at all."""
         return bool(np.isnan(self.map_HW).all())
 
+    def where(self, seen_HW: NDArray[np.bool_] | None) -> Maps:
+        """The maps of a part of the picture; None: of all."""
+        if seen_HW is None:
+            return self
+        sure_HW = self.confidence_HW
+        return Maps(
+            np.where(seen_HW, self.map_HW, np.float32(np.nan)),
+            self.metric,
+            None if sure_HW is None else np.where(seen_HW, sure_HW, np.float32(np.nan)),
+        )
+
 
 class MapSource(ABC):
     """Opened in two steps, so that what it says is checked before a host is loaded.
@@ -64,8 +75,8 @@ class MapSource(ABC):
         """Makes it ready."""
 
     @abstractmethod
-    def maps(self, images: Sequence[Image.Image], focal_px: float | None) -> list[Maps]:
-        """The maps of RGB pictures."""
+    def maps(self, images: Sequence[Image.Image], focal_px: Focals | None) -> list[Maps]:
+        """The maps of RGB pictures; a focal length in pixels, for all or (None: unknown) each."""
 
 
 def find_source(
@@ -99,7 +110,7 @@ class _Exported(MapSource):
             raise ExportError(f"--device {self._device}: expected cpu, cuda, cuda:1 or tensorrt")
         self._model = runtime.open(self._folder, provider, device=int(index or 0))
 
-    def maps(self, images: Sequence[Image.Image], focal_px: float | None) -> list[Maps]:
+    def maps(self, images: Sequence[Image.Image], focal_px: Focals | None) -> list[Maps]:
         results = self._model.batch(list(images), focal_px)
         return [Maps(one.map_HW, self.says.metric, one.confidence) for one in results]
 
@@ -131,7 +142,7 @@ class _Beside(MapSource):
         )
         self._depth_of = PictureDepth(plugin)
 
-    def maps(self, images: Sequence[Image.Image], focal_px: float | None) -> list[Maps]:
+    def maps(self, images: Sequence[Image.Image], focal_px: Focals | None) -> list[Maps]:
         from clipdepth_plugin.maps.alignment import inverse_of
 
         found = []

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from clipdepth_plugin.arguments import StrPath
-from clipdepth_plugin.errors import DepthFileError
+from clipdepth_plugin.errors import DepthFileError, quoted
 from clipdepth_plugin.files.atomic import write_atomically
 from clipdepth_plugin.files.colours import DEPTH_BAR, INVERSE_BAR, Panel, depth_panel, image_grid
 
@@ -43,6 +43,7 @@ INVERSE_NOTE = (
     "picture's own; 0 is no depth"
 )
 RELATIVE_COLOUR_NOTE = "relative depth in colours, near red and far blue"
+UNDISTORTED_NOTE = "the picture without the distortion of its lens"
 COLOUR_NOTE = "depth along the optical axis in colours, near red and far blue"
 
 
@@ -128,9 +129,17 @@ def to_grey(confidence_HW: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _write_png(path: StrPath, grey_HW: NDArray[Any], note: str) -> None:
+    write_picture_png(path, Image.fromarray(grey_HW), note)
+
+
+def write_picture_png(path: StrPath, image: Image.Image, note: str) -> None:
+    """Writes or replaces a PNG that says what it shows.
+
+    Raises:
+        DepthFileError: It can't be written.
+    """
     info = PngImagePlugin.PngInfo()
     info.add_text(NOTE_KEY, note)
-    image = Image.fromarray(grey_HW)
     write_atomically(path, lambda file: image.save(file, format="PNG", pnginfo=info))
 
 
@@ -178,12 +187,28 @@ def write_colour(
     write_atomically(path, content)
 
 
-def _as_map(depth_HW: DepthMap, path: StrPath) -> NDArray[Any]:
-    if not isinstance(depth_HW, np.ndarray):
-        depth_HW = depth_HW.detach().float().cpu().numpy()
-    if depth_HW.ndim != 2 or depth_HW.size == 0:
+def one_map(depth: DepthMap, what: str) -> NDArray[Any]:
+    """A map (H, W), given so or with axes of length 1 before; ``what`` begins the message.
+
+    Raises:
+        DepthFileError: It is something else.
+    """
+    if len(getattr(depth, "shape", ())) in (3, 4) and set(depth.shape[:-2]) == {1}:
+        depth = depth.reshape(depth.shape[-2:])
+    return _as_map(depth, what)
+
+
+def _as_map(depth: DepthMap, where: StrPath) -> NDArray[Any]:
+    map_HW = depth
+    if not isinstance(map_HW, np.ndarray) and hasattr(map_HW, "detach"):
+        map_HW = map_HW.detach().float().cpu().numpy()
+    if not isinstance(map_HW, np.ndarray) or map_HW.dtype.kind not in "fiu":
         raise DepthFileError(
-            f"{path}: a depth map has shape (H, W), got {tuple(depth_HW.shape)}; "
+            f"{where}: got {quoted(getattr(map_HW, 'dtype', map_HW))}, expected a depth map (H, W)"
+        )
+    if map_HW.ndim != 2 or map_HW.size == 0:
+        raise DepthFileError(
+            f"{where}: a depth map has shape (H, W), got {tuple(map_HW.shape)}; "
             "write the maps of a batch one by one, as depth[i, 0]"
         )
-    return depth_HW
+    return map_HW

@@ -36,12 +36,16 @@ INVERSE_SUFFIX, AGREEMENT_SUFFIX = ".inverse.png", ".agreement.png"
 """Endings of what ``clipdepth label`` writes beside ``DEPTH_SUFFIX``: 16-bit inverse depth with a
 scale and shift of each picture's own, and how well a source agrees with itself, 8 bits."""
 
+UNDISTORTED_SUFFIX = ".undistorted.png"
+"""Ending of a picture that ``clipdepth predict`` made straight."""
+
 OUR_SUFFIXES = (
     DEPTH_SUFFIX,
     COLOUR_SUFFIX,
     CONFIDENCE_SUFFIX,
     INVERSE_SUFFIX,
     AGREEMENT_SUFFIX,
+    UNDISTORTED_SUFFIX,
 )
 
 

@@ -6,22 +6,16 @@ A camera is never guessed.
 from __future__ import annotations
 
 import logging
-
-from pydantic import TypeAdapter
+from pathlib import Path
 
 from clipdepth_plugin.arguments import Intrinsics
 from clipdepth_plugin.errors import DataError, HostError
-from clipdepth_plugin.files.documents import MIB, read_json
-from clipdepth_plugin.files.problems import checked_type
+from clipdepth_plugin.files.cameras import read_cameras
 from clipdepth_plugin.labelling.pictures.kinds import Content
 from clipdepth_plugin.labelling.settings import LabelSettings
 from clipdepth_plugin.lenses import LensCheck, centred
-from clipdepth_plugin.settings import GivenCamera
 
 logger = logging.getLogger(__name__)
-
-_FILE_BYTES = 256 * MIB  # a camera for each of some million frames
-_CAMERAS: TypeAdapter[dict[str, Intrinsics | None]] = TypeAdapter(dict[str, GivenCamera | None])
 
 
 class Cameras:
@@ -35,11 +29,8 @@ class Cameras:
         """
         self._settings = settings
         self._check = LensCheck()
-        self._by_name: dict[str, Intrinsics | None] = {}
-        if settings.intrinsics_file is not None:
-            path = settings.intrinsics_file
-            tree = read_json(path, DataError, limit=_FILE_BYTES)
-            self._by_name = checked_type(_CAMERAS, tree, path, DataError)
+        given = settings.intrinsics_file
+        self._file = None if given is None else read_cameras(Path(given))
 
     def __call__(self, name: str, content: Content) -> Intrinsics | None:
         """The camera of a picture, ``<sequence>/<frame>``; None where it is not known.
@@ -48,14 +39,15 @@ class Cameras:
             DataError: The one that the user, or the data set, gives is of no lens.
         """
         height, width, _ = content.image_HW3.shape
-        camera, settings = self._given(name, content), self._settings
+        settings = self._settings
         try:
+            camera = self._given(name, content)
             if camera is not None:
                 self._check(camera, (height, width), f"{name}: intrinsics")
                 return camera
         except HostError as error:
             raise DataError(str(error)) from error
-        if not settings.exif or content.exif_focal is None or name in self._by_name:
+        if not settings.exif or content.exif_focal is None or self._in_file(name):
             return None
         camera = centred(content.exif_focal, (height, width))
         try:
@@ -72,6 +64,15 @@ class Cameras:
             return centred(settings.focal_px, (height, width))
         if settings.intrinsics is not None:
             return settings.intrinsics
-        if name in self._by_name:  # null there says that it is not known
-            return self._by_name[name]
-        return content.camera
+        if self._file is None or not self._file.has(name):
+            return content.camera
+        lens = self._file.of(name)  # null there says that it is not known
+        if lens is not None and lens.is_distorted:
+            raise DataError(
+                f"{name}: its camera has a distortion, which labels have no place for; undistort "
+                "the pictures first"
+            )
+        return None if lens is None else lens.at((height, width), name).camera
+
+    def _in_file(self, name: str) -> bool:
+        return self._file is not None and self._file.has(name)

@@ -107,6 +107,11 @@ class PassMaps(TowerPass):
         self._native: list[DepthEstimate] | None = None
 
     @property
+    def metric(self) -> bool:
+        """Whether its depth is in metres."""
+        return self._reader.head.config.metric
+
+    @property
     def _sizes(self) -> list[Size]:
         """(H, W) of each view."""
         return [views.pixel_size for views in self.views for _ in range(views.count)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from clipdepth_plugin.arguments import Size
@@ -15,6 +16,8 @@ from clipdepth_plugin.decoders.readout import confidence_of
 from clipdepth_plugin.maps.cameras import Cameras, Focals
 from clipdepth_plugin.maps.stitching import paste, stitch
 from clipdepth_plugin.plugin.pass_maps import PassMaps
+
+Shown = Image.Image | Sequence[Image.Image] | None
 
 
 class DepthReading:
@@ -143,6 +146,25 @@ class DepthReading:
             if isinstance(maps, Tensor):
                 return confidence_of(maps)
             return [confidence_of(log_scale_1HW) for log_scale_1HW in maps]
+
+    def show(self, images: Shown = None) -> Image.Image:
+        """The pass's depth in colours with a scale in metres, to look at: notebooks display it.
+
+        Args:
+            images: The pictures that the host saw, one or a list, as PIL images: they are shown
+                beside their depth, which is at their size then. None: the maps alone, at the
+                tower's input size.
+
+        Returns:
+            A picture: ``plugin.show().save("depth.png")`` keeps it.
+
+        Raises:
+            NoDepthError: As ``depth``.
+            HostError: As ``predict(original_sizes=...)``; or not as many pictures as maps.
+        """
+        from clipdepth_plugin.plugin.showing import shown
+
+        return shown(self, images, metric=self._pass().metric)
 
 
 class DepthPass(DepthReading, PassMaps):

@@ -12,9 +12,9 @@ import pytest
 from PIL import ExifTags, Image
 
 from clipdepth_plugin.errors import DataError
+from clipdepth_plugin.files.exif import exif_focal
 from clipdepth_plugin.labelling.cameras import Cameras
 from clipdepth_plugin.labelling.pictures import Content
-from clipdepth_plugin.labelling.pictures.decoding import exif_focal
 from clipdepth_plugin.labelling.settings import LabelSettings
 
 Tag = ExifTags.Base

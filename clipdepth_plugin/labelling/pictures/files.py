@@ -21,6 +21,7 @@ from clipdepth_plugin.files.documents import MIB, read_json
 from clipdepth_plugin.files.paths import is_folder, names_in, read_bytes, status
 from clipdepth_plugin.files.pictures import OUR_SUFFIXES, SUFFIXES
 from clipdepth_plugin.files.problems import checked_type
+from clipdepth_plugin.files.videos import is_video
 from clipdepth_plugin.labelling.names import SEQUENCE_FRAMES, frame_name, sequence_name
 from clipdepth_plugin.labelling.pictures.decoding import FILE_BYTES, decoded
 from clipdepth_plugin.labelling.pictures.kinds import (
@@ -31,7 +32,6 @@ from clipdepth_plugin.labelling.pictures.kinds import (
     Unread,
     register_pictures,
 )
-from clipdepth_plugin.labelling.pictures.videos import is_video
 from clipdepth_plugin.settings import GivenCamera
 
 INTRINSICS_FILE = "intrinsics.json"
