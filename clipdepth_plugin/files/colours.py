@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipdepth_plugin.errors import DepthFileError, printable
+from clipdepth_plugin.files.turbo import ends_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,11 +56,8 @@ def depth_panel(
     The colours run from the map's 1st to its 99th percentile. ``inverse``: larger is nearer.
     """
     valid_HW = np.isfinite(depth_HW) & (depth_HW > 0)
-    low, high = np.percentile(depth_HW[valid_HW], (1, 99)) if valid_HW.any() else (0.0, 1.0)
-    if high - low < 1e-3 * high:
-        low, high = low * 0.95, high * 1.05
-    ends, colours = (float(low), float(high)), "turbo" if inverse else "turbo_r"
-    return Panel(np.where(valid_HW, depth_HW, np.nan), title, ends, bar, colours)
+    colours = "turbo" if inverse else "turbo_r"
+    return Panel(np.where(valid_HW, depth_HW, np.nan), title, ends_of(depth_HW), bar, colours)
 
 
 def comparison(

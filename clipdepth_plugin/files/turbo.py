@@ -1,6 +1,6 @@
 """Depth in colours without matplotlib: for videos, notebooks and textures.
 
-The colours are matplotlib's ``turbo``, and the ends those of ``colours.depth_panel``.
+The colours are matplotlib's ``turbo``; `colours.py` draws image grids with bars of them.
 Axes: H W pixels of a map, 3 red, green, blue.
 """
 
@@ -40,7 +40,7 @@ class Ends(NamedTuple):
 
 
 def ends_of(map_HW: NDArray[np.floating]) -> Ends:
-    """The 1st and the 99th percentile of a map's valid values, apart by 10% at least."""
+    """The 1st and the 99th percentile of a map's valid values, apart by 10% where they are all but one."""
     valid = map_HW[np.isfinite(map_HW) & (map_HW > 0)]
     if not valid.size:
         return Ends(0.0, 1.0)
