@@ -18,8 +18,9 @@ from clipdepth_plugin.cli.predict_files import Predicted, refuse_foreign
 from clipdepth_plugin.cli.predict_inputs import OUR_VIDEO_SUFFIX
 from clipdepth_plugin.errors import DepthFileError, ImageError, printable
 from clipdepth_plugin.files.atomic import new_files
+from clipdepth_plugin.files.colours import Ends, ends_of
 from clipdepth_plugin.files.paths import is_folder, names_in
-from clipdepth_plugin.files.turbo import Ends, beside, ends_of
+from clipdepth_plugin.files.turbo import beside
 from clipdepth_plugin.files.video_writing import VideoWriter, is_our_video
 from clipdepth_plugin.files.videos import Frame, Video, clock
 

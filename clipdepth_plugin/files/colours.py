@@ -8,13 +8,12 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipdepth_plugin.errors import DepthFileError, printable
-from clipdepth_plugin.files.turbo import ends_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,6 +26,24 @@ _SPARSE = 0.2
 
 DEPTH_BAR, INVERSE_BAR = "depth [m]", "inverse depth, relative"
 """What a colour bar measures; relative depth has no scale of metres."""
+
+
+class Ends(NamedTuple):
+    """The values at both ends of the colours."""
+
+    low: float
+    high: float
+
+
+def ends_of(map_HW: NDArray[np.floating]) -> Ends:
+    """The 1st and the 99th percentile of a map's valid values, apart by 10% where they are all but one."""
+    valid = map_HW[np.isfinite(map_HW) & (map_HW > 0)]
+    if not valid.size:
+        return Ends(0.0, 1.0)
+    low, high = np.percentile(valid, (1, 99))
+    if high - low < 1e-3 * high:
+        low, high = low * 0.95, high * 1.05
+    return Ends(float(low), float(high))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,12 @@ Axes: H W pixels of a map, 3 red, green, blue.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from clipdepth_plugin.errors import DepthFileError
+from clipdepth_plugin.files.colours import Ends, ends_of
 from clipdepth_plugin.files.depth_maps import DepthMap, one_map
 
 _ANCHORS = np.frombuffer(
@@ -30,24 +29,6 @@ _TABLE = np.stack(
 ).astype(np.uint8)
 _NO_DEPTH = 128
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
-
-
-class Ends(NamedTuple):
-    """The values at both ends of the colours."""
-
-    low: float
-    high: float
-
-
-def ends_of(map_HW: NDArray[np.floating]) -> Ends:
-    """The 1st and the 99th percentile of a map's valid values, apart by 10% where they are all but one."""
-    valid = map_HW[np.isfinite(map_HW) & (map_HW > 0)]
-    if not valid.size:
-        return Ends(0.0, 1.0)
-    low, high = np.percentile(valid, (1, 99))
-    if high - low < 1e-3 * high:
-        low, high = low * 0.95, high * 1.05
-    return Ends(float(low), float(high))
 
 
 def colourise(
