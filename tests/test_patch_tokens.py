@@ -1,4 +1,4 @@
-"""plugin.tokens(): depth, confidence and points at the patches, in the order of the host's tokens."""
+"""plugin.tokens(): depth, confidence and points at patches, in the order of the host's tokens."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from clipdepth_plugin.adapters.connectors import find_connector, rows_of_views
 from clipdepth_plugin.adapters.preprocessing import HALF_NORMALISATION, Preprocessing
 from clipdepth_plugin.adapters.towers import Tower, choose_tower
 from clipdepth_plugin.errors import HeadMismatchError, HostError, NoDepthError
+from clipdepth_plugin.features import one_size
 from clipdepth_plugin.geometry import depth_to_points
 from tests.tiny.case import PATCH
 from tests.tiny.coordinates import present
@@ -40,6 +41,12 @@ def let_patches_alone(tower: Tower) -> None:
             nn.init.zeros_(parameter)
 
 
+def batched(tokens: Tensor | list[Tensor]) -> Tensor:
+    """Of a pass whose views are of one size."""
+    assert isinstance(tokens, Tensor)
+    return tokens
+
+
 def close(first: Tensor, second: Tensor, tolerance: float = 1e-5) -> None:
     torch.testing.assert_close(first, second, rtol=tolerance, atol=tolerance, equal_nan=True)
 
@@ -55,10 +62,9 @@ def test_a_token_is_its_patch_of_the_native_map(
     pixels = make_pixels()
     with torch.no_grad(), attach(host, head) as plugin, plugin.capture() as seen:
         host(pixels)
-        native = head.estimate(plugin.features(pixels))
-        tokens_BN5 = plugin.tokens(merge, intrinsics=CAMERA)
-        assert isinstance(tokens_BN5, Tensor)
-        close(tokens_BN5, seen[0].tokens(merge, intrinsics=CAMERA), 0)
+        native = head.estimate(one_size(plugin.features(pixels)))
+        tokens_BN5 = batched(plugin.tokens(merge, intrinsics=CAMERA))
+        close(tokens_BN5, batched(seen[0].tokens(merge, intrinsics=CAMERA)), 0)
         depth = plugin.depth
         sure = plugin.confidence
     mh, mw = merge if isinstance(merge, tuple) else (merge, merge)
@@ -98,17 +104,16 @@ def test_order_is_that_of_the_hosts_own_tokens(name: str) -> None:
         alone = given[0]
         rows = rows_of_views(seen[0], connector, alone.shape[:-1])[0]
         side = connector.merge or 1
-        tokens = seen[0].tokens("host", intrinsics=CAMERA)
-        assert isinstance(tokens, Tensor)
+        tokens = batched(seen[0].tokens("host", intrinsics=CAMERA))
         assert tokens.shape[:2] == rows.shape
         for cell in range(rows.shape[1]):
             middle = tokens[-1, cell, 2:4] / tokens[-1, cell, 4]
             u, v = middle * torch.tensor(CAMERA[:2]) + torch.tensor(CAMERA[2:])
             y, x = int(v) // (side * PATCH), int(u) // (side * PATCH)
             changed = pixels.clone()
-            patch = slice(y * side * PATCH, (y + 1) * side * PATCH)
-            patch = (patch, slice(x * side * PATCH, (x + 1) * side * PATCH))  # type: ignore[assignment]
-            changed[len(rows) - 1, :, *patch] = torch.rand(3, side * PATCH, side * PATCH)  # type: ignore[misc]
+            top, left, size = y * side * PATCH, x * side * PATCH, side * PATCH
+            patch = torch.rand(3, size, size)
+            changed[len(rows) - 1, :, top : top + size, left : left + size] = patch
             given.clear()
             case.run(host, changed)
             moved = (given[0] - alone).abs().amax(dim=-1).flatten() > 1e-6
@@ -131,8 +136,7 @@ def test_order_of_packed_hosts(name: str) -> None:
             case.run(host, case.pack(pictures))
         alone = given[0]
         rows = [row for run in rows_of_views(seen[0], connector, alone.shape[:-1]) for row in run]
-        tokens = seen[0].tokens("host")
-        tokens = list(tokens)
+        tokens = list(seen[0].tokens("host"))
         assert [len(one) for one in tokens] == [len(row) for row in rows]
         side = (connector.merge or 1) * PATCH
         for view in (0, len(rows) - 1):
@@ -164,9 +168,8 @@ def test_what_is_not_known_is_nan(host: nn.Module, make_pixels: Any) -> None:
     pixels[1] = -1.0  # as policies fill a missing camera in
     with torch.no_grad(), attach(host, small_head(host, context="mean")) as plugin:
         host(pixels)
-        tokens_BN5 = plugin.tokens()
-        seen_BN5 = plugin.tokens(focal_px=[30.0, None])
-    assert isinstance(tokens_BN5, Tensor) and isinstance(seen_BN5, Tensor)
+        tokens_BN5 = batched(plugin.tokens())
+        seen_BN5 = batched(plugin.tokens(focal_px=[30.0, None]))
     assert tokens_BN5[0, :, 0].isfinite().all()
     assert tokens_BN5[0, :, 1:].isnan().all()
     assert tokens_BN5[1].isnan().all()
@@ -180,8 +183,7 @@ def test_metres_and_points_follow_the_camera_of_a_canonical_head(
     head = small_head(host, context="mean", canonical_focal=40.0, input_size=(32, 32))
     with torch.no_grad(), attach(host, head) as plugin:
         host(make_pixels())
-        assumed, doubled = plugin.tokens(), plugin.tokens(focal_px=80.0)
-        assert isinstance(assumed, Tensor) and isinstance(doubled, Tensor)
+        assumed, doubled = map(batched, (plugin.tokens(), plugin.tokens(focal_px=80.0)))
     close(doubled[..., 0], 2 * assumed[..., 0])
     close(doubled[..., 4], doubled[..., 0])
     close(doubled[..., 2:4], assumed[..., 2:4])  # twice as far in a lens of half the angle
@@ -194,25 +196,23 @@ def test_padding_is_nan_and_cameras_are_the_users(host: nn.Module, make_pixels: 
     with torch.no_grad(), attach(host, head, processor=ways) as plugin:
         host(make_pixels())
         camera = (600.0, 600.0, 319.5, 239.5)
-        tokens = plugin.tokens(original_sizes=(480, 640), intrinsics=camera)
-        merged = plugin.tokens(2, original_sizes=(480, 640), intrinsics=camera)
-        whole = plugin.tokens(intrinsics=(30.0, 30.0, 15.5, 19.5))
-        native_B1HW = head(plugin.features(make_pixels())).log()
-    assert all(isinstance(one, Tensor) for one in (tokens, merged, whole))
-    assert tokens[:, :4].isnan().all()  # type: ignore[call-overload]
-    close(tokens[:, 4:], whole[:, 4:])  # type: ignore[call-overload]
+        tokens = batched(plugin.tokens(original_sizes=(480, 640), intrinsics=camera))
+        merged = batched(plugin.tokens(2, original_sizes=(480, 640), intrinsics=camera))
+        whole = batched(plugin.tokens(intrinsics=(30.0, 30.0, 15.5, 19.5)))
+        native_B1HW = head(one_size(plugin.features(make_pixels()))).log()
+    assert tokens[:, :4].isnan().all()
+    close(tokens[:, 4:], whole[:, 4:])
     # Half of the upper tokens' pixels is padding: the mean is of the others.
     half = native_B1HW.shape[-1] // 4
     below = native_B1HW[..., half : 2 * half, : 2 * half].mean(dim=(1, 2, 3)).exp()
-    close(merged[:, 0, 0], below)  # type: ignore[call-overload]
+    close(merged[:, 0, 0], below)
 
 
 def test_relative_depth_has_no_points(host: nn.Module, make_pixels: Any) -> None:
     head = small_head(host, context="mean", metric=False)
     with torch.no_grad(), attach(host, head) as plugin:
         host(make_pixels())
-        tokens = plugin.tokens()
-        assert isinstance(tokens, Tensor)
+        tokens = batched(plugin.tokens())
         assert tokens[..., 2:].isnan().all()
         with pytest.raises(HeadMismatchError, match="relative"):
             plugin.tokens(focal_px=30.0)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipdepth_plugin.arguments import Intrinsics, Size, parse_size
+from clipdepth_plugin.arguments import Intrinsics, Size, parse_count
 from clipdepth_plugin.decoders.readout import confidence_of
 from clipdepth_plugin.errors import HostError, quoted
 from clipdepth_plugin.features import Views
@@ -163,5 +163,7 @@ def _parse_merge(one: PassMaps, merge: Any) -> Size:
                 "give (rows, columns)"
             )
         return connector.merge, connector.merge
-    whole = isinstance(merge, int) and not isinstance(merge, bool)
-    return parse_size((merge, merge) if whole else merge, "merge")
+    if isinstance(merge, list | tuple) and len(merge) == 2:
+        return parse_count(merge[0], "merge"), parse_count(merge[1], "merge")
+    side = parse_count(merge, "merge")
+    return side, side
