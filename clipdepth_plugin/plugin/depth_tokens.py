@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from clipdepth_plugin.arguments import Size, StrPath, check_type
+from clipdepth_plugin.arguments import Size, StrPath, check_type, parse_sizes
 from clipdepth_plugin.errors import ConfigError, HeadFileError, HeadMismatchError, HostError
 from clipdepth_plugin.files.atomic import new_files
 from clipdepth_plugin.files.documents import read_json
@@ -211,18 +211,22 @@ class DepthTokens(nn.Module):
         Args:
             intrinsics: Of the first pass inside, of the second, and so on; from the first again
                 after the last, in this thread.
-            original_sizes: As ``attach``.
+            original_sizes: (H, W) of the user's images, one for all passes or one for each.
 
         Raises:
-            HostError: No camera, or not attached.
+            HostError: No camera, not as many sizes, or not attached.
         """
         if self._adder is None or not intrinsics:
             raise HostError(
                 "cameras: give one for each tower pass, to depth tokens that are attached"
             )
+        sizes = None if original_sizes is None else parse_sizes(original_sizes, "original_sizes")
+        each = sizes if isinstance(sizes, list) else [sizes] * len(intrinsics)
+        if len(each) != len(intrinsics):
+            raise HostError(f"cameras: {len(each)} original_sizes for {len(intrinsics)} passes")
         said = [
-            {"intrinsics": one, "focal_px": None, "original_sizes": original_sizes}
-            for one in intrinsics
+            {"intrinsics": camera, "focal_px": None, "original_sizes": size}
+            for camera, size in zip(intrinsics, each, strict=True)
         ]
         with self._adder.saying(said):
             yield
