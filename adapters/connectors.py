@@ -179,6 +179,8 @@ def _connector(
 
 def _merge(module: nn.Module, inputs: int, tower: Tower, around: Sequence[nn.Module]) -> int | None:
     """The side of the square, as the tower, a pooling or the connector's own width says it."""
+    if tower.patch_blocks is not None:  # the tower's last blocks have other tokens
+        return None
     if tower.rule.square > 1:
         return tower.rule.square
     for pooling in module.modules():
