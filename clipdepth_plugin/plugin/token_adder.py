@@ -5,6 +5,7 @@ Axes: B views, n visual tokens of a view, R rows of the connector's output, W it
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,8 +68,13 @@ class TokenAdder:
 
         def add(_: nn.Module, __: Any, output: Any) -> Any:
             adder = me()
-            return None if adder is None else adder(output)
+            if adder is None:
+                return None
+            # Depth looks at data. Not a decorator, which would import the compiler for everyone.
+            dynamo = sys.modules.get("torch._dynamo")
+            return (adder if dynamo is None else dynamo.disable(adder))(output)
 
+        add._torchdynamo_disable = True  # type: ignore[attr-defined]
         with changing():
             self._handle = connector.module.register_forward_hook(_Replaces(plugin.head, add))
         self._finalizer = weakref.finalize(self, self._handle.remove)
@@ -90,7 +96,6 @@ class TokenAdder:
         finally:
             inside.said, inside.taken = before
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, output: Any) -> Any:
         """The connector's output with depth; None, which leaves it, in runs of the tower alone."""
         module = self._module()
