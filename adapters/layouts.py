@@ -90,6 +90,11 @@ class LayoutRule(ABC):
         """Whether one pass takes views of several sizes."""
         return False
 
+    @property
+    def square(self) -> int:
+        """Side of the squares of patches whose tokens follow each other in a raw output."""
+        return 1
+
     def pack(self, views: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """What the tower is called with to see such views, in their order.
 
@@ -129,6 +134,19 @@ class PlainLayout:
         """The same of another number of views."""
         views = replace(self.views[0], count=count)
         return PlainLayout(views, self._prefix, sequence_first=self._sequence_first)
+
+    @property
+    def rows(self) -> list[Tensor]:
+        """The rows (B, N) of the patch tokens in a raw output, views before tokens."""
+        (views,) = self.views
+        patches_N = torch.arange(views.grid[0] * views.grid[1]) + self._prefix
+        return [patches_N + torch.arange(views.count)[:, None] * self.row_length]
+
+    @property
+    def row_length(self) -> int:
+        """T, after which the next picture's tokens begin; all of them where they are packed."""
+        (views,) = self.views
+        return self._prefix + views.grid[0] * views.grid[1]
 
     def tokens(self, levels: Mapping[int, Tensor]) -> list[dict[int, Tensor]]:
         """The patch tokens (B, N, D) in blocks' raw outputs, by level."""
@@ -193,6 +211,14 @@ class GatheredLayout:
     def to(self, device: torch.device) -> None:
         """Keeps the rows of the patch tokens where the tower is."""
         self._rows = [rows_BN.to(device) for rows_BN in self._rows]
+
+    @property
+    def rows(self) -> list[Tensor]:
+        return self._rows
+
+    @property
+    def row_length(self) -> int:
+        return self._shapes[0][-1]
 
     def tokens(self, levels: Mapping[int, Tensor]) -> list[dict[int, Tensor]]:
         for level, x in levels.items():

@@ -246,5 +246,10 @@ class PassRecorder:
         self.thread = _PerThread()
 
 
+def runs_privately() -> bool:
+    """Whether a caller runs a tower alone now, in this thread."""
+    return bool(_PRIVATE.stack)
+
+
 def _outside(numbers: tuple[int, ...], number: int) -> tuple[int, ...]:
     return tuple(one for one in numbers if one < number)

@@ -219,6 +219,16 @@ class TowerPass:
                 self._call = call._replace(arguments={})
         return self._layout
 
+    @property
+    def tower(self) -> Tower:
+        """The tower that ran."""
+        return self._wanted.tower
+
+    @property
+    def patches_shape(self) -> tuple[int, ...]:
+        """Shape of what the patch embedding gave."""
+        return self._call.patches_shape
+
     def _seen_pixels(self, layout: TokenLayout, kept: Kept | None) -> list[Tensor] | None:
         """The pixels that whole patches cover; the rest, right and below, no token has seen."""
         if kept is None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from clipdepth_plugin.features import TowerFeatures
     from clipdepth_plugin.head import DepthHead
     from clipdepth_plugin.plugin.depth_plugin import DepthPlugin, attach
+    from clipdepth_plugin.plugin.depth_tokens import DepthTokens
     from clipdepth_plugin.plugin.depth_tower import DepthTower
     from clipdepth_plugin.weights.spaceclip import load_spaceclip
 
@@ -25,6 +26,7 @@ __all__ = [
     "ClipDepthError",
     "DepthHead",
     "DepthPlugin",
+    "DepthTokens",
     "DepthTower",
     "HeadConfig",
     "TowerFeatures",
@@ -37,6 +39,7 @@ _HOMES = {
     "ClipDepthError": "errors",
     "DepthHead": "head",
     "DepthPlugin": "plugin.depth_plugin",
+    "DepthTokens": "plugin.depth_tokens",
     "DepthTower": "plugin.depth_tower",
     "HeadConfig": "config",
     "TowerFeatures": "features",

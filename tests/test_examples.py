@@ -80,6 +80,15 @@ def test_depth_beside_a_policy(runs: dict[str, tuple[int, str, str]]) -> None:
     assert len(re.findall(r"Camera \d: [\d.]+ to [\d.]+ m", said)) == 3
 
 
+def test_depth_tokens(runs: dict[str, tuple[int, str, str]]) -> None:
+    said = said_by("05_depth_tokens.py", runs)
+    assert said.count("The same") == said.count("True") == 3
+    assert "x, y, z of each: (4, 5)" in said
+    assert "Gradients in the host: False" in said
+    (losses,) = re.findall(r"Loss ([\d.]+) -> ([\d.]+)", said)
+    assert float(losses[1]) < float(losses[0]) - 0.5  # a frozen, random language model
+
+
 def test_added_latency(runs: dict[str, tuple[int, str, str]]) -> None:
     noise, taps, depth = said_by("03_added_latency.py", runs).splitlines()
     assert noise.startswith("Noise floor")

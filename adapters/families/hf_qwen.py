@@ -124,6 +124,10 @@ class QwenRule(layouts.LayoutRule):
     def mixes_sizes(self) -> bool:
         return True
 
+    @property
+    def square(self) -> int:
+        return self.merge
+
     def pack(self, views: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Each view is a picture: of a temporal patch all frames are the same."""
         grids = [layouts.grid_of(view, self.patch_size, self.merge) for view in views]

@@ -61,8 +61,6 @@ def camera_scales(
         HostError: Both are given, not as many as images, or what is no camera of such a picture.
         HeadMismatchError: The head was trained without a canonical camera, or gives relative depth.
     """
-    if intrinsics is not None and focal_px is not None:
-        raise HostError("intrinsics and focal_px both say the focal length: give one")
     if not config.metric:
         raise HeadMismatchError(
             "this head gives relative depth (config.metric is False): no camera turns it into "
@@ -73,6 +71,27 @@ def camera_scales(
             "this head was trained without a canonical camera (config.canonical_focal is "
             "None): the focal length cannot change its metres"
         )
+    cameras = view_cameras(images, intrinsics, focal_px, check)
+    views = [view for image in images for view in image.views]
+    return [
+        None if camera is None else _scale(config, view, camera)
+        for view, camera in zip(views, cameras, strict=True)
+    ]
+
+
+def view_cameras(
+    images: Sequence[ImageViews],
+    intrinsics: Cameras | None,
+    focal_px: Focals | None,
+    check: LensCheck,
+) -> list[Intrinsics | None]:
+    """The camera of each view in its own pixels, from those of the images in theirs.
+
+    Raises:
+        HostError: Both are given, not as many as images, or what is no camera of such a picture.
+    """
+    if intrinsics is not None and focal_px is not None:
+        raise HostError("intrinsics and focal_px both say the focal length: give one")
     sizes = [image.views[0].image_size for image in images]
     if intrinsics is not None:
         name, cameras = "intrinsics", parse_intrinsics(intrinsics, len(images))
@@ -87,14 +106,14 @@ def camera_scales(
             if camera is not None:
                 check(camera, size, f"{name}, image {index}" if len(sizes) > 1 else name)
     return [
-        None if camera is None else _scale(config, view, camera)
+        None if camera is None else view.intrinsics(camera)
         for image, camera in zip(images, cameras, strict=True)
         for view in image.views
     ]
 
 
 def _scale(config: Canonical, view: ViewGeometry, camera: Intrinsics) -> float:
-    fx, fy, _, _ = view.intrinsics(camera)
+    fx, fy, _, _ = camera
     canonical = config.focal_at(view.view_size)
     assert canonical is not None
     return math.sqrt(fx * fy) / canonical

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
 from torch import nn
 
+from clipdepth_plugin.adapters.connectors import Connector, find_connector
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
 from clipdepth_plugin.adapters.passes import TowerPass, wanted_by
 from clipdepth_plugin.adapters.running import TowerRunner
@@ -104,7 +105,9 @@ class DepthPlugin(DepthReading, TowerCalls):
         self.head = head
         self.preprocessing = host_preprocessing(host, self.tower, processor)
         wanted = wanted_by(head.config, self.tower, pixels=head.reads_pixels)
-        make_pass = functools.partial(DepthPass, Reader(head, self.preprocessing))
+        connector = functools.cache(functools.partial(find_connector, host, self.tower))
+        self._reader = Reader(head, self.preprocessing, connector)
+        make_pass = functools.partial(DepthPass, self._reader)
         self._recorder = PassRecorder(wanted, make_pass)
         self._taps = Taps(host, self.tower, self._recorder, owner=head)
         self._runner = TowerRunner(self.tower, self._taps, self._recorder)
@@ -182,6 +185,10 @@ class DepthPlugin(DepthReading, TowerCalls):
             yield cast("list[DepthPass]", seen)
         finally:
             captures[:] = [capture for capture in captures if capture is not seen]
+
+    def connector(self, path: str | None = None) -> Connector:
+        """What makes the host's visual tokens; ``path`` names it where the structure does not."""
+        return self._reader.connector(path)
 
     def _pass(self) -> DepthPass:
         slot = self._recorder.slot

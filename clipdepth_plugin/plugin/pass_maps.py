@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from clipdepth_plugin.adapters.connectors import Connector
 from clipdepth_plugin.adapters.layouts import TowerCall
 from clipdepth_plugin.adapters.passes import TowerPass, Wanted
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
@@ -55,11 +56,13 @@ class Reader:
     Attributes:
         head: The head.
         preprocessing: How the host makes views of its pictures; None where that is not known.
+        connector: Finds what makes the host's visual tokens.
         lens: Checks the cameras that are given.
     """
 
     head: DepthHead | FusedHead
     preprocessing: Preprocessing | None
+    connector: Callable[..., Connector]
     lens: LensCheck = field(default_factory=LensCheck)
     _said: bool = False
     _said_empty: set[int] = field(default_factory=set)
@@ -103,7 +106,7 @@ class PassMaps(TowerPass):
 
     def __init__(self, reader: Reader, wanted: Wanted, call: TowerCall, hosts_own: bool) -> None:
         super().__init__(wanted, call, hosts_own)
-        self._reader = reader
+        self.reader = reader
         self._native: list[DepthEstimate] | None = None
 
     @property
@@ -140,11 +143,11 @@ class PassMaps(TowerPass):
         These are given for ``images``; None: for the views as they are.
         """
         if intrinsics is None and focal_px is None:
-            self._reader.say_assumed(self)
+            self.reader.say_assumed(self)
             return natives
         if images is None:
             images = views_themselves(self._sizes)
-        reader = self._reader
+        reader = self.reader
         scales = camera_scales(reader.head.config, images, intrinsics, focal_px, reader.lens)
         if None in scales:
             unknown = [index for index, scale in enumerate(scales) if scale is None]
@@ -162,7 +165,7 @@ class PassMaps(TowerPass):
 
     def log_scales(self) -> list[Tensor]:
         """Native maps (B, 1, h, w) of each of ``views``: log of the error's scale."""
-        if not self._reader.head.config.confidence:
+        if not self.reader.head.config.confidence:
             raise HeadMismatchError(NO_CONFIDENCE)
         return [one.log_scale for one in self._read() if one.log_scale is not None]
 
@@ -184,7 +187,7 @@ class PassMaps(TowerPass):
     def placed(self, natives: list[Tensor], place: Place, join: Join) -> Tensor | list[Tensor]:
         """The maps where ``place`` says; joined by ``join`` where images have several views."""
         if isinstance(place, list):
-            if not self._reader.head.config.metric and any(len(image) > 1 for image in place):
+            if not self.reader.head.config.metric and any(len(image) > 1 for image in place):
                 raise HeadMismatchError(
                     "this head gives relative depth (config.metric is False), of each view up to "
                     "a scale and shift of its own, so an image's views don't join into one map: "
@@ -194,7 +197,7 @@ class PassMaps(TowerPass):
             return [m.clone() for m in in_images(natives, self.views, patch_size, place, join)]
         if place is not None:
             return at_size(natives, self.views, self._wanted.tower.patch_size, place).clone()
-        return _as_one(self.at_input(natives))
+        return as_one(self.at_input(natives))
 
     def place(self, size: Size | None, original_sizes: Size | Sequence[Size] | None) -> Place:
         """Where maps go, from the arguments of ``predict``."""
@@ -202,7 +205,7 @@ class PassMaps(TowerPass):
             raise HostError("size and original_sizes both say how large the maps are: give one")
         if original_sizes is None:
             return None if size is None else parse_size(size, "size")
-        known = self._reader.preprocessing
+        known = self.reader.preprocessing
         if known is None:
             raise HostError(
                 "original_sizes needs the host's preprocessing, which this host does not carry: "
@@ -218,7 +221,7 @@ class PassMaps(TowerPass):
         """(C, H, W) of each image: metres, and behind them confidence where the head has it."""
         with torch.inference_mode(False):
             maps = self.placed(self.metres(images, intrinsics, focal_px), images, stitch)
-            if self._reader.head.config.confidence:
+            if self.reader.head.config.confidence:
                 sure = self.placed(self.log_scales(), images, paste)
                 maps = [
                     torch.cat([metres_1HW, confidence_of(log_scale_1HW)])
@@ -230,13 +233,13 @@ class PassMaps(TowerPass):
         self, intrinsics: Cameras | None, focal_px: Focals | None
     ) -> Tensor | list[Tensor]:
         """The maps at the tower's input, computed anew and with gradients; tokens stay."""
-        head = self._reader.head
+        head = self.reader.head
         natives = [head(on_heads_device(one, head)) for one in self.batches]
         trains = head.training or any(native.requires_grad for native in natives)
         if not trains and not torch.compiler.is_compiling():
             check_finite(natives)
         natives = self.scaled(natives, None, intrinsics, focal_px)
-        return _as_one(at_pixels(natives, self.views, self._wanted.tower.patch_size))
+        return as_one(at_pixels(natives, self.views, self._wanted.tower.patch_size))
 
     def _read(self) -> list[DepthEstimate]:
         """The maps of each of ``views`` at the head's native size, computed once.
@@ -247,16 +250,16 @@ class PassMaps(TowerPass):
         reading = self.__dict__.setdefault("_reading", threading.Lock())
         with reading:
             if self._native is None:
-                natives = estimates(self._reader.head, self._batches())
+                natives = estimates(self.reader.head, self._batches())
                 ranges = self.pixel_ranges()
                 if empty := check_finite([one.metres for one in natives], ranges):
                     natives = list(map(without_depth, natives, ranges))
-                    self._reader.say_empty(empty)
+                    self.reader.say_empty(empty)
                 self._native = natives
                 self.free("the tokens were freed when this pass's depth was read")
             return self._native
 
 
-def _as_one(maps: list[Tensor]) -> Tensor | list[Tensor]:
+def as_one(maps: list[Tensor]) -> Tensor | list[Tensor]:
     """(B, 1, H, W) where all views are of one size, else (1, H, W) of each."""
     return maps[0] if len(maps) == 1 else [map_1HW for one in maps for map_1HW in one]

@@ -15,7 +15,8 @@ from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.decoders.readout import confidence_of
 from clipdepth_plugin.maps.cameras import Cameras, Focals
 from clipdepth_plugin.maps.stitching import paste, stitch
-from clipdepth_plugin.plugin.pass_maps import PassMaps
+from clipdepth_plugin.plugin.pass_maps import PassMaps, as_one
+from clipdepth_plugin.plugin.patch_tokens import Merge, patch_tokens
 
 Shown = Image.Image | Sequence[Image.Image] | None
 
@@ -146,6 +147,42 @@ class DepthReading:
             if isinstance(maps, Tensor):
                 return confidence_of(maps)
             return [confidence_of(log_scale_1HW) for log_scale_1HW in maps]
+
+    def tokens(
+        self,
+        merge: Merge = 1,
+        *,
+        original_sizes: Size | Sequence[Size] | None = None,
+        intrinsics: Cameras | None = None,
+        focal_px: Focals | None = None,
+    ) -> Tensor | list[Tensor]:
+        """Depth at each patch of the pass that ``depth`` reads, in the host's own order.
+
+        Args:
+            merge: Patches that make one token: a side, (rows, columns), or ``"host"``, as the
+                host's connector merges them (pixel shuffle, merge squares, pooling).
+            original_sizes: (H, W) of the user's images, as ``predict``: cameras are then in their
+                pixels, and patches that show padding alone are NaN.
+            intrinsics: As ``predict``; for the points, of heads without a canonical camera, too.
+            focal_px: Likewise; the camera's centre is the picture's.
+
+        Returns:
+            (B, N, 5) float32: depth in metres (the geometric mean over the patch's pixels),
+            confidence (their mean), and x, y, z in metres in the camera's frame (x right, y down,
+            z forward) of the point in the patch's middle. Row-major, without class and register
+            tokens; a list of (N, 5) where views are of several sizes. NaN is what is not known:
+            confidence of a head without it; the point where there is no camera (a head with a
+            canonical one then takes that) or depth is relative; all of a constant picture.
+
+        Raises:
+            NoDepthError: As ``depth``.
+            HostError: As ``predict``; a grid that is not made of such squares; or ``"host"`` where
+                there is no connector, or one whose merging is not known.
+            HeadMismatchError: A camera for a head of relative depth.
+        """
+        one = self._pass()
+        with torch.inference_mode(False):
+            return as_one(patch_tokens(one, merge, original_sizes, intrinsics, focal_px))
 
     def show(self, images: Shown = None) -> Image.Image:
         """The pass's depth in colours with a scale in metres, to look at: notebooks display it.
