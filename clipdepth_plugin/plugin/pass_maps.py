@@ -24,6 +24,7 @@ from clipdepth_plugin.lenses import LensCheck
 from clipdepth_plugin.maps.cameras import Cameras, Focals, camera_scales, views_themselves
 from clipdepth_plugin.maps.geometry import ImageViews
 from clipdepth_plugin.maps.placing import Join, at_pixels, at_size, in_images
+from clipdepth_plugin.maps.stabilising import signatures
 from clipdepth_plugin.maps.stitching import paste, stitch
 from clipdepth_plugin.maps.tiling import arrange
 from clipdepth_plugin.plugin.estimating import (
@@ -56,11 +57,13 @@ class Reader:
         head: The head.
         preprocessing: How the host makes views of its pictures; None where that is not known.
         lens: Checks the cameras that are given.
+        stream_level: The level that streams compare; None: there are no streams.
     """
 
     head: DepthHead | FusedHead
     preprocessing: Preprocessing | None
     lens: LensCheck = field(default_factory=LensCheck)
+    stream_level: int | None = None
     _said: bool = False
     _said_empty: set[int] = field(default_factory=set)
 
@@ -105,6 +108,7 @@ class PassMaps(TowerPass):
         super().__init__(wanted, call, hosts_own)
         self._reader = reader
         self._native: list[DepthEstimate] | None = None
+        self._signatures: list[Tensor] | None = None
 
     @property
     def _sizes(self) -> list[Size]:
@@ -233,6 +237,20 @@ class PassMaps(TowerPass):
         natives = self.scaled(natives, None, intrinsics, focal_px)
         return _as_one(at_pixels(natives, self.views, self._wanted.tower.patch_size))
 
+    def natives_and_signatures(self) -> tuple[list[DepthEstimate], list[Tensor]]:
+        """For streams: the maps of each of ``views``, and ``signatures`` (B, N, S) of its tokens.
+
+        Raises:
+            NoDepthError: The pass was read before there was a stream.
+        """
+        natives = self._read()
+        if self._signatures is None:
+            raise NoDepthError(
+                "this pass's depth was read before the first stream was made, and its tokens were "
+                "freed then: make the stream before the tower runs"
+            )
+        return natives, self._signatures
+
     def _read(self) -> list[DepthEstimate]:
         """The maps of each of ``views`` at the head's native size, computed once.
 
@@ -242,12 +260,15 @@ class PassMaps(TowerPass):
         reading = self.__dict__.setdefault("_reading", threading.Lock())
         with reading:
             if self._native is None:
-                natives = estimates(self._reader.head, self._batches())
+                batches = self._batches()
+                natives = estimates(self._reader.head, batches)
                 ranges = self.pixel_ranges()
                 if empty := check_finite([one.metres for one in natives], ranges):
                     natives = list(map(without_depth, natives, ranges))
                     self._reader.say_empty(empty)
                 self._native = natives
+                if (level := self._reader.stream_level) is not None:
+                    self._signatures = [signatures(one.levels[level]) for one in batches]
                 self.free("the tokens were freed when this pass's depth was read")
             return self._native
 

@@ -1,0 +1,170 @@
+"""A camera's depth held steady from frame to frame, by matching patch tokens.
+
+Most flicker of single-image depth is a scale and slow errors of log depth that change with each
+frame. So each patch is looked up in the frame before: where its token is found again, the error is
+averaged over the frames in which the patch was seen; where it is not (what moves differently from
+how it looks, what has come into view), depth is the frame's own. What is corrected is smooth, one
+number a patch: fine detail is always the frame's own, and edges do not lag.
+
+Axes: N = h * w patch tokens (row-major), D width, S of every fourth channel, (h, w) patch grid,
+H W a native map's size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clipdepth_plugin.arguments import Size
+
+SCALE_MEMORY = 0.8
+"""Largest share of the frame's scale that is taken from the frames before."""
+PATCH_MEMORY = 0.9
+"""The same of a patch's own error."""
+ERRORS = 6.0
+"""A patch that differs from before by this many times its expected error is mostly not averaged."""
+UNKNOWN_ERROR = 0.1
+"""Of log depth, for heads without confidence."""
+LEAST_ERROR = 0.03
+LIKENESS = (-0.5, 0.0)
+"""Where a match begins to count and where it counts fully: 0, as similar as neighbouring patches
+are on average; 1, equal."""
+CUT = 0.15
+"""With a smaller share of patches found again, the picture is another one."""
+_CHANNELS = 4  # every fourth is compared
+
+
+def signatures(tokens: Tensor) -> Tensor:
+    """What is compared of tokens (..., D): (..., S) float32 of length 1."""
+    return F.normalize(tokens.detach()[..., ::_CHANNELS].float(), dim=-1)
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What is kept of the last frame.
+
+    Attributes:
+        signatures_NS: Its tokens.
+        log_depth_N: Its stabilised patches.
+        age_N: How many frames, weighted, each patch was seen in.
+        frames: How many there were since the start or a cut.
+    """
+
+    signatures_NS: Tensor
+    log_depth_N: Tensor
+    age_N: Tensor
+    grid: Size
+    frames: int
+
+
+class Stabiliser:
+    """Takes one camera's frames in order; keeps a fixed amount of memory."""
+
+    def __init__(self) -> None:
+        self._before: _Before | None = None
+
+    def __call__(
+        self, depth_11HW: Tensor, log_scale_11HW: Tensor | None, signatures_NS: Tensor, grid: Size
+    ) -> Tensor:
+        """The next frame's depth, stabilised.
+
+        Args:
+            depth_11HW: Native depth, before a camera's scale. All NaN (no picture) comes back as it
+                is, and the frame counts as dropped.
+            log_scale_11HW: Log of its expected error, of heads with confidence.
+            signatures_NS: ``signatures`` of its tokens.
+            grid: The patch grid (h, w).
+
+        Returns:
+            (1, 1, H, W), a tensor of its own.
+        """
+        log_depth_N = _pooled(depth_11HW, grid).clamp(min=1e-6).log()
+        before = self._before
+        like = (
+            before is not None
+            and before.grid == grid
+            and before.signatures_NS.shape == signatures_NS.shape
+            and before.signatures_NS.device == signatures_NS.device
+        )
+        if before is None or not like:
+            return self._start(depth_11HW, log_depth_N, signatures_NS, grid)
+        match_N, weight_N = _matches(signatures_NS, before.signatures_NS, grid)
+        share, known = torch.stack([(weight_N > 0).float().mean(), log_depth_N.sum()]).tolist()
+        if math.isnan(known):
+            return depth_11HW.clone()
+        if share < CUT:
+            return self._start(depth_11HW, log_depth_N, signatures_NS, grid)
+        error_N = _expected_error(log_scale_11HW, grid, log_depth_N)
+        correction_N, age_N = _correction(before, log_depth_N, match_N, weight_N, error_N)
+        self._before = _Before(
+            signatures_NS, log_depth_N + correction_N, age_N, grid, before.frames + 1
+        )
+        factor_11hw = correction_N.exp().view(1, 1, *grid)
+        size = depth_11HW.shape[-2:]
+        return depth_11HW * F.interpolate(factor_11hw, size, mode="bilinear", align_corners=False)
+
+    def reset(self) -> None:
+        """The next frame is a first one."""
+        self._before = None
+
+    def _start(
+        self, depth_11HW: Tensor, log_depth_N: Tensor, signatures_NS: Tensor, grid: Size
+    ) -> Tensor:
+        self._before = None
+        if bool(log_depth_N.isfinite().all()):
+            self._before = _Before(
+                signatures_NS, log_depth_N, torch.ones_like(log_depth_N), grid, 1
+            )
+        return depth_11HW.clone()
+
+
+def _pooled(map_11HW: Tensor, grid: Size) -> Tensor:
+    """(N,) means over the patches."""
+    return F.adaptive_avg_pool2d(map_11HW, grid).flatten()
+
+
+def _expected_error(log_scale_11HW: Tensor | None, grid: Size, like_N: Tensor) -> Tensor:
+    if log_scale_11HW is None:
+        return torch.full_like(like_N, UNKNOWN_ERROR)
+    return _pooled(log_scale_11HW, grid).exp().clamp(min=LEAST_ERROR)
+
+
+def _matches(now_NS: Tensor, then_NS: Tensor, grid: Size) -> tuple[Tensor, Tensor]:
+    """Each patch's most similar one of the frame before, and how much that counts (0 to 1).
+
+    It counts where that one's own most similar patch is this one or a neighbour.
+    """
+    likeness_NN = now_NS @ then_NS.T
+    best_N, match_N = likeness_NN.max(dim=1)
+    back_N = likeness_NN.argmax(dim=0)[match_N]
+    here_N = torch.arange(len(now_NS), device=now_NS.device)
+    width = grid[1]
+    rows_N = (back_N // width - here_N // width).abs()
+    columns_N = (back_N % width - here_N % width).abs()
+    now_hwS = now_NS.view(*grid, -1)
+    beside = (now_hwS[:, 1:] * now_hwS[:, :-1]).sum(dim=-1)
+    # Of a grid of one column there are none beside each other.
+    usual = beside.mean() if beside.numel() else now_NS.new_zeros(())
+    low, high = LIKENESS
+    above_N = (best_N - usual) / (1 - usual).clamp(min=1e-6)
+    weight_N = ((above_N - low) / (high - low)).clamp(0, 1)
+    return match_N, weight_N * ((rows_N <= 1) & (columns_N <= 1))
+
+
+def _correction(
+    before: _Before, log_depth_N: Tensor, match_N: Tensor, weight_N: Tensor, error_N: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What is added to each patch's log depth, and its new age."""
+    differs_N = before.log_depth_N[match_N] - log_depth_N
+    scale = torch.where(weight_N > 0, differs_N, torch.nan).nanmedian()
+    own_N = differs_N - scale
+    weight_N = weight_N * torch.exp(-((own_N / (ERRORS * error_N)) ** 2))
+    age_N = 1 + weight_N * before.age_N[match_N]
+    memory_N = (1 - 1 / age_N).clamp(max=PATCH_MEMORY)
+    scale_memory = min(1 - 1 / (before.frames + 1), SCALE_MEMORY)
+    # By the weight once more: an old patch that was hardly found again keeps its own depth.
+    return scale_memory * scale + weight_N * memory_N * own_N, age_N
