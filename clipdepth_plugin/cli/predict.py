@@ -24,7 +24,7 @@ from clipdepth_plugin.cli.options import (
     OutputOption,
     TowerOption,
 )
-from clipdepth_plugin.cli.predict_sources import MapSource, find_source
+from clipdepth_plugin.cli.predict_sources import MapSource, find_source, frames_in_order
 from clipdepth_plugin.cli.started import STARTED
 from clipdepth_plugin.errors import HeadMismatchError, HostError, ImageError, printable
 from clipdepth_plugin.files.opening import MAX_PIXELS
@@ -73,6 +73,14 @@ class PredictOptions:
             "--confidence", help="Also write NAME.confidence.png: 8-bit, 255 is sure; as .npy, too."
         ),
     ] = False
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="The pictures of a folder are the frames of one camera, in the order of the "
+            "numbers in their names: depth is held steady from frame to frame.",
+        ),
+    ] = False
     max_pixels: Annotated[
         int,
         typer.Option(
@@ -97,6 +105,9 @@ def predict(options: PredictOptions, console: Console) -> int:
     stands in place of NAME.depth.png, NAME.inverse.npy in place of NAME.npy, and the colours have
     no scale of metres.
 
+    With --stream, depth is stabilised over the frames of each folder, which must be in order; a
+    cut in them is noticed.
+
     Exit code: 0, all pictures are done. 1, some could not be read; they are named at the end, the
     others are done. 2, the host, the head or the input is wrong, and nothing was written; or a
     map could not be written, and those before are done; the message says which. 3, an unexpected
@@ -107,6 +118,8 @@ def predict(options: PredictOptions, console: Console) -> int:
     Image.MAX_IMAGE_PIXELS = None  # --max-pixels is the bound
     _check_options(options)
     images = find_images(options.images)
+    if options.stream:
+        images = frames_in_order(images)
     check_names(images, confidence=options.confidence)
     names = (options.host, options.head, options.exported)
     with loading(console, *(str(name) for name in names if name is not None)):
@@ -117,6 +130,7 @@ def predict(options: PredictOptions, console: Console) -> int:
             options.device,
             options.tower,
             other_tower=options.other_tower,
+            stream=options.stream,
         )
         _check_camera(source, options)
         if not options.overwrite:
@@ -145,6 +159,13 @@ def _check_options(options: PredictOptions) -> None:
         "--tower": options.tower is not None,
         "--other-tower": options.other_tower,
     }
+    if options.stream and options.exported is not None:
+        raise HostError(
+            "--stream: an exported graph gives no tokens, by which frames are matched; give --host "
+            "and --head in place of --exported"
+        )
+    if options.stream and options.batch_size != 1:
+        raise HostError("--batch-size: --stream takes frames one by one; leave it out")
     if options.exported is None:
         for name in ("--host", "--head"):
             if not of_torch[name]:
@@ -188,6 +209,8 @@ def _predict_all(
         for start in range(0, len(images), options.batch_size):
             paths = images[start : start + options.batch_size]
             read: list[tuple[Path, Image.Image]] = []
+            if start and paths[0].parent != images[start - 1].parent:
+                source.cut()
             for path in paths:
                 try:
                     read.append((path, load_image(path, max_pixels=options.max_pixels)))
