@@ -54,7 +54,8 @@ def whole(log_depth_hw: Tensor) -> Tensor:
 def patches(depth_11HW: Tensor) -> Tensor:
     """(h, w) log depth in the middle of patches, where no neighbour's correction reaches."""
     middle = depth_11HW[0, 0].unflatten(0, (GRID[0], UP)).unflatten(2, (GRID[1], UP))
-    return middle.log()[:, 1:3, :, 1:3].mean(dim=(1, 3))
+    log_hw: Tensor = middle.log()[:, 1:3, :, 1:3].mean(dim=(1, 3))
+    return log_hw
 
 
 def push(stabilise: Stabiliser, depth_11HW: Tensor, tokens_hwD: Tensor) -> Tensor:

@@ -110,9 +110,7 @@ def test_cameras_of_one_pass_may_change_places(
         assert both.shape == (2, 1, 32, 32)
 
 
-def test_passes_of_a_capture(
-    host: nn.Module, head: DepthHead, videos: list[list[Tensor]]
-) -> None:
+def test_passes_of_a_capture(host: nn.Module, head: DepthHead, videos: list[list[Tensor]]) -> None:
     """A policy that calls its tower once a camera."""
     expected = [alone(host, head, frames) for frames in videos]
     with attach(host, head) as plugin, torch.no_grad():
@@ -217,7 +215,7 @@ def test_what_is_refused(host: nn.Module, head: DepthHead, videos: list[list[Ten
             _ = plugin.stream("early", view=3).depth
         odd: list[tuple[Any, Any]] = [(1, None), (None, None), ("a", -1), ("a", True), ("a", "b")]
         for name, view in odd:
-            with pytest.raises(HostError, match="name|expected the view's number"):
+            with pytest.raises(HostError, match=r"name|expected the view's number"):
                 plugin.stream(name, view=view)
         with pytest.raises(HostError, match="tower_pass"):
             early.of(plugin)  # type: ignore[arg-type]
