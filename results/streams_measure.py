@@ -28,8 +28,9 @@ CHANGED = 0.1
 
 @dataclass(frozen=True)
 class Video:
-    """Frames with true depth (H, W), 0 is none; ``motion``: from each frame's camera to the next's
-    (4, 4), None where it is not known.
+    """Frames with true depth (H, W), of which 0 is none.
+
+    ``motion``: (4, 4) from each frame's camera to the next one's; None where it is not known.
     """
 
     pictures: list[Path]
