@@ -221,3 +221,15 @@ def test_zero_metres_stay_and_tell_nobody() -> None:
         ratio = (out / depth)[depth > 0]
         assert bool((ratio > 0.3).all())
         assert bool((ratio < 3).all())
+
+
+def test_a_camera_that_walks_on_is_followed() -> None:
+    """Two percent nearer with each frame: after a while depth is at most a frame late."""
+    world, stabilise = World(11), Stabiliser()
+    tokens, truth = world.seen()
+    errors = []
+    for frame in range(60):
+        now = truth - 0.02 * frame
+        error = patches(push(stabilise, world.predicted(now), world.noisy(tokens))) - now
+        errors.append(float(error.mean()))
+    assert abs(sum(errors[30:]) / 30) < 0.03

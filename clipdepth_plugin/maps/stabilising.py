@@ -6,7 +6,7 @@ averaged over the frames in which the patch was seen; where it is not (what move
 how it looks, what has come into view), depth is the frame's own. What is corrected is smooth, one
 number a patch: fine detail is always the frame's own, and edges do not lag.
 
-Axes: N = h * w patch tokens (row-major), D width, S of every fourth channel, (h, w) patch grid,
+Axes: N = h * w patch tokens (row-major), D width, S of every second channel, (h, w) patch grid,
 H W a native map's size.
 """
 
@@ -24,6 +24,9 @@ from clipdepth_plugin.arguments import Size
 
 SCALE_MEMORY = 0.8
 """Largest share of the frame's scale that is taken from the frames before."""
+TREND = 0.02
+"""Share of a scale's surprise by which its trend is corrected, so that a camera that
+walks on towards a wall is not followed late."""
 PATCH_MEMORY = 0.8
 """The same of a patch's own error."""
 ERRORS = 2.0
@@ -37,7 +40,7 @@ are on average; 1, equal."""
 CUT = 0.25
 """With a smaller share of patches found again, the picture is another one. Of the videos that
 results/streams.md is about, frames share 0.27 or more, and pictures of two places 0.25 or less."""
-_CHANNELS = 4  # every fourth is compared
+_CHANNELS = 2  # every second is compared
 
 
 def signatures(tokens: Tensor) -> Tensor:
@@ -54,6 +57,7 @@ class _Before:
         log_depth_N: Its stabilised patches.
         age_N: How many frames, weighted, each patch was seen in.
         frames: How many there were since the start or a cut.
+        trend: By how much log depth as a whole changes in a frame.
     """
 
     signatures_NS: Tensor
@@ -61,6 +65,7 @@ class _Before:
     age_N: Tensor
     grid: Size
     frames: int
+    trend: Tensor
 
 
 class Stabiliser:
@@ -94,16 +99,16 @@ class Stabiliser:
         )
         if before is None or not like:
             return self._start(depth_11HW, log_depth_N, signatures_NS, grid)
-        match_N, weight_N = _matches(signatures_NS, before.signatures_NS, grid)
-        share, known = torch.stack([(weight_N > 0).float().mean(), log_depth_N.sum()]).tolist()
+        match_N, weight_N, sure_N = _matches(signatures_NS, before.signatures_NS, grid)
+        share, known = torch.stack([sure_N.float().mean(), log_depth_N.sum()]).tolist()
         if math.isnan(known):
             return depth_11HW.clone()
         if share < CUT:
             return self._start(depth_11HW, log_depth_N, signatures_NS, grid)
         error_N = _expected_error(log_scale_11HW, grid, log_depth_N)
-        correction_N, age_N = _correction(before, log_depth_N, match_N, weight_N, error_N)
+        correction_N, age_N, trend = _correction(before, log_depth_N, match_N, weight_N, error_N)
         self._before = _Before(
-            signatures_NS, log_depth_N + correction_N, age_N, grid, before.frames + 1
+            signatures_NS, log_depth_N + correction_N, age_N, grid, before.frames + 1, trend
         )
         return depth_11HW * _enlarged(correction_N.exp().view(grid), depth_11HW)
 
@@ -117,7 +122,12 @@ class Stabiliser:
         self._before = None
         if bool(log_depth_N.isfinite().all()):
             self._before = _Before(
-                signatures_NS, log_depth_N, torch.ones_like(log_depth_N), grid, 1
+                signatures_NS,
+                log_depth_N,
+                torch.ones_like(log_depth_N),
+                grid,
+                1,
+                log_depth_N.new_zeros(()),
             )
         return depth_11HW.clone()
 
@@ -147,11 +157,11 @@ def _expected_error(log_scale_11HW: Tensor | None, grid: Size, like_N: Tensor) -
     return _pooled(log_scale_11HW, grid).exp().clamp(min=LEAST_ERROR)
 
 
-def _matches(now_NS: Tensor, then_NS: Tensor, grid: Size) -> tuple[Tensor, Tensor]:
+def _matches(now_NS: Tensor, then_NS: Tensor, grid: Size) -> tuple[Tensor, Tensor, Tensor]:
     """Each patch's most similar one of the frame before, and how much that counts (0 to 1).
 
-    It counts where that one's own most similar patch is this one or a neighbour, and where two
-    neighbours of this one have moved alike.
+    It counts where that one's own most similar patch is this one or a neighbour, and where a
+    neighbour of this one has moved alike. The last: where two have.
     """
     likeness_NN = now_NS @ then_NS.T
     best_N, match_N = likeness_NN.max(dim=1)
@@ -170,7 +180,9 @@ def _matches(now_NS: Tensor, then_NS: Tensor, grid: Size) -> tuple[Tensor, Tenso
     low, high = LIKENESS
     above_N = (best_N - usual) / (1 - usual).clamp(min=1e-6)
     weight_N = ((above_N - low) / (high - low)).clamp(0, 1)
-    return match_N, weight_N * (mutual_N & (alike_hw.flatten() >= 2))
+    alike_N = alike_hw.flatten()
+    weight_N = weight_N * (mutual_N & (alike_N >= 1))
+    return match_N, weight_N, (weight_N > 0) & (alike_N >= 2)
 
 
 def _places(patch_N: Tensor, grid: Size) -> Tensor:
@@ -180,8 +192,8 @@ def _places(patch_N: Tensor, grid: Size) -> Tensor:
 
 def _correction(
     before: _Before, log_depth_N: Tensor, match_N: Tensor, weight_N: Tensor, error_N: Tensor
-) -> tuple[Tensor, Tensor]:
-    """What is added to each patch's log depth, and its new age."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What is added to each patch's log depth, its new age, and the new trend."""
     differs_N = before.log_depth_N[match_N] - log_depth_N
     scale = torch.where(weight_N > 0, differs_N, torch.nan).nanmedian()
     own_N = differs_N - scale
@@ -190,4 +202,6 @@ def _correction(
     memory_N = (1 - 1 / age_N).clamp(max=PATCH_MEMORY)
     scale_memory = min(1 - 1 / (before.frames + 1), SCALE_MEMORY)
     # By the weight once more: an old patch that was hardly found again keeps its own depth.
-    return scale_memory * scale + weight_N * memory_N * own_N, age_N
+    surprise = scale + before.trend
+    correction_N = scale_memory * surprise + weight_N * memory_N * own_N
+    return correction_N, age_N, before.trend - TREND * surprise
