@@ -115,7 +115,7 @@ def alignment_error(video: Video, maps: Sequence[Array]) -> float:
     for index, motion in enumerate(video.motion):
         if motion is None:
             continue
-        back: Array = np.linalg.inv(motion)
+        back = np.linalg.inv(motion).astype(np.float64)
         ways = ((index, index + 1, motion), (index + 1, index, back))
         for before, after, move in ways:
             visible_P = _visible(video, before, after, move)
