@@ -253,8 +253,9 @@ NOTES = """\
 - Lag, in frames, is measured where the true depth at a pixel changes by more than 10% from one
   frame to the next: how much of the depth before is kept. 1 is a map that is one frame late.
 - The head was trained on the train splits of tum and hololens. The stabiliser's numbers
-  (`maps/stabilising.py`) were chosen on the rows that say so, before the others were measured. The
-  threshold of cuts alone was set with all videos seen.
+  (`maps/stabilising.py`) were chosen on tum/train, hololens/train, kitchen/train and the first half
+  of the rendered videos alone. The rendered ones of the other half were measured once with earlier
+  numbers, too; the threshold of cuts was set with all videos seen.
 - Matching was chosen there, too. Share of patches whose most similar patch of the frame before is
   within one patch of where the true motion puts it:
 
