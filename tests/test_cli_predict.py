@@ -18,6 +18,7 @@ from transformers import (
 from clipdepth_plugin import DepthHead, DepthPlugin, attach, find_towers
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.pixels import to_pixels
+from clipdepth_plugin.cli.predict_sources import frames_in_order
 from clipdepth_plugin.config import Provenance
 from clipdepth_plugin.files.pictures import load_image
 from tests.tiny.command_line import run, save_pictures, tiny_host, words
@@ -277,3 +278,61 @@ def test_a_host_without_normalisation_is_an_error(pictures: Path, tmp_path: Path
     assert result.exit_code == 2
     assert "it is not known how pictures for" in words(result.stderr)
     assert not output.exists()
+
+
+def test_predict_stabilises_the_frames_of_each_folder(
+    host: Path, head: Path, tmp_path: Path
+) -> None:
+    """In the order of the numbers in their names; a folder is a camera of its own."""
+    random, folders = np.random.default_rng(0), (tmp_path / "left", tmp_path / "right")
+    for folder, first in zip(folders, (8, 108), strict=True):
+        folder.mkdir()
+        place_HW3 = random.integers(40, 200, (32, 32, 3))
+        for frame in range(first, first + 4):
+            noisy_HW3 = place_HW3 + random.integers(-9, 10, (32, 32, 3))
+            Image.fromarray(noisy_HW3.astype(np.uint8)).save(folder / f"frame{frame}.png")
+    (folders[0] / "frame9b.png").write_bytes(b"")
+    given = ("predict", *folders, "--host", host, "--head", head, "--npy")
+    for name, options in (("raw", ()), ("steady", ("--stream",))):
+        assert run(*given, "-o", tmp_path / name, *options).exit_code == 1  # one can't be read
+    loaded = load_host(str(host))
+    assert loaded.preprocessing is not None
+    with attach(loaded.model, DepthHead.from_pretrained(head)) as plugin, torch.no_grad():
+        for folder, first in zip(folders, (8, 108), strict=True):
+            stream = plugin.stream(folder.name)
+            for frame in range(first, first + 4):
+                stem = f"frame{frame}"
+                picture = load_image(folder / f"{stem}.png")
+                loaded.model(to_pixels([picture], loaded.preprocessing))
+                raw, steady = (
+                    np.load(tmp_path / name / f"{stem}.npy") for name in ("raw", "steady")
+                )
+                np.testing.assert_allclose(steady, stream.depth[0, 0], rtol=1e-5)
+                np.testing.assert_allclose(raw, plugin.depth[0, 0], rtol=1e-5)
+                assert np.array_equal(raw, steady) == (frame == first)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--exported", "x", "--stream"), "--stream: an exported graph gives no tokens"),
+        (("--host", "x", "--head", "y", "--stream", "--batch-size", "2"), "--batch-size: --stream"),
+    ],
+)
+def test_what_does_not_go_with_stream(
+    options: tuple[str, ...], message: str, pictures: Path, tmp_path: Path
+) -> None:
+    refused = run("predict", pictures, "-o", tmp_path / "out", *options)
+    assert refused.exit_code == 2
+    assert message in words(refused.stderr)
+
+
+def test_frames_are_in_the_order_of_the_numbers_in_their_names() -> None:
+    folders = {
+        "a": ("b2.png", "b9.png", "b010x.png", "b10.png", "c1.png"),
+        "b": ("12.597701.png", "12.6.png", "13.05.png", "13.1.png"),
+        "c": ("frame-000002.jpg", "frame-000010.jpg", "frame-000010.png", "²3.jpg"),
+    }
+    ordered = [Path(folder) / name for folder, names in folders.items() for name in names]
+    shuffled = sorted(ordered, key=lambda path: (path.parent.name, path.name[::-1]))
+    assert frames_in_order(shuffled) == ordered

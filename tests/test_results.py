@@ -31,6 +31,12 @@ def test_the_page_of_heads_is_made_from_its_run_files() -> None:
     assert page.read_text("utf-8") == script.to_markdown(runs, cost)
 
 
+def test_the_page_of_streams_is_made_from_its_figures() -> None:
+    script = load_script("streams")
+    measured = script.Measured.model_validate_json(script.STORED.read_text("utf-8"))
+    assert (script.HERE / "streams.md").read_text("utf-8") == script.page(measured)
+
+
 def test_the_page_of_distilling_is_made_from_its_figures() -> None:
     script = load_script("distilling")
     stored = script.HERE / "distilling.json"

@@ -23,7 +23,7 @@ from clipdepth_plugin.cli.options import (
 )
 from clipdepth_plugin.cli.predict_cameras import EXIF, ViewMaker
 from clipdepth_plugin.cli.predict_inputs import Inputs, find_inputs
-from clipdepth_plugin.cli.predict_sources import MapSource, find_source
+from clipdepth_plugin.cli.predict_sources import MapSource, find_source, frames_in_order
 from clipdepth_plugin.errors import HeadMismatchError, HostError
 from clipdepth_plugin.files.opening import MAX_PIXELS
 
@@ -103,6 +103,14 @@ class PredictOptions:
             "--confidence", help="Also write NAME.confidence.png: 8-bit, 255 is sure; as .npy, too."
         ),
     ] = False
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="Hold depth steady over the frames of a video, or of a folder, whose pictures are "
+            "frames of one camera in the order of the numbers in their names.",
+        ),
+    ] = False
     max_pixels: Annotated[
         int,
         typer.Option(
@@ -131,6 +139,9 @@ def predict(options: PredictOptions, console: Console) -> int:
     stands in place of NAME.depth.png, NAME.inverse.npy in place of NAME.npy, and the colours have
     no scale of metres.
 
+    With --stream, depth is stabilised over the frames of each video and each folder, which must be
+    in order; a cut in them is noticed.
+
     Exit code: 0, all is done. 1, some could not be read, or Ctrl-C ended it; they are named at the
     end, the others are done. 2, the host, the head or the input is wrong, and nothing was written;
     or a map could not be written, and those before are done; the message says which. 3, an
@@ -145,6 +156,8 @@ def predict(options: PredictOptions, console: Console) -> int:
         options = dataclasses.replace(options, head=head_for(options.host, ""))
     _check_options(options)
     inputs = find_inputs(options.images)
+    if options.stream:
+        inputs = inputs._replace(images=frames_in_order(inputs.images))
     _check_videos(options, inputs)
     for paths in inputs:
         check_names(paths, confidence=options.confidence, undistort=options.undistort)
@@ -157,6 +170,7 @@ def predict(options: PredictOptions, console: Console) -> int:
             options.device,
             options.tower,
             other_tower=options.other_tower,
+            stream=options.stream,
         )
         _check_camera(source, options)
         wanted = Wanted(
@@ -196,6 +210,13 @@ def _check_options(options: PredictOptions) -> None:
         "--tower": options.tower is not None,
         "--other-tower": options.other_tower,
     }
+    if options.stream and options.exported is not None:
+        raise HostError(
+            "--stream: an exported graph gives no tokens, by which frames are matched; give --host "
+            "and --head in place of --exported"
+        )
+    if options.stream and options.batch_size != 1:
+        raise HostError("--batch-size: --stream takes frames one by one; leave it out")
     if options.exported is None:
         for name in ("--host", "--head"):
             if not of_torch[name]:

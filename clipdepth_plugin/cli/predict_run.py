@@ -77,6 +77,8 @@ class Run:
                 if stopped():
                     return
                 paths = images[start : start + step]
+                if start and paths[0].parent != images[start - 1].parent:
+                    self._source.cut()
                 read: list[tuple[Path, View]] = []
                 for path in paths:
                     try:
@@ -111,6 +113,7 @@ class Run:
             max_pixels=self._max_pixels,
             write_frame=self._write_files if self._frames else None,
         )
+        self._source.cut()
         try:
             with bar(self._console, printable(path.name), None) as advance:
                 ended = prediction(path, stopped, advance)

@@ -5,11 +5,13 @@ Axes: H W a picture's own size.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,9 @@ from PIL import Image
 from clipdepth_plugin.errors import ExportError
 from clipdepth_plugin.maps.cameras import Canonical, Focals
 from clipdepth_plugin.runtime.folder import read_card
+
+if TYPE_CHECKING:
+    from clipdepth_plugin.plugin.streams import DepthStream
 
 
 class Says(Canonical, Protocol):
@@ -74,6 +79,9 @@ class MapSource(ABC):
     def open(self) -> None:
         """Makes it ready."""
 
+    def cut(self) -> None:  # noqa: B027 (only sources of streams have something to do)
+        """The next picture is of another camera, or of another time."""
+
     @abstractmethod
     def maps(self, images: Sequence[Image.Image], focal_px: Focals | None) -> list[Maps]:
         """The maps of RGB pictures; a focal length in pixels, for all or (None: unknown) each."""
@@ -87,13 +95,33 @@ def find_source(
     tower: str | None,
     *,
     other_tower: bool,
+    stream: bool = False,
 ) -> MapSource:
-    """The source that the options name."""
+    """The source that the options name; ``stream``: pictures are frames of a camera, in order."""
     if exported is not None:
         return _Exported(exported, device)
     assert host is not None
     assert head is not None
-    return _Beside(host, head, device, tower, other_tower=other_tower)
+    return _Beside(host, head, device, tower, other_tower=other_tower, stream=stream)
+
+
+def frames_in_order(paths: Sequence[Path]) -> list[Path]:
+    """Pictures by folder, as these come, and in each by the numbers in their names.
+
+    So frame 10 comes after frame 9, and 7.25 after 7.1305 as times do.
+    """
+    folders = list(dict.fromkeys(path.parent for path in paths))
+    return sorted(paths, key=lambda path: (folders.index(path.parent), _in_number_order(path)))
+
+
+def _in_number_order(path: Path) -> list[tuple[bool, Decimal, str]]:
+    """Text and numbers in turn."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", path.stem, flags=re.ASCII)
+    numbered = [
+        (bool(index % 2), Decimal(part if index % 2 else 0), part)
+        for index, part in enumerate(parts)
+    ]
+    return [*numbered, (False, Decimal(0), path.suffix)]
 
 
 class _Exported(MapSource):
@@ -117,7 +145,14 @@ class _Exported(MapSource):
 
 class _Beside(MapSource):
     def __init__(
-        self, host: str, head: str, device: str, tower: str | None, *, other_tower: bool
+        self,
+        host: str,
+        head: str,
+        device: str,
+        tower: str | None,
+        *,
+        other_tower: bool,
+        stream: bool,
     ) -> None:
         from clipdepth_plugin.cli.device import find_device
         from clipdepth_plugin.shipped import load_head
@@ -127,6 +162,8 @@ class _Beside(MapSource):
         self.name, self.says = head, self._head.config
         self._host = host
         self._options: dict[str, Any] = {"tower": tower, "other_tower": other_tower}
+        self._streams = stream
+        self._stream: DepthStream | None = None
 
     def open(self) -> None:
         from clipdepth_plugin.adapters.loading import load_host
@@ -140,7 +177,13 @@ class _Beside(MapSource):
             processor=host.preprocessing,
             **self._options,
         )
-        self._depth_of = PictureDepth(plugin)
+        if self._streams:
+            self._stream = plugin.stream("predict", view="all")
+        self._depth_of = PictureDepth(plugin, stream=self._stream)
+
+    def cut(self) -> None:
+        if self._stream is not None:
+            self._stream.reset()
 
     def maps(self, images: Sequence[Image.Image], focal_px: Focals | None) -> list[Maps]:
         from clipdepth_plugin.maps.alignment import inverse_of

@@ -36,7 +36,7 @@ class Ends(NamedTuple):
 
 
 def ends_of(map_HW: NDArray[np.floating]) -> Ends:
-    """The 1st and the 99th percentile of a map's valid values, apart by 10% where they are all but one."""
+    """The 1st and the 99th percentile of a map's valid values, apart where these are all one."""
     valid = map_HW[np.isfinite(map_HW) & (map_HW > 0)]
     if not valid.size:
         return Ends(0.0, 1.0)

@@ -19,12 +19,13 @@ from clipdepth_plugin.adapters.taps import Taps, owners
 from clipdepth_plugin.adapters.threads import changing, threads_inside
 from clipdepth_plugin.adapters.towers import Tower, choose_tower
 from clipdepth_plugin.adapters.trim import Trim, plan_trim
-from clipdepth_plugin.errors import HeadMismatchError, NoDepthError
+from clipdepth_plugin.errors import HeadMismatchError
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.plugin.checks import check_fit
 from clipdepth_plugin.plugin.framing import host_preprocessing, warn_of_other_views
-from clipdepth_plugin.plugin.pass_maps import Reader
-from clipdepth_plugin.plugin.reading import DepthPass, DepthReading
+from clipdepth_plugin.plugin.reader import Reader
+from clipdepth_plugin.plugin.reading import DepthPass, DepthReading, last_pass
+from clipdepth_plugin.plugin.streams import DepthStream, Streams, View
 from clipdepth_plugin.plugin.tower_calls import TowerCalls
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ class DepthPlugin(DepthReading, TowerCalls):
         self._reader = Reader(head, self.preprocessing, connector)
         make_pass = functools.partial(DepthPass, self._reader)
         self._recorder = PassRecorder(wanted, make_pass)
+        self._streams = Streams(self._recorder, self._reader, wanted)
         self._taps = Taps(host, self.tower, self._recorder, owner=head)
         self._runner = TowerRunner(self.tower, self._taps, self._recorder)
         self._finalizer = weakref.finalize(self, self._taps.remove)
@@ -190,11 +192,23 @@ class DepthPlugin(DepthReading, TowerCalls):
         """What makes the host's visual tokens; ``path`` names it where the structure does not."""
         return self._reader.connector(path)
 
+    def stream(self, name: str, view: View | None = None) -> DepthStream:
+        """Depth of one camera of a video, held steady from pass to pass; made on first use.
+
+        Make it before the first tower pass that it is to show. Streams share nothing.
+
+        Args:
+            name: The camera's: the same name is the same stream.
+            view: The number of its view in the passes from now on, or "all" for all views of a
+                pass, such as the tiles of one picture. None: as before, at first 0.
+
+        Raises:
+            HostError: No name, or no number.
+        """
+        return self._streams.get(name, view)
+
     def _pass(self) -> DepthPass:
-        slot = self._recorder.slot
-        if slot.last is None:
-            raise NoDepthError(slot.why_none)
-        return cast("DepthPass", slot.last)
+        return last_pass(self._recorder)
 
     def __enter__(self) -> Self:
         return self

@@ -5,26 +5,21 @@ Axes: B views, C metres and confidence, H W a map's size.
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from clipdepth_plugin.adapters.connectors import Connector
 from clipdepth_plugin.adapters.layouts import TowerCall
 from clipdepth_plugin.adapters.passes import TowerPass, Wanted
-from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.arguments import Size, parse_size, parse_sizes
 from clipdepth_plugin.decoders.readout import NO_CONFIDENCE, DepthEstimate, confidence_of
 from clipdepth_plugin.errors import HeadMismatchError, HostError, NoDepthError
-from clipdepth_plugin.lenses import LensCheck
 from clipdepth_plugin.maps.cameras import Cameras, Focals, camera_scales, views_themselves
 from clipdepth_plugin.maps.geometry import ImageViews
 from clipdepth_plugin.maps.placing import Join, at_pixels, at_size, in_images
+from clipdepth_plugin.maps.stabilising import signatures
 from clipdepth_plugin.maps.stitching import paste, stitch
 from clipdepth_plugin.maps.tiling import arrange
 from clipdepth_plugin.plugin.estimating import (
@@ -33,72 +28,10 @@ from clipdepth_plugin.plugin.estimating import (
     on_heads_device,
     without_depth,
 )
-
-if TYPE_CHECKING:
-    from clipdepth_plugin.fused.head import FusedHead  # brings triton in
-    from clipdepth_plugin.head import DepthHead
-
-logger = logging.getLogger(__name__)
-
-RELATIVE = (
-    "this head gives relative depth, no metres (config.metric is False): larger is farther, and "
-    "1 / depth is known up to a scale and a shift of each view's own"
-)
+from clipdepth_plugin.plugin.reader import Reader
 
 Place = Size | list[ImageViews] | None
 """Where maps go: one size, the images that the views were made of, or the tower's input."""
-
-
-@dataclass
-class Reader:
-    """What the passes of a plug-in are read with.
-
-    Attributes:
-        head: The head.
-        preprocessing: How the host makes views of its pictures; None where that is not known.
-        connector: Finds what makes the host's visual tokens.
-        lens: Checks the cameras that are given.
-    """
-
-    head: DepthHead | FusedHead
-    preprocessing: Preprocessing | None
-    connector: Callable[..., Connector]
-    lens: LensCheck = field(default_factory=LensCheck)
-    _said: bool = False
-    _said_empty: set[int] = field(default_factory=set)
-
-    def say_empty(self, views: Sequence[int]) -> None:
-        """Says which views are pictures of one colour: each number once."""
-        for view in views:
-            if view not in self._said_empty:
-                self._said_empty.add(view)
-                logger.warning(
-                    "view %d is a constant picture, such as a policy fills a missing camera in "
-                    "with: it has no depth, its map is NaN (said once for each number of a view)",
-                    view,
-                )
-
-    def say_assumed(self, one: PassMaps, where: str = "") -> None:
-        """Says what the maps' unit is where that is not plain: once, and not in compiled code.
-
-        Which camera is assumed where none is given, or that depth is relative.
-        """
-        config = self.head.config
-        plain = config.metric and config.canonical_focal is None
-        if plain or self._said or torch.compiler.is_compiling():
-            return
-        self._said = True
-        if not config.metric:
-            logger.warning(RELATIVE)
-            return
-        size = one.views[0].pixel_size
-        logger.warning(
-            "no camera given%s: the metres are those of a focal length of %g px at %d x %d; "
-            "focal_px=... or intrinsics=... (clipdepth predict: --focal-px) give those of another",
-            where,
-            config.focal_at(size),
-            *size,
-        )
 
 
 class PassMaps(TowerPass):
@@ -108,11 +41,12 @@ class PassMaps(TowerPass):
         super().__init__(wanted, call, hosts_own)
         self.reader = reader
         self._native: list[DepthEstimate] | None = None
+        self._signatures: list[Tensor] | None = None
 
     @property
     def metric(self) -> bool:
         """Whether its depth is in metres."""
-        return self._reader.head.config.metric
+        return self.reader.head.config.metric
 
     @property
     def _sizes(self) -> list[Size]:
@@ -143,7 +77,7 @@ class PassMaps(TowerPass):
         These are given for ``images``; None: for the views as they are.
         """
         if intrinsics is None and focal_px is None:
-            self.reader.say_assumed(self)
+            self.reader.say_assumed(self._sizes[0])
             return natives
         if images is None:
             images = views_themselves(self._sizes)
@@ -151,7 +85,7 @@ class PassMaps(TowerPass):
         scales = camera_scales(reader.head.config, images, intrinsics, focal_px, reader.lens)
         if None in scales:
             unknown = [index for index, scale in enumerate(scales) if scale is None]
-            reader.say_assumed(self, f" for views {unknown}")
+            reader.say_assumed(self._sizes[0], f" for views {unknown}")
         factors = torch.tensor(
             [1.0 if scale is None else scale for scale in scales],
             dtype=torch.float32,  # of natives, too, whatever a decoder of one's own gives
@@ -241,6 +175,20 @@ class PassMaps(TowerPass):
         natives = self.scaled(natives, None, intrinsics, focal_px)
         return as_one(at_pixels(natives, self.views, self._wanted.tower.patch_size))
 
+    def natives_and_signatures(self) -> tuple[list[DepthEstimate], list[Tensor]]:
+        """For streams: the maps of each of ``views``, and ``signatures`` (B, N, S) of its tokens.
+
+        Raises:
+            NoDepthError: The pass was read before there was a stream.
+        """
+        natives = self._read()
+        if self._signatures is None:
+            raise NoDepthError(
+                "this pass's depth was read before the first stream was made, and its tokens were "
+                "freed then: make the stream before the tower runs"
+            )
+        return natives, self._signatures
+
     def _read(self) -> list[DepthEstimate]:
         """The maps of each of ``views`` at the head's native size, computed once.
 
@@ -251,11 +199,15 @@ class PassMaps(TowerPass):
         with reading:
             if self._native is None:
                 natives = estimates(self.reader.head, self._batches())
+                batches = self._batches()
+                natives = estimates(self.reader.head, batches)
                 ranges = self.pixel_ranges()
                 if empty := check_finite([one.metres for one in natives], ranges):
                     natives = list(map(without_depth, natives, ranges))
                     self.reader.say_empty(empty)
                 self._native = natives
+                if (level := self.reader.stream_level) is not None:
+                    self._signatures = [signatures(one.levels[level]) for one in batches]
                 self.free("the tokens were freed when this pass's depth was read")
             return self._native
 

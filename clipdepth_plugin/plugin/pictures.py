@@ -17,8 +17,10 @@ from clipdepth_plugin.adapters.running import in_one_pass
 from clipdepth_plugin.arguments import Size, check_type, parse_focal, parse_intrinsics
 from clipdepth_plugin.errors import ImageError, quoted
 from clipdepth_plugin.maps.cameras import Cameras, Focals
+from clipdepth_plugin.maps.geometry import ImageViews
 from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
 from clipdepth_plugin.plugin.framing import framing, known_preprocessing
+from clipdepth_plugin.plugin.streams import DepthStream
 
 
 class PictureDepth:
@@ -34,6 +36,7 @@ class PictureDepth:
         preprocessing: Preprocessing | None = None,
         *,
         input_size: Size | None = None,
+        stream: DepthStream | None = None,
     ) -> None:
         """Keeps the plug-in, attached or not.
 
@@ -41,6 +44,8 @@ class PictureDepth:
             plugin: Head and tower; the head must be in evaluation mode.
             preprocessing: How the host prepares its pictures; None takes what the plug-in knows.
             input_size: (H, W) of the tower's input, in place of the head's and the host's.
+            stream: Of the plug-in: pictures are then the frames of its camera, in order, and take a
+                tower pass each. Its view should be "all".
 
         Raises:
             HostError: It is not known how pictures are normalised.
@@ -51,6 +56,7 @@ class PictureDepth:
         known = known_preprocessing(plugin.tower, preprocessing or plugin.preprocessing)
         self.framing = framing(plugin.head.config, known, input_size)
         self._plugin = plugin
+        self._stream = stream
 
     def __call__(
         self,
@@ -86,16 +92,23 @@ class PictureDepth:
         views, placed = shown(images, self.framing)
         rest = iter(views)
         views_of = [[next(rest) for _ in image.views] for image in placed]
-        runs = in_one_pass(
-            self._plugin.tower, [{view.view_size for view in image.views} for image in placed]
-        )
+        runs = self._runs(placed)
         cameras = _for_each(runs, intrinsics, parse_intrinsics, len(images))
         focals = _for_each(runs, focal_px, parse_focal, len(images))
         maps = []
         for run, camera, focal in zip(runs, cameras, focals, strict=True):
             tower_pass = self._plugin.views_pass([one for some in views_of[run] for one in some])
+            if self._stream is not None:
+                tower_pass = self._stream.of(tower_pass)
             maps += tower_pass.in_images(placed[run], camera, focal)
         return maps
+
+    def _runs(self, placed: Sequence[ImageViews]) -> Sequence[slice]:
+        """Which pictures are seen together."""
+        if self._stream is not None:
+            return [slice(index, index + 1) for index in range(len(placed))]
+        sizes = [{view.view_size for view in image.views} for image in placed]
+        return in_one_pass(self._plugin.tower, sizes)
 
 
 def _for_each(

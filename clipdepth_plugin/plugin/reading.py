@@ -6,13 +6,16 @@ Axes: B views, H W a map's size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from clipdepth_plugin.adapters.pass_recorder import PassRecorder
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.decoders.readout import confidence_of
+from clipdepth_plugin.errors import NoDepthError
 from clipdepth_plugin.maps.cameras import Cameras, Focals
 from clipdepth_plugin.maps.stitching import paste, stitch
 from clipdepth_plugin.plugin.pass_maps import PassMaps, as_one
@@ -209,3 +212,15 @@ class DepthPass(DepthReading, PassMaps):
 
     def _pass(self) -> PassMaps:
         return self
+
+
+def last_pass(recorder: PassRecorder) -> DepthPass:
+    """The last tower pass in this thread (eager: and asyncio task).
+
+    Raises:
+        NoDepthError: There is none; says why that may be.
+    """
+    slot = recorder.slot
+    if slot.last is None:
+        raise NoDepthError(slot.why_none)
+    return cast("DepthPass", slot.last)
