@@ -6,8 +6,6 @@ on the way to the model; what a policy loads by a name comes from a folder made 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -137,7 +135,7 @@ def _shrunk(make: Any, config: Any, **_: Any) -> Any:
     if vision is not None:
         vision.projection_dim = config.text_config.hidden_size
         config.text_config.vocab_size, config.image_token_index = 300, 299
-        for name, value in VISION.items():
+        for name, value in {**VISION, "image_size": 64}.items():
             setattr(vision, name, value)
     else:
         config.vocab_size = 300
@@ -155,14 +153,14 @@ def paligemma(module: str, name: str, config: Any, **patches: Any) -> Any:
     vlm = "PaliGemmaForConditionalGenerationWithPiGemma"
     small = {
         "get_gemma_config": lambda _: size,
-        **{one: partial(_shrunk, getattr(modeling, one)) for one in (vlm, "PiGemmaForCausalLM") if hasattr(modeling, one)},
+        **{name: partial(_shrunk, getattr(modeling, name)) for name in ("PiGemmaForCausalLM", vlm) if hasattr(modeling, name)},
         **patches,
     }
     with mock.patch.multiple(modeling, **small):
         return getattr(modeling, name)(config)
 
 
-def _pi_options(**more: Any) -> dict[str, Any]:
+def pi_options(**more: Any) -> dict[str, Any]:
     options: dict[str, Any] = {
         **features(),
         **{"chunk_size": STEPS, "n_action_steps": 1, "image_resolution": (64, 64)},
@@ -174,33 +172,12 @@ def _pi_options(**more: Any) -> dict[str, Any]:
 def pi0(_: Path, **more: Any) -> Any:
     from lerobot.policies.pi0.configuration_pi0 import PI0Config
 
-    config = PI0Config(**_pi_options(num_inference_steps=2, **more))
+    config = PI0Config(**pi_options(num_inference_steps=2, **more))
     return paligemma("lerobot.policies.pi0.modeling_pi0", "PI0Policy", config)
 
 
 def pi05(_: Path, **more: Any) -> Any:
     from lerobot.policies.pi05.configuration_pi05 import PI05Config
 
-    config = PI05Config(**_pi_options(num_inference_steps=2, **more))
+    config = PI05Config(**pi_options(num_inference_steps=2, **more))
     return paligemma("lerobot.policies.pi05.modeling_pi05", "PI05Policy", config)
-
-
-@dataclass(frozen=True)
-class Policy:
-    """A policy of the table: how it is made, and where its tower is."""
-
-    name: str
-    build: Callable[..., Any]
-    tower: str
-
-    def make(self, folder: Path, **more: Any) -> Any:
-        torch.manual_seed(0)
-        return self.build(folder, **more).eval()
-
-
-_PALIGEMMA = "model.paligemma_with_expert.paligemma.model.vision_tower.vision_model"
-POLICIES = (
-    Policy("smolvla", smolvla, "model.vlm_with_expert.vlm.model.vision_model"),
-    Policy("pi0", pi0, _PALIGEMMA),
-    Policy("pi05", pi05, _PALIGEMMA),
-)
