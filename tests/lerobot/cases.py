@@ -17,7 +17,7 @@ from tests.lerobot.policies import STEPS
 Batch = dict[str, Any]
 
 
-def _batch(_: Any, seed: int = 0, *, train: bool = False) -> Batch:  # noqa: ARG001
+def _batch(_: Any, seed: int = 0, *, train: bool = False) -> Batch:
     return plain.batch_of(seed=seed)
 
 
@@ -69,7 +69,7 @@ class Case:
 _PALIGEMMA = "model.paligemma_with_expert.paligemma.model.vision_tower.vision_model"
 
 
-def _fast(_: Any, seed: int = 0, *, train: bool = False) -> Batch:  # noqa: ARG001
+def _fast(_: Any, seed: int = 0, *, train: bool = False) -> Batch:
     return more.fast_batch(seed=seed)
 
 
@@ -77,7 +77,7 @@ def _eo1(policy: Any, seed: int = 0, *, train: bool = False) -> Batch:
     return more.eo1_batch(policy, seed=seed, train=train)
 
 
-def _groot(policy: Any, seed: int = 0, *, train: bool = False) -> Batch:  # noqa: ARG001
+def _groot(policy: Any, seed: int = 0, *, train: bool = False) -> Batch:
     return more.groot_batch(policy, seed=seed)
 
 

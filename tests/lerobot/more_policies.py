@@ -6,7 +6,6 @@ import importlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor
@@ -18,10 +17,10 @@ from tests.lerobot.policies import (
     STEPS,
     TEXT,
     VISION,
-    pi_options,
     batch_of,
     features,
     paligemma,
+    pi_options,
 )
 
 SQUARE = {"front": (48, 48), "wrist": (48, 48), "side": (48, 48)}
@@ -87,9 +86,16 @@ def multi_task_dit(folder: Path, **more: Any) -> Any:
     CLIPTextModel(CLIPTextConfig(**short, **heads)).save_pretrained(text)
     options: dict[str, Any] = {
         **features(SQUARE),
-        **{"vision_encoder_name": str(vision), "text_encoder_name": str(text)},
-        **{"image_crop_shape": None, "hidden_dim": 32, "num_layers": 1, "num_heads": 2},
-        **{"horizon": STEPS, "n_action_steps": 2, "n_obs_steps": 1, "num_train_timesteps": 4},
+        "vision_encoder_name": str(vision),
+        "text_encoder_name": str(text),
+        "image_crop_shape": None,
+        "hidden_dim": 32,
+        "num_layers": 1,
+        "num_heads": 2,
+        "horizon": STEPS,
+        "n_action_steps": 2,
+        "n_obs_steps": 1,
+        "num_train_timesteps": 4,
     }
     return MultiTaskDiTPolicy(MultiTaskDiTConfig(**{**options, **more}))
 
@@ -129,11 +135,19 @@ def qwen_processor(folder: Path, kind: str) -> Any:
 
 
 _QWEN_VISION: dict[str, Any] = {
-    **{"hidden_size": 32, "intermediate_size": 48, "depth": 4, "num_heads": 2},
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "depth": 4,
+    "num_heads": 2,
     "out_hidden_size": 32,
 }
 _ROPE = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
-_IDS = {"image_token_id": 2, "video_token_id": 3, "vision_start_token_id": 4, "vision_end_token_id": 5}
+_IDS = {
+    "image_token_id": 2,
+    "video_token_id": 3,
+    "vision_start_token_id": 4,
+    "vision_end_token_id": 5,
+}
 
 
 def eo1(folder: Path, **more: Any) -> Any:
@@ -149,9 +163,16 @@ def eo1(folder: Path, **more: Any) -> Any:
     )
     options: dict[str, Any] = {
         **features(),
-        **{"vlm_base": str(folder), "vlm_config": vlm.to_dict(), "pretrained_path": str(folder)},
-        **{"chunk_size": STEPS, "n_action_steps": 1, "max_state_dim": 8, "max_action_dim": 8},
-        **{"num_denoise_steps": 2, "dtype": "float32", "attn_implementation": "sdpa"},
+        "vlm_base": str(folder),
+        "vlm_config": vlm.to_dict(),
+        "pretrained_path": str(folder),
+        "chunk_size": STEPS,
+        "n_action_steps": 1,
+        "max_state_dim": 8,
+        "max_action_dim": 8,
+        "num_denoise_steps": 2,
+        "dtype": "float32",
+        "attn_implementation": "sdpa",
     }
     return EO1Policy(EO1Config(**{**options, **more}))
 
@@ -193,11 +214,20 @@ def vla_jepa(folder: Path, **more: Any) -> Any:
 
     options: dict[str, Any] = {
         **features(),
-        **{"qwen_model_name": str(_qwen3(folder)), "enable_world_model": False},
-        **{"chunk_size": STEPS, "n_action_steps": 1, "action_dim": ACTION, "state_dim": STATE},
-        **{"action_hidden_size": 32, "action_num_layers": 2, "torch_dtype": "float32"},
-        **{"action_num_heads": 2, "action_attention_head_dim": 16, "num_inference_timesteps": 2},
-        **{"gripper_dim": 0, "num_embodied_action_tokens_per_instruction": 2},
+        "qwen_model_name": str(_qwen3(folder)),
+        "enable_world_model": False,
+        "chunk_size": STEPS,
+        "n_action_steps": 1,
+        "action_dim": ACTION,
+        "state_dim": STATE,
+        "action_hidden_size": 32,
+        "action_num_layers": 2,
+        "torch_dtype": "float32",
+        "action_num_heads": 2,
+        "action_attention_head_dim": 16,
+        "num_inference_timesteps": 2,
+        "gripper_dim": 0,
+        "num_embodied_action_tokens_per_instruction": 2,
     }
     return VLAJEPAPolicy(VLAJEPAConfig(**{**options, **more}))
 
@@ -210,8 +240,12 @@ def groot(folder: Path, **more: Any) -> Any:
 
     base = folder / "GR00T-N1.7-tiny"
     small = {
-        **{"attention_head_dim": 8, "num_attention_heads": 2, "num_layers": 2},
-        **{"dropout": 0.0, "final_dropout": True, "positional_embeddings": None},
+        "attention_head_dim": 8,
+        "num_attention_heads": 2,
+        "num_layers": 2,
+        "dropout": 0.0,
+        "final_dropout": True,
+        "positional_embeddings": None,
     }
     config = GR00TN17Config(
         model_name=str(_qwen3(folder / "Qwen3-VL")),
@@ -227,7 +261,9 @@ def groot(folder: Path, **more: Any) -> Any:
         max_action_dim=8,
         diffusion_model_cfg={
             **small,
-            **{"output_dim": 16, "norm_type": "ada_norm", "interleave_self_attention": True},
+            "output_dim": 16,
+            "norm_type": "ada_norm",
+            "interleave_self_attention": True,
         },
         vl_self_attention_cfg={**small, "attention_head_dim": 16},
         num_inference_timesteps=2,
@@ -236,8 +272,12 @@ def groot(folder: Path, **more: Any) -> Any:
     GR00TN17(config, load_backbone_weights=False).save_pretrained(base)
     options: dict[str, Any] = {
         **features(),
-        **{"base_model_path": str(base), "chunk_size": STEPS, "n_action_steps": 1},
-        **{"max_state_dim": 8, "max_action_dim": 8, "use_flash_attention": False},
+        "base_model_path": str(base),
+        "chunk_size": STEPS,
+        "n_action_steps": 1,
+        "max_state_dim": 8,
+        "max_action_dim": 8,
+        "use_flash_attention": False,
     }
     return GrootPolicy(GrootConfig(**{**options, **more}))
 

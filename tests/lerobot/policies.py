@@ -19,12 +19,20 @@ CAMERAS = {"front": (48, 96), "wrist": (60, 40), "side": (70, 70)}
 KEYS = tuple(f"observation.images.{name}" for name in CAMERAS)
 STATE, ACTION, STEPS, WORDS = 5, 4, 6, 7
 VISION: dict[str, Any] = {
-    **{"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4},
-    **{"num_attention_heads": 2, "patch_size": 8},
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "patch_size": 8,
 }
 TEXT: dict[str, Any] = {
-    **{"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2},
-    **{"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 99},
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "vocab_size": 99,
 }
 
 
@@ -98,7 +106,9 @@ def smolvlm_folder(folder: Path, vision: dict[str, Any], text: dict[str, Any]) -
     words = ["<unk>", "<pad>", *special.values()]
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, "<unk>")),
-        **{"unk_token": "<unk>", "pad_token": "<pad>", "extra_special_tokens": special},
+        unk_token="<unk>",
+        pad_token="<pad>",
+        extra_special_tokens=special,
     )
     SmolVLMProcessor(
         SmolVLMImageProcessor(), tokenizer, SmolVLMVideoProcessor(), chat_template="{{ '' }}"
@@ -119,9 +129,14 @@ def smolvla(folder: Path, **more: Any) -> Any:
     smolvlm_folder(folder, {**VISION, "image_size": 64}, TEXT)
     options: dict[str, Any] = {
         **features(),
-        **{"vlm_model_name": str(folder), "resize_imgs_with_padding": (64, 64)},
-        **{"chunk_size": STEPS, "n_action_steps": 1, "num_steps": 2, "num_vlm_layers": 2},
-        **{"max_state_dim": 8, "max_action_dim": 8},
+        "vlm_model_name": str(folder),
+        "resize_imgs_with_padding": (64, 64),
+        "chunk_size": STEPS,
+        "n_action_steps": 1,
+        "num_steps": 2,
+        "num_vlm_layers": 2,
+        "max_state_dim": 8,
+        "max_action_dim": 8,
     }
     return SmolVLAPolicy(SmolVLAConfig(**{**options, **more}))
 
@@ -129,31 +144,44 @@ def smolvla(folder: Path, **more: Any) -> Any:
 # --- pi0, pi0.5, pi0-FAST --------------------------------------------------------------------------
 
 
-def _shrunk(make: Any, config: Any, **_: Any) -> Any:
+def _shrunk(make: Any, tower: dict[str, Any], config: Any) -> Any:
     """A PaliGemma, or its expert, of a config whose fixed sizes are made small."""
     vision = getattr(config, "vision_config", None)
     if vision is not None:
         vision.projection_dim = config.text_config.hidden_size
         config.text_config.vocab_size, config.image_token_index = 300, 299
-        for name, value in {**VISION, "image_size": 64}.items():
+        for name, value in tower.items():
             setattr(vision, name, value)
     else:
         config.vocab_size = 300
     return make(config=config)
 
 
-def paligemma(module: str, name: str, config: Any, **patches: Any) -> Any:
-    """A policy of LeRobot's that is built on PaliGemma."""
+def paligemma(
+    module: str,
+    name: str,
+    config: Any,
+    *,
+    vision: dict[str, Any] = VISION,
+    width: int = 32,
+    **patches: Any,
+) -> Any:
+    """A policy of LeRobot's that is built on PaliGemma; ``vision``: its tower's sizes."""
     import importlib
 
     modeling: Any = importlib.import_module(module)
     size = modeling.GemmaConfig(
-        width=32, depth=2, mlp_dim=48, num_heads=8, num_kv_heads=1, head_dim=8
+        width=width, depth=2, mlp_dim=48, num_heads=8, num_kv_heads=1, head_dim=8
     )
-    vlm = "PaliGemmaForConditionalGenerationWithPiGemma"
+    made = ("PaliGemmaForConditionalGenerationWithPiGemma", "PiGemmaForCausalLM")
+    tower = {**vision, "image_size": config.image_resolution[0]}
     small = {
         "get_gemma_config": lambda _: size,
-        **{name: partial(_shrunk, getattr(modeling, name)) for name in ("PiGemmaForCausalLM", vlm) if hasattr(modeling, name)},
+        **{
+            one: partial(_shrunk, getattr(modeling, one), tower)
+            for one in made
+            if hasattr(modeling, one)
+        },
         **patches,
     }
     with mock.patch.multiple(modeling, **small):
@@ -163,17 +191,21 @@ def paligemma(module: str, name: str, config: Any, **patches: Any) -> Any:
 def pi_options(**more: Any) -> dict[str, Any]:
     options: dict[str, Any] = {
         **features(),
-        **{"chunk_size": STEPS, "n_action_steps": 1, "image_resolution": (64, 64)},
-        **{"max_state_dim": 8, "max_action_dim": 8},
+        "chunk_size": STEPS,
+        "n_action_steps": 1,
+        "image_resolution": (64, 64),
+        "max_state_dim": 8,
+        "max_action_dim": 8,
     }
     return {**options, **more}
 
 
-def pi0(_: Path, **more: Any) -> Any:
+def pi0(_: Path, *, vision: dict[str, Any] = VISION, width: int = 32, **more: Any) -> Any:
     from lerobot.policies.pi0.configuration_pi0 import PI0Config
 
-    config = PI0Config(**pi_options(num_inference_steps=2, **more))
-    return paligemma("lerobot.policies.pi0.modeling_pi0", "PI0Policy", config)
+    config = PI0Config(**pi_options(**{"num_inference_steps": 2, **more}))
+    module = "lerobot.policies.pi0.modeling_pi0"
+    return paligemma(module, "PI0Policy", config, vision=vision, width=width)
 
 
 def pi05(_: Path, **more: Any) -> Any:
