@@ -1,6 +1,6 @@
 """Measures what depth adds to a LeRobot policy's select_action: about 2 minutes on two cores.
 
-    LEROBOT_VENV/bin/python results/lerobot_latency.py     # lerobot_latency.md, lerobot_latency.json
+    LEROBOT_VENV/bin/python results/lerobot_latency.py    # writes lerobot_latency.md and .json
 
 Runs in the environment of `make test-lerobot`, with everything else on the machine stopped. The
 policy is LeRobot's pi0 with few and narrow layers and its own numbers of tokens: three cameras of

@@ -50,7 +50,8 @@ tests.__path__ = [{str(ROOT / "tests")!r}]  # a package that LeRobot needs has o
 table = importlib.import_module("tests.lerobot.cases")
 versions = {{name: importlib.metadata.version(name) for name in {PACKAGES!r}}}
 names = {{case.name: case.tower for case in table.CASES}}
-print(json.dumps({{"versions": versions, "policies": names, "not_built": table.NOT_BUILT}}))
+about = {{"python": sys.version.split()[0], "not_built": table.NOT_BUILT}}
+print(json.dumps({{"versions": versions, "policies": names, **about}}))
 """
 
 
@@ -111,7 +112,7 @@ def page(results: dict[str, Any]) -> str:
     tests, versions = results["tests"], results["versions"]
     shown = {*COLUMNS.values()}
     others = [name for name in tests if re.sub(r"\[.*", "", name) not in shown]
-    refused = [name for name in others if "are_refused" in name]
+    refused = {name: re.sub(r".*\[(.*)\]", r"\1", name) for name in others if "_refused" in name}
     bad = [name for name, outcome in tests.items() if outcome != "passed"]
     with_what = ", ".join(f"{name} {versions[name]}" for name in PACKAGES)
     return f"""\
@@ -125,7 +126,7 @@ asked of that policy. Of pi0-FAST its action tokens are compared, as its tokeniz
 
 {chr(10).join(rows(results))}
 
-Refused, as they have no ViT tower: {", ".join(re.findall(r"\[(.*?)]", " ".join(refused)))}.
+Refused, as they have no ViT tower: {", ".join(refused.values())}.
 
 ## With other libraries
 
@@ -147,13 +148,9 @@ def main(arguments: list[str]) -> int:
             return code
         tests = outcomes(report)
     asked = subprocess.run([str(python), "-c", _ASK], capture_output=True, text=True, check=True)
-    version = [str(python), "-c", "import sys; print(sys.version.split()[0])"]
     about = {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "python": subprocess.run(
-            version, capture_output=True, text=True, check=True
-        ).stdout.strip(),
     }
     results = {**about, **json.loads(asked.stdout.splitlines()[-1]), "tests": tests}
     (HERE / "lerobot_policies.json").write_text(json.dumps(results, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""LeRobot's policies that have no ``prepare_images``, or none that names pictures, or no ViT tower."""
+"""LeRobot's policies that are built otherwise than pi0, or have no ViT tower."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def square_batch(rows: int = 2, seed: int = 0) -> dict[str, Any]:
     return batch
 
 
-# --- pi0-FAST: its tokenizers are downloaded, so its actions here are the tokens -----------------
+# --- pi0-FAST: its tokenizers are downloaded, so its actions here are the tokens ---
 
 
 def pi0_fast(_: Path, **more: Any) -> Any:
@@ -71,7 +71,7 @@ def fast_batch(rows: int = 2, seed: int = 0) -> dict[str, Any]:
     return {**batch_of(rows, seed), "action.tokens": tokens, "action.token_mask": mask}
 
 
-# --- multi-task DiT: one pass for all cameras, rows by cameras ------------------------------------
+# --- multi-task DiT: one pass for all cameras, rows by cameras ---
 
 
 def multi_task_dit(folder: Path, **more: Any) -> Any:
@@ -100,7 +100,7 @@ def multi_task_dit(folder: Path, **more: Any) -> Any:
     return MultiTaskDiTPolicy(MultiTaskDiTConfig(**{**options, **more}))
 
 
-# --- EO1, VLA-JEPA, GR00T N1.7: Qwen's towers, pictures packed in one pass -------------------------
+# --- EO1, VLA-JEPA, GR00T N1.7: Qwen's towers, pictures packed in one pass ---
 
 
 def qwen_processor(folder: Path, kind: str) -> Any:
@@ -113,8 +113,8 @@ def qwen_processor(folder: Path, kind: str) -> Any:
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=made,
-        unk_token="<unk>",
-        pad_token="<pad>",
+        unk_token="<unk>",  # noqa: S106
+        pad_token="<pad>",  # noqa: S106
         extra_special_tokens={
             "image_token": _WORDS["image"],
             "video_token": _WORDS["video"],
@@ -299,7 +299,7 @@ def groot_batch(policy: Any, rows: int = 2, seed: int = 0) -> dict[str, Any]:
     return {**inputs, "state": state, "action": action, **masks, **embodiment}
 
 
-# --- no ViT tower: refused --------------------------------------------------------------------------
+# --- no ViT tower: refused ---
 
 
 def _of(name: str, config: str, policy: str, **options: Any) -> Any:

@@ -80,7 +80,7 @@ def loss_of(policy: Any, batch: dict[str, Any], seed: int = 3) -> Tensor:
     return loss
 
 
-# --- SmolVLA --------------------------------------------------------------------------------------
+# --- SmolVLA ---
 
 
 def smolvlm_folder(folder: Path, vision: dict[str, Any], text: dict[str, Any]) -> Path:
@@ -106,8 +106,8 @@ def smolvlm_folder(folder: Path, vision: dict[str, Any], text: dict[str, Any]) -
     words = ["<unk>", "<pad>", *special.values()]
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, "<unk>")),
-        unk_token="<unk>",
-        pad_token="<pad>",
+        unk_token="<unk>",  # noqa: S106
+        pad_token="<pad>",  # noqa: S106
         extra_special_tokens=special,
     )
     SmolVLMProcessor(
@@ -141,7 +141,7 @@ def smolvla(folder: Path, **more: Any) -> Any:
     return SmolVLAPolicy(SmolVLAConfig(**{**options, **more}))
 
 
-# --- pi0, pi0.5, pi0-FAST --------------------------------------------------------------------------
+# --- pi0, pi0.5, pi0-FAST ---
 
 
 def _shrunk(make: Any, tower: dict[str, Any], config: Any) -> Any:
