@@ -122,7 +122,8 @@ Made by `make test-lerobot` on {results["date"]} ({results["machine"]}, CPU, Pyt
 {results["python"]}): {with_what}. {len(tests)} tests in `tests/lerobot/`, {len(bad)} of them not
 passed{": " + ", ".join(bad) if bad else ""}. The policies are LeRobot's own classes with tiny
 layers and random weights; three cameras of 48 x 96, 60 x 40 and 70 x 70 pixels, two rows. "-": not
-asked of that policy. Of pi0-FAST its action tokens are compared, as its tokenizers are downloaded.
+asked of that policy (Qwen's towers are not compiled: their graph breaks at each packed picture).
+The machine was shared. Of pi0-FAST its action tokens are compared, as its tokenizers are downloaded.
 
 {chr(10).join(rows(results))}
 

@@ -45,7 +45,8 @@ class Case:
         name: As LeRobot has it.
         build: Makes it, given a folder for what it loads by name.
         tower: Path of its tower.
-        runs: Path of the method that it is compiled at.
+        runs: Path of the method that it is compiled at; none for Qwen's towers, whose graph breaks
+            at each packed picture: minutes to compile on a CPU.
         batch: (policy, seed, train) -> a batch.
         act: (policy, batch) -> actions, from the same noise each time.
         by_name: Whether ``depth_of`` knows its cameras; else the views of its one pass are the
@@ -55,7 +56,7 @@ class Case:
     name: str
     build: Callable[..., Any]
     tower: str
-    runs: str
+    runs: str = ""
     batch: Callable[..., Batch] = _batch
     act: Callable[[Any, Batch], Tensor] = plain.actions_of
     by_name: bool = False
@@ -107,13 +108,12 @@ CASES = (
         batch=_square,
         act=_select,
     ),
-    Case("eo1", more.eo1, "model.vlm_backbone.model.visual", "model.sample_actions", batch=_eo1),
-    Case("vla_jepa", more.vla_jepa, "model.qwen.model.model.visual", "model.predict_action"),
+    Case("eo1", more.eo1, "model.vlm_backbone.model.visual", batch=_eo1),
+    Case("vla_jepa", more.vla_jepa, "model.qwen.model.model.visual"),
     Case(
         "groot",
         more.groot,
         "_groot_model.backbone.model.model.visual",
-        "_groot_model.get_action",
         batch=_groot,
     ),
 )

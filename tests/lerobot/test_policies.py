@@ -162,7 +162,7 @@ def test_a_row_whose_picture_is_padding(make: Callable[..., Any], red_head: Head
     assert map_B1HW[1].isnan().all()
 
 
-@every
+@pytest.mark.parametrize("name", [case.name for case in cases.CASES if case.runs])
 def test_compiled_with_the_eager_backend(
     name: str, make: Callable[..., Any], small_head: Heads
 ) -> None:
