@@ -123,7 +123,8 @@ Made by `make test-lerobot` on {results["date"]} ({results["machine"]}, CPU, Pyt
 passed{": " + ", ".join(bad) if bad else ""}. The policies are LeRobot's own classes with tiny
 layers and random weights; three cameras of 48 x 96, 60 x 40 and 70 x 70 pixels, two rows. "-": not
 asked of that policy (Qwen's towers are not compiled: their graph breaks at each packed picture).
-The machine was shared. Of pi0-FAST its action tokens are compared, as its tokenizers are downloaded.
+Of pi0-FAST its action tokens are compared, as its tokenizers are downloaded. The machine was
+shared.
 
 {chr(10).join(rows(results))}
 
