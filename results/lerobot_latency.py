@@ -24,9 +24,9 @@ sys.path.insert(0, str(ROOT))
 # A package that LeRobot needs has one of that name.
 importlib.import_module("tests").__path__ = [str(ROOT / "tests")]
 
-from clipdepth_plugin.latency import Method, audit, subject_from_call  # noqa: E402
+from clipdepth_plugin.latency.audit import Method, audit  # noqa: E402
 from clipdepth_plugin.latency.report import to_markdown  # noqa: E402
-from clipdepth_plugin.latency.subject import random_heads  # noqa: E402
+from clipdepth_plugin.latency.subject import random_heads, subject_from_call  # noqa: E402
 
 policies: Any = importlib.import_module("tests.lerobot.policies")
 

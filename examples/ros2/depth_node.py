@@ -1,6 +1,6 @@
-"""A ROS 2 node: depth and points of a camera, from a host's own tower.
+r"""A ROS 2 node: depth and points of a camera, from a host's own tower.
 
-    python examples/ros2/depth_node.py --ros-args -p host:=demo -p head:=demo \\
+    python examples/ros2/depth_node.py --ros-args -p host:=demo -p head:=demo \
         -r image:=/camera/image_rect -r camera_info:=/camera/camera_info
 
 Takes rectified pictures and their camera_info; publishes ``depth`` (32FC1, metres) and ``points``,
