@@ -14,7 +14,12 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from conversions import fill_depth, fill_points, intrinsics_of, picture_of
+from conversions import (  # type: ignore[import-not-found]
+    fill_depth,
+    fill_points,
+    intrinsics_of,
+    picture_of,
+)
 from PIL import Image as Picture
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data

@@ -82,7 +82,7 @@ def multi_task_dit(folder: Path, **more: Any) -> Any:
     vision, text = folder / "clip-vision", folder / "clip-text"
     CLIPVisionModel(CLIPVisionConfig(**VISION, image_size=48)).save_pretrained(vision)
     short = {key: TEXT[key] for key in ("hidden_size", "intermediate_size", "vocab_size")}
-    heads = {"num_hidden_layers": 1, "num_attention_heads": 2, "eos_token_id": 2}
+    heads: dict[str, Any] = {"num_hidden_layers": 1, "num_attention_heads": 2, "eos_token_id": 2}
     CLIPTextModel(CLIPTextConfig(**short, **heads)).save_pretrained(text)
     options: dict[str, Any] = {
         **features(SQUARE),
@@ -142,7 +142,7 @@ _QWEN_VISION: dict[str, Any] = {
     "out_hidden_size": 32,
 }
 _ROPE = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
-_IDS = {
+_IDS: dict[str, Any] = {
     "image_token_id": 2,
     "video_token_id": 3,
     "vision_start_token_id": 4,
@@ -328,7 +328,11 @@ def tdmpc(_: Path) -> Any:
 
 
 def xvla(_: Path) -> Any:
-    vision = {"embed_dim": [16, 16, 16, 16], "num_heads": [2] * 4, "num_groups": [2] * 4}
+    vision: dict[str, Any] = {
+        "embed_dim": [16, 16, 16, 16],
+        "num_heads": [2] * 4,
+        "num_groups": [2] * 4,
+    }
     vision |= {"depths": [1, 1, 1, 1], "projection_dim": 32}
     text = {"d_model": 32, "vocab_size": 99, "encoder_layers": 1, "decoder_layers": 1}
     text |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 32}
