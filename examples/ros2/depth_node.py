@@ -32,7 +32,7 @@ from clipdepth_plugin.shipped import load_head
 
 
 class DepthNode(Node):  # type: ignore[misc]
-    """Depth of each picture that comes while none is worked on."""
+    """Depth of each picture, with the last camera_info."""
 
     def __init__(self) -> None:
         super().__init__("clipdepth")

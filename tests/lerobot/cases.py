@@ -45,8 +45,8 @@ class Case:
         name: As LeRobot has it.
         build: Makes it, given a folder for what it loads by name.
         tower: Path of its tower.
-        runs: Path of the method that it is compiled at; none for Qwen's towers, whose graph breaks
-            at each packed picture: minutes to compile on a CPU.
+        runs: Path of the method that it is compiled at; none for those with Qwen's towers:
+            see results/lerobot_policies.md.
         batch: (policy, seed, train) -> a batch.
         act: (policy, batch) -> actions, from the same noise each time.
         by_name: Whether ``depth_of`` knows its cameras; else the views of its one pass are the
@@ -120,13 +120,11 @@ CASES = (
 BY_NAME = {case.name: case for case in CASES}
 NAMED = tuple(case for case in CASES if case.by_name)
 NOT_BUILT = {
-    "evo1": "loads InternVL3's remote code and tokenizer by name",
-    "wall_x": "loads its processor and action tokenizer by name; its experts need flash-attn's or "
-    "CUDA's kernels",
-    "molmoact2": "loads a checkpoint's folder with its tokenizer and its action processor",
-    "fastwam": "a video diffusion model (Wan) of a VAE: no ViT tower",
-    "lingbot_va": "a video diffusion model (Wan) of a VAE: no ViT tower",
-    "gaussian_actor": "reinforcement learning on a small convolutional encoder: no ViT tower",
-    "rewards: sarm": "its CLIP encodes frames in the processor, before the model",
-    "rewards: robometer, topreward": "VLMs loaded by name (Qwen3-VL), as VLA-JEPA's",
+    "evo1": "not tried: loads InternVL3's model and tokenizer by name",
+    "wall_x": "not tried: loads its model, processor and action tokenizer by name",
+    "molmoact2": "not tried: loads a checkpoint's folder with its tokenizer and action processor",
+    "fastwam": "not tried; whether it has a ViT tower was not looked at",
+    "lingbot_va": "not tried: loads Wan's VAE and text encoder; a ViT tower was not looked for",
+    "gaussian_actor": "not tried; whether it has a ViT tower was not looked at",
+    "rewards: sarm, robometer, topreward, classifier": "not tried: no policies",
 }
