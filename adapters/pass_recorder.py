@@ -15,6 +15,7 @@ from torch import Tensor
 
 from clipdepth_plugin.adapters.hooks import in_cuda_graph
 from clipdepth_plugin.adapters.layouts import TowerCall
+from clipdepth_plugin.adapters.named_pictures import NamedPictures
 from clipdepth_plugin.adapters.passes import NOT_FIRED, TowerPass, Wanted
 from clipdepth_plugin.adapters.prompts import Conversation
 
@@ -61,6 +62,7 @@ class Slot:
             their tower inside that forward, others (``generate`` of late) just before it.
         in_wrapper: Whether a module runs that holds the tower and takes no prompt; ``before`` is
             ``last`` when it began, ``made_inside``: whether ``last`` was made in one.
+        named: The last batch of pictures by name, and the passes since.
     """
 
     last: TowerPass | None = None
@@ -74,6 +76,7 @@ class Slot:
     in_wrapper: bool = False
     before: TowerPass | None = None
     made_inside: bool = False
+    named: NamedPictures | None = None
 
 
 @dataclass
@@ -177,6 +180,8 @@ class PassRecorder:
             slot.claimed = slot.in_host != ()
             slot.made_inside = slot.in_wrapper
             slot.passes_inside += slot.claimed
+            if slot.named is not None:
+                slot.named.take(slot.last)
             for capture in slot.captures:
                 capture.append(slot.last)
 
@@ -219,6 +224,11 @@ class PassRecorder:
             slot.last, slot.why_none = None, STALE
             self.thread.forward.running = None
         slot.claimed = True
+
+    def pictures_prepared(self, named: NamedPictures) -> None:
+        """A policy prepares pictures by name; the batch before it is over."""
+        if self.attached and not _PRIVATE.stack:
+            self.slot.named = named
 
     def host_ends(self, number: int) -> None:
         """That forward is over, or was ended by an error."""

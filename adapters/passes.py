@@ -72,12 +72,14 @@ class TowerPass:
     Attributes:
         hosts_own: Whether it is a host's own pass, and no caller's who runs the tower alone.
         complete: Whether everything wanted has arrived.
+        keeps_pixels: Whether ``saw`` is asked still when the tokens are freed.
     """
 
     def __init__(self, wanted: Wanted, call: TowerCall, hosts_own: bool) -> None:
         self.hosts_own = hosts_own
         self._wanted = wanted
         self.complete = False
+        self.keeps_pixels = False
         self._call = call
         self._arguments: dict[str, Kept] = {}
         for name in call.arguments:
@@ -162,12 +164,24 @@ class TowerPass:
 
     def free(self, why: str) -> None:
         """Drops the tokens; asking for them later says ``why``."""
-        self._levels, self._pooled, self._pixels = {}, None, None
+        self._levels, self._pooled = {}, None
+        if not self.keeps_pixels:
+            self._pixels = None
         self._problem = why
 
     def take_pixels(self, pixels: Tensor) -> None:
         """Keeps the patch embedding's input."""
         self._pixels = keep(pixels)
+
+    def saw(self, pixels_B3HW: Tensor) -> bool:
+        """Whether these were the tower's pixels, bit for bit, in its own precision.
+
+        Not known, so False, where the host has written into them since.
+        """
+        seen, version = self._pixels or (None, None)
+        if seen is None or (version is not None and seen._version != version):
+            return False
+        return seen.shape == pixels_B3HW.shape and torch.equal(seen, pixels_B3HW.to(seen))
 
     def take_positions(self, positions: Any) -> None:
         """Keeps the positions that the first block was given, for what proves the layout."""

@@ -9,11 +9,11 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from clipdepth_plugin.adapters.hooks import Hook, Registration, in_cuda_graph
+from clipdepth_plugin.adapters.hooks import Handle, Hook, Registration, in_cuda_graph
 from clipdepth_plugin.adapters.layouts import POSITIONS, TowerCall
 from clipdepth_plugin.adapters.modules import block_lists
+from clipdepth_plugin.adapters.named_pictures import watch
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
 from clipdepth_plugin.adapters.prompts import grows, prompt_of
 from clipdepth_plugin.adapters.structure import modules_around
@@ -55,7 +55,11 @@ class _LevelHook(Hook):
 
 
 class Taps:
-    """The hooks of one recorder on one tower of one host; ``owner``: whose they are."""
+    """The hooks of one recorder on one tower of one host; ``owner``: whose they are.
+
+    Attributes:
+        names_pictures: Whether the host takes its pictures by name.
+    """
 
     def __init__(
         self, host: nn.Module, tower: Tower, recorder: PassRecorder, owner: object
@@ -66,8 +70,11 @@ class Taps:
         self._parameters = parameters_of(tower.module)
         self._reads = tower.rule.reads
         self._on_tower = list(self._tower_hooks())
-        self._on_host = list(_around(host, tower, recorder, owner))
-        self._handles: list[RemovableHandle] = []
+        around = modules_around(host, tower.path)
+        named = list(watch(around, owner, recorder.pictures_prepared))
+        self.names_pictures = bool(named)
+        self._on_host = [*_around(around, tower, recorder, owner), *named]
+        self._handles: list[Handle] = []
         self._users = 0
         self._watches = False
         self._lock = threading.Lock()
@@ -212,13 +219,12 @@ def _padders(tower: Tower) -> list[nn.Module]:
 
 
 def _around(
-    host: nn.Module, tower: Tower, recorder: PassRecorder, owner: object
+    around: list[nn.Module], tower: Tower, recorder: PassRecorder, owner: object
 ) -> Iterator[Registration]:
     """The hooks on the modules that take prompts, and on the one inside them around the tower.
 
     They notice forwards of the host that show it no picture.
     """
-    around = modules_around(host, tower.path)
     hosts = [one for number, one in enumerate(around) if _takes_prompts(one, tower, number == 0)]
 
     for number, module in enumerate(hosts):

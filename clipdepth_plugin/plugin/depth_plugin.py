@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from clipdepth_plugin.adapters.connectors import Connector, find_connector
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
@@ -19,10 +19,12 @@ from clipdepth_plugin.adapters.taps import Taps, owners
 from clipdepth_plugin.adapters.threads import changing, threads_inside
 from clipdepth_plugin.adapters.towers import Tower, choose_tower
 from clipdepth_plugin.adapters.trim import Trim, plan_trim
-from clipdepth_plugin.errors import HeadMismatchError
+from clipdepth_plugin.errors import HeadMismatchError, NoDepthError
 from clipdepth_plugin.head import DepthHead
+from clipdepth_plugin.maps.cameras import Cameras, Focals
 from clipdepth_plugin.plugin.checks import check_fit
 from clipdepth_plugin.plugin.framing import host_preprocessing, warn_of_other_views
+from clipdepth_plugin.plugin.named_cameras import NO_NAMES, depth_of_camera
 from clipdepth_plugin.plugin.reader import Reader
 from clipdepth_plugin.plugin.reading import DepthPass, DepthReading, last_pass
 from clipdepth_plugin.plugin.streams import DepthStream, Streams, View
@@ -206,6 +208,29 @@ class DepthPlugin(DepthReading, TowerCalls):
             HostError: No name, or no number.
         """
         return self._streams.get(name, view)
+
+    def depth_of(
+        self, key: str, *, intrinsics: Cameras | None = None, focal_px: Focals | None = None
+    ) -> Tensor:
+        """Depth of one camera of the last batch that the policy has looked at, by its own name.
+
+        Args:
+            key: The policy's name of the camera, such as ``observation.images.wrist``.
+            intrinsics: As ``predict``, in pixels of the camera's picture.
+            focal_px: As ``predict``.
+
+        Returns:
+            (B, 1, H, W) float32 metres (relative: as ``depth``) in the camera's own pictures, the
+            policy's resize and padding undone; NaN where the batch says that a picture is none.
+
+        Raises:
+            NoDepthError: As ``depth``; the camera was not in the batch; or it is not certain which
+                tower pass shows it.
+            HostError: The policy has no camera of that name, or as ``predict``.
+        """
+        if not self._taps.names_pictures:
+            raise NoDepthError(NO_NAMES)
+        return depth_of_camera(self._recorder.slot.named, key, intrinsics, focal_px)
 
     def _pass(self) -> DepthPass:
         return last_pass(self._recorder)
