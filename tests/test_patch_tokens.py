@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, attach
-from clipdepth_plugin.adapters.connectors import find_connector, rows_of_views
+from clipdepth_plugin.adapters.connector_rows import rows_of_views
+from clipdepth_plugin.adapters.connectors import find_connector
 from clipdepth_plugin.adapters.preprocessing import HALF_NORMALISATION, Preprocessing
 from clipdepth_plugin.adapters.towers import Tower, choose_tower
 from clipdepth_plugin.errors import HeadMismatchError, HostError, NoDepthError

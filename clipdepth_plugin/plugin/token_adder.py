@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clipdepth_plugin.adapters.connectors import Connector, rows_of_views
+from clipdepth_plugin.adapters.connector_rows import rows_of_views
+from clipdepth_plugin.adapters.connectors import Connector
 from clipdepth_plugin.adapters.hooks import Hook
 from clipdepth_plugin.adapters.pass_recorder import runs_privately
 from clipdepth_plugin.adapters.passes import TowerPass
