@@ -63,10 +63,16 @@ class DepthRange:
 
 
 def depth_encoder(max_depth: float | None) -> Any:
-    """LeRobot's ``DepthEncoderConfig``: its own but for the end of its range."""
-    configs = lerobot_module("configs", "a depth stream")
-    given = {} if max_depth is None else {"depth_max": max_depth}
-    return configs.DepthEncoderConfig(**given)
+    """LeRobot's ``DepthEncoderConfig``: its own but for the end of its range, and for B-frames.
+
+    With them LeRobot can't join videos of all lengths: a frame is lost, or muxing fails.
+    """
+    config = lerobot_module("configs", "a depth stream").DepthEncoderConfig
+    given: dict[str, Any] = {} if max_depth is None else {"depth_max": max_depth}
+    options = dict(config().extra_options)
+    if "x265-params" in options:
+        given["extra_options"] = {**options, "x265-params": f"{options['x265-params']}:bframes=0"}
+    return config(**given)
 
 
 def levels(encoder: Any) -> NDArray[np.float64]:

@@ -101,7 +101,8 @@ class EpisodeWriter:
             rows.save_episode(parallel_encoding=False)
             rows.finalize()
         for key in keys.values():
-            _check_length(rows, key, self._plan.length(episode))
+            video = folder / rows.meta.video_path.format(**FIRST_FILE, video_key=key)
+            check_frames(video, self._plan.length(episode), rows.meta.fps)
         (folder / COUNTS_FILE).write_text(json.dumps(counts))
         return pictures
 
@@ -175,20 +176,27 @@ def writing(folder: Path, what: str) -> Iterator[None]:
         ) from error
 
 
-def frame_count(path: Path) -> int:
-    """The number of frames of a video."""
+def check_frames(path: Path, frames: int, fps: float) -> None:
+    """Whether a video has so many frames, each at its time.
+
+    Raises:
+        OSError: It has not. LeRobot's writer logs the images that it can't write, and goes on.
+    """
     import av
 
     with av.open(str(path)) as container:
-        return sum(1 for packet in container.demux(video=0) if packet.size)
+        stream = container.streams.video[0]
+        packets = (one for one in container.demux(stream) if one.pts is not None)
+        times = sorted(float(one.pts * stream.time_base) for one in packets)
+    if len(times) != frames:
+        raise OSError(f"{path.name} has {len(times)} frames, expected {frames}")
+    for at, seconds in enumerate(times):
+        if abs(seconds - at / fps) > TOLERANCE:
+            raise OSError(f"{path.name} has frame {at} at {seconds} s, expected {at / fps} s")
 
 
-def _check_length(rows: Any, key: str, frames: int) -> None:
-    """LeRobot's writer of images logs what it can't write, and goes on."""
-    found = frame_count(rows.root / rows.meta.video_path.format(**FIRST_FILE, video_key=key))
-    if found != frames:
-        raise OSError(f"the video of {key} has {found} frames, expected {frames}")
-
+TOLERANCE = 1e-4
+"""Seconds, to which LeRobot looks for a frame."""
 
 FIRST_FILE = {"chunk_index": 0, "file_index": 0}
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from clipdepth_plugin.annotating.episodes import COUNTS_FILE, FIRST_FILE
+from clipdepth_plugin.annotating.episodes import COUNTS_FILE, FIRST_FILE, TOLERANCE, check_frames
 from clipdepth_plugin.annotating.plan import Plan
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.files.documents import MIB, read_json
@@ -31,7 +31,6 @@ Rows = dict[int, dict[str, Any]]
 """Episode -> column of ``meta/episodes`` -> its one value, as an array of Arrow."""
 
 _STATS_BYTES = 256 * MIB
-_TOLERANCE = 1e-4
 
 
 class Join:
@@ -120,6 +119,7 @@ class Join:
                 shutil.copyfile(parts[0], path)
             else:
                 utils.concatenate_video_files(parts, path)
+            check_frames(path, sum(map(self._plan.length, group)), info["fps"])
             began = 0.0
             for one in group:
                 ended = began + _seconds(rows[one], key)
@@ -193,8 +193,8 @@ class Join:
             for key in self._keys:
                 began = rows[one][f"videos/{key}/from_timestamp"][0].as_py()
                 path = self._folder / meta.get_video_file_path(one, key)
-                joined = decode(path, [began + last], _TOLERANCE, is_depth=True)
-                alone = decode(self._part_video(one, key), [last], _TOLERANCE, is_depth=True)
+                joined = decode(path, [began + last], TOLERANCE, is_depth=True)
+                alone = decode(self._part_video(one, key), [last], TOLERANCE, is_depth=True)
                 if not joined.equal(alone):
                     raise DataError(f"{path}: the last frame of episode {one} is not where it was")
 

@@ -86,9 +86,9 @@ def annotate_set(options: AnnotateOptions, console: Console) -> int:
     else is copied as it is. Until NEW is whole, NEW.parts holds the episodes that are done: a run
     that was killed goes on by the same command.
 
-    Exit code: 0, done. 1, this shard is done, others are not. 2, the data set, the source, the
-    folder or an option is wrong, or episodes can't be read; the message says which. 3, an
-    unexpected error.
+    Exit code: 0, done; with --shard its part is, and NEW is there once all are. 2, the data set,
+    the source, the folder or an option is wrong, or episodes can't be read; the message says
+    which. 3, an unexpected error.
     """
     job = make_job(options)
     with loading(console, options.dataset, str(job.source)):
@@ -102,7 +102,8 @@ def annotate_set(options: AnnotateOptions, console: Console) -> int:
     except BaseException:
         console.print("what is done stays; the same command goes on from there")
         raise
-    return _say(*done, options, console)
+    _say(*done, options, console)
+    return 0
 
 
 def make_job(options: AnnotateOptions) -> AnnotateJob:
@@ -138,18 +139,21 @@ def _source(options: AnnotateOptions) -> str:
     raise DataError("give --teacher, or --host and --head")
 
 
-def _say(report: LabelReport, joined: Joined, options: AnnotateOptions, console: Console) -> int:
+def _say(report: LabelReport, joined: Joined, options: AnnotateOptions, console: Console) -> None:
     present = f", {report.present} were there" if report.present else ""
     console.print(f"{report.labelled} pictures done{present}")
     if joined.missing:
         named = ", ".join(map(str, joined.missing[:_NAMED]))
         more = " ..." if joined.missing[_NAMED:] else ""
-        console.print(f"{len(joined.missing)} episodes are not done: {named}{more}", style="yellow")
-        return 1
+        console.print(
+            f"{len(joined.missing)} episodes of other shards are not done: {named}{more}; the last "
+            f"shard to end makes {options.folder}",
+            style="yellow",
+        )
+        return
     for key, (pixels, unknown, beyond) in joined.pixels.items():
         console.print(
             f"{key}: {unknown / pixels:.1%} of the pixels not known (10 mm), "
             f"of them {beyond / pixels:.1%} beyond the encoder's range"
         )
     console.print(f"in {options.folder}")
-    return 0

@@ -52,6 +52,7 @@ def make_set(
     **given: Any,
 ) -> Path:
     """A data set of episodes; ``keys``: whole keys, in place of cameras' names."""
+    from lerobot.configs import RGBEncoderConfig
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     keys = keys or [f"observation.images.{one}" for one in cameras]
@@ -61,6 +62,8 @@ def make_set(
     }
     features["observation.state"] = {"dtype": "float32", "shape": (2,), "names": ["x", "y"]}
     features["action"] = {"dtype": "float32", "shape": (2,), "names": ["x", "y"]}
+    encoder = RGBEncoderConfig(vcodec="h264", preset="ultrafast")
+    given = {"rgb_encoder": encoder, "video_backend": "pyav", **given}
     rows = LeRobotDataset.create("org/set", fps, features, root=root, **given)
     for episode, length in enumerate(lengths):
         for frame in range(length):
