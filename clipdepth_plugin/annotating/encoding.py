@@ -62,16 +62,18 @@ class DepthRange:
         return Frame(filled_HW[..., None], unknown, int(finite_HW.sum()) - int(kept_HW.sum()))
 
 
-def depth_encoder(max_depth: float | None) -> Any:
-    """LeRobot's ``DepthEncoderConfig``: its own but for the end of its range, and for B-frames.
+JOINABLE = "bframes=0:open-gop=0:log-level=error"
+"""For x265. Of videos with B-frames or open groups that LeRobot joins, frames at the seams are lost
+to its decoder, or muxing fails, as the number of frames has it."""
 
-    With them LeRobot can't join videos of all lengths: a frame is lost, or muxing fails.
-    """
+
+def depth_encoder(max_depth: float | None) -> Any:
+    """LeRobot's ``DepthEncoderConfig``: its own but for the end of its range and ``JOINABLE``."""
     config = lerobot_module("configs", "a depth stream").DepthEncoderConfig
     given: dict[str, Any] = {} if max_depth is None else {"depth_max": max_depth}
     options = dict(config().extra_options)
     if "x265-params" in options:
-        given["extra_options"] = {**options, "x265-params": f"{options['x265-params']}:bframes=0"}
+        given["extra_options"] = {**options, "x265-params": f"{options['x265-params']}:{JOINABLE}"}
     return config(**given)
 
 

@@ -182,7 +182,7 @@ class Join:
         return sums
 
     def _read_back(self, info: dict[str, Any], rows: Rows) -> None:
-        """By LeRobot: its metadata, and the last frame of each episode, which must be its own."""
+        """By LeRobot: metadata, and each episode's first and last frame, which must be its own."""
         metadata = lerobot_module("datasets.dataset_metadata", "a depth stream")
         decode = lerobot_module("datasets.video_utils", "a depth stream").decode_video_frames
         meta = metadata.LeRobotDatasetMetadata(self._plan.frames.name, root=self._folder)
@@ -193,10 +193,11 @@ class Join:
             for key in self._keys:
                 began = rows[one][f"videos/{key}/from_timestamp"][0].as_py()
                 path = self._folder / meta.get_video_file_path(one, key)
-                joined = decode(path, [began + last], TOLERANCE, is_depth=True)
-                alone = decode(self._part_video(one, key), [last], TOLERANCE, is_depth=True)
-                if not joined.equal(alone):
-                    raise DataError(f"{path}: the last frame of episode {one} is not where it was")
+                for at in {0.0, last}:
+                    joined = decode(path, [began + at], TOLERANCE, is_depth=True)
+                    alone = decode(self._part_video(one, key), [at], TOLERANCE, is_depth=True)
+                    if not joined.equal(alone):
+                        raise DataError(f"{path}: episode {one} is not what it was at {at:g} s")
 
 
 def _seconds(row: dict[str, Any], key: str) -> float:

@@ -27,7 +27,7 @@ from lerobot.configs import DepthEncoderConfig
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from clipdepth_plugin.annotating import run as runs
-from clipdepth_plugin.annotating.encoding import depth_encoder, levels
+from clipdepth_plugin.annotating.encoding import JOINABLE, depth_encoder, levels
 from clipdepth_plugin.annotating.run import annotate
 from clipdepth_plugin.annotating.settings import AnnotateJob, AnnotateSettings
 from clipdepth_plugin.errors import ClipDepthError
@@ -122,7 +122,8 @@ def test_it_is_what_lerobot_records_of_a_depth_camera(source: Path, tmp_path: Pa
     }
     encoder = depth_encoder(None)
     plain = DepthEncoderConfig()
-    assert encoder.extra_options == {"x265-params": "lossless=1:bframes=0"}
+    params = f"{plain.extra_options['x265-params']}:{JOINABLE}"
+    assert encoder.extra_options == {"x265-params": params}
     assert replace(encoder, extra_options=plain.extra_options) == plain
     recorded = LeRobotDataset.create(
         "org/x", 10, {key: feature}, root=tmp_path / "recorded", depth_encoder=encoder
