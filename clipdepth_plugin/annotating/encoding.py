@@ -62,9 +62,10 @@ class DepthRange:
         return Frame(filled_HW[..., None], unknown, int(finite_HW.sum()) - int(kept_HW.sum()))
 
 
-JOINABLE = "bframes=0:open-gop=0:log-level=error"
+JOINABLE = "bframes=0:open-gop=0:weightp=0:log-level=error"
 """For x265. Of videos with B-frames or open groups that LeRobot joins, frames at the seams are lost
-to its decoder, or muxing fails, as the number of frames has it."""
+to its decoder, or muxing fails, as the number of frames has it. With weighted prediction the same
+frames give other bytes in each run."""
 
 
 def depth_encoder(max_depth: float | None) -> Any:
