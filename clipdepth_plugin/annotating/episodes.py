@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from clipdepth_plugin.annotating.encoding import DepthRange, Map
 from clipdepth_plugin.annotating.plan import Plan
+from clipdepth_plugin.data.files import require
 from clipdepth_plugin.errors import ClipDepthError, DepthFileError, SourceError, shortened
 from clipdepth_plugin.files.atomic import sync
 from clipdepth_plugin.labelling.lerobot import lerobot_module, short_name
@@ -182,8 +183,7 @@ def check_frames(path: Path, frames: int, fps: float) -> None:
     Raises:
         OSError: It has not. LeRobot's writer logs the images that it can't write, and goes on.
     """
-    import av
-
+    av = require("av", "label", "a video")
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         packets = (one for one in container.demux(stream) if one.pts is not None)

