@@ -20,7 +20,7 @@ PACKAGE = "clipdepth_plugin"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
-    ("calibrating", "distilling", "exporting"),
+    ("annotating", "calibrating", "distilling", "exporting"),
     ("latency", "evaluation", "training", "labelling"),
     ("data",),
     ("__init__",),

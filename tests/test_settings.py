@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 import pytest
 from pydantic import ValidationError
 
+from clipdepth_plugin.cli.annotate import AnnotateOptions
 from clipdepth_plugin.cli.bench import BenchOptions
 from clipdepth_plugin.cli.calibrate import CalibrateOptions
 from clipdepth_plugin.cli.distill import DistillOptions
@@ -267,6 +268,16 @@ OPTIONS: dict[str, tuple[type[Any], list[str], dict[str, str]]] = {
             "every": "of videos and episodes alone, as its help says",
         },
     ),
+    "annotate": (
+        AnnotateOptions,
+        ["x", "--teacher", "head:demo@demo", "-o", "x"],
+        {
+            **dict.fromkeys(
+                ("teacher", "host", "head"), "one or the others: tests/lerobot/test_annotate.py"
+            ),
+            "actors": "refused without --ray: tests/annotating/test_annotating.py",
+        },
+    ),
     "distill": (
         DistillOptions,
         ["--host", "demo", "-o", "x"],
@@ -311,6 +322,8 @@ ALWAYS = {
     "layers": "host data val_data max_images patches ridge as_json device tower",
     "label": "pictures teacher folder split focal_px intrinsics exif masks flip batch_size device "
     "dtype threads shard ray bad_file_limit",
+    "annotate": "dataset folder camera max_depth focal_px intrinsics batch_size device dtype shard "
+    "ray",
     "distill": "host folder truth preset epochs input_size device tower overrides",
     "calibrate": "host head data output batch_size device tower other_tower",
     "export": "host head output format dtype size dynamic_batch tower tower_alone other_tower",

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from clipdepth_plugin.cli.annotate import annotate_set
 from clipdepth_plugin.cli.bench import run_bench
 from clipdepth_plugin.cli.calibrate import calibrate_head
 from clipdepth_plugin.cli.command import add_command
@@ -50,6 +51,7 @@ def _root(
 add_command(app, inspect_host, "inspect")
 add_command(app, predict, "predict")
 add_command(app, label, "label")
+add_command(app, annotate_set, "annotate")
 add_command(app, train, "train", context_settings=TAKES_ANY_FIELD)
 add_command(app, distill, "distill", context_settings=TAKES_ANY_FIELD)
 add_command(app, evaluate_head, "eval")

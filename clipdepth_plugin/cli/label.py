@@ -178,12 +178,17 @@ def make_settings(*, intrinsics: str | None, **given: Any) -> LabelSettings:
     from clipdepth_plugin.files.problems import checked
     from clipdepth_plugin.labelling.settings import LabelSettings
 
-    if intrinsics is not None:
-        try:
-            given["intrinsics"] = [float(one) for one in intrinsics.split(",")]
-        except ValueError:
-            given["intrinsics_file"] = intrinsics
-    return checked(LabelSettings, given, "options", DataError)
+    return checked(LabelSettings, {**given, **given_lens(intrinsics)}, "options", DataError)
+
+
+def given_lens(intrinsics: str | None) -> dict[str, Any]:
+    """The field of settings that ``--intrinsics`` gives: four numbers, or a file."""
+    if intrinsics is None:
+        return {}
+    try:
+        return {"intrinsics": [float(one) for one in intrinsics.split(",")]}
+    except ValueError:
+        return {"intrinsics_file": intrinsics}
 
 
 def _run(job: LabelJob, options: LabelOptions, advance: Callable[[Progress], None]) -> LabelReport:

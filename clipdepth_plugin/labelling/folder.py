@@ -67,7 +67,7 @@ def claim_folder(folder: Path, meta: dict[str, Any]) -> None:
     path = folder / META_FILE
     with waiting_lock(folder / LOCK_FILE, _WAIT, DepthFileError):
         if path.exists():
-            _check_same(path, meta)
+            check_same(path, meta)
             return
         others = [one for one in names_in(folder, DepthFileError) if not one.startswith(".")]
         if others:
@@ -76,6 +76,25 @@ def claim_folder(folder: Path, meta: dict[str, Any]) -> None:
                 "empty folder"
             )
         write_atomically(path, f"{json.dumps(meta, indent=2)}\n".encode())
+
+
+def check_same(path: Path, meta: dict[str, Any]) -> None:
+    """Whether the meta.json that is there says the same.
+
+    Raises:
+        SourceError: It does not.
+    """
+    there = read_json(path, SourceError, limit=_META_BYTES)
+    if not isinstance(there, dict) or not isinstance(there.get("labels"), dict):
+        raise SourceError(f"{path}: is of data that clipdepth did not label; give a new folder")
+    before, now = _flat(there), _flat(json.loads(json.dumps(meta)))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
+            raise SourceError(
+                f"{path}: {key} of the labels there is {quoted(before.get(key))}, and now "
+                f"{quoted(now.get(key))}; go on with the same source and options, or give a new "
+                "folder"
+            )
 
 
 @contextlib.contextmanager
@@ -88,22 +107,6 @@ def holding_shard(folder: Path, shard: Shard) -> Iterator[None]:
     path = folder / f".shard-{shard.number}-of-{shard.of}.lock"
     with waiting_lock(path, 0.0, DepthFileError):
         yield
-
-
-def _check_same(path: Path, meta: dict[str, Any]) -> None:
-    there = read_json(path, SourceError, limit=_META_BYTES)
-    if not isinstance(there, dict) or not isinstance(there.get("labels"), dict):
-        raise SourceError(
-            f"{path}: is of data that clipdepth label did not write; give a new folder"
-        )
-    before, now = _flat(there), _flat(json.loads(json.dumps(meta)))
-    for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key):
-            raise SourceError(
-                f"{path}: {key} of the labels there is {quoted(before.get(key))}, and now "
-                f"{quoted(now.get(key))}; go on with the same source and options, or give a new "
-                "folder"
-            )
 
 
 def _flat(meta: dict[str, Any]) -> dict[str, Any]:

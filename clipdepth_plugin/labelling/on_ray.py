@@ -5,7 +5,7 @@ The labelled folder, and the pictures, are on a disk that all machines share.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -25,17 +25,32 @@ SHARDS_PER_ACTOR = 8
 _Row = dict[str, Any]
 
 
+Work = Callable[..., LabelReport]
+"""(job, *, source) -> what was done of the job's shard; a function of a module."""
+
+
 def write_labels_on_ray(
     job: LabelJob, *, actors: int, advance: Advance = lambda _: None
 ) -> LabelReport:
-    """``write_labels`` by actors of a Ray cluster, or of this machine where none is joined.
+    """``write_labels`` by actors: see ``run_on_ray``."""
+    limit = job.bad_file_limit
+    return run_on_ray(job, write_labels, actors=actors, bad_limit=limit, advance=advance)
+
+
+def run_on_ray(
+    job: Any, work: Work, *, actors: int, bad_limit: int, advance: Advance = lambda _: None
+) -> LabelReport:
+    """A job's shards by actors of a Ray cluster, or of this machine where none is joined.
 
     An actor takes one CPU, and a GPU where ``job.device`` is ``cuda``. Every shard is tried; the
     error at the end names those that failed.
 
     Args:
-        job: What is to be done; its shard is the whole.
+        job: A ``LabelJob``, or another dataclass with ``source``, ``device``, ``shard`` and
+            ``settings.dtype``; its shard is the whole.
+        work: Does a shard of it.
         actors: How many work at once.
+        bad_limit: Pictures that may be bad, in all.
         advance: Told after each shard, in shards.
 
     Raises:
@@ -52,19 +67,19 @@ def write_labels_on_ray(
     data.DataContext.get_current().enable_progress_bars = False  # advance tells
     rows = data.from_items(shards, override_num_blocks=len(shards)).map_batches(
         _Labeller,
-        fn_constructor_args=(job, len(shards)),
+        fn_constructor_args=(job, work, len(shards)),
         batch_size=1,
         compute=data.ActorPoolStrategy(size=actors),
         num_gpus=1 if job.device.startswith("cuda") else 0,
     )
-    return _joined(rows.iter_rows(), job, len(shards), advance)
+    return _joined(rows.iter_rows(), bad_limit, len(shards), advance)
 
 
 class _Labeller:
     """An actor: keeps the source, labels one shard a call."""
 
-    def __init__(self, job: LabelJob, shards: int) -> None:
-        self._job, self._shards = job, shards
+    def __init__(self, job: Any, work: Work, shards: int) -> None:
+        self._job, self._work, self._shards = job, work, shards
         self._source: DepthSource | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -72,9 +87,12 @@ class _Labeller:
         row: _Row = {"shard": number, "error": ""}
         report = LabelReport()
         try:
-            self._source = self._source or opened_source(self._job)
-            shard = replace(self._job, shard=Shard(number, self._shards))
-            report = write_labels(shard, source=self._source)
+            job = self._job
+            self._source = self._source or opened_source(
+                job.source, device=job.device, dtype=job.settings.dtype
+            )
+            shard = replace(job, shard=Shard(number, self._shards))
+            report = self._work(shard, source=self._source)
         except Exception as error:  # noqa: BLE001 (other shards go on; the driver raises it)
             row["error"] = f"{type(error).__name__}: {error}"
         row |= {
@@ -96,8 +114,8 @@ def _column(value: Any) -> Any:
     return column
 
 
-def _joined(rows: Iterator[_Row], job: LabelJob, shards: int, advance: Advance) -> LabelReport:
-    bad = BadFiles(job.bad_file_limit, "left out")
+def _joined(rows: Iterator[_Row], bad_limit: int, shards: int, advance: Advance) -> LabelReport:
+    bad = BadFiles(bad_limit, "left out")
     failed: list[str] = []
     labelled, present, empty = 0, 0, list[str]()
     seconds = source_seconds = 0.0

@@ -89,7 +89,8 @@ def write_labels(
     """
     try:
         pictures = _opened(job)
-        source = opened_source(job) if source is None else source
+        if source is None:
+            source = opened_source(job.source, device=job.device, dtype=job.settings.dtype)
         claim_folder(job.folder, make_meta(source.card, job.settings))
         with holding_shard(job.folder, job.shard):
             return _Run(job, pictures, source, advance).run()
@@ -99,15 +100,15 @@ def write_labels(
         raise type(error)(f"shard {job.shard}: {error}") from error
 
 
-def opened_source(job: LabelJob) -> DepthSource:
+def opened_source(
+    source: str | Callable[[], DepthSource], *, device: str, dtype: str | None
+) -> DepthSource:
     """The source of a job.
 
     Raises:
         SourceError: It can't be opened.
     """
-    if isinstance(job.source, str):
-        return open_source(job.source, device=job.device, dtype=job.settings.dtype)
-    return job.source()
+    return open_source(source, device=device, dtype=dtype) if isinstance(source, str) else source()
 
 
 def _opened(job: LabelJob) -> list[Pictures]:

@@ -316,7 +316,9 @@ def test_lerobot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(LeRobotDataset=Rows))
     for parent in ("lerobot", "lerobot.datasets"):
         monkeypatch.setitem(sys.modules, parent, types.ModuleType(parent))
-    (tmp_path / "robot").mkdir()
+    info = tmp_path / "robot" / "meta" / "info.json"
+    info.parent.mkdir(parents=True)
+    info.write_text('{"codebase_version": "v3.0"}')
     (pictures,) = open_pictures([f"lerobot:{tmp_path / 'robot'}"], Options(every=2))
     unread = [one for part in range(pictures.parts) for one in pictures.part(part)]
     assert [one.name for one in unread] == [
@@ -331,10 +333,33 @@ def test_lerobot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     contents = [one.read() for one in unread]
     assert [int(one.image_HW3[0, 0, 0]) for one in contents] == [0, 0, 51, 51, 76, 76]
     assert contents[0].image_HW3.shape == (4, 6, 3)
-    assert pictures._rows.read == [0, 2, 3]  # type: ignore[attr-defined]
+    assert pictures._frames._rows.read == [0, 2, 3]  # type: ignore[attr-defined]
     (pictures,) = open_pictures([f"lerobot:{tmp_path / 'robot'}"], Options())
     with pytest.raises(ClipDepthError, match=r"row 4, .*can't be read \(RuntimeError: damaged"):
         list(pictures.part(1))[-1].read()
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "no LeRobot data set: it has no meta/info.json"),
+        ({"info.json": "[1]"}, "codebase_version is None, expected v3.0"),
+        ({"info.json": '{"codebase_version": "v2.1"}'}, "'v2.1', expected v3.0.*convert_dataset"),
+        ({"info.json": "{"}, "is not valid JSON"),
+    ],
+)
+def test_folders_that_are_no_lerobot_set_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], message: str
+) -> None:
+    name = "lerobot.datasets.lerobot_dataset"
+    monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(LeRobotDataset=Rows))
+    for parent in ("lerobot", "lerobot.datasets"):
+        monkeypatch.setitem(sys.modules, parent, types.ModuleType(parent))
+    (tmp_path / "robot" / "meta").mkdir(parents=True)
+    for file, text in files.items():
+        (tmp_path / "robot" / "meta" / file).write_text(text)
+    with pytest.raises(ClipDepthError, match=message):
+        read(f"lerobot:{tmp_path / 'robot'}")
 
 
 def test_lerobot_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,7 +177,7 @@ def test_folders_that_are_refused(tmp_path: Path, pics: Path) -> None:
     assert hashes(tmp_path) == before
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "meta.json").write_text('{"depth_scale": 1000}')
-    with pytest.raises(SourceError, match="clipdepth label did not write"):
+    with pytest.raises(SourceError, match="clipdepth did not label"):
         write_labels(job(pics, folder=tmp_path / "set"))
     (tmp_path / "file").write_text("")
     with pytest.raises(ClipDepthError, match="can't be made"):

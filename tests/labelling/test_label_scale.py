@@ -55,24 +55,23 @@ def row(number: int, *, error: str = "", bad: tuple[str, ...] = ()) -> dict[str,
     }  # fmt: skip
 
 
-def test_what_shards_report_is_joined(tmp_path: Path) -> None:
+def test_what_shards_report_is_joined() -> None:
     seen: list[Progress] = []
-    one = job("x", folder=tmp_path, bad_file_limit=2)
     rows = [row(1, bad=("a",)), row(2), row(3, bad=("b",))]
-    report = _joined(iter(rows), one, 3, seen.append)
+    report = _joined(iter(rows), 2, 3, seen.append)
     assert (report.labelled, report.present, report.empty) == (6, 3, ("e1", "e2", "e3"))
     assert report.bad == {"a": "damaged", "b": "damaged"}
     assert seen[-1] == Progress(3, 3, 6, 2)
 
 
-def test_failed_shards_are_named_after_the_others(tmp_path: Path) -> None:
+def test_failed_shards_are_named_after_the_others() -> None:
     rows = [row(1), row(2, error="DataError: shard 2/3: gone"), row(3)]
     seen: list[Progress] = []
     with pytest.raises(SourceError, match=r"(?s)1 of 3 shards failed.*DataError: shard 2/3: gone"):
-        _joined(iter(rows), job("x", folder=tmp_path), 3, seen.append)
+        _joined(iter(rows), 0, 3, seen.append)
     assert len(seen) == 3
     rows = [row(1, bad=("a",)), row(2, bad=("b",)), row(3)]
     with pytest.raises(
         DataError, match=r"(?s)more than bad_file_limit = 1.*a: damaged.*b: damaged"
     ):
-        _joined(iter(rows), job("x", folder=tmp_path, bad_file_limit=1), 3, seen.append)
+        _joined(iter(rows), 1, 3, seen.append)

@@ -1,0 +1,1 @@
+"""A LeRobot data set with a depth stream for each of its cameras."""
