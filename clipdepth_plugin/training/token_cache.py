@@ -14,7 +14,6 @@ Axes: B records, L levels, N patch tokens, D width, H W a depth map's size, Y X 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,15 +26,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clipdepth_plugin.data.items import FULL_WEIGHT
-from clipdepth_plugin.errors import TrainingError, quoted, shortened
+from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.files.atomic import write_atomically
-from clipdepth_plugin.files.documents import read_json
+from clipdepth_plugin.training.cache_identity import (
+    OPTIONAL,
+    checked_identity,
+    fingerprint,
+    is_spare,
+)
 from clipdepth_plugin.training.sealed import DamagedFileError, SealedFile, open_sealed, seal
 
 IDENTITY = "cache.json"
-_OPTIONAL = ("context", "pixels")
-"""Fields of an identity and tensors of a record that not all heads read."""
 WEIGHT = "weight"
 SHARD_BYTES = 128 * 1024 * 1024
 
@@ -74,14 +76,14 @@ class TokenCache:
         self._added: dict[str, tuple[list[Key], list[Records]]] = {}
         path = folder / IDENTITY
         if path.exists():
-            self.identity = _checked_identity(path, asked)
+            self.identity = checked_identity(path, asked)
         else:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise TrainingError(f"cache {folder}: can't be made ({error.strerror})") from error
             write_atomically(path, json.dumps(identity, indent=1).encode(), TrainingError)
-        self._unread = {name for name in _OPTIONAL if _is_spare(name, self.identity, asked)}
+        self._unread = {name for name in OPTIONAL if is_spare(name, self.identity, asked)}
         self._rows: list[int] | None = None
         if self.identity.get("levels") != asked.get("levels"):
             self._rows = [self.identity["levels"].index(level) for level in asked["levels"]]
@@ -114,7 +116,7 @@ class TokenCache:
         keys = value.get("keys") if isinstance(value, dict) else None
         if not isinstance(keys, list) or not all(_is_key(key) for key in keys):
             raise DamagedFileError(f"{shard.path}: damaged (no keys in its metadata)")
-        if value.get("cache") != _fingerprint(self.identity):
+        if value.get("cache") != fingerprint(self.identity):
             raise TrainingError(f"{shard.path}: of a cache with another {IDENTITY}")
         layout = {name: (x.dtype, x.shape[1:]) for name, x in shard.tensors.items()}
         weight = layout.pop(WEIGHT, None)
@@ -182,7 +184,7 @@ class TokenCache:
         keys, added = self._added[shape]
         whole = {name: torch.cat([one[name] for one in added]) for name in added[0]}
         path = self.folder / f"shard-{secrets.token_hex(8)}.safetensors"
-        text = {"cache": _fingerprint(self.identity), "keys": keys}
+        text = {"cache": fingerprint(self.identity), "keys": keys}
         write_atomically(path, seal(whole, text), TrainingError)
         del self._added[shape]
 
@@ -262,45 +264,3 @@ def features_of(records: Records, levels: Sequence[int], grid: tuple[int, int]) 
 
 def _is_key(key: Any) -> bool:
     return isinstance(key, list) and len(key) == 2 and all(isinstance(part, str) for part in key)
-
-
-def _fingerprint(identity: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-
-def _checked_identity(path: Path, now: Mapping[str, Any]) -> dict[str, Any]:
-    """The identity of a cache that holds all that ``now`` names."""
-    try:
-        stored = read_json(path, TrainingError)
-        if not isinstance(stored, dict):
-            raise TrainingError(f"{path}: has no fields")
-    except TrainingError as error:
-        raise TrainingError(f"cache {error}; remove the cache's folder, or take another") from error
-    differing = [
-        name
-        for name in {**now, **stored}
-        if stored.get(name) != now.get(name) and not _is_spare(name, stored, now)
-    ]
-    if differing:
-        reasons = "; ".join(
-            f"{name}: {quoted(stored.get(name), 400)} there, {now.get(name)!r} now"
-            for name in differing[:8]
-        )
-        names = shortened(", ".join(differing), 400)
-        raise TrainingError(
-            f"cache {path.parent} was made by another {names} ({reasons}). Set cache.folder to "
-            "another folder, or remove this one"
-        )
-    return stored
-
-
-def _is_spare(name: str, stored: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether a cache holds more of a field than is asked for, which is left unread."""
-    held, asked = stored.get(name), now.get(name)
-    if name in _OPTIONAL:
-        return asked is None and held is not None
-    if name != "levels" or not isinstance(held, list) or not isinstance(asked, list):
-        return False
-    # These contexts are of the deepest level that is stored.
-    of_last = now.get("context") in ("cls", "mean") and held[-1:] != asked[-1:]
-    return not of_last and all(level in held for level in asked)
