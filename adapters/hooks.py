@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch.utils.hooks import RemovableHandle
 
 
 class Hook:
@@ -34,7 +33,14 @@ class Hook:
         return getattr, (contextlib.nullcontext(), "__exit__")
 
 
-Registration = tuple[Callable[..., RemovableHandle], Hook, dict[str, Any]]
+class Handle(Protocol):
+    """What registering a hook returns."""
+
+    def remove(self) -> None:
+        """Takes the hook off."""
+
+
+Registration = tuple[Callable[..., Handle], Hook, dict[str, Any]]
 """A module's method that registers a hook, the hook, and the method's options."""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipdepth_plugin.adapters.layouts import POSITIONS, TokenLayout, TowerCall
+from clipdepth_plugin.adapters.layouts import POSITIONS, TokenLayout, TowerCall, padded_behind
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.config import ContextKind, HeadConfig
 from clipdepth_plugin.errors import NoDepthError
@@ -168,6 +168,12 @@ class TowerPass:
     def take_pixels(self, pixels: Tensor) -> None:
         """Keeps the patch embedding's input."""
         self._pixels = keep(pixels)
+
+    def take_next_pixels(self, pixels: Tensor) -> None:
+        """Keeps those of one more picture of the pass, padded behind to the largest."""
+        if self._pixels is not None:
+            before = list(self._pixels[0])
+            self._pixels = keep(padded_behind([*before, *pixels]))
 
     def take_positions(self, positions: Any) -> None:
         """Keeps the positions that the first block was given, for what proves the layout."""
