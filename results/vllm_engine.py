@@ -106,7 +106,8 @@ def page(results: dict[str, Any]) -> str:
     return f"""\
 # Depth beside vLLM's own engine
 
-Made by {results.get("made_by", "`make test-vllm`")} on {results["date"]} ({results["machine"]}, vLLM's CPU platform, Python
+Made by {results.get("made_by", "`make test-vllm`")} on {results["date"]}
+({results["machine"]}, vLLM's CPU platform, Python
 {results["python"]}): {with_what}. {len(tests)} tests in `tests/vllm/`, {len(bad)} of them not
 passed{": " + ", ".join(bad) if bad else ""}. The engine is the real one; the hosts have tiny layers
 and random weights. The machine was shared.
