@@ -1,7 +1,7 @@
 # Everything runs in .venv, which is made and kept current here: `make test` works on a fresh clone.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-transformers test-lerobot fuzz bench bench-kernels lint format types wheel setup clean
+.PHONY: help demo test test-transformers test-lerobot test-vllm fuzz bench bench-kernels lint format types wheel setup clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -51,6 +51,9 @@ test-transformers: $(READY) ## host tests under transformers 4.57, 5.5 and the n
 test-lerobot: $(READY) ## LeRobot's own policies, in an environment of its own (LEROBOT_VENV=... takes one)
 	@$(BIN)/python results/lerobot_policies.py $(ARGS)
 
+test-vllm: $(READY) ## vLLM's own engine on the CPU, in an environment of its own (VLLM_VENV=... takes one)
+	@$(BIN)/python results/vllm_engine.py $(ARGS)
+
 fuzz: $(READY) ## ten minutes of hostile input (ARGS="--minutes 60 --only picture")
 	@$(BIN)/python -m tests.fuzz $(ARGS)
 
@@ -87,7 +90,7 @@ setup: $(READY) ## the environment in .venv, with everything installed
 	@echo "$(VENV) is current"
 
 clean: ## remove the environment, caches and build products
-	@rm -rf $(VENV) .venv-lerobot build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis \
+	@rm -rf $(VENV) .venv-lerobot .venv-vllm build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis \
 		.benchmarks .coverage htmlcov demo-output
 	@find clipdepth_plugin adapters kernels tests examples -name __pycache__ -prune -exec rm -rf {} +
 

@@ -26,6 +26,8 @@ from clipdepth_plugin.features import Views
 
 POSITIONS = "position_embeddings"
 """The blocks' argument that rules read which prove their layout: rotary (cos, sin)."""
+COS_SIN = ("rotary_pos_emb_cos", "rotary_pos_emb_sin")
+"""As vLLM's blocks take them."""
 
 
 class TowerCall(NamedTuple):
@@ -79,6 +81,11 @@ class LayoutRule(ABC):
     @property
     def proves(self) -> bool:
         """Whether ``POSITIONS`` are read, to prove the layout."""
+        return False
+
+    @property
+    def sees_each_alone(self) -> bool:
+        """Whether the patch embedding may run once for each picture of a pass."""
         return False
 
     @abstractmethod

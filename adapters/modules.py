@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ class PatchEmbedding:
         patch_size: (height, width) of a patch in pixels.
         packed: Whether it maps patches that are cut already: it says nothing of their order.
         padding: (above and below, left and right) pixels that it puts around a picture.
+        frames: How many frames a patch has.
     """
 
     path: str
@@ -31,6 +33,7 @@ class PatchEmbedding:
     patch_size: tuple[int, int]
     packed: bool = False
     padding: tuple[int, int] = (0, 0)
+    frames: int = 1
 
 
 @dataclass(frozen=True)
@@ -43,20 +46,47 @@ class BlockList:
 
 
 def patch_embeddings(model: nn.Module) -> Iterator[PatchEmbedding]:
-    """Convolutions from RGB whose stride is their kernel, and linear maps of RGB patches."""
+    """Convolutions from RGB whose stride is their kernel, and linear maps of RGB patches.
+
+    Torch's layers, and those of engines that hold such a weight and say the same of it.
+    """
     for path, module in model.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Conv3d):
-            kernel_h, kernel_w = size = (int(module.kernel_size[-2]), int(module.kernel_size[-1]))
-            like_patches = module.stride == module.kernel_size and kernel_h * kernel_w > 1
-            if module.in_channels == 3 and like_patches:
-                packed = isinstance(module, nn.Conv3d)
-                said = (
-                    module.padding
-                )  # a word has no numbers: "same" takes no stride, "valid" is none
+        if is_convolution(module):
+            conv: Any = module
+            *depth, kernel_h, kernel_w = map(int, conv.kernel_size)
+            like_patches = tuple(conv.stride) == tuple(conv.kernel_size)
+            if conv.in_channels == 3 and like_patches and kernel_h * kernel_w > 1:
+                said = conv.padding  # a word has no numbers: "same" takes no stride, "valid" is 0
                 around = (0, 0) if isinstance(said, str) else (int(said[-2]), int(said[-1]))
-                yield PatchEmbedding(path, module, module.out_channels, size, packed, around)
+                size, frames = (kernel_h, kernel_w), (*depth, 1)[0]
+                width = conv.out_channels
+                yield PatchEmbedding(path, module, width, size, bool(depth), around, frames)
         else:
             yield from _patch_maps(path, module)
+
+
+def is_convolution(module: nn.Module) -> bool:
+    """Whether a module is a convolution over two or three axes, by its weight or its class."""
+    if isinstance(module, nn.Conv2d | nn.Conv3d):
+        return True
+    weight = module._parameters.get("weight")
+    said = ("in_channels", "out_channels", "kernel_size", "stride", "padding")
+    if weight is None or weight.ndim not in (4, 5) or not all(hasattr(module, n) for n in said):
+        return False
+    conv: Any = module
+    inputs = conv.in_channels // getattr(conv, "groups", 1)
+    # A transposed convolution's weight has the inputs first.
+    return tuple(weight.shape) == (conv.out_channels, inputs, *conv.kernel_size)
+
+
+def linear_sizes(module: nn.Module) -> tuple[int, int] | None:
+    """(inputs, outputs) of a linear layer, by its weight or its class; None of what is none."""
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    weight = module._parameters.get("weight")
+    if weight is None or weight.ndim != 2 or isinstance(module, nn.Embedding):
+        return None
+    return weight.shape[1], weight.shape[0]
 
 
 def _patch_maps(path: str, holder: nn.Module) -> Iterator[PatchEmbedding]:
@@ -72,14 +102,15 @@ def _patch_maps(path: str, holder: nn.Module) -> Iterator[PatchEmbedding]:
     embeds = "embed" in type(holder).__name__.lower()
     for name, child in holder.named_children():
         named = "patch" in f"{path.rpartition('.')[2]}.{name}"
-        if not isinstance(child, nn.Linear) or not (named or unfolds):
+        sizes_of_map = linear_sizes(child) if named or unfolds else None
+        if sizes_of_map is None:
             continue
-        side = said
-        if side is None and embeds and child.in_features % 3 == 0:
-            side = math.isqrt(child.in_features // 3)
-        if side is not None and side > 1 and child.in_features == 3 * side**2:
+        side, (numbers, width) = said, sizes_of_map
+        if side is None and embeds and numbers % 3 == 0:
+            side = math.isqrt(numbers // 3)
+        if side is not None and side > 1 and numbers == 3 * side**2:
             inside = f"{path}.{name}" if path else name
-            yield PatchEmbedding(inside, child, child.out_features, (side, side), packed=True)
+            yield PatchEmbedding(inside, child, width, (side, side), packed=True)
 
 
 def _side(size: object) -> int | None:

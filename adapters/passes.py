@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipdepth_plugin.adapters.layouts import POSITIONS, TokenLayout, TowerCall
+from clipdepth_plugin.adapters.layouts import POSITIONS, TokenLayout, TowerCall, padded_behind
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.config import ContextKind, HeadConfig
 from clipdepth_plugin.errors import NoDepthError
@@ -182,6 +182,12 @@ class TowerPass:
         if seen is None or (version is not None and seen._version != version):
             return False
         return seen.shape == pixels_B3HW.shape and torch.equal(seen, pixels_B3HW.to(seen))
+
+    def take_next_pixels(self, pixels: Tensor) -> None:
+        """Keeps those of one more picture of the pass, padded behind to the largest."""
+        if self._pixels is not None:
+            before = list(self._pixels[0])
+            self._pixels = keep(padded_behind([*before, *pixels]))
 
     def take_positions(self, positions: Any) -> None:
         """Keeps the positions that the first block was given, for what proves the layout."""

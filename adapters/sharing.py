@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from clipdepth_plugin.adapters.forwards import leave_plain
 from clipdepth_plugin.adapters.hooks import Hook
 
 M = TypeVar("M", bound=nn.Module)
@@ -38,6 +39,7 @@ class SharedCopy:
                 hooks = getattr(original, name)
                 for number in [key for key, hook in hooks.items() if isinstance(hook, Hook)]:
                     getattr(own, name).pop(number, None)
+            leave_plain(own)
         return twin
 
     def __getitem__(self, original: T) -> T:

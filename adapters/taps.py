@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from clipdepth_plugin.adapters.forwards import after, before, output_hooks
 from clipdepth_plugin.adapters.hooks import Handle, Hook, Registration, in_cuda_graph
-from clipdepth_plugin.adapters.layouts import POSITIONS, TowerCall
+from clipdepth_plugin.adapters.layouts import COS_SIN, POSITIONS, TowerCall
 from clipdepth_plugin.adapters.modules import block_lists
 from clipdepth_plugin.adapters.named_pictures import watch
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
@@ -129,12 +130,12 @@ class Taps:
 
     def _tower_hooks(self) -> Iterator[Registration]:
         tower, wanted = self._tower, self._recorder.wanted
-        first = tower.blocks[0].register_forward_pre_hook
-        start = tower.module.register_forward_pre_hook
+        first = before(tower.blocks[0])
+        start = before(tower.module)
         yield start, self._with_kwargs(self._on_tower_starts), _WITH_KWARGS
         for module in _padders(tower):
-            yield module.register_forward_pre_hook, Hook(self.owner, self._on_picture), {}
-        yield tower.patch_embed.register_forward_hook, Hook(self.owner, self._on_patch_embed), {}
+            yield before(module), Hook(self.owner, self._on_picture), {}
+        yield after(tower.patch_embed), Hook(self.owner, self._on_patch_embed), {}
         if tower.rule.proves:
             yield first, self._with_kwargs(self._on_first_block), _WITH_KWARGS
         for level in wanted.levels:
@@ -142,9 +143,9 @@ class Taps:
             if level == 0:
                 yield first, self._with_kwargs(partial(_give_input, hook)), _WITH_KWARGS
             else:
-                yield tower.blocks[level - 1].register_forward_hook, hook, {}
+                yield after(tower.blocks[level - 1]), hook, {}
         if wanted.context == "pooled" and tower.pooled is not None:
-            pooled = tower.pooled.module.register_forward_hook
+            pooled = after(tower.pooled.module)
             yield pooled, Hook(self.owner, self._on_pooled), {}
 
     def _with_kwargs(self, call: Callable[..., None]) -> Hook:
@@ -164,6 +165,10 @@ class Taps:
 
     def _on_patch_embed(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         pixels, forward = args[0], self._recorder.thread.forward
+        if forward.running is not None and self._tower.rule.sees_each_alone:
+            # A tower that starts ends the pass before, so this is one more picture of the same.
+            forward.running.take_next_pixels(pixels)
+            return
         shape = tuple(pixels.shape) if forward.picture is None else forward.picture
         call = TowerCall(forward.arguments, shape, tuple(output.shape))
         forward.arguments, forward.picture = {}, None
@@ -173,8 +178,12 @@ class Taps:
 
     def _on_first_block(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         running = self._recorder.thread.forward.running
-        if running is not None and kwargs.get(POSITIONS) is not None:
-            running.take_positions(kwargs[POSITIONS])
+        if running is None:
+            return
+        cos_sin = tuple(kwargs[name] for name in COS_SIN if name in kwargs)
+        positions = kwargs.get(POSITIONS, cos_sin or None)
+        if positions is not None:
+            running.take_positions(positions)
 
     def _on_pooled(self, module: nn.Module, args: Any, output: Any) -> None:
         forward = self._recorder.thread.forward
@@ -192,8 +201,7 @@ def _give_input(hook: _LevelHook, module: nn.Module, args: tuple[Any, ...], kwar
 
 def owners(tower: Tower) -> list[object]:
     """Whose hooks are on a tower now."""
-    hooks = tower.patch_embed._forward_hooks.values()
-    return [hook.owner for hook in hooks if isinstance(hook, Hook)]
+    return [hook.owner for hook in output_hooks(tower.patch_embed)]
 
 
 @contextlib.contextmanager
@@ -230,14 +238,14 @@ def _around(
     for number, module in enumerate(hosts):
         start = Hook(owner, partial(_starts, recorder, number), with_kwargs=True)
         end = Hook(owner, partial(_ends, recorder, number))
-        yield module.register_forward_pre_hook, start, _WITH_KWARGS
-        yield module.register_forward_hook, end, {"always_call": True}
+        yield before(module), start, _WITH_KWARGS
+        yield after(module), end, {"always_call": True}
     # Such as SiglipVisionModel before transformers 5.6, or Ovis2VisionModel.
     for module in around[len(hosts) : len(hosts) + 1]:
         start = Hook(owner, lambda *_: recorder.wrapper_starts())
         end = Hook(owner, lambda *_: recorder.wrapper_ends())
-        yield module.register_forward_pre_hook, start, {}
-        yield module.register_forward_hook, end, {"always_call": True}
+        yield before(module), start, {}
+        yield after(module), end, {"always_call": True}
 
 
 def _starts(recorder: PassRecorder, number: int, _: nn.Module, args: Any, kwargs: Any) -> None:

@@ -10,8 +10,9 @@ from types import FrameType
 
 from torch import nn
 
+from clipdepth_plugin.adapters.forwards import call_code
+
 _CHANGING = threading.RLock()
-_CALL = nn.Module._wrapped_call_impl.__code__
 
 
 @contextlib.contextmanager
@@ -29,11 +30,11 @@ def changing() -> Iterator[None]:
 
 def threads_inside(module: nn.Module) -> set[int]:
     """The threads, by their ``get_ident``, that run a module's call now."""
-    inside = set()
+    inside, call = set(), call_code(module)
     for thread, innermost in sys._current_frames().items():
         frame: FrameType | None = innermost
         while frame is not None:
-            if frame.f_code is _CALL and frame.f_locals.get("self") is module:
+            if frame.f_code is call and frame.f_locals.get("self") is module:
                 inside.add(thread)
                 break
             frame = frame.f_back

@@ -12,7 +12,7 @@ from typing import Any, get_origin
 import torch
 from torch import nn
 
-from clipdepth_plugin.adapters.hooks import Hook
+from clipdepth_plugin.adapters.forwards import output_hooks
 from clipdepth_plugin.adapters.passes import Wanted
 from clipdepth_plugin.adapters.structure import modules_around
 from clipdepth_plugin.adapters.towers import Tower
@@ -63,8 +63,7 @@ class Trim:
         Raises:
             HeadMismatchError: Another plug-in reads what they make.
         """
-        hooks = (hook for module in self._changed for hook in module._forward_hooks.values())
-        if any(isinstance(hook, Hook) for hook in hooks):
+        if any(output_hooks(module) for module in self._changed):
             raise HeadMismatchError(
                 "trim: a plug-in on this tower reads blocks that would be left out: attach "
                 "without trim, or detach that one first"

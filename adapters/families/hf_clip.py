@@ -20,11 +20,12 @@ from clipdepth_plugin.adapters.preprocessing import CLIP_NORMALISATION
 def _read(tower: Any, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
     if not (hasattr(tower, "pre_layrnorm") and hasattr(tower, "post_layernorm")):
         return None
+    norm = tower.post_layernorm  # vLLM leaves it out where no host reads what it gives
     return traits.TowerTraits(
         "hf_clip",
         num_prefix_tokens=1,
         has_class_token=True,
-        pooled=traits.PooledTap(tower.post_layernorm, traits.first_token),
+        pooled=traits.PooledTap(norm, traits.first_token) if norm is not None else None,
         preprocessing=traits.published(tower, CLIP_NORMALISATION),
         image_size=traits.image_size_of(tower),
         read_by=traits.LLAVA_KIN,

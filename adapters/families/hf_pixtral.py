@@ -1,7 +1,8 @@
 """Hugging Face Pixtral towers, alone or inside Mistral 3 and LLaVA.
 
 Traits: pictures of a batch are padded to one size for the patch embedding, then cut to their own
-(``image_sizes``) and packed into one row of tokens, picture after picture; no class token.
+(``image_sizes``) and packed into one row of tokens, picture after picture; no class token. vLLM's
+tower takes a list of pictures, and embeds one after another.
 
 Axes: B views, R packed tokens, N = h * w patch tokens, H W pixels.
 """
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from clipdepth_plugin.adapters import layouts, traits
 from clipdepth_plugin.adapters.families.registry import register
+from clipdepth_plugin.adapters.modules import is_convolution
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import NoDepthError
 
@@ -28,12 +30,24 @@ class PixtralRule(layouts.LayoutRule):
 
     patch_size: Size
     order = "packed: pictures one after another, each row-major"
-    reads = ("image_sizes",)
+    from_list: bool = False
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("pixel_values",) if self.from_list else ("image_sizes",)
+
+    @property
+    def sees_each_alone(self) -> bool:
+        return self.from_list
 
     def resolve(self, call: layouts.TowerCall) -> layouts.TokenLayout:
         batch, _, height, width = call.pixels_shape
         given = call.arguments.get("image_sizes", [(height, width)] * batch)
         given = given.tolist() if isinstance(given, Tensor) else given
+        if self.from_list:
+            given = [one.shape[1:] for one in call.arguments.get("pixel_values", [])]
+            batch = len(given)
+            height, width = (max((one[axis] for one in given), default=0) for axis in (0, 1))
         sizes: list[Size] = [(int(size[0]), int(size[1])) for size in given]
         if len(sizes) != batch or any(h > height or w > width for h, w in sizes):
             raise NoDepthError(
@@ -51,9 +65,11 @@ class PixtralRule(layouts.LayoutRule):
 
     @property
     def mixes_sizes(self) -> bool:
-        return True
+        return not self.from_list
 
     def pack(self, views: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.from_list and len({tuple(view.shape) for view in views}) == 1:
+            return torch.stack([*views]), {}
         for view in views:
             layouts.grid_of(view, self.patch_size)
         sizes = torch.tensor([tuple(view.shape[1:]) for view in views])
@@ -63,10 +79,10 @@ class PixtralRule(layouts.LayoutRule):
 @register
 def _read(tower: Any, width: int, ancestors: Sequence[nn.Module]) -> traits.TowerTraits | None:
     patch_conv = getattr(tower, "patch_conv", None)
-    if not isinstance(patch_conv, nn.Conv2d) or "image_sizes" not in traits.parameters_of(tower):
+    if patch_conv is None or not is_convolution(patch_conv):
+        return None
+    told = "image_sizes" in traits.parameters_of(tower)
+    if not told and not hasattr(tower, "patch_positional_embedding"):
         return None
     height, width_ = (int(side) for side in patch_conv.kernel_size)
-    return traits.TowerTraits(
-        "hf_pixtral",
-        rule=PixtralRule((height, width_)),
-    )
+    return traits.TowerTraits("hf_pixtral", rule=PixtralRule((height, width_), from_list=not told))

@@ -118,7 +118,8 @@ class QwenRule(layouts.LayoutRule):
         ]
         if self.packing.proven:
             check_positions(call, view_tokens)
-        return layouts.GatheredLayout([(sum(counts),), (1, sum(counts))], view_tokens)
+        shapes = [(sum(counts),), (1, sum(counts)), (sum(counts), 1)]  # the last: vLLM's
+        return layouts.GatheredLayout(shapes, view_tokens)
 
     @property
     def mixes_sizes(self) -> bool:
@@ -216,15 +217,14 @@ def _read(tower: Any, width: int, ancestors: Sequence[nn.Module]) -> traits.Towe
     packing = _PACKINGS.get(kind, Packing())
     if not isinstance(merge, int) or (packing.proven and not _tells_blocks_positions(tower)):
         return None
-    stem = embedding.module
-    frames = int(stem.kernel_size[0]) if isinstance(stem, nn.Conv3d) else 1
     windowed = hasattr(tower, "fullatt_block_indexes")
     window = tower.window_size // merge // embedding.patch_size[0] if windowed else None
-    rule = QwenRule(embedding.patch_size, frames, merge, window, packing)
+    rule = QwenRule(embedding.patch_size, embedding.frames, merge, window, packing)
     return traits.TowerTraits("hf_qwen", rule=rule)
 
 
 def _tells_blocks_positions(tower: nn.Module) -> bool:
     blocks = (one.blocks[0] for one in block_lists(tower))
     parts = (part for block in blocks for part in block.modules())
-    return any(layouts.POSITIONS in traits.parameters_of(part) for part in parts)
+    told = {layouts.POSITIONS, layouts.COS_SIN[0]}
+    return any(told & {*traits.parameters_of(part)} for part in parts)

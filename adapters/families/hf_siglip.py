@@ -99,7 +99,7 @@ def _read(tower: Any, width: int, ancestors: Sequence[nn.Module]) -> traits.Towe
     pools = hasattr(tower.head, "probe") if hasattr(tower, "head") else False
     return traits.TowerTraits(
         "hf_siglip",
-        pooled=traits.PooledTap(tower.head, traits.as_is) if pools else None,
+        pooled=traits.PooledTap(tower.head, traits.first_token) if pools else None,
         preprocessing=traits.published(tower, HALF_NORMALISATION),
         image_size=traits.image_size_of(tower),
         rule=NaflexRule((patch, patch)) if packed and isinstance(patch, int) else None,

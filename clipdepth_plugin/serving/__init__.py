@@ -1,0 +1,1 @@
+"""Depth beside a serving engine: ``serving.vllm`` for vLLM, imported by who uses it alone."""
