@@ -1,0 +1,281 @@
+"""Do depth tokens help a small policy head? Four arms on the frozen demo host; about an hour.
+
+    python results/depth_tokens.py RENDERED CACHE   # everything: depth_tokens.json and .md
+    python results/depth_tokens.py --page           # depth_tokens.md from depth_tokens.json
+
+CLIPDEPTH_DATA has the sets rooms and libero. RENDERED is a split folder of rooms as theirs, with
+scenes of its own (val, sequences 200 to 215). CACHE keeps the tower's tokens.
+
+Axes: F frames, N patches, D tower width, W the readout's width, P pairs of patches, L marks and
+the query of all pairs (3 P).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from depth_tokens_data import Answers, Frames, Pairs, answers_of, batches, draw_pairs, frames_of
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from clipdepth_plugin import DepthTokens
+from clipdepth_plugin.environment import Environment, describe_environment
+from clipdepth_plugin.latency.report import describe, markdown_table
+from clipdepth_plugin.plugin.depth_tokens import DepthTokensConfig
+
+HERE = Path(__file__).resolve().parent
+STORED = HERE / "depth_tokens.json"
+SEEDS = (0, 1, 2)
+STEPS, BATCH, PAIRS = 1000, 16, 16
+TEST_PAIRS = 32
+LEARNING_RATE = 1e-3
+APART = 0.0953
+"""Log 1.1: which of two is nearer is asked of pairs whose distances differ by 10%."""
+Arm = Literal["rgb", "depth tokens", "depth picture", "true depth tokens"]
+ARMS: tuple[Arm, ...] = ("rgb", "depth tokens", "depth picture", "true depth tokens")
+QUESTIONS = ("distance", "gap", "nearer", "step")
+
+
+class Row(BaseModel):
+    """One trained readout, or points read as they are, on one test set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    arm: str
+    seed: int | None
+    """None: nothing was trained."""
+    data: str
+    distance: float
+    """Mean relative error of the distance from the camera to A."""
+    gap: float
+    """Likewise of the distance from A to B."""
+    nearer: float
+    """Share of pairs, at least 10% apart, whose nearer patch was found."""
+    step: float
+    """Mean angle between the way from A to B and the answer, in degrees."""
+
+
+class Measured(BaseModel):
+    """What depth_tokens.json holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    rows: tuple[Row, ...]
+    frames: dict[str, int]
+    """Of the training set and of each test set."""
+    parameters: int
+    """Of each readout."""
+    environment: Environment
+
+
+class Readout(nn.Module):
+    """Answers from a frame's tokens: two layers of queries that attend to all of them.
+
+    All arms have the same parameters. Each token gets ``DepthTokens`` of its ray: the lens is
+    known to all. Arms without depth tokens have depth 1 there.
+    """
+
+    def __init__(self, arm: Arm, tower_width: int, patches: int, width: int = 128) -> None:
+        super().__init__()
+        self.arm = arm
+        config = DepthTokensConfig(width=tower_width, confidence=True, hidden=128)
+        self.depth = DepthTokens(config)
+        self.project = nn.Linear(tower_width, width)
+        self.places = nn.Parameter(0.02 * torch.randn(patches, width))
+        self.kinds = nn.Parameter(0.02 * torch.randn(2, width))
+        self.marks = nn.Parameter(0.02 * torch.randn(3, width))
+        layer = nn.TransformerDecoderLayer(
+            width, 4, 2 * width, dropout=0.1, batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerDecoder(layer, 2, nn.LayerNorm(width))
+        self.answer = nn.Linear(width, 6)
+
+    def forward(self, frames: Frames, marks_FP2: Tensor) -> Answers:
+        """The answers about pairs of patches."""
+        tokens_FND = frames.host_FND.float() + self.depth(self._five(frames))
+        first_FNW = self.project(tokens_FND) + self.places
+        memory_FMW, marked_FNW = first_FNW, first_FNW
+        if self.arm == "depth picture":
+            second_FNW = self.project(frames.picture_FND.float()) + self.places + self.kinds[1]
+            memory_FMW = torch.cat([first_FNW + self.kinds[0], second_FNW], dim=1)
+            marked_FNW = first_FNW + second_FNW
+        count, pairs, _ = marks_FP2.shape
+        index_FL1 = marks_FP2.flatten(1)[..., None].expand(-1, -1, marked_FNW.shape[-1])
+        ab_FP2W = marked_FNW.gather(1, index_FL1).unflatten(1, (pairs, 2))
+        queries_FP3W = torch.cat([ab_FP2W, torch.zeros_like(ab_FP2W[:, :, :1])], 2) + self.marks
+        others_LL = ~torch.block_diag(*[torch.ones(3, 3)] * pairs).bool()
+        out_FLW = self.layers(queries_FP3W.flatten(1, 2), memory_FMW, tgt_mask=others_LL)
+        answer_FP6 = self.answer(out_FLW.unflatten(1, (pairs, 3))[:, :, 2])
+        step_FP3 = F.normalize(answer_FP6[..., 3:], dim=-1)
+        return Answers(*answer_FP6[..., :3].unbind(-1), step_FP3)
+
+    def _five(self, frames: Frames) -> Tensor:
+        if self.arm == "depth tokens":
+            return frames.read_FN5
+        if self.arm == "true depth tokens":
+            return frames.true_FN5
+        return at_depth(frames, 1.0)
+
+
+def at_depth(frames: Frames, metres: float) -> Tensor:
+    """(F, N, 5): every patch at one depth, on its ray."""
+    rays_FN3 = frames.read_FN5[..., 2:] / frames.read_FN5[..., :1] * metres
+    ones_FN1 = torch.ones_like(rays_FN3[..., :1])
+    return torch.cat([ones_FN1 * metres, ones_FN1, rays_FN3], dim=-1)
+
+
+def loss_of(given: Answers, truth: Answers) -> Tensor:
+    """The four questions count alike."""
+    apart_FP = truth.nearer_FP.abs() > APART
+    logits, labels = given.nearer_FP[apart_FP], (truth.nearer_FP[apart_FP] > 0).float()
+    return (
+        F.l1_loss(given.distance_FP, truth.distance_FP)
+        + F.l1_loss(given.gap_FP, truth.gap_FP)
+        + F.binary_cross_entropy_with_logits(logits, labels)
+        + (1 - (given.step_FP3 * truth.step_FP3).sum(-1)).mean()
+    )
+
+
+def train(arm: Arm, seed: int, frames: Frames) -> Readout:
+    """A readout, trained on pairs that are drawn anew at each step."""
+    torch.manual_seed(seed)
+    _, patches, tower_width = frames.host_FND.shape
+    readout = Readout(arm, tower_width, patches)
+    optimiser = torch.optim.AdamW(readout.parameters(), LEARNING_RATE, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, STEPS, pct_start=0.05)
+    drawn = torch.Generator().manual_seed(seed)
+    order = batches(len(frames.host_FND), BATCH, seed)
+    for _, chosen in zip(range(STEPS), order, strict=False):
+        batch = Frames(*(one[chosen] for one in frames))
+        pairs = draw_pairs(batch, PAIRS, drawn)
+        loss = loss_of(readout(batch, pairs.marks_FP2), pairs.truth)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(readout.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+    return readout.eval()
+
+
+def figures(
+    arm: str, seed: int | None, data: str, pairs: Pairs, answer: Callable[[Tensor], Answers]
+) -> Row:
+    """The errors of one test set."""
+    with torch.no_grad():
+        given = answer(pairs.marks_FP2)
+    truth = pairs.truth
+    apart_FP = truth.nearer_FP.abs() > APART
+    right_FP = (given.nearer_FP > 0) == (truth.nearer_FP > 0)
+    cosine_FP = (given.step_FP3 * truth.step_FP3).sum(-1).clamp(-1, 1)
+    return Row(
+        arm=arm,
+        seed=seed,
+        data=data,
+        distance=(given.distance_FP - truth.distance_FP).exp().sub(1).abs().mean().item(),
+        gap=(given.gap_FP - truth.gap_FP).exp().sub(1).abs().mean().item(),
+        nearer=right_FP[apart_FP].float().mean().item(),
+        step=cosine_FP.acos().rad2deg().mean().item(),
+    )
+
+
+def read_as_they_are(data: str, frames: Frames, pairs: Pairs, usual: float) -> list[Row]:
+    """What points say without anything trained: of one depth everywhere, and of depth tokens."""
+    tokens = {"one depth": at_depth(frames, usual), "tokens as they are": frames.read_FN5}
+    return [
+        figures(name, None, data, pairs, lambda marks, five=five: answers_of(five, marks))
+        for name, five in tokens.items()
+    ]
+
+
+def measure(rendered: Path, cache: Path) -> None:
+    """Trains and tests all arms; depth_tokens.json grows by a readout at a time."""
+    data = Path(os.environ["CLIPDEPTH_DATA"])
+    frames = Frames.join(
+        [
+            frames_of(rendered, "val", cache, depth_scale=3000.0),
+            frames_of(data / "rooms", "val", cache),
+            frames_of(data / "libero", "val", cache),
+        ]
+    )
+    tests = {name: frames_of(data / name, "test", cache) for name in ("rooms", "libero")}
+    asked = {
+        name: draw_pairs(one, TEST_PAIRS, torch.Generator().manual_seed(0))
+        for name, one in tests.items()
+    }
+    usual = frames.true_FN5[..., 0][frames.clear_FN].median().item()
+    rows: list[Row] = []
+    for name, one in tests.items():
+        rows += read_as_they_are(name, one, asked[name], usual)
+    command = ("python", "results/depth_tokens.py", "RENDERED", "CACHE")
+    for seed in SEEDS:
+        for arm in ARMS:
+            readout = train(arm, seed, frames)
+            for name, one in tests.items():
+                rows.append(
+                    figures(arm, seed, name, asked[name], lambda m, r=readout, f=one: r(f, m))
+                )
+            measured = Measured(
+                rows=tuple(rows),
+                frames={"training": len(frames.host_FND)}
+                | {name: len(one.host_FND) for name, one in tests.items()},
+                parameters=sum(one.numel() for one in readout.parameters()),
+                environment=describe_environment(command, "cpu", "float32"),
+            )
+            write(measured)
+
+
+def page(measured: Measured) -> str:
+    """depth_tokens.md."""
+    header = ("", "distance", "gap", "nearer", "step")
+    parts = ["# Depth tokens for a small policy head", HEADING]
+    for data in dict.fromkeys(row.data for row in measured.rows):
+        cells = []
+        for arm in dict.fromkeys(row.arm for row in measured.rows):
+            rows = [row for row in measured.rows if (row.arm, row.data) == (arm, data)]
+            shown = [
+                _cell([getattr(row, question) for row in rows], question) for question in QUESTIONS
+            ]
+            cells.append([arm, *shown])
+        parts += [f"## {data}", "\n".join(markdown_table(header, cells))]
+    return "\n\n".join([*parts, NOTES, describe(measured.environment)]) + "\n"
+
+
+def _cell(values: list[float], question: str) -> str:
+    factor, unit, digits = {"step": (1, " deg", 1)}.get(question, (100, "%", 1))
+    scaled = [factor * value for value in values]
+    spread = f" +- {stdev(scaled):.{digits}f}" if len(scaled) > 1 else ""
+    return f"{mean(scaled):.{digits}f}{spread}{unit}"
+
+
+HEADING = "TODO"
+NOTES = "TODO"
+
+
+def main() -> None:
+    """See the top of this file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rendered", nargs="?", type=Path)
+    parser.add_argument("cache", nargs="?", type=Path)
+    parser.add_argument("--page", action="store_true")
+    given = parser.parse_args()
+    if given.page:
+        write(Measured.model_validate_json(STORED.read_text("utf-8")))
+    else:
+        measure(given.rendered, given.cache)
+
+
+def write(measured: Measured) -> None:
+    """The figures and their page."""
+    STORED.write_text(measured.model_dump_json(indent=1) + "\n", "utf-8")
+    (HERE / "depth_tokens.md").write_text(page(measured), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
