@@ -1,20 +1,22 @@
 """Do depth tokens help a small policy head? Four arms on the frozen demo host; about an hour.
 
     python results/depth_tokens.py RENDERED CACHE   # everything: depth_tokens.json and .md
+    python results/depth_tokens.py RENDERED CACHE --seeds 1 --output FOLDER  # a part of it
+    python results/depth_tokens.py --join FOLDER/depth_tokens.json ...       # of such parts
     python results/depth_tokens.py --page           # depth_tokens.md from depth_tokens.json
 
 CLIPDEPTH_DATA has the sets rooms and libero. RENDERED is a split folder of rooms as theirs, with
 scenes of its own (val, sequences 200 to 215). CACHE keeps the tower's tokens.
 
-Axes: F frames, N patches, D tower width, W the readout's width, P pairs of patches, L marks and
-the query of all pairs (3 P).
+Axes: F frames, N patches, M tokens that are attended to, D tower width, W the readout's width, P
+pairs of patches, L their marks (2 P).
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Literal
@@ -33,9 +35,9 @@ from clipdepth_plugin.plugin.depth_tokens import DepthTokensConfig
 HERE = Path(__file__).resolve().parent
 STORED = HERE / "depth_tokens.json"
 SEEDS = (0, 1, 2)
-STEPS, BATCH, PAIRS = 1000, 16, 16
+STEPS, BATCH, PAIRS = 1200, 16, 16
 TEST_PAIRS = 32
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 2e-3
 APART = 0.0953
 """Log 1.1: which of two is nearer is asked of pairs whose distances differ by 10%."""
 Arm = Literal["rgb", "depth tokens", "depth picture", "true depth tokens"]
@@ -75,46 +77,71 @@ class Measured(BaseModel):
     environment: Environment
 
 
+class Attend(nn.Module):
+    """One layer: the pairs' queries attend to the frame's tokens."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.attend = nn.MultiheadAttention(width, 4, dropout=0.1, batch_first=True)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, queries_FPW: Tensor, memory_FMW: Tensor) -> Tensor:
+        """The queries after it."""
+        found_FPW, _ = self.attend(
+            self.norm(queries_FPW), memory_FMW, memory_FMW, need_weights=False
+        )
+        queries_FPW = queries_FPW + found_FPW
+        added_FPW: Tensor = self.mlp(queries_FPW)
+        return queries_FPW + added_FPW
+
+
 class Readout(nn.Module):
-    """Answers from a frame's tokens: two layers of queries that attend to all of them.
+    """Answers about pairs of patches: from their own tokens, and from all tokens of the frame.
 
     All arms have the same parameters. Each token gets ``DepthTokens`` of its ray: the lens is
-    known to all. Arms without depth tokens have depth 1 there.
+    known to all. Arms without depth tokens have depth 1 there. A query, made of the two patches'
+    tokens, attends to the frame's tokens, merged 2 x 2, in two layers.
     """
 
-    def __init__(self, arm: Arm, tower_width: int, patches: int, width: int = 128) -> None:
+    def __init__(self, arm: Arm, tower_width: int, width: int = 128) -> None:
         super().__init__()
         self.arm = arm
-        config = DepthTokensConfig(width=tower_width, confidence=True, hidden=128)
-        self.depth = DepthTokens(config)
         self.project = nn.Linear(tower_width, width)
-        self.places = nn.Parameter(0.02 * torch.randn(patches, width))
+        self.depth = DepthTokens(DepthTokensConfig(width=width, confidence=True, hidden=width))
         self.kinds = nn.Parameter(0.02 * torch.randn(2, width))
-        self.marks = nn.Parameter(0.02 * torch.randn(3, width))
-        layer = nn.TransformerDecoderLayer(
-            width, 4, 2 * width, dropout=0.1, batch_first=True, norm_first=True
+        self.pair = nn.Linear(2 * width, width)
+        self.layers = nn.ModuleList([Attend(width), Attend(width)])
+        self.answer = nn.Sequential(
+            nn.LayerNorm(3 * width), nn.Linear(3 * width, width), nn.GELU(), nn.Linear(width, 6)
         )
-        self.layers = nn.TransformerDecoder(layer, 2, nn.LayerNorm(width))
-        self.answer = nn.Linear(width, 6)
 
     def forward(self, frames: Frames, marks_FP2: Tensor) -> Answers:
-        """The answers about pairs of patches."""
-        tokens_FND = frames.host_FND.float() + self.depth(self._five(frames))
-        first_FNW = self.project(tokens_FND) + self.places
-        memory_FMW, marked_FNW = first_FNW, first_FNW
+        """The answers."""
+        host_FND, picture_FND = frames.host_FND.float(), frames.picture_FND.float()
+        five_FN5 = self._five(frames)
+
+        def tokens(pick: Callable[[Tensor], Tensor], kind: int) -> Tensor:
+            seen = pick(picture_FND if kind else host_FND)
+            out: Tensor = self.project(seen) + self.depth(pick(five_FN5)) + self.kinds[kind]
+            return out
+
+        def marked(x_FNC: Tensor) -> Tensor:
+            index_FL1 = marks_FP2.flatten(1)[..., None].expand(-1, -1, x_FNC.shape[-1])
+            return x_FNC.gather(1, index_FL1)
+
+        memory_FMW, marked_FLW = tokens(merged, 0), tokens(marked, 0)
         if self.arm == "depth picture":
-            second_FNW = self.project(frames.picture_FND.float()) + self.places + self.kinds[1]
-            memory_FMW = torch.cat([first_FNW + self.kinds[0], second_FNW], dim=1)
-            marked_FNW = first_FNW + second_FNW
-        count, pairs, _ = marks_FP2.shape
-        index_FL1 = marks_FP2.flatten(1)[..., None].expand(-1, -1, marked_FNW.shape[-1])
-        ab_FP2W = marked_FNW.gather(1, index_FL1).unflatten(1, (pairs, 2))
-        queries_FP3W = torch.cat([ab_FP2W, torch.zeros_like(ab_FP2W[:, :, :1])], 2) + self.marks
-        others_LL = ~torch.block_diag(*[torch.ones(3, 3)] * pairs).bool()
-        out_FLW = self.layers(queries_FP3W.flatten(1, 2), memory_FMW, tgt_mask=others_LL)
-        answer_FP6 = self.answer(out_FLW.unflatten(1, (pairs, 3))[:, :, 2])
-        step_FP3 = F.normalize(answer_FP6[..., 3:], dim=-1)
-        return Answers(*answer_FP6[..., :3].unbind(-1), step_FP3)
+            memory_FMW = torch.cat([memory_FMW, tokens(merged, 1)], dim=1)
+            marked_FLW = marked_FLW + tokens(marked, 1)
+        ab_FPW = marked_FLW.unflatten(1, (-1, 2)).flatten(2)
+        queries_FPW = self.pair(ab_FPW)
+        for layer in self.layers:
+            queries_FPW = layer(queries_FPW, memory_FMW)
+        answer_FP6 = self.answer(torch.cat([queries_FPW, ab_FPW], dim=-1))
+        return Answers(*answer_FP6[..., :3].unbind(-1), F.normalize(answer_FP6[..., 3:], dim=-1))
 
     def _five(self, frames: Frames) -> Tensor:
         if self.arm == "depth tokens":
@@ -122,6 +149,13 @@ class Readout(nn.Module):
         if self.arm == "true depth tokens":
             return frames.true_FN5
         return at_depth(frames, 1.0)
+
+
+def merged(x_FNC: Tensor) -> Tensor:
+    """The means of 2 x 2 patches."""
+    side = round(x_FNC.shape[1] ** 0.5)
+    x_FChw = x_FNC.transpose(1, 2).unflatten(2, (side, side))
+    return F.avg_pool2d(x_FChw, 2).flatten(2).transpose(1, 2)
 
 
 def at_depth(frames: Frames, metres: float) -> Tensor:
@@ -146,8 +180,7 @@ def loss_of(given: Answers, truth: Answers) -> Tensor:
 def train(arm: Arm, seed: int, frames: Frames) -> Readout:
     """A readout, trained on pairs that are drawn anew at each step."""
     torch.manual_seed(seed)
-    _, patches, tower_width = frames.host_FND.shape
-    readout = Readout(arm, tower_width, patches)
+    readout = Readout(arm, frames.host_FND.shape[-1])
     optimiser = torch.optim.AdamW(readout.parameters(), LEARNING_RATE, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, STEPS, pct_start=0.05)
     drawn = torch.Generator().manual_seed(seed)
@@ -194,7 +227,7 @@ def read_as_they_are(data: str, frames: Frames, pairs: Pairs, usual: float) -> l
     ]
 
 
-def measure(rendered: Path, cache: Path) -> None:
+def measure(rendered: Path, cache: Path, seeds: Sequence[int], output: Path) -> None:
     """Trains and tests all arms; depth_tokens.json grows by a readout at a time."""
     data = Path(os.environ["CLIPDEPTH_DATA"])
     frames = Frames.join(
@@ -214,7 +247,7 @@ def measure(rendered: Path, cache: Path) -> None:
     for name, one in tests.items():
         rows += read_as_they_are(name, one, asked[name], usual)
     command = ("python", "results/depth_tokens.py", "RENDERED", "CACHE")
-    for seed in SEEDS:
+    for seed in seeds:
         for arm in ARMS:
             readout = train(arm, seed, frames)
             for name, one in tests.items():
@@ -228,7 +261,7 @@ def measure(rendered: Path, cache: Path) -> None:
                 parameters=sum(one.numel() for one in readout.parameters()),
                 environment=describe_environment(command, "cpu", "float32"),
             )
-            write(measured)
+            write(measured, output)
 
 
 def page(measured: Measured) -> str:
@@ -263,18 +296,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rendered", nargs="?", type=Path)
     parser.add_argument("cache", nargs="?", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--output", type=Path, default=HERE)
+    parser.add_argument("--join", type=Path, nargs="+")
     parser.add_argument("--page", action="store_true")
     given = parser.parse_args()
-    if given.page:
-        write(Measured.model_validate_json(STORED.read_text("utf-8")))
+    if given.page or given.join:
+        write(
+            joined(
+                [
+                    Measured.model_validate_json(one.read_text("utf-8"))
+                    for one in given.join or [STORED]
+                ]
+            ),
+            HERE,
+        )
     else:
-        measure(given.rendered, given.cache)
+        measure(given.rendered, given.cache, given.seeds, given.output)
 
 
-def write(measured: Measured) -> None:
+def joined(parts: Sequence[Measured]) -> Measured:
+    """The rows of all; what was not trained is in each."""
+    rows = [row for row in parts[0].rows if row.seed is None]
+    rows += [row for one in parts for row in one.rows if row.seed is not None]
+    return parts[0].model_copy(update={"rows": tuple(rows)})
+
+
+def write(measured: Measured, folder: Path) -> None:
     """The figures and their page."""
-    STORED.write_text(measured.model_dump_json(indent=1) + "\n", "utf-8")
-    (HERE / "depth_tokens.md").write_text(page(measured), "utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = folder / STORED.name
+    stored.write_text(measured.model_dump_json(indent=1) + "\n", "utf-8")
+    stored.with_suffix(".md").write_text(page(measured), "utf-8")
 
 
 if __name__ == "__main__":

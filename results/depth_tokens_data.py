@@ -66,9 +66,7 @@ def frames_of(root: Path, split: str, cache: Path, **config: Any) -> Frames:
                 for run in torch.arange(len(dataset)).split(BATCH)
             ]
         cache.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {k: v.contiguous() for k, v in Frames.join(parts)._asdict().items()}, stored
-        )
+        save_file({k: v.contiguous() for k, v in Frames.join(parts)._asdict().items()}, stored)
     found = Frames(**load_file(stored))
     kept = found.clear_FN.sum(1) >= FEWEST
     return Frames(*(one[kept] for one in found))
@@ -145,10 +143,7 @@ class Answers(NamedTuple):
 def answers_of(tokens_FN5: Tensor, marks_FP2: Tensor) -> Answers:
     """What points say by themselves."""
     points_FP23 = torch.stack(
-        [
-            tokens_FN5[..., 2:].gather(1, marks_FP2[..., i, None].expand(-1, -1, 3))
-            for i in (0, 1)
-        ],
+        [tokens_FN5[..., 2:].gather(1, marks_FP2[..., i, None].expand(-1, -1, 3)) for i in (0, 1)],
         dim=2,
     )
     distance_FP2 = points_FP23.norm(dim=-1).log()
@@ -166,10 +161,7 @@ def draw_pairs(frames: Frames, count: int, generator: torch.Generator) -> Pairs:
     weights_FN = frames.clear_FN.float()
     tried = 4 * count
     marks_FP2 = torch.stack(
-        [
-            torch.multinomial(weights_FN, tried, replacement=True, generator=generator)
-            for _ in "AB"
-        ],
+        [torch.multinomial(weights_FN, tried, replacement=True, generator=generator) for _ in "AB"],
         dim=-1,
     )
     answers = answers_of(frames.true_FN5, marks_FP2)
