@@ -18,59 +18,23 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
 
 import torch
 import torch.nn.functional as F
 from depth_tokens_data import Answers, Frames, Pairs, answers_of, batches, draw_pairs, frames_of
-from depth_tokens_readout import ARMS, Arm, Readout, at_depth
-from pydantic import BaseModel, ConfigDict
+from depth_tokens_page import Measured, Row, page
+from depth_tokens_readout import ARMS, BATCH, PAIRS, STEPS, Arm, Readout, at_depth
 from torch import Tensor, nn
 
-from clipdepth_plugin.environment import Environment, describe_environment
-from clipdepth_plugin.latency.report import describe, markdown_table
+from clipdepth_plugin.environment import describe_environment
 
 HERE = Path(__file__).resolve().parent
 STORED = HERE / "depth_tokens.json"
 SEEDS = (0, 1, 2)
-STEPS, BATCH, PAIRS = 1200, 16, 16
 TEST_PAIRS = 32
 LEARNING_RATE = 2e-3
 APART = 0.0953
 """Log 1.1: which of two is nearer is asked of pairs whose distances differ by 10%."""
-QUESTIONS = ("distance", "gap", "nearer", "step")
-
-
-class Row(BaseModel):
-    """One trained readout, or points read as they are, on one test set."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    arm: str
-    seed: int | None
-    """None: nothing was trained."""
-    data: str
-    distance: float
-    """Mean relative error of the distance from the camera to A."""
-    gap: float
-    """Likewise of the distance from A to B."""
-    nearer: float
-    """Share of pairs, at least 10% apart, whose nearer patch was found."""
-    step: float
-    """Mean angle between the way from A to B and the answer, in degrees."""
-
-
-class Measured(BaseModel):
-    """What depth_tokens.json holds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    rows: tuple[Row, ...]
-    frames: dict[str, int]
-    """Of the training set and of each test set."""
-    parameters: int
-    """Of each readout."""
-    environment: Environment
 
 
 def loss_of(given: Answers, truth: Answers) -> Tensor:
@@ -167,33 +131,6 @@ def measure(rendered: Path, cache: Path, seeds: Sequence[int], output: Path) -> 
                 environment=describe_environment(command, "cpu", "float32"),
             )
             write(measured, output)
-
-
-def page(measured: Measured) -> str:
-    """depth_tokens.md."""
-    header = ("", "distance", "gap", "nearer", "step")
-    parts = ["# Depth tokens for a small policy head", HEADING]
-    for data in dict.fromkeys(row.data for row in measured.rows):
-        cells = []
-        for arm in dict.fromkeys(row.arm for row in measured.rows):
-            rows = [row for row in measured.rows if (row.arm, row.data) == (arm, data)]
-            shown = [
-                _cell([getattr(row, question) for row in rows], question) for question in QUESTIONS
-            ]
-            cells.append([arm, *shown])
-        parts += [f"## {data}", "\n".join(markdown_table(header, cells))]
-    return "\n\n".join([*parts, NOTES, describe(measured.environment)]) + "\n"
-
-
-def _cell(values: list[float], question: str) -> str:
-    factor, unit, digits = {"step": (1, " deg", 1)}.get(question, (100, "%", 1))
-    scaled = [factor * value for value in values]
-    spread = f" +- {stdev(scaled):.{digits}f}" if len(scaled) > 1 else ""
-    return f"{mean(scaled):.{digits}f}{spread}{unit}"
-
-
-HEADING = "TODO"
-NOTES = "TODO"
 
 
 def main() -> None:

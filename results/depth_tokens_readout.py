@@ -19,6 +19,8 @@ from clipdepth_plugin.plugin.depth_tokens import DepthTokensConfig
 
 Arm = Literal["rgb", "depth tokens", "depth picture", "true depth tokens"]
 ARMS: tuple[Arm, ...] = ("rgb", "depth tokens", "depth picture", "true depth tokens")
+STEPS, BATCH, PAIRS = 1200, 16, 16
+"""Of training; pairs of each frame of a batch."""
 
 
 class Attend(nn.Module):
