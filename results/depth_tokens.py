@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from depth_tokens_data import Answers, Frames, Pairs, answers_of, batches, draw_pairs, frames_of
-from depth_tokens_page import Measured, Row, page
+from depth_tokens_page import Measured, Row, Scale, page
 from depth_tokens_readout import ARMS, BATCH, PAIRS, STEPS, Arm, Readout, at_depth
 from torch import Tensor, nn
 
@@ -98,6 +98,15 @@ def read_as_they_are(data: str, frames: Frames, pairs: Pairs, usual: float) -> l
     ]
 
 
+def scale_of(frames: Frames, pairs: Pairs) -> Scale:
+    """Of one test set."""
+    read_FP = answers_of(frames.read_FN5, pairs.marks_FP2).distance_FP
+    wrong_FP = read_FP - pairs.truth.distance_FP
+    scale_F1 = wrong_FP.median(1, keepdim=True).values
+    left = (wrong_FP - scale_F1).exp().sub(1).abs().mean()
+    return Scale(spread=scale_F1.std().item(), left=left.item())
+
+
 def measure(rendered: Path, cache: Path, seeds: Sequence[int], output: Path) -> None:
     """Trains and tests all arms; depth_tokens.json grows by a readout at a time."""
     data = Path(os.environ["CLIPDEPTH_DATA"])
@@ -127,6 +136,7 @@ def measure(rendered: Path, cache: Path, seeds: Sequence[int], output: Path) -> 
                 rows=tuple(rows),
                 frames={"training": len(frames.host_FND)}
                 | {name: len(one.host_FND) for name, one in tests.items()},
+                scales={name: scale_of(one, asked[name]) for name, one in tests.items()},
                 parameters=sum(one.numel() for one in readout.parameters()),
                 environment=describe_environment(command, "cpu", "float32"),
             )

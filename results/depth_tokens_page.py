@@ -32,6 +32,17 @@ class Row(BaseModel):
     """Mean angle between the way from A to B and the answer, in degrees."""
 
 
+class Scale(BaseModel):
+    """How wrong a frame's scale is in the tokens as they are, by the median of its distances."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    spread: float
+    """Standard deviation of its log over the frames."""
+    left: float
+    """Mean relative error of the distance, each frame's scale set right."""
+
+
 class Measured(BaseModel):
     """What depth_tokens.json holds."""
 
@@ -40,6 +51,8 @@ class Measured(BaseModel):
     rows: tuple[Row, ...]
     frames: dict[str, int]
     """Of the training set and of each test set."""
+    scales: dict[str, Scale]
+    """Of each test set."""
     parameters: int
     """Of each readout."""
     environment: Environment
@@ -64,7 +77,16 @@ def page(measured: Measured) -> str:
         f"each; frames: {counts}."
     )
     return (
-        "\n\n".join([*parts, _summary(measured), NOTES, settings, describe(measured.environment)])
+        "\n\n".join(
+            [
+                *parts,
+                _summary(measured),
+                _scales(measured),
+                NOTES,
+                settings,
+                describe(measured.environment),
+            ]
+        )
         + "\n"
     )
 
@@ -102,6 +124,17 @@ def _summary(measured: Measured) -> str:
     )
 
 
+def _scales(measured: Measured) -> str:
+    found = [
+        f"{data} {one.spread:.2f}, {100 * one.left:.1f}%" for data, one in measured.scales.items()
+    ]
+    return (
+        "Scale of the tokens as they are, the median of a frame's distances against the truth: "
+        "standard deviation of its log over the frames, and the error of the distance that is "
+        f"left with each frame's scale set right: {'; '.join(found)}."
+    )
+
+
 HEADING = """\
 Made by `python results/depth_tokens.py`. Two patches of a frame, A and B, are marked. Questions:
 the distance from the camera to A, the gap from A to B (mean relative errors), which is nearer
@@ -125,10 +158,9 @@ NOTES = """\
   depth, with nothing trained: where the question is geometry, compute with the points. The readout
   trains on 645 frames, four fifths of them rooms, where tokens are off in scale; whether that is
   why was not tried.
-- On rooms the head gets each frame's scale wrong (standard deviation of its log: 0.56; libero
-  0.15), its shapes less: with each frame's scale set right, the distances of the tokens as they are
-  would be 19% off, not 49% (libero: 8%, not 14%). It learnt rooms without their scale. The
-  readout mends little of that: what is left to true depth is the head's error.
+- The head gets each frame's scale wrong, most on rooms, whose scale it did not learn, and the
+  readout mends little of that. Most of what is missing to true depth is the head's error; on libero
+  some of it is the readout's, as the points as they are do better.
 - True depth is not answered without error: the readout is small, the gap and the step are
   differences of near points.
 - All arms have the same parameters, steps, frames and pairs. All know the lens: `DepthTokens` adds
