@@ -45,6 +45,8 @@ def test_no_pass_yet_and_after_attaching_again(
 def test_reading_again_gives_the_same_maps_and_tokens_are_freed(
     host: nn.Module, head: DepthHead, make_pixels: MakePixels
 ) -> None:
+    runs: list[None] = []
+    head.register_forward_hook(lambda *_: runs.append(None))
     with attach(host, head) as plugin, plugin.capture() as seen:
         host(make_pixels())
         tokens = weakref.ref(one_size(seen[0].features).levels[4].untyped_storage())
@@ -53,6 +55,7 @@ def test_reading_again_gives_the_same_maps_and_tokens_are_freed(
         assert tokens() is None
         assert torch.equal(plugin.depth, first)
         assert torch.equal(seen[0].depth, first)
+        assert runs == [None]
         with pytest.raises(NoDepthError, match="freed when this pass's depth was read"):
             _ = seen[0].features
 

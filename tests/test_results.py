@@ -37,6 +37,12 @@ def test_the_page_of_streams_is_made_from_its_figures() -> None:
     assert (script.HERE / "streams.md").read_text("utf-8") == script.page(measured)
 
 
+def test_the_page_of_depth_tokens_is_made_from_its_figures() -> None:
+    script = load_script("depth_tokens")
+    measured = script.Measured.model_validate_json(script.STORED.read_text("utf-8"))
+    assert (script.HERE / "depth_tokens.md").read_text("utf-8") == script.page(measured)
+
+
 def test_the_page_of_distilling_is_made_from_its_figures() -> None:
     script = load_script("distilling")
     stored = script.HERE / "distilling.json"

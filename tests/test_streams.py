@@ -189,6 +189,25 @@ def test_cameras_scale_the_stabilised_map(
             torch.testing.assert_close(scaled, stream.depth * (number + 1))
 
 
+def test_tokens_are_of_the_stabilised_map(
+    make_host: MakeHost, make_head: MakeHead, videos: list[list[Tensor]]
+) -> None:
+    host = make_host("dinov2")
+    head = make_head(host, canonical_focal=40.0, confidence=True)
+    with attach(host, head) as plugin, torch.no_grad():
+        stream = plugin.stream("wrist", view=1)
+        for number, (other, frame) in enumerate(zip(videos[1], videos[0], strict=True)):
+            host(torch.cat([other, frame]))
+            own, steady = plugin.tokens(focal_px=50.0), stream.tokens(focal_px=50.0)
+            assert isinstance(own, Tensor)
+            assert isinstance(steady, Tensor)
+            assert torch.allclose(own[1:], steady) == (number == 0)
+            (metres_11hw,) = stream._pass().metres(focal_px=50.0)
+            pooled = nn.functional.avg_pool2d(metres_11hw.log(), metres_11hw.shape[-1] // 4).exp()
+            torch.testing.assert_close(steady[0, :, 0], pooled.flatten())
+            torch.testing.assert_close(steady[..., 1], own[1:, :, 1])  # the frame's own
+
+
 def test_reset_and_constant_pictures(
     host: nn.Module, head: DepthHead, videos: list[list[Tensor]]
 ) -> None:
