@@ -198,7 +198,6 @@ class PassMaps(TowerPass):
         reading = self.__dict__.setdefault("_reading", threading.Lock())
         with reading:
             if self._native is None:
-                natives = estimates(self.reader.head, self._batches())
                 batches = self._batches()
                 natives = estimates(self.reader.head, batches)
                 ranges = self.pixel_ranges()
