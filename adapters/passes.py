@@ -150,8 +150,10 @@ class TowerPass:
         """The same pass of other tensors, in the order of ``tapped``."""
         rest, other = iter(tensors), copy.copy(self)
         other._levels = {level: keep(next(rest), False) for level in self._wanted.levels}
-        other._pooled = None if self._pooled is None else keep(next(rest), False)
-        other._pixels = None if self._unwritten_pixels() is None else keep(next(rest), False)
+        other._pooled = keep(next(rest), False) if self._wanted.context == "pooled" else None
+        pixels = next(rest, None)
+        other._pixels = None if pixels is None else keep(pixels, False)
+        other._problem = None
         return other
 
     @property
