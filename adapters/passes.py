@@ -236,7 +236,8 @@ class TowerPass:
         """How the tokens are laid out; raises as ``views``."""
         if self._layout is None:
             call = self._call
-            if not call.arguments and not self._compiles:
+            tracing = self._compiles and torch.compiler.is_dynamo_compiling()
+            if not call.arguments and not tracing:
                 self._layout = self._wanted.layout_of_shapes(call)
                 return self._layout
             for name, (x, version) in self._arguments.items():
