@@ -174,8 +174,9 @@ class TowerPass:
 
     def is_captured(self) -> bool:
         """Whether a host's own pass is being recorded as a CUDA graph now; asked on CUDA only."""
-        capturing = not self._compiles and torch.cuda.is_current_stream_capturing()
-        return capturing and self.hosts_own
+        if not self.hosts_own or self._compiles:
+            return False
+        return torch.cuda.is_current_stream_capturing()
 
     def take_pixels(self, pixels: Tensor) -> None:
         """Keeps the patch embedding's input."""

@@ -1,7 +1,7 @@
 """Measures on one NVIDIA GPU what the kernels and graphs give, in parts of at most 3 minutes.
 
-    python -m results.gpu                   # all parts, the most valuable first: 8 minutes at most
-    python -m results.gpu heads towers      # some; gpu.json keeps the others
+    python results/gpu.py                   # all parts, the most valuable first: 8 minutes at most
+    python results/gpu.py heads towers      # some; gpu.json keeps the others
 
 Needs no network: hosts and heads have random weights. A part begins no case when its time is over,
 and both files are written after each, so that a call that is cut short leaves what it has. A form
@@ -22,9 +22,12 @@ import torch
 
 from clipdepth_plugin.environment import describe_environment
 from clipdepth_plugin.latency.report import markdown_table
-from results.gpu_measure import PARTS, Row, Setting
 
 HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent))  # the cases of the tests' kernel benchmark
+
+from gpu_measure import PARTS, Row, Setting  # noqa: E402 (it needs them)
+
 COLUMNS = ("what", "form", "ms", "gain", "added", "error", "note")
 
 
@@ -51,7 +54,7 @@ def run_part(
 
 def to_markdown(report: Mapping[str, Any]) -> str:
     """The page of a report."""
-    lines = ["# Kernels and graphs on a GPU", "", "Made by `python -m results.gpu`. Medians, 95%."]
+    lines = ["# Kernels and graphs on a GPU", "", "Made by `python results/gpu.py`. Medians, 95%."]
     for name, part in report.items():
         lines += ["", f"## {name}", "", (PARTS[name].__doc__ or "").strip(), ""]
         cells = [[_shown(row.get(column)) for column in COLUMNS] for row in part["rows"]]
@@ -80,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
     setting = Setting(torch.device(asked.device), asked.rounds, asked.tiny)
     file = asked.output / "gpu.json"
     report = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    command = ("python", "-m", "results.gpu", *arguments)
+    command = ("python", "results/gpu.py", *arguments)
     for name in asked.parts or PARTS:
         seen = describe_environment(command, setting.device, str(setting.dtype)).model_dump()
 

@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from clipdepth_plugin import DepthHead, attach
+from clipdepth_plugin import DepthHead, DepthPlugin, attach
 from clipdepth_plugin.errors import HeadMismatchError, HostError, ImageError, NoDepthError
 from clipdepth_plugin.fused.graphs import GraphCache
 from clipdepth_plugin.fused.head import FusedHead
+from clipdepth_plugin.plugin.pass_graph import _finish
 from tests.benchmarks.test_overhead import calls
 from tests.tiny.fused_heads import in_graphs
 
@@ -27,13 +31,61 @@ def tower() -> nn.Module:
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 32, "image_size": 64}
     config = CLIPVisionConfig(**sizes, num_attention_heads=2, patch_size=16)
-    return CLIPVisionModel(config).eval()
+    made: nn.Module = CLIPVisionModel(config).eval()
+    return made
 
 
 def fused_head(tower: nn.Module, preset: str = "fast", **options: Any) -> FusedHead:
     torch.manual_seed(0)
     small = {"channels": (16, 12, 8), "film_hidden": 8, **options}
     return DepthHead.for_host(tower, preset, **small).eval().fused()
+
+
+class Unrecordable(TorchDispatchMode):
+    """Fails on copies from the CPU to the GPU; fake tensors fail on what reads a value."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        from_cpu = any(x.device.type == "cpu" for x in tree_leaves(args) if isinstance(x, Tensor))
+        made = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+        assert not (from_cpu and any(x.device.type == "cuda" for x in made)), func
+        return out
+
+
+def on_fake_gpu(module: nn.Module) -> None:
+    """Its weights in bfloat16, without values, in the fake mode that is on."""
+    for one in module.modules():
+        for tensors in (one._parameters, one._buffers):
+            for name, x in list(tensors.items()):
+                if x is not None:
+                    dtype = torch.bfloat16 if x.is_floating_point() else x.dtype
+                    fake = torch.empty(x.shape, dtype=dtype, device="cuda")
+                    tensors[name] = nn.Parameter(fake, requires_grad=False)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", ["plain", "plain-graph"])
+@pytest.mark.parametrize("preset", ["fast", "guided", "spaceclip"])
+def test_what_is_recorded_never_waits_for_a_gpu(
+    tower: nn.Module, preset: str, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No value is read and nothing is copied from the CPU: a recording would fail on both."""
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    small: dict[str, Any] = {"channels": (16, 12, 8, 8)[: 4 if preset == "spaceclip" else 3]}
+    plain = DepthHead.for_host(tower, preset, film_hidden=8, **small).eval()
+    head: Any = plain if form == "plain" else plain.fused(triton=False)
+    plugin = DepthPlugin(tower, head)
+    graphed = plugin.graph()
+    with FakeTensorMode():
+        on_fake_gpu(tower)
+        on_fake_gpu(head)
+        pixels_B3HW = torch.empty(2, 3, 64, 64, device="cuda", dtype=torch.bfloat16)
+        one = plugin.tower_pass(pixels_B3HW)
+        with Unrecordable():
+            _, placed_B1HW, *_ = _finish(one, head, one.tapped())
+            *_, metres_B1HW = graphed._finish([pixels_B3HW])
+    assert placed_B1HW.shape == metres_B1HW.shape == (2, 1, 64, 64)
+    assert metres_B1HW.is_cuda
 
 
 def pictures(batch: int, side: int = 64) -> torch.Tensor:
@@ -51,8 +103,8 @@ def test_depth_of_a_pass_is_one_graph_and_the_same(
     shapes = [(2, 64), (1, 64), (2, 64), (2, 64)]
     with attach(tower, head) as plugin, plugin.capture() as seen:
 
-        def read() -> list[torch.Tensor]:
-            found = []
+        def read() -> list[Tensor]:
+            found: list[Any] = []
             for number, (batch, side) in enumerate(shapes):
                 tower(pixel_values=pictures(batch, side) + number)
                 found += [plugin.depth, plugin.predict(size=(10, 9))]

@@ -12,13 +12,13 @@ from torch import nn
 
 from clipdepth_plugin.fused.graphs import GraphCache
 from clipdepth_plugin.latency import forms
-from results import gpu, gpu_measure
 from tests.benchmarks import kernel_cases, kernels
+from tests.results_scripts import load_script
 from tests.tiny.fused_heads import Tape
 
 
 def test_a_dry_run_measures_every_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tape = Tape()
+    gpu, gpu_measure, tape = load_script("gpu"), load_script("gpu_measure"), Tape()
     monkeypatch.setattr(GraphCache, "applies", lambda cache, tensors: not tape.recording)
     monkeypatch.setattr(
         GraphCache, "_make", lambda cache, given, call: tape(lambda: call(given), given)
