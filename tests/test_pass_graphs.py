@@ -44,6 +44,9 @@ def fused_head(tower: nn.Module, preset: str = "fast", **options: Any) -> FusedH
 class Unrecordable(TorchDispatchMode):
     """Fails on copies from the CPU to the GPU; fake tensors fail on what reads a value."""
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         from_cpu = any(x.device.type == "cpu" for x in tree_leaves(args) if isinstance(x, Tensor))
