@@ -121,8 +121,7 @@ def likeness_logits(embedded_BEYX: Tensor) -> Tensor:
     # In float32 to the end, as distances are differences of squares: autocast, under which
     # heads are trained, would make a product of half precision of it.
     with without_autocast(embedded_BEYX.device):
-        exact = torch.promote_types(pixel_BHWRE.dtype, torch.float32)
-        pixel_BHWRE = pixel_BHWRE.to(exact).contiguous()
+        pixel_BHWRE = pixel_BHWRE.float().contiguous()
         block_BEHW = rearrange(pixel_BHWRE.mean(dim=-2), "b h w e -> b e h w")
         block_NKE = neighbours(block_BEHW).flatten(0, 2)
         square_NK1 = block_NKE.square().sum(dim=-1, keepdim=True)
