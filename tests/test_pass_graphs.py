@@ -45,7 +45,7 @@ class Unrecordable(TorchDispatchMode):
     """Fails on copies from the CPU to the GPU; fake tensors fail on what reads a value."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
