@@ -16,8 +16,9 @@ from torch import Tensor
 from clipdepth_plugin.adapters.hooks import in_cuda_graph
 from clipdepth_plugin.adapters.layouts import TowerCall
 from clipdepth_plugin.adapters.named_pictures import NamedPictures
-from clipdepth_plugin.adapters.passes import NOT_FIRED, TowerPass, Wanted
+from clipdepth_plugin.adapters.passes import NOT_FIRED, TowerPass
 from clipdepth_plugin.adapters.prompts import Conversation
+from clipdepth_plugin.adapters.wanted import Wanted
 
 NO_PASS = (
     "no tower pass in this thread (and asyncio task) since attach: run the host on a picture "
@@ -142,7 +143,8 @@ class PassRecorder:
     def tower_starts(self) -> None:
         """A forward of the tower starts: whatever becomes of it, the pass before is over."""
         self.thread.forward.running = None
-        self._was_under_way()
+        if self._under_way:
+            self._was_under_way()
         if self.attached and not _PRIVATE.stack:
             slot = self.slot
             slot.last, slot.why_none = None, NOT_BEGUN
@@ -153,7 +155,7 @@ class PassRecorder:
 
     def _was_under_way(self) -> bool:
         """Whether this thread's pass was; the next one is not."""
-        if torch.compiler.is_dynamo_compiling() or not self._under_way:
+        if torch.compiler.is_dynamo_compiling():
             return False
         thread = threading.get_ident()
         was = thread in self._under_way
@@ -171,7 +173,7 @@ class PassRecorder:
                 seen.append(forward.running)
         elif self.attached and in_cuda_graph():
             self.drop_captured()
-        elif self.attached and self._was_under_way():
+        elif self.attached and self._under_way and self._was_under_way():
             slot = self.slot
             slot.last, slot.why_none = None, UNDER_WAY
         elif self.attached:

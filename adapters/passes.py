@@ -5,17 +5,19 @@ Axes: B views, N patch tokens, D width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import copy
+from collections.abc import Iterable
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from clipdepth_plugin.adapters.layouts import POSITIONS, TokenLayout, TowerCall, padded_behind
 from clipdepth_plugin.adapters.towers import Tower
-from clipdepth_plugin.config import ContextKind, HeadConfig
+from clipdepth_plugin.adapters.wanted import Wanted
 from clipdepth_plugin.errors import NoDepthError
 from clipdepth_plugin.features import TowerFeatures, Views
+from clipdepth_plugin.precision import outside_inference
 
 NOT_FIRED = (
     "the host was compiled, graphed or replayed before attach, an error ended its forward, or it "
@@ -30,34 +32,14 @@ NOT_POOLED = (
 )
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What is tapped of a tower: ascending levels, the context (None: no head asks), pixels."""
-
-    tower: Tower
-    levels: tuple[int, ...]
-    context: ContextKind | None = None
-    pixels: bool = False
-
-    @property
-    def last_level(self) -> int:
-        """The deepest tapped level."""
-        return self.levels[-1]
-
-
-def wanted_by(head: HeadConfig, tower: Tower, *, pixels: bool) -> Wanted:
-    """What a head reads of a tower."""
-    return Wanted(tower, head.levels, head.context if head.film else None, pixels)
-
-
 Kept = tuple[Tensor, int | None]
 """A tensor as tapped, and its version then, as hosts may write into it later; None where they can't
 or where it is a copy."""
 
 
-def keep(x: Tensor) -> Kept:
+def keep(x: Tensor, compiles: bool) -> Kept:
     """A reference; a copy where writes could not be noticed (inference mode)."""
-    if torch.compiler.is_dynamo_compiling():
+    if compiles:
         return x.detach(), None
     try:
         version = x._version
@@ -78,20 +60,20 @@ class TowerPass:
     def __init__(self, wanted: Wanted, call: TowerCall, hosts_own: bool) -> None:
         self.hosts_own = hosts_own
         self._wanted = wanted
+        self._compiles = torch.compiler.is_dynamo_compiling()
         self.complete = False
         self.keeps_pixels = False
         self._call = call
         self._arguments: dict[str, Kept] = {}
         for name in call.arguments:
             if isinstance(call.arguments[name], Tensor):
-                self._arguments[name] = keep(call.arguments[name])
+                self._arguments[name] = keep(call.arguments[name], self._compiles)
         self._layout: TokenLayout | None = None
         self._levels: dict[int, Kept] = {}
         self._pooled: Kept | None = None
         self._pixels: Kept | None = None
         self._due = len(wanted.levels) + (wanted.context == "pooled")
         self._problem: str | None = None
-        self._compiles = torch.compiler.is_dynamo_compiling()
 
     @property
     def views(self) -> tuple[Views, ...]:
@@ -120,7 +102,7 @@ class TowerPass:
     @property
     def batches(self) -> list[TowerFeatures]:
         """As ``features``: always a list, one for each of ``views``."""
-        with torch.inference_mode(False):
+        with outside_inference():
             return self._batches()
 
     def _batches(self) -> list[TowerFeatures]:
@@ -147,16 +129,37 @@ class TowerPass:
         The range of the colour that varies most. No list where the host has written into the
         pixels since.
         """
-        if self._pixels is None:
-            return []
-        pixels, version = self._pixels
-        if version is not None and pixels._version != version:
-            return []
         ranges = []
-        for x_B3HW in self._seen_pixels(self.layout, self._pixels) or []:
+        for x_B3HW in self._seen_pixels(self.layout, self._unwritten_pixels()) or []:
             low_B3, high_B3 = x_B3HW.flatten(2).aminmax(dim=2)
             ranges.append((high_B3 - low_B3).amax(dim=1))
         return ranges
+
+    def tapped(self) -> list[Tensor]:
+        """All that arrived, as it came: levels in order, then pooled vectors and pixels if any.
+
+        Raises:
+            NoDepthError: As ``features``.
+        """
+        self._check()
+        levels = self._levels
+        kept = (*map(levels.get, self._wanted.levels), self._pooled, self._unwritten_pixels())
+        return [one[0] for one in kept if one is not None]
+
+    def of(self, tensors: Iterable[Tensor]) -> Self:
+        """The same pass of other tensors, in the order of ``tapped``."""
+        rest, other = iter(tensors), copy.copy(self)
+        other._levels = {level: keep(next(rest), False) for level in self._wanted.levels}
+        other._pooled = keep(next(rest), False) if self._wanted.context == "pooled" else None
+        pixels = next(rest, None)
+        other._pixels = None if pixels is None else keep(pixels, False)
+        other._problem = None
+        return other
+
+    @property
+    def repeats(self) -> bool:
+        """Whether each pass of such shapes has this one's ``layout``, which has been asked for."""
+        return self._wanted.layouts.get(self._call[1:]) is self._layout
 
     def lay_out(self, layout: TokenLayout) -> None:
         """Takes the layout of a pass that was given the same, in place of what this was given."""
@@ -169,17 +172,23 @@ class TowerPass:
             self._pixels = None
         self._problem = why
 
+    def is_captured(self) -> bool:
+        """Whether a host's own pass is being recorded as a CUDA graph now; asked on CUDA only."""
+        if not self.hosts_own or self._compiles:
+            return False
+        return torch.cuda.is_current_stream_capturing()
+
     def take_pixels(self, pixels: Tensor) -> None:
         """Keeps the patch embedding's input."""
-        self._pixels = keep(pixels)
+        self._pixels = keep(pixels, self._compiles)
 
     def saw(self, pixels_B3HW: Tensor) -> bool:
         """Whether these were the tower's pixels, bit for bit, in its own precision.
 
         Not known, so False, where the host has written into them since.
         """
-        seen, version = self._pixels or (None, None)
-        if seen is None or (version is not None and seen._version != version):
+        seen, _ = self._unwritten_pixels() or (None, None)
+        if seen is None:
             return False
         return seen.shape == pixels_B3HW.shape and torch.equal(seen, pixels_B3HW.to(seen))
 
@@ -187,7 +196,14 @@ class TowerPass:
         """Keeps those of one more picture of the pass, padded behind to the largest."""
         if self._pixels is not None:
             before = list(self._pixels[0])
-            self._pixels = keep(padded_behind([*before, *pixels]))
+            self._pixels = keep(padded_behind([*before, *pixels]), self._compiles)
+
+    def _unwritten_pixels(self) -> Kept | None:
+        """The tower's pixels; None where they are not kept, or the host has written into them."""
+        if self._pixels is None:
+            return None
+        pixels, version = self._pixels
+        return self._pixels if version is None or pixels._version == version else None
 
     def take_positions(self, positions: Any) -> None:
         """Keeps the positions that the first block was given, for what proves the layout."""
@@ -220,13 +236,17 @@ class TowerPass:
             self._due -= self._pooled is None
             self.complete = self._due == 0
             # A copy, as it may be a view that would keep all of the tower's normed tokens.
-            self._pooled = keep(pooled_BD.clone())
+            self._pooled = keep(pooled_BD.clone(), self._compiles)
 
     @property
     def layout(self) -> TokenLayout:
         """How the tokens are laid out; raises as ``views``."""
         if self._layout is None:
             call = self._call
+            tracing = self._compiles and torch.compiler.is_dynamo_compiling()
+            if not call.arguments and not tracing:
+                self._layout = self._wanted.layout_of_shapes(call)
+                return self._layout
             for name, (x, version) in self._arguments.items():
                 if version is not None and x._version != version:
                     raise NoDepthError(
@@ -288,9 +308,11 @@ class TowerPass:
                 f"taps that did not fire: {', '.join(missing)}. It may be that {NOT_FIRED}"
             )
         read = self._pixels if self._wanted.pixels else None
-        more = [kept for kept in (self._pooled, read) if kept is not None]
         inference = False
-        for x, version in (*self._levels.values(), *more):
+        for kept in (*self._levels.values(), self._pooled, read):
+            if kept is None:
+                continue
+            x, version = kept
             if version is None:
                 inference = True
             elif x._version != version:

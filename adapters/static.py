@@ -20,13 +20,14 @@ from clipdepth_plugin.adapters.folding import folding
 from clipdepth_plugin.adapters.hooks import in_graph
 from clipdepth_plugin.adapters.layouts import GatheredLayout, PlainLayout, TokenLayout, TowerCall
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
-from clipdepth_plugin.adapters.passes import TowerPass, wanted_by
+from clipdepth_plugin.adapters.passes import TowerPass
 from clipdepth_plugin.adapters.running import TowerRunner, as_tower_takes
 from clipdepth_plugin.adapters.sharing import SharedCopy
 from clipdepth_plugin.adapters.taps import Taps
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.adapters.traits import PooledTap, parameters_of, required_by
 from clipdepth_plugin.adapters.trim import states_read
+from clipdepth_plugin.adapters.wanted import wanted_by
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.errors import HostError, ImageError
 from clipdepth_plugin.features import Views

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from clipdepth_plugin.adapters.forwards import after, before, output_hooks
-from clipdepth_plugin.adapters.hooks import Handle, Hook, Registration, in_cuda_graph
+from clipdepth_plugin.adapters.hooks import Handle, Hook, Registration
 from clipdepth_plugin.adapters.layouts import COS_SIN, POSITIONS, TowerCall
 from clipdepth_plugin.adapters.modules import block_lists
 from clipdepth_plugin.adapters.named_pictures import watch
@@ -43,11 +43,11 @@ class _LevelHook(Hook):
         forward, x = self._recorder.thread.forward, args[-1]
         if forward.running is None:
             return
-        if not isinstance(x, Tensor):
+        if x.__class__ is not Tensor and not isinstance(x, Tensor):
             x = x[0] if isinstance(x, list | tuple) else None
             if not isinstance(x, Tensor):
                 return
-        if x.is_cuda and forward.running.hosts_own and in_cuda_graph():
+        if x.is_cuda and forward.running.is_captured():
             self._recorder.drop_captured()
             return
         forward.running.take_level(self._level, x)

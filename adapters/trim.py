@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from clipdepth_plugin.adapters.forwards import output_hooks
-from clipdepth_plugin.adapters.passes import Wanted
 from clipdepth_plugin.adapters.structure import modules_around
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.adapters.traits import model_type_of
+from clipdepth_plugin.adapters.wanted import Wanted
 from clipdepth_plugin.errors import HeadMismatchError
 
 # What says which hidden states a host reads; the first one that is given holds.

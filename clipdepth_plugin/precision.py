@@ -8,12 +8,19 @@ from typing import Any, Literal
 
 import torch
 
+_NOTHING = nullcontext()
+
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Computes in the dtypes of the weights, also where the caller is under an autocast."""
     if device.type != "meta" and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
+
+
+def outside_inference() -> AbstractContextManager[Any]:
+    """What is made inside is the user's: autograd may save it, inference mode or not."""
+    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else _NOTHING
 
 
 def imitates(dtype: torch.dtype, device: torch.device) -> bool:

@@ -1,10 +1,11 @@
-"""Convex upsampling to metres in one pass: the mask's 1x1 convolution, softmax, mix, activation.
+"""Convex upsampling to metres in one pass: mask convolution, likeness, softmax, mix, activation.
 
 As ``decoders/convex.py`` does it; the masks of 9 R^2 channels are never written. A confidence's
-scale is mixed beside the depth, by the same mask.
+scale is mixed beside the depth, by the same mask. ``guided.likeness_logits`` are added to it: with
+p a pixel's embedding and q the mean of a block's, 2 p q - q^2.
 
-Axes: B views, C channels, H W the coarse map's size, L the maps that are mixed, R the factor, K the
-9 neighbours.
+Axes: B views, C channels, H W the coarse map's size, Y X = R H, R W the fine map's, L the maps that
+are mixed, R the factor, K the 9 neighbours, E the pixels' embedding.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipdepth_plugin.decoders.convex import CONVEX_FACTOR, convex_upsample, convex_weights
+from clipdepth_plugin.decoders.guided import likeness_logits
 from clipdepth_plugin.decoders.readout import SCALE_RANGE, Metres, bounded_log_scale
 from clipdepth_plugin.kernels import launch
 from clipdepth_plugin.kernels.device import METRES, dot_add, to_metres
@@ -34,7 +36,7 @@ def convex_depth(
     level_BLHW: Tensor,
     weight_MC: Tensor,
     bias_M: Tensor,
-    added_BMHW: Tensor | None = None,
+    embedded_BEYX: Tensor | None = None,
     *,
     metres: Metres,
     triton: bool | None = None,
@@ -47,7 +49,8 @@ def convex_depth(
             scale behind it.
         weight_MC: (9 * R^2, C) of the mask's convolution; neighbours before sub-positions.
         bias_M: (9 * R^2,).
-        added_BMHW: (B, 9 * R^2, H, W), added to the mask's logits; channels last.
+        embedded_BEYX: (B, E, R * H, R * W), channels last: the pixels' embeddings, whose likeness
+            is added to the mask's logits.
         metres: The activation; it has no weights.
         triton: See ``ops``.
 
@@ -61,16 +64,17 @@ def convex_depth(
         "weight": (weight_MC, (masks, channels)),
         "bias": (bias_M, (masks,)),
     }
-    if added_BMHW is not None:
-        expected["added"] = (added_BMHW, (batch, masks, height, width))
+    if embedded_BEYX is not None:
+        fine = (CONVEX_FACTOR * height, CONVEX_FACTOR * width)
+        expected["embedded"] = (embedded_BEYX, (batch, embedded_BEYX.shape[1], *fine))
     check_shapes("convex_depth", expected)
-    tensors = (x_BCHW, level_BLHW, weight_MC, bias_M, added_BMHW)
+    tensors = (x_BCHW, level_BLHW, weight_MC, bias_M, embedded_BEYX)
     if use_triton("convex_depth", x_BCHW.device, triton, obstacle=forward_only(tensors)):
         activation, low, high = metres.activation, metres.log_low, metres.log_high
         return convex_depth_triton(*tensors, activation, low, high)
     mask_BHWM = F.linear(x_BCHW.permute(0, 2, 3, 1), weight_MC, bias_M)
-    if added_BMHW is not None:
-        mask_BHWM = mask_BHWM + added_BMHW.permute(0, 2, 3, 1)
+    if embedded_BEYX is not None:
+        mask_BHWM = mask_BHWM + likeness_logits(embedded_BEYX).permute(0, 2, 3, 1)
     weights = convex_weights(mask_BHWM)
     mixed = [convex_upsample(level_B1HW, weights) for level_B1HW in level_BLHW.split(1, dim=1)]
     scales = [bounded_log_scale(logits_B1HW) for logits_B1HW in mixed[1:]]
@@ -89,7 +93,7 @@ def convex_depth_triton(
     level_BLHW: Tensor,
     weight_MC: Tensor,
     bias_M: Tensor,
-    added_BMHW: Tensor | None,
+    embedded_BEYX: Tensor | None,
     activation: str,
     log_low: float,
     log_high: float,
@@ -100,19 +104,19 @@ def convex_depth_triton(
         return out_BLHW
     batch, channels, height, width = x_BCHW.shape
     positions = batch * height * width
-    # Products in float32, and added logits, leave no registers for a larger tile.
+    # Products in float32, and likeness, leave no registers for a larger tile.
     exact = x_BCHW.dtype == torch.float32
-    block_m = 16 if exact or added_BMHW is not None else BLOCK_T
+    block_m = 16 if exact or embedded_BEYX is not None else BLOCK_T
     block_k = 32 if exact else 64
     launch.launchable(_convex_depth_fwd_kernel)[(launch.cdiv(positions, block_m),)](
         launch.channels_last(x_BCHW), level_BLHW.contiguous(),
         weight_MC.contiguous(), bias_M.contiguous(),
-        x_BCHW if added_BMHW is None else launch.channels_last(added_BMHW), out_BLHW,
-        positions, height, width, channels,
+        x_BCHW if embedded_BEYX is None else launch.channels_last(embedded_BEYX), out_BLHW,
+        positions, height, width, channels, 0 if embedded_BEYX is None else embedded_BEYX.shape[1],
         log_low, log_high, *map(math.log, SCALE_RANGE),
         METRES=METRES[activation],
         SCALED=level_BLHW.shape[1] > 1,
-        ADDED=added_BMHW is not None,
+        LIKENESS=embedded_BEYX is not None,
         FACTOR=CONVEX_FACTOR,
         **launch.products(x_BCHW, "convolution"),
         BLOCK_M=block_m,
@@ -126,11 +130,30 @@ def convex_depth_triton(
 convex_depth_triton.register_fake(lambda _x, level, *_: _empty(level))
 
 
+@launch.device_function
+def fine_rows(rows, columns, r, width, FACTOR: tl.constexpr):  # type: ignore[no-untyped-def]
+    """(M, R): where the fine positions of coarse ones lie in maps below each other."""
+    fine_row = rows[:, None] * FACTOR + r[None, :] // FACTOR
+    return fine_row * (width * FACTOR) + columns[:, None] * FACTOR + r[None, :] % FACTOR
+
+
+@launch.device_function
+def likeness(embedded_ptr, pixels, near, embedding, inside):  # type: ignore[no-untyped-def]
+    """(M, R) logits of pixels' likeness to a block, whose pixels are ``near``."""
+    logits = tl.zeros(pixels.shape, dtype=tl.float32)
+    for e in range(embedding):
+        p = tl.load(embedded_ptr + pixels * embedding + e, mask=inside, other=0).to(tl.float32)
+        block = tl.load(embedded_ptr + near * embedding + e, mask=inside, other=0)
+        q = (tl.sum(block.to(tl.float32), 1) / block.shape[1])[:, None]
+        logits += q * (2 * p - q)
+    return logits
+
+
 def _convex_depth_fwd_kernel(  # type: ignore[no-untyped-def]
-    x_ptr, level_ptr, weight_ptr, bias_ptr, added_ptr, out_ptr,
-    positions, height, width, channels,
+    x_ptr, level_ptr, weight_ptr, bias_ptr, embedded_ptr, out_ptr,
+    positions, height, width, channels, embedding,
     log_low, log_high, scale_low, scale_high,
-    METRES: tl.constexpr, SCALED: tl.constexpr, ADDED: tl.constexpr, FACTOR: tl.constexpr,
+    METRES: tl.constexpr, SCALED: tl.constexpr, LIKENESS: tl.constexpr, FACTOR: tl.constexpr,
     DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -140,11 +163,12 @@ def _convex_depth_fwd_kernel(  # type: ignore[no-untyped-def]
     y, x = m // width % height, m % width
     highest = tl.full((BLOCK_M, fine), -float("inf"), tl.float32)
     total = tl.zeros((BLOCK_M, fine), dtype=tl.float32)
-    mixed = tl.zeros((BLOCK_M, fine), dtype=tl.float32)
-    mixed_scale = tl.zeros((BLOCK_M, fine), dtype=tl.float32)
+    mixed, mixed_scale = total, total
     long_m = m.to(tl.int64)[:, None]
     plane, maps = height * width, 2 if SCALED else 1
     view = (m // plane).to(tl.int64)
+    pixels = fine_rows(view * height + y, x, r, width, FACTOR)
+    inside = (m < positions)[:, None] & (r >= 0)[None, :]
     for neighbour in range(9):
         mask_logit = tl.zeros((BLOCK_M, fine), dtype=tl.float32)
         for start in range(0, channels, BLOCK_K):
@@ -158,15 +182,12 @@ def _convex_depth_fwd_kernel(  # type: ignore[no-untyped-def]
             )
             mask_logit = dot_add(tile, weight, mask_logit, DOT_DTYPE, PRECISION)
         mask_logit += tl.load(bias_ptr + neighbour * fine + r).to(tl.float32)[None, :]
-        if ADDED:
-            mask_logit += tl.load(
-                added_ptr + (long_m * 9 + neighbour) * fine + r[None, :],
-                mask=(m < positions)[:, None],
-                other=0,
-            )
         # Positions outside the map repeat its border.
         row = tl.minimum(tl.maximum(y + neighbour // 3 - 1, 0), height - 1)
         column = tl.minimum(tl.maximum(x + neighbour % 3 - 1, 0), width - 1)
+        if LIKENESS:
+            near = fine_rows(view * height + row, column, r, width, FACTOR)
+            mask_logit += likeness(embedded_ptr, pixels, near, embedding, inside)
         at = view * maps * plane + row * width + column
         level = tl.load(level_ptr + at, mask=m < positions, other=0).to(tl.float32)
         # Online softmax: the sums so far are scaled to the new maximum.
@@ -179,10 +200,8 @@ def _convex_depth_fwd_kernel(  # type: ignore[no-untyped-def]
             scale = tl.load(level_ptr + at + plane, mask=m < positions, other=0).to(tl.float32)
             mixed_scale = mixed_scale * before + share * scale[:, None]
         highest = new_highest
-    rows = (view * maps * height + y)[:, None] * FACTOR + r[None, :] // FACTOR
-    at = rows * (width * FACTOR) + x[:, None] * FACTOR + r[None, :] % FACTOR
-    mask = (m < positions)[:, None] & (r >= 0)[None, :]
-    tl.store(out_ptr + at, to_metres(mixed / total, log_low, log_high, METRES), mask=mask)
+    at = fine_rows(view * maps * height + y, x, r, width, FACTOR)
+    tl.store(out_ptr + at, to_metres(mixed / total, log_low, log_high, METRES), mask=inside)
     if SCALED:
         log_scale = scale_low + (scale_high - scale_low) * tl.sigmoid(mixed_scale / total)
-        tl.store(out_ptr + at + plane * FACTOR * FACTOR, log_scale, mask=mask)
+        tl.store(out_ptr + at + plane * FACTOR * FACTOR, log_scale, mask=inside)

@@ -92,7 +92,7 @@ def test_a_callers_autocast_changes_no_bit(
     head, features = plain.fused(torch.bfloat16), make_features(plain)
     with torch.no_grad():
         expected = head(features)
-        tapes = in_graphs(head, monkeypatch) if graphs else []
+        tapes = [in_graphs(head.graphs, monkeypatch)] if graphs else []
         with torch.autocast("cpu", torch.float16):
             for _ in range(2):  # the second time recorded
                 assert torch.equal(head(features), expected)

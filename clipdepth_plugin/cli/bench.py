@@ -56,8 +56,8 @@ class BenchOptions:
         typer.Option(
             "--form",
             metavar="FORM",
-            help="eager, fused, compiled or graph; may be repeated. Default: all that the device "
-            "can run, on a CPU without compiled.",
+            help="eager, fused, compiled, graph or plain-graph; may be repeated. Default: all that "
+            "the device can run, on a CPU without compiled.",
         ),
     ] = None
     tower: TowerOption = None

@@ -112,20 +112,23 @@ class PixelLikeness(nn.Module):
 
     def forward(self, even_B3HW: Tensor) -> Tensor:
         """``even_pixels`` -> (B, S, 4h, 4w) float32, K before R."""
-        pixel_BHWRE = rearrange(
-            self.embed(even_B3HW), "b e (h y) (w x) -> b h w (y x) e", y=BLOCK, x=BLOCK
-        )
-        # In float32 to the end, as distances are differences of squares: autocast, under which
-        # heads are trained, would make a product of half precision of it.
-        with without_autocast(even_B3HW.device):
-            pixel_BHWRE = pixel_BHWRE.float().contiguous()
-            block_BEHW = rearrange(pixel_BHWRE.mean(dim=-2), "b h w e -> b e h w")
-            block_NKE = neighbours(block_BEHW).flatten(0, 2)
-            square_NK1 = block_NKE.square().sum(dim=-1, keepdim=True)
-            pixel_NER = rearrange(pixel_BHWRE, "b h w r e -> (b h w) e r")
-            alike_NKR = torch.baddbmm(square_NK1, block_NKE, pixel_NER, beta=-1, alpha=2)
-        height, width = block_BEHW.shape[-2:]
-        return rearrange(alike_NKR, "(b h w) k r -> b (k r) h w", h=height, w=width)
+        return likeness_logits(self.embed(even_B3HW))
+
+
+def likeness_logits(embedded_BEYX: Tensor) -> Tensor:
+    """Of the pixels' embeddings: see ``PixelLikeness``."""
+    pixel_BHWRE = rearrange(embedded_BEYX, "b e (h y) (w x) -> b h w (y x) e", y=BLOCK, x=BLOCK)
+    # In float32 to the end, as distances are differences of squares: autocast, under which
+    # heads are trained, would make a product of half precision of it.
+    with without_autocast(embedded_BEYX.device):
+        pixel_BHWRE = pixel_BHWRE.float().contiguous()
+        block_BEHW = rearrange(pixel_BHWRE.mean(dim=-2), "b h w e -> b e h w")
+        block_NKE = neighbours(block_BEHW).flatten(0, 2)
+        square_NK1 = block_NKE.square().sum(dim=-1, keepdim=True)
+        pixel_NER = rearrange(pixel_BHWRE, "b h w r e -> (b h w) e r")
+        alike_NKR = torch.baddbmm(square_NK1, block_NKE, pixel_NER, beta=-1, alpha=2)
+    height, width = block_BEHW.shape[-2:]
+    return rearrange(alike_NKR, "(b h w) k r -> b (k r) h w", h=height, w=width)
 
 
 class Guidance(nn.Module):

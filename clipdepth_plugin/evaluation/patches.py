@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
-from clipdepth_plugin.adapters.passes import TowerPass, Wanted
+from clipdepth_plugin.adapters.passes import TowerPass
 from clipdepth_plugin.adapters.pixels import normalised, part, to_pixels
 from clipdepth_plugin.adapters.running import TowerRunner
 from clipdepth_plugin.adapters.taps import Taps
+from clipdepth_plugin.adapters.wanted import Wanted
 from clipdepth_plugin.data.sample import check_metres
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.maps.geometry import ViewGeometry

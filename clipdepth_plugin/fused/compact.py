@@ -1,7 +1,7 @@
 """The inference form of the compact decoder: `decoders/compact.py`, folded and composed.
 
 Axes: L levels, B views, N patch tokens, D tower width, C channels, H W a map's size, h w the grid,
-S = 9 * 16 logits of the mask.
+E the pixels' embedding, Y X the size of even pixels.
 """
 
 from __future__ import annotations
@@ -59,19 +59,19 @@ class FusedCompact(nn.Module):
         """(B, 1, *size) float32 maps; ``size`` None gives 16 times the grid."""
         fused_BChw = self._fuse(features)
         x_BCHW = self.up(fused_BChw)
-        likeness_BSHW = None
+        embedded_BEYX = None
         if self.guidance is not None:
             assert features.pixels is not None
             even_B3HW = even_pixels(features.pixels, features.grid)
             x_BCHW = self.guidance(x_BCHW, fused_BChw, even_B3HW)
-            likeness = self.guidance.likeness
-            likeness_BSHW = None if likeness is None else likeness(even_B3HW)
+            embed = self.guidance.embed
+            embedded_BEYX = None if embed is None else embed(even_B3HW)
         maps_BLHW = ops.convex_depth(
             x_BCHW,
             self._levels(self.to_logit(x_BCHW).float()),
             self.mask_weight,
             self.mask_bias,
-            likeness_BSHW,
+            embedded_BEYX,
             metres=self.metres,
             triton=self.triton,
         )
@@ -108,9 +108,10 @@ class _Guidance(nn.Module):
             _conv(guidance.stem.first, packing), _conv(guidance.stem.second, packing)
         )
         self.attention = copy.deepcopy(guidance.attention).requires_grad_(False).to(packing.dtype)
-        self.likeness = copy.deepcopy(guidance.likeness)
-        if self.likeness is not None:
-            self.likeness.requires_grad_(False).to(packing.dtype)
+        self.embed: nn.Conv2d | None = None
+        if guidance.likeness is not None:
+            self.embed = copy.deepcopy(guidance.likeness.embed)
+            self.embed.requires_grad_(False).to(packing.dtype)
         self.join = _conv(guidance.join, packing)
         self.smooth = _conv(guidance.smooth, packing)
 

@@ -19,8 +19,8 @@ from clipdepth_plugin.decoders.readout import DepthEstimate, calibrated, with_co
 from clipdepth_plugin.errors import KernelError
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.fused import compact, dual_path  # noqa: F401 (they register themselves)
-from clipdepth_plugin.fused.forms import FusedForm, Packing, fuse
-from clipdepth_plugin.fused.graphs import GraphCache, Inputs
+from clipdepth_plugin.fused.forms import Packing, fuse
+from clipdepth_plugin.fused.graphs import GraphCache
 from clipdepth_plugin.precision import without_autocast
 
 
@@ -52,7 +52,7 @@ class FusedHead(nn.Module):
         own = next(decoder.parameters(), torch.empty(0))
         packing = Packing(own.dtype if dtype is None else dtype, triton)
         self.decoder = fuse(decoder, packing).to(own.device)
-        self._graphs = GraphCache(functools.partial(_decode, self.decoder, config), graphs)
+        self.graphs = GraphCache(graphs)
         self.eval()
 
     def forward(
@@ -79,6 +79,24 @@ class FusedHead(nn.Module):
         size: tuple[int, int] | None = None,
     ) -> DepthEstimate:
         """Everything that the head predicts, but for auxiliary maps; raises as ``forward``."""
+        checked, size = self._checked(features, size)
+        there = (checked.context is None, checked.pixels is None)
+        kind, tensors = (tuple(checked.levels), checked.grid, size, there), _tensors(checked)
+        decode = functools.partial(self._decode, checked, size)
+        with without_autocast(tensors[0].device):
+            return _estimate(self.graphs.run(kind, tensors, decode))
+
+    def estimate_without_graph(self, features: TowerFeatures) -> DepthEstimate:
+        """As ``estimate``, at the native size, by no graph: to be recorded with what is around."""
+        checked, _ = self._checked(features, None)
+        tensors = _tensors(checked)
+        with without_autocast(tensors[0].device):
+            return _estimate(self._decode(checked, None, tensors))
+
+    def _checked(
+        self, features: TowerFeatures, size: tuple[int, int] | None
+    ) -> tuple[TowerFeatures, tuple[int, int] | None]:
+        """What is read of features, and a size."""
         weight, size = next(self.parameters()), checked_size(size)
         checked = checked_features(features, self.config, weight)
         given = (*features.levels.values(), features.context, features.pixels)
@@ -87,17 +105,32 @@ class FusedHead(nn.Module):
                 "a fused head gives no gradient, and its features need one: use the plain head, "
                 "or run under torch.no_grad()"
             )
-        with without_autocast(weight.device):
-            metres_B1HW, *scales = self._graphs.run(Inputs(checked, size))
-        return DepthEstimate(metres_B1HW, scales[0] if scales else None)
+        return checked, size
+
+    def _decode(
+        self, features: TowerFeatures, size: tuple[int, int] | None, tensors: list[Tensor]
+    ) -> list[Tensor]:
+        """Metres; behind them the logarithm of their error's scale, where the head has it.
+
+        Of such features, of other ``tensors``.
+        """
+        rest = iter(tensors)
+        given = features.mapped(lambda _: next(rest))
+        estimate = calibrated(functools.partial(self.decoder, given), self.config, size)
+        return [x for x in (estimate.metres, estimate.log_scale) if x is not None]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._graphs.clear()  # they read the weights where these were
+        self.graphs.clear()  # they read the weights where these were
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
 
-def _decode(decoder: FusedForm, config: HeadConfig, inputs: Inputs) -> list[Tensor]:
-    """Metres; behind them the logarithm of their error's scale, where the head has it."""
-    estimate = calibrated(functools.partial(decoder, inputs.features), config, inputs.size)
-    return [x for x in (estimate.metres, estimate.log_scale) if x is not None]
+def _tensors(features: TowerFeatures) -> list[Tensor]:
+    """All of them, in the order of ``TowerFeatures.mapped``."""
+    given = (features.context, features.pixels, *features.levels.values())
+    return [x for x in given if x is not None]
+
+
+def _estimate(maps: list[Tensor]) -> DepthEstimate:
+    metres_B1HW, *scales = maps
+    return DepthEstimate(metres_B1HW, scales[0] if scales else None)

@@ -54,8 +54,9 @@ FORMS: dict[str, Form] = {
     "fused": Form(_no_obstacle, lambda head: head.fused(graphs=0)),
     "compiled": Form(_no_compiler, _compiled, costly=True),
     "graph": Form(_no_graph, lambda head: head.fused()),
+    "plain-graph": Form(_no_graph, lambda head: head.fused(triton=False)),
 }
-"""``graph`` is the fused head in CUDA graphs."""
+"""``graph`` is the fused head in CUDA graphs; ``plain-graph`` is that without our kernels."""
 
 
 def choose_forms(asked: tuple[str, ...], device: torch.device) -> tuple[str, ...]:

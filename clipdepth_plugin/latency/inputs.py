@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
-from clipdepth_plugin.adapters.passes import TowerPass, Wanted
+from clipdepth_plugin.adapters.passes import TowerPass
 from clipdepth_plugin.adapters.running import TowerRunner
 from clipdepth_plugin.adapters.taps import Taps
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.adapters.traits import parameters_of, required_by
+from clipdepth_plugin.adapters.wanted import Wanted
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import BenchError, ClipDepthError
 from clipdepth_plugin.features import Views

@@ -5,7 +5,7 @@ Axes: B views, H W pixels.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +92,11 @@ def check_pixels(pixel_values: Tensor, tower: Tower) -> None:
         return
     odd_B = (~torch.isfinite(pixel_values)).flatten(1).any(dim=1)
     if bool(odd_B.any()):
-        raise ImageError(
-            f"pixel_values of {tower.rule.takes[0]} {odd_B.nonzero().flatten().tolist()} are not "
-            "finite (NaN or infinite)"
-        )
+        refuse_infinite(odd_B.nonzero().flatten().tolist(), tower)
+
+
+def refuse_infinite(odd: list[int], tower: Tower) -> NoReturn:
+    """Says which pixels are not finite."""
+    raise ImageError(
+        f"pixel_values of {tower.rule.takes[0]} {odd} are not finite (NaN or infinite)"
+    )

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from clipdepth_plugin.adapters.connectors import Connector, find_connector
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
-from clipdepth_plugin.adapters.passes import TowerPass, wanted_by
+from clipdepth_plugin.adapters.passes import TowerPass
 from clipdepth_plugin.adapters.running import TowerRunner
 from clipdepth_plugin.adapters.taps import Taps, owners
 from clipdepth_plugin.adapters.threads import changing, threads_inside
 from clipdepth_plugin.adapters.towers import Tower, choose_tower
 from clipdepth_plugin.adapters.trim import Trim, plan_trim
+from clipdepth_plugin.adapters.wanted import wanted_by
 from clipdepth_plugin.errors import HeadMismatchError, NoDepthError
 from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.maps.cameras import Cameras, Focals

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -64,18 +64,40 @@ def without_depth(native: DepthEstimate, range_B: Tensor) -> DepthEstimate:
     return DepthEstimate(metres.masked_fill(empty_B111, torch.nan), log_scale)
 
 
+def findings(metres_B1HW: Tensor, ranges: Sequence[Tensor]) -> Tensor:
+    """(1 or 2, B) for ``judged``: whether views are finite; ``ranges``, at most one, if known.
+
+    For graphs: nothing waits for the device.
+    """
+    finite_B = metres_B1HW.isfinite().flatten(1).all(dim=1)
+    return torch.stack([x.to(torch.float32) for x in (finite_B, *ranges)])
+
+
+def judged(found: Tensor) -> list[int]:
+    """As ``check_finite``, by ``findings``."""
+    finite, *reaches = found.tolist()
+    if 0 in finite:
+        _refuse([view for view, is_finite in enumerate(finite) if not is_finite])
+    if not reaches or min(reaches[0]) > ONE_COLOUR:
+        return []
+    return [view for view, reach in enumerate(reaches[0]) if reach <= ONE_COLOUR]
+
+
 def _refuse_infinite(maps: Sequence[Tensor]) -> None:
     """Raises where a view is not finite; a sum may overflow where all are."""
     finite_B = torch.cat([one_B1HW.isfinite().flatten(1).all(dim=1) for one_B1HW in maps])
     if not bool(finite_B.all()):
-        odd = (~finite_B).nonzero().flatten().tolist()
-        raise NoDepthError(
-            f"the depth of views {odd} is not finite: NaN or infinite pixels or weights, or a "
-            "tower that overflows in half precision (run it in bfloat16 or float32)"
-        )
+        _refuse((~finite_B).nonzero().flatten().tolist())
 
 
-def _device_of(module: nn.Module) -> torch.device | None:
+def _refuse(views: list[int]) -> NoReturn:
+    raise NoDepthError(
+        f"the depth of views {views} is not finite: NaN or infinite pixels or weights, or a "
+        "tower that overflows in half precision (run it in bfloat16 or float32)"
+    )
+
+
+def device_of(module: nn.Module) -> torch.device | None:
     """Of its first parameter; ``next(module.parameters())`` goes through a list of all modules."""
     for name in module._parameters:
         parameter = module._parameters[name]
@@ -83,14 +105,14 @@ def _device_of(module: nn.Module) -> torch.device | None:
             return parameter.device
     for name in module._modules:
         child = module._modules[name]
-        if child is not None and (device := _device_of(child)) is not None:
+        if child is not None and (device := device_of(child)) is not None:
             return device
     return None
 
 
 def on_heads_device(features: TowerFeatures, head: DepthHead | FusedHead) -> TowerFeatures:
     """Features on the head's device, for towers that are spread over several."""
-    device = _device_of(head)
+    device = device_of(head)
     for x in (*features.levels.values(), features.context, features.pixels):
         if x is not None and x.device != device:
             break

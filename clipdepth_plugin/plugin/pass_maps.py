@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from clipdepth_plugin.adapters.layouts import TowerCall
-from clipdepth_plugin.adapters.passes import TowerPass, Wanted
+from clipdepth_plugin.adapters.passes import TowerPass
+from clipdepth_plugin.adapters.wanted import Wanted
 from clipdepth_plugin.arguments import Size, parse_size, parse_sizes
 from clipdepth_plugin.decoders.readout import NO_CONFIDENCE, DepthEstimate, confidence_of
 from clipdepth_plugin.errors import HeadMismatchError, HostError, NoDepthError
+from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.maps.cameras import Cameras, Focals, camera_scales, views_themselves
 from clipdepth_plugin.maps.geometry import ImageViews
 from clipdepth_plugin.maps.placing import Join, at_pixels, at_size, in_images
@@ -28,7 +30,9 @@ from clipdepth_plugin.plugin.estimating import (
     on_heads_device,
     without_depth,
 )
+from clipdepth_plugin.plugin.pass_graph import Finished, finished_in_graph
 from clipdepth_plugin.plugin.reader import Reader
+from clipdepth_plugin.precision import outside_inference
 
 Place = Size | list[ImageViews] | None
 """Where maps go: one size, the images that the views were made of, or the tower's input."""
@@ -41,6 +45,7 @@ class PassMaps(TowerPass):
         super().__init__(wanted, call, hosts_own)
         self.reader = reader
         self._native: list[DepthEstimate] | None = None
+        self._placed: list[Tensor] | None = None
         self._signatures: list[Tensor] | None = None
 
     @property
@@ -77,7 +82,8 @@ class PassMaps(TowerPass):
         These are given for ``images``; None: for the views as they are.
         """
         if intrinsics is None and focal_px is None:
-            self.reader.say_assumed(self._sizes[0])
+            if self.reader.says_unit:
+                self.reader.say_assumed(self.views[0].pixel_size)
             return natives
         if images is None:
             images = views_themselves(self._sizes)
@@ -105,7 +111,9 @@ class PassMaps(TowerPass):
 
     def at_input(self, natives: list[Tensor]) -> list[Tensor]:
         """The maps (B, 1, H, W) of each of ``views``: the caller's to write into."""
-        maps = at_pixels(natives, self.views, self._wanted.tower.patch_size)
+        maps = self._placed
+        if maps is None or self._native is None or natives[0] is not self._native[0].metres:
+            maps = at_pixels(natives, self.views, self._wanted.tower.patch_size)
         return [map_B1HW.clone() for map_B1HW in maps]
 
     def only(self, maps: list[Tensor], instead: str) -> Tensor:
@@ -153,7 +161,7 @@ class PassMaps(TowerPass):
         self, images: list[ImageViews], intrinsics: Cameras | None, focal_px: Focals | None
     ) -> list[Tensor]:
         """(C, H, W) of each image: metres, and behind them confidence where the head has it."""
-        with torch.inference_mode(False):
+        with outside_inference():
             maps = self.placed(self.metres(images, intrinsics, focal_px), images, stitch)
             if self.reader.head.config.confidence:
                 sure = self.placed(self.log_scales(), images, paste)
@@ -198,17 +206,26 @@ class PassMaps(TowerPass):
         reading = self.__dict__.setdefault("_reading", threading.Lock())
         with reading:
             if self._native is None:
-                batches = self._batches()
-                natives = estimates(self.reader.head, batches)
-                ranges = self.pixel_ranges()
-                if empty := check_finite([one.metres for one in natives], ranges):
-                    natives = list(map(without_depth, natives, ranges))
-                    self.reader.say_empty(empty)
-                self._native = natives
-                if (level := self.reader.stream_level) is not None:
+                reader, level = self.reader, self.reader.stream_level
+                finished = finished_in_graph(self, reader.head, reader.graphs)
+                batches = self._batches() if finished is None or level is not None else []
+                if finished is None:
+                    finished = self._finished(batches)
+                if finished.empty:
+                    reader.say_empty(finished.empty)
+                if level is not None:
                     self._signatures = [signatures(one.levels[level]) for one in batches]
+                self._native, self._placed = finished.natives, finished.placed
                 self.free("the tokens were freed when this pass's depth was read")
             return self._native
+
+    def _finished(self, batches: list[TowerFeatures]) -> Finished:
+        """Step by step, without a graph around all of it."""
+        natives = estimates(self.reader.head, batches)
+        ranges = self.pixel_ranges()
+        if empty := check_finite([one.metres for one in natives], ranges):
+            natives = list(map(without_depth, natives, ranges))
+        return Finished(natives, None, empty)
 
 
 def as_one(maps: list[Tensor]) -> Tensor | list[Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,8 +14,10 @@ from clipdepth_plugin.adapters.connectors import Connector
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.lenses import LensCheck
+from clipdepth_plugin.plugin.pass_graph import graphs_of
 
 if TYPE_CHECKING:
+    from clipdepth_plugin.fused.graphs import GraphCache
     from clipdepth_plugin.fused.head import FusedHead  # brings triton in
     from clipdepth_plugin.head import DepthHead
 
@@ -36,6 +39,7 @@ class Reader:
         connector: Finds what makes the host's visual tokens.
         lens: Checks the cameras that are given.
         stream_level: The level that streams compare; None: there are no streams.
+        graphs: The head's CUDA graphs; None: it has none.
     """
 
     head: DepthHead | FusedHead
@@ -43,8 +47,18 @@ class Reader:
     connector: Callable[..., Connector]
     lens: LensCheck = field(default_factory=LensCheck)
     stream_level: int | None = None
+    graphs: GraphCache | None = field(init=False)
     _said: bool = False
     _said_empty: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.graphs = graphs_of(self.head)
+
+    @cached_property
+    def says_unit(self) -> bool:
+        """Whether the maps' unit is not plain."""
+        config = self.head.config
+        return not config.metric or config.canonical_focal is not None
 
     def say_empty(self, views: Sequence[int]) -> None:
         """Says which views are pictures of one colour: each number once."""
@@ -64,8 +78,7 @@ class Reader:
         relative.
         """
         config = self.head.config
-        plain = config.metric and config.canonical_focal is None
-        if plain or self._said or torch.compiler.is_compiling():
+        if not self.says_unit or self._said or torch.compiler.is_compiling():
             return
         self._said = True
         if not config.metric:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from clipdepth_plugin.maps.cameras import Cameras, Focals
 from clipdepth_plugin.maps.stitching import paste, stitch
 from clipdepth_plugin.plugin.pass_maps import PassMaps, as_one
 from clipdepth_plugin.plugin.patch_tokens import Merge, patch_tokens
+from clipdepth_plugin.precision import outside_inference
 
 Shown = Image.Image | Sequence[Image.Image] | None
 
@@ -50,7 +50,7 @@ class DepthReading:
             HeadMismatchError: The head is in training mode or on another device.
         """
         one = self._pass()
-        with torch.inference_mode(False):
+        with outside_inference():
             return one.only(one.at_input(one.metres()), "depths, or predict(size=...)")
 
     @property
@@ -60,7 +60,7 @@ class DepthReading:
         Where a host pads pictures or packs them, a map covers the picture, never its padding.
         """
         one = self._pass()
-        with torch.inference_mode(False):
+        with outside_inference():
             return [map_1HW for maps_B1HW in one.at_input(one.metres()) for map_1HW in maps_B1HW]
 
     @property
@@ -76,14 +76,14 @@ class DepthReading:
             HeadMismatchError: As ``depth``; or the head was made without ``config.confidence``.
         """
         one = self._pass()
-        with torch.inference_mode(False):
+        with outside_inference():
             return confidence_of(one.only(one.at_input(one.log_scales()), "confidences"))
 
     @property
     def confidences(self) -> list[Tensor]:
         """As ``confidence``: a list of (1, H, W) maps, as ``depths``."""
         one = self._pass()
-        with torch.inference_mode(False):
+        with outside_inference():
             maps = one.at_input(one.log_scales())
             return [map_1HW for maps_B1HW in maps for map_1HW in confidence_of(maps_B1HW)]
 
@@ -119,7 +119,7 @@ class DepthReading:
                 image's views would be joined of a head of relative depth.
         """
         one = self._pass()
-        with torch.inference_mode(False):
+        with outside_inference():
             place = one.place(size, original_sizes)
             images = place if isinstance(place, list) else None
             return one.placed(one.metres(images, intrinsics, focal_px), place, stitch)
@@ -145,7 +145,7 @@ class DepthReading:
             HeadMismatchError: The head was made without ``config.confidence``.
         """
         one = self._pass()
-        with torch.inference_mode(False):
+        with outside_inference():
             maps = one.placed(one.log_scales(), one.place(size, original_sizes), paste)
             if isinstance(maps, Tensor):
                 return confidence_of(maps)
@@ -184,7 +184,7 @@ class DepthReading:
             HeadMismatchError: A camera for a head of relative depth.
         """
         one = self._pass()
-        with torch.inference_mode(False):
+        with outside_inference():
             return as_one(patch_tokens(one, merge, original_sizes, intrinsics, focal_px))
 
     def show(self, images: Shown = None) -> Image.Image:

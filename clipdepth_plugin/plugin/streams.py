@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
-from clipdepth_plugin.adapters.passes import Wanted
+from clipdepth_plugin.adapters.wanted import Wanted
 from clipdepth_plugin.arguments import check_type
 from clipdepth_plugin.decoders.readout import DepthEstimate
 from clipdepth_plugin.errors import HostError, quoted

@@ -16,7 +16,7 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from torch.utils.data import DataLoader
 
-from clipdepth_plugin.adapters.passes import Wanted
+from clipdepth_plugin.adapters.wanted import Wanted
 from clipdepth_plugin.data.items import collate
 from clipdepth_plugin.data.reading import BadFiles, Failure
 from clipdepth_plugin.errors import ClipDepthError, DataError, TrainingError

@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, parse_flag_from_env
 from torch import nn
 
-from clipdepth_plugin.adapters.passes import wanted_by
+from clipdepth_plugin.adapters.wanted import wanted_by
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.config import HeadConfig, Provenance
 from clipdepth_plugin.data import (

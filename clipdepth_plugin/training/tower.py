@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from clipdepth_plugin.adapters.passes import Wanted
     from clipdepth_plugin.adapters.preprocessing import Preprocessing
     from clipdepth_plugin.adapters.towers import Tower
+    from clipdepth_plugin.adapters.wanted import Wanted
     from clipdepth_plugin.features import Run
     from clipdepth_plugin.training.config import TrainConfig
 

@@ -53,6 +53,7 @@ class Case:
         plain: The plain form in a dtype: the module of a head, the reference of an op.
         fused: The fused form in a dtype.
         graph: The fused form in a CUDA graph.
+        on_cuda: Whether it runs on a GPU.
     """
 
     name: str
@@ -62,6 +63,16 @@ class Case:
     plain: Callable[[torch.dtype], Bound]
     fused: Callable[[torch.dtype], Bound]
     graph: Callable[[torch.dtype], Callable[[], object]]
+    on_cuda: bool = False
+
+    def form(self, name: str) -> Callable[[torch.dtype], Callable[[], object]]:
+        """What makes a form of that name."""
+        made: Callable[[torch.dtype], Callable[[], object]]
+        made = self._plain_graph if name == "plain-graph" else getattr(self, name)
+        return made
+
+    def _plain_graph(self, dtype: torch.dtype) -> Callable[[], object]:
+        return recorded(self.plain(dtype))
 
 
 def head_case(name: str, head: DepthHead, grid: tuple[int, int], batch: int) -> Case:
@@ -85,7 +96,19 @@ def head_case(name: str, head: DepthHead, grid: tuple[int, int], batch: int) -> 
         plain=plain,
         fused=lambda dtype: bound(head.fused(dtype, graphs=0), dtype),
         graph=lambda dtype: bound(head.fused(dtype), dtype),
+        on_cuda=device.type == "cuda",
     )
+
+
+def recorded(call: Bound) -> Callable[[], object]:
+    """A call as a CUDA graph, on its own inputs."""
+    recording = record_cuda(lambda: tensors_of(call()), tensors_of((call.arguments, call.options)))
+
+    def replay() -> object:
+        recording.replay()
+        return recording.outputs
+
+    return replay
 
 
 def op_cases(name: str, head: DepthHead, grid: tuple[int, int]) -> Iterator[Case]:
@@ -112,15 +135,7 @@ def _op_case(op: str, place: str, calls: Callable[[torch.dtype], dict[str, Bound
         return Bound(call.function, arguments, options)
 
     def graph(dtype: torch.dtype) -> Callable[[], object]:
-        call = bound(dtype, triton=True)
-        inputs = tensors_of((call.arguments, call.options))
-        recording = record_cuda(lambda: tensors_of(call()), inputs)
-
-        def replay() -> object:
-            recording.replay()
-            return recording.outputs
-
-        return replay
+        return recorded(bound(dtype, triton=True))
 
     def plain(dtype: torch.dtype) -> Bound:
         return bound(dtype, triton=False)
@@ -128,7 +143,8 @@ def _op_case(op: str, place: str, calls: Callable[[torch.dtype], dict[str, Bound
     def fused(dtype: torch.dtype) -> Bound:
         return bound(dtype, triton=True)
 
-    return Case(op, place, True, exact, plain, fused, graph)
+    on_cuda = tensors_of(calls(torch.float32)[op].arguments)[0].is_cuda
+    return Case(op, place, True, exact, plain, fused, graph, on_cuda)
 
 
 def largest_calls(head: DepthHead, grid: tuple[int, int], dtype: torch.dtype) -> dict[str, Bound]:

@@ -1,9 +1,10 @@
-"""Times every fused op and every preset's head: plain, torch.compile, fused, fused in a CUDA graph.
+"""Times every fused op and preset's head: plain, compiled, fused; plain and fused in CUDA graphs.
 
     make bench-kernels                  # ARGS="--device cuda" on a GPU
 
 Writes results/kernels_cpu.json and .md, or kernels_cuda. All forms and dtypes of a case run in the
-same interleaved rounds. Plain is a head's module and an op's PyTorch reference, in eager mode.
+same interleaved rounds. Plain is a head's module and an op's PyTorch reference, in eager mode;
+plain-graph is the same in a CUDA graph, as it is: what anybody would try before a kernel.
 Each form is first checked against plain in float64: one that fails or gives other numbers is named
 in the table, not timed, and makes the exit code 1. On a GPU times are from an idle GPU to an idle
 GPU, launches included.
@@ -34,7 +35,7 @@ from clipdepth_plugin.precision import imitates
 from tests.benchmarks.kernel_cases import Case, head_case, op_cases, random_head, tensors_of
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
-FORM_NAMES = ("plain", "compiled", "fused", "graph")
+FORM_NAMES = ("plain", "plain-graph", "compiled", "fused", "graph")
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
 """Relative errors that a fused form may have, or ``SLACK`` times plain's in that dtype:
 norms of random heads amplify rounding. The tests hold the forms to less."""
@@ -51,6 +52,7 @@ class Plan:
         batches: Of the heads; ops have batch 1.
         rounds: Timed rounds of each case.
         compiled: Whether torch.compile is measured.
+        dtypes: Of weights and inputs.
         timer: Times a call; None chooses by the device.
     """
 
@@ -59,6 +61,7 @@ class Plan:
     batches: tuple[int, ...] = (1,)
     rounds: int = 20
     compiled: bool = True
+    dtypes: tuple[torch.dtype, ...] = tuple(TOLERANCES)
     timer: Timer | None = field(default=None, repr=False)
 
 
@@ -99,16 +102,23 @@ def make_cases(plan: Plan, device: torch.device) -> list[Case]:
     return [*cases, *found.values()]
 
 
-def make_forms(case: Case, device: torch.device, *, compiled: bool = True) -> list[Form]:
+def make_forms(
+    case: Case,
+    device: torch.device,
+    *,
+    compiled: bool = True,
+    dtypes: Sequence[torch.dtype] = tuple(TOLERANCES),
+) -> list[Form]:
     """Every form in every dtype, checked."""
     found: list[Form] = []
-    for dtype, allowed in TOLERANCES.items():
+    for dtype in dtypes:
+        allowed = TOLERANCES[dtype]
         exact = _flatten(case.exact(dtype)())
         for name in FORM_NAMES if compiled else [n for n in FORM_NAMES if n != "compiled"]:
             reason = obstacle(case, name, dtype, device)
             made = Form(name, dtype, reason=reason) if reason else _make(case, name, dtype, exact)
             if name == "plain" and made.error is not None:
-                allowed = max(allowed, SLACK * made.error)  # noqa: PLW2901 (of this dtype)
+                allowed = max(allowed, SLACK * made.error)
             if made.error is not None and name != "plain" and not made.error <= allowed:  # or NaN
                 reason = f"gives other numbers: relative error {made.error:.2g} > {allowed:.2g}"
                 made = Form(name, dtype, reason=reason, failed=True, error=made.error)
@@ -127,7 +137,7 @@ def obstacle(case: Case, name: str, dtype: torch.dtype, device: torch.device) ->
 
 def _make(case: Case, name: str, dtype: torch.dtype, exact: Tensor) -> Form:
     try:
-        call = _compiled(case, dtype) if name == "compiled" else getattr(case, name)(dtype)
+        call = _compiled(case, dtype) if name == "compiled" else case.form(name)(dtype)
         for _ in range(3):  # a head's CUDA graph is recorded at the second call
             out = call()
     except Exception as problem:  # noqa: BLE001 (compilers and drivers raise anything)
@@ -140,7 +150,8 @@ def _make(case: Case, name: str, dtype: torch.dtype, exact: Tensor) -> Form:
 
 def _compiled(case: Case, dtype: torch.dtype) -> Callable[[], object]:
     bound = case.plain(dtype)
-    compiled: Any = torch.compile(bound.function, fullgraph=True, dynamic=False)
+    mode = "reduce-overhead" if case.on_cuda else None
+    compiled: Any = torch.compile(bound.function, fullgraph=True, dynamic=False, mode=mode)
     return lambda: compiled(*bound.arguments, **bound.options)
 
 
@@ -151,7 +162,7 @@ def _flatten(out: Any) -> Tensor:
 def measure(case: Case, plan: Plan, device: torch.device) -> dict[str, Any]:
     """Checks and times a case: a row for each form and dtype."""
     with torch.no_grad():
-        forms = make_forms(case, device, compiled=plan.compiled)
+        forms = make_forms(case, device, compiled=plan.compiled, dtypes=plan.dtypes)
         variants = [Variant(made.key, made.call) for made in forms if made.call is not None]
         times = run_rounds(variants, plan.rounds, plan.timer or timer_for(device))
     torch._dynamo.reset()  # torch keeps a limited number of versions of one function

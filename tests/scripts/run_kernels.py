@@ -173,19 +173,19 @@ def depth_readout() -> Iterator[Case]:
 
 def convex_depth() -> Iterator[Case]:
     activation: Activation
-    for batch, channels, (h, w), activation, maps, added in (
-        (1, 64, (13, 17), "log", 2, True),
-        (3, 20, (5, 3), "relu", 2, False),
-        (2, 70, (1, 1), "softplus", 1, True),
-        (1, 16, (37, 37), "log", 1, False),
-        (0, 8, (3, 3), "log", 2, True),
+    for batch, channels, (h, w), activation, maps, embedding in (
+        (1, 64, (13, 17), "log", 2, 3),
+        (3, 20, (5, 3), "relu", 2, 0),
+        (2, 70, (1, 1), "softplus", 1, 8),
+        (1, 16, (37, 37), "log", 1, 0),
+        (0, 8, (3, 3), "log", 2, 8),
     ):
-        yield f"{batch}x{channels}x{h}x{w} {maps} {added}", ops.convex_depth, (
+        yield f"{batch}x{channels}x{h}x{w} {maps} {embedding}", ops.convex_depth, (
             a_map(batch, channels, h, w),
             random(batch, maps, h, w),
             kernel_of(144, channels) * 3,
             random(144),
-            a_map(batch, 144, h, w) if added else None,
+            a_map(batch, embedding, 4 * h, 4 * w) if embedding else None,
         ), {"metres": Metres(activation, (0.05, 20.0))}  # fmt: skip
 
 

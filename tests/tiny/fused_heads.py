@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, HeadConfig, TowerFeatures
 from clipdepth_plugin.fused.graphs import GraphCache, Recording
-from clipdepth_plugin.fused.head import FusedHead
 from clipdepth_plugin.settings import STORED
 
 COMPACT: dict[str, Any] = {"channels": (16, 12, 8), "film_hidden": 8}
@@ -101,23 +100,31 @@ class Tape:
     """Stands in for CUDA graphs: notes what is recorded, and replays by running again."""
 
     def __init__(self) -> None:
-        self.recorded, self.replayed = 0, 0
+        self.recorded, self.replayed, self.recording = 0, 0, False
 
     def __call__(self, call: Callable[[], list[Tensor]], inputs: list[Tensor]) -> Recording:
         self.recorded += 1
-        outputs = call()
+
+        def run() -> list[Tensor]:
+            self.recording = True
+            try:
+                return call()
+            finally:
+                self.recording = False
+
+        outputs = run()
 
         def replay() -> None:
             self.replayed += 1
-            for output, again in zip(outputs, call(), strict=True):
+            for output, again in zip(outputs, run(), strict=True):
                 output.copy_(again)
 
         return Recording(inputs, outputs, replay)
 
 
-def in_graphs(head: FusedHead, monkeypatch: pytest.MonkeyPatch) -> list[Tape]:
-    """Has a head record on the CPU; its tape."""
-    monkeypatch.setattr(GraphCache, "applies", lambda cache, inputs: True)
+def in_graphs(graphs: GraphCache, monkeypatch: pytest.MonkeyPatch) -> Tape:
+    """Has a cache record on the CPU; its tape."""
     tape = Tape()
-    head._graphs._record = tape
-    return [tape]
+    monkeypatch.setattr(graphs, "applies", lambda tensors: not tape.recording)
+    monkeypatch.setattr(graphs, "_record", tape)
+    return tape
