@@ -21,7 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
     ("calibrating", "distilling", "exporting"),
-    ("latency", "evaluation", "training", "labelling"),
+    ("latency", "evaluation", "training", "labelling", "app"),
     ("data",),
     ("__init__",),
     ("plugin",),
