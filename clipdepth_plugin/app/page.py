@@ -19,29 +19,34 @@ logger = logging.getLogger(__name__)
 
 _TEXT = "Drop a picture or a short video, or take a picture with the webcam. Nothing is kept."
 _CALLS: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 8}
-_HIDDEN: dict[str, Any] = {"value": None, "visible": False}
+_USUAL = 64.0
+_NOTHING = [None, None, "", _USUAL, "", "", ""]
+"""What all parts that show a picture get where there is none."""
+_NO_FILES = [None, *(gr.update(value=None, visible=False) for _ in range(4))]
 
 
-class _Upload(gr.Component):
-    """What is uploaded is passed on as it is: this library's own openers read it."""
+def _as_it_is(_: Any, payload: Any) -> str | None:
+    """What is uploaded is not decoded by Gradio: this library's own openers read it."""
+    return None if payload is None else str(payload.path)
 
+
+async def _uploaded(part: gr.Component, place: Any) -> str | None:
+    """Where a file of a part lies; addresses elsewhere, which Gradio would fetch, are none."""
+    if "://" in str(place):
+        raise gr.Error("only uploaded files are taken", print_exception=False)
+    return await gr.Component.async_move_resource_to_block_cache(part, place)
+
+
+class _Picture(gr.Image):
     is_template = True
-
-    def preprocess(self, payload: Any) -> str | None:
-        return None if payload is None else str(payload.path)
-
-    async def async_move_resource_to_block_cache(self, url_or_file_path: Any) -> str | None:
-        if "://" in str(url_or_file_path):
-            raise gr.Error("only uploaded files are taken", print_exception=False)
-        return await super().async_move_resource_to_block_cache(url_or_file_path)
+    preprocess = _as_it_is
+    async_move_resource_to_block_cache = _uploaded
 
 
-class _Picture(_Upload, gr.Image):
-    pass
-
-
-class _Video(_Upload, gr.Video):
-    pass
+class _Video(gr.Video):
+    is_template = True
+    preprocess = _as_it_is
+    async_move_resource_to_block_cache = _uploaded
 
 
 class Page:
@@ -58,7 +63,9 @@ class Page:
                     self._make_depth()
             with gr.Row():
                 self._cloud = gr.Model3D(label="3D", elem_id="cloud", height=420)
-                self._sure = gr.Image(label="confidence: white is sure", interactive=False)
+                self._sure = gr.Image(
+                    label="confidence: white is sure", interactive=False, buttons=["fullscreen"]
+                )
             with gr.Row():
                 self._downloads = [
                     gr.DownloadButton(name, elem_id=f"download-{name[:3].lower()}", visible=False)
@@ -81,10 +88,10 @@ class Page:
             self._second = gr.Slider(0, 1, 0, label="frame shown, at second", interactive=True)
             self._render = gr.Button("Video beside its depth", elem_id="render")
             gr.Markdown(f"The first {MOST_FRAMES} frames of it.")
-            self._film = gr.Video(label="depth", interactive=False, elem_id="film")
+            self._film = gr.Video(label="depth", interactive=False, elem_id="film", buttons=["download"])
             self._film_line = gr.Markdown()
         self._degrees = gr.Slider(
-            10, 150, 64, step=0.1, label="field of view, degrees (longer side)", elem_id="lens"
+            10, 150, _USUAL, step=0.1, label="field of view, degrees (longer side)", elem_id="lens"
         )
         self._lens_line = gr.Markdown(elem_id="lens-line")
 
@@ -107,14 +114,15 @@ class Page:
             *(self._lens_line, self._points_line, self._cost_line),
         ]
         files = [self._cloud, *self._downloads]
-        for event, given, do, more in (
-            (self._picture.upload, [self._picture], self._open_picture, []),
-            (self._picture.input, [self._picture], self._open_picture, []),
-            (self._video.upload, [self._video], self._open_video, [self._second, self._film]),
-            (self._second.release, [self._second], self._show_frame, []),
-            (self._degrees.release, [self._degrees], self._turn_lens, []),
+        for event, part, do, more in (
+            (self._picture.input, self._picture, self._open_picture, []),
+            (self._video.upload, self._video, self._open_video, [self._second, self._film]),
+            (self._second.release, self._second, self._show_frame, []),
+            (self._degrees.release, self._degrees, self._turn_lens, []),
         ):
-            shown = event(do, given, [*seen, *more], **_CALLS)
+            if part in (self._picture, self._video):  # what was shown is not of it
+                event = event(_cleared, None, [*seen, *files], **_CALLS).then
+            shown = event(do, [part], [*seen, *more], **_CALLS)
             shown.success(self._write_files, None, files, show_progress="minimal", **_CALLS)
         self._depth.select(self._click, None, [self._depth, self._points_line], **_CALLS)
         self._render.click(self._render_video, None, [self._film, self._film_line], **_CALLS)
@@ -135,8 +143,11 @@ class Page:
             return
         raise gr.Error(message, duration=None, print_exception=False)
 
-    def _open_picture(self, path: str, request: gr.Request) -> list[Any]:
+    def _open_picture(self, path: str | None, request: gr.Request) -> list[Any]:
         with self._session(request) as session:
+            if path is None:  # it was taken away
+                session.clear()
+                return _NOTHING
             session.open_picture(Path(path))
             return _seen(session)
 
@@ -164,6 +175,8 @@ class Page:
 
     def _write_files(self, request: gr.Request) -> list[Any]:
         with self._session(request) as session:
+            if session.is_empty:
+                return _NO_FILES
             files = session.write_files()
             buttons = [gr.update(value=str(path), visible=True) for path in files]
             return [str(files[-1]), *buttons]
@@ -177,6 +190,10 @@ class Page:
 
     def _leave(self, request: gr.Request) -> None:
         self._sessions.forget(str(request.session_hash))
+
+
+def _cleared() -> list[Any]:
+    return [*_NOTHING, *_NO_FILES]
 
 
 def _depth(session: Session) -> str:
@@ -193,7 +210,7 @@ def _seen(session: Session) -> list[Any]:
         _depth(session),
         gr.update(visible=False) if sure is None else str(session.save(sure)),
         f'<img data-step="{step}" src="data:image/png;base64,{content}">',
-        shown.degrees,
+        round(shown.degrees, 1),
         shown.lens_line(),
         shown.points_line(session.points),
         shown.cost_line(),

@@ -42,8 +42,10 @@ class _Upload(gr.Component):
         from gradio.components.base import Component
 
 
-class _Picture(_Upload, gr.Image):
-    pass
+class _Picture(gr.Image):
+    is_template = True
+    preprocess = _as_it_is
+    async_move_resource_to_block_cache = _uploaded
     from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
     from gradio.blocks import Block
     if TYPE_CHECKING:
@@ -51,8 +53,10 @@ class _Picture(_Upload, gr.Image):
         from gradio.components.base import Component
 
 
-class _Video(_Upload, gr.Video):
-    pass
+class _Video(gr.Video):
+    is_template = True
+    preprocess = _as_it_is
+    async_move_resource_to_block_cache = _uploaded
     from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
     from gradio.blocks import Block
     if TYPE_CHECKING:

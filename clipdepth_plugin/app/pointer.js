@@ -22,7 +22,9 @@
     const scale = Math.min(box.width / picture.naturalWidth, box.height / picture.naturalHeight);
     const left = box.left + (box.width - scale * picture.naturalWidth) / 2;
     const top = box.top + (box.height - scale * picture.naturalHeight) / 2;
-    const x = Math.floor((event.clientX - left) / scale), y = Math.floor((event.clientY - top) / scale);
+    // Rounded as Gradio rounds a click, so that both say the same pixel.
+    const x = Math.round((event.clientX - left) / scale);
+    const y = Math.round((event.clientY - top) / scale);
     const step = Number(millimetres.dataset.step);
     const column = Math.floor(x / step), row = Math.floor(y / step);
     if (column < 0 || row < 0 || column >= map.width || row >= map.height) return;

@@ -70,12 +70,25 @@ class Session:
             raise NoDepthError("there is no picture yet: drop one, or take one with the webcam")
         return self._shown
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no picture."""
+        return self._shown is None
+
     def close(self) -> None:
         """Removes its files, and those that it was given."""
+        self.clear()
         shutil.rmtree(self._folder, ignore_errors=True)
         for path in self._uploads:
             path.unlink(missing_ok=True)
-        self._shown = None
+
+    def clear(self) -> None:
+        """Forgets the picture or video."""
+        self.points, self._shown, self._lens = [], None, (None, "")
+        shutil.rmtree(self._round, ignore_errors=True)
+        if self._video is not None:
+            self._video.unlink()
+            self._video = None
 
     def open_picture(self, path: Path) -> None:
         """Takes a picture and the lens that its EXIF says.
@@ -83,7 +96,8 @@ class Session:
         Raises:
             ClipDepthError: It can't be read, or has no depth.
         """
-        self._begin(path)
+        self.clear()
+        self._uploads.append(path)  # the browser still shows it
         with opened_image(path.read_bytes(), path.name, max_pixels=MAX_PIXELS) as stored:
             self._lens = exif_focal(stored.getexif(), stored.size), "as its EXIF says"
             image = upright_rgb(stored, path.name)
@@ -98,7 +112,8 @@ class Session:
         Raises:
             ClipDepthError: It can't be read.
         """
-        self._begin(path)
+        self.clear()
+        self._uploads.append(path)  # the browser still shows it
         kept = self._folder / path.name
         os.link(path, kept)  # visitors that upload the same share the file
         self._video = kept
@@ -158,13 +173,6 @@ class Session:
     def write_files(self) -> list[Path]:
         """Those of ``Shown.write_files``, which are there until another picture is shown."""
         return self.shown.write_files(self._new_folder())
-
-    def _begin(self, path: Path) -> None:
-        self._uploads.append(path)
-        self.points, self._shown, self._lens = [], None, (None, "")
-        if self._video is not None:
-            self._video.unlink()
-            self._video = None
 
     def _see(self, image: Image.Image, name: str) -> None:
         shutil.rmtree(self._round, ignore_errors=True)
