@@ -5,48 +5,48 @@ from __future__ import annotations
 import base64
 import html
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 
 from clipdepth_plugin.app.session import MOST_FRAMES, Session, Sessions
 from clipdepth_plugin.errors import ClipDepthError
 
+Part = TypeVar("Part", gr.Image, gr.Video)
 logger = logging.getLogger(__name__)
 
 _TEXT = "Drop a picture or a short video, or take a picture with the webcam. Nothing is kept."
 _CALLS: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 8}
 _USUAL = 64.0
+_POINTER = """<code id="pointer">metres under the pointer</code>
+<img hidden data-step="{step}" src="data:image/png;base64,{content}">"""
+"""`pointer.js` reads the one and writes the other."""
 _NOTHING = [None, None, "", _USUAL, "", "", ""]
 """What all parts that show a picture get where there is none."""
 _NO_FILES = [None, *(gr.update(value=None, visible=False) for _ in range(4))]
 
 
-def _as_it_is(_: Any, payload: Any) -> str | None:
-    """What is uploaded is not decoded by Gradio: this library's own openers read it."""
-    return None if payload is None else str(payload.path)
+def _taking_files(part: Part) -> Part:
+    """Passes uploads on undecoded, as this library's own openers read them.
 
+    Addresses elsewhere, which Gradio would fetch, are refused. (Gradio writes a file beside the
+    source of each subclass of a part, so it is none.)
+    """
+    moved = part.async_move_resource_to_block_cache
 
-async def _uploaded(part: gr.Component, place: Any) -> str | None:
-    """Where a file of a part lies; addresses elsewhere, which Gradio would fetch, are none."""
-    if "://" in str(place):
-        raise gr.Error("only uploaded files are taken", print_exception=False)
-    return await gr.Component.async_move_resource_to_block_cache(part, place)
+    async def uploaded(place: Any) -> str | None:
+        if "://" in str(place):
+            raise gr.Error("only uploaded files are taken", print_exception=False)
+        return await moved(place)
 
+    def path_of(payload: Any) -> str | None:
+        return None if payload is None else str(payload.path)
 
-class _Picture(gr.Image):
-    is_template = True
-    preprocess = _as_it_is
-    async_move_resource_to_block_cache = _uploaded
-
-
-class _Video(gr.Video):
-    is_template = True
-    preprocess = _as_it_is
-    async_move_resource_to_block_cache = _uploaded
+    vars(part).update(preprocess=path_of, async_move_resource_to_block_cache=uploaded)
+    return part
 
 
 class Page:
@@ -54,7 +54,9 @@ class Page:
 
     def __init__(self, title: str, sessions: Sessions) -> None:
         self._sessions = sessions
-        with gr.Blocks(title="clipdepth", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+        with gr.Blocks(
+            title="clipdepth", analytics_enabled=False, delete_cache=(600, 3600)
+        ) as page:
             gr.Markdown(f"## {html.escape(title)}\n{_TEXT}")
             with gr.Row():
                 with gr.Column():
@@ -77,18 +79,18 @@ class Page:
 
     def _make_inputs(self) -> None:
         with gr.Tab("Picture"):
-            self._picture = _Picture(
-                label="picture",
-                sources=["upload", "webcam", "clipboard"],
-                elem_id="picture",
-                buttons=[],
-            )
+            sources = ["upload", "webcam", "clipboard"]
+            picture = gr.Image(label="picture", sources=sources, elem_id="picture", buttons=[])
+            self._picture = _taking_files(picture)
         with gr.Tab("Video"):
-            self._video = _Video(label="video", sources=["upload"], elem_id="video", buttons=[])
+            video = gr.Video(label="video", sources=["upload"], elem_id="video", buttons=[])
+            self._video = _taking_files(video)
             self._second = gr.Slider(0, 1, 0, label="frame shown, at second", interactive=True)
             self._render = gr.Button("Video beside its depth", elem_id="render")
             gr.Markdown(f"The first {MOST_FRAMES} frames of it.")
-            self._film = gr.Video(label="depth", interactive=False, elem_id="film", buttons=["download"])
+            self._film = gr.Video(
+                label="depth", interactive=False, elem_id="film", buttons=["download"]
+            )
             self._film_line = gr.Markdown()
         self._degrees = gr.Slider(
             10, 150, _USUAL, step=0.1, label="field of view, degrees (longer side)", elem_id="lens"
@@ -103,8 +105,7 @@ class Page:
             elem_id="depth",
             buttons=["fullscreen"],
         )
-        gr.HTML('<code id="pointer">metres under the pointer</code>')
-        self._metres = gr.HTML(elem_id="metres", visible="hidden")
+        self._metres = gr.HTML(elem_id="metres")
         self._points_line = gr.Markdown(elem_id="points")
         self._cost_line = gr.Markdown(elem_id="cost")
 
@@ -120,9 +121,10 @@ class Page:
             (self._second.release, self._second, self._show_frame, []),
             (self._degrees.release, self._degrees, self._turn_lens, []),
         ):
+            after: Any = event
             if part in (self._picture, self._video):  # what was shown is not of it
-                event = event(_cleared, None, [*seen, *files], **_CALLS).then
-            shown = event(do, [part], [*seen, *more], **_CALLS)
+                after = event(_cleared, None, [*seen, *files], **_CALLS).then
+            shown = after(do, [part], [*seen, *more], **_CALLS)
             shown.success(self._write_files, None, files, show_progress="minimal", **_CALLS)
         self._depth.select(self._click, None, [self._depth, self._points_line], **_CALLS)
         self._render.click(self._render_video, None, [self._film, self._film_line], **_CALLS)
@@ -182,7 +184,9 @@ class Page:
             return [str(files[-1]), *buttons]
 
     def _render_video(
-        self, request: gr.Request, progress: gr.Progress = gr.Progress()
+        self,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio looks for it here)
     ) -> list[Any]:
         with self._session(request) as session:
             path, said = session.colour_video(progress)
@@ -209,7 +213,7 @@ def _seen(session: Session) -> list[Any]:
     return [
         _depth(session),
         gr.update(visible=False) if sure is None else str(session.save(sure)),
-        f'<img data-step="{step}" src="data:image/png;base64,{content}">',
+        _POINTER.format(step=step, content=content),
         round(shown.degrees, 1),
         shown.lens_line(),
         shown.points_line(session.points),

@@ -87,15 +87,15 @@ class _OwnFiles:
         self._app, self._root = app, root
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        path = unquote(scope.get("path", ""))
-        if _FILE in path:
-            wanted = Path(path.partition(_FILE)[2])
-            is_own = wanted.is_absolute() and wanted.resolve().is_relative_to(self._root)
-        else:
-            is_own = "/proxy=" not in path
-        if is_own:
+        if self._is_own(unquote(scope.get("path", ""))):
             await self._app(scope, receive, send)
             return
         start = {"type": "http.response.start", "status": 404, "headers": []}
         await send(start)
         await send({"type": "http.response.body", "body": b"not found"})
+
+    def _is_own(self, path: str) -> bool:
+        if _FILE not in path:
+            return "/proxy=" not in path
+        wanted = Path(path.partition(_FILE)[2])
+        return wanted.is_absolute() and wanted.resolve().is_relative_to(self._root)

@@ -146,7 +146,8 @@ class Session:
         path = self._needs_video()
         focal = self._lens[0] if self._model.canonical else None
         with _by_name(path):
-            return self._render_video(path, self._new_folder(), focal, advance)
+            film, said = self._render_video(path, self._new_folder(), focal, advance)
+        return film, said.replace(str(path), path.name)
 
     def turn_lens(self, degrees: float) -> None:
         """Takes a lens of this field of view along the longer side; points stay.
@@ -181,7 +182,7 @@ class Session:
         own = self._model.own_focal(image)
         if focal is None:
             focal = own
-            lens = f"assumed: {'the head’s own' if self._model.canonical else 'a phone’s'}"
+            lens = f"assumed: {'that of the head' if self._model.canonical else 'that of phones'}"
         factor = focal / own if self._model.canonical else None
         self._shown = Shown(name, image, depth, focal, lens, factor)
         self.points = []

@@ -83,7 +83,7 @@ class Shown:
         focal = f"focal length {self.focal_px:.0f} px, field of view {self.degrees:.1f}°"
         does = "it changes lengths and the 3D view, not depth"
         if self.factor is not None:
-            does = f"depth × {self.factor:.3f} of what the head's own lens gives"
+            does = f"depth is {self.factor:.3f} times that of the head's own lens"
         return f"{focal}, {self.lens}; {does}"
 
     def points_line(self, points: Sequence[Point]) -> str:

@@ -65,7 +65,11 @@ def serve_page(options: AppOptions, console: Console) -> int:
 
     head_name = head_for(options.host, options.head)
     with loading(console, options.host, head_name):
-        device, head, host = find_device(options.device), load_head(head_name), load_host(options.host)
+        device, head, host = (
+            find_device(options.device),
+            load_head(head_name),
+            load_host(options.host),
+        )
         model = DepthModel(
             f"{head_name} on {host.label}",
             host.model.to(device),
