@@ -79,8 +79,12 @@ class Page:
 
     def _make_inputs(self) -> None:
         with gr.Tab("Picture"):
-            sources = ["upload", "webcam", "clipboard"]
-            picture = gr.Image(label="picture", sources=sources, elem_id="picture", buttons=[])
+            picture = gr.Image(
+                label="picture",
+                sources=["upload", "webcam", "clipboard"],
+                elem_id="picture",
+                buttons=[],
+            )
             self._picture = _taking_files(picture)
         with gr.Tab("Video"):
             video = gr.Video(label="video", sources=["upload"], elem_id="video", buttons=[])
@@ -91,7 +95,7 @@ class Page:
             self._film = gr.Video(
                 label="depth", interactive=False, elem_id="film", buttons=["download"]
             )
-            self._film_line = gr.Markdown()
+            self._film_line = gr.Markdown(elem_id="film-line")
         self._degrees = gr.Slider(
             10, 150, _USUAL, step=0.1, label="field of view, degrees (longer side)", elem_id="lens"
         )

@@ -81,7 +81,7 @@ def serve_page(options: AppOptions, console: Console) -> int:
         # The first pass is slower than all others; the page shows what a picture costs.
         noise_HW3 = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         model(Image.fromarray(noise_HW3), None)
-    with served(model, _renderer(model), listen=options.listen, port=options.port) as address:
+    with served(model, renderer(model), listen=options.listen, port=options.port) as address:
         console.print(f"open {address} (Ctrl-C ends it)")
         try:
             threading.Event().wait()
@@ -90,7 +90,7 @@ def serve_page(options: AppOptions, console: Console) -> int:
     return 0
 
 
-def _renderer(model: DepthModel) -> RenderVideo:
+def renderer(model: DepthModel) -> RenderVideo:
     """``predict`` of videos, for the page."""
     from clipdepth_plugin.app.session import MAX_PIXELS, MOST_FRAMES
     from clipdepth_plugin.cli.predict_cameras import View, ViewMaker
