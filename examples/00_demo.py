@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import demo_pictures.started as started  # first, for its time
+import demo_pictures.started  # first, for its time
 import numpy as np
 import torch
 from demo_pictures import motorcycle, table_top
@@ -100,7 +100,7 @@ def main() -> None:
     sheet = (output / "demo.png").resolve()
     sheet.write_bytes(image_grid(rows, panel_inches=6))
     print(f"Open {sheet}")
-    print(f"{time.perf_counter() - started.STARTED:.1f} seconds")
+    print(f"{time.perf_counter() - demo_pictures.started.STARTED:.1f} seconds")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from clipdepth_plugin.errors import HostError
 
 MAX_UPLOAD = 100 * 1024 * 1024
 """Bytes of a file."""
-_FILE = "/file="
+_FILE = re.compile(r"/file[=/](.*)", re.DOTALL)
 
 
 @contextmanager
@@ -95,7 +96,8 @@ class _OwnFiles:
         await send({"type": "http.response.body", "body": b"not found"})
 
     def _is_own(self, path: str) -> bool:
-        if _FILE not in path:
+        asked = _FILE.search(path)
+        if asked is None:
             return "/proxy=" not in path
-        wanted = Path(path.partition(_FILE)[2])
+        wanted = Path(asked[1])
         return wanted.is_absolute() and wanted.resolve().is_relative_to(self._root)

@@ -19,7 +19,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Position, expect, sync_playwright
 
 from clipdepth_plugin import DepthHead
 from clipdepth_plugin.adapters.loading import load_host
@@ -121,10 +121,10 @@ def upload(page: Page, path: Path, part: str = "#picture") -> None:
     page.locator(f"{part} {UPLOAD}").set_input_files(path)
 
 
-def place(page: Page, x: int, y: int) -> dict[str, Any]:
+def place(page: Page, x: int, y: int) -> Position:
     """Where a pixel of the map is, in the shown picture of it."""
     shown = page.locator("#depth img")
-    found: dict[str, Any] = shown.evaluate(
+    found = shown.evaluate(
         """(image, [x, y]) => {
             const box = image.getBoundingClientRect();
             const sides = [box.width / image.naturalWidth, box.height / image.naturalHeight];
@@ -134,7 +134,7 @@ def place(page: Page, x: int, y: int) -> dict[str, Any]:
         }""",
         [x, y],
     )
-    return found
+    return Position(x=found["x"], y=found["y"])
 
 
 def metres_of(served: Served, path: Path, focal: float | None = None) -> Any:
@@ -276,8 +276,9 @@ def test_a_tab_that_closes_leaves_no_file(browser: Browser, served: Served, tmp_
 def test_files_of_others_are_not_served(served: Served, path: str) -> None:
     (root,) = served.files.glob("clipdepth-app-*")
     asked = path.replace("FILES", str(root))
-    for address in (f"/gradio_api/file={quote(asked, safe='')}", f"/gradio_api/file={asked}"):
-        assert httpx.get(served.address + address, timeout=60).status_code == 404
+    quoted = quote(asked, safe="")
+    for address in (f"file={quoted}", f"file={asked}", f"file/{quoted}", f"proxy={asked}"):
+        assert httpx.get(f"{served.address}/gradio_api/{address}").status_code == 404
 
 
 def test_large_uploads_are_refused(served: Served) -> None:
