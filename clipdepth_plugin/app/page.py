@@ -107,7 +107,7 @@ class Page:
             interactive=False,
             type="filepath",
             elem_id="depth",
-            buttons=["fullscreen"],
+            buttons=[],  # they would hide the scale
         )
         self._metres = gr.HTML(elem_id="metres")
         self._points_line = gr.Markdown(elem_id="points")

@@ -237,6 +237,7 @@ def test_the_webcam_gives_a_picture(tab: Callable[[], Page]) -> None:
     page = tab()
     page.get_by_label("Capture from camera").click()
     page.get_by_text("Click to Access Webcam").click()
+    page.wait_for_function("document.querySelector('#picture video')?.videoWidth > 100")
     page.get_by_label("capture photo").click()
     expect(page.locator("#cost")).to_have_text(re.compile("tower"))
 
