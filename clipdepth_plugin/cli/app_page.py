@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -84,6 +85,7 @@ def serve_page(options: AppOptions, console: Console) -> int:
     with served(model, renderer(model), listen=options.listen, port=options.port) as address:
         console.print(f"open {address} (Ctrl-C ends it)")
         try:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
             threading.Event().wait()
         except KeyboardInterrupt:
             console.print("ended")

@@ -50,7 +50,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The command; Ctrl-C has to end it without an error and without a file left."""
+    """The command; ``kill`` and Ctrl-C have to end it without an error and without a file left."""
     folder, temporary = tiny_host(tmp_path_factory), tmp_path_factory.mktemp("files")
     host, head_folder = load_host(str(folder)), tmp_path_factory.mktemp("head")
     small_head(host.model, **CANONICAL).save_pretrained(head_folder)
@@ -71,7 +71,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     head = DepthHead.from_pretrained(head_folder).eval()
     model = DepthModel("tiny", host.model, head, host.preprocessing)
     yield Served(f"http://127.0.0.1:{port}", temporary, model)
-    server.send_signal(signal.SIGINT)
+    server.send_signal(signal.SIGTERM)  # becomes what Ctrl-C is
     rest = server.communicate(timeout=60)[1]
     assert server.returncode == 0, rest
     assert "Traceback" not in rest
