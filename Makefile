@@ -1,7 +1,7 @@
 # Everything runs in .venv, which is made and kept current here: `make test` works on a fresh clone.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-transformers test-lerobot test-vllm fuzz bench bench-kernels lint format types wheel setup clean
+.PHONY: help demo app test test-transformers test-lerobot test-vllm fuzz bench bench-kernels lint format types wheel setup clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,8 +22,11 @@ READY := $(VENV)/.ready-$(KEY)
 PIP_DEFAULT_TIMEOUT ?= 120
 PIP_RETRIES ?= 10
 export PIP_DEFAULT_TIMEOUT PIP_RETRIES
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --prefer-binary \
-	--editable '.[dev]'
+
+# The demo and the page run in $(VENV) where that is current, else in a smaller environment.
+DEMO_VENV := .venv-demo
+DEMO_READY := $(or $(wildcard $(READY)),$(DEMO_VENV)/.ready-demo-$(KEY))
+APP_READY := $(or $(wildcard $(READY)),$(DEMO_VENV)/.ready-app-$(KEY))
 
 # The tests start some fifty Pythons; without bytecode each would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -39,8 +42,11 @@ BENCH_ONLY ?= -k "not from_the_cache"
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(READY) ## metric depth on real pictures (ARGS="..." goes to the demo)
-	@$(BIN)/python examples/00_demo.py $(ARGS)
+demo: $(DEMO_READY) ## metric depth on real pictures (ARGS="..." goes to the demo)
+	@$(<D)/bin/python examples/00_demo.py $(ARGS)
+
+app: $(APP_READY) ## a web page that shows depth, with the demo host (ARGS="--port 8000")
+	@$(<D)/bin/python -m clipdepth_plugin app --host demo $(ARGS)
 
 test: $(READY) ## the whole test suite (PYTEST_ARGS="-k head" goes to pytest)
 	@$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal $(PYTEST_ARGS)
@@ -90,21 +96,30 @@ setup: $(READY) ## the environment in .venv, with everything installed
 	@echo "$(VENV) is current"
 
 clean: ## remove the environment, caches and build products
-	@rm -rf $(VENV) .venv-lerobot .venv-vllm build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis \
+	@rm -rf $(VENV) $(DEMO_VENV) .venv-lerobot .venv-vllm build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis \
 		.benchmarks .coverage htmlcov demo-output
 	@find clipdepth_plugin adapters kernels tests examples -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamp is written last, so an interrupted install is taken up again. An environment of another
 # Python, of another place or without pip is made anew; otherwise it is brought up to date.
-$(READY):
+$(READY): EXTRAS := dev
+$(DEMO_VENV)/.ready-demo-$(KEY): EXTRAS := demo
+$(DEMO_VENV)/.ready-app-$(KEY): EXTRAS := demo,app
+$(READY) $(DEMO_VENV)/.ready-demo-$(KEY) $(DEMO_VENV)/.ready-app-$(KEY):
 	@[ -n "$(PYTHON)" ] || { echo "No Python 3.11 or newer with the venv and ensurepip modules on the" \
 		"path. Install one (on Debian: python3-venv too), or say make PYTHON=/path/to/python." >&2; exit 1; }
 	@$(PYTHON) -c '$(USABLE)' || { echo "$(PYTHON) will not do: Python 3.11 or newer with the venv" \
 		"and ensurepip modules is needed." >&2; exit 1; }
-	@rm -f $(VENV)/.ready-*
-	@[ "$$($(BIN)/python -c '$(IDENTITY)' 2>/dev/null)" = "$$($(PYTHON) -c '$(IDENTITY)')" ] \
-		&& grep -qF '$(CURDIR)/$(VENV)' $(BIN)/activate && $(BIN)/python -m pip --version >/dev/null 2>&1 \
-		|| { echo "Making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv --clear $(VENV); }
-	@echo "Installing into $(VENV) (the first time: 2 to 4 minutes and some GB of downloads)"
-	@$(INSTALL) || { echo "Once more, as downloads may have broken off" >&2; $(INSTALL); }
+	@rm -f $(@D)/.ready-*
+	@[ "$$($(@D)/bin/python -c '$(IDENTITY)' 2>/dev/null)" = "$$($(PYTHON) -c '$(IDENTITY)')" ] \
+		&& grep -qF '$(CURDIR)/$(@D)' $(@D)/bin/activate \
+		&& $(@D)/bin/python -m pip --version >/dev/null 2>&1 \
+		|| { echo "Making $(@D) with $$($(PYTHON) --version)"; $(PYTHON) -m venv --clear $(@D); }
+	@echo "Installing into $(@D) (the first time: 2 to 4 minutes and some GB of downloads)"
+	@log=$(@D)/install.log; : > $$log; for attempt in 1 2; do \
+		$(@D)/bin/python -m pip install --disable-pip-version-check --prefer-binary \
+			--editable '.[$(EXTRAS)]' >> $$log 2>&1 && exit 0; \
+		[ $$attempt = 2 ] || echo "Once more, as downloads may have broken off" >&2; \
+	done; grep -i '^error' $$log | tail -n 1 >&2; \
+	echo "pip failed; all that it printed is in $$log" >&2; exit 1
 	@touch $@

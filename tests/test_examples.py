@@ -50,7 +50,12 @@ def said_by(name: str, runs: dict[str, tuple[int, str, str]]) -> str:
 def test_demo(runs: dict[str, tuple[int, str, str]], demo_folder: Path) -> None:
     said = said_by("00_demo.py", runs)
     assert "bit for bit what it was alone" in said
-    assert said.count("AbsRel raw") == 2
+    *_, coffee, motorcycle, table_top, opened, seconds = said.splitlines()
+    assert re.fullmatch(r"coffee +[\d.]+ to [\d.]+ m", coffee)
+    for line in (motorcycle, table_top):
+        assert re.fullmatch(r"\w+ +.* m; AbsRel 0\.\d+, best constant 0\.\d+", line)
+    assert Path(opened.removeprefix("Open ")).stat().st_size > 10_000
+    assert re.fullmatch(r"[\d.]+ seconds", seconds)
     for name, shape in (
         ("coffee", (400, 600)),
         ("motorcycle", (500, 741)),

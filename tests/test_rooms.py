@@ -21,7 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
     ("annotating", "calibrating", "distilling", "exporting"),
-    ("latency", "evaluation", "training", "labelling", "serving"),
+    ("latency", "evaluation", "training", "labelling", "serving", "app"),
     ("data",),
     ("__init__",),
     ("plugin",),

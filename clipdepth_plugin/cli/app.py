@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from clipdepth_plugin.cli.annotate import annotate_set
+from clipdepth_plugin.cli.app_page import serve_page
 from clipdepth_plugin.cli.bench import run_bench
 from clipdepth_plugin.cli.calibrate import calibrate_head
 from clipdepth_plugin.cli.command import add_command
@@ -59,3 +60,4 @@ add_command(app, rank_layers, "layers")
 add_command(app, calibrate_head, "calibrate")
 add_command(app, export_files, "export")
 add_command(app, run_bench, "bench")
+add_command(app, serve_page, "app")
