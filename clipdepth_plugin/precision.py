@@ -20,7 +20,8 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 def outside_inference() -> AbstractContextManager[Any]:
     """What is made inside is the user's: autograd may save it, inference mode or not."""
-    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else _NOTHING
+    inside = torch.compiler.is_compiling() or torch.is_inference_mode_enabled()
+    return torch.inference_mode(False) if inside else _NOTHING
 
 
 def imitates(dtype: torch.dtype, device: torch.device) -> bool:

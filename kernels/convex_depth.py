@@ -106,7 +106,8 @@ def convex_depth_triton(
     positions = batch * height * width
     # Products in float32, and likeness, leave no registers for a larger tile.
     exact = x_BCHW.dtype == torch.float32
-    block_m = 16 if exact or embedded_BEYX is not None else BLOCK_T
+    alike = embedded_BEYX is not None
+    block_m = 16 if exact or alike else BLOCK_T
     block_k = 32 if exact else 64
     launch.launchable(_convex_depth_fwd_kernel)[(launch.cdiv(positions, block_m),)](
         launch.channels_last(x_BCHW), level_BLHW.contiguous(),
@@ -116,12 +117,12 @@ def convex_depth_triton(
         log_low, log_high, *map(math.log, SCALE_RANGE),
         METRES=METRES[activation],
         SCALED=level_BLHW.shape[1] > 1,
-        LIKENESS=embedded_BEYX is not None,
+        LIKENESS=alike,
         FACTOR=CONVEX_FACTOR,
         **launch.products(x_BCHW, "convolution"),
         BLOCK_M=block_m,
         BLOCK_K=min(launch.power_of_two(channels), block_k),
-        num_warps=4,
+        num_warps=8 if exact and alike else 4,  # 4 spill registers
         num_stages=2,
     )  # fmt: skip
     return out_BLHW

@@ -98,7 +98,7 @@ def distill(options: DistillOptions, console: Console) -> int:
     from clipdepth_plugin.distilling.run import distill as run
 
     find_device(options.device)
-    labelling, job = _label_job(options), _job(options)
+    job, labelling = _job(options), _label_job(options)
     with loading(console, options.host):
         check_student(job)
     bad = labelling is not None and _label(labelling, console)

@@ -152,7 +152,7 @@ def predict(options: PredictOptions, console: Console) -> int:
     from clipdepth_plugin.cli.predict_videos import check_videos_replaced
 
     Image.MAX_IMAGE_PIXELS = None  # --max-pixels is the bound
-    if options.host == "demo" and options.head is None:
+    if options.host == "demo" and options.head is None and options.exported is None:
         options = dataclasses.replace(options, head=head_for(options.host, ""))
     _check_options(options)
     inputs = find_inputs(options.images)

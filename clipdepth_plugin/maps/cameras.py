@@ -61,6 +61,7 @@ def camera_scales(
         HostError: Both are given, not as many as images, or what is no camera of such a picture.
         HeadMismatchError: The head was trained without a canonical camera, or gives relative depth.
     """
+    _check_one(intrinsics, focal_px)
     if not config.metric:
         raise HeadMismatchError(
             "this head gives relative depth (config.metric is False): no camera turns it into "
@@ -90,8 +91,7 @@ def view_cameras(
     Raises:
         HostError: Both are given, not as many as images, or what is no camera of such a picture.
     """
-    if intrinsics is not None and focal_px is not None:
-        raise HostError("intrinsics and focal_px both say the focal length: give one")
+    _check_one(intrinsics, focal_px)
     sizes = [image.views[0].image_size for image in images]
     if intrinsics is not None:
         name, cameras = "intrinsics", parse_intrinsics(intrinsics, len(images))
@@ -110,6 +110,11 @@ def view_cameras(
         for image, camera in zip(images, cameras, strict=True)
         for view in image.views
     ]
+
+
+def _check_one(intrinsics: Cameras | None, focal_px: Focals | None) -> None:
+    if intrinsics is not None and focal_px is not None:
+        raise HostError("intrinsics and focal_px both say the focal length: give one")
 
 
 def _scale(config: Canonical, view: ViewGeometry, camera: Intrinsics) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -53,12 +52,8 @@ class Reader:
 
     def __post_init__(self) -> None:
         self.graphs = graphs_of(self.head)
-
-    @cached_property
-    def says_unit(self) -> bool:
-        """Whether the maps' unit is not plain."""
         config = self.head.config
-        return not config.metric or config.canonical_focal is not None
+        self.says_unit = not config.metric or config.canonical_focal is not None
 
     def say_empty(self, views: Sequence[int]) -> None:
         """Says which views are pictures of one colour: each number once."""

@@ -80,6 +80,6 @@ def test_options_that_are_refused(
 
 
 def test_one_of_the_two_is_needed(pictures: Path, tmp_path: Path) -> None:
-    result = run("predict", pictures, "--host", "demo", "-o", tmp_path / "output")
+    result = run("predict", pictures, "--host", "config:vit-b-16", "-o", tmp_path / "output")
     assert result.exit_code == 2
     assert "--head is missing: give --host and --head, or --exported" in words(result.stderr)
