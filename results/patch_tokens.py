@@ -41,7 +41,7 @@ INTRODUCTION = """\
 Made by `python results/patch_tokens.py`. Of a pass whose depth has been read: the time of
 `plugin.tokens(focal_px=...)`, of that at merged squares, and of the MLP of `DepthTokens` (hidden
 256, width 1024) in % of the tower's: medians over rounds with their bootstrap 95% interval. `fast`
-head with confidence, batch 1, float32. The machine was shared with two trainings at low priority.
+head with confidence, batch 1, float32.
 """
 
 
