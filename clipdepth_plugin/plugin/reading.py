@@ -6,7 +6,6 @@ Axes: B views, H W a map's size.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 from PIL import Image
 from torch import Tensor
@@ -223,4 +222,5 @@ def last_pass(recorder: PassRecorder) -> DepthPass:
     slot = recorder.slot
     if slot.last is None:
         raise NoDepthError(slot.why_none)
-    return cast("DepthPass", slot.last)
+    last: DepthPass = slot.last  # type: ignore[assignment]
+    return last

@@ -125,7 +125,8 @@ def place(page: Page, x: int, y: int) -> Position:
     """Where a pixel of the map is, in the shown picture of it."""
     shown = page.locator("#depth img")
     found = shown.evaluate(
-        """(image, [x, y]) => {
+        """async (image, [x, y]) => {
+            await image.decode();
             const box = image.getBoundingClientRect();
             const sides = [box.width / image.naturalWidth, box.height / image.naturalHeight];
             const scale = Math.min(...sides);
