@@ -2,29 +2,20 @@
 
     make test-lerobot                            # or: LEROBOT_VENV=/path/to/one make test-lerobot
 
-LeRobot needs other versions of torch and transformers than the suite, so its environment is one of
-its own: .venv-lerobot, made here, or the one that LEROBOT_VENV names, which is taken as it is.
-Needs Python 3.12. Arguments go to pytest, and then nothing is written.
+own_environment.py makes the environment, .venv-lerobot, and says what the arguments do.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree as ET
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
+from own_environment import ROOT, OwnEnvironment, cell
+
 REQUIRES = (
     *("lerobot[smolvla,pi,eo1,multi_task_dit,vla_jepa,xvla]==0.6.*", "dm-tree", "peft>=0.18"),
     *("accelerate>=1.14", "torchao", "bitsandbytes", "pytest>=8.3"),
@@ -55,55 +46,12 @@ print(json.dumps({{"versions": versions, "policies": names, **about}}))
 """
 
 
-def environment() -> Path:
-    """A Python that has LeRobot."""
-    named = os.environ.get("LEROBOT_VENV")
-    folder = Path(named) if named else ROOT / ".venv-lerobot"
-    python, ready = folder / "bin" / "python", folder / "ready"
-    if named or (ready.exists() and ready.read_text() == repr(REQUIRES)):
-        return python
-    own = sys.executable if sys.version_info >= (3, 12) else shutil.which("python3.12")
-    if own is None:
-        raise SystemExit("LeRobot needs Python 3.12: none is on the path")
-    print(f"Making {folder} (some GB of downloads)")
-    subprocess.run([own, "-m", "venv", "--clear", str(folder)], check=True)
-    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*install, *REQUIRES], check=True)
-    ready.write_text(repr(REQUIRES))
-    return python
-
-
-def run_tests(python: Path, arguments: list[str], report: Path) -> int:
-    """Pytest in that environment, which has not all of the suite's plug-ins and warnings."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    options = ["-o", "addopts=", "-o", "filterwarnings=", "--import-mode=importlib", "-ra"]
-    command = [str(python), "-m", "pytest", *options, "-p", "no:cacheprovider"]
-    command += [f"--junitxml={report}", "tests/lerobot", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
-
-
-def outcomes(report: Path) -> dict[str, str]:
-    """Test -> passed, failed or skipped."""
-    found = {}
-    for case in ET.parse(report).getroot().iter("testcase"):  # noqa: S314
-        kinds = {child.tag for child in case}
-        bad = "failed" if kinds & {"failure", "error"} else "passed"
-        found[str(case.get("name"))] = "skipped" if "skipped" in kinds else bad
-    return found
-
-
-def cell(found: dict[str, str], test: str, policy: str) -> str:
-    """What a test says of a policy."""
-    outcome = found.get(f"{test}[{policy}]")
-    return {"passed": "yes", None: "-"}.get(outcome, f"**{outcome}**")
-
-
 def rows(results: dict[str, Any]) -> Iterator[str]:
     """The table of policies."""
     yield f"| policy | tower | {' | '.join(COLUMNS)} |"
     yield "|---" * (len(COLUMNS) + 2) + "|"
     for name, tower in results["policies"].items():
-        cells = [cell(results["tests"], test, name) for test in COLUMNS.values()]
+        cells = [cell(results["tests"], f"{test}[{name}]") for test in COLUMNS.values()]
         yield f"| {name} | `{tower}` | {' | '.join(cells)} |"
 
 
@@ -142,25 +90,20 @@ Refused, as they have no ViT tower: {", ".join(refused.values())}.
 """
 
 
-def main(arguments: list[str]) -> int:
-    """Runs the tests; writes the page where all of them ran."""
-    python = environment()
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.xml"
-        code = run_tests(python, arguments, report)
-        if arguments:
-            return code
-        tests = outcomes(report)
-    asked = subprocess.run([str(python), "-c", _ASK], capture_output=True, text=True, check=True)
-    about = {
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-    }
-    results = {**about, **json.loads(asked.stdout.splitlines()[-1]), "tests": tests}
-    (HERE / "lerobot_policies.json").write_text(json.dumps(results, indent=1) + "\n")
-    (HERE / "lerobot_policies.md").write_text(page(results))
-    return code
+def _install(_: Path, pip: list[str]) -> None:
+    subprocess.run([*pip, *REQUIRES], check=True)
 
+
+LEROBOT = OwnEnvironment(
+    package="LeRobot",
+    variable="LEROBOT_VENV",
+    folder=".venv-lerobot",
+    key=REQUIRES,
+    install=_install,
+    tests="tests/lerobot",
+    ask=_ASK,
+    newest=True,
+)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(LEROBOT.run(sys.argv[1:], "lerobot_policies", page))
