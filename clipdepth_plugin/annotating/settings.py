@@ -5,42 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from clipdepth_plugin.arguments import parse_count
 from clipdepth_plugin.errors import DataError, printable
-from clipdepth_plugin.labelling.settings import MOST_METRES
+from clipdepth_plugin.labelling.settings import MOST_METRES, SourceSettings
 from clipdepth_plugin.labelling.shards import Shard
 from clipdepth_plugin.labelling.source import DepthSource
-from clipdepth_plugin.settings import GivenCamera, GivenFocal, GivenMetres, Settings
+from clipdepth_plugin.settings import GivenMetres
 
 
-class AnnotateSettings(Settings):
+class AnnotateSettings(SourceSettings):
     """What the depth depends on beside data set and source."""
 
     max_depth: Annotated[GivenMetres, Field(ge=0.1, le=MOST_METRES)] | None = None
     """Metres at the end of the encoder's range. None: LeRobot's own, 10."""
 
-    focal_px: GivenFocal | None = None
-    """Focal length in pixels of every camera, its centre being the picture's."""
-
-    intrinsics: GivenCamera | None = None
-    """(fx, fy, cx, cy) of every camera."""
-
     intrinsics_file: str | None = None
     """JSON: camera, or ``<episode>/<camera>`` -> [fx, fy, cx, cy] or null."""
-
-    dtype: str | None = None
-    """The source's: ``float32``, ``float16`` or ``bfloat16``. None: its own."""
-
-    @model_validator(mode="after")
-    def _one_camera(self) -> Self:
-        given = [x for x in ("focal_px", "intrinsics", "intrinsics_file") if self.given(x)]
-        if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)}: give one of them")
-        return self
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,15 @@ from rich.console import Console
 
 from clipdepth_plugin.cli.console import loading
 from clipdepth_plugin.cli.label import TEACHER_HELP, given_lens, told
-from clipdepth_plugin.cli.options import HEAD_HELP, HOST_HELP, BatchOption, DeviceOption
+from clipdepth_plugin.cli.options import (
+    HEAD_HELP,
+    HOST_HELP,
+    ActorsOption,
+    BatchOption,
+    DeviceOption,
+    RayOption,
+    SourceDtypeOption,
+)
 from clipdepth_plugin.errors import DataError
 
 if TYPE_CHECKING:
@@ -63,18 +71,12 @@ class AnnotateOptions:
     ] = None
     batch_size: BatchOption = 1
     device: DeviceOption = "cpu"
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, float16 or bfloat16; not given: the source's own.")
-    ] = None
+    dtype: SourceDtypeOption = None
     shard: Annotated[
         str, typer.Option(metavar="I/N", help="Only part I of N; the last to end joins all.")
     ] = "1/1"
-    ray: Annotated[
-        bool, typer.Option("--ray", help="Run on Ray: on its cluster, else on this machine.")
-    ] = False
-    actors: Annotated[
-        int | None, typer.Option(min=1, max=10_000, help="Ray actors; each opens the source once.")
-    ] = None
+    ray: RayOption = False
+    actors: ActorsOption = None
 
 
 def annotate_set(options: AnnotateOptions, console: Console) -> int:

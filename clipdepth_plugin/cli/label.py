@@ -14,7 +14,14 @@ from rich.console import Console
 
 from clipdepth_plugin.cli.console import loading
 from clipdepth_plugin.cli.long_work import LongWork
-from clipdepth_plugin.cli.options import MOST, BatchOption, DeviceOption
+from clipdepth_plugin.cli.options import (
+    MOST,
+    ActorsOption,
+    BatchOption,
+    DeviceOption,
+    RayOption,
+    SourceDtypeOption,
+)
 from clipdepth_plugin.errors import DataError, printable
 
 if TYPE_CHECKING:
@@ -88,21 +95,15 @@ class LabelOptions:
     ] = True
     batch_size: BatchOption = 1
     device: DeviceOption = "cpu"
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, float16 or bfloat16; not given: the source's own.")
-    ] = None
+    dtype: SourceDtypeOption = None
     threads: Annotated[
         int, typer.Option(min=1, max=256, help="Threads that read, and as many that write.")
     ] = 4
     shard: Annotated[
         str, typer.Option(metavar="I/N", help="Label only part I of N; all may share one DIR.")
     ] = "1/1"
-    ray: Annotated[
-        bool, typer.Option("--ray", help="Run on Ray: on its cluster, else on this machine.")
-    ] = False
-    actors: Annotated[
-        int | None, typer.Option(min=1, max=10_000, help="Ray actors; each opens the source once.")
-    ] = None
+    ray: RayOption = False
+    actors: ActorsOption = None
     bad_file_limit: Annotated[
         int, typer.Option(min=0, max=MOST, help="Pictures that may be unreadable.")
     ] = 0

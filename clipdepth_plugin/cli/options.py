@@ -63,3 +63,14 @@ def head_for(host: str | None, head: str) -> str:
     if not head and host != "demo":
         raise HostError(f"--head is missing: which head is it for --host {host}?")
     return head or "demo"
+
+
+SourceDtypeOption = Annotated[
+    str | None, typer.Option(help="float32, float16 or bfloat16; not given: the source's own.")
+]
+RayOption = Annotated[
+    bool, typer.Option("--ray", help="Run on Ray: on its cluster, else on this machine.")
+]
+ActorsOption = Annotated[
+    int | None, typer.Option(min=1, max=10_000, help="Ray actors; each opens the source once.")
+]

@@ -12,16 +12,8 @@ MOST_METRES = 1000.0
 """Farthest depth that 16 bits hold with some sense: 15 mm apart."""
 
 
-class LabelSettings(Settings):
-    """What is labelled how. A folder holds labels of the same settings alone."""
-
-    flip: bool = True
-    """Label the mirrored picture, too: pixels where the two differ by more than 10% are left out,
-    how well they agree is kept. Takes twice the time."""
-
-    max_depth: Annotated[GivenMetres, Field(le=MOST_METRES)] | None = None
-    """Metres; what is farther, such as the sky, is left out. None: the source's own bound, or 100.
-    A relative source has no metres and takes none."""
+class SourceSettings(Settings):
+    """What a source is told of all pictures."""
 
     focal_px: GivenFocal | None = None
     """Focal length in pixels of every picture, its centre being the picture's."""
@@ -30,14 +22,7 @@ class LabelSettings(Settings):
     """(fx, fy, cx, cy) of every picture."""
 
     intrinsics_file: str | None = None
-    """JSON: name, ``<sequence>/<frame>`` as the labels are called -> [fx, fy, cx, cy] or null."""
-
-    exif: bool = True
-    """Read the focal length from a picture's EXIF where nothing else says it."""
-
-    masks: str | None = None
-    """A folder with a grey ``<sequence>/<frame>.png`` for each picture: pixels of 0 are left out.
-    """
+    """JSON: name -> [fx, fy, cx, cy] or null."""
 
     dtype: str | None = None
     """The source's: ``float32``, ``float16`` or ``bfloat16``. None: its own."""
@@ -48,3 +33,25 @@ class LabelSettings(Settings):
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)}: give one of them")
         return self
+
+
+class LabelSettings(SourceSettings):
+    """What is labelled how. A folder holds labels of the same settings alone."""
+
+    flip: bool = True
+    """Label the mirrored picture, too: pixels where the two differ by more than 10% are left out,
+    how well they agree is kept. Takes twice the time."""
+
+    max_depth: Annotated[GivenMetres, Field(le=MOST_METRES)] | None = None
+    """Metres; what is farther, such as the sky, is left out. None: the source's own bound, or 100.
+    A relative source has no metres and takes none."""
+
+    intrinsics_file: str | None = None
+    """JSON: name, ``<sequence>/<frame>`` as the labels are called -> [fx, fy, cx, cy] or null."""
+
+    exif: bool = True
+    """Read the focal length from a picture's EXIF where nothing else says it."""
+
+    masks: str | None = None
+    """A folder with a grey ``<sequence>/<frame>.png`` for each picture: pixels of 0 are left out.
+    """
