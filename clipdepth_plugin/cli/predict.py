@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from PIL import Image
@@ -26,6 +26,9 @@ from clipdepth_plugin.cli.predict_inputs import Inputs, find_inputs
 from clipdepth_plugin.cli.predict_sources import MapSource, find_source, frames_in_order
 from clipdepth_plugin.errors import HeadMismatchError, HostError
 from clipdepth_plugin.files.opening import MAX_PIXELS
+
+if TYPE_CHECKING:
+    from clipdepth_plugin.cli.predict_files import Wanted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +150,7 @@ def predict(options: PredictOptions, console: Console) -> int:
     or a map could not be written, and those before are done; the message says which. 3, an
     unexpected error.
     """
-    from clipdepth_plugin.cli.predict_files import Wanted, check_names, check_replaced
+    from clipdepth_plugin.cli.predict_files import check_names, check_replaced
     from clipdepth_plugin.cli.predict_run import Run
     from clipdepth_plugin.cli.predict_videos import check_videos_replaced
 
@@ -173,20 +176,8 @@ def predict(options: PredictOptions, console: Console) -> int:
             stream=options.stream,
         )
         _check_camera(source, options)
-        wanted = Wanted(
-            metric=source.says.metric,
-            npy=options.npy,
-            confidence=options.confidence,
-            ply=options.ply,
-            glb=options.glb,
-            undistort=options.undistort,
-        )
-        make_view = ViewMaker(
-            options.intrinsics,
-            options.focal_px,
-            undistort=options.undistort,
-            needed_by=_needing(options),
-        )
+        wanted = _wanted(options, metric=source.says.metric)
+        make_view = _view_maker(options)
         if not options.overwrite:
             check_replaced(inputs.images, options.output, wanted)
             check_videos_replaced(inputs.videos, options.output, frames=options.frames)
@@ -201,6 +192,22 @@ def predict(options: PredictOptions, console: Console) -> int:
         frames=options.frames,
     )
     return run(inputs, console)
+
+
+def _wanted(options: PredictOptions, *, metric: bool) -> Wanted:
+    from clipdepth_plugin.cli.predict_files import Wanted
+
+    names = ("npy", "confidence", "ply", "glb", "undistort")
+    return Wanted(metric=metric, **{name: getattr(options, name) for name in names})
+
+
+def _view_maker(options: PredictOptions) -> ViewMaker:
+    return ViewMaker(
+        options.intrinsics,
+        options.focal_px,
+        undistort=options.undistort,
+        needed_by=_needing(options),
+    )
 
 
 def _check_options(options: PredictOptions) -> None:
