@@ -22,7 +22,7 @@ from clipdepth_plugin.cli.export import ExportOptions
 from clipdepth_plugin.cli.inspect import InspectOptions
 from clipdepth_plugin.cli.label import LabelOptions
 from clipdepth_plugin.cli.layers import LayersOptions
-from clipdepth_plugin.cli.predict import PredictOptions
+from clipdepth_plugin.cli.predict_options import PredictOptions
 from clipdepth_plugin.cli.train import TrainOptions
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.data import AugmentConfig, DataConfig

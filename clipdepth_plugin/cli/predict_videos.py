@@ -28,7 +28,7 @@ _FOLLOW = 0.1
 """Share by which the colours' ends follow each frame: jumps of a frame alone do not flicker."""
 
 Predict = Callable[[list[View]], list[Predicted]]
-Write = Callable[[Path, Predicted], object]
+Write = Callable[[Path, int, Predicted], object]
 
 
 class Ended(NamedTuple):
@@ -68,7 +68,7 @@ class VideoPrediction:
             make_view: From a frame to its view.
             batch_size: Frames that are predicted together.
             max_pixels: Frames with more are refused.
-            write_frame: Writes the files of a frame, NAME/000000; None: there are none.
+            write_frame: Given the video, a frame's number and its maps; None: frames have no files.
         """
         self._folder, self._predict, self._make_view = folder, predict, make_view
         self._batch_size, self._max_pixels = batch_size, max_pixels
@@ -99,7 +99,8 @@ class VideoPrediction:
                             for frame, one in zip(batch, self._predict(views), strict=True):
                                 ends = _followed(ends, one)
                                 writer.frame(_drawn(one, ends), frame.time)
-                                self._write(path, done, one)
+                                if self._write_frame is not None:
+                                    self._write_frame(path, done, one)
                                 done, time = done + 1, frame.time
                             advance(len(batch), video.frames)
                     except ImageError as problem:
@@ -134,12 +135,6 @@ class VideoPrediction:
 
     def _view(self, frame: Frame, path: Path) -> View:
         return self._make_view(Image.fromarray(frame.image_HW3), path, is_file=False)
-
-    def _write(self, path: Path, number: int, one: Predicted) -> None:
-        if self._write_frame is not None:
-            folder = self._folder / path.stem
-            folder.mkdir(exist_ok=True)
-            self._write_frame(folder / f"{number:06d}", one)
 
 
 def check_videos_replaced(videos: list[Path], folder: Path, *, frames: bool) -> None:
