@@ -315,8 +315,8 @@ OPTIONS: dict[str, tuple[type[Any], list[str], dict[str, str]]] = {
 
 ALWAYS = {
     "inspect": "host as_json random_weights",
-    "predict": "images host head output npy ply glb frames stream intrinsics undistort batch_size "
-    "device tower other_tower overwrite",
+    "predict": "images host head output npy ply glb frames rgbd stream intrinsics undistort "
+    "batch_size device tower other_tower overwrite",
     "train": "config overrides resume cache",
     "eval": "host head output align baseline_data flip input_size pictures batch_size device tower "
     "other_tower",
