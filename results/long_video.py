@@ -112,7 +112,7 @@ def main() -> None:
     for part in range(_PARTS):
         inside = [mib for at, mib in samples if part <= _PARTS * at / whole <= part + 1]
         rows.append((f"{part + 1} of {_PARTS}", f"{min(inside):.0f}", f"{max(inside):.0f}"))
-    print("# A long video\n")
+    print("# An hour of video\n")
     print(
         f"`clipdepth predict` of a film of {seconds} s with sound ({SIZE[0]} x {SIZE[1]}, "
         f"{RATE} frames a second), a tiny random tower, `--batch-size 16`: resident memory.\n"

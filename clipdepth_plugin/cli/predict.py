@@ -55,7 +55,7 @@ def predict(options: PredictOptions, console: Console) -> int:
     or a map could not be written, and those before are done; the message says which. 3, an
     unexpected error.
     """
-    from clipdepth_plugin.cli.predict_files import check_names, check_replaced
+    from clipdepth_plugin.cli.predict_overwrite import check_names, check_replaced
     from clipdepth_plugin.cli.predict_run import Run
     from clipdepth_plugin.cli.predict_videos import check_videos_replaced
 

@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image
 
 from clipdepth_plugin.cli.predict_cameras import View, ViewMaker
-from clipdepth_plugin.cli.predict_files import Predicted, refuse_foreign
+from clipdepth_plugin.cli.predict_files import Predicted
 from clipdepth_plugin.cli.predict_inputs import OUR_VIDEO_SUFFIX
+from clipdepth_plugin.cli.predict_overwrite import refuse_foreign
 from clipdepth_plugin.errors import DepthFileError, ImageError, printable
 from clipdepth_plugin.files.atomic import new_files
 from clipdepth_plugin.files.colours import Ends, ends_of

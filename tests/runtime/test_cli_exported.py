@@ -65,11 +65,10 @@ def test_an_rgbd_folder_is_that_of_label(
 ) -> None:
     exported, ours, theirs = request.getfixturevalue(name), tmp_path / "set", tmp_path / "labels"
     camera = ("--focal-px", "50")
-    given = ("--exported", exported, "-o", tmp_path / "out", "--rgbd", ours, *camera)
-    assert run("predict", pictures, *given).exit_code == 0
-    teacher = f"onnx:{exported}/tower_depth.onnx"
-    given = ("--teacher", teacher, "-o", theirs, "--no-flip", "--no-exif", *camera)
-    assert run("label", pictures, *given).exit_code == 0
+    made = ("--exported", exported, "-o", tmp_path / "out", "--rgbd", ours)
+    assert run("predict", pictures, *made, *camera).exit_code == 0
+    labels = ("--teacher", f"onnx:{exported}/tower_depth.onnx", "-o", theirs, "--no-flip")
+    assert run("label", pictures, *labels, "--no-exif", *camera).exit_code == 0
     suffix = "depth" if name == "metric" else "inverse"
     files = ("a.png", "b.jpg", f"a.{suffix}.png", f"b.{suffix}.png", "intrinsics.json")
     for file in files:
