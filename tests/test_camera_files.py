@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,17 @@ distortion_model: equidistant
 d: [0.1, 0.01, 0.0, 0.0]
 k: [300, 0, 159.5, 0, 310, 119.5, 0, 0, 1]
 """
+ECHO = """header: {{seq: 12, stamp: {{secs: 1, nsecs: 5}}}}
+height: 480
+width: 640
+distortion_model: "rational_polynomial"
+D: [1, 2, 3, 4, 5, 6, 7, 1e-3]
+K: [300.0, 0.0, {}, 0.0, 3.1e2, {}, 0.0, 0.0, 1.0]
+binning_x: 2
+roi: {{x_offset: {}, y_offset: {}, height: {}, width: {}, do_rectify: False}}
+---
+"""
+EIGHT = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 1e-3)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +85,28 @@ k: [300, 0, 159.5, 0, 310, 119.5, 0, 0, 1]
         ),
         ("a.yml", ROS.format("''", 0, "[]"), Lens(CAMERA, SIZE)),
         ("a.yml", TOPIC, Lens(CAMERA, SIZE, "fisheye", (0.1, 0.01, 0.0, 0.0))),
+        # As rostopic echo writes it: documents that follow each other, arrays in capitals.
+        (
+            "a.yml",
+            2 * ECHO.format(159.5, 119.5, 0, 0, 0, 0),
+            Lens(CAMERA, (480, 640), "radial", EIGHT),
+        ),
+        ("a.yml", ECHO.format(259.5, 169.5, 100, 50, *SIZE), Lens(CAMERA, SIZE, "radial", EIGHT)),
+        (
+            "cameras.txt",
+            "  " + COLMAP.format("OPENCV", "300 310 160 120 1 2 3 4").replace("\n", "\r\n"),
+            Lens(CAMERA, SIZE, "radial", (1.0, 2.0, 3.0, 4.0)),
+        ),
+        (
+            "cameras.txt",
+            COLMAP.format("RADIAL", "300 160 120 0.1 -1e-2"),
+            Lens((300.0, 300.0, 159.5, 119.5), SIZE, "radial", (0.1, -0.01)),
+        ),
+        (
+            "cameras.txt",
+            COLMAP.format("SIMPLE_RADIAL_FISHEYE", "300 160 120 0.1"),
+            Lens((300.0, 300.0, 159.5, 119.5), SIZE, "fisheye", (0.1,)),
+        ),
     ],
 )
 def test_files_of_every_kind(tmp_path: Path, name: str, content: str, expected: Lens) -> None:
@@ -97,6 +131,40 @@ def test_colmaps_pictures_have_cameras_of_their_own(tmp_path: Path) -> None:
         cameras.of("d")
 
 
+LEFT, RIGHT = [300, 300, 160, 120], [400, 400, 160, 120]
+
+
+@pytest.mark.parametrize(
+    ("names", "picture", "expected"),
+    [
+        ({"left/1.jpg": LEFT, "right/1.jpg": RIGHT}, "/data/right/1.jpg", RIGHT),
+        ({"left/1.jpg": LEFT, "right/1.jpg": RIGHT}, "right/1", RIGHT),
+        ({"left/1.jpg": LEFT, "right/1.jpg": RIGHT}, "pics/1.jpg", "may be 'left/1.jpg' or 'ri"),
+        ({"left/1.jpg": LEFT, "right/1.jpg": LEFT}, "pics/1.png", LEFT),
+        ({"1": LEFT, "right/1.jpg": RIGHT}, "right/1.jpg", RIGHT),
+        ({"1.jpg": LEFT, "1.png": RIGHT}, "seq/1.png", RIGHT),
+        ({"1.jpg": LEFT, "1.png": RIGHT}, "seq/1", "may be '1.jpg' or '1.png'"),
+        ({"7": LEFT, "7.25": RIGHT}, "seq/7.25", RIGHT),
+        ({"7": LEFT}, "seq/7.25", "has no camera of 'seq/7.25'"),
+        ({"b.jpg": LEFT}, "pics/b", LEFT),
+        ({"pics/b": None, "b": LEFT}, "pics/b", None),
+        ({"film.mp4": LEFT}, "clips/film.mp4", LEFT),
+    ],
+)
+def test_names_and_pictures(
+    tmp_path: Path, names: dict[str, Any], picture: str, expected: list[int] | str | None
+) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(names))
+    cameras = read_cameras(tmp_path / "a.json")
+    if isinstance(expected, str):
+        with pytest.raises(DataError, match=re.escape(expected)):
+            cameras.of(picture)
+        return
+    found = cameras.of(picture)
+    assert (found and list(found.camera)) == expected
+    assert cameras.has(picture)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -117,7 +185,15 @@ def test_colmaps_pictures_have_cameras_of_their_own(tmp_path: Path) -> None:
         ("a.yaml", ROS.format("thin_prism", 1, "[1]"), "distortion_model 'thin_prism'"),
         ("a.yaml", ROS.format("equidistant", 5, "[1, 2, 3, 4, 5]"), "4 at most"),
         ("a.yaml", ROS.format("plumb_bob", 1, "[x]"), "distortion_coefficients"),
+        ("a.yaml", TOPIC.replace("300", "0"), r"^[^:]*a\.yaml: camera_matrix: got"),
+        ("a.yaml", TOPIC + "roi: {x_offset: x}", "roi"),
+        (
+            "a.yaml",
+            TOPIC.replace("[300, 0, 159.5, 0, 310, 119.5, 0, 0, 1]", "'123456789'"),
+            "9 finite",
+        ),
         ("a.xml", "<a/>", r"are read from \.json"),
+        ("cameras.bin", "", "model_converter"),
     ],
 )
 def test_wrong_files(tmp_path: Path, name: str, content: str, message: str) -> None:

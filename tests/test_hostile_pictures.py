@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from clipdepth_plugin.cli.predict_files import check_names, check_replaced
+from clipdepth_plugin.cli.predict_overwrite import check_names, check_replaced
 from clipdepth_plugin.data.files import read_image, stored_depth
 from clipdepth_plugin.errors import ClipDepthError, DataError, DepthFileError, ImageError
 from clipdepth_plugin.files import depth_maps

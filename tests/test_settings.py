@@ -22,7 +22,7 @@ from clipdepth_plugin.cli.export import ExportOptions
 from clipdepth_plugin.cli.inspect import InspectOptions
 from clipdepth_plugin.cli.label import LabelOptions
 from clipdepth_plugin.cli.layers import LayersOptions
-from clipdepth_plugin.cli.predict import PredictOptions
+from clipdepth_plugin.cli.predict_options import PredictOptions
 from clipdepth_plugin.cli.train import TrainOptions
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.data import AugmentConfig, DataConfig
@@ -315,8 +315,8 @@ OPTIONS: dict[str, tuple[type[Any], list[str], dict[str, str]]] = {
 
 ALWAYS = {
     "inspect": "host as_json random_weights",
-    "predict": "images host head output npy ply glb frames stream intrinsics undistort batch_size "
-    "device tower other_tower overwrite",
+    "predict": "images host head output npy ply glb frames rgbd stream intrinsics undistort "
+    "batch_size device tower other_tower overwrite",
     "train": "config overrides resume cache",
     "eval": "host head output align baseline_data flip input_size pictures batch_size device tower "
     "other_tower",

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from clipdepth_plugin.app.model import DepthModel
-from clipdepth_plugin.app.session import RenderVideo, Session, Sessions
+from clipdepth_plugin.app.session import RenderVideo, Session, Sessions, is_below
 from clipdepth_plugin.errors import HostError
 
 MAX_UPLOAD = 100 * 1024 * 1024
@@ -99,5 +99,4 @@ class _OwnFiles:
         asked = _FILE.search(path)
         if asked is None:
             return "/proxy=" not in path
-        wanted = Path(asked[1])
-        return wanted.is_absolute() and wanted.resolve().is_relative_to(self._root)
+        return is_below(Path(asked[1]), self._root)

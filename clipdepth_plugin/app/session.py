@@ -16,7 +16,7 @@ from PIL import Image
 
 from clipdepth_plugin.app.model import DepthModel, focal_length
 from clipdepth_plugin.app.shown import Point, Shown
-from clipdepth_plugin.errors import ClipDepthError, NoDepthError
+from clipdepth_plugin.errors import ClipDepthError, ImageError, NoDepthError
 from clipdepth_plugin.files.exif import exif_focal
 from clipdepth_plugin.files.pictures import opened_image, upright_rgb
 from clipdepth_plugin.files.videos import Frame, Video
@@ -46,10 +46,10 @@ class Session:
     """
 
     def __init__(self, model: DepthModel, render_video: RenderVideo, parent: Path) -> None:
-        """``parent``: where its folder is made, under a name that nobody guesses."""
+        """``parent``: where uploads are, and its folder, under a name that nobody guesses."""
         self.lock = threading.Lock()
         self.points: list[Point] = []
-        self._model, self._render_video = model, render_video
+        self._model, self._render_video, self._parent = model, render_video, parent
         self._folder = parent / secrets.token_hex(16)
         self._folder.mkdir(mode=0o700)
         self._round = self._folder / "0"
@@ -97,7 +97,7 @@ class Session:
             ClipDepthError: It can't be read, or has no depth.
         """
         self.clear()
-        self._uploads.append(path)  # the browser still shows it
+        self._take(path)
         with opened_image(path.read_bytes(), path.name, max_pixels=MAX_PIXELS) as stored:
             self._lens = exif_focal(stored.getexif(), stored.size), "as its EXIF says"
             image = upright_rgb(stored, path.name)
@@ -113,7 +113,7 @@ class Session:
             ClipDepthError: It can't be read.
         """
         self.clear()
-        self._uploads.append(path)  # the browser still shows it
+        self._take(path)
         kept = self._folder / path.name
         os.link(path, kept)  # visitors that upload the same share the file
         self._video = kept
@@ -175,6 +175,15 @@ class Session:
         """Those of ``Shown.write_files``, which are there until another picture is shown."""
         return self.shown.write_files(self._new_folder())
 
+    def _take(self, path: Path) -> None:
+        """Notes an upload, which is removed with the session: until then the browser shows it.
+
+        Whoever calls the page without a browser may name any file.
+        """
+        if not is_below(path, self._parent) or not path.is_file():
+            raise ImageError("only uploaded files are taken")
+        self._uploads.append(path)
+
     def _see(self, image: Image.Image, name: str) -> None:
         shutil.rmtree(self._round, ignore_errors=True)
         focal, lens = self._lens
@@ -227,6 +236,14 @@ class Sessions:
         if session is not None:
             with session.lock:
                 session.close()
+
+
+def is_below(path: Path, folder: Path) -> bool:
+    """Whether a path leads into a folder, wherever its links and dots lead."""
+    try:
+        return path.is_absolute() and path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError):  # a loop of links; a zero byte
+        return False
 
 
 @contextlib.contextmanager

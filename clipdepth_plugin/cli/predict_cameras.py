@@ -57,6 +57,7 @@ class ViewMaker:
         *,
         undistort: bool,
         needed_by: str | None,
+        straight_for: str | None = None,
     ) -> None:
         """Reads the file of cameras.
 
@@ -64,7 +65,8 @@ class ViewMaker:
             intrinsics: A file, or ``exif``.
             focal_px: The focal length of all pictures.
             undistort: Whether pictures are made straight.
-            needed_by: An option that can't do without the camera of a pinhole.
+            needed_by: An option that can't do without the camera of each picture.
+            straight_for: An option that takes straight pictures alone.
 
         Raises:
             DataError: The file can't be read.
@@ -72,7 +74,8 @@ class ViewMaker:
         self._exif = intrinsics == EXIF
         given = intrinsics is not None and not self._exif
         self._file = read_cameras(Path(intrinsics)) if given and intrinsics is not None else None
-        self._focal_px, self._undistort, self._needed_by = focal_px, undistort, needed_by
+        self._focal_px, self._undistort = focal_px, undistort
+        self._needed_by, self._straight_for = needed_by, straight_for or needed_by
         self._check = LensCheck()
 
     def __call__(self, image: Image.Image, path: Path, *, is_file: bool = True) -> View:
@@ -98,10 +101,10 @@ class ViewMaker:
         except (DataError, HostError) as error:
             raise ImageError(str(error)) from error
         if not self._undistort:
-            if self._needed_by is not None and lens.is_distorted:
+            if self._straight_for is not None and lens.is_distorted:
                 raise ImageError(
-                    f"{where}: its lens is distorted ({lens.model}), and {self._needed_by} takes "
-                    "straight pictures: add --undistort"
+                    f"{where}: its lens is distorted ({lens.model}), and {self._straight_for} "
+                    "takes straight pictures: add --undistort"
                 )
             return View(image, lens.camera)
         from clipdepth_plugin.maps.undistort import undistorted
@@ -115,7 +118,7 @@ class ViewMaker:
         if self._focal_px is not None:
             return Lens(centred(self._focal_px, size))
         if self._file is not None:
-            return self._file.of(path.name)
+            return self._file.of(str(path))
         if not self._exif or not is_file:
             return None
         with opened_image(path, max_pixels=MAX_PIXELS) as stored:

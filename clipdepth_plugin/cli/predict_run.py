@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 from rich.console import Console
@@ -20,6 +21,9 @@ from clipdepth_plugin.cli.stopping import stopped_gently
 from clipdepth_plugin.errors import ClipDepthError, ImageError, NoDepthError, printable
 from clipdepth_plugin.files.pictures import INVERSE_SUFFIX, load_image
 
+if TYPE_CHECKING:
+    from clipdepth_plugin.cli.predict_rgbd import RgbdFolder
+
 
 class Run:
     """One run; ``source`` is opened by whoever calls it."""
@@ -34,11 +38,23 @@ class Run:
         batch_size: int,
         max_pixels: int,
         frames: bool,
+        rgbd: RgbdFolder | None,
     ) -> None:
-        """Keeps all of it; ``frames``: whether the files of a video's frames are written."""
+        """Keeps all of it.
+
+        Args:
+            source: Of the maps.
+            wanted: Files of each picture.
+            make_view: From a picture to its view.
+            folder: Where they go.
+            batch_size: Pictures that are predicted together.
+            max_pixels: Pictures with more are refused.
+            frames: Whether the files of a video's frames are written.
+            rgbd: An RGB-D folder that gets everything, too; opened by whoever calls it.
+        """
         self._source, self._wanted, self._make_view = source, wanted, make_view
         self._folder, self._batch_size, self._max_pixels = folder, batch_size, max_pixels
-        self._frames = frames
+        self._frames, self._rgbd = frames, rgbd
         self._unreadable: list[ClipDepthError] = []
         self._empty: list[Path] = []
         self._is_first = True
@@ -55,6 +71,8 @@ class Run:
             is_stopped = stopped()
         if inputs.images:
             console.print(f"{self._done} depth maps in {self._folder}")
+        if self._rgbd is not None:
+            console.print(f"{self._rgbd.written} frames in the RGB-D folder {self._rgbd.folder}")
         if is_stopped:
             pictures = f", {self._done} of {len(inputs.images)} pictures" if inputs.images else ""
             console.print(f"stopped by Ctrl-C{pictures}; what is written is whole", style="yellow")
@@ -95,6 +113,19 @@ class Run:
         if one.maps.is_empty:
             self._empty.append(path)
         self._done += self._write_files(self._folder / path.stem, one)
+        if self._rgbd is not None:
+            try:
+                self._rgbd.picture(path, one)
+            except ImageError as error:
+                self._unreadable.append(error)
+
+    def _write_frame(self, video: Path, number: int, one: Predicted) -> None:
+        if self._frames:
+            folder = self._folder / video.stem
+            folder.mkdir(exist_ok=True)
+            self._write_files(folder / f"{number:06d}", one)
+        if self._rgbd is not None:
+            self._rgbd.frame(video, number, one)
 
     def _write_files(self, stem: Path, one: Predicted) -> bool:
         try:
@@ -111,7 +142,7 @@ class Run:
             self._make_view,
             batch_size=self._batch_size,
             max_pixels=self._max_pixels,
-            write_frame=self._write_files if self._frames else None,
+            write_frame=self._write_frame,
         )
         self._source.cut()
         try:

@@ -19,9 +19,10 @@ from PIL import Image
 
 from clipdepth_plugin.errors import ExportError
 from clipdepth_plugin.maps.cameras import Canonical, Focals
-from clipdepth_plugin.runtime.folder import read_card
+from clipdepth_plugin.runtime.folder import NETWORK_FILE, read_card
 
 if TYPE_CHECKING:
+    from clipdepth_plugin.labelling.source import SourceCard
     from clipdepth_plugin.plugin.streams import DepthStream
 
 
@@ -83,6 +84,14 @@ class MapSource(ABC):
         """The next picture is of another camera, or of another time."""
 
     @abstractmethod
+    def card(self) -> SourceCard:
+        """Whose maps they are, as ``clipdepth label`` says it of the same head; once it is open.
+
+        Raises:
+            ClipDepthError: A file of it can't be read.
+        """
+
+    @abstractmethod
     def maps(self, images: Sequence[Image.Image], focal_px: Focals | None) -> list[Maps]:
         """The maps of RGB pictures; a focal length in pixels, for all or (None: unknown) each."""
 
@@ -127,7 +136,7 @@ def _in_number_order(path: Path) -> list[tuple[bool, Decimal, str]]:
 class _Exported(MapSource):
     def __init__(self, folder: Path, device: str) -> None:
         self.name = str(folder)
-        self.says = read_card(folder)
+        self.says = self._card = read_card(folder)
         self._folder, self._device = folder, device
 
     def open(self) -> None:
@@ -137,6 +146,11 @@ class _Exported(MapSource):
         if colon and not (index.isascii() and index.isdecimal() and len(index) < 4):
             raise ExportError(f"--device {self._device}: expected cpu, cuda, cuda:1 or tensorrt")
         self._model = runtime.open(self._folder, provider, device=int(index or 0))
+
+    def card(self) -> SourceCard:
+        from clipdepth_plugin.labelling.sources.onnx_file import onnx_card
+
+        return onnx_card(str(self._folder / NETWORK_FILE), self._card)
 
     def maps(self, images: Sequence[Image.Image], focal_px: Focals | None) -> list[Maps]:
         results = self._model.batch(list(images), focal_px)
@@ -171,7 +185,7 @@ class _Beside(MapSource):
         from clipdepth_plugin.plugin.pictures import PictureDepth
 
         host = load_host(self._host)
-        plugin = DepthPlugin(
+        self._plugin = plugin = DepthPlugin(
             host.model.to(self._device),
             self._head.to(self._device),
             processor=host.preprocessing,
@@ -180,6 +194,11 @@ class _Beside(MapSource):
         if self._streams:
             self._stream = plugin.stream("predict", view="all")
         self._depth_of = PictureDepth(plugin, stream=self._stream)
+
+    def card(self) -> SourceCard:
+        from clipdepth_plugin.labelling.sources.plugin_head import head_card
+
+        return head_card(f"{self.name}@{self._host}", self._head, self._plugin)
 
     def cut(self) -> None:
         if self._stream is not None:

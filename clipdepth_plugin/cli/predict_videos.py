@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image
 
 from clipdepth_plugin.cli.predict_cameras import View, ViewMaker
-from clipdepth_plugin.cli.predict_files import Predicted, refuse_foreign
+from clipdepth_plugin.cli.predict_files import Predicted
 from clipdepth_plugin.cli.predict_inputs import OUR_VIDEO_SUFFIX
+from clipdepth_plugin.cli.predict_overwrite import refuse_foreign
 from clipdepth_plugin.errors import DepthFileError, ImageError, printable
 from clipdepth_plugin.files.atomic import new_files
 from clipdepth_plugin.files.colours import Ends, ends_of
@@ -28,7 +29,7 @@ _FOLLOW = 0.1
 """Share by which the colours' ends follow each frame: jumps of a frame alone do not flicker."""
 
 Predict = Callable[[list[View]], list[Predicted]]
-Write = Callable[[Path, Predicted], object]
+Write = Callable[[Path, int, Predicted], object]
 
 
 class Ended(NamedTuple):
@@ -68,7 +69,7 @@ class VideoPrediction:
             make_view: From a frame to its view.
             batch_size: Frames that are predicted together.
             max_pixels: Frames with more are refused.
-            write_frame: Writes the files of a frame, NAME/000000; None: there are none.
+            write_frame: Given the video, a frame's number and its maps; None: frames have no files.
         """
         self._folder, self._predict, self._make_view = folder, predict, make_view
         self._batch_size, self._max_pixels = batch_size, max_pixels
@@ -99,7 +100,8 @@ class VideoPrediction:
                             for frame, one in zip(batch, self._predict(views), strict=True):
                                 ends = _followed(ends, one)
                                 writer.frame(_drawn(one, ends), frame.time)
-                                self._write(path, done, one)
+                                if self._write_frame is not None:
+                                    self._write_frame(path, done, one)
                                 done, time = done + 1, frame.time
                             advance(len(batch), video.frames)
                     except ImageError as problem:
@@ -134,12 +136,6 @@ class VideoPrediction:
 
     def _view(self, frame: Frame, path: Path) -> View:
         return self._make_view(Image.fromarray(frame.image_HW3), path, is_file=False)
-
-    def _write(self, path: Path, number: int, one: Predicted) -> None:
-        if self._write_frame is not None:
-            folder = self._folder / path.stem
-            folder.mkdir(exist_ok=True)
-            self._write_frame(folder / f"{number:06d}", one)
 
 
 def check_videos_replaced(videos: list[Path], folder: Path, *, frames: bool) -> None:

@@ -1,7 +1,6 @@
 """Cameras from files: JSON, COLMAP's cameras.txt, ROS's CameraInfo (YAML).
 
-A file has one camera for all pictures, or one for each name. A picture is known by its file's name
-with or without suffix, or by ``<sequence>/<frame>`` as labels are called.
+A file has one camera for all pictures, or one for each name (``camera_names.py``).
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from pydantic import Field
 
 from clipdepth_plugin.arguments import Size, parse_camera, parse_numbers, parse_size
 from clipdepth_plugin.errors import DataError, HostError, printable, quoted
+from clipdepth_plugin.files.camera_names import CameraFile
 from clipdepth_plugin.files.documents import MIB, read_json, read_yaml
 from clipdepth_plugin.files.paths import read_text
 from clipdepth_plugin.files.problems import checked
@@ -67,36 +67,6 @@ class _GivenLens(Settings):
         return _lens(self.intrinsics, size, model, self.distortion, where)
 
 
-class CameraFile:
-    """The cameras of a file."""
-
-    def __init__(self, path: Path, every: Lens | None, by_name: Mapping[str, Lens | None]) -> None:
-        """``every``: of all pictures that have no name in ``by_name``."""
-        self._path, self._every, self._by_name = path, every, by_name
-
-    def has(self, name: str) -> bool:
-        """Whether it says something of the picture ``name``, if only that nothing is known."""
-        return self._every is not None or any(one in self._by_name for one in _names(name))
-
-    def of(self, name: str) -> Lens | None:
-        """The camera of a picture; None where the file says that it is not known.
-
-        Raises:
-            DataError: The file does not name the picture.
-        """
-        for one in _names(name):
-            if one in self._by_name:
-                return self._by_name[one]
-        if self._every is None:
-            known = f"it has {', '.join(map(quoted, list(self._by_name)[:3]))}"
-            raise DataError(f"{printable(self._path)}: has no camera of {quoted(name)}; {known}")
-        return self._every
-
-
-def _names(name: str) -> tuple[str, ...]:
-    return name, Path(name).name, Path(name).stem
-
-
 def read_cameras(path: Path) -> CameraFile:
     """Reads a file of cameras, by its suffix: .json, .txt (COLMAP), .yaml or .yml (ROS).
 
@@ -107,12 +77,13 @@ def read_cameras(path: Path) -> CameraFile:
     if reader is None:
         raise DataError(
             f"{printable(path)}: cameras are read from {', '.join(_READERS)}: JSON, COLMAP's "
-            "cameras.txt, ROS's CameraInfo"
+            "cameras.txt (of a binary model, colmap model_converter --output_type TXT writes it), "
+            "ROS's CameraInfo"
         )
     try:
         return reader(path)
     except HostError as error:
-        raise DataError(f"{printable(path)}: {error}") from error
+        raise DataError(str(error)) from error
 
 
 def _json(path: Path) -> CameraFile:
@@ -182,21 +153,16 @@ def _of_pictures(path: Path, lenses: Mapping[str, Lens]) -> dict[str, Lens | Non
                 f"{printable(images)}: got {quoted(row)}, expected IMAGE_ID QW QX QY QZ TX TY TZ "
                 "CAMERA_ID NAME"
             )
-        lens, name = lenses[fields[8]], Path(fields[9])
-        names |= {str(name): lens, name.name: lens, name.stem: lens}
+        names[fields[9]] = lenses[fields[8]]
     return names
 
 
 def _ros(path: Path) -> CameraFile:
-    tree, where = read_yaml(path, DataError), printable(path)
+    tree, where = read_yaml(path, DataError, stream=True), printable(path)  # a message each
     if not isinstance(tree, dict):
         raise DataError(f"{where}: is no CameraInfo of ROS")
     matrix = _first(tree, ("camera_matrix", "k", "K"), where)
-    numbers = parse_numbers(matrix, 9, f"{where}: camera_matrix")
-    rows = [numbers[:3], numbers[3:6], numbers[6:]]
-    camera = parse_camera(rows, f"{where}: camera_matrix")
-    width = _first(tree, ("image_width", "width"), where)
-    height = _first(tree, ("image_height", "height"), where)
+    fx, skew, cx, zero, fy, cy, *last = _floats(matrix, 9, f"{where}: camera_matrix")
     model = _first(tree, ("distortion_model",), where)
     given = _first(tree, ("distortion_coefficients", "d", "D"), where)
     if model not in _MODELS or not isinstance(given, list):
@@ -204,9 +170,26 @@ def _ros(path: Path) -> CameraFile:
             f"{where}: distortion_model {quoted(model)}, distortion_coefficients {quoted(given)}: "
             f"expected one of {', '.join(filter(None, _MODELS))}, and a list"
         )
-    distortion = tuple(parse_numbers(given, len(given), f"{where}: distortion_coefficients"))
-    size = parse_size((height, width), f"{where}: image_height, image_width")
+    distortion = tuple(_floats(given, len(given), f"{where}: distortion_coefficients"))
+    size, (left, top) = _ros_window(tree, where)
+    rows = [[fx, skew, cx - left], [zero, fy, cy - top], last]
+    camera = parse_camera(rows, f"{where}: camera_matrix")
     return CameraFile(path, _lens(camera, size, _MODELS[model], distortion, where), {})
+
+
+def _ros_window(tree: Mapping[Any, Any], where: str) -> tuple[Size, tuple[int, int]]:
+    """Size of the pictures, and where they begin (x, y): a region of interest is cut out."""
+    width = _first(tree, ("image_width", "width"), where)
+    height = _first(tree, ("image_height", "height"), where)
+    whole = parse_size((height, width), f"{where}: image_height, image_width")
+    roi = tree.get("roi")
+    if not isinstance(roi, dict):
+        return whole, (0, 0)
+    names = ("height", "width", "y_offset", "x_offset")
+    rows, columns, top, left = (
+        int(one) for one in parse_numbers([roi.get(name, 0) for name in names], 4, f"{where}: roi")
+    )
+    return (rows or whole[0], columns or whole[1]), (left, top)
 
 
 def _first(tree: Mapping[Any, Any], names: tuple[str, ...], where: str) -> Any:
@@ -237,13 +220,14 @@ def _lens(
 
 def _lines(path: Path) -> list[tuple[int, str]]:
     lines = enumerate(read_text(path, DataError).splitlines(), 1)
-    return [(number, line) for number, line in lines if line.strip() and line[0] != "#"]
+    return [(number, line) for number, line in lines if line.strip()[:1] not in ("", "#")]
 
 
-def _floats(fields: list[str], count: int, where: str) -> list[float]:
+def _floats(fields: Any, count: int, where: str) -> list[float]:
+    """Numbers, also as text: to YAML 1.1 ``1e-5`` is a text."""
     try:
-        values = [float(one) for one in fields]
-    except ValueError as error:
+        values = [float(one) for one in fields] if isinstance(fields, list) else fields
+    except (TypeError, ValueError) as error:
         raise DataError(f"{where}: {error}") from error
     return parse_numbers(values, count, where)
 

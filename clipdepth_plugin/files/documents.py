@@ -53,17 +53,21 @@ def parse_json(
     return tree
 
 
-def read_yaml(path: StrPath, error: type[ClipDepthError]) -> Any:
-    """The content of a YAML (or JSON) file.
+def read_yaml(path: StrPath, error: type[ClipDepthError], *, stream: bool = False) -> Any:
+    """The content of a YAML (or JSON) file; ``stream`` as in ``parse_yaml``.
 
     Raises:
         ClipDepthError: ``error``; it can't be read, is too large, or is no YAML.
     """
-    return parse_yaml(read_bytes(path, error, limit=YAML_BYTES), str(path), error)
+    return parse_yaml(read_bytes(path, error, limit=YAML_BYTES), str(path), error, stream=stream)
 
 
-def parse_yaml(text: str | bytes, where: str, error: type[ClipDepthError]) -> Any:
+def parse_yaml(
+    text: str | bytes, where: str, error: type[ClipDepthError], *, stream: bool = False
+) -> Any:
     """What a YAML text holds, of plain values alone; ``where`` it stands begins the message.
+
+    ``stream``: several documents may follow each other, and the first is taken.
 
     Raises:
         ClipDepthError: ``error``; it is too large, or no YAML.
@@ -73,7 +77,7 @@ def parse_yaml(text: str | bytes, where: str, error: type[ClipDepthError]) -> An
     try:
         decoded = _decoded(text, YAML_BYTES)
         _check_events(yaml.parse(decoded, Loader=yaml.SafeLoader))
-        tree = yaml.safe_load(decoded)
+        tree = next(yaml.safe_load_all(decoded), None) if stream else yaml.safe_load(decoded)
         _check_tree(tree)
     # A value may be no number or date (ValueError, OverflowError) or no key (TypeError).
     except (yaml.YAMLError, ValueError, OverflowError, TypeError, RecursionError) as problem:

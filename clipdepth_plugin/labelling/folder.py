@@ -37,7 +37,7 @@ def make_meta(card: SourceCard, settings: LabelSettings) -> dict[str, Any]:
     ours = package_versions().get("clipdepth-plugin", "(not installed)")
     labels = {
         **card.model_dump(mode="json"),
-        "focal": _focal_from(settings),
+        "focal": settings.focal_from,
         "settings": settings.model_dump(mode="json"),
         "written_by": f"clipdepth-plugin {ours}",
     }
@@ -114,12 +114,3 @@ def _flat(meta: dict[str, Any]) -> dict[str, Any]:
     settings = labels.pop("settings", None)
     units = {key: meta.get(key) for key in ("depth_scale", "units", "max_depth_m")}
     return {**units, **labels, **(settings if isinstance(settings, dict) else {})}
-
-
-def _focal_from(settings: LabelSettings) -> str:
-    if settings.focal_px is not None or settings.intrinsics is not None:
-        return "the same for all pictures, given by the user"
-    where = ["the data set", *(["EXIF"] if settings.exif else [])]
-    if settings.intrinsics_file is not None:
-        where.insert(0, "the user's file")
-    return f"of each picture, from {', '.join(where)}, else unknown"

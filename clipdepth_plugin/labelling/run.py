@@ -25,16 +25,13 @@ from clipdepth_plugin.data.reading import BadFiles, Failure, map_ahead
 from clipdepth_plugin.errors import ClipDepthError, SourceError, printable
 from clipdepth_plugin.labelling.cameras import Cameras
 from clipdepth_plugin.labelling.dealing import count_of, unread_of
-from clipdepth_plugin.labelling.folder import claim_folder, holding_shard, make_meta
-from clipdepth_plugin.labelling.frames import FrameFiles
 from clipdepth_plugin.labelling.job import LabelJob, LabelReport, Progress
 from clipdepth_plugin.labelling.masks import Masks
 from clipdepth_plugin.labelling.pictures import Content, Pictures, Unread, open_pictures
 from clipdepth_plugin.labelling.pictures.kinds import Options
-from clipdepth_plugin.labelling.sequences import Sequences
+from clipdepth_plugin.labelling.sink import LabelSink
 from clipdepth_plugin.labelling.source import DepthSource, Label, Picture, open_source
 from clipdepth_plugin.labelling.threads import run_ahead
-from clipdepth_plugin.labelling.validity import farthest, stored_label
 
 _EMPTY_NAMED = 1000
 Advance = Callable[[Progress], object]
@@ -91,9 +88,8 @@ def write_labels(
         pictures = _opened(job)
         if source is None:
             source = opened_source(job.source, device=job.device, dtype=job.settings.dtype)
-        claim_folder(job.folder, make_meta(source.card, job.settings))
-        with holding_shard(job.folder, job.shard):
-            return _Run(job, pictures, source, advance).run()
+        with LabelSink(job.folder, job.split, source.card, job.settings, job.shard) as sink:
+            return _Run(job, pictures, source, sink, advance).run()
     except ClipDepthError as error:
         if job.shard.of == 1:
             raise
@@ -127,14 +123,16 @@ class _Run:
     """A process's part of a job."""
 
     def __init__(
-        self, job: LabelJob, pictures: list[Pictures], source: DepthSource, advance: Advance
+        self,
+        job: LabelJob,
+        pictures: list[Pictures],
+        source: DepthSource,
+        sink: LabelSink,
+        advance: Advance,
     ) -> None:
         self._job, self._pictures, self._source = job, pictures, source
-        self._advance = advance
+        self._sink, self._advance = sink, advance
         self._cameras, self._masks = Cameras(job.settings), Masks(job.settings.masks)
-        self._files = FrameFiles(source.card.units, job.settings.flip)
-        self._sequences = Sequences(job.folder / job.split, self._files)
-        self._far = farthest(source.card, job.settings.max_depth)
         self._bad = BadFiles(job.bad_file_limit, "left out")
         self._counts = _Counts()
         self._empty: list[str] = []
@@ -144,14 +142,11 @@ class _Run:
         began = time.perf_counter()
         ahead = 2 * self._job.batch_size + self._job.threads
         reading = run_ahead(self._reading(ahead), self._job.batch_size)
-        try:
-            with contextlib.closing(reading), contextlib.closing(self._labelled(reading)) as done:
-                written = map_ahead(self._write, done, threads=self._job.threads, ahead=ahead)
-                with contextlib.closing(written):
-                    for is_empty, name in written:
-                        self._count_one(name, is_empty=is_empty)
-        finally:
-            self._sequences.flush()
+        with contextlib.closing(reading), contextlib.closing(self._labelled(reading)) as done:
+            written = map_ahead(self._write, done, threads=self._job.threads, ahead=ahead)
+            with contextlib.closing(written):
+                for is_empty, name in written:
+                    self._count_one(name, is_empty=is_empty)
         self._tell()
         counts = self._counts
         return LabelReport(
@@ -170,7 +165,7 @@ class _Run:
 
     def _missing(self) -> Iterator[Unread]:
         for unread in unread_of(self._pictures, self._job.shard):
-            if self._sequences.has(unread.name):
+            if self._sink.has(unread.name):
                 self._counts.present += 1
             else:
                 yield unread
@@ -217,17 +212,15 @@ class _Run:
     def _write(self, labelled: _Labelled) -> tuple[bool, str]:
         """Runs in threads."""
         (name, content, camera, keep_HW), label, mirrored = labelled
-        stored = stored_label(
-            self._source.card.units,
+        counts = self._sink.write(
+            name,
+            content,
+            camera,
             label.depth_HW,
-            None if mirrored is None else mirrored.depth_HW[:, ::-1],
+            mirrored_HW=None if mirrored is None else mirrored.depth_HW[:, ::-1],
             keep_HW=keep_HW,
-            farthest_metres=self._far,
         )
-        folder, frame = self._sequences.folder(name)
-        self._files.write(folder, frame, content, stored, camera)
-        self._sequences.add(name, camera)
-        return not stored.depth_HW.any(), name
+        return not counts, name
 
     def _count_one(self, name: str, *, is_empty: bool) -> None:
         self._counts.labelled += 1

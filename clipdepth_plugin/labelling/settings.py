@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -38,6 +38,9 @@ class SourceSettings(Settings):
 class LabelSettings(SourceSettings):
     """What is labelled how. A folder holds labels of the same settings alone."""
 
+    _beside: ClassVar[tuple[str, ...]] = ("the data set",)
+    """What may say the cameras beside the user and EXIF."""
+
     flip: bool = True
     """Label the mirrored picture, too: pixels where the two differ by more than 10% are left out,
     how well they agree is kept. Takes twice the time."""
@@ -55,3 +58,12 @@ class LabelSettings(SourceSettings):
     masks: str | None = None
     """A folder with a grey ``<sequence>/<frame>.png`` for each picture: pixels of 0 are left out.
     """
+
+    @property
+    def focal_from(self) -> str:
+        """How focal lengths are known, in words; goes into meta.json."""
+        if self.focal_px is not None or self.intrinsics is not None:
+            return "the same for all pictures, given by the user"
+        file = ["the user's file"] if self.intrinsics_file is not None else []
+        where = [*file, *self._beside, *(["EXIF"] if self.exif else [])]
+        return f"of each picture, from {', '.join(where)}, else unknown" if where else "unknown"

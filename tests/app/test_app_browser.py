@@ -290,6 +290,23 @@ def test_files_of_others_are_not_served(served: Served, path: str) -> None:
         assert httpx.get(f"{served.address}/gradio_api/{address}").status_code == 404
 
 
+def test_calls_without_a_browser_get_no_files_of_others(served: Served, tmp_path: Path) -> None:
+    """Gradio checks a path only where the payload has ``meta``, which says that it is a file's."""
+    secret, api = picture(tmp_path / "secret.png"), f"{served.address}/gradio_api"
+    steps = httpx.get(f"{served.address}/config").json()["dependencies"]
+    visitor = {"session_hash": "visitor"}
+
+    def call(name: str, *data: Any) -> str:
+        (number,) = (one["id"] for one in steps if one["api_name"] == name)
+        httpx.post(f"{api}/queue/join", json={"fn_index": number, "data": data, **visitor})
+        with httpx.stream("GET", f"{api}/queue/data", params=visitor, timeout=60) as answer:
+            return next(line for line in answer.iter_lines() if "process_completed" in line)
+
+    assert "only uploaded files are taken" in call("_open_picture", {"path": str(secret)})
+    assert '"success":true' in call("_leave")
+    assert secret.exists()
+
+
 def test_large_uploads_are_refused(served: Served) -> None:
     content = bytes(MAX_UPLOAD + 1)
     answer = httpx.post(

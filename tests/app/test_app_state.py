@@ -202,7 +202,7 @@ def test_sessions_are_apart_and_keep_nothing(model: DepthModel, tmp_path: Path) 
     root = tmp_path / "served"
     root.mkdir()
     sessions = Sessions(lambda: Session(model, renderer(model), root))
-    paths = [picture(tmp_path / f"{seed}.png", seed=seed) for seed in range(2)]
+    paths = [picture(root / f"{seed}.png", seed=seed) for seed in range(2)]
     for path in paths:
         sessions.of(path.stem).open_picture(path)
         sessions.of(path.stem).write_files()
@@ -216,6 +216,28 @@ def test_sessions_are_apart_and_keep_nothing(model: DepthModel, tmp_path: Path) 
     for key in range(100):
         sessions.of(str(key))
     assert len([*root.iterdir()]) == 32
+
+
+def test_files_that_were_not_uploaded_are_neither_shown_nor_removed(
+    model: DepthModel, tmp_path: Path
+) -> None:
+    root = tmp_path / "served"
+    root.mkdir()
+    secret, film_path = picture(tmp_path / "secret.png"), film(tmp_path / "secret.mkv")
+    (root / "link.png").symlink_to(secret)
+    session = Session(model, renderer(model), root)
+    for path in (
+        *(secret, root / ".." / "secret.png", root / "link.png", root, root / "gone.png"),
+        *(Path("secret.png"), Path("None"), Path("http://127.0.0.1/a.png"), root / "a\0.png"),
+    ):
+        for take in (session.open_picture, session.open_video):
+            with pytest.raises(ImageError, match="only uploaded files are taken"):
+                take(path)
+    with pytest.raises(ImageError, match="only uploaded files are taken"):
+        session.open_video(film_path)
+    session.close()
+    assert secret.exists()
+    assert film_path.exists()
 
 
 def test_without_gradio_the_extra_is_named(

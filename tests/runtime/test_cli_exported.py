@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,27 @@ def test_relative_depth_under_names_of_its_own(
     assert "relative depth, no metres" in words(result.stderr)
     found = sorted(path.name for path in (tmp_path / "out").iterdir() if path.name[0] == "a")
     assert found == ["a.colour.png", "a.inverse.npy", "a.inverse.png"]
+
+
+@pytest.mark.parametrize("name", ["metric", "relative"])
+def test_an_rgbd_folder_is_that_of_label(
+    name: str, request: pytest.FixtureRequest, pictures: Path, tmp_path: Path
+) -> None:
+    exported, ours, theirs = request.getfixturevalue(name), tmp_path / "set", tmp_path / "labels"
+    camera = ("--focal-px", "50")
+    made = ("--exported", exported, "-o", tmp_path / "out", "--rgbd", ours)
+    assert run("predict", pictures, *made, *camera).exit_code == 0
+    labels = ("--teacher", f"onnx:{exported}/tower_depth.onnx", "-o", theirs, "--no-flip")
+    assert run("label", pictures, *labels, "--no-exif", *camera).exit_code == 0
+    suffix = "depth" if name == "metric" else "inverse"
+    files = ("a.png", "b.jpg", f"a.{suffix}.png", f"b.{suffix}.png", "intrinsics.json")
+    for file in files:
+        path = Path("train") / "pictures" / file
+        assert (ours / path).read_bytes() == (theirs / path).read_bytes(), file
+    metas = [json.loads((one / "meta.json").read_text()) for one in (ours, theirs)]
+    for meta in metas:
+        del meta["labels"]["settings"]
+    assert metas[0] == metas[1]
 
 
 @pytest.mark.parametrize(

@@ -34,11 +34,14 @@ def content_of(
     Raises:
         ImageError: Its values have no defined white.
     """
-    exif = image.getexif()
-    upright = exif.get(ExifTags.Base.Orientation, 1) == 1
-    suffix = _KEPT.get(image.format or "")
-    focal = exif_focal(exif, image.size)
+    suffix, focal = kept_suffix(image), exif_focal(image.getexif(), image.size)
     pixels_HW3 = np.array(upright_rgb(image, what))
-    if encoded is None or suffix is None or not upright:
+    if encoded is None or suffix is None:
         return Content(pixels_HW3, None, PNG, camera, focal)
     return Content(pixels_HW3, encoded, suffix, camera, focal)
+
+
+def kept_suffix(image: Image.Image) -> str | None:
+    """The suffix under which an opened picture's file is kept as it is: an upright JPEG or PNG."""
+    upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    return _KEPT.get(image.format or "") if upright else None

@@ -136,13 +136,13 @@ def open_folder(spec: str, options: Options) -> Pictures:
         seen.add(real)
         below[:] = sorted(name for name in below if not name.startswith("."))
         if any(map(_is_picture, files)):
-            sequences[_sequence(folder, root)] = (folder,)
+            sequences[folder_sequence(folder, root)] = (folder,)
     if not sequences:
         raise ImageError(
             f"{printable(spec)}: no pictures in this folder or below it; known suffixes are "
             f"{' '.join(SUFFIXES)}; videos are named one by one, or by a glob"
         )
-    return PictureFiles({_sequence(root, root): root}, sequences)
+    return PictureFiles({folder_sequence(root, root): root}, sequences)
 
 
 @register_pictures("glob", recognises=_is_glob)
@@ -166,9 +166,9 @@ def open_glob(spec: str, options: Options) -> Pictures:
         folder, name = os.path.split(os.path.abspath(path))  # noqa: PTH100
         folders.setdefault(folder, []).append(name)
     sequences = {
-        _sequence(folder, root): (folder, *names) for folder, names in sorted(folders.items())
+        folder_sequence(folder, root): (folder, *names) for folder, names in sorted(folders.items())
     }
-    return PictureFiles({_sequence(root, root): root}, sequences)
+    return PictureFiles({folder_sequence(root, root): root}, sequences)
 
 
 @register_pictures("file", recognises=_is_file)
@@ -178,13 +178,13 @@ def open_file(spec: str, options: Options) -> Pictures:
     folder, name = os.path.split(os.path.abspath(spec))  # noqa: PTH100
     if not os.path.lexists(spec):
         raise ImageError(f"{printable(spec)}: no such file or folder; check the path")
-    sequence = _sequence(folder, folder)
+    sequence = folder_sequence(folder, folder)
     title = f"{sequence}/{frame_name(Path(name).stem)}"
     return PictureFiles({title: str(Path(folder) / name)}, {sequence: (folder, name)})
 
 
-def _sequence(folder: str, root: str) -> str:
-    """The name of a folder's sequence, from the root on."""
+def folder_sequence(folder: str, root: str) -> str:
+    """The name of a folder's sequence, from the root on; both are absolute."""
     title = os.path.basename(root) or "root"  # noqa: PTH119
     return sequence_name(title, *Path(os.path.relpath(folder, root)).parts)
 

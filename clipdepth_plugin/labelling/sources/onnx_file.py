@@ -45,10 +45,20 @@ def open_onnx(text: str, *, device: str, dtype: str | None) -> DepthSource:
     network = Network(card, session, f"onnx:{text}", SourceError)
     if dtype not in (None, network.dtype):
         raise SourceError(f"onnx:{text}: takes {network.dtype}; leave dtype out")
+    return OnnxSource(onnx_card(text, card), network)
+
+
+def onnx_card(text: str, card: Card) -> SourceCard:
+    """What ``onnx:FILE`` says of itself; ``text`` is FILE, ``card`` its depth.json.
+
+    Raises:
+        SourceError: A file of it can't be read.
+    """
+    path = Path(text)
     # Large networks keep their weights in files beside, FILE.data or FILE_data.
     beside = [path.parent / name for name in names_in(path.parent, SourceError)]
     parts = [one for one in beside if one.name.startswith(path.name) and one.is_file()]
-    source_card = SourceCard(
+    return SourceCard(
         source=f"onnx:{text}",
         units=card.units,
         version=files_version([*parts, path.with_name(CARD_FILE)]),
@@ -56,7 +66,6 @@ def open_onnx(text: str, *, device: str, dtype: str | None) -> DepthSource:
         max_depth=card.max_depth if card.canonical_focal is None else None,
         reads_focal=card.canonical_focal is not None,
     )
-    return OnnxSource(source_card, network)
 
 
 class OnnxSource(CheckedSource):

@@ -15,6 +15,7 @@ from torch import Tensor
 from clipdepth_plugin.adapters.identity import tower_hashes
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.errors import SourceError
+from clipdepth_plugin.head import DepthHead
 from clipdepth_plugin.labelling.checked import CheckedSource, Estimate
 from clipdepth_plugin.labelling.source import DepthSource, Picture, SourceCard, register_source
 from clipdepth_plugin.labelling.versions import bytes_version
@@ -32,22 +33,26 @@ def open_head(text: str, *, device: str, dtype: str | None) -> DepthSource:
         raise SourceError(f"head:{text}: expected head:HEAD@HOST, e.g. head:demo@demo")
     head, host = load_head(head_name), load_host(host_name)
     plugin = DepthPlugin(host.model, head, processor=host.preprocessing)
+    card = head_card(text, head, plugin)  # before the tower moves, in the dtype it came in
+    host.model.to(device, getattr(torch, dtype or "float32"))
+    head.to(device)
+    return HeadSource(card, PictureDepth(plugin))
+
+
+def head_card(text: str, head: DepthHead, plugin: DepthPlugin) -> SourceCard:
+    """What ``head:HEAD@HOST`` says of itself; ``text`` is HEAD@HOST."""
     config = head.config
     state = {name: x.contiguous() for name, x in head.state_dict().items()}
-    tower = tower_hashes(plugin.tower)["float32"]  # before it moves, in the dtype it came in
-    parts = (save(state), config.model_dump_json().encode(), tower.encode())
+    tower = tower_hashes(plugin.tower)["float32"]
     metric = config.metric
-    card = SourceCard(
+    return SourceCard(
         source=f"head:{text}",
         units="metres" if metric else "inverse depth",
-        version=bytes_version(parts),
+        version=bytes_version((save(state), config.model_dump_json().encode(), tower.encode())),
         licence=config.provenance.license,
         max_depth=config.saturates_at,
         reads_focal=metric and config.canonical_focal is not None,
     )
-    host.model.to(device, getattr(torch, dtype or "float32"))
-    head.to(device)
-    return HeadSource(card, PictureDepth(plugin))
 
 
 class HeadSource(CheckedSource):
