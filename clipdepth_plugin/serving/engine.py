@@ -30,8 +30,9 @@ from clipdepth_plugin.shipped import load_head
 logger = logging.getLogger(__name__)
 
 DROPPED = (
-    "no depth is kept of this picture: the engine had it in its cache before the head was "
-    "attached, or more pictures came since than cache_mib (CLIPDEPTH_VLLM_CACHE_MIB) holds"
+    "no depth is kept of this picture: the tower has not seen it since the head was attached (the "
+    "engine had it in its cache, or the request ended before), or more pictures came since than "
+    "cache_mib (CLIPDEPTH_VLLM_CACHE_MIB) holds"
 )
 _OTHER_PIXELS = (
     "the tower was not given the pictures of the engine's batch in their order and unchanged, so "
@@ -83,7 +84,7 @@ class EngineDepth:
         """
         found = self._log.find(request)
         if len(found) != 1:
-            why = "several requests had this id" if found else "no request of this id is known"
+            why = "several requests had this id" if found else self._log.unknown
             return {"problem": f"{request!r}: {why}", "pictures": []}
         return {"problem": None, "pictures": [self._of_picture(one) for one in found[0]]}
 
