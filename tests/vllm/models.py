@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
+from torch import nn
 
 PATCH, WIDTH, DEPTH = 8, 64, 4
 WORDS = (
@@ -83,6 +85,17 @@ class Model:
         self.config().save_pretrained(folder)
         self.processor().save_pretrained(folder)
         return folder
+
+    def save_weights(self, folder: Path) -> Path:
+        """Writes transformers' host, of random weights that show what they are given."""
+        torch.manual_seed(0)
+        config = self.config()
+        host = getattr(transformers, config.architectures[0])(config)
+        for x in host.parameters():
+            if x.ndim > 1:
+                nn.init.normal_(x, std=0.1)
+        host.save_pretrained(folder)
+        return self.save(folder)
 
 
 def _llava(vision: Any, name: str = "LlavaForConditionalGeneration", **more: Any) -> Any:
