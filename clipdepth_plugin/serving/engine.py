@@ -144,6 +144,8 @@ class EngineDepth:
         for new in scheduled.scheduled_new_reqs:
             shown = [Picture(one.identifier, one.modality) for one in new.mm_features or ()]
             self._log.note(new.req_id, tuple(one for one in shown if _is_seen(one)))
+            for one in shown:  # asked for: a map that is kept is not the next to be dropped
+                self._store.get(one.hash)
         return plain(scheduled, *args, **kwargs)
 
     def _on_batch(self, plain: Any, *args: Any, **kwargs: Any) -> Any:

@@ -90,7 +90,7 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 def ask(
     url: str, body: bytes | None = None, key: str | None = KEY, method: str | None = None
 ) -> tuple[int, Any]:
-    """The status of an answer, and what it says."""
+    """The status of an answer, and what it says; 0 where the server hangs up unread."""
     headers = {"Content-Type": "application/json"}
     if key is not None:
         headers["Authorization"] = f"Bearer {key}"
@@ -100,3 +100,5 @@ def ask(
             return reply.status, json.load(reply)
     except urllib.error.HTTPError as error:
         return error.code, error.read()
+    except (urllib.error.URLError, ConnectionError) as error:
+        return 0, str(error)

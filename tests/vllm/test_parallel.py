@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from clipdepth_plugin.serving.vllm import generate_with_depth
 from tests.vllm.engines import engine, picture, prompt
@@ -16,42 +15,39 @@ from tests.vllm.models import BY_NAME
 from tests.vllm.servers import ROOT, installed
 from tests.vllm.test_start import save_head
 
-# One with torch's hooks on its blocks, one whose blocks run past them.
-NAMES = ("llava_clip", "qwen2_5_vl")
+MODEL = BY_NAME["idefics3"]
 
 
-def save_maps(name: str, folder: Path, workers: int) -> None:
+def save_maps(folder: Path, workers: int) -> None:
     """Serves three prompts, and writes the maps of their pictures in order."""
     from vllm import SamplingParams
 
-    model = BY_NAME[name]
     options = {"additional_config": {"clipdepth": {"heads": [str(folder / "head")]}}}
     split = {"tensor_parallel_size": workers, "distributed_executor_backend": "mp"}
     sampling = SamplingParams(max_tokens=2, temperature=0, ignore_eos=True)
     prompts = [
-        prompt(model, picture(1, (64, 40)), picture(2, (40, 64))),
-        prompt(model),
-        prompt(model, picture(3)),
+        prompt(MODEL, picture(1, (64, 40)), picture(2, (40, 64))),
+        prompt(MODEL),
+        prompt(MODEL, picture(3)),
     ]
-    with engine(model, folder, fill=False, load_format="auto", **options, **split) as llm:
+    with engine(MODEL, folder, fill=False, load_format="auto", **options, **split) as llm:
         found = generate_with_depth(llm, prompts, sampling, use_tqdm=False)
     assert [len(one.pictures) for one in found] == [2, 0, 1]
     maps = [one.depth for each in found for one in each.pictures]
     np.savez(folder / f"{workers}.npz", *maps)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_tensor_parallel(name: str, tmp_path: Path) -> None:
+def test_tensor_parallel(tmp_path: Path) -> None:
     """Two workers give the maps that one gives: with the entry point, in processes of their own."""
     save_head(tmp_path / "head")
-    BY_NAME[name].save_weights(tmp_path / "model")
+    MODEL.save_weights(tmp_path / "model")
     paths = f"{ROOT}{os.pathsep}{installed(tmp_path)}"
     for workers in (1, 2):
         code = (
             "import tests.vllm.conftest\n"
             "if __name__ == '__main__':\n"
             "    from pathlib import Path; from tests.vllm.test_parallel import save_maps\n"
-            f"    save_maps({name!r}, Path({str(tmp_path)!r}), {workers})\n"
+            f"    save_maps(Path({str(tmp_path)!r}), {workers})\n"
         )
         script = tmp_path / "serve.py"
         script.write_text(code)

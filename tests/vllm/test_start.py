@@ -152,10 +152,12 @@ def _check_hostile(url: str, known: str) -> None:
         (f"{known}?to=base64&to=..", {400}, {}),
         (known, {401}, {"key": None}),
         (known, {401}, {"key": "another"}),
-        (known, {200}, {"body": huge, "method": "GET"}),
-        (known, {405}, {"body": huge, "method": "POST"}),
+        (known, {200, 0}, {"body": huge, "method": "GET"}),
+        (known, {405, 0}, {"body": huge, "method": "POST"}),
+        (known, {200}, {}),
     ):
-        assert ask(f"{url}/v1/depth/{path}", **more)[0] in code, path[:50]
+        status, said = ask(f"{url}/v1/depth/{path}", **more)
+        assert status in code, (path[:50], status, said)
 
 
 def _check_left(url: str) -> None:
