@@ -165,7 +165,10 @@ def main(arguments: Sequence[str]) -> int:
     environment = describe_environment(["python", "results/vllm_latency.py", *arguments])
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        options = {"worker_extension_cls": EXTENSION, "max_num_batched_tokens": 2048}
+        options: dict[str, Any] = {
+            "worker_extension_cls": EXTENSION,
+            "max_num_batched_tokens": 2048,
+        }
         with engine(base_sized(), folder, max_model_len=512, **options) as llm:
             heads = {}
             for preset in PRESETS:

@@ -118,9 +118,9 @@ def test_requests_and_pictures(  # noqa: PLR0915 - one engine for all of it
     small = generate_with_depth(llm, prompts, sampling, use_tqdm=False)
     problems = [p.problem for one in small for p in one.pictures]
     assert any(one is not None and "cache_mib" in one for one in problems)
-    for one in (p for each in small for p in each.pictures):
-        assert (one.problem is None) == bool(one.maps)
-        _check_same(one.maps, kept[one.hash] if one.maps else {})
+    for given in (p for each in small for p in each.pictures):
+        assert (given.problem is None) == bool(given.maps)
+        _check_same(given.maps, kept[given.hash] if given.maps else {})
     llm.collective_rpc("clipdepth_detach")
     # A head that does not fit is refused, and leaves nothing behind.
     wrong = DepthHead.from_pretrained(folder / "head1").config.model_copy(update={"width": 96})

@@ -45,8 +45,12 @@ def test_the_environment_names_the_head(tmp_path: Path, monkeypatch: pytest.Monk
     register()
     register()  # vLLM does so in every process, and may twice
     monkeypatch.setenv("CLIPDEPTH_VLLM_HEAD", str(save_head(tmp_path / "head")))
-    few = {"block_size": 32, "num_gpu_blocks_override": 12, "disable_log_stats": False}
-    off = {"enable_prefix_caching": False, "mm_processor_cache_gb": 0}
+    few: dict[str, Any] = {
+        "block_size": 32,
+        "num_gpu_blocks_override": 12,
+        "disable_log_stats": False,
+    }
+    off: dict[str, Any] = {"enable_prefix_caching": False, "mm_processor_cache_gb": 0}
     with engine(MODEL, tmp_path, **few, **off) as llm:
         pictures = [picture(n, (40, 48)) for n in range(3)]
         sampling = SamplingParams(max_tokens=180, temperature=0, ignore_eos=True)
@@ -143,7 +147,7 @@ def _check_hostile(url: str, known: str) -> None:
     """Clear answers, and the server goes on."""
     unknown = ("nobody", ".*", known[:-1], f"{known}-", "%00", "%ff%fe", "%2e%2e%2fx", "a" * 30_000)
     huge = b"[" * 50_000_000
-    for path, code, more in (
+    questions: tuple[tuple[str, set[int], dict[str, Any]], ...] = (
         *((one, {404}, {}) for one in unknown),
         ("", {404}, {}),
         ("..%2F..%2Fetc%2Fpasswd", {404}, {}),
@@ -155,7 +159,8 @@ def _check_hostile(url: str, known: str) -> None:
         (known, {200, 0}, {"body": huge, "method": "GET"}),
         (known, {405, 0}, {"body": huge, "method": "POST"}),
         (known, {200}, {}),
-    ):
+    )
+    for path, code, more in questions:
         status, said = ask(f"{url}/v1/depth/{path}", **more)
         assert status in code, (path[:50], status, said)
 
