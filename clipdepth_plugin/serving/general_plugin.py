@@ -6,15 +6,25 @@ vLLM calls ``register`` in every process that it starts, whether depth is asked 
 from __future__ import annotations
 
 import functools
+import logging
 import sys
 from collections.abc import Callable
 from typing import Any
 
+logger = logging.getLogger(__name__)
+
 
 def register() -> None:
-    """Makes engines check their options, and workers attach the heads that these name."""
-    from vllm.v1.worker.worker_base import WorkerBase
+    """Makes engines check their options, and workers attach the heads that these name.
 
+    In a release of vLLM that has no such worker it does nothing: whoever asks for no depth there is
+    not kept from starting, and ``generate_with_depth`` says that the engine has no head.
+    """
+    try:
+        from vllm.v1.worker.worker_base import WorkerBase
+    except ImportError as error:
+        logger.warning("no depth can be read in this release of vLLM: %s", error)
+        return
     _after(WorkerBase, "__init__", _on_worker)
     # Of the process that makes the engine's config; the others are given it.
     if (arguments := sys.modules.get("vllm.engine.arg_utils")) is not None:

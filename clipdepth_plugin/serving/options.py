@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
@@ -64,32 +65,60 @@ def read_options(given: Any, where: str) -> ServingOptions:
     return options
 
 
+class _Refused(NamedTuple):
+    """An engine option, by its path in the engine's config, and when and why it is refused."""
+
+    path: str
+    when: Callable[[Any], bool]
+    why: str
+
+
+_REFUSED = (
+    _Refused(
+        "compilation_config.cudagraph_mm_encoder",
+        bool,
+        "it replays the tower's CUDA graph, past the taps that depth is read with: leave it False",
+    ),
+    _Refused(
+        "compilation_config.compile_mm_encoder",
+        bool,
+        "it compiles the tower's blocks, past the taps that depth is read with: leave it False",
+    ),
+    _Refused(
+        "model_config.multimodal_config.mm_encoder_tp_mode",
+        lambda said: said == "data",
+        "each worker is given a part of the pictures only: use 'weights'",
+    ),
+    _Refused(
+        "ec_transfer_config.is_ec_consumer",
+        bool,
+        "another engine encodes the pictures, so this one's tower does not see them: let it encode",
+    ),
+    _Refused(
+        "parallel_config.data_parallel_size",
+        lambda said: said is not None and said > 1,
+        "only the first of the engines behind one server can be asked for depth: start a server "
+        "for each",
+    ),
+)
+
+
 def refuse(vllm_config: Any) -> None:
     """Refuses, by name, the engine options under which a tower's passes can't be seen.
 
     Raises:
-        HostError: One of them is on.
+        HostError: One of them is on, or the model is served without pictures.
     """
-    compilation = getattr(vllm_config, "compilation_config", None)
-    model = getattr(vllm_config, "model_config", None)
-    pictures = getattr(model, "multimodal_config", None)
-    if pictures is None:
+    if _value(vllm_config, "model_config.multimodal_config") is None:
         raise HostError(
-            f"{getattr(model, 'model', 'the model')}: the engine serves it as a model without "
+            f"{_value(vllm_config, 'model_config.model')}: the engine serves it as a model without "
             "pictures, so there is no tower to read depth of"
         )
-    on = {
-        "compilation_config.cudagraph_mm_encoder": "replays the tower's CUDA graph",
-        "compilation_config.compile_mm_encoder": "compiles the tower's blocks",
-    }
-    for name, what in on.items():
-        if getattr(compilation, name.rpartition(".")[2], False):
-            raise HostError(
-                f"{name} {what}, past the taps that depth is read with: leave it False, or serve "
-                "without a head"
-            )
-    if getattr(pictures, "mm_encoder_tp_mode", None) == "data":
-        raise HostError(
-            "mm_encoder_tp_mode='data' gives each worker a part of the pictures only: use "
-            "'weights', or serve without a head"
-        )
+    for path, when, why in _REFUSED:
+        if when(said := _value(vllm_config, path)):
+            raise HostError(f"{path}={said!r}: {why}, or serve without a head")
+
+
+def _value(config: Any, path: str) -> Any:
+    """None where a release of the engine has no such option."""
+    return functools.reduce(lambda part, name: getattr(part, name, None), path.split("."), config)

@@ -77,6 +77,14 @@ class RequestLog:
         self._bound = bound
         self._pictures: OrderedDict[str, tuple[Picture, ...]] = OrderedDict()
 
+    @property
+    def unknown(self) -> str:
+        """What is said of an id that is not found."""
+        return (
+            "no request of this id is known: none had it, or it had not begun, or more than "
+            f"{self._bound} began since (the option requests)"
+        )
+
     def note(self, request: str, pictures: tuple[Picture, ...]) -> None:
         """Notes a request, by the engine's own id of it."""
         self._pictures[request] = pictures

@@ -10,6 +10,7 @@ Axes: H W a map's size.
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,11 @@ from clipdepth_plugin.serving.options import options_of, read_options
 
 Map = NDArray[np.float32]
 EXTENSION = "clipdepth_plugin.serving.vllm.DepthWorker"
+_NO_HEAD = (
+    f"this engine has no head: LLM(..., worker_extension_cls={EXTENSION!r}, "
+    "additional_config={'clipdepth': {'heads': ['demo']}}); or its environment variable "
+    "VLLM_PLUGINS leaves out clipdepth"
+)
 
 
 @dataclass(frozen=True)
@@ -60,10 +66,27 @@ class PictureDepth:
 
 @dataclass(frozen=True)
 class DepthOutput:
-    """A prompt's output as vLLM gives it, and the depth of its pictures, in order; none: []."""
+    """A prompt's output as vLLM gives it, and the depth of its pictures.
+
+    Attributes:
+        output: vLLM's ``RequestOutput``.
+        problem: Why it is not known which pictures the prompt had; None where it is.
+    """
 
     output: Any
-    pictures: list[PictureDepth]
+    problem: str | None
+    _pictures: list[PictureDepth]
+
+    @property
+    def pictures(self) -> list[PictureDepth]:
+        """The prompt's pictures, in order; [] of a prompt without.
+
+        Raises:
+            NoDepthError: There is a ``problem``.
+        """
+        if self.problem is not None:
+            raise NoDepthError(self.problem)
+        return self._pictures
 
 
 class DepthWorker:
@@ -127,16 +150,16 @@ def generate_with_depth(
     Raises:
         HostError: The engine has no head.
     """
-    first_answers(llm.collective_rpc("clipdepth_answers", args=([],)) if _extended(llm) else [None])
-    outputs = llm.generate(prompts, sampling_params, **options)
-    answers: list[dict[str, Any]] = []
-    for output in outputs:  # one by one: a message holds the maps of one request
+    check_extended(llm.llm_engine.vllm_config)
+    first_answers(llm.collective_rpc("clipdepth_answers", args=([],)))
+    found = []
+    for output in llm.generate(prompts, sampling_params, **options):
+        # One by one: a message holds the maps of one request.
         replies = llm.collective_rpc("clipdepth_answers", args=([output.request_id],))
-        answers += first_answers(replies)
-    return [
-        DepthOutput(output, pictures_of(answer))
-        for output, answer in zip(outputs, answers, strict=True)
-    ]
+        (answer,) = first_answers(replies)
+        pictures = [] if answer["problem"] else pictures_of(answer)
+        found.append(DepthOutput(output, answer["problem"], pictures))
+    return found
 
 
 def pictures_of(answer: dict[str, Any]) -> list[PictureDepth]:
@@ -160,8 +183,15 @@ def _arrays(maps: dict[str, Any]) -> dict[str, list[Map]]:
     }
 
 
-def _extended(llm: Any) -> bool:
-    return bool(llm.llm_engine.vllm_config.parallel_config.worker_extension_cls == EXTENSION)
+def check_extended(vllm_config: Any) -> None:
+    """Checks that the engine's workers know the calls of ``DepthWorker``.
+
+    Raises:
+        HostError: They don't.
+    """
+    said = vllm_config.parallel_config.worker_extension_cls
+    if not said or not issubclass(pkgutil.resolve_name(said), DepthWorker):
+        raise HostError(_NO_HEAD)
 
 
 def first_answers(replies: Sequence[list[dict[str, Any]] | None]) -> list[dict[str, Any]]:
@@ -173,8 +203,4 @@ def first_answers(replies: Sequence[list[dict[str, Any]] | None]) -> list[dict[s
     for one in replies:
         if one is not None:
             return one
-    raise HostError(
-        f"this engine has no head: LLM(..., worker_extension_cls={EXTENSION!r}, "
-        "additional_config={'clipdepth': {'heads': ['demo']}}); or its environment variable "
-        "VLLM_PLUGINS leaves out clipdepth"
-    )
+    raise HostError(_NO_HEAD)

@@ -33,8 +33,8 @@ def slope(size: tuple[int, int], blue: int) -> Image.Image:
 
 
 @contextmanager
-def engine(model: Model, folder: Path, **options: Any) -> Iterator[Any]:
-    """VLLM's ``LLM`` of a tiny host with random weights, always the same."""
+def engine(model: Model, folder: Path, *, fill: bool = True, **options: Any) -> Iterator[Any]:
+    """VLLM's ``LLM`` of a tiny host; ``fill``: with random weights, always the same."""
     from vllm import LLM
 
     model.save(folder / "model")
@@ -52,7 +52,8 @@ def engine(model: Model, folder: Path, **options: Any) -> Iterator[Any]:
     }
     llm = LLM(model=str(folder / "model"), **{**usual, **options})
     try:
-        llm.collective_rpc(_fill)
+        if fill:
+            llm.collective_rpc(_fill)
         yield llm
     finally:
         llm.llm_engine.engine_core.shutdown()
@@ -85,6 +86,12 @@ def host_of(llm: Any) -> nn.Module:
 
 def _worker(worker: Any) -> Any:
     return worker
+
+
+def forget(llm: Any) -> None:
+    """Empties the engine's caches, so that the tower runs again."""
+    llm.llm_engine.reset_encoder_cache()
+    llm.reset_prefix_cache()
 
 
 def prompt(model: Model, *pictures: Image.Image) -> dict[str, Any]:

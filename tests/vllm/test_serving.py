@@ -19,7 +19,7 @@ from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.errors import ClipDepthError, NoDepthError
 from clipdepth_plugin.serving.endpoint import answer
 from clipdepth_plugin.serving.vllm import EXTENSION, generate_with_depth, pictures_of
-from tests.vllm.engines import answers, engine, host_of, picture, prompt, said
+from tests.vllm.engines import answers, engine, forget, host_of, picture, prompt, said
 from tests.vllm.models import BY_NAME, Model
 
 # One whose tower takes pictures of one size, one whose blocks run past torch's hooks, one of tiles.
@@ -59,6 +59,7 @@ def test_requests_and_pictures(  # noqa: PLR0915 - one engine for all of it
         prompt(model),
         prompt(model, pictures[2]),
         prompt(model, pictures[1], pictures[3]),
+        prompt(model, pictures[2], pictures[0], pictures[2]),  # one of them twice
     ]
     alone = answers(llm, prompts)
     with pytest.raises(ClipDepthError, match="no head"):
@@ -72,24 +73,21 @@ def test_requests_and_pictures(  # noqa: PLR0915 - one engine for all of it
     # The engine's cache has all pictures, and the heads have seen none of them.
     cached = generate_with_depth(llm, prompts[2:3], sampling, use_tqdm=False)
     assert "no depth is kept" in str(cached[0].pictures[0].problem)
-    _forget(llm)
+    forget(llm)
     found = generate_with_depth(llm, prompts, sampling, use_tqdm=False)
     assert [said(one.output) for one in found] == alone
-    assert [len(one.pictures) for one in found] == [2, 0, 1, 2]
-    assert [p.problem for one in found for p in one.pictures] == [None] * 5
+    assert [len(one.pictures) for one in found] == [2, 0, 1, 2, 3]
+    assert [p.problem for one in found for p in one.pictures] == [None] * 8
     # A picture's depth is that of the picture alone, in whatever batch it came.
-    for one, shown in zip(found, [(0, 1), (), (2,), (1, 3)], strict=True):
+    for one, shown in zip(found, [(0, 1), (), (2,), (1, 3), (2, 0, 2)], strict=True):
         for got, number in zip(one.pictures, shown, strict=True):
-            expected = _alone(llm, folder, prompt(model, pictures[number]))
-            for name, maps in got.maps.items():
-                assert len(maps) == len(expected[name])
-                for first, second in zip(maps, expected[name], strict=True):
-                    np.testing.assert_allclose(first, second, rtol=1e-4)
+            _check_same(got.maps, _alone(llm, folder, prompt(model, pictures[number])))
     one_head, other_head = (maps[0] for maps in found[2].pictures[0].maps.values())
     assert not np.array_equal(one_head, other_head)
     # Repeated: no tower pass, and the same maps.
-    _forget(llm)
+    forget(llm)
     olds = generate_with_depth(llm, [prompts[3], prompts[0]], sampling, use_tqdm=False)
+    kept = {p.hash: p.maps for one in (*found, *olds) for p in one.pictures}
     seen: list[Any] = []
     handle = choose_tower(host_of(llm)).patch_embed.register_forward_hook(lambda *_: seen.append(1))
     news = generate_with_depth(llm, [prompts[0], prompts[3]], sampling, use_tqdm=False)
@@ -111,15 +109,18 @@ def test_requests_and_pictures(  # noqa: PLR0915 - one engine for all of it
     host = host_of(llm)
     assert not [m for m in host.modules() if "forward" in vars(m) and "_Wrapped" in str(m.forward)]
     assert "embed_multimodal" not in vars(host)
-    _forget(llm)
+    forget(llm)
     assert answers(llm, prompts) == alone
     # Hardly any memory: what is dropped is said to be, and none is another's.
     serve(cache_mib=1)
     llm.collective_rpc(_shrink)
-    _forget(llm)
+    forget(llm)
     small = generate_with_depth(llm, prompts, sampling, use_tqdm=False)
     problems = [p.problem for one in small for p in one.pictures]
     assert any(one is not None and "cache_mib" in one for one in problems)
+    for given in (p for each in small for p in each.pictures):
+        assert (given.problem is None) == bool(given.maps)
+        _check_same(given.maps, kept[given.hash] if given.maps else {})
     llm.collective_rpc("clipdepth_detach")
     # A head that does not fit is refused, and leaves nothing behind.
     wrong = DepthHead.from_pretrained(folder / "head1").config.model_copy(update={"width": 96})
@@ -132,11 +133,6 @@ def test_requests_and_pictures(  # noqa: PLR0915 - one engine for all of it
     assert answers(llm, prompts) == alone
 
 
-def _forget(llm: Any) -> None:
-    llm.llm_engine.reset_encoder_cache()
-    llm.reset_prefix_cache()
-
-
 def _shrink(worker: Any) -> None:
     worker._clipdepth._store._bound = 30_000
 
@@ -144,9 +140,8 @@ def _shrink(worker: Any) -> None:
 def _alone(llm: Any, folder: Path, one: Any) -> dict[str, list[Any]]:
     """Depth of a prompt's picture by plug-ins of this test's own, on the engine's model."""
     host, expected = host_of(llm), {}
-    llm.collective_rpc(_pause)
     for name in ("head1", "head2"):
-        _forget(llm)
+        forget(llm)
         head = DepthHead.from_pretrained(folder / name).eval()
         with attach(host, head) as plugin, plugin.capture() as seen:
             answers(llm, [one], tokens=1)
@@ -154,12 +149,10 @@ def _alone(llm: Any, folder: Path, one: Any) -> dict[str, list[Any]]:
     return expected
 
 
-def _pause(worker: Any) -> None:
-    """Nothing to do: the plug-ins of the engine's heads and of this test are side by side."""
-
-
 def _check_endpoint(llm: Any, shown: Any) -> None:
     class Client:
+        vllm_config = llm.llm_engine.vllm_config
+
         async def collective_rpc(self, method: str, args: Any) -> Any:
             return llm.collective_rpc(method, args=args)
 
@@ -184,18 +177,28 @@ def _check_aborted(llm: Any, model: Model, pictures: list[Any]) -> None:
     core = llm.llm_engine
     one, other = picture(21, (48, 40)), picture(22, (40, 48))
     expected = {}
-    for name, shown in (("alone", one), ("beside", other)):
+    for name, shown in (("aborted", one), ("stays", other)):
         (only,) = generate_with_depth(llm, [prompt(model, shown)], sampling, use_tqdm=False)
         expected[name] = only.pictures[0].maps
-    _forget(llm)
+    forget(llm)
+    core.add_request("at once", prompt(model, picture(23)), sampling)
+    core.abort_request(["at once"])
     core.add_request("aborted", prompt(model, one), sampling)
     core.add_request("stays", prompt(model, other), sampling)
     core.step()
     core.abort_request(["aborted"])
     while core.has_unfinished_requests():
         core.step()
-    ((stays, _),) = llm.collective_rpc("clipdepth_answers", args=(["stays", "aborted"],))
-    (got,) = pictures_of(stays)
-    for name, maps in got.maps.items():
-        for first, second in zip(maps, expected["beside"][name], strict=True):
+    (said,) = llm.collective_rpc("clipdepth_answers", args=(["stays", "aborted", "at once"],))
+    for name, answered in zip(("stays", "aborted"), said, strict=False):
+        (got,) = pictures_of(answered)  # of the aborted one, what the tower had seen
+        _check_same(got.maps, expected[name])
+    with pytest.raises(NoDepthError, match="had not begun"):
+        pictures_of(said[2])
+
+
+def _check_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found.keys() == expected.keys()
+    for name, maps in found.items():
+        for first, second in zip(maps, expected[name], strict=True):
             np.testing.assert_allclose(first, second, rtol=1e-4)

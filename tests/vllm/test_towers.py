@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from clipdepth_plugin import DepthHead, attach
 from clipdepth_plugin.adapters.towers import choose_tower
-from tests.vllm.engines import answers, engine, host_of, picture, prompt, slope
+from tests.vllm.engines import answers, engine, forget, host_of, picture, prompt, slope
 from tests.vllm.models import DEPTH, MODELS, PATCH, WIDTH, Model
 
 
@@ -42,13 +42,13 @@ def test_tower(model: Model, tmp_path: Path) -> None:
         before, state = answers(llm, prompts), set(host.state_dict())
         forwards = [name for name, one in host.named_modules() if "forward" in vars(one)]
         head = head_for(host)
-        _forget(llm)
+        forget(llm)
         with attach(host, head) as plugin, plugin.capture() as seen:
             assert answers(llm, prompts) == before
             maps = [one for each in seen for one in each.depths]
         assert len(maps) == 3 or (len(maps) > 3 and model.tiles)
         assert all(bool(one.isfinite().all()) for one in maps)
-        _forget(llm)
+        forget(llm)
         with _Outputs(tower) as outputs, attach(host, head) as plugin, plugin.capture() as seen:
             answers(llm, [prompts[2]])
             rows = _rows(seen[-1])
@@ -108,12 +108,6 @@ def _check_slope(tokens_hwC: Tensor) -> float:
     return float(blue_hw.mean())
 
 
-def _forget(llm: Any) -> None:
-    """Empties the engine's caches, so that the tower runs again."""
-    llm.llm_engine.reset_encoder_cache()
-    llm.reset_prefix_cache()
-
-
 def _check_places(llm: Any, host: nn.Module, model: Model, head: DepthHead) -> None:
     """The coordinate test: tokens are their patches' mean colours, in every level."""
     tower = choose_tower(host)
@@ -124,7 +118,7 @@ def _check_places(llm: Any, host: nn.Module, model: Model, head: DepthHead) -> N
         nn.init.constant_(weight.data[channel, channel], 1 / weight[0, 0].numel())
     for name in model.norms:
         setattr(tower.module, name, nn.Identity())
-    _forget(llm)
+    forget(llm)
     with attach(host, head, other_tower=True) as plugin, plugin.capture() as seen:
         answers(llm, [prompt(model, slope((64, 48), 10), slope((48, 64), 200))])
         blues = []  # of each view in turn
