@@ -186,7 +186,7 @@ def test_a_cuda_graph_can_record_it(
     expected = depth_tower(x, focal_px)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    with NothingWaits():
+    with NothingWaits():  # type: ignore[no-untyped-call]
         recorded = depth_tower(x, focal_px)
     close(recorded, expected)
 
