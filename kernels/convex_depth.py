@@ -72,10 +72,10 @@ def convex_depth(
     if use_triton("convex_depth", x_BCHW.device, triton, obstacle=forward_only(tensors)):
         activation, low, high = metres.activation, metres.log_low, metres.log_high
         return convex_depth_triton(*tensors, activation, low, high)
-    mask_BHWM = F.linear(x_BCHW.permute(0, 2, 3, 1), weight_MC, bias_M)
+    mask_BMHW = F.linear(x_BCHW.permute(0, 2, 3, 1), weight_MC, bias_M).permute(0, 3, 1, 2)
     if embedded_BEYX is not None:
-        mask_BHWM = mask_BHWM + likeness_logits(embedded_BEYX).permute(0, 2, 3, 1)
-    weights = convex_weights(mask_BHWM)
+        mask_BMHW = mask_BMHW + likeness_logits(embedded_BEYX)
+    weights = convex_weights(mask_BMHW)
     mixed = [convex_upsample(level_B1HW, weights) for level_B1HW in level_BLHW.split(1, dim=1)]
     scales = [bounded_log_scale(logits_B1HW) for logits_B1HW in mixed[1:]]
     return torch.cat([metres(mixed[0]), *scales], dim=1).float()

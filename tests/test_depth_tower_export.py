@@ -1,4 +1,4 @@
-"""torch.export of a DepthTower, and one graph of torch.compile: the numbers of eager."""
+"""torch.export of a DepthTower, one graph of torch.compile, CUDA graphs: the numbers of eager."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from clipdepth_plugin import DepthHead, DepthTower, attach
 from clipdepth_plugin.adapters.loading.demo import load_demo_tower
@@ -161,3 +162,49 @@ def test_one_graph_of_torch_compile(make_head: MakeHead) -> None:
                 got, expected = (one(pixels(seed)) for one in (compiled, module))
                 torch.testing.assert_close(got, expected)
     torch._dynamo.reset()
+
+
+class NothingWaits(TorchDispatchMode):
+    """Refuses what waits for a device or copies to it: no CUDA graph can record that."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        assert name not in ("_local_scalar_dense", "nonzero", "equal", "lift_fresh"), name
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["open_clip", "hf_siglip", "dinov3", "llava", "smolvlm"])
+@torch.no_grad()
+def test_a_cuda_graph_can_record_it(
+    name: str, make_head: MakeHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recording is pretended, for want of a GPU."""
+    host = BY_NAME[name].host()
+    x, focal_px = pixels(), torch.tensor([30.0, 50.0])
+    head = make_head(host, **{**PRESETS["guided"], "canonical_focal": 40.0})
+    depth_tower = DepthTower(host, head, example=x)
+    expected = depth_tower(x, focal_px)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with NothingWaits():  # type: ignore[no-untyped-call]
+        recorded = depth_tower(x, focal_px)
+    close(recorded, expected)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@torch.no_grad()
+def test_a_cuda_graph_of_the_whole(make_head: MakeHead) -> None:
+    host = BY_NAME["dinov2"].host()
+    depth_tower = DepthTower(host, make_head(host, **PRESETS["guided"])).cuda()
+    x = pixels().cuda()
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        depth_tower(x)
+    side.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        recorded = depth_tower(x)
+    x.copy_(pixels(seed=2))
+    graph.replay()
+    close(recorded, depth_tower(x))

@@ -122,7 +122,7 @@ def test_patches_that_look_alike_are_mixed() -> None:
 def test_convex_upsampling_mixes_neighbours_only() -> None:
     """Flat stays flat to the border; outputs stay between their neighbours' extremes."""
     torch.manual_seed(0)
-    weights = convex_weights(torch.randn(1, 3, 5, 9 * 16))
+    weights = convex_weights(torch.randn(1, 9 * 16, 3, 5))
     flat = convex_upsample(torch.full((1, 1, 3, 5), 2.5), weights)
     torch.testing.assert_close(flat, torch.full((1, 1, 12, 20), 2.5))
     coarse = torch.randn(1, 1, 3, 5)
@@ -134,7 +134,7 @@ def test_convex_upsampling_mixes_neighbours_only() -> None:
 @pytest.mark.parametrize("factor", [2, 4])
 def test_a_plane_stays_plane_before_a_mask_is_learnt(factor: int) -> None:
     y_H1, x_W = torch.arange(7.0)[:, None], torch.arange(9.0)
-    logits = spline_logits(factor).expand(1, 7, 9, -1)
+    logits = spline_logits(factor)[:, None, None].expand(1, -1, 7, 9)
     plane_B1HW = (3 + 2 * y_H1 - 0.5 * x_W)[None, None]
     fine = convex_upsample(plane_B1HW, convex_weights(logits))
     inner_HW = fine[0, 0, factor:-factor, factor:-factor]

@@ -184,7 +184,7 @@ class CompactDecoder(Decoder):
         mask_BSHW = self.to_mask(x_BCHW).float()
         if likeness is not None:
             mask_BSHW = mask_BSHW + likeness(even_B3HW)
-        weights = convex_weights(rearrange(mask_BSHW, "b s h w -> b h w s"))
+        weights = convex_weights(mask_BSHW)
         channels = self.metres.channels
         # Mixed before the activation, which bounds the result and keeps edges sharp.
         level_B1HW = convex_upsample(self.metres.to_level(logits_BCHW[:, :channels]), weights)

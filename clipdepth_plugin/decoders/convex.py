@@ -11,19 +11,18 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 
 CONVEX_FACTOR = 4
 
 
-def convex_weights(logits_BHWS: Tensor) -> list[Tensor]:
-    """(B, H, W, S) logits -> the (B, H, W, R) weight of each neighbour, to be divided by their sum.
+def convex_weights(logits_BSHW: Tensor) -> list[Tensor]:
+    """(B, S, H, W) logits -> the (B, R, H, W) weight of each neighbour, to be divided by their sum.
 
     Neighbour after neighbour, in float32 or wider: a softmax over an axis in the middle takes four
     times as long on a CPU, in PyTorch as in onnxruntime.
     """
-    logits = logits_BHWS.unflatten(-1, (9, -1)).unbind(-2)
+    logits = logits_BSHW.unflatten(1, (9, -1)).unbind(1)
     highest = functools.reduce(torch.maximum, logits).detach()  # it falls out of the quotient
     highest = highest.to(torch.promote_types(highest.dtype, torch.float32))
     return [(one - highest).exp() for one in logits]
@@ -32,12 +31,11 @@ def convex_weights(logits_BHWS: Tensor) -> list[Tensor]:
 def convex_upsample(x_B1HW: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """(B, 1, H, W) -> (B, 1, factor * H, factor * W), mixed by ``convex_weights``."""
     height, width = x_B1HW.shape[-2:]
-    padded = F.pad(x_B1HW, (1, 1, 1, 1), mode="replicate")[:, 0, :, :, None]
-    near = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    padded = F.pad(x_B1HW, (1, 1, 1, 1), mode="replicate")
+    near = [padded[..., i : i + height, j : j + width] for i in range(3) for j in range(3)]
     mixed = functools.reduce(torch.add, (w * x for w, x in zip(weights, near, strict=True)))
-    mixed_BHWR = mixed / functools.reduce(torch.add, weights)
-    factor = round(weights[0].shape[-1] ** 0.5)
-    return rearrange(mixed_BHWR, "b h w (y x) -> b 1 (h y) (w x)", y=factor)
+    mixed_BRHW = mixed / functools.reduce(torch.add, weights)
+    return F.pixel_shuffle(mixed_BRHW, round(weights[0].shape[1] ** 0.5))
 
 
 def spline_logits(factor: int) -> Tensor:

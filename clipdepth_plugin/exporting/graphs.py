@@ -15,6 +15,7 @@ from torch.export import Dim, ExportedProgram
 from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.errors import ExportError
 from clipdepth_plugin.exporting.constants import with_constants
+from clipdepth_plugin.exporting.forms import with_fast_forms
 from clipdepth_plugin.maps.alignment import inverse_of
 from clipdepth_plugin.plugin.depth_tower import DepthTower
 
@@ -141,7 +142,8 @@ def export_graph(graph: Graph, example: Inputs, *, dynamic_batch: bool) -> Expor
         with torch.no_grad():
             whole = axes and (axes,)  # all inputs are one ``*inputs``
             program = torch.export.export(graph, given, dynamic_shapes=whole)
-            program = torch.export.export(with_constants(program), given, dynamic_shapes=axes)
+            module = with_fast_forms(with_constants(program))
+            program = torch.export.export(module, given, dynamic_shapes=axes)
     except Exception as error:  # torch.export and the towers in it raise almost anything
         first = next(iter(str(error).strip().splitlines()), "no message")
         raise ExportError(
