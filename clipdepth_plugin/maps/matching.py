@@ -67,7 +67,9 @@ def find(
     beside = torch.linalg.vecdot(now_hwS[:, 1:], now_hwS[:, :-1])
     # Of a grid of one column there are none beside each other.
     usual = beside.mean() if beside.numel() else beside.new_zeros(())
-    above_KN = (likeness_NN[around[_SELF], around[:, match_N]] - usual) / (1 - usual).clamp(min=1e-6)
+    above_KN = (likeness_NN[around[_SELF], around[:, match_N]] - usual) / (1 - usual).clamp(
+        min=1e-6
+    )
     numbers = torch.cat([torch.stack([match_N, mutual_N, *values]), above_KN]).cpu().numpy()
     match, (mutual, *found), above = numbers[0].astype(np.intp), numbers[1:-9], numbers[-9:]
     # By the inverse of how unlike they are: between patches where the picture lies between them,
@@ -108,7 +110,8 @@ def _around(grid: Size) -> Indices:
     steps = (-1, 0, 1)
     return np.stack(
         [
-            (rows_N + down).clip(0, grid[0] - 1) * grid[1] + (columns_N + right).clip(0, grid[1] - 1)
+            (rows_N + down).clip(0, grid[0] - 1) * grid[1]
+            + (columns_N + right).clip(0, grid[1] - 1)
             for down in steps
             for right in steps
         ]
