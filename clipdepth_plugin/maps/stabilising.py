@@ -6,8 +6,8 @@ averaged over the frames in which the patch was seen; where it is not (what move
 how it looks, what has come into view), depth is the frame's own. What is corrected is smooth, one
 number a patch: fine detail is always the frame's own, and edges do not lag.
 
-Axes: N = h * w patch tokens (row-major), S of every second channel, K a patch and its neighbours,
-(h, w) patch grid, H W a native map's size.
+Axes: N = h * w patch tokens (row-major), S channels that are compared, K a patch and its
+neighbours, (h, w) patch grid, H W a native map's size.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def _pooled(map_11HW: Tensor, grid: Size) -> Tensor:
     """(N,) means over the patches: by two products, half the time of a pooling on a CPU."""
     (h, w), (height, width) = grid, map_11HW.shape[-2:]
     columns_wW = _means(w, width, map_11HW.device)
-    return (_means(h, height, map_11HW.device) @ map_11HW[0, 0] @ columns_wW.T).flatten()
+    return (_means(h, height, map_11HW.device) @ map_11HW[0, 0].float() @ columns_wW.T).flatten()
 
 
 @functools.lru_cache(maxsize=32)
