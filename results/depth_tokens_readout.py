@@ -15,7 +15,7 @@ from depth_tokens_data import Answers, Frames
 from torch import Tensor, nn
 
 from clipdepth_plugin import DepthTokens
-from clipdepth_plugin.plugin.depth_tokens import DepthTokensConfig
+from clipdepth_plugin.plugin.depth_tokens_config import DepthTokensConfig
 
 Arm = Literal["rgb", "depth tokens", "depth picture", "true depth tokens"]
 ARMS: tuple[Arm, ...] = ("rgb", "depth tokens", "depth picture", "true depth tokens")

@@ -26,7 +26,8 @@ from clipdepth_plugin.latency.report import describe, markdown_table
 from clipdepth_plugin.latency.rounds import Variant, run_rounds, timer_for
 from clipdepth_plugin.latency.subject import make_subject
 from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
-from clipdepth_plugin.plugin.depth_tokens import DepthTokens, DepthTokensConfig
+from clipdepth_plugin.plugin.depth_tokens import DepthTokens
+from clipdepth_plugin.plugin.depth_tokens_config import DepthTokensConfig
 
 HERE = Path(__file__).resolve().parent
 HOSTS = ("vit-b-16", "so400m-14")

@@ -68,7 +68,7 @@ def estimated_motion(
     pictures: Sequence[Path], truth: Sequence[Array], camera: Intrinsics
 ) -> list[Array | None]:
     """By SIFT, true depth and PnP with RANSAC (OpenCV); None with fewer than 20 points agreeing."""
-    import cv2  # pip install opencv-python: not needed by the package
+    import cv2  # of the extra "dev"
 
     fx, fy, cx, cy = camera
     lens = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])

@@ -22,7 +22,7 @@ from clipdepth_plugin.errors import (
     HostError,
     NoDepthError,
 )
-from clipdepth_plugin.plugin.depth_tokens import DepthTokensConfig
+from clipdepth_plugin.plugin.depth_tokens_config import DepthTokensConfig
 from tests.tiny.case import HostCase
 from tests.tiny.coordinates import present
 from tests.tiny.heads import small_head

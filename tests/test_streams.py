@@ -241,3 +241,15 @@ def test_what_is_refused(host: nn.Module, head: DepthHead, videos: list[list[Ten
     fresh = DepthPlugin(host, head)
     with pytest.raises(NoDepthError):
         _ = fresh.stream("none").depth
+
+
+def test_an_autocast_of_the_reader_changes_nothing(
+    host: nn.Module, head: DepthHead, videos: list[list[Tensor]]
+) -> None:
+    expected = alone(host, head, videos[0])
+    with attach(host, head) as plugin, torch.no_grad():
+        stream = plugin.stream("wrist")
+        for frame, depth in zip(videos[0], expected, strict=True):
+            host(frame)
+            with torch.autocast("cpu", torch.bfloat16):
+                assert same([stream.depth], [depth])

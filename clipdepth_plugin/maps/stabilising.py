@@ -6,21 +6,22 @@ averaged over the frames in which the patch was seen; where it is not (what move
 how it looks, what has come into view), depth is the frame's own. What is corrected is smooth, one
 number a patch: fine detail is always the frame's own, and edges do not lag.
 
-Axes: N = h * w patch tokens (row-major), D width, S of every second channel, (h, w) patch grid,
-H W a native map's size.
+Axes: N = h * w patch tokens (row-major), S channels that are compared, K a patch and its
+neighbours, (h, w) patch grid, H W a native map's size.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from clipdepth_plugin.arguments import Size
+from clipdepth_plugin.maps.matching import Floats, Matches, find
 
 SCALE_MEMORY = 0.8
 """Largest share of the frame's scale that is taken from the frames before."""
@@ -34,18 +35,9 @@ ERRORS = 2.0
 UNKNOWN_ERROR = 0.1
 """Of log depth, for heads without confidence."""
 LEAST_ERROR = 0.03
-LIKENESS = (-0.5, 0.0)
-"""Where a match begins to count and where it counts fully: 0, as similar as neighbouring patches
-are on average; 1, equal."""
 CUT = 0.25
 """With a smaller share of patches found again, the picture is another one. Of the videos that
 results/streams.md is about, frames share 0.27 or more, and pictures of two places 0.25 or less."""
-_CHANNELS = 2  # every second is compared
-
-
-def signatures(tokens: Tensor) -> Tensor:
-    """What is compared of tokens (..., D): (..., S) float32 of length 1."""
-    return F.normalize(tokens.detach()[..., ::_CHANNELS].float(), dim=-1)
 
 
 @dataclass(frozen=True)
@@ -61,11 +53,11 @@ class _Before:
     """
 
     signatures_NS: Tensor
-    log_depth_N: Tensor
-    age_N: Tensor
+    log_depth_N: Floats
+    age_N: Floats
     grid: Size
     frames: int
-    trend: Tensor
+    trend: float
 
 
 class Stabiliser:
@@ -89,52 +81,59 @@ class Stabiliser:
         Returns:
             (1, 1, H, W), a tensor of its own.
         """
-        log_depth_N = _pooled(depth_11HW, grid).clamp(min=1e-6).log()
+        log_depth = _pooled(depth_11HW, grid).clamp_(min=1e-6).log_()
         before = self._before
-        like = (
-            before is not None
-            and before.grid == grid
-            and before.signatures_NS.shape == signatures_NS.shape
-            and before.signatures_NS.device == signatures_NS.device
-        )
-        if before is None or not like:
-            return self._start(depth_11HW, log_depth_N, signatures_NS, grid)
-        match_N, weight_N, sure_N = _matches(signatures_NS, before.signatures_NS, grid)
-        share, known = torch.stack([sure_N.float().mean(), log_depth_N.sum()]).tolist()
-        if math.isnan(known):
+        if before is None or not _alike(before, signatures_NS, grid):
+            return self._start(depth_11HW, log_depth.cpu().numpy(), signatures_NS, grid)
+        values = [log_depth]
+        if log_scale_11HW is not None:
+            values.append(_pooled(log_scale_11HW, grid))
+        matches, (log_depth_N, *log_error) = find(signatures_NS, before.signatures_NS, grid, values)
+        if np.isnan(log_depth_N).any():
             return depth_11HW.clone()
-        if share < CUT:
+        if matches.sure < CUT:
             return self._start(depth_11HW, log_depth_N, signatures_NS, grid)
-        error_N = _expected_error(log_scale_11HW, grid, log_depth_N)
-        correction_N, age_N, trend = _correction(before, log_depth_N, match_N, weight_N, error_N)
+        error_N = np.exp(log_error[0]).clip(LEAST_ERROR) if log_error else UNKNOWN_ERROR
+        correction_N, age_N, trend = _correction(before, log_depth_N, matches, error_N)
         self._before = _Before(
             signatures_NS, log_depth_N + correction_N, age_N, grid, before.frames + 1, trend
         )
-        return depth_11HW * _enlarged(correction_N.exp().view(grid), depth_11HW)
+        factor_hw = torch.from_numpy(np.exp(correction_N).reshape(grid)).to(depth_11HW.device)
+        return _enlarged(factor_hw, depth_11HW).mul_(depth_11HW[0, 0])[None, None]
 
     def reset(self) -> None:
         """The next frame is a first one."""
         self._before = None
 
     def _start(
-        self, depth_11HW: Tensor, log_depth_N: Tensor, signatures_NS: Tensor, grid: Size
+        self, depth_11HW: Tensor, log_depth_N: Floats, signatures_NS: Tensor, grid: Size
     ) -> Tensor:
         self._before = None
-        if bool(log_depth_N.isfinite().all()):
-            self._before = _Before(
-                signatures_NS,
-                log_depth_N,
-                torch.ones_like(log_depth_N),
-                grid,
-                1,
-                log_depth_N.new_zeros(()),
-            )
+        if np.isfinite(log_depth_N).all():
+            ages_N = np.ones_like(log_depth_N)
+            self._before = _Before(signatures_NS, log_depth_N, ages_N, grid, 1, 0.0)
         return depth_11HW.clone()
 
 
+def _alike(before: _Before, signatures_NS: Tensor, grid: Size) -> bool:
+    """Whether a frame can be compared with the one before."""
+    then_NS = before.signatures_NS
+    same = then_NS.shape == signatures_NS.shape and then_NS.device == signatures_NS.device
+    return same and before.grid == grid
+
+
 def _pooled(map_11HW: Tensor, grid: Size) -> Tensor:
-    """(N,) means over the patches."""
-    return F.adaptive_avg_pool2d(map_11HW, grid).flatten()
+    """(N,) means over the patches: by two products, half the time of a pooling on a CPU."""
+    (h, w), (height, width) = grid, map_11HW.shape[-2:]
+    columns_wW = _means(w, width, map_11HW.device)
+    return (_means(h, height, map_11HW.device) @ map_11HW[0, 0].float() @ columns_wW.T).flatten()
+
+
+@functools.lru_cache(maxsize=32)
+def _means(cells: int, size: int, device: torch.device) -> Tensor:
+    """(cells, size): what each of a line of ``size`` has in the mean of each of ``cells``."""
+    eye_1SS = torch.eye(size, device=device)[None]
+    return F.adaptive_avg_pool1d(eye_1SS, cells)[0].T.contiguous()
 
 
 def _enlarged(map_hw: Tensor, like_11HW: Tensor) -> Tensor:
@@ -151,60 +150,17 @@ def _shares(cells: int, size: int, device: torch.device) -> Tensor:
     return F.interpolate(eye_1CC, size, mode="linear", align_corners=False)[0].T.contiguous()
 
 
-def _expected_error(log_scale_11HW: Tensor | None, grid: Size, like_N: Tensor) -> Tensor:
-    if log_scale_11HW is None:
-        return torch.full_like(like_N, UNKNOWN_ERROR)
-    return _pooled(log_scale_11HW, grid).exp().clamp(min=LEAST_ERROR)
-
-
-def _matches(now_NS: Tensor, then_NS: Tensor, grid: Size) -> tuple[Tensor, Tensor, Tensor]:
-    """Each patch's most similar one of the frame before, and how much that counts (0 to 1).
-
-    It counts where that one's own most similar patch is this one or a neighbour, and where a
-    neighbour of this one has moved alike. The last: where two have.
-    """
-    likeness_NN = now_NS @ then_NS.T
-    best_N, match_N = likeness_NN.max(dim=1)
-    back_N = likeness_NN.max(dim=0).indices[match_N]  # argmax takes twice as long on a CPU
-    place_2N = _places(grid, now_NS.device)
-    mutual_N = (place_2N[:, back_N] - place_2N).abs().amax(dim=0) <= 1
-    moved_2hw = (place_2N[:, match_N] - place_2N).view(2, *grid)
-    down_hw = moved_2hw.diff(dim=1).abs().amax(dim=0) <= 1
-    right_hw = moved_2hw.diff(dim=2).abs().amax(dim=0) <= 1
-    alike_hw = torch.zeros(grid, dtype=torch.uint8, device=now_NS.device)
-    alike_hw[1:] += down_hw
-    alike_hw[:-1] += down_hw
-    alike_hw[:, 1:] += right_hw
-    alike_hw[:, :-1] += right_hw
-    now_hwS = now_NS.view(*grid, -1)
-    beside = (now_hwS[:, 1:] * now_hwS[:, :-1]).sum(dim=-1)
-    # Of a grid of one column there are none beside each other.
-    usual = beside.mean() if beside.numel() else now_NS.new_zeros(())
-    low, high = LIKENESS
-    above_N = (best_N - usual) / (1 - usual).clamp(min=1e-6)
-    weight_N = ((above_N - low) / (high - low)).clamp(0, 1)
-    alike_N = alike_hw.flatten()
-    weight_N = weight_N * (mutual_N & (alike_N >= 1))
-    return match_N, weight_N, (weight_N > 0) & (alike_N >= 2)
-
-
-@functools.lru_cache(maxsize=32)
-def _places(grid: Size, device: torch.device) -> Tensor:
-    """(2, N) rows and columns of patches."""
-    rows_h, columns_w = (torch.arange(side, device=device) for side in grid)
-    return torch.stack(torch.meshgrid(rows_h, columns_w, indexing="ij")).flatten(1)
-
-
 def _correction(
-    before: _Before, log_depth_N: Tensor, match_N: Tensor, weight_N: Tensor, error_N: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    before: _Before, log_depth_N: Floats, matches: Matches, error_N: Floats | float
+) -> tuple[Floats, Floats, float]:
     """What is added to each patch's log depth, its new age, and the new trend."""
-    differs_N = before.log_depth_N[match_N] - log_depth_N
-    scale = torch.where(weight_N > 0, differs_N, torch.nan).nanmedian()
+    near_KN, share_KN, weight_N = matches.near_KN, matches.share_KN, matches.weight_N
+    differs_N = (before.log_depth_N[near_KN] * share_KN).sum(axis=0) - log_depth_N
+    scale = float(np.median(differs_N[weight_N > 0]))
     own_N = differs_N - scale
-    weight_N = weight_N * torch.exp(-((own_N / (ERRORS * error_N)) ** 2))
-    age_N = 1 + weight_N * before.age_N[match_N]
-    memory_N = (1 - 1 / age_N).clamp(max=PATCH_MEMORY)
+    weight_N = weight_N * np.exp(-((own_N / (ERRORS * error_N)) ** 2))
+    age_N = 1 + weight_N * (before.age_N[near_KN] * share_KN).sum(axis=0)
+    memory_N = (1 - 1 / age_N).clip(max=PATCH_MEMORY)
     scale_memory = min(1 - 1 / (before.frames + 1), SCALE_MEMORY)
     # By the weight once more: an old patch that was hardly found again keeps its own depth.
     surprise = scale + before.trend

@@ -3,13 +3,11 @@
 The 3D position embedding is SpatialVLA's (arXiv 2501.15830): sines and cosines of a point's
 coordinates, then an MLP.
 
-Axes: B views, N visual tokens of a view, C numbers of a token that are read, F wavelengths, W width
-of a visual token.
+Axes: B views, N visual tokens of a view, W width of a visual token.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,8 +24,9 @@ from clipdepth_plugin.files.documents import read_json
 from clipdepth_plugin.files.problems import checked
 from clipdepth_plugin.maps.cameras import Cameras, Focals
 from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
+from clipdepth_plugin.plugin.depth_tokens_config import DepthTokensConfig, sines_and_cosines
 from clipdepth_plugin.plugin.token_adder import TokenAdder
-from clipdepth_plugin.settings import STORED, Channels, Count, GivenMetres, Settings
+from clipdepth_plugin.settings import STORED
 from clipdepth_plugin.weights.hub import CONFIG_FILE, WEIGHTS_FILE
 from clipdepth_plugin.weights.tensors import (
     build_checked,
@@ -35,25 +34,6 @@ from clipdepth_plugin.weights.tensors import (
     read_safetensors,
     read_shapes,
 )
-
-
-class DepthTokensConfig(Settings):
-    """What defines a ``DepthTokens``."""
-
-    width: Channels
-    """Of the host's visual tokens."""
-    camera: bool = True
-    """Read the point x, y, z: each pass then needs a camera. False: depth alone, of any lens."""
-    confidence: bool = False
-    """Read the confidence, of a head that predicts it."""
-    hidden: Channels = 256
-    """Width of the MLP."""
-    wavelengths: Count = 8
-    """Sines and cosines of each number."""
-    shortest: GivenMetres = 0.05
-    """The shortest wavelength: metres; for log depth and confidence without a unit."""
-    longest: GivenMetres = 20.0
-    """The longest; those between are spaced evenly in their logarithm."""
 
 
 class DepthTokens(nn.Module):
@@ -74,9 +54,8 @@ class DepthTokens(nn.Module):
         if config.longest < config.shortest:
             raise ConfigError(f"longest: {config.longest} m is below shortest, {config.shortest} m")
         self.config = config
-        numbers = 1 + 3 * config.camera + config.confidence
         self.embed = nn.Sequential(
-            nn.Linear(2 * numbers * config.wavelengths, config.hidden),
+            nn.Linear(config.inputs, config.hidden),
             nn.GELU(),
             nn.Linear(config.hidden, config.hidden),
             nn.GELU(),
@@ -125,16 +104,7 @@ class DepthTokens(nn.Module):
         config, weight = self.config, self.project.weight
         tokens_BN5 = tokens_BN5.to(weight.device, torch.float32)
         depth_BN1 = tokens_BN5[..., :1]
-        read = [depth_BN1.log()]
-        if config.camera:
-            read.append(tokens_BN5[..., 2:])
-        if config.confidence:
-            read.append(tokens_BN5[..., 1:2])
-        ends = math.log(config.shortest), math.log(config.longest)
-        waves_F = torch.linspace(*ends, config.wavelengths, device=weight.device).exp()
-        numbers_BNC = torch.cat(read, dim=-1).nan_to_num(0.0, 0.0, 0.0)
-        angles_BNCF = numbers_BNC[..., None] * (2 * math.pi / waves_F)
-        waves = torch.cat([angles_BNCF.sin(), angles_BNCF.cos()], dim=-1).flatten(2)
+        waves = sines_and_cosines(tokens_BN5, config)
         added_BNW: Tensor = self.project(self.embed(waves.to(weight.dtype)))
         return added_BNW.masked_fill(~depth_BN1.isfinite(), 0.0)
 

@@ -20,8 +20,8 @@ from clipdepth_plugin.errors import HeadMismatchError, HostError, NoDepthError
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.maps.cameras import Cameras, Focals, camera_scales, views_themselves
 from clipdepth_plugin.maps.geometry import ImageViews
+from clipdepth_plugin.maps.matching import signatures
 from clipdepth_plugin.maps.placing import Join, at_pixels, at_size, in_images
-from clipdepth_plugin.maps.stabilising import signatures
 from clipdepth_plugin.maps.stitching import paste, stitch
 from clipdepth_plugin.maps.tiling import arrange
 from clipdepth_plugin.plugin.estimating import (

@@ -22,6 +22,7 @@ from clipdepth_plugin.maps.stabilising import Stabiliser
 from clipdepth_plugin.plugin.pass_maps import PassMaps
 from clipdepth_plugin.plugin.reader import Reader
 from clipdepth_plugin.plugin.reading import DepthPass, DepthReading, last_pass
+from clipdepth_plugin.precision import without_autocast
 
 View = int | Literal["all"]
 """The number of a view in its pass, from 0; "all": all of them, such as the tiles of a picture."""
@@ -98,7 +99,7 @@ class DepthStream(DepthReading):
             run, index, grid = numbered[view]
             native, one = natives[run], slice(index, index + 1)
             log_scale = None if native.log_scale is None else native.log_scale[one]
-            with torch.no_grad():
+            with torch.no_grad(), without_autocast(native.metres.device):
                 depth = stabilise(native.metres[one], log_scale, signatures[run][index], grid)
             found.append(DepthEstimate(depth, log_scale))
         return found
