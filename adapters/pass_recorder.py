@@ -117,7 +117,7 @@ class _PerThread(threading.local):
 
 
 MakePass = Callable[[Wanted, TowerCall, bool], TowerPass]
-"""The last is ``TowerPass.hosts_own``."""
+"""The last: whether it is a host's own pass."""
 
 
 class PassRecorder:
@@ -162,8 +162,8 @@ class PassRecorder:
         self._under_way.discard(thread)
         return was
 
-    def begin(self, call: TowerCall) -> None:
-        """A tower pass starts; the one before it is dropped."""
+    def begin(self, call: TowerCall, patches: Tensor) -> None:
+        """A tower pass starts, by its first ``patches``; the one before it is dropped."""
         forward = self.thread.forward
         forward.running = None
         if _PRIVATE.stack:
@@ -171,7 +171,7 @@ class PassRecorder:
             if recorder is self:
                 forward.running = self._make_pass(self.wanted, call, False)
                 seen.append(forward.running)
-        elif self.attached and in_cuda_graph():
+        elif self.attached and in_cuda_graph(patches):
             self.drop_captured()
         elif self.attached and self._under_way and self._was_under_way():
             slot = self.slot

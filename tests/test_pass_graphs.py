@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import operator
+import sys
+from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -14,11 +18,10 @@ from torch.utils._pytree import tree_leaves
 
 from clipdepth_plugin import DepthHead, DepthPlugin, attach
 from clipdepth_plugin.errors import HeadMismatchError, HostError, ImageError, NoDepthError
-from clipdepth_plugin.fused.graphs import GraphCache
 from clipdepth_plugin.fused.head import FusedHead
 from clipdepth_plugin.plugin.pass_graph import _finish
 from tests.benchmarks.test_overhead import calls
-from tests.tiny.fused_heads import in_graphs
+from tests.tiny.fused_heads import Tape, in_graphs
 
 GRAPHED_PASS = 150
 """Python calls of a pass and of reading its depth from a graph, beside the host's own."""
@@ -168,15 +171,50 @@ def test_a_hooked_head_and_one_on_another_device_run_step_by_step(
     assert (seen, tape.replayed) == ([1], 0)
 
 
+class Event:
+    """Stands in for a CUDA event, with as many calls; which streams it is on or waited for by."""
+
+    def __init__(self) -> None:
+        self.seen: list[object] = []
+
+    def record(self, stream: Any) -> None:
+        self.seen.append(stream)
+
+    def synchronize(self) -> None:
+        self.seen.append("synchronize")
+
+
+def seems_a_gpu(monkeypatch: pytest.MonkeyPatch, stream: Callable[..., int]) -> None:
+    """All tensors say that they are on a GPU; ``stream``: the current one's number.
+
+    What asks CUDA is a call here, too: a builtin in the place of each of torch's own.
+    """
+    monkeypatch.setattr(Tensor, "is_cuda", True)
+    monkeypatch.setattr(torch.cuda, "_initialized", True)
+    for where in (torch._C, torch.cuda.graphs):
+        monkeypatch.setattr(where, "_cuda_isCurrentStreamCapturing", sys.is_finalizing)
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Mock(number=stream(device)))
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+
+
+class CountedReplay:
+    """As a CUDA graph's, two calls and no work."""
+
+    def replay(self) -> None:
+        operator.truth(self)
+
+
 @torch.no_grad()
 def test_python_calls_of_a_pass_in_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a GPU: what asks CUDA for streams and captures counts, too."""
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 64}
     host = CLIPVisionModel(CLIPVisionConfig(**sizes, num_attention_heads=4)).eval()
     head = DepthHead.for_host(host, preset="fast").eval().fused()
-    in_graphs(head.graphs, monkeypatch)
-    monkeypatch.setattr(GraphCache, "applies", lambda cache, tensors: True)
+    head.graphs._record = Tape()
+    seems_a_gpu(monkeypatch, operator.truth)
     pixels_B3HW = pictures(1, 224)
     alone = calls(lambda: host(pixel_values=pixels_B3HW))
     with attach(host, head) as plugin:
@@ -188,7 +226,7 @@ def test_python_calls_of_a_pass_in_a_graph(monkeypatch: pytest.MonkeyPatch) -> N
         read()
         read()
         recording = next(iter(head.graphs._recordings.values()))
-        object.__setattr__(recording, "replay", int)
+        object.__setattr__(recording, "replay", CountedReplay().replay)
         assert calls(read) - alone <= GRAPHED_PASS
 
 
