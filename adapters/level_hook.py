@@ -43,14 +43,19 @@ class LevelHook(Hook):
             return
         # Gradient checkpointing runs blocks again, in the backward of any pass.
         if running.problem is None and self._level not in running.levels:
-            if running.compiles:
+            width = running.wanted.tower.width
+            if x.shape[-1:] != (width,):
+                shape = tuple(x.shape)
+                running.problem = (
+                    f"level {self._level} came as {shape}, expected a width of {width}"
+                )
+            elif running.compiles:
                 running.levels[self._level] = x.detach(), None
             else:  # as ``keep``, which would be a call more
                 try:
-                    kept = x.detach() if x.requires_grad else x, x._version
+                    running.levels[self._level] = x.detach() if x.requires_grad else x, x._version
                 except RuntimeError:
-                    kept = x.clone(), None
-                running.levels[self._level] = kept
+                    running.levels[self._level] = x.clone(), None
         if forward.leave and running.complete:
             raise LeaveTower
 

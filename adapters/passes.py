@@ -32,11 +32,6 @@ NOT_POOLED = (
 )
 
 
-WRITTEN_INTO = (
-    "tokens or pixels were written into in place after they were tapped; run the host under "
-    "torch.inference_mode(), where taps keep copies"
-)
-
 Kept = tuple[Tensor, int | None]
 """A tensor as tapped, and its version then, as hosts may write into it later; None where they can't
 or where it is a copy."""
@@ -291,34 +286,25 @@ class TowerPass:
         """Whether what arrived may be inference tensors; raises where it can't be used."""
         if self.problem is not None:
             raise NoDepthError(self.problem)
-        wanted, levels, complete, inference = self.wanted, self.levels, True, False
+        wanted, levels, inference = self.wanted, self.levels, False
         for level in wanted.levels:
             if level not in levels:
-                complete = False
-                continue
-            x, version = levels[level]
-            if x.shape[-1:] != (wanted.tower.width,):
-                raise NoDepthError(
-                    f"level {level} came as {tuple(x.shape)}, expected a width of "
-                    f"{wanted.tower.width}"
-                )
-            if version is None:
-                inference = True
-            elif x._version != version:
-                raise NoDepthError(WRITTEN_INTO)
-        if not complete:
-            missing = ", ".join(f"level {k}" for k in wanted.levels if k not in levels)
-            raise NoDepthError(f"taps that did not fire: {missing}. It may be that {NOT_FIRED}")
+                missing = ", ".join(f"level {k}" for k in wanted.levels if k not in levels)
+                raise NoDepthError(f"taps that did not fire: {missing}. It may be that {NOT_FIRED}")
         if wanted.context == "pooled" and self._pooled is None:
             raise NoDepthError(NOT_POOLED)
-        for kept in (self._pooled, self._pixels if wanted.pixels else None):
+        read = self._pixels if wanted.pixels else None
+        for kept in (*levels.values(), self._pooled, read):
             if kept is None:
                 continue
             x, version = kept
             if version is None:
                 inference = True
             elif x._version != version:
-                raise NoDepthError(WRITTEN_INTO)
+                raise NoDepthError(
+                    "tokens or pixels were written into in place after they were tapped; run the "
+                    "host under torch.inference_mode(), where taps keep copies"
+                )
         return inference
 
 

@@ -81,7 +81,7 @@ class GraphCache:
         self._limit = limit
         self._record = record
         self._recordings: OrderedDict[Hashable, Recording] = OrderedDict()
-        self._met: OrderedDict[Hashable, bool] = OrderedDict()  # whether it may be recorded
+        self._met: OrderedDict[Hashable, bool] = OrderedDict()  # False: can't be recorded
         self._calls = 0  # since the last recording
         self._lock = threading.Lock()
         self._order = _StreamOrder()
@@ -133,8 +133,8 @@ class GraphCache:
         Not at the first call: a host that keeps the pictures' sizes may never repeat a shape. A
         full cache records once in ``PAUSE`` calls.
         """
-        again = self._met.setdefault(key, False)
-        self._met[key] = True
+        again = self._met.get(key)
+        self._met[key] = again is not False
         self._met.move_to_end(key)
         if len(self._met) > MET:
             self._met.popitem(last=False)
