@@ -119,7 +119,8 @@ def measure_apart(parts: Sequence[str], asked: argparse.Namespace, options: Sequ
     """Each part in a process of its own: one that breaks the GPU's context leaves the others be."""
     failed, ends = 0, time.monotonic() + ALL
     for name in parts:
-        status, go_on = BROKEN, []
+        go_on: list[str] = []
+        status = BROKEN
         while status == BROKEN and (left := ends - time.monotonic()) > 0:
             seconds = str(min(asked.seconds, left))
             # The last --seconds counts.

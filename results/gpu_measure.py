@@ -165,7 +165,7 @@ def towers(setting: Setting) -> Cases:
 
 
 # Else code compiled for the host alone is taken for its copy with hooks, and none of them runs.
-@torch._dynamo.config.patch(skip_nnmodule_hook_guards=False)
+@torch._dynamo.config.patch(skip_nnmodule_hook_guards=False)  # type: ignore[untyped-decorator]
 def _tower(setting: Setting, name: str, batch: int, compiled: bool) -> list[Row]:
     host = _host(setting, name)
     pixels_B3HW = _pixels(setting, batch)

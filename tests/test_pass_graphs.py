@@ -294,6 +294,9 @@ def test_a_pass_of_another_shape_dtype_or_weight_is_recorded_anew(
             assert not plugin.depth.is_inference()
         head.decoder.load_state_dict({k: x + 0.1 for k, x in head.decoder.state_dict().items()})
         assert recorded(pictures(1)) == (0, 2), "in place: the graph reads the new values"
+        state = {k: x + 0.1 for k, x in head.state_dict().items()}
+        head.load_state_dict(state, assign=True)
+        assert recorded(pictures(1)) == (1, 1), "other tensors in the weights' place"
         tower.double()
         head.double()
         assert recorded(pictures(1).double()) == (1, 1), "the others went with the weights"

@@ -104,7 +104,7 @@ SEEN = {"gpu": "a GPU", "cpu": "a CPU", "versions": {}, "created": "today"}
 def test_it_runs_where_the_package_is_not_installed_and_tests_are_anothers(tmp_path: Path) -> None:
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "__init__.py").touch()
-    script, env = ROOT / "results" / "gpu.py", {**os.environ, "PYTHONPATH": str(tmp_path)}
+    script, env = str(ROOT / "results" / "gpu.py"), {**os.environ, "PYTHONPATH": str(tmp_path)}
     run = [sys.executable, script, "worth", "--tiny", "--device", "cpu", "--seconds", "0"]
-    subprocess.run([*run, "--output", tmp_path], cwd=tmp_path, env=env, check=True)
+    subprocess.run([*run, "--output", str(tmp_path)], cwd=tmp_path, env=env, check=True)
     assert "no time was left" in (tmp_path / "gpu.md").read_text(encoding="utf-8")
