@@ -387,7 +387,12 @@ def test_replays_on_several_streams_wait_for_each_other(monkeypatch: pytest.Monk
 
     seems_a_gpu(monkeypatch, lambda index: number)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
-    monkeypatch.setattr(torch.cuda, "Event", lambda: events.append(Event()) or events[-1])
+
+    def event() -> Event:
+        events.append(Event())
+        return events[-1]
+
+    monkeypatch.setattr(torch.cuda, "Event", event)
     cache = GraphCache(1, Tape())
 
     def run() -> None:
