@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 
 class Hook:
@@ -44,14 +45,16 @@ Registration = tuple[Callable[..., Handle], Hook, dict[str, Any]]
 """A module's method that registers a hook, the hook, and the method's options."""
 
 
-def in_cuda_graph() -> bool:
+def in_cuda_graph(x: Tensor | None = None) -> bool:
     """Whether the current stream is being captured; False where CUDA was never used.
 
-    False in compiled code, too, whose graphs are the compiler's own affair.
+    False in compiled code, too, whose graphs are the compiler's own affair. ``x``: a tensor of what
+    runs, if at hand.
     """
-    if torch.compiler.is_compiling() or not torch.cuda.is_initialized():
+    if torch.compiler.is_compiling():
         return False
-    return torch.cuda.is_current_stream_capturing()
+    on_gpu = torch.cuda.is_initialized() if x is None else x.is_cuda
+    return on_gpu and torch.cuda.is_current_stream_capturing()
 
 
 def in_graph() -> bool:

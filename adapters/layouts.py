@@ -127,7 +127,9 @@ class LayoutRule(ABC):
 class PlainLayout:
     """One row of tokens for each view: prefix tokens, then all patches of one grid.
 
-    ``views``: in order, neighbours of one size together. The methods' lists go with them.
+    Attributes:
+        views: In order, neighbours of one size together. The methods' lists go with them.
+        key: Equal for layouts that are.
     """
 
     def __init__(
@@ -136,6 +138,7 @@ class PlainLayout:
         self.views: tuple[Views, ...] = (views,)
         self._prefix = num_prefix_tokens
         self._sequence_first = sequence_first
+        self.key = (views.count, views.grid, views.pixel_size, num_prefix_tokens, sequence_first)
 
     def of_batch(self, count: int) -> PlainLayout:
         """The same of another number of views."""

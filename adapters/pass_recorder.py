@@ -7,8 +7,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,15 +14,10 @@ from torch import Tensor
 from clipdepth_plugin.adapters.hooks import in_cuda_graph
 from clipdepth_plugin.adapters.layouts import TowerCall
 from clipdepth_plugin.adapters.named_pictures import NamedPictures
-from clipdepth_plugin.adapters.passes import NOT_FIRED, TowerPass
-from clipdepth_plugin.adapters.prompts import Conversation
+from clipdepth_plugin.adapters.passes import TowerPass
+from clipdepth_plugin.adapters.slots import Forward, Slot
 from clipdepth_plugin.adapters.wanted import Wanted
 
-NO_PASS = (
-    "no tower pass in this thread (and asyncio task) since attach: run the host on a picture "
-    "first. It may be that the prompt had no picture, that the pass ran in another thread, or "
-    f"that {NOT_FIRED}"
-)
 STALE = (
     "the host has started another forward since its last tower pass, without its vision tower (a "
     "prompt without a picture); that pass's depth is not this prompt's. Read .depth before, or "
@@ -46,53 +39,6 @@ CAPTURED = (
     "the tower's last forward was recorded as a CUDA graph, and its replays run no hook: keep the "
     "tower out of the graph"
 )
-
-
-@dataclass
-class Slot:
-    """What one thread (and asyncio task) sees.
-
-    Attributes:
-        last: The last tower pass; where there is none, ``why_none``.
-        captures: Lists that collect every pass.
-        in_host: Numbers of the modules around the tower whose forwards run now, outermost first.
-        prompt: Token ids of the host's last forward, where it has such.
-        conversation: Which caches do not hold the last picture.
-        passes_inside: Passes that have begun inside a forward of the host.
-        claimed: Whether a forward of the host has taken ``last`` for its own. Some hosts run
-            their tower inside that forward, others (``generate`` of late) just before it.
-        in_wrapper: Whether a module runs that holds the tower and takes no prompt; ``before`` is
-            ``last`` when it began, ``made_inside``: whether ``last`` was made in one.
-        named: The last batch of pictures by name, and the passes since.
-    """
-
-    last: TowerPass | None = None
-    why_none: str = NO_PASS
-    captures: list[list[TowerPass]] = field(default_factory=list)
-    in_host: tuple[int, ...] = ()
-    prompt: Tensor | None = None
-    conversation: Conversation = field(default_factory=Conversation)
-    passes_inside: int = 0
-    claimed: bool = False
-    in_wrapper: bool = False
-    before: TowerPass | None = None
-    made_inside: bool = False
-    named: NamedPictures | None = None
-
-
-@dataclass
-class Forward:
-    """The tower's forward that runs in one thread: no other task can run before it ends.
-
-    ``arguments`` (what the layout rule reads) and ``picture`` (the pictures' shape before padding)
-    are the next pass's; ``leave``: whether to leave the tower once ``running``, the pass, is
-    complete.
-    """
-
-    running: TowerPass | None = None
-    arguments: dict[str, Any] = field(default_factory=dict)
-    picture: tuple[int, ...] | None = None
-    leave: bool = False
 
 
 class _PrivateRuns(threading.local):
@@ -117,7 +63,7 @@ class _PerThread(threading.local):
 
 
 MakePass = Callable[[Wanted, TowerCall, bool], TowerPass]
-"""The last is ``TowerPass.hosts_own``."""
+"""The last: whether it is a host's own pass."""
 
 
 class PassRecorder:
@@ -162,8 +108,8 @@ class PassRecorder:
         self._under_way.discard(thread)
         return was
 
-    def begin(self, call: TowerCall) -> None:
-        """A tower pass starts; the one before it is dropped."""
+    def begin(self, call: TowerCall, patches: Tensor) -> None:
+        """A tower pass starts, by its first ``patches``; the one before it is dropped."""
         forward = self.thread.forward
         forward.running = None
         if _PRIVATE.stack:
@@ -171,7 +117,7 @@ class PassRecorder:
             if recorder is self:
                 forward.running = self._make_pass(self.wanted, call, False)
                 seen.append(forward.running)
-        elif self.attached and in_cuda_graph():
+        elif self.attached and in_cuda_graph(patches):
             self.drop_captured()
         elif self.attached and self._under_way and self._was_under_way():
             slot = self.slot

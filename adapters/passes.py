@@ -52,28 +52,36 @@ class TowerPass:
     """One forward of the vision tower: raw outputs of the wanted blocks, until they are freed.
 
     Attributes:
-        hosts_own: Whether it is a host's own pass, and no caller's who runs the tower alone.
-        complete: Whether everything wanted has arrived.
+        wanted: What is tapped.
+        levels: The blocks' raw outputs that have arrived; ``LevelHook`` fills it.
+        compiles: Whether torch.compile traces this pass.
+        may_be_captured: Whether it is a host's own pass, which the host may record as a CUDA graph,
+            and no caller's who runs the tower alone.
         keeps_pixels: Whether ``saw`` is asked still when the tokens are freed.
+        problem: Why the tokens can't be read, and no more are kept.
     """
 
     def __init__(self, wanted: Wanted, call: TowerCall, hosts_own: bool) -> None:
-        self.hosts_own = hosts_own
-        self._wanted = wanted
-        self._compiles = torch.compiler.is_dynamo_compiling()
-        self.complete = False
+        self.wanted = wanted
+        self.levels: dict[int, Kept] = {}
+        self.compiles = torch.compiler.is_dynamo_compiling()
+        self.may_be_captured = hosts_own and not self.compiles
         self.keeps_pixels = False
+        self.problem: str | None = None
         self._call = call
         self._arguments: dict[str, Kept] = {}
         for name in call.arguments:
             if isinstance(call.arguments[name], Tensor):
-                self._arguments[name] = keep(call.arguments[name], self._compiles)
+                self._arguments[name] = keep(call.arguments[name], self.compiles)
         self._layout: TokenLayout | None = None
-        self._levels: dict[int, Kept] = {}
         self._pooled: Kept | None = None
         self._pixels: Kept | None = None
-        self._due = len(wanted.levels) + (wanted.context == "pooled")
-        self._problem: str | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything wanted has arrived."""
+        pooled = self.wanted.context != "pooled" or self._pooled is not None
+        return pooled and len(self.levels) == len(self.wanted.levels)
 
     @property
     def views(self) -> tuple[Views, ...]:
@@ -107,8 +115,8 @@ class TowerPass:
 
     def _batches(self) -> list[TowerFeatures]:
         inference = self._check()
-        layout, wanted = self.layout, self._wanted
-        last, levels = wanted.levels[-1], {k: self._levels[k][0] for k in wanted.levels}
+        layout, wanted = self.layout, self.wanted
+        last, levels = wanted.levels[-1], {k: self.levels[k][0] for k in wanted.levels}
         tokens = layout.tokens(levels)
         contexts = self._contexts(layout, [one[last] for one in tokens])
         pixels = self._seen_pixels(layout, self._pixels) if wanted.pixels else None
@@ -142,24 +150,29 @@ class TowerPass:
             NoDepthError: As ``features``.
         """
         self._check()
-        levels = self._levels
-        kept = (*map(levels.get, self._wanted.levels), self._pooled, self._unwritten_pixels())
-        return [one[0] for one in kept if one is not None]
+        levels, pixels = self.levels, self._unwritten_pixels()
+        tensors = [levels[level][0] for level in self.wanted.levels]
+        if self._pooled is not None:
+            tensors += [self._pooled[0]]
+        return tensors if pixels is None else [*tensors, pixels[0]]
 
     def of(self, tensors: Iterable[Tensor]) -> Self:
         """The same pass of other tensors, in the order of ``tapped``."""
         rest, other = iter(tensors), copy.copy(self)
-        other._levels = {level: keep(next(rest), False) for level in self._wanted.levels}
-        other._pooled = keep(next(rest), False) if self._wanted.context == "pooled" else None
+        other.levels = {level: keep(next(rest), False) for level in self.wanted.levels}
+        other._pooled = keep(next(rest), False) if self.wanted.context == "pooled" else None
         pixels = next(rest, None)
         other._pixels = None if pixels is None else keep(pixels, False)
-        other._problem = None
+        other.problem = None
         return other
 
     @property
-    def repeats(self) -> bool:
-        """Whether each pass of such shapes has this one's ``layout``, which has been asked for."""
-        return self._wanted.layouts.get(self._call[1:]) is self._layout
+    def layout_of_shapes(self) -> TokenLayout | None:
+        """The layout that each pass of such shapes has; None where other things decide, too."""
+        layout = self.wanted.layouts.get(self._call[1:])
+        if self._layout is None and not self._call.arguments:
+            self._layout = layout = layout or self.wanted.layout_of_shapes(self._call)
+        return layout if layout is self._layout else None
 
     def lay_out(self, layout: TokenLayout) -> None:
         """Takes the layout of a pass that was given the same, in place of what this was given."""
@@ -167,20 +180,14 @@ class TowerPass:
 
     def free(self, why: str) -> None:
         """Drops the tokens; asking for them later says ``why``."""
-        self._levels, self._pooled = {}, None
+        self.levels, self._pooled = {}, None
         if not self.keeps_pixels:
             self._pixels = None
-        self._problem = why
-
-    def is_captured(self) -> bool:
-        """Whether a host's own pass is being recorded as a CUDA graph now; asked on CUDA only."""
-        if not self.hosts_own or self._compiles:
-            return False
-        return torch.cuda.is_current_stream_capturing()
+        self.problem = why
 
     def take_pixels(self, pixels: Tensor) -> None:
         """Keeps the patch embedding's input."""
-        self._pixels = keep(pixels, self._compiles)
+        self._pixels = keep(pixels, self.compiles)
 
     def saw(self, pixels_B3HW: Tensor) -> bool:
         """Whether these were the tower's pixels, bit for bit, in its own precision.
@@ -196,7 +203,7 @@ class TowerPass:
         """Keeps those of one more picture of the pass, padded behind to the largest."""
         if self._pixels is not None:
             before = list(self._pixels[0])
-            self._pixels = keep(padded_behind([*before, *pixels]), self._compiles)
+            self._pixels = keep(padded_behind([*before, *pixels]), self.compiles)
 
     def _unwritten_pixels(self) -> Kept | None:
         """The tower's pixels; None where they are not kept, or the host has written into them."""
@@ -207,45 +214,24 @@ class TowerPass:
 
     def take_positions(self, positions: Any) -> None:
         """Keeps the positions that the first block was given, for what proves the layout."""
-        if self._problem is None:
+        if self.problem is None:
             arguments = {POSITIONS: positions, **self._call.arguments}
             self._call = self._call._replace(arguments=arguments)
 
-    def take_level(self, level: int, x: Tensor) -> None:
-        """Keeps a block's raw output."""
-        if self._problem is not None or level in self._levels:
-            return  # gradient checkpointing runs blocks again, in the backward of any pass
-        width = self._wanted.tower.width
-        if x.shape[-1] != width:
-            self._problem = f"level {level} came as {tuple(x.shape)}, expected a width of {width}"
-            return
-        # As ``keep``, which would be a call more for each level.
-        if self._compiles:
-            self._levels[level] = x.detach(), None
-        else:
-            try:
-                self._levels[level] = x.detach() if x.requires_grad else x, x._version
-            except RuntimeError:
-                self._levels[level] = x.clone(), None
-        self._due -= 1
-        self.complete = self._due == 0
-
     def take_pooled(self, pooled_BD: Tensor) -> None:
         """Keeps the tower's pooled vectors."""
-        if self._problem is None:
-            self._due -= self._pooled is None
-            self.complete = self._due == 0
+        if self.problem is None:
             # A copy, as it may be a view that would keep all of the tower's normed tokens.
-            self._pooled = keep(pooled_BD.clone(), self._compiles)
+            self._pooled = keep(pooled_BD.clone(), self.compiles)
 
     @property
     def layout(self) -> TokenLayout:
         """How the tokens are laid out; raises as ``views``."""
         if self._layout is None:
             call = self._call
-            tracing = self._compiles and torch.compiler.is_dynamo_compiling()
+            tracing = self.compiles and torch.compiler.is_dynamo_compiling()
             if not call.arguments and not tracing:
-                self._layout = self._wanted.layout_of_shapes(call)
+                self._layout = self.wanted.layout_of_shapes(call)
                 return self._layout
             for name, (x, version) in self._arguments.items():
                 if version is not None and x._version != version:
@@ -253,7 +239,7 @@ class TowerPass:
                         f"the tower's {name} was written into in place after the tower ran"
                     )
                 call = call._replace(arguments={**call.arguments, name: x})
-            self._layout = self._wanted.tower.rule.resolve(call)
+            self._layout = self.wanted.tower.rule.resolve(call)
             self._arguments = {}
             if call.arguments:
                 self._call = call._replace(arguments={})
@@ -262,7 +248,7 @@ class TowerPass:
     @property
     def tower(self) -> Tower:
         """The tower that ran."""
-        return self._wanted.tower
+        return self.wanted.tower
 
     @property
     def patches_shape(self) -> tuple[int, ...]:
@@ -273,7 +259,7 @@ class TowerPass:
         """The pixels that whole patches cover; the rest, right and below, no token has seen."""
         if kept is None:
             return None
-        patch_h, patch_w = self._wanted.tower.patch_size
+        patch_h, patch_w = self.wanted.tower.patch_size
         return [
             x_B3HW[..., : views.grid[0] * patch_h, : views.grid[1] * patch_w]
             for x_B3HW, views in zip(layout.pixels(kept[0]), layout.views, strict=True)
@@ -281,11 +267,11 @@ class TowerPass:
 
     def _contexts(self, layout: TokenLayout, deepest: list[Tensor]) -> list[Tensor] | None:
         """The context (B, D) of each of ``layout.views``; ``deepest``: its last level's tokens."""
-        wanted = self._wanted
+        wanted = self.wanted
         if wanted.context == "mean":
             return [x_BND.mean(dim=1) for x_BND in deepest]
         if wanted.context == "cls":
-            return layout.class_tokens(self._levels[wanted.last_level][0])
+            return layout.class_tokens(self.levels[wanted.last_level][0])
         if self._pooled is None:
             return None
         pooled_BD, counts = self._pooled[0], [views.count for views in layout.views]
@@ -298,18 +284,17 @@ class TowerPass:
 
     def _check(self) -> bool:
         """Whether what arrived may be inference tensors; raises where it can't be used."""
-        if self._problem is not None:
-            raise NoDepthError(self._problem)
-        if not self.complete:
-            missing = [f"level {k}" for k in self._wanted.levels if k not in self._levels]
-            if not missing:
-                raise NoDepthError(NOT_POOLED)
-            raise NoDepthError(
-                f"taps that did not fire: {', '.join(missing)}. It may be that {NOT_FIRED}"
-            )
-        read = self._pixels if self._wanted.pixels else None
-        inference = False
-        for kept in (*self._levels.values(), self._pooled, read):
+        if self.problem is not None:
+            raise NoDepthError(self.problem)
+        wanted, levels, inference = self.wanted, self.levels, False
+        for level in wanted.levels:
+            if level not in levels:
+                missing = ", ".join(f"level {k}" for k in wanted.levels if k not in levels)
+                raise NoDepthError(f"taps that did not fire: {missing}. It may be that {NOT_FIRED}")
+        if wanted.context == "pooled" and self._pooled is None:
+            raise NoDepthError(NOT_POOLED)
+        read = self._pixels if wanted.pixels else None
+        for kept in (*levels.values(), self._pooled, read):
             if kept is None:
                 continue
             x, version = kept

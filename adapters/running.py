@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clipdepth_plugin.adapters.level_hook import leaving_early
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
 from clipdepth_plugin.adapters.passes import TowerPass
-from clipdepth_plugin.adapters.taps import Taps, leaving_early, owners
+from clipdepth_plugin.adapters.taps import Taps, owners
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.adapters.traits import parameters_of
 from clipdepth_plugin.errors import NoDepthError

@@ -20,7 +20,7 @@ from clipdepth_plugin.adapters.folding import folding
 from clipdepth_plugin.adapters.hooks import in_graph
 from clipdepth_plugin.adapters.layouts import GatheredLayout, PlainLayout, TokenLayout, TowerCall
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
-from clipdepth_plugin.adapters.passes import TowerPass
+from clipdepth_plugin.adapters.passes import TowerPass, keep
 from clipdepth_plugin.adapters.running import TowerRunner, as_tower_takes
 from clipdepth_plugin.adapters.sharing import SharedCopy
 from clipdepth_plugin.adapters.taps import Taps
@@ -227,7 +227,7 @@ def _take_level(tape: _Tape, level: int, wanted: bool, out: Any) -> None:
         return
     tape.states[level] = x
     if wanted:
-        tape.run.take_level(level, x)
+        tape.run.levels.setdefault(level, keep(x, tape.run.compiles))
 
 
 def _take_pooled(tape: _Tape, tap: PooledTap, out: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from clipdepth_plugin.adapters.forwards import after, before, output_hooks
 from clipdepth_plugin.adapters.hooks import Handle, Hook, Registration
 from clipdepth_plugin.adapters.layouts import COS_SIN, POSITIONS, TowerCall
+from clipdepth_plugin.adapters.level_hook import LeaveTower, LevelHook
 from clipdepth_plugin.adapters.modules import block_lists
 from clipdepth_plugin.adapters.named_pictures import watch
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
@@ -24,35 +24,6 @@ from clipdepth_plugin.adapters.traits import parameters_of
 from clipdepth_plugin.adapters.trim import check_not_left_out
 
 _WITH_KWARGS = {"with_kwargs": True}
-
-
-class _LeaveTower(BaseException):
-    """Ends a tower's forward once all that is wanted has been seen; no error, so no Exception."""
-
-
-class _LevelHook(Hook):
-    """On a block whose output is wanted; the one hook that runs many times in a pass."""
-
-    def __init__(self, owner: object, recorder: PassRecorder, level: int) -> None:
-        self.owner = owner
-        self._recorder = recorder
-        self._level = level
-
-    def __call__(self, *args: Any) -> None:
-        """Arguments as torch gives them, the block's output last."""
-        forward, x = self._recorder.thread.forward, args[-1]
-        if forward.running is None:
-            return
-        if x.__class__ is not Tensor and not isinstance(x, Tensor):
-            x = x[0] if isinstance(x, list | tuple) else None
-            if not isinstance(x, Tensor):
-                return
-        if x.is_cuda and forward.running.is_captured():
-            self._recorder.drop_captured()
-            return
-        forward.running.take_level(self._level, x)
-        if forward.leave and forward.running.complete:
-            raise _LeaveTower
 
 
 class Taps:
@@ -139,7 +110,7 @@ class Taps:
         if tower.rule.proves:
             yield first, self._with_kwargs(self._on_first_block), _WITH_KWARGS
         for level in wanted.levels:
-            hook = _LevelHook(self.owner, self._recorder, level)
+            hook = LevelHook(self.owner, self._recorder, level)
             if level == 0:
                 yield first, self._with_kwargs(partial(_give_input, hook)), _WITH_KWARGS
             else:
@@ -172,7 +143,7 @@ class Taps:
         shape = tuple(pixels.shape) if forward.picture is None else forward.picture
         call = TowerCall(forward.arguments, shape, tuple(output.shape))
         forward.arguments, forward.picture = {}, None
-        self._recorder.begin(call)
+        self._recorder.begin(call, output)
         if forward.running is not None:
             forward.running.take_pixels(pixels)
 
@@ -189,11 +160,11 @@ class Taps:
         forward = self._recorder.thread.forward
         if forward.running is not None and self._tower.pooled is not None:
             forward.running.take_pooled(self._tower.pooled.take(output))
-            if forward.running.complete and forward.leave:
-                raise _LeaveTower
+            if forward.leave and forward.running.complete:
+                raise LeaveTower
 
 
-def _give_input(hook: _LevelHook, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> None:
+def _give_input(hook: LevelHook, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> None:
     """Gives level 0 to its hook: the first block's input."""
     tensors = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
     hook(next(tensors, None))
@@ -202,19 +173,6 @@ def _give_input(hook: _LevelHook, module: nn.Module, args: tuple[Any, ...], kwar
 def owners(tower: Tower) -> list[object]:
     """Whose hooks are on a tower now."""
     return [hook.owner for hook in output_hooks(tower.patch_embed)]
-
-
-@contextlib.contextmanager
-def leaving_early(recorder: PassRecorder, *, allowed: bool) -> Iterator[None]:
-    """Ends the tower's forward inside when the pass is complete, where that is ``allowed``."""
-    forward = recorder.thread.forward
-    forward.leave = allowed
-    try:
-        yield
-    except _LeaveTower:
-        pass
-    finally:
-        forward.leave = False
 
 
 def _padders(tower: Tower) -> list[nn.Module]:

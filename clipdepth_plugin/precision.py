@@ -20,7 +20,7 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 def outside_inference() -> AbstractContextManager[Any]:
     """What is made inside is the user's: autograd may save it, inference mode or not."""
-    inside = torch.compiler.is_compiling() or torch.is_inference_mode_enabled()
+    inside = torch.compiler.is_dynamo_compiling() or torch.is_inference_mode_enabled()
     return torch.inference_mode(False) if inside else _NOTHING
 
 

@@ -23,6 +23,7 @@ from clipdepth_plugin.latency.intervals import median_interval
 from clipdepth_plugin.latency.rounds import Variant, run_rounds, timer_for
 from tests.benchmarks.kernel_cases import (
     OPS,
+    Case,
     head_case,
     largest_calls,
     op_cases,
@@ -69,7 +70,7 @@ class Setting:
         return (3, 5) if self.tiny else (14, 14)
 
 
-Cases = Iterator[Callable[[], list[Row]]]
+Cases = Iterator[functools.partial[list[Row]]]
 """What a part measures: each gives rows, and is begun while there is time."""
 
 
@@ -107,7 +108,11 @@ def kernels(setting: Setting) -> Cases:
     for name, config in setting.heads:
         head = random_head(config, setting.grid).to(setting.device)
         for case in op_cases(name, head, setting.grid):
-            yield lambda case=case: _forms(measure(case, plan, setting.device))  # type: ignore[misc]
+            yield functools.partial(_kernel, case.name, name, case, plan, setting)
+
+
+def _kernel(_: str, __: str, case: Case, plan: Plan, setting: Setting) -> list[Row]:
+    return _forms(measure(case, plan, setting.device))
 
 
 def worth(setting: Setting) -> Cases:
@@ -159,6 +164,8 @@ def towers(setting: Setting) -> Cases:
             yield functools.partial(_tower, setting, host, batch, compiled)
 
 
+# Else code compiled for the host alone is taken for its copy with hooks, and none of them runs.
+@torch._dynamo.config.patch(skip_nnmodule_hook_guards=False)  # type: ignore[untyped-decorator]
 def _tower(setting: Setting, name: str, batch: int, compiled: bool) -> list[Row]:
     host = _host(setting, name)
     pixels_B3HW = _pixels(setting, batch)

@@ -170,9 +170,9 @@ def cost_variants(plugin: DepthPlugin, host: str) -> list[Variant]:
     """The tower's forward, and all that a stream adds to reading its depth."""
     pixels = torch.rand(1, 3, 224, 224)
     tower_pass = plugin.tower_pass(pixels)
-    level = min(tower_pass._wanted.levels, key=lambda k: abs(k - plugin.tower.depth / 2))
+    level = min(tower_pass.wanted.levels, key=lambda k: abs(k - plugin.tower.depth / 2))
     (features,) = tower_pass.batches
-    tokens_ND, (native,) = features.levels[level][0], tower_pass._read()
+    tokens_ND, ((native,), _) = features.levels[level][0], tower_pass._read()
     stabilise = Stabiliser()
 
     def stream() -> None:

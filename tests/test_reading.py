@@ -67,7 +67,7 @@ def test_only_wanted_levels_are_kept_and_the_last_pass_goes(
     with attach(host, head) as plugin:
         host(make_pixels())
         first = plugin._pass()
-        assert sorted(first._levels) == [2, 4]
+        assert sorted(first.levels) == [2, 4]
         old = weakref.ref(first)
         del first
         host(make_pixels())

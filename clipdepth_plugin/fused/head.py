@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -118,6 +118,10 @@ class FusedHead(nn.Module):
         given = features.mapped(lambda _: next(rest))
         estimate = calibrated(functools.partial(self.decoder, given), self.config, size)
         return [x for x in (estimate.metres, estimate.log_scale) if x is not None]
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self.graphs.clear()  # ``assign`` puts other tensors in the weights' place
+        super()._load_from_state_dict(*args)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self.graphs.clear()  # they read the weights where these were

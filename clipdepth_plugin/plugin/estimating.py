@@ -78,9 +78,11 @@ def judged(found: Tensor) -> list[int]:
     finite, *reaches = found.tolist()
     if 0 in finite:
         _refuse([view for view, is_finite in enumerate(finite) if not is_finite])
-    if not reaches or min(reaches[0]) > ONE_COLOUR:
-        return []
-    return [view for view, reach in enumerate(reaches[0]) if reach <= ONE_COLOUR]
+    empty = []
+    for view, reach in enumerate(reaches[0] if reaches else ()):
+        if reach <= ONE_COLOUR:
+            empty.append(view)
+    return empty
 
 
 def _refuse_infinite(maps: Sequence[Tensor]) -> None:

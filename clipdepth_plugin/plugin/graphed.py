@@ -84,7 +84,9 @@ class GraphedDepth:
             self.graphs.clear()
         with outside_inference():
             kind = (self._tower.module.training, _autocast_dtype())
-            seen_B, found, metres_B1HW = self.graphs.run(kind, [pixel_values], self._finish)
+            seen_B, found, metres_B1HW = self.graphs.run_recorded(
+                kind, [pixel_values], self._finish
+            )
         if 0 in (seen := seen_B.tolist()):
             odd = [view for view, is_finite in enumerate(seen) if not is_finite]
             refuse_infinite(odd, self._tower)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,19 +29,9 @@ if TYPE_CHECKING:
     from clipdepth_plugin.head import DepthHead
 
 
-@dataclass(frozen=True)
-class Finished:
-    """What is read of a pass.
-
-    Attributes:
-        natives: The head's maps of each of ``views``.
-        placed: Their metres at the tower's input; None: not yet.
-        empty: The views of one colour.
-    """
-
-    natives: list[DepthEstimate]
-    placed: list[Tensor] | None
-    empty: list[int]
+Finished = tuple[list[DepthEstimate], list[Tensor] | None, list[int]]
+"""A pass's maps: the head's own of each of its ``views``; their metres at the tower's input, None:
+not yet; the views of one colour."""
 
 
 def graphs_of(head: DepthHead | FusedHead) -> GraphCache | None:
@@ -63,16 +52,19 @@ def finished_in_graph(
     """
     if graphs is None or head.training or head._forward_hooks or head._forward_pre_hooks:
         return None
-    tensors, layout = one.tapped(), one.layout
-    if not graphs.applies(tensors) or tensors[0].device != device_of(head):
+    tensors, layout = one.tapped(), one.layout_of_shapes
+    if layout.__class__ is not PlainLayout or not graphs.applies(tensors):
         return None
-    if not isinstance(layout, PlainLayout) or not one.repeats:
+    if tensors[0].device != device_of(head):
         return None
-    # The layout names the call: it is one object for each shape of pass of a plug-in.
-    found, *maps = graphs.run(layout, tensors, functools.partial(_finish, one, head))
-    placed_B1HW, metres_B1HW, *scales = maps
+    # All else that decides what is computed is the head's, whose graphs these are.
+    kind = (layout.key, one.wanted.tower.patch_size)
+    found, placed_B1HW, metres_B1HW, *scales = graphs.run_recorded(
+        kind, tensors, functools.partial(_finish, one, head)
+    )
     native = DepthEstimate(metres_B1HW, scales[0] if scales else None)
-    return Finished([native], [placed_B1HW], judged(found))
+    placed = None if placed_B1HW is metres_B1HW else [placed_B1HW]
+    return [native], placed, judged(found)
 
 
 def _finish(one: TowerPass, head: DepthHead | FusedHead, tensors: list[Tensor]) -> list[Tensor]:

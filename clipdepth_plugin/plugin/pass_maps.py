@@ -45,7 +45,6 @@ class PassMaps(TowerPass):
         super().__init__(wanted, call, hosts_own)
         self.reader = reader
         self._native: list[DepthEstimate] | None = None
-        self._placed: list[Tensor] | None = None
         self._signatures: list[Tensor] | None = None
 
     @property
@@ -58,6 +57,21 @@ class PassMaps(TowerPass):
         """(H, W) of each view."""
         return [views.pixel_size for views in self.views for _ in range(views.count)]
 
+    def at_input(self) -> list[Tensor]:
+        """The metres (B, 1, H, W) of each of ``views``: the caller's to write into."""
+        natives, placed = self._read()
+        if self.reader.says_unit:
+            self.reader.say_assumed(self.views[0].pixel_size)
+        return self._own_at_input([one.metres for one in natives]) if placed is None else placed
+
+    def log_scales_at_input(self) -> list[Tensor]:
+        """As ``at_input``: log of the error's scale."""
+        return self._own_at_input(self.log_scales())
+
+    def _own_at_input(self, natives: list[Tensor]) -> list[Tensor]:
+        maps = at_pixels(natives, self.views, self.wanted.tower.patch_size)
+        return [map_B1HW.clone() for map_B1HW in maps]
+
     def metres(
         self,
         images: Sequence[ImageViews] | None = None,
@@ -68,7 +82,8 @@ class PassMaps(TowerPass):
 
         NaN where a view is a constant picture.
         """
-        return self.scaled([one.metres for one in self._read()], images, intrinsics, focal_px)
+        natives, _ = self._read()
+        return self.scaled([one.metres for one in natives], images, intrinsics, focal_px)
 
     def scaled(
         self,
@@ -107,18 +122,12 @@ class PassMaps(TowerPass):
         """Native maps (B, 1, h, w) of each of ``views``: log of the error's scale."""
         if not self.reader.head.config.confidence:
             raise HeadMismatchError(NO_CONFIDENCE)
-        return [one.log_scale for one in self._read() if one.log_scale is not None]
-
-    def at_input(self, natives: list[Tensor]) -> list[Tensor]:
-        """The maps (B, 1, H, W) of each of ``views``: the caller's to write into."""
-        maps = self._placed
-        if maps is None or self._native is None or natives[0] is not self._native[0].metres:
-            maps = at_pixels(natives, self.views, self._wanted.tower.patch_size)
-        return [map_B1HW.clone() for map_B1HW in maps]
+        natives, _ = self._read()
+        return [one.log_scale for one in natives if one.log_scale is not None]
 
     def only(self, maps: list[Tensor], instead: str) -> Tensor:
         """The maps of views of one size."""
-        if len(maps) > 1:
+        if maps[1:]:
             sizes = ", ".join(f"{h} x {w}" for h, w in (views.pixel_size for views in self.views))
             raise NoDepthError(
                 f"this pass saw views of several sizes ({sizes}), which make no one tensor: read "
@@ -135,11 +144,11 @@ class PassMaps(TowerPass):
                     "a scale and shift of its own, so an image's views don't join into one map: "
                     "read .depth or .depths, the views' own maps"
                 )
-            patch_size = self._wanted.tower.patch_size
+            patch_size = self.wanted.tower.patch_size
             return [m.clone() for m in in_images(natives, self.views, patch_size, place, join)]
         if place is not None:
-            return at_size(natives, self.views, self._wanted.tower.patch_size, place).clone()
-        return as_one(self.at_input(natives))
+            return at_size(natives, self.views, self.wanted.tower.patch_size, place).clone()
+        return as_one(self._own_at_input(natives))
 
     def place(self, size: Size | None, original_sizes: Size | Sequence[Size] | None) -> Place:
         """Where maps go, from the arguments of ``predict``."""
@@ -155,7 +164,7 @@ class PassMaps(TowerPass):
                 "a Preprocessing that says how they are made"
             )
         sizes = parse_sizes(original_sizes, "original_sizes")
-        return arrange(sizes, known.known_rules(), self._sizes, self._wanted.tower.patch_size)
+        return arrange(sizes, known.known_rules(), self._sizes, self.wanted.tower.patch_size)
 
     def in_images(
         self, images: list[ImageViews], intrinsics: Cameras | None, focal_px: Focals | None
@@ -181,7 +190,7 @@ class PassMaps(TowerPass):
         if not trains and not torch.compiler.is_compiling():
             check_finite(natives)
         natives = self.scaled(natives, None, intrinsics, focal_px)
-        return as_one(at_pixels(natives, self.views, self._wanted.tower.patch_size))
+        return as_one(at_pixels(natives, self.views, self.wanted.tower.patch_size))
 
     def natives_and_signatures(self) -> tuple[list[DepthEstimate], list[Tensor]]:
         """For streams: the maps of each of ``views``, and ``signatures`` (B, N, S) of its tokens.
@@ -189,7 +198,7 @@ class PassMaps(TowerPass):
         Raises:
             NoDepthError: The pass was read before there was a stream.
         """
-        natives = self._read()
+        natives, _ = self._read()
         if self._signatures is None:
             raise NoDepthError(
                 "this pass's depth was read before the first stream was made, and its tokens were "
@@ -197,27 +206,27 @@ class PassMaps(TowerPass):
             )
         return natives, self._signatures
 
-    def _read(self) -> list[DepthEstimate]:
+    def _read(self) -> tuple[list[DepthEstimate], list[Tensor] | None]:
         """The maps of each of ``views`` at the head's native size, computed once.
 
-        Where they are read inference mode is off: they are the user's.
+        Beside them their metres at the tower's input where these were computed by this call: they
+        are the caller's own. Where they are read inference mode is off: they are the user's.
         """
         # Made on first use (setdefault is atomic): torch.compile traces this object's making.
         reading = self.__dict__.setdefault("_reading", threading.Lock())
         with reading:
-            if self._native is None:
-                reader, level = self.reader, self.reader.stream_level
-                finished = finished_in_graph(self, reader.head, reader.graphs)
-                batches = self._batches() if finished is None or level is not None else []
-                if finished is None:
-                    finished = self._finished(batches)
-                if finished.empty:
-                    reader.say_empty(finished.empty)
-                if level is not None:
-                    self._signatures = [signatures(one.levels[level]) for one in batches]
-                self._native, self._placed = finished.natives, finished.placed
-                self.free("the tokens were freed when this pass's depth was read")
-            return self._native
+            if self._native is not None:
+                return self._native, None
+            reader, level = self.reader, self.reader.stream_level
+            finished = finished_in_graph(self, reader.head, reader.graphs)
+            batches = self._batches() if finished is None or level is not None else []
+            self._native, placed, empty = finished or self._finished(batches)
+            if empty:
+                reader.say_empty(empty)
+            if level is not None:
+                self._signatures = [signatures(one.levels[level]) for one in batches]
+            self.free("the tokens were freed when this pass's depth was read")
+            return self._native, placed
 
     def _finished(self, batches: list[TowerFeatures]) -> Finished:
         """Step by step, without a graph around all of it."""
@@ -225,7 +234,7 @@ class PassMaps(TowerPass):
         ranges = self.pixel_ranges()
         if empty := check_finite([one.metres for one in natives], ranges):
             natives = list(map(without_depth, natives, ranges))
-        return Finished(natives, None, empty)
+        return natives, None, empty
 
 
 def as_one(maps: list[Tensor]) -> Tensor | list[Tensor]:

@@ -50,7 +50,7 @@ class DepthReading:
         """
         one = self._pass()
         with outside_inference():
-            return one.only(one.at_input(one.metres()), "depths, or predict(size=...)")
+            return one.only(one.at_input(), "depths, or predict(size=...)")
 
     @property
     def depths(self) -> list[Tensor]:
@@ -60,7 +60,7 @@ class DepthReading:
         """
         one = self._pass()
         with outside_inference():
-            return [map_1HW for maps_B1HW in one.at_input(one.metres()) for map_1HW in maps_B1HW]
+            return [map_1HW for maps_B1HW in one.at_input() for map_1HW in maps_B1HW]
 
     @property
     def confidence(self) -> Tensor:
@@ -76,14 +76,14 @@ class DepthReading:
         """
         one = self._pass()
         with outside_inference():
-            return confidence_of(one.only(one.at_input(one.log_scales()), "confidences"))
+            return confidence_of(one.only(one.log_scales_at_input(), "confidences"))
 
     @property
     def confidences(self) -> list[Tensor]:
         """As ``confidence``: a list of (1, H, W) maps, as ``depths``."""
         one = self._pass()
         with outside_inference():
-            maps = one.at_input(one.log_scales())
+            maps = one.log_scales_at_input()
             return [map_1HW for maps_B1HW in maps for map_1HW in confidence_of(maps_B1HW)]
 
     def predict(

@@ -60,7 +60,7 @@ class DepthStream(DepthReading):
             HostError: It is no pass, or it has no such view.
         """
         check_type(tower_pass, DepthPass, "tower_pass")
-        strange = tower_pass._wanted is not self._recorder.wanted
+        strange = tower_pass.wanted is not self._recorder.wanted
         if strange or isinstance(tower_pass, _StreamPass):
             raise HostError(
                 "tower_pass is of another plug-in, or of a stream already: give one of those that "
@@ -117,8 +117,8 @@ class _StreamPass(DepthPass):
     """A pass as a stream shows it: of its views, with stabilised maps."""
 
     def __init__(self, source: PassMaps, stream: DepthStream) -> None:
-        super().__init__(source.reader, source._wanted, source._call, source.hosts_own)
-        self._problem = "a stream keeps no tokens: read those of the plug-in's own pass"
+        super().__init__(source.reader, source.wanted, source._call, False)
+        self.problem = "a stream keeps no tokens: read those of the plug-in's own pass"
         self._source, self._stream = source, stream
         count = sum(views.count for views in source.views)
         view = stream.view
@@ -140,12 +140,12 @@ class _StreamPass(DepthPass):
         each = [replace(views, count=1) for views in whole for _ in range(views.count)]
         return tuple(each[index] for index in self._chosen)
 
-    def _read(self) -> list[DepthEstimate]:
+    def _read(self) -> tuple[list[DepthEstimate], None]:
         natives = self._stream.take(self._source, self._chosen)
-        if len(natives) == len(self.views):
-            return natives
-        rest = iter(natives)
-        return [_joined([next(rest) for _ in range(views.count)]) for views in self.views]
+        if len(natives) != len(self.views):
+            rest = iter(natives)
+            natives = [_joined([next(rest) for _ in range(views.count)]) for views in self.views]
+        return natives, None
 
 
 def _joined(natives: list[DepthEstimate]) -> DepthEstimate:

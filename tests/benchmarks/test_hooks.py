@@ -58,9 +58,9 @@ def test_hooks_without_a_head(
             report(f"ViT-B/16 at 224 alone / the same again, time: {noise}")
         benchmark(vit_b_16, x)
         last = plugin._pass()
-        assert sorted(last._levels) == list(head.config.levels)
+        assert sorted(last.levels) == list(head.config.levels)
         context = [] if last._pooled is None else [last._pooled]
-        tensors = [kept for kept, _ in (*last._levels.values(), *context)]
+        tensors = [kept for kept, _ in (*last.levels.values(), *context)]
         storages = {x.untyped_storage().data_ptr(): x.untyped_storage() for x in tensors}
         kept = sum(storage.nbytes() for storage in storages.values())
         tapped = len(head.config.levels) * 197 * 768 * 4
