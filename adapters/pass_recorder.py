@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clipdepth_plugin.adapters.hooks import in_cuda_graph
 from clipdepth_plugin.adapters.layouts import TowerCall
-from clipdepth_plugin.adapters.named_pictures import NamedPictures
+from clipdepth_plugin.adapters.named_pictures import NamesSeen
 from clipdepth_plugin.adapters.passes import NOT_FIRED, TowerPass
 from clipdepth_plugin.adapters.prompts import Conversation
 from clipdepth_plugin.adapters.wanted import Wanted
@@ -63,7 +63,7 @@ class Slot:
             their tower inside that forward, others (``generate`` of late) just before it.
         in_wrapper: Whether a module runs that holds the tower and takes no prompt; ``before`` is
             ``last`` when it began, ``made_inside``: whether ``last`` was made in one.
-        named: The last batch of pictures by name, and the passes since.
+        names: Which batches of pictures by name a policy was run on.
     """
 
     last: TowerPass | None = None
@@ -77,7 +77,7 @@ class Slot:
     in_wrapper: bool = False
     before: TowerPass | None = None
     made_inside: bool = False
-    named: NamedPictures | None = None
+    names: NamesSeen = field(default_factory=NamesSeen)
 
 
 @dataclass
@@ -86,13 +86,14 @@ class Forward:
 
     ``arguments`` (what the layout rule reads) and ``picture`` (the pictures' shape before padding)
     are the next pass's; ``leave``: whether to leave the tower once ``running``, the pass, is
-    complete.
+    complete; ``leave_with_pixels``: as soon as it has its pixels.
     """
 
     running: TowerPass | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
     picture: tuple[int, ...] | None = None
     leave: bool = False
+    leave_with_pixels: bool = False
 
 
 class _PrivateRuns(threading.local):
@@ -182,8 +183,7 @@ class PassRecorder:
             slot.claimed = slot.in_host != ()
             slot.made_inside = slot.in_wrapper
             slot.passes_inside += slot.claimed
-            if slot.named is not None:
-                slot.named.take(slot.last)
+            slot.names.take(slot.last)
             for capture in slot.captures:
                 capture.append(slot.last)
 
@@ -227,10 +227,9 @@ class PassRecorder:
             self.thread.forward.running = None
         slot.claimed = True
 
-    def pictures_prepared(self, named: NamedPictures) -> None:
-        """A policy prepares pictures by name; the batch before it is over."""
-        if self.attached and not _PRIVATE.stack:
-            self.slot.named = named
+    def names_seen(self) -> NamesSeen | None:
+        """Where policies that run, and pipelines that prepare, are noted; None: not now."""
+        return self.slot.names if self.attached and not _PRIVATE.stack else None
 
     def host_ends(self, number: int) -> None:
         """That forward is over, or was ended by an error."""

@@ -14,7 +14,7 @@ from clipdepth_plugin.adapters.forwards import after, before, output_hooks
 from clipdepth_plugin.adapters.hooks import Handle, Hook, Registration
 from clipdepth_plugin.adapters.layouts import COS_SIN, POSITIONS, TowerCall
 from clipdepth_plugin.adapters.modules import block_lists
-from clipdepth_plugin.adapters.named_pictures import watch
+from clipdepth_plugin.adapters.named_pictures import NamesHook, watch
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
 from clipdepth_plugin.adapters.prompts import grows, prompt_of
 from clipdepth_plugin.adapters.structure import modules_around
@@ -58,12 +58,19 @@ class _LevelHook(Hook):
 class Taps:
     """The hooks of one recorder on one tower of one host; ``owner``: whose they are.
 
+    ``pipeline``: LeRobot's, which prepares the host's batches.
+
     Attributes:
         names_pictures: Whether the host takes its pictures by name.
     """
 
     def __init__(
-        self, host: nn.Module, tower: Tower, recorder: PassRecorder, owner: object
+        self,
+        host: nn.Module,
+        tower: Tower,
+        recorder: PassRecorder,
+        owner: object,
+        pipeline: object = None,
     ) -> None:
         self._tower = tower
         self._recorder = recorder
@@ -72,7 +79,7 @@ class Taps:
         self._reads = tower.rule.reads
         self._on_tower = list(self._tower_hooks())
         around = modules_around(host, tower.path)
-        named = list(watch(around, owner, recorder.pictures_prepared))
+        named = list(watch(around, pipeline, NamesHook(owner, recorder.names_seen)))
         self.names_pictures = bool(named)
         self._on_host = [*_around(around, tower, recorder, owner), *named]
         self._handles: list[Handle] = []
@@ -175,6 +182,9 @@ class Taps:
         self._recorder.begin(call)
         if forward.running is not None:
             forward.running.take_pixels(pixels)
+        rule = self._tower.rule
+        if forward.leave_with_pixels and not (rule.proves or rule.sees_each_alone):
+            raise _LeaveTower
 
     def _on_first_block(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         running = self._recorder.thread.forward.running
@@ -184,6 +194,8 @@ class Taps:
         positions = kwargs.get(POSITIONS, cos_sin or None)
         if positions is not None:
             running.take_positions(positions)
+        if self._recorder.thread.forward.leave_with_pixels:
+            raise _LeaveTower
 
     def _on_pooled(self, module: nn.Module, args: Any, output: Any) -> None:
         forward = self._recorder.thread.forward
@@ -205,16 +217,21 @@ def owners(tower: Tower) -> list[object]:
 
 
 @contextlib.contextmanager
-def leaving_early(recorder: PassRecorder, *, allowed: bool) -> Iterator[None]:
-    """Ends the tower's forward inside when the pass is complete, where that is ``allowed``."""
+def leaving_early(
+    recorder: PassRecorder, *, allowed: bool, with_pixels: bool = False
+) -> Iterator[None]:
+    """Ends the tower's forward inside when the pass is complete, where that is ``allowed``.
+
+    ``with_pixels``: or as soon as the pass has its pixels and what says how they are laid out.
+    """
     forward = recorder.thread.forward
-    forward.leave = allowed
+    forward.leave, forward.leave_with_pixels = allowed, allowed and with_pixels
     try:
         yield
     except _LeaveTower:
         pass
     finally:
-        forward.leave = False
+        forward.leave = forward.leave_with_pixels = False
 
 
 def _padders(tower: Tower) -> list[nn.Module]:

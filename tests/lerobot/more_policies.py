@@ -177,24 +177,13 @@ def eo1(folder: Path, **more: Any) -> Any:
     return EO1Policy(EO1Config(**{**options, **more}))
 
 
-def eo1_batch(policy: Any, rows: int = 2, seed: int = 0, *, train: bool = False) -> dict[str, Any]:
-    """Through the package's own steps: the conversation, then Qwen's processor."""
-    from lerobot.policies.eo1.processor_eo1 import (
-        EO1ConversationTemplateStep,
-        EO1QwenProcessorStep,
-    )
+def eo1_preprocessor(policy: Any) -> Any:
+    """The package's own pipeline: the conversation, then Qwen's processor."""
+    from lerobot.policies.eo1.processor_eo1 import make_eo1_pre_post_processors
 
-    config, raw = policy.config, batch_of(rows, seed)
-    shown = {key: value for key, value in raw.items() if key.startswith("observation")}
-    told = {"observation": shown, "action": raw["action"] if train else None}
-    conversation = EO1ConversationTemplateStep(config.input_features, config.chunk_size)
-    qwen = EO1QwenProcessorStep(config.vlm_base, 28 * 28, 9 * 28 * 28)
-    complementary: dict[str, Any] = {"task": raw["task"]}
-    for step in (conversation, qwen):
-        complementary = step({**told, "complementary_data": complementary})["complementary_data"]
-    complementary.pop("task")
-    given = {**complementary, "observation.state": raw["observation.state"]}
-    return {**given, "action": raw["action"]} if train else given
+    config = policy.config
+    config.image_min_pixels, config.image_max_pixels = 28 * 28, 9 * 28 * 28
+    return make_eo1_pre_post_processors(config)[0]
 
 
 def _qwen3(folder: Path) -> Path:
@@ -282,21 +271,20 @@ def groot(folder: Path, **more: Any) -> Any:
     return GrootPolicy(GrootConfig(**{**options, **more}))
 
 
-def groot_batch(policy: Any, rows: int = 2, seed: int = 0) -> dict[str, Any]:
-    """As its last step gives it: Qwen's inputs of all cameras, and padded states and actions."""
-    from transformers import Qwen3VLProcessor
+def groot_preprocessor(policy: Any) -> Any:
+    """The package's own pipeline, with the tiny backbone's processor in place of the one it names."""
+    from lerobot.policies.groot.processor_groot import make_groot_pre_post_processors
 
-    raw = batch_of(rows, seed)
-    backbone = policy._groot_model.config.model_name
-    processor = Qwen3VLProcessor.from_pretrained(backbone)
-    pictures = [raw[key][row] for row in range(rows) for key in KEYS]
-    text = ["<|vision_start|><|image_pad|><|vision_end|>" * len(KEYS) + "pick"] * rows
-    inputs = processor(text=text, images=pictures, return_tensors="pt", do_rescale=False)
-    state = torch.nn.functional.pad(raw["observation.state"], (0, 8 - STATE))[:, None]
-    action = torch.nn.functional.pad(raw["action"], (0, 8 - ACTION))
-    masks = {"state_mask": torch.ones_like(state), "action_mask": torch.ones_like(action)}
-    embodiment = {"embodiment_id": torch.zeros(rows, dtype=torch.long)}
-    return {**inputs, "state": state, "action": action, **masks, **embodiment}
+    ends = {"min": torch.full((8,), -3.0), "max": torch.full((8,), 3.0)}
+    stats = {
+        "observation.state": {name: end[:STATE] for name, end in ends.items()},
+        "action": {name: end[:ACTION] for name, end in ends.items()},
+    }
+    pipeline = make_groot_pre_post_processors(policy.config, stats)[0]
+    for step in pipeline.steps:
+        if hasattr(step, "model_name"):
+            step.model_name = policy._groot_model.config.model_name
+    return pipeline
 
 
 # --- no ViT tower: refused ---
