@@ -168,6 +168,22 @@ CASES = (
         one_pass=True,
         red=_CLIP_RED,
     ),
+    Case(
+        "evo1",
+        more.evo1,
+        "model.embedder.model.vision_tower",
+        "model.predict_action",
+        one_pass=True,
+        red=(0.485, 0.229),
+    ),
+    Case(
+        "wall_x",
+        more.wall_x,
+        "model.visual",
+        "model.forward",
+        one_pass=True,
+        red=_CLIP_RED,
+    ),
 )
 BY_NAME = {case.name: case for case in CASES}
 NOT_BUILT = {

@@ -103,12 +103,12 @@ def multi_task_dit(folder: Path, **more: Any) -> Any:
 # --- EO1, VLA-JEPA, GR00T N1.7: Qwen's towers, pictures packed in one pass ---
 
 
-def qwen_processor(folder: Path, kind: str) -> Any:
+def qwen_processor(folder: Path, kind: str, more: tuple[str, ...] = ()) -> Any:
     """A processor of Qwen's, saved: a few words, its own image processor."""
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    words = ["<unk>", "<pad>", *_WORDS.values()]
+    words = ["<unk>", "<pad>", *_WORDS.values(), *more]
     made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = transformers.PreTrainedTokenizerFast(
@@ -120,6 +120,7 @@ def qwen_processor(folder: Path, kind: str) -> Any:
             "video_token": _WORDS["video"],
             "vision_bos_token": _WORDS["start"],
             "vision_eos_token": _WORDS["end"],
+            **{f"{word}_token": word for word in more},
         },
     )
     patch, size = (14, 28) if kind == "Qwen2_5_VLProcessor" else (16, 32)
@@ -285,6 +286,95 @@ def groot_preprocessor(policy: Any) -> Any:
         if hasattr(step, "model_name"):
             step.model_name = policy._groot_model.config.model_name
     return pipeline
+
+
+# --- EVO1: InternVL's tower, rows by cameras in one pass; absent ones are filled in ---
+
+
+def evo1(folder: Path, **more: Any) -> Any:
+    from lerobot.policies.evo1.configuration_evo1 import Evo1Config
+    from lerobot.policies.evo1.modeling_evo1 import Evo1Policy
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import InternVLConfig, InternVLModel, PreTrainedTokenizerFast
+
+    special = ["<unk>", "<pad>", "<IMG_CONTEXT>", "<img>", "</img>"]
+    ids = {word: number for number, word in enumerate(special)}
+    made = Tokenizer(models.WordLevel(ids, "<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        unk_token="<unk>",  # noqa: S106
+        pad_token="<pad>",  # noqa: S106
+        additional_special_tokens=special[2:],
+    ).save_pretrained(folder)
+    vision = {**VISION, "image_size": [64, 64], "patch_size": [8, 8]}
+    config = InternVLConfig(
+        vision_config=vision,
+        text_config={**TEXT, "model_type": "qwen2"},
+        image_token_id=2,
+        image_seq_length=16,
+    )
+    InternVLModel(config).save_pretrained(folder)
+    options: dict[str, Any] = {
+        **features(),
+        "vlm_model_name": str(folder),
+        "vlm_num_layers": 2,
+        "vlm_dtype": "float32",
+        "use_flash_attn": False,
+        "image_resolution": (64, 64),
+        "max_views": 4,
+        "empty_cameras": 1,
+        "chunk_size": STEPS,
+        "n_action_steps": 1,
+        "max_state_dim": 8,
+        "max_action_dim": 8,
+        "embed_dim": 32,
+        "hidden_dim": 32,
+        "state_hidden_dim": 16,
+        "num_heads": 2,
+        "num_layers": 1,
+        "num_inference_timesteps": 2,
+        "training_stage": "stage2",
+    }
+    return Evo1Policy(Evo1Config(**{**options, **more}))
+
+
+# --- Wall-X: its own copy of Qwen2.5-VL's tower ---
+
+
+def wall_x(folder: Path, **more: Any) -> Any:
+    from lerobot.policies.wall_x.configuration_wall_x import WallXConfig
+    from lerobot.policies.wall_x.modeling_wall_x import Qwen2_5_VLMoEForAction, WallXPolicy
+    from lerobot.policies.wall_x.qwen_model.configuration_qwen2_5_vl import Qwen2_5_VLConfig
+    from safetensors.torch import save_file
+
+    qwen_processor(folder, "Qwen2_5_VLProcessor", more=("<|action|>", "<|propri|>"))
+    joints: Any = {"dof_config": {"arm": 8}, "agent_pos_config": {"arm": 8}}
+    experts: Any = {"num_experts": 2, "dim_inputs": (32, 32), "mlp_moe": True}
+    expert = {"hidden_size": 32, "intermediate_size": 48, "hidden_act": "silu"}
+    config = Qwen2_5_VLConfig(
+        vision_config={**_QWEN_VISION, "window_size": 28, "fullatt_block_indexes": [1, 3]},
+        text_config={
+            **TEXT,
+            "rope_parameters": _ROPE,
+            **experts,
+            "experts": [expert, expert],
+            "dof_config": joints["dof_config"],
+        },
+        **_IDS,
+        **joints,
+    )
+    config.save_pretrained(folder)
+    save_file({"unused": torch.zeros(1)}, folder / "model.safetensors")
+    options: dict[str, Any] = {
+        **features(),
+        "pretrained_name_or_path": str(folder),
+        "chunk_size": STEPS,
+        "n_action_steps": 1,
+        "max_state_dim": 8,
+        "max_action_dim": 8,
+    }
+    return WallXPolicy(WallXConfig(**{**options, **more}))
 
 
 # --- no ViT tower: refused ---
