@@ -27,7 +27,7 @@ from clipdepth_plugin.adapters.pass_recorder import PassRecorder
 from clipdepth_plugin.adapters.passes import TowerPass
 from clipdepth_plugin.adapters.processors.behaviour import coordinates, geometry_of
 from clipdepth_plugin.adapters.running import TowerState
-from clipdepth_plugin.adapters.taps import leaving_early
+from clipdepth_plugin.adapters.taps import Taps, leaving_early
 from clipdepth_plugin.errors import HostError, NoDepthError
 from clipdepth_plugin.maps.geometry import ViewGeometry
 
@@ -61,8 +61,9 @@ class _Way:
 class ShownAgain:
     """Finds cameras in the passes of a tower; remembers how the policy prepares pictures."""
 
-    def __init__(self, recorder: PassRecorder) -> None:
+    def __init__(self, recorder: PassRecorder, taps: Taps) -> None:
         self._recorder = recorder
+        self._taps = taps
         self._ways: dict[Any, _Way | None] = {}
 
     def find(self, named: NamedPictures, name: str) -> CameraViews:
@@ -161,7 +162,14 @@ class ShownAgain:
             span_311 = (high_3 - low_3)[:, None, None]
             digits = ((code_3 - low_3) / (high_3 - low_3) * (base - 1)).round().int().tolist()
             rows.append(digits[0] * base**2 + digits[1] * base + digits[2])
-            geometries.add(geometry_of(((place - low_3[:, None, None]) / span_311).cpu(), size))
+            rgb_3HW = ((place - low_3[:, None, None]) / span_311).cpu()
+            try:
+                geometries.add(geometry_of(rgb_3HW, size))
+            except HostError as error:
+                raise HostError(
+                    "what the tower sees of a picture is not the picture resized, cropped and "
+                    f"padded: read {_INSTEAD}"
+                ) from error
         if len(geometries) != 1:
             raise HostError(
                 f"the tower's views of one picture lie in {len(geometries)} ways in it: read "
@@ -177,6 +185,7 @@ class ShownAgain:
         batch.update({one: picture.clone() for one in named.names if one in batch})
         early = early and TowerState(named.policy).may_leave_early()
         recorder = self._recorder
+        self._taps.install(watch=False)
         with _unchanged(named.policy), recorder.privately() as seen:
             try:
                 with leaving_early(recorder, allowed=early, with_pixels=True):
@@ -186,6 +195,8 @@ class ShownAgain:
                     "the policy can't be shown its batch again, to tell which view is whose "
                     f"({type(error).__name__}: {error}). Read {_INSTEAD}"
                 ) from error
+            finally:
+                self._taps.remove()
         return [x_3HW for one in seen for x_3HW in one.pictures()]
 
 

@@ -119,7 +119,7 @@ class DepthPlugin(DepthReading, TowerCalls):
         self._streams = Streams(self._recorder, self._reader, wanted)
         pipeline = processor if is_pipeline(processor) else None
         self._taps = Taps(host, self.tower, self._recorder, owner=head, pipeline=pipeline)
-        self._shown_again = ShownAgain(self._recorder)
+        self._shown_again = ShownAgain(self._recorder, self._taps)
         self._runner = TowerRunner(self.tower, self._taps, self._recorder)
         self._finalizer = weakref.finalize(self, self._taps.remove)
         self._compared = False

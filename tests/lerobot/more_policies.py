@@ -322,8 +322,6 @@ def evo1(folder: Path, **more: Any) -> Any:
         "vlm_dtype": "float32",
         "use_flash_attn": False,
         "image_resolution": (64, 64),
-        "max_views": 4,
-        "empty_cameras": 1,
         "chunk_size": STEPS,
         "n_action_steps": 1,
         "max_state_dim": 8,

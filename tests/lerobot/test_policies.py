@@ -110,17 +110,16 @@ def test_training_forward(name: str, make: Callable[..., Any], small_head: Heads
         assert sum(len(one.depths) for one in seen) % len(KEYS) == 0
 
 
-FILLS_IN = [case.name for case in cases.CASES if not case.all_cameras]
+FILLS_IN = [case.name for case in cases.CASES if case.missing is not None]
 
 
 @pytest.mark.parametrize("name", FILLS_IN)
 def test_a_camera_that_is_missing_is_never_a_map(
     name: str, make: Callable[..., Any], red_head: Heads
 ) -> None:
-    case, policy = make(name, **({} if name in {"groot", "evo1"} else {"empty_cameras": 1}))
+    case, policy = make(name, **cases.BY_NAME[name].missing)
     full = case.batch(policy)
-    filled = ["observation.images.empty_camera_0"] * ("empty_cameras" in vars(policy.config))
-    filled = [one for one in filled if one in policy.config.image_features]
+    filled = set(policy.config.image_features) - set(KEYS)
     with case.attach(policy, red_head(policy)) as plugin:
         for missing in KEYS:
             batch = {key: value for key, value in full.items() if key != missing}
