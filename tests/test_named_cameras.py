@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import random
 import threading
@@ -259,7 +260,7 @@ def test_a_pipeline_prepares_the_pictures(rows: int) -> None:
             plugin.depth_of("cam.spare")
         policy.reset()
         policy.select_action({"pixels": torch.rand(2, 3, SIZE, SIZE)})  # not the pipeline's
-        with pytest.raises(NoDepthError, match="saw the pixels of 'cam.left'"):
+        with pytest.raises(NoDepthError, match=r"saw the pixels of 'cam.left'"):
             plugin.depth_of("cam.left")
     assert pipeline.before_step_hooks == []
 
@@ -284,8 +285,7 @@ def test_copies_are_plain_and_two_heads_work() -> None:
     first.detach()
     assert shows(first, batch, "cam.left")
     assert shows(second, batch, "cam.left")
-    wrapped = policy.forward
-    policy.forward = lambda batch: wrapped(batch)  # as accelerate wraps it
+    policy.forward = functools.partial(policy.forward)  # as accelerate wraps it
     second.detach()
     assert {*METHODS} & {*policy.__dict__} == {"forward"}
     assert torch.isfinite(policy.forward(batch))

@@ -14,6 +14,7 @@ from torch import Tensor
 from clipdepth_plugin import DepthHead, DepthPlugin, attach
 from tests.lerobot import more_policies as more
 from tests.lerobot import policies as plain
+from tests.lerobot import qwen_policies as qwen
 from tests.lerobot.policies import STEPS
 
 Batch = dict[str, Any]
@@ -143,16 +144,16 @@ CASES = (
     ),
     Case(
         "eo1",
-        more.eo1,
+        qwen.eo1,
         "model.vlm_backbone.model.visual",
         "model.sample_actions",
-        preprocessor=more.eo1_preprocessor,
+        preprocessor=qwen.eo1_preprocessor,
         one_pass=True,
         red=_CLIP_RED,
     ),
     Case(
         "vla_jepa",
-        more.vla_jepa,
+        qwen.vla_jepa,
         "model.qwen.model.model.visual",
         "model.predict_action",
         one_pass=True,
@@ -160,11 +161,11 @@ CASES = (
     ),
     Case(
         "groot",
-        more.groot,
+        qwen.groot,
         "_groot_model.backbone.model.model.visual",
         "_groot_model.get_action",
         batch=_square_all,
-        preprocessor=more.groot_preprocessor,
+        preprocessor=qwen.groot_preprocessor,
         one_pass=True,
         missing={},
         red=_CLIP_RED,
@@ -179,7 +180,7 @@ CASES = (
     ),
     Case(
         "wall_x",
-        more.wall_x,
+        qwen.wall_x,
         "model.visual",
         "model.forward",
         one_pass=True,

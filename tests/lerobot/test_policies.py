@@ -15,7 +15,7 @@ from clipdepth_plugin import DepthHead, attach, find_towers
 from clipdepth_plugin.errors import NoDepthError, TowerNotFoundError
 
 cases: Any = importlib.import_module("tests.lerobot.cases")
-more: Any = importlib.import_module("tests.lerobot.more_policies")
+refused: Any = importlib.import_module("tests.lerobot.refused_policies")
 plain: Any = importlib.import_module("tests.lerobot.policies")
 KEYS: tuple[str, ...] = plain.KEYS
 Heads = Callable[[nn.Module], DepthHead]
@@ -160,9 +160,9 @@ def test_compiled_with_the_eager_backend(
             assert len(plugin.depths) == 2 * len(KEYS)
 
 
-@pytest.mark.parametrize("name", more.REFUSED)
+@pytest.mark.parametrize("name", refused.REFUSED)
 def test_policies_without_a_vit_tower_are_refused(name: str, tmp_path: Path) -> None:
-    policy = more.REFUSED[name](tmp_path)
+    policy = refused.REFUSED[name](tmp_path)
     assert find_towers(policy) == []
     with pytest.raises(TowerNotFoundError, match="no vision tower"):
         DepthHead.for_host(policy)
