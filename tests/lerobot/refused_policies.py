@@ -49,4 +49,25 @@ def xvla(_: Path) -> Any:
     return _of("xvla", "XVLAConfig", "XVLAPolicy", **features(), **small)
 
 
-REFUSED = {"act": act, "diffusion": diffusion, "vqbet": vqbet, "tdmpc": tdmpc, "xvla": xvla}
+def gaussian_actor(_: Path) -> Any:
+    """Its pictures go through four convolutions."""
+    module = "gaussian_actor"
+    return _of(module, "GaussianActorConfig", "GaussianActorPolicy", **features(SQUARE))
+
+
+def lingbot_va(_: Path) -> Any:
+    """Its transformer takes what Wan's VAE, of convolutions, makes of the pictures."""
+    small = {"num_attention_heads": 2, "attention_head_dim": 24, "in_channels": 4}
+    small |= {"out_channels": 4, "text_dim": 16, "freq_dim": 16, "ffn_dim": 32, "num_layers": 4}
+    return _of("lingbot_va", "LingBotVAConfig", "LingBotVAPolicy", **features(SQUARE), **small)
+
+
+REFUSED = {
+    "act": act,
+    "diffusion": diffusion,
+    "vqbet": vqbet,
+    "tdmpc": tdmpc,
+    "xvla": xvla,
+    "gaussian_actor": gaussian_actor,
+    "lingbot_va": lingbot_va,
+}
