@@ -232,7 +232,8 @@ class DepthPlugin(DepthReading, TowerCalls):
         Raises:
             NoDepthError: As ``depth``; the camera was not in the batch; or it is not certain which
                 tower pass shows it.
-            HostError: The policy has no camera of that name, or as ``predict``.
+            HostError: The policy has no camera of that name; its tower sees no resized, cropped and
+                padded picture; or as ``predict``.
         """
         if not self._taps.names_pictures:
             raise NoDepthError(NO_NAMES)

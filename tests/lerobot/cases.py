@@ -190,11 +190,9 @@ CASES = (
 )
 BY_NAME = {case.name: case for case in CASES}
 NOT_BUILT = {
-    "evo1": "not tried: loads InternVL3's model and tokenizer by name",
-    "wall_x": "not tried: loads its model, processor and action tokenizer by name",
-    "molmoact2": "not tried: loads a checkpoint's folder with its tokenizer and action processor",
-    "fastwam": "not tried; whether it has a ViT tower was not looked at",
-    "lingbot_va": "not tried: loads Wan's VAE and text encoder; a ViT tower was not looked for",
-    "gaussian_actor": "not tried; whether it has a ViT tower was not looked at",
-    "rewards: sarm, robometer, topreward, classifier": "not tried: no policies",
+    "molmoact2": "loads a checkpoint's folder with tokenizer, processor and FAST tokens, and takes "
+    "the released sizes of actions alone. It has a ViT tower (from its code, not run)",
+    "fastwam": "loads Wan's VAE and text encoder by name. Pictures go through that VAE, of "
+    "convolutions; there is no ViT tower (from its code, not run)",
+    "rewards: sarm, robometer, topreward, classifier": "no policies",
 }
