@@ -10,17 +10,12 @@ Axes: B rows of the batch, V views, 3 H W pixels.
 
 from __future__ import annotations
 
-import contextlib
-import random
-import sys
-from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clipdepth_plugin.adapters.named_pictures import NamedPictures, Stage
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
@@ -28,10 +23,9 @@ from clipdepth_plugin.adapters.passes import TowerPass
 from clipdepth_plugin.adapters.processors.behaviour import coordinates, geometry_of
 from clipdepth_plugin.adapters.running import TowerState
 from clipdepth_plugin.adapters.taps import Taps, leaving_early
+from clipdepth_plugin.adapters.unchanged import unchanged
 from clipdepth_plugin.errors import HostError, NoDepthError
 from clipdepth_plugin.maps.geometry import ViewGeometry
-
-_MODULES_OWN = frozenset(vars(nn.Module()))
 
 
 @dataclass(frozen=True)
@@ -186,7 +180,7 @@ class ShownAgain:
         early = early and TowerState(named.policy).may_leave_early()
         recorder = self._recorder
         self._taps.install(watch=False)
-        with _unchanged(named.policy), recorder.privately() as seen:
+        with unchanged(named.policy), recorder.privately() as seen:
             try:
                 with leaving_early(recorder, allowed=early, with_pixels=True):
                     stage.go_on(batch)
@@ -206,41 +200,6 @@ _PREPARED_BEFORE = (
     "the pipeline that prepares them, attach(policy, head, processor=preprocessor), and run the "
     f"preprocessor while attached. Or read {_INSTEAD}"
 )
-
-
-@contextlib.contextmanager
-def _unchanged(policy: nn.Module) -> Iterator[None]:
-    """Whatever runs inside, without a graph: modes, queues and random states are as before."""
-    modes = [(module, module.training) for module in policy.modules()]
-    own = dict(vars(policy))
-    vars(policy).update(
-        {name: _copied(value) for name, value in own.items() if name not in _MODULES_OWN}
-    )
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    devices = {p.device.index for p in policy.parameters() if p.is_cuda}
-    eager: Any = contextlib.nullcontext()
-    if "torch._dynamo" in sys.modules:
-        eager = torch.compiler.set_stance("force_eager")
-    try:
-        with torch.random.fork_rng(devices=[*devices]), torch.no_grad(), eager:
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-        for name in vars(policy).keys() - own:
-            del vars(policy)[name]
-        vars(policy).update(own)
-        for module, mode in modes:
-            module.training = mode
-
-
-def _copied(value: Any) -> Any:
-    """A container of its own; what lies in the innermost is shared."""
-    if type(value) is dict:
-        return {key: _copied(one) for key, one in value.items()}
-    if type(value) is deque:
-        return deque(map(_copied, value), value.maxlen)
-    return list(map(_copied, value)) if type(value) is list else value
 
 
 def _search(

@@ -153,7 +153,7 @@ def test_what_is_not_certain_is_no_map() -> None:
         assert shows(plugin, batch, "cam.left")
         with pytest.raises(ValueError, match="spatial dimensions"):
             policy.predict_action_chunk({**batch, "cam.left": torch.zeros(2, 3, 4)})
-        with pytest.raises(NoDepthError, match="ended in an error"):
+        with pytest.raises(NoDepthError, match="its last run ended in an error"):
             plugin.depth_of("cam.left")
 
 
