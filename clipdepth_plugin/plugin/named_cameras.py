@@ -24,9 +24,9 @@ NO_NAMES = (
     "them"
 )
 NONE_YET = (
-    "the policy has not run in this thread (and asyncio task) since attach, its last run ended in an "
-    "error, or it was compiled as a whole: run it (select_action, predict_action_chunk, forward) on "
-    "a batch first"
+    "the policy has not run in this thread (and asyncio task) since attach, its last run ended in "
+    "an error, or it was compiled as a whole: run it (select_action, predict_action_chunk, "
+    "forward) on a batch first"
 )
 
 
