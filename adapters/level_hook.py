@@ -61,13 +61,18 @@ class LevelHook(Hook):
 
 
 @contextlib.contextmanager
-def leaving_early(recorder: PassRecorder, *, allowed: bool) -> Iterator[None]:
-    """Ends the tower's forward inside when the pass is complete, where that is ``allowed``."""
+def leaving_early(
+    recorder: PassRecorder, *, allowed: bool, with_pixels: bool = False
+) -> Iterator[None]:
+    """Ends the tower's forward inside when the pass is complete, where that is ``allowed``.
+
+    ``with_pixels``: or as soon as the pass has its pixels and what says how they are laid out.
+    """
     forward = recorder.thread.forward
-    forward.leave = allowed
+    forward.leave, forward.leave_with_pixels = allowed, allowed and with_pixels
     try:
         yield
     except LeaveTower:
         pass
     finally:
-        forward.leave = False
+        forward.leave = forward.leave_with_pixels = False

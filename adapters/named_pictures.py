@@ -1,46 +1,57 @@
-"""Policies that take pictures by name (LeRobot's): which tower pass shows which.
+"""Policies that take pictures by name (LeRobot's): what they were run on, and the tower passes.
 
-Such a policy makes its tower's input of a batch in a method of its own. While a plug-in is attached
-that method is watched: the batch, and the tower passes since, tell whose picture a pass shows. No
-order is believed: the policy prepares a picture alone once more, when its depth is asked for, and
-the pass that saw these very pixels is that picture's.
-
-Axes: B pictures of one name (a batch), H W pixels.
+While a plug-in is attached, the methods that run a policy are watched, and the steps of the
+pipeline that prepares its batches where that was given. What is kept of a batch is enough to show
+the policy other pictures in its place: ``shown_again`` tells by that which view is whose.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from clipdepth_plugin.adapters.hooks import Hook, Registration
 from clipdepth_plugin.adapters.passes import TowerPass
-from clipdepth_plugin.errors import HostError, NoDepthError
 
-_METHODS = ("prepare_images", "_preprocess_images")
-"""Take a batch; return pictures (B, 3, H, W) in a list, and which of B are real, (B,) for each.
-Those that are not in the batch are left out, or filled in behind the others."""
+_METHODS = ("select_action", "predict_action_chunk", "forward")
+"""LeRobot's: each takes a batch first."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A place on the way to the tower where pictures have names.
+
+    Attributes:
+        where: What it is called.
+        batch: What was there.
+        go_on: The rest of the way, on another batch.
+    """
+
+    where: str
+    batch: Mapping[str, Any]
+    go_on: Callable[[dict[str, Any]], Any]
 
 
 @dataclass
 class NamedPictures:
-    """One batch that a policy prepared.
+    """One batch that a policy was run on.
 
     Attributes:
-        names: The pictures that the policy can take.
-        batch: What it was given.
-        prepare: Its own method.
-        passes: The tower passes since, in order.
+        policy: The policy.
+        names: The pictures that it can take.
+        stages: In the order in which the batch passed them.
+        passes: The tower passes, in order.
     """
 
+    policy: nn.Module
     names: tuple[str, ...]
-    batch: dict[str, Any]
-    prepare: Callable[[dict[str, Any]], tuple[list[Tensor], list[Tensor]]]
+    stages: list[Stage]
     passes: list[TowerPass] = field(default_factory=list)
 
     def take(self, one: TowerPass) -> None:
@@ -49,64 +60,105 @@ class NamedPictures:
             one.keeps_pixels = True
             self.passes.append(one)
 
-    def find(self, name: str) -> tuple[TowerPass, Tensor, Tensor]:
-        """The pass that shows a picture, its pixels (B, 3, H, W), and which of B are real, (B,).
 
-        Raises:
-            HostError: The policy has no picture of that name.
-            NoDepthError: It was not in the batch, or no pass saw it for certain.
-        """
-        if name not in self.names:
-            raise HostError(f"{name!r} is no picture of this policy: it has {_listed(self.names)}")
-        if name not in self.batch:
-            given = [one for one in self.names if one in self.batch]
-            raise NoDepthError(
-                f"{name!r} was not in the batch, so the tower saw nothing of it (what a policy "
-                f"fills in for it has no depth): the batch had {_listed(given)}"
-            )
-        others = {one for one in self.names if one != name}
-        alone = {one: value for one, value in self.batch.items() if one not in others}
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            pictures, real = self.prepare(alone)
-        pixels_B3HW, real_B = pictures[0], real[0].bool()
-        for one in self.passes:
-            if one.saw(pixels_B3HW):
-                return one, pixels_B3HW, real_B
-        raise NoDepthError(
-            f"none of the {len(self.passes)} tower passes since the policy prepared its pictures "
-            f"saw the pixels of {name!r}: the batch was written into since, the policy prepares "
-            "pictures at random or otherwise beside others, or its tower has not run. Read .depth, "
-            "or plugin.capture(), whose order is the policy's own"
-        )
+@dataclass
+class NamesSeen:
+    """What one thread (and asyncio task) sees of policies.
+
+    Attributes:
+        last: The last batch that the tower has run on.
+        prepared: The stages of the pipeline's last run.
+        running: The batch that the policy runs on now, and in how many watched methods it is.
+    """
+
+    last: NamedPictures | None = None
+    prepared: list[Stage] = field(default_factory=list)
+    running: NamedPictures | None = None
+    depth: int = 0
+
+    def starts(self, policy: Any, stage: Stage) -> None:
+        """A method of the policy starts; of methods inside each other the outermost comes first."""
+        if self.running is None:
+            before = [
+                Stage(one.where, one.batch, lambda batch, one=one: stage.go_on(one.go_on(batch)))
+                for one in self.prepared
+            ]
+            # Named anew each time, as policies add to their features.
+            names = tuple(policy.config.image_features)
+            self.running = NamedPictures(policy, names, [*before, stage])
+        else:
+            self.running.stages.append(stage)
+        self.depth += 1
+
+    def ends(self, *, failed: bool) -> None:
+        """It is over."""
+        self.depth -= 1
+        if failed:
+            self.last = None
+        if self.depth == 0:
+            self.running = None
+
+    def take(self, one: TowerPass) -> None:
+        """A tower pass begins."""
+        if self.running is not None:
+            self.last = self.running
+            self.last.take(one)
+
+
+class NamesHook(Hook):
+    """Sees a policy's methods, and a pipeline's steps; ``seen``: where to, None: not now."""
+
+    def __init__(self, owner: object, seen: Callable[[], NamesSeen | None]) -> None:
+        super().__init__(owner, lambda *_: None)
+        self.seen = seen
 
 
 class _Watched:
-    """In the place of a policy's method: the same, and hooks that see the batch first.
+    """In the place of a policy's method: the same, and hooks that see the batch.
 
     A copy or a file of the policy has the plain method instead.
     """
 
     def __init__(self, module: nn.Module, name: str) -> None:
         self._module, self._name = module, name
-        self.method = getattr(module, name)
         self._own = module.__dict__.get(name)
-        self._hooks: list[Hook] = []
+        self.method = getattr(module, name)
+        self._hooks: list[NamesHook] = []
+        functools.update_wrapper(self, self.method, updated=())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         batch = args[0] if args else kwargs.get("batch")
-        for hook in self._hooks:
-            hook(batch, self.method)
-        return self.method(*args, **kwargs)
+        if torch.compiler.is_dynamo_compiling() or not isinstance(batch, Mapping):
+            return self.method(*args, **kwargs)
+        stage = Stage(self._name, dict(batch), functools.partial(self._again, args[1:], kwargs))
+        seen = [one for one in (hook.seen() for hook in self._hooks) if one is not None]
+        for one in seen:
+            one.starts(self._module, stage)
+        failed = True
+        try:
+            output = self.method(*args, **kwargs)
+            failed = False
+        finally:
+            for one in seen:
+                one.ends(failed=failed)
+        return output
+
+    def _again(self, args: Any, kwargs: dict[str, Any], batch: dict[str, Any]) -> Any:
+        if self._name == "select_action":  # without the actions that it has ready
+            self._module.reset()  # type: ignore[operator]
+        kwargs = {name: value for name, value in kwargs.items() if name != "batch"}
+        return self.method(batch, *args, **kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return getattr, (self._module, self._name)
 
-    def add(self, hook: Hook) -> None:
+    def add(self, hook: NamesHook) -> None:
         self._hooks.append(hook)
 
-    def remove(self, hook: Hook) -> None:
+    def remove(self, hook: NamesHook) -> None:
         self._hooks.remove(hook)
-        if not self._hooks:
+        # Whoever has wrapped it since (accelerate) keeps it: without hooks it is the plain method.
+        if not self._hooks and self._module.__dict__.get(self._name) is self:
             del self._module.__dict__[self._name]
             if self._own is not None:
                 self._module.__dict__[self._name] = self._own
@@ -114,40 +166,79 @@ class _Watched:
 
 @dataclass
 class _Handle:
-    watched: _Watched
-    hook: Hook
+    take_off: Callable[[], None]
 
     def remove(self) -> None:
-        self.watched.remove(self.hook)
+        self.take_off()
 
 
-def watch(
-    around: list[nn.Module], owner: object, prepared: Callable[[NamedPictures], None]
-) -> Iterator[Registration]:
-    """The hook on the method of the innermost policy among the modules around a tower, if any."""
+def watch(around: list[nn.Module], pipeline: Any, hook: NamesHook) -> Iterator[Registration]:
+    """The hooks on the innermost policy among the modules around a tower, if any."""
     for module in reversed(around):
         names = getattr(getattr(module, "config", None), "image_features", None)
         methods = [name for name in _METHODS if callable(getattr(type(module), name, None))]
-        if isinstance(names, Mapping) and methods:
-            hook = Hook(owner, partial(_see, module, prepared))
-            yield partial(_put_on, module, methods[0]), hook, {}
+        if isinstance(names, Mapping) and len(methods) == len(_METHODS):
+            for name in methods:
+                yield functools.partial(_watch_method, module, name), hook, {}
+            if pipeline is not None:
+                yield functools.partial(_watch_pipeline, pipeline), hook, {}
             return
 
 
-def _put_on(module: nn.Module, name: str, hook: Hook) -> _Handle:
+def _watch_method(module: nn.Module, name: str, hook: NamesHook) -> _Handle:
     watched = module.__dict__.get(name)
     if not isinstance(watched, _Watched):
         watched = _Watched(module, name)
         module.__dict__[name] = watched
     watched.add(hook)
-    return _Handle(watched, hook)
+    return _Handle(functools.partial(watched.remove, hook))
 
 
-def _see(module: Any, prepared: Callable[[NamedPictures], None], batch: Any, method: Any) -> None:
-    if isinstance(batch, Mapping):
-        # Named anew each time, as policies add to their features.
-        prepared(NamedPictures(tuple(module.config.image_features), dict(batch), method))
+def is_pipeline(processor: object) -> bool:
+    """Whether it is LeRobot's pipeline of steps, which prepares batches for a policy."""
+    return callable(getattr(processor, "register_before_step_hook", None))
 
 
-def _listed(names: Any) -> str:
-    return ", ".join(map(repr, names)) or "none"
+class _StepHook(Hook):
+    """Before each step of a pipeline: keeps what the rest of the steps is given."""
+
+    def __init__(self, pipeline: Any, hook: NamesHook) -> None:
+        super().__init__(hook.owner, lambda *_: None)
+        self._pipeline, self._hook = pipeline, hook
+
+    def __call__(self, *args: Any) -> None:
+        """(number of the step, transition)."""
+        number, transition = args
+        seen = self._hook.seen()
+        if seen is None:
+            return
+        if number == 0:
+            seen.prepared = []
+        if isinstance(batch := transition.get("observation"), Mapping):
+            given = {key: _top(value) for key, value in transition.items()}
+            go_on = functools.partial(self._again, number, given)
+            where = type(self._pipeline.steps[number]).__name__
+            seen.prepared.append(Stage(where, dict(batch), go_on))
+
+    def _again(self, number: int, given: dict[Any, Any], batch: dict[str, Any]) -> Any:
+        transition: Any = {key: _top(value) for key, value in given.items()}
+        transition["observation"] = batch
+        for step in self._pipeline.steps[number:]:
+            transition = copy.copy(step)(transition)  # which may note what it has seen
+        return self._pipeline.to_output(transition)
+
+
+def _watch_pipeline(pipeline: Any, hook: NamesHook) -> _Handle:
+    step_hook = _StepHook(pipeline, hook)
+    pipeline.register_before_step_hook(step_hook)
+    return _Handle(functools.partial(_take_off, pipeline, step_hook))
+
+
+def _take_off(pipeline: Any, step_hook: _StepHook) -> None:
+    hooks = pipeline.before_step_hooks
+    hooks[:] = [one for one in hooks if one is not step_hook]
+
+
+def _top(value: Any) -> Any:
+    """A copy as far as steps write into it."""
+    return dict(value) if isinstance(value, dict) else value

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clipdepth_plugin.adapters.hooks import in_cuda_graph
 from clipdepth_plugin.adapters.layouts import TowerCall
-from clipdepth_plugin.adapters.named_pictures import NamedPictures
+from clipdepth_plugin.adapters.named_pictures import NamesSeen
 from clipdepth_plugin.adapters.passes import TowerPass
 from clipdepth_plugin.adapters.slots import Forward, Slot
 from clipdepth_plugin.adapters.wanted import Wanted
@@ -128,8 +128,7 @@ class PassRecorder:
             slot.claimed = slot.in_host != ()
             slot.made_inside = slot.in_wrapper
             slot.passes_inside += slot.claimed
-            if slot.named is not None:
-                slot.named.take(slot.last)
+            slot.names.take(slot.last)
             for capture in slot.captures:
                 capture.append(slot.last)
 
@@ -173,10 +172,9 @@ class PassRecorder:
             self.thread.forward.running = None
         slot.claimed = True
 
-    def pictures_prepared(self, named: NamedPictures) -> None:
-        """A policy prepares pictures by name; the batch before it is over."""
-        if self.attached and not _PRIVATE.stack:
-            self.slot.named = named
+    def names_seen(self) -> NamesSeen | None:
+        """Where policies that run, and pipelines that prepare, are noted; None: not now."""
+        return self.slot.names if self.attached and not _PRIVATE.stack else None
 
     def host_ends(self, number: int) -> None:
         """That forward is over, or was ended by an error."""

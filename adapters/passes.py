@@ -57,7 +57,7 @@ class TowerPass:
         compiles: Whether torch.compile traces this pass.
         may_be_captured: Whether it is a host's own pass, which the host may record as a CUDA graph,
             and no caller's who runs the tower alone.
-        keeps_pixels: Whether ``saw`` is asked still when the tokens are freed.
+        keeps_pixels: Whether ``pictures`` is asked still when the tokens are freed.
         problem: Why the tokens can't be read, and no more are kept.
     """
 
@@ -189,15 +189,10 @@ class TowerPass:
         """Keeps the patch embedding's input."""
         self._pixels = keep(pixels, self.compiles)
 
-    def saw(self, pixels_B3HW: Tensor) -> bool:
-        """Whether these were the tower's pixels, bit for bit, in its own precision.
-
-        Not known, so False, where the host has written into them since.
-        """
-        seen, _ = self._unwritten_pixels() or (None, None)
-        if seen is None:
-            return False
-        return seen.shape == pixels_B3HW.shape and torch.equal(seen, pixels_B3HW.to(seen))
+    def pictures(self) -> list[Tensor]:
+        """The pixels (3, H, W) of each view; none where the host has written into them since."""
+        seen = self._seen_pixels(self.layout, self._unwritten_pixels()) or []
+        return [x_3HW for x_B3HW in seen for x_3HW in x_B3HW]
 
     def take_next_pixels(self, pixels: Tensor) -> None:
         """Keeps those of one more picture of the pass, padded behind to the largest."""

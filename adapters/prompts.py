@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from clipdepth_plugin.adapters.hooks import in_cuda_graph
+from clipdepth_plugin.adapters.hooks import in_graph
 
 # transformers says "cache" from 5.24 on; before, it said the others.
 _CACHES = ("cache", "past_key_values", "past_key_value", "cache_params")
@@ -33,8 +33,6 @@ def continues(prompt: Tensor | None, kwargs: dict[str, Any]) -> bool:
         if count is None and not isinstance(cache, Sized):
             continue  # none, or another thing of that name (a flag)
         one_token = prompt is not None and prompt.shape[1:2] == (1,)
-        if torch.compiler.is_compiling():  # the cache's length may not be traceable
-            return one_token
         try:
             length = count() if count is not None else len(cast("Sized", cache))
         except (LookupError, NotImplementedError, RuntimeError, TypeError, ValueError):
@@ -42,7 +40,7 @@ def continues(prompt: Tensor | None, kwargs: dict[str, Any]) -> bool:
         if isinstance(length, int):
             return length > 0
         # A count on the device is not waited for where a single new token says as much.
-        return one_token or (not in_cuda_graph() and int(length) > 0)
+        return one_token or (not in_graph() and int(length) > 0)
     return False
 
 

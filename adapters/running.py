@@ -33,7 +33,7 @@ class TowerRunner:
         self._tower = tower
         self._taps = taps
         self._recorder = recorder
-        self._state = _TowerState(tower.module)
+        self._state = TowerState(tower.module)
 
     def run(self, pixels_B3HW: Tensor, tower_kwargs: dict[str, Any]) -> TowerPass:
         """One tower pass without a graph; seen by no other recorder."""
@@ -118,7 +118,7 @@ def in_one_pass(tower: Tower, sizes: Sequence[Any]) -> list[slice]:
     return [slice(*pair) for pair in itertools.pairwise([0, *ends, len(sizes)])]
 
 
-class _TowerState:
+class TowerState:
     """Whether modules of a tower need its forward to end; looked at anew where one has changed.
 
     Offloading and sharding put weights away after it; an exception can't leave compiled code.

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from clipdepth_plugin.adapters.named_pictures import NamedPictures
+from clipdepth_plugin.adapters.named_pictures import NamesSeen
 from clipdepth_plugin.adapters.passes import NOT_FIRED, TowerPass
 from clipdepth_plugin.adapters.prompts import Conversation
 
@@ -33,7 +33,7 @@ class Slot:
             their tower inside that forward, others (``generate`` of late) just before it.
         in_wrapper: Whether a module runs that holds the tower and takes no prompt; ``before`` is
             ``last`` when it began, ``made_inside``: whether ``last`` was made in one.
-        named: The last batch of pictures by name, and the passes since.
+        names: Which batches of pictures by name a policy was run on.
     """
 
     last: TowerPass | None = None
@@ -47,7 +47,7 @@ class Slot:
     in_wrapper: bool = False
     before: TowerPass | None = None
     made_inside: bool = False
-    named: NamedPictures | None = None
+    names: NamesSeen = field(default_factory=NamesSeen)
 
 
 @dataclass
@@ -56,10 +56,11 @@ class Forward:
 
     ``arguments`` (what the layout rule reads) and ``picture`` (the pictures' shape before padding)
     are the next pass's; ``leave``: whether to leave the tower once ``running``, the pass, is
-    complete.
+    complete; ``leave_with_pixels``: as soon as it has its pixels.
     """
 
     running: TowerPass | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
     picture: tuple[int, ...] | None = None
     leave: bool = False
+    leave_with_pixels: bool = False

@@ -14,7 +14,7 @@ from clipdepth_plugin.adapters.hooks import Handle, Hook, Registration
 from clipdepth_plugin.adapters.layouts import COS_SIN, POSITIONS, TowerCall
 from clipdepth_plugin.adapters.level_hook import LeaveTower, LevelHook
 from clipdepth_plugin.adapters.modules import block_lists
-from clipdepth_plugin.adapters.named_pictures import watch
+from clipdepth_plugin.adapters.named_pictures import NamesHook, watch
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
 from clipdepth_plugin.adapters.prompts import grows, prompt_of
 from clipdepth_plugin.adapters.structure import modules_around
@@ -29,12 +29,19 @@ _WITH_KWARGS = {"with_kwargs": True}
 class Taps:
     """The hooks of one recorder on one tower of one host; ``owner``: whose they are.
 
+    ``pipeline``: LeRobot's, which prepares the host's batches.
+
     Attributes:
         names_pictures: Whether the host takes its pictures by name.
     """
 
     def __init__(
-        self, host: nn.Module, tower: Tower, recorder: PassRecorder, owner: object
+        self,
+        host: nn.Module,
+        tower: Tower,
+        recorder: PassRecorder,
+        owner: object,
+        pipeline: object = None,
     ) -> None:
         self._tower = tower
         self._recorder = recorder
@@ -43,7 +50,7 @@ class Taps:
         self._reads = tower.rule.reads
         self._on_tower = list(self._tower_hooks())
         around = modules_around(host, tower.path)
-        named = list(watch(around, owner, recorder.pictures_prepared))
+        named = list(watch(around, pipeline, NamesHook(owner, recorder.names_seen)))
         self.names_pictures = bool(named)
         self._on_host = [*_around(around, tower, recorder, owner), *named]
         self._handles: list[Handle] = []
@@ -146,6 +153,9 @@ class Taps:
         self._recorder.begin(call, output)
         if forward.running is not None:
             forward.running.take_pixels(pixels)
+        rule = self._tower.rule
+        if forward.leave_with_pixels and not (rule.proves or rule.sees_each_alone):
+            raise LeaveTower
 
     def _on_first_block(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         running = self._recorder.thread.forward.running
@@ -155,6 +165,8 @@ class Taps:
         positions = kwargs.get(POSITIONS, cos_sin or None)
         if positions is not None:
             running.take_positions(positions)
+        if self._recorder.thread.forward.leave_with_pixels:
+            raise LeaveTower
 
     def _on_pooled(self, module: nn.Module, args: Any, output: Any) -> None:
         forward = self._recorder.thread.forward

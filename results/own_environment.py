@@ -60,9 +60,11 @@ class OwnEnvironment:
         if named or (ready.exists() and ready.read_text() == repr(self.key)):
             return python
         own = sys.version_info >= (3, 12) if self.newest else sys.version_info[:2] == (3, 12)
-        base = sys.executable if own else shutil.which("python3.12")
+        base = sys.executable if own else _python_3_12()
         if base is None:
-            raise SystemExit(f"{self.package} needs Python 3.12: none is on the path")
+            raise SystemExit(
+                f"{self.package} needs Python 3.12: none on the path, or in pyenv, runs"
+            )
         print(f"Making {folder} (some GB of downloads)")
         subprocess.run([base, "-m", "venv", "--clear", str(folder)], check=True)
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -102,6 +104,17 @@ class OwnEnvironment:
         command = [str(python), "-m", "pytest", *options, "-p", "no:cacheprovider", *self.options]
         command += [f"--junitxml={report}", self.tests, *arguments]
         return subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
+
+
+def _python_3_12() -> str | None:
+    """One that runs: pyenv has commands on the path for versions that are not chosen."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    on_path = shutil.which("python3.12")
+    for one in filter(None, (on_path, *sorted(map(str, pyenv.glob("3.12*/bin/python3.12"))))):
+        asked = subprocess.run([one, "-c", "import ensurepip"], capture_output=True, check=False)
+        if asked.returncode == 0:
+            return one
+    return None
 
 
 def _outcomes(report: Path) -> dict[str, str]:

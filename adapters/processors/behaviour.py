@@ -119,7 +119,7 @@ def _seen(rule: AsSeen, size: Size) -> ViewGeometry:
     error = HostError(_OTHERWISE)
     for views in _views(rule.processor, coordinates(size)):
         try:
-            geometries = {_geometry(one, size) for one in _as_rgb(views, rule.normalisation)}
+            geometries = {geometry_of(one, size) for one in _as_rgb(views, rule.normalisation)}
         except HostError as why:
             error = why
             continue
@@ -179,8 +179,8 @@ def coordinates(size: Size) -> Image.Image:
     return Image.fromarray((rgb_HW3 * 255).round().astype(np.uint8))
 
 
-def _geometry(rgb_3HW: Tensor, size: Size) -> ViewGeometry:
-    """Where a view lies, so that every pixel of the picture in it says so."""
+def geometry_of(rgb_3HW: Tensor, size: Size) -> ViewGeometry:
+    """Where a view of ``coordinates(size)`` lies, so that every pixel of the picture says so."""
     view_size = (rgb_3HW.shape[1], rgb_3HW.shape[2])
     squashed = ViewGeometry.squashed(size, view_size)
     if _holds(rgb_3HW, squashed):

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 from torch import Tensor, nn
 
 from clipdepth_plugin.adapters.connectors import Connector, find_connector
+from clipdepth_plugin.adapters.named_pictures import is_pipeline
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
 from clipdepth_plugin.adapters.passes import TowerPass
 from clipdepth_plugin.adapters.running import TowerRunner
+from clipdepth_plugin.adapters.shown_again import ShownAgain
 from clipdepth_plugin.adapters.taps import Taps, owners
 from clipdepth_plugin.adapters.threads import changing, threads_inside
 from clipdepth_plugin.adapters.towers import Tower, choose_tower
@@ -55,7 +57,8 @@ def attach(
         tower: Module path of the tower, where the host has several.
         processor: The host's Hugging Face image processor (or a ``Preprocessing``), for
             ``predict(original_sizes=...)``; only needed where the host does not carry it.
-            Whoever prepares pictures otherwise says how in a ``Preprocessing``.
+            Whoever prepares pictures otherwise says how in a ``Preprocessing``. Or LeRobot's
+            pipeline that prepares a policy's batches, for ``depth_of``: of GR00T and EO1.
         other_tower: Take a tower with other weights than the head was trained on (fine-tuned
             since, say): logged, and not refused.
         trim: Leave out the tower's last blocks where, by the host's own config, nobody reads them
@@ -114,7 +117,9 @@ class DepthPlugin(DepthReading, TowerCalls):
         make_pass = functools.partial(DepthPass, self._reader)
         self._recorder = PassRecorder(wanted, make_pass)
         self._streams = Streams(self._recorder, self._reader, wanted)
-        self._taps = Taps(host, self.tower, self._recorder, owner=head)
+        pipeline = processor if is_pipeline(processor) else None
+        self._taps = Taps(host, self.tower, self._recorder, owner=head, pipeline=pipeline)
+        self._shown_again = ShownAgain(self._recorder, self._taps)
         self._runner = TowerRunner(self.tower, self._taps, self._recorder)
         self._finalizer = weakref.finalize(self, self._taps.remove)
         self._compared = False
@@ -227,11 +232,13 @@ class DepthPlugin(DepthReading, TowerCalls):
         Raises:
             NoDepthError: As ``depth``; the camera was not in the batch; or it is not certain which
                 tower pass shows it.
-            HostError: The policy has no camera of that name, or as ``predict``.
+            HostError: The policy has no camera of that name; its tower sees no resized, cropped and
+                padded picture; or as ``predict``.
         """
         if not self._taps.names_pictures:
             raise NoDepthError(NO_NAMES)
-        return depth_of_camera(self._recorder.slot.named, key, intrinsics, focal_px)
+        named = self._recorder.slot.names.last
+        return depth_of_camera(self._shown_again, named, key, intrinsics, focal_px)
 
     def _pass(self) -> DepthPass:
         return last_pass(self._recorder)

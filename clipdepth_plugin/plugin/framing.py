@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from clipdepth_plugin.adapters.named_pictures import is_pipeline
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 from clipdepth_plugin.adapters.processors.hf import from_processor
 from clipdepth_plugin.adapters.processors.lerobot import from_policy
@@ -56,7 +57,7 @@ def host_preprocessing(host: nn.Module, tower: Tower, processor: Any) -> Preproc
     own = from_policy(host, tower.path)
     if isinstance(processor, Preprocessing):
         return processor
-    if processor is None:
+    if processor is None or is_pipeline(processor):
         return own or tower.preprocessing
     if own is not None:
         raise HostError(

@@ -53,7 +53,7 @@ class PassMaps(TowerPass):
         return self.reader.head.config.metric
 
     @property
-    def _sizes(self) -> list[Size]:
+    def sizes(self) -> list[Size]:
         """(H, W) of each view."""
         return [views.pixel_size for views in self.views for _ in range(views.count)]
 
@@ -101,12 +101,12 @@ class PassMaps(TowerPass):
                 self.reader.say_assumed(self.views[0].pixel_size)
             return natives
         if images is None:
-            images = views_themselves(self._sizes)
+            images = views_themselves(self.sizes)
         reader = self.reader
         scales = camera_scales(reader.head.config, images, intrinsics, focal_px, reader.lens)
         if None in scales:
             unknown = [index for index, scale in enumerate(scales) if scale is None]
-            reader.say_assumed(self._sizes[0], f" for views {unknown}")
+            reader.say_assumed(self.sizes[0], f" for views {unknown}")
         factors = torch.tensor(
             [1.0 if scale is None else scale for scale in scales],
             dtype=torch.float32,  # of natives, too, whatever a decoder of one's own gives
@@ -164,7 +164,7 @@ class PassMaps(TowerPass):
                 "a Preprocessing that says how they are made"
             )
         sizes = parse_sizes(original_sizes, "original_sizes")
-        return arrange(sizes, known.known_rules(), self._sizes, self.wanted.tower.patch_size)
+        return arrange(sizes, known.known_rules(), self.sizes, self.wanted.tower.patch_size)
 
     def in_images(
         self, images: list[ImageViews], intrinsics: Cameras | None, focal_px: Focals | None

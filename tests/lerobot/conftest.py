@@ -65,3 +65,19 @@ def small_head() -> Callable[[nn.Module], DepthHead]:
         return DepthHead.for_host(policy, "fast", context="mean").eval()
 
     return make
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``datasets`` caches, and LeRobot's videos on their way, stay in the test's folder."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of three episodes."""
+    from tests.lerobot.sets import make_set
+
+    return make_set(tmp_path_factory.mktemp("set") / "src", (4, 6, 5))

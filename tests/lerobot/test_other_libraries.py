@@ -254,4 +254,4 @@ def test_two_heads_on_one_policy(tmp_path: Path, small_head: Heads, red_head: He
     case.act(policy, batch)
     assert torch.equal(second.depth_of(KEYS[1]), kept)
     second.detach()
-    assert "_preprocess_images" not in policy.__dict__
+    assert not {"select_action", "predict_action_chunk", "forward"} & {*policy.__dict__}
