@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -79,10 +79,7 @@ class NamesSeen:
     def starts(self, policy: Any, stage: Stage) -> None:
         """A method of the policy starts; of methods inside each other the outermost comes first."""
         if self.running is None:
-            before = [
-                Stage(one.where, one.batch, lambda batch, one=one: stage.go_on(one.go_on(batch)))
-                for one in self.prepared
-            ]
+            before = [replace(one, go_on=_chain(one.go_on, stage.go_on)) for one in self.prepared]
             # Named anew each time, as policies add to their features.
             names = tuple(policy.config.image_features)
             self.running = NamedPictures(policy, names, [*before, stage])
@@ -237,6 +234,10 @@ def _watch_pipeline(pipeline: Any, hook: NamesHook) -> _Handle:
 def _take_off(pipeline: Any, step_hook: _StepHook) -> None:
     hooks = pipeline.before_step_hooks
     hooks[:] = [one for one in hooks if one is not step_hook]
+
+
+def _chain(first: Callable[[Any], Any], then: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda batch: then(first(batch))
 
 
 def _top(value: Any) -> Any:

@@ -76,7 +76,7 @@ class ShownAgain:
         picture = stage.batch[name]
         again = self._views(named, stage, picture, early=way.early)
         seen = [(one, view, x) for one in named.passes for view, x in enumerate(one.pictures())]
-        found = []
+        found: list[tuple[TowerPass, int] | None] = []
         for row in range(_rows(picture)):
             mine = [x for x, of in zip(again, way.rows, strict=True) if of == row]
             if not mine or any(not _same(x, mine[0]) for x in mine[1:]):

@@ -77,7 +77,8 @@ def test_a_tower_recorded_as_a_cuda_graph_is_an_error_and_never_an_old_map(
     with torch.no_grad(), attach(host, make_head(host)) as plugin, plugin.capture() as seen:
         host(make_pixels())
         expected = plugin.depth
-        monkeypatch.setattr("clipdepth_plugin.adapters.pass_recorder.in_cuda_graph", lambda x: True)
+        recorder = "clipdepth_plugin.adapters.pass_recorder.in_cuda_graph"
+        monkeypatch.setattr(recorder, lambda x: True)
         host(make_pixels(seed=2))
         with pytest.raises(NoDepthError, match="recorded as a CUDA graph, and its replays run no"):
             _ = plugin.depth
@@ -86,6 +87,9 @@ def test_a_tower_recorded_as_a_cuda_graph_is_an_error_and_never_an_old_map(
         host(make_pixels())
         assert torch.equal(plugin.depth, expected)
         # Its blocks alone: what they give is not computed before a replay.
+        monkeypatch.setattr(
+            "clipdepth_plugin.adapters.pass_recorder.in_cuda_graph", lambda x: False
+        )
         monkeypatch.setattr(Tensor, "is_cuda", True)
         monkeypatch.setattr(torch._C, "_cuda_isCurrentStreamCapturing", lambda: True)
         host(make_pixels(seed=2))

@@ -177,7 +177,8 @@ class _Outside(Policy):
     """Is given what was prepared outside, beside the pictures."""
 
     def see(self, batch: dict[str, Tensor]) -> Tensor:
-        return self.tower(pixel_values=batch["pixels"])[0].mean()[None]
+        seen: Tensor = self.tower(pixel_values=batch["pixels"])[0].mean()[None]
+        return seen
 
 
 @pytest.mark.parametrize(

@@ -51,16 +51,16 @@ def depth_of_camera(
         images = views_themselves(shown.sizes)
         for view in rows:
             images[view] = ImageViews((found.geometry,))
-        told = [
-            None
-            if given is None
-            else [given[rows[v]] if v in rows else None for v in range(len(images))]
-            for given in (cameras, focals)
-        ]
-        placed = shown.in_images(images, *told)
+        lenses = (_of_views(given, rows, len(images)) for given in (cameras, focals))
+        placed = shown.in_images(images, *lenses)
         for row, (other, view) in enumerate(found.views):
             if other is one:
                 maps[row] = placed[view][:1]
     maps_B1HW = torch.stack(maps)
     maps_B1HW[~found.real_B.to(maps_B1HW.device)] = torch.nan
     return maps_B1HW
+
+
+def _of_views(given: list[Any] | None, rows: dict[int, int], count: int) -> list[Any] | None:
+    """What is said of rows, for each view of a pass; None of those that show another camera."""
+    return None if given is None else [given[rows[v]] if v in rows else None for v in range(count)]

@@ -44,7 +44,7 @@ def test_shards_in_any_order_give_the_same_files(source: Path, tmp_path: Path) -
 
 def test_two_ray_actors_give_the_files_of_one_process(source: Path, tmp_path: Path) -> None:
     annotate(job(source, tmp_path / "whole"))
-    command = [sys.executable, SCRIPT, source, tmp_path / "ray"]
+    command = [sys.executable, str(SCRIPT), str(source), str(tmp_path / "ray")]
     env = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

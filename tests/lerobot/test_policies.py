@@ -65,7 +65,8 @@ def test_actions_are_the_same(name: str, make: Callable[..., Any], small_head: H
 def red_of(case: Any, picture_B3HW: Tensor) -> Tensor:
     """What ``RedHead`` gives of a picture."""
     mean, deviation = case.red
-    return 2 + (picture_B3HW[:, :1] - mean) / deviation
+    red_B1HW: Tensor = 2 + (picture_B3HW[:, :1] - mean) / deviation
+    return red_B1HW
 
 
 @every

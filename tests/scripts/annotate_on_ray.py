@@ -19,8 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 # A package that LeRobot needs has one of that name; actors are sent what is of ours.
 importlib.import_module("tests").__path__ = [str(ROOT / "tests")]
 annotating: Any = importlib.import_module("tests.lerobot.annotating")
+_by_value: Any = ray.cloudpickle.register_pickle_by_value
 for _name in ("tests.labelling.fake", "tests.lerobot.sets", "tests.lerobot.annotating"):
-    ray.cloudpickle.register_pickle_by_value(importlib.import_module(_name))
+    _by_value(importlib.import_module(_name))
 
 
 def main() -> None:
