@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,12 @@ def again(module: nn.Module, args: tuple[Any, ...], **options: Any) -> Callable[
     file.seek(0)
     loaded: Callable[..., Any] = torch.export.load(file).module()
     return loaded
+
+
+def operators(module: nn.Module, args: tuple[Any, ...]) -> Counter[str]:
+    """How often each is in the exported graph."""
+    program = torch.export.export(module, args).run_decompositions()
+    return Counter(str(node.target) for node in program.graph.nodes if node.op == "call_function")
 
 
 def close(loaded: tuple[Any, ...], eager: tuple[Any, ...]) -> None:
@@ -147,6 +154,21 @@ def test_an_attached_plugin(make_head: MakeHead) -> None:
         depth = plugin.depth
     torch.testing.assert_close(loaded(x), depth, rtol=1e-5, atol=0)
     assert torch.equal(DepthTower(host, head)(x)[1], depth)
+
+
+@pytest.mark.parametrize("name", ["dinov2", "hf_clip", "timm", "paligemma"])
+@torch.no_grad()
+def test_an_attached_plugin_is_exported_as_the_depth_tower_is(
+    name: str, make_head: MakeHead
+) -> None:
+    """Its graph is that of DepthTower up to the last level, and the head: no operator beside."""
+    host = BY_NAME[name].host()
+    head = make_head(host, **PRESETS["fast"])
+    with attach(host, head) as plugin:
+        mine = operators(plugin, (pixels(),))
+    whole = operators(DepthTower(host, head), (pixels(),))
+    assert mine <= whole
+    assert mine["aten.convolution.default"] == whole["aten.convolution.default"]
 
 
 @torch.no_grad()
