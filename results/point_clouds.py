@@ -118,8 +118,9 @@ def main() -> None:
     print(
         f"Windows of {WINDOW} x {WINDOW} pixels of the test sets that show one plane; the points "
         "that `save_ply` gives there.\nLengths are between the points at opposite corners. Fisheye "
-        "and radial lenses are held by\n`tests/test_camera_files.py` on a ray-cast room. Stored depth "
-        "is rounded, in far parts of rooms by 0.2%,\nwhich single points, and so lengths, show.\n"
+        "and radial lenses are held by\n`tests/test_camera_files.py` on a ray-cast room. Stored "
+        "depth is rounded, in far parts of rooms by 0.2%,\nwhich single points, and so lengths, "
+        "show.\n"
     )
     header = ("set", "planes", "", "median", "95%", "worst")
     print("\n".join(markdown_table(header, rows)))
