@@ -121,15 +121,18 @@ class ShownAgain:
     def _way(self, named: NamedPictures, stage: Stage, name: str) -> _Way | None:
         """How pictures become views from there on; None where they do not."""
         shapes = {one: stage.batch[one].shape for one in named.names if one in stage.batch}
-        key = (stage.where, name, stage.batch[name].dtype, tuple(shapes.items()))
+        may_leave = TowerState(named.policy).may_leave_early()  # not while weights are offloaded
+        key = (stage.where, name, stage.batch[name].dtype, tuple(shapes.items()), may_leave)
         if key not in self._ways:
-            self._ways[key] = self._look(named, stage, stage.batch[name])
+            self._ways[key] = self._look(named, stage, stage.batch[name], may_leave=may_leave)
         return self._ways[key]
 
-    def _look(self, named: NamedPictures, stage: Stage, picture: Tensor) -> _Way | None:
+    def _look(
+        self, named: NamedPictures, stage: Stage, picture: Tensor, *, may_leave: bool
+    ) -> _Way | None:
         height, width = size = picture_size(picture)
         grey_B3HW = torch.ones(_rows(picture), 3, height, width)
-        for early in (True, False):
+        for early in (True, False) if may_leave else (False,):
 
             def views(x_B3HW: Tensor, early: bool = early) -> list[Tensor]:
                 shown = self._views(named, stage, _like(picture, x_B3HW), early=early)
@@ -178,7 +181,6 @@ class ShownAgain:
         """What the tower sees where all pictures are that one: its first pass, or all of them."""
         batch = dict(stage.batch)
         batch.update({one: picture.clone() for one in named.names if one in batch})
-        early = early and TowerState(named.policy).may_leave_early()
         recorder = self._recorder
         self._taps.install(watch=False)
         with unchanged(named.policy), recorder.privately() as seen:
