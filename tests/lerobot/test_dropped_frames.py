@@ -29,7 +29,7 @@ def frame_of(size: tuple[int, int], camera: int, share: float) -> torch.Tensor:
     return picture_13HW
 
 
-FRAMES = {"smolvla": 500, "pi0": 500, "pi05": 500, "groot": 100, "wall_x": 100}
+FRAMES = {"smolvla": 500, "pi0": 500, "pi05": 100, "groot": 100, "wall_x": 100}
 
 
 @pytest.mark.parametrize("name", FRAMES)
