@@ -95,6 +95,10 @@ class NamesSeen:
         if self.depth == 0:
             self.running = None
 
+    def made(self, one: TowerPass) -> bool:
+        """Whether a tower pass is of the run that goes on."""
+        return self.running is not None and any(one is known for known in self.running.passes)
+
     def take(self, one: TowerPass) -> None:
         """A tower pass begins."""
         if self.running is not None:

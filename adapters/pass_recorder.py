@@ -165,9 +165,10 @@ class PassRecorder:
         """That forward takes the last tower pass for its own.
 
         A pass that one before it has taken is dropped where it runs ``afresh``, on a new input.
+        Inside one run of a policy there is none: its action head runs on what its tower saw.
         """
         slot = self.slot
-        if afresh and slot.claimed and slot.last is not None:
+        if afresh and slot.claimed and slot.last is not None and not slot.names.made(slot.last):
             slot.last, slot.why_none = None, STALE
             self.thread.forward.running = None
         slot.claimed = True

@@ -31,7 +31,9 @@ COLUMNS = {
     "loss and gradients equal": "test_training_forward",
     "missing camera never a map": "test_a_camera_that_is_missing_is_never_a_map",
     "compiled (eager backend)": "test_compiled_with_the_eager_backend",
-    "cameras come and go (500 frames; pi0.5, GR00T, Wall-X 100)": "test_no_map_under_another_cameras_name",
+    "cameras come and go (500 frames; pi0.5, GR00T, Wall-X 100)": (
+        "test_no_map_under_another_cameras_name"
+    ),
 }
 _ASK = f"""
 import importlib.metadata, importlib, json, sys

@@ -290,3 +290,45 @@ def test_copies_are_plain_and_two_heads_work() -> None:
     second.detach()
     assert {*METHODS} & {*policy.__dict__} == {"forward"}
     assert torch.isfinite(policy.forward(batch))
+
+
+class _ActionHead(nn.Module):
+    """Holds a language model that sees, and acts on what that gave, in a forward of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vlm = BY_NAME["llava"].host()
+        self.blocks = nn.ModuleList(nn.Linear(99, 99) for _ in range(4))
+
+    def forward(self, fused: Tensor) -> Tensor:
+        for block in self.blocks:
+            fused = block(fused)
+        return fused.mean()[None]
+
+
+class _HeadBehind(Policy):
+    """EVO1's way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tower = nn.Identity()
+        self.model = _ActionHead()
+
+    def see(self, batch: dict[str, Tensor]) -> Tensor:
+        case = BY_NAME["llava"]
+        assert case.inputs is not None
+        inputs = case.inputs(self.prepare(batch["cam.left"]))
+        action: Tensor = self.model(self.model.vlm(**inputs).logits)
+        return action
+
+
+def test_an_action_head_behind_leaves_the_depth_of_the_run() -> None:
+    policy = _HeadBehind()
+    batch = batch_of("cam.left")
+    with torch.no_grad(), attach(policy, red_head(policy)) as plugin:
+        policy.select_action(batch)
+        assert len(plugin.depths) == 2
+        assert shows(plugin, batch, "cam.left")
+        policy.model(torch.rand(1, 1, 99))  # outside a run it is another prompt, without a picture
+        with pytest.raises(NoDepthError, match="without its vision tower"):
+            _ = plugin.depths

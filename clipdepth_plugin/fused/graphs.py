@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+logger = logging.getLogger(__name__)
+
 WARM_UPS = 3
 """Runs before recording, in which kernels are compiled and loaded."""
 
@@ -64,9 +66,6 @@ def record_cuda(call: Callable[[], list[Tensor]], inputs: list[Tensor]) -> Recor
         finally:
             torch.cuda.set_stream(before)  # torch leaves its own on where recording fails
     return Recording(inputs, outputs, graph.replay)
-
-
-logger = logging.getLogger(__name__)
 
 
 class GraphCache:

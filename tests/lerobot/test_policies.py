@@ -50,6 +50,7 @@ def test_actions_are_the_same(name: str, make: Callable[..., Any], small_head: H
         assert torch.equal(case.act(policy, batch), alone)
         random, modes = torch.get_rng_state(), [one.training for one in policy.modules()]
         maps = [map_1HW for one in seen for map_1HW in one.depths]
+        assert torch.equal(plugin.depths[-1], maps[-1])
         assert all(plugin.depth_of(key).nanmean().isfinite() for key in KEYS)
         assert torch.equal(torch.get_rng_state(), random)
         assert [one.training for one in policy.modules()] == modes
