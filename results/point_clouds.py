@@ -90,7 +90,8 @@ def windows(sample: Sample, folder: Path) -> Iterator[Measured]:
             middle = mine_N3.mean(0)
             off_N = (mine_N3 - middle) @ np.linalg.svd(mine_N3 - middle, full_matrices=False)[2][-1]
             ends = np.array([[left, top], [left + WINDOW - 1, top + WINDOW - 1]], dtype=float)
-            true_23 = rays(*ends.T, camera) / (np.c_[ends, np.ones(2)] @ plane)[:, None]
+            inverse_2 = ends @ plane[:2] + plane[2]
+            true_23 = rays(ends[:, 0], ends[:, 1], camera) / inverse_2[:, None]
             at_2 = [np.hypot(u_N - u, v_N - v).argmin() for u, v in ends]
             lengths = [np.linalg.norm(x_23[1] - x_23[0]) for x_23 in (points_N3[at_2], true_23)]
             rms = float(np.sqrt((off_N**2).mean()) / middle[2])
