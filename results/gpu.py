@@ -154,6 +154,7 @@ def main(arguments: Sequence[str]) -> int:
         parser.error("--rounds: a 95% interval of a median needs 8 or more")
     if asked.device != "cpu" and not torch.cuda.is_available():
         parser.error(f"--device {asked.device}: torch {torch.__version__} sees no GPU")
+    asked.output.mkdir(parents=True, exist_ok=True)
     parts = asked.parts or [*PARTS]
     if len(parts) == 1:
         return measure(parts[0], asked, ("python", "results/gpu.py", *arguments))

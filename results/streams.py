@@ -263,7 +263,7 @@ def _summary(measured: Measured) -> str:
 
 HEADING = """\
 Made by `python results/streams.py RENDERED`: the shipped head on its tower, 224 x 224, before and
-after stabilising. The machine was shared with two training runs."""
+after stabilising."""
 NOTES = """\
 - TAE is the temporal alignment error of Video Depth Anything (arXiv 2501.12375): the depth of a
   frame is carried into its neighbour by the camera's motion and compared with the depth there, in
