@@ -69,12 +69,14 @@ class NamesSeen:
         last: The last batch that the tower has run on.
         prepared: The stages of the pipeline's last run.
         running: The batch that the policy runs on now, and in how many watched methods it is.
+        newest: The last tower pass of that run.
     """
 
     last: NamedPictures | None = None
     prepared: list[Stage] = field(default_factory=list)
     running: NamedPictures | None = None
     depth: int = 0
+    newest: TowerPass | None = None
 
     def starts(self, policy: Any, stage: Stage) -> None:
         """A method of the policy starts; of methods inside each other the outermost comes first."""
@@ -93,16 +95,12 @@ class NamesSeen:
         if failed:
             self.last = None
         if self.depth == 0:
-            self.running = None
-
-    def made(self, one: TowerPass) -> bool:
-        """Whether a tower pass is of the run that goes on."""
-        return self.running is not None and any(one is known for known in self.running.passes)
+            self.running = self.newest = None
 
     def take(self, one: TowerPass) -> None:
         """A tower pass begins."""
         if self.running is not None:
-            self.last = self.running
+            self.last, self.newest = self.running, one
             self.last.take(one)
 
 

@@ -168,7 +168,7 @@ class PassRecorder:
         Inside one run of a policy there is none: its action head runs on what its tower saw.
         """
         slot = self.slot
-        if afresh and slot.claimed and slot.last is not None and not slot.names.made(slot.last):
+        if afresh and slot.claimed and slot.last not in (None, slot.names.newest):
             slot.last, slot.why_none = None, STALE
             self.thread.forward.running = None
         slot.claimed = True

@@ -34,7 +34,7 @@ class CameraViews:
     """Where a camera's pictures are.
 
     Attributes:
-        views: The pass and the number of its view, for each row of the batch.
+        views: The pass and the number of its view, for each row of the batch: no two are the same.
         geometry: Where such a view lies in the picture.
         real_B: Which rows are pictures, and no padding.
     """
@@ -76,7 +76,7 @@ class ShownAgain:
         picture = stage.batch[name]
         again = self._views(named, stage, picture, early=way.early)
         seen = [(one, view, x) for one in named.passes for view, x in enumerate(one.pictures())]
-        found: list[tuple[TowerPass, int] | None] = []
+        found: list[tuple[TowerPass, int]] = []
         for row in range(_rows(picture)):
             mine = [x for x, of in zip(again, way.rows, strict=True) if of == row]
             if not mine or any(not _same(x, mine[0]) for x in mine[1:]):
@@ -84,16 +84,17 @@ class ShownAgain:
                     f"the tower sees several views of {name!r} that differ (frames, tiles), or it "
                     f"is prepared at random: read {_INSTEAD}"
                 )
-            found.append(_search(seen, mine[0], len(found)))
-        if None in found:
-            raise NoDepthError(
-                f"none of the {len(named.passes)} tower passes of the policy's last run saw the "
-                f"pixels of {name!r}: the batch was written into since, or the policy prepares "
-                f"pictures at random or otherwise beside others. Read {_INSTEAD}"
-            )
+            view = _search(seen, mine[0], found)
+            if view is None:
+                raise NoDepthError(
+                    f"none of the {len(named.passes)} tower passes of the policy's last run saw "
+                    f"the pixels of {name!r}: the batch was written into since, or the policy "
+                    f"prepares pictures at random or otherwise beside others. Read {_INSTEAD}"
+                )
+            found.append(view)
         real = stage.batch.get(f"{name}_padding_mask")
         real_B = torch.ones(len(found), dtype=torch.bool) if real is None else real.bool()
-        return CameraViews([one for one in found if one is not None], way.geometry, real_B)
+        return CameraViews(found, way.geometry, real_B)
 
     def _stage(self, named: NamedPictures, name: str) -> tuple[Stage, _Way]:
         """The last place where the names still decide what the tower sees."""
@@ -206,11 +207,11 @@ _PREPARED_BEFORE = (
 
 
 def _search(
-    seen: list[tuple[TowerPass, int, Tensor]], x_3HW: Tensor, row: int
+    seen: list[tuple[TowerPass, int, Tensor]], x_3HW: Tensor, taken: list[tuple[TowerPass, int]]
 ) -> tuple[TowerPass, int] | None:
-    """The view that saw these pixels; one of its own row's rather than an equal one's."""
-    for one, view, other_3HW in [*seen[row:], *seen[:row]]:
-        if _same(x_3HW, other_3HW):
+    """The first view that saw these pixels and is no other row's: rows may show the same."""
+    for one, view, other_3HW in seen:
+        if (one, view) not in taken and _same(x_3HW, other_3HW):
             return one, view
     return None
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clipdepth_plugin import DepthPlugin, attach
+from clipdepth_plugin import DepthHead, DepthPlugin, attach
 from clipdepth_plugin.errors import ClipDepthError, HostError, NoDepthError
 from tests.test_original_sizes import red_head
 from tests.tiny.table import BY_NAME
@@ -121,6 +121,20 @@ def test_the_pixels_decide_and_not_the_order(
         assert list(inspect.signature(policy.forward).parameters) == ["batch"]
     assert shows(plugin, batch, "cam.right")
     assert not {*METHODS} & {*policy.__dict__}
+
+
+@pytest.mark.parametrize("order", [in_order, in_one_pass])
+def test_rows_that_show_the_same_have_lenses_of_their_own(
+    order: Callable[[Views, Views], Views],
+) -> None:
+    policy = Policy(order)
+    head = DepthHead.for_host(policy, preset="fast", canonical_focal=100.0).eval()
+    batch = {name: x.expand(4, -1, -1, -1) for name, x in batch_of(*NAMES[:2], rows=1).items()}
+    with torch.no_grad(), attach(policy, head) as plugin:
+        policy.predict_action_chunk(batch)
+        maps_B1HW = plugin.depth_of("cam.left", focal_px=[10.0, 20.0, 40.0, 80.0])
+    for row, factor in enumerate((2.0, 4.0, 8.0), 1):
+        torch.testing.assert_close(maps_B1HW[row], factor * maps_B1HW[0])
 
 
 def test_between_two_runs_of_the_tower_it_is_the_frame_of_the_last() -> None:

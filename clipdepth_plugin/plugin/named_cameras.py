@@ -53,9 +53,8 @@ def depth_of_camera(
             images[view] = ImageViews((found.geometry,))
         lenses = (_of_views(given, rows, len(images)) for given in (cameras, focals))
         placed = shown.in_images(images, *lenses)
-        for row, (other, view) in enumerate(found.views):
-            if other is one:
-                maps[row] = placed[view][:1]
+        for view, row in rows.items():
+            maps[row] = placed[view][:1]
     maps_B1HW = torch.stack(maps)
     maps_B1HW[~found.real_B.to(maps_B1HW.device)] = torch.nan
     return maps_B1HW
