@@ -108,7 +108,7 @@ class NamesHook(Hook):
     """Sees a policy's methods, and a pipeline's steps; ``seen``: where to, None: not now."""
 
     def __init__(self, owner: object, seen: Callable[[], NamesSeen | None]) -> None:
-        super().__init__(owner, lambda *_: None)
+        self.owner = owner
         self.seen = seen
 
 
@@ -202,7 +202,7 @@ class _StepHook(Hook):
     """Before each step of a pipeline: keeps what the rest of the steps is given."""
 
     def __init__(self, pipeline: Any, hook: NamesHook) -> None:
-        super().__init__(hook.owner, lambda *_: None)
+        self.owner = hook.owner
         self._pipeline, self._hook = pipeline, hook
 
     def __call__(self, *args: Any) -> None:

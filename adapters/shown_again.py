@@ -21,7 +21,17 @@ from clipdepth_plugin.adapters.level_hook import leaving_early
 from clipdepth_plugin.adapters.named_pictures import NamedPictures, Stage
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
 from clipdepth_plugin.adapters.passes import TowerPass
-from clipdepth_plugin.adapters.processors.behaviour import coordinates, geometry_of
+from clipdepth_plugin.adapters.probe_pictures import (
+    INSTEAD,
+    is_picture,
+    like,
+    picture_size,
+    place_of,
+    row_codes,
+    row_of,
+    rows_of,
+)
+from clipdepth_plugin.adapters.processors.behaviour import coordinates
 from clipdepth_plugin.adapters.running import TowerState
 from clipdepth_plugin.adapters.taps import Taps
 from clipdepth_plugin.adapters.unchanged import unchanged
@@ -77,19 +87,19 @@ class ShownAgain:
         again = self._views(named, stage, picture, early=way.early)
         seen = [(one, view, x) for one in named.passes for view, x in enumerate(one.pictures())]
         found: list[tuple[TowerPass, int]] = []
-        for row in range(_rows(picture)):
+        for row in range(rows_of(picture)):
             mine = [x for x, of in zip(again, way.rows, strict=True) if of == row]
             if not mine or any(not _same(x, mine[0]) for x in mine[1:]):
                 raise NoDepthError(
                     f"the tower sees several views of {name!r} that differ (frames, tiles), or it "
-                    f"is prepared at random: read {_INSTEAD}"
+                    f"is prepared at random: read {INSTEAD}"
                 )
             view = _search(seen, mine[0], found)
             if view is None:
                 raise NoDepthError(
                     f"none of the {len(named.passes)} tower passes of the policy's last run saw "
                     f"the pixels of {name!r}: the batch was written into since, or the policy "
-                    f"prepares pictures at random or otherwise beside others. Read {_INSTEAD}"
+                    f"prepares pictures at random or otherwise beside others. Read {INSTEAD}"
                 )
             found.append(view)
         real = stage.batch.get(f"{name}_padding_mask")
@@ -100,7 +110,7 @@ class ShownAgain:
         """The last place where the names still decide what the tower sees."""
         given: list[str] = []
         for stage in reversed(named.stages):
-            given = [one for one in named.names if _is_picture(stage.batch.get(one))]
+            given = [one for one in named.names if is_picture(stage.batch.get(one))]
             if not given:
                 continue
             asked = name if name in given else given[0]
@@ -131,48 +141,37 @@ class ShownAgain:
     def _look(
         self, named: NamedPictures, stage: Stage, picture: Tensor, *, may_leave: bool
     ) -> _Way | None:
-        height, width = size = picture_size(picture)
-        grey_B3HW = torch.ones(_rows(picture), 3, height, width)
+        size, count = picture_size(picture), rows_of(picture)
+        white_B3HW = torch.ones(count, 3, *size)
+
+        def views(x_B3HW: Tensor, *, early: bool) -> list[Tensor]:
+            shown = self._views(named, stage, like(picture, x_B3HW), early=early)
+            return [x_3HW.float() for x_3HW in shown]
+
         for early in (True, False) if may_leave else (False,):
-
-            def views(x_B3HW: Tensor, early: bool = early) -> list[Tensor]:
-                shown = self._views(named, stage, _like(picture, x_B3HW), early=early)
-                return [x_3HW.float() for x_3HW in shown]
-
-            black, white = views(0 * grey_B3HW), views(grey_B3HW)
+            black, white = (views(x, early=early) for x in (0 * white_B3HW, white_B3HW))
             if any(not _same(*pair) for pair in zip(black, white, strict=True)):
                 break
         else:
             return None
-        base = max(2, round(len(grey_B3HW) ** (1 / 3) + 0.49))
-        row_B = torch.arange(len(grey_B3HW))
-        digits_B3 = torch.stack([row_B // base**2, row_B // base % base, row_B % base], dim=1)
-        coded = views(grey_B3HW * (digits_B3 / (base - 1))[:, :, None, None])
+        coded = views(white_B3HW * row_codes(count)[:, :, None, None], early=early)
         place_3HW = torch.from_numpy(np.array(coordinates(size))).permute(2, 0, 1) / 255
-        placed = views(place_3HW.expand_as(grey_B3HW))
+        placed = views(place_3HW.expand_as(white_B3HW), early=early)
         rows: list[int | None] = []
         geometries = set()
         for low, high, code, place in zip(black, white, coded, placed, strict=True):
             at = (high - low).abs().sum(dim=0).flatten().argmax()
-            low_3, high_3, code_3 = (x.flatten(1)[:, at] for x in (low, high, code))
-            if not bool((high_3 != low_3).all()):
+            low_3, span_3 = (x.flatten(1)[:, at] for x in (low, high - low))
+            if not bool(span_3.all()):  # filled in: the same whatever the picture is
                 rows.append(None)
                 continue
-            span_311 = (high_3 - low_3)[:, None, None]
-            digits = ((code_3 - low_3) / (high_3 - low_3) * (base - 1)).round().int().tolist()
-            rows.append(digits[0] * base**2 + digits[1] * base + digits[2])
-            rgb_3HW = ((place - low_3[:, None, None]) / span_311).cpu()
-            try:
-                geometries.add(geometry_of(rgb_3HW, size))
-            except HostError as error:
-                raise HostError(
-                    "what the tower sees of a picture is not the picture resized, cropped and "
-                    f"padded: read {_INSTEAD}"
-                ) from error
+            rows.append(row_of((code.flatten(1)[:, at] - low_3) / span_3, count))
+            rgb_3HW = (place - low_3[:, None, None]) / span_3[:, None, None]
+            geometries.add(place_of(rgb_3HW.cpu(), size))
         if len(geometries) != 1:
             raise HostError(
                 f"the tower's views of one picture lie in {len(geometries)} ways in it: read "
-                f"{_INSTEAD}"
+                f"{INSTEAD}"
             )
         return _Way(rows, geometries.pop(), early)
 
@@ -191,18 +190,17 @@ class ShownAgain:
             except Exception as error:
                 raise NoDepthError(
                     "the policy can't be shown its batch again, to tell which view is whose "
-                    f"({type(error).__name__}: {error}). Read {_INSTEAD}"
+                    f"({type(error).__name__}: {error}). Read {INSTEAD}"
                 ) from error
             finally:
                 self._taps.remove()
         return [x_3HW for one in seen for x_3HW in one.pictures()]
 
 
-_INSTEAD = ".depths, or plugin.capture(), whose order is the policy's own"
 _PREPARED_BEFORE = (
     "this policy is given pixels that were prepared before it, not pictures by name: give attach "
     "the pipeline that prepares them, attach(policy, head, processor=preprocessor), and run the "
-    f"preprocessor while attached. Or read {_INSTEAD}"
+    f"preprocessor while attached. Or read {INSTEAD}"
 )
 
 
@@ -218,28 +216,3 @@ def _search(
 
 def _same(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and torch.equal(a, b)
-
-
-def _is_picture(value: object) -> bool:
-    if not isinstance(value, Tensor) or value.ndim < 3:
-        return False
-    return 3 in (value.shape[-3], value.shape[-1])
-
-
-def _rows(picture: Tensor) -> int:
-    return 1 if picture.ndim == 3 else len(picture)
-
-
-def picture_size(picture: Tensor) -> tuple[int, int]:
-    """(H, W) of a camera's pictures ([B, [T,]] 3, H, W) or ([B, [T,]] H, W, 3)."""
-    height, width = picture.shape[-2:] if picture.shape[-3] == 3 else picture.shape[-3:-1]
-    return height, width
-
-
-def _like(picture: Tensor, x_B3HW: Tensor) -> Tensor:
-    """Pictures in 0..1 in the place of a camera's, in its shape and numbers."""
-    x = x_B3HW if picture.shape[-3] == 3 else x_B3HW.permute(0, 2, 3, 1)
-    x = x[0] if picture.ndim == 3 else x.view(len(x), *[1] * (picture.ndim - 4), *x.shape[1:])
-    if not picture.is_floating_point():
-        x = (x * 255).round()
-    return x.expand(picture.shape).to(picture)

@@ -118,7 +118,7 @@ def renderer(model: DepthModel) -> RenderVideo:
             done += count
             advance(done / min(total or MOST_FRAMES, MOST_FRAMES))
 
-        make_view = ViewMaker(None, focal_px, undistort=False, needed_by=None)
+        make_view = ViewMaker(None, focal_px, undistort=False)
         prediction = VideoPrediction(
             *(folder, predict, make_view), batch_size=1, max_pixels=MAX_PIXELS, write_frame=None
         )

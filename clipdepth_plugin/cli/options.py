@@ -52,6 +52,15 @@ RandomWeightsOption = Annotated[
     bool,
     typer.Option("--random-weights", help="Build the host from its config, without weights."),
 ]
+SourceDtypeOption = Annotated[
+    str | None, typer.Option(help="float32, float16 or bfloat16; not given: the source's own.")
+]
+RayOption = Annotated[
+    bool, typer.Option("--ray", help="Run on Ray: on its cluster, else on this machine.")
+]
+ActorsOption = Annotated[
+    int | None, typer.Option(min=1, max=10_000, help="Ray actors; each opens the source once.")
+]
 
 
 def head_for(host: str | None, head: str) -> str:
@@ -63,14 +72,3 @@ def head_for(host: str | None, head: str) -> str:
     if not head and host != "demo":
         raise HostError(f"--head is missing: which head is it for --host {host}?")
     return head or "demo"
-
-
-SourceDtypeOption = Annotated[
-    str | None, typer.Option(help="float32, float16 or bfloat16; not given: the source's own.")
-]
-RayOption = Annotated[
-    bool, typer.Option("--ray", help="Run on Ray: on its cluster, else on this machine.")
-]
-ActorsOption = Annotated[
-    int | None, typer.Option(min=1, max=10_000, help="Ray actors; each opens the source once.")
-]

@@ -12,7 +12,7 @@ from rich.console import Console
 from clipdepth_plugin.cli.console import loading
 from clipdepth_plugin.cli.options import head_for
 from clipdepth_plugin.cli.predict_cameras import ViewMaker
-from clipdepth_plugin.cli.predict_inputs import find_inputs
+from clipdepth_plugin.cli.predict_inputs import Inputs, find_inputs
 from clipdepth_plugin.cli.predict_options import (
     PredictOptions,
     check_inputs,
@@ -55,24 +55,13 @@ def predict(options: PredictOptions, console: Console) -> int:
     or a map could not be written, and those before are done; the message says which. 3, an
     unexpected error.
     """
-    from clipdepth_plugin.cli.predict_overwrite import check_names, check_replaced
     from clipdepth_plugin.cli.predict_run import Run
-    from clipdepth_plugin.cli.predict_videos import check_videos_replaced
 
     Image.MAX_IMAGE_PIXELS = None  # --max-pixels is the bound
     if options.host == "demo" and options.head is None and options.exported is None:
         options = dataclasses.replace(options, head=head_for(options.host, ""))
     check_options(options)
-    inputs = find_inputs(options.images)
-    if options.stream:
-        inputs = inputs._replace(images=frames_in_order(inputs.images))
-    check_inputs(options, inputs)
-    for paths in inputs:
-        check_names(paths, confidence=options.confidence, undistort=options.undistort)
-    if options.rgbd is not None:
-        from clipdepth_plugin.cli.predict_rgbd import check_sequences
-
-        check_sequences(inputs)
+    inputs = _checked_inputs(options)
     names = (options.host, options.head, options.exported)
     with loading(console, *(str(name) for name in names if name is not None)):
         source = find_source(
@@ -87,9 +76,7 @@ def predict(options: PredictOptions, console: Console) -> int:
         check_source(options, source)
         wanted = _wanted(options, metric=source.says.metric)
         make_view = _view_maker(options)
-        if not options.overwrite:
-            check_replaced(inputs.images, options.output, wanted)
-            check_videos_replaced(inputs.videos, options.output, frames=options.frames)
+        _check_outputs(options, inputs, wanted)
         source.open()
     with _rgbd_folder(options, source) as rgbd:
         run = Run(
@@ -103,6 +90,33 @@ def predict(options: PredictOptions, console: Console) -> int:
             rgbd=rgbd,
         )
         return run(inputs, console)
+
+
+def _checked_inputs(options: PredictOptions) -> Inputs:
+    """What there is to do, where nothing in it contradicts the options or itself."""
+    from clipdepth_plugin.cli.predict_overwrite import check_names
+
+    inputs = find_inputs(options.images)
+    if options.stream:
+        inputs = inputs._replace(images=frames_in_order(inputs.images))
+    check_inputs(options, inputs)
+    for paths in inputs:
+        check_names(paths, confidence=options.confidence, undistort=options.undistort)
+    if options.rgbd is not None:
+        from clipdepth_plugin.cli.predict_rgbd import check_sequences
+
+        check_sequences(inputs)
+    return inputs
+
+
+def _check_outputs(options: PredictOptions, inputs: Inputs, wanted: Wanted) -> None:
+    """Refuses to replace files of others without --overwrite."""
+    from clipdepth_plugin.cli.predict_overwrite import check_replaced
+    from clipdepth_plugin.cli.predict_videos import check_videos_replaced
+
+    if not options.overwrite:
+        check_replaced(inputs.images, options.output, wanted)
+        check_videos_replaced(inputs.videos, options.output, frames=options.frames)
 
 
 def _wanted(options: PredictOptions, *, metric: bool) -> Wanted:
@@ -127,9 +141,9 @@ def _rgbd_folder(
 ) -> AbstractContextManager[RgbdFolder | None]:
     if options.rgbd is None:
         return nullcontext()
-    from clipdepth_plugin.cli.predict_rgbd import RgbdFolder, rgbd_settings
+    from clipdepth_plugin.cli.predict_rgbd import rgbd_folder, rgbd_settings
 
     settings = rgbd_settings(
         options.focal_px, options.intrinsics, undistort=options.undistort, stream=options.stream
     )
-    return RgbdFolder(options.rgbd, source.card(), settings)
+    return rgbd_folder(options.rgbd, source.card(), settings)

@@ -56,7 +56,7 @@ class ViewMaker:
         focal_px: float | None,
         *,
         undistort: bool,
-        needed_by: str | None,
+        needed_by: str | None = None,
         straight_for: str | None = None,
     ) -> None:
         """Reads the file of cameras.
@@ -75,7 +75,7 @@ class ViewMaker:
         given = intrinsics is not None and not self._exif
         self._file = read_cameras(Path(intrinsics)) if given and intrinsics is not None else None
         self._focal_px, self._undistort = focal_px, undistort
-        self._needed_by, self._straight_for = needed_by, straight_for or needed_by
+        self._needed_by, self._straight_for = needed_by, straight_for
         self._check = LensCheck()
 
     def __call__(self, image: Image.Image, path: Path, *, is_file: bool = True) -> View:

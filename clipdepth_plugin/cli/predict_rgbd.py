@@ -5,11 +5,12 @@ Axes: H W a picture's own size.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 
@@ -65,26 +66,24 @@ def rgbd_settings(
     return checked(PredictSettings, given, "options", DataError)
 
 
+@contextlib.contextmanager
+def rgbd_folder(folder: Path, card: SourceCard, settings: PredictSettings) -> Iterator[RgbdFolder]:
+    """A folder that is new, or of the same head and settings; ``card``: whose depth it is.
+
+    Raises:
+        ClipDepthError: As ``LabelSink``.
+    """
+    with LabelSink(folder, SPLIT, card, settings) as sink:
+        yield RgbdFolder(folder, sink)
+
+
 class RgbdFolder:
-    """Writes what is predicted as frames; a context manager."""
+    """Writes what is predicted as frames."""
 
-    def __init__(self, folder: Path, card: SourceCard, settings: PredictSettings) -> None:
-        """``folder`` is new, or of the same head and settings; ``card``: whose depth it is."""
+    def __init__(self, folder: Path, sink: LabelSink) -> None:
+        """``sink``: the folder's, open."""
         self.folder, self.written = folder, 0
-        self._sink = LabelSink(folder, SPLIT, card, settings)
-
-    def __enter__(self) -> Self:
-        """See ``LabelSink``."""
-        self._sink.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._sink.__exit__(kind, error, trace)
+        self._sink = sink
 
     def picture(self, path: Path, one: Predicted) -> None:
         """Writes a picture that was read from a file.

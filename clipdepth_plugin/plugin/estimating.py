@@ -78,11 +78,7 @@ def judged(found: Tensor) -> list[int]:
     finite, *reaches = found.tolist()
     if 0 in finite:
         _refuse([view for view, is_finite in enumerate(finite) if not is_finite])
-    empty = []
-    for view, reach in enumerate(reaches[0] if reaches else ()):
-        if reach <= ONE_COLOUR:
-            empty.append(view)
-    return empty
+    return [view for view, reach in enumerate(*reaches) if reach <= ONE_COLOUR] if reaches else []
 
 
 def _refuse_infinite(maps: Sequence[Tensor]) -> None:
