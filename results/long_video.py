@@ -9,7 +9,6 @@ the frames' way is the same with any. Resident memory is read from /proc as the 
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -20,12 +19,14 @@ from pathlib import Path
 
 import av
 import numpy as np
-from transformers import CLIPVisionConfig, CLIPVisionModel
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests' own tiny host
 
 from clipdepth_plugin import DepthHead
 from clipdepth_plugin.environment import describe_environment
 from clipdepth_plugin.files.videos import Frame, Video
 from clipdepth_plugin.latency.report import describe, markdown_table
+from tests.tiny.command_line import save_tiny_host
 
 SIZE, RATE, SOUND = (48, 64), 10, 16_000
 _PARTS = 6
@@ -51,23 +52,6 @@ def write_film(path: Path, seconds: int) -> None:
             container.mux(voice.encode(tone))
         container.mux(film.encode())
         container.mux(voice.encode(None))
-
-
-def write_host(folder: Path) -> None:
-    """A tower of four blocks with its processor, and a head."""
-    config = CLIPVisionConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        image_size=32,
-        patch_size=8,
-    )
-    tower = CLIPVisionModel(config)
-    tower.save_pretrained(folder / "host")
-    picture = {"image_processor_type": "CLIPImageProcessor", "size": {"height": 32, "width": 32}}
-    (folder / "host" / "preprocessor_config.json").write_text(json.dumps(picture))
-    DepthHead.for_host(tower, preset="fast", activation="log").save_pretrained(folder / "head")
 
 
 def resident(command: Sequence[str]) -> Iterator[tuple[float, float]]:
@@ -101,7 +85,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         write_film(folder / "film.mp4", seconds)
-        write_host(folder)
+        (folder / "host").mkdir()
+        host = save_tiny_host(folder / "host")
+        DepthHead.for_host(host, preset="fast", activation="log").save_pretrained(folder / "head")
         given = ("film.mp4", "--host", "host", "--head", "head", "-o", "out")
         paths = [one if one.startswith("-") else str(folder / one) for one in given]
         command = (sys.executable, "-m", "clipdepth_plugin", "predict", *paths)

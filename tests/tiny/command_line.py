@@ -27,6 +27,12 @@ PROCESSOR = {
 def tiny_host(made: pytest.TempPathFactory) -> Path:
     """The folder of a CLIP tower of four blocks and its processor."""
     folder = made.mktemp("host")
+    save_tiny_host(folder)
+    return folder
+
+
+def save_tiny_host(folder: Path) -> CLIPVisionModel:
+    """Writes that folder, which exists."""
     torch.manual_seed(0)
     config = CLIPVisionConfig(
         hidden_size=32,
@@ -36,9 +42,10 @@ def tiny_host(made: pytest.TempPathFactory) -> Path:
         image_size=32,
         patch_size=8,
     )
-    CLIPVisionModel(config).save_pretrained(folder)
+    host = CLIPVisionModel(config)
+    host.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
-    return folder
+    return host
 
 
 def save_pictures(folder: Path, sizes: Mapping[str, tuple[int, int]]) -> None:
