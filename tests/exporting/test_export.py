@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from clipdepth_plugin import ClipDepthError, DepthHead
+from clipdepth_plugin import ClipDepthError, DepthHead, DepthTower
 from clipdepth_plugin.adapters.pixels import frames
 from clipdepth_plugin.adapters.preprocessing import HALF_NORMALISATION, Preprocessing
 from clipdepth_plugin.errors import ExportError, HeadMismatchError, HostError, ImageError
@@ -29,6 +30,7 @@ from clipdepth_plugin.plugin.depth_plugin import DepthPlugin
 from clipdepth_plugin.plugin.pictures import PictureDepth
 from clipdepth_plugin.runtime.card import Card
 from tests.exporting.hosts import export_with, make_pair
+from tests.tiny.case import pixels
 from tests.tiny.heads import small_head
 from tests.tiny.packed import PACKED
 from tests.tiny.table import BY_NAME
@@ -225,6 +227,19 @@ def test_a_folder_that_holds_something(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("x")
     with pytest.raises(ExportError, match=r"holds files \(mine.txt\)"):
         export(*pair(), tmp_path, processor=SHOWN)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a C++ compiler")
+def test_compiled_packages_are_run_before_they_are_called_done(tmp_path: Path) -> None:
+    host, head = pair()
+    export(host, head, tmp_path / "out", ExportSettings(formats=("aoti",)), processor=SHOWN)
+    # export() has compared all outputs; these are the host's own, by torch's loader alone.
+    compiled = torch._inductor.aoti_load_package(str(tmp_path / "out" / "tower_depth.aoti.pt2"))
+    with torch.no_grad():
+        seen, *_ = DepthTower(host, head).eval()(pixels(1, 1))
+        found = compiled(pixels(1, 1))
+    for got, expected in zip(found[: len(seen)], seen.values(), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
