@@ -176,7 +176,7 @@ def cost_variants(plugin: DepthPlugin, host: str) -> list[Variant]:
     stabilise = Stabiliser()
 
     def stream() -> None:
-        stabilise(native.metres, native.log_scale, signatures(tokens_ND), features.grid)
+        stabilise(native.depth, native.log_scale, signatures(tokens_ND), features.grid)
 
     tower = plugin.tower.module
     return [Variant(f"{host}: tower", lambda: tower(pixels)), Variant(f"{host}: stream", stream)]

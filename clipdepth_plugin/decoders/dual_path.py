@@ -129,7 +129,7 @@ class DualPathDecoder(Decoder):
             return estimate
         read = zip(self.auxiliary, stages, strict=False)
         return estimate._replace(
-            auxiliary=tuple(readout(x_BCHW, size).metres for readout, x_BCHW in read)
+            auxiliary=tuple(readout(x_BCHW, size).depth for readout, x_BCHW in read)
         )
 
     def auxiliary_readouts(self) -> Sequence[nn.Module]:
