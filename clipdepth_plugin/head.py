@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.arguments import check_type
 from clipdepth_plugin.config import DECODERS, HeadConfig, scale_levels
-from clipdepth_plugin.decoders import compact, dual_path  # noqa: F401 (they register themselves)
 from clipdepth_plugin.decoders.decoder import Decoder
 from clipdepth_plugin.decoders.inputs import checked_features, checked_size
 from clipdepth_plugin.decoders.readout import DepthEstimate, calibrated, with_confidence

@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.decoders.blocks import ConvNormAct
 from clipdepth_plugin.decoders.convex import (
     CONVEX_FACTOR,
@@ -32,6 +31,7 @@ from clipdepth_plugin.decoders.guided import Guidance, even_pixels
 from clipdepth_plugin.decoders.pathways import tokens_to_map
 from clipdepth_plugin.decoders.readout import DepthActivation, DepthEstimate, resized_estimate
 from clipdepth_plugin.features import TowerFeatures
+from clipdepth_plugin.head_config import HeadConfig
 
 
 class NormedLevels(nn.Module):

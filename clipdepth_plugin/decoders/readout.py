@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipdepth_plugin.config import Activation, HeadConfig
 from clipdepth_plugin.decoders.blocks import ConvNormAct, resize
 from clipdepth_plugin.errors import HeadMismatchError
+from clipdepth_plugin.head_config import Activation, HeadConfig
 from clipdepth_plugin.metric_calibration import MetricCalibration
 
 BINS = 64
