@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from clipdepth_plugin.adapters.layouts import TowerCall
+from clipdepth_plugin.adapters.layout_rules import TowerCall
 from clipdepth_plugin.adapters.passes import TowerPass
 from clipdepth_plugin.adapters.wanted import Wanted
 from clipdepth_plugin.arguments import Size, parse_size, parse_sizes
