@@ -22,7 +22,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from clipdepth_plugin import DepthHead, attach
 from clipdepth_plugin.adapters.pixels import to_pixels
 from clipdepth_plugin.adapters.preprocessing import HALF_NORMALISATION, Preprocessing
-from clipdepth_plugin.cli.eval import make_table
+from clipdepth_plugin.cli.eval_table import make_table
 from clipdepth_plugin.config import Preset
 from clipdepth_plugin.data import Sample
 from clipdepth_plugin.errors import DataError, HostError
