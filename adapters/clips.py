@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from clipdepth_plugin.adapters import layouts
+from clipdepth_plugin.adapters import layout_rules, layouts
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import NoDepthError
 
@@ -25,7 +25,7 @@ Order = Literal["frames first", "frames last", "frames apart"]
 
 
 @dataclass(frozen=True)
-class ClipRule(layouts.LayoutRule):
+class ClipRule(layout_rules.LayoutRule):
     """Rows of a picture's or a clip's tokens.
 
     ``before`` and ``after``: how many tokens a row has around its patches; ``class_token``: the
@@ -55,7 +55,7 @@ class ClipRule(layouts.LayoutRule):
             words.append("other tokens last")
         return ", ".join(words)
 
-    def resolve(self, call: layouts.TowerCall) -> layouts.TokenLayout:
+    def resolve(self, call: layout_rules.TowerCall) -> layouts.TokenLayout:
         pictures, _, *times, height, width = call.pixels_shape
         grid = height // self.patch_size[0], width // self.patch_size[1]
         # A Conv3d's output says how many tubelets there are.

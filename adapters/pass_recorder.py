@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from clipdepth_plugin.adapters.hooks import in_cuda_graph
-from clipdepth_plugin.adapters.layouts import TowerCall
+from clipdepth_plugin.adapters.layout_rules import TowerCall
 from clipdepth_plugin.adapters.named_pictures import NamesSeen
 from clipdepth_plugin.adapters.passes import TowerPass
 from clipdepth_plugin.adapters.slots import Forward, Slot

@@ -12,7 +12,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from clipdepth_plugin.adapters.layouts import POSITIONS, TokenLayout, TowerCall, padded_behind
+from clipdepth_plugin.adapters.kept import Kept, keep, unwritten, usable
+from clipdepth_plugin.adapters.layout_rules import POSITIONS, TowerCall, padded_behind
+from clipdepth_plugin.adapters.layouts import TokenLayout
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.adapters.wanted import Wanted
 from clipdepth_plugin.errors import NoDepthError
@@ -30,22 +32,6 @@ NOT_POOLED = (
     "host needs a head with another context, 'mean' or, where the tower has a class token, 'cls': "
     "DepthHead.for_host(host, context='mean'), in training head.options.context"
 )
-
-
-Kept = tuple[Tensor, int | None]
-"""A tensor as tapped, and its version then, as hosts may write into it later; None where they can't
-or where it is a copy."""
-
-
-def keep(x: Tensor, compiles: bool) -> Kept:
-    """A reference; a copy where writes could not be noticed (inference mode)."""
-    if compiles:
-        return x.detach(), None
-    try:
-        version = x._version
-    except RuntimeError:  # an inference tensor; ``is_inference`` would be a call more for each
-        return x.clone(), None
-    return (x.detach() if x.requires_grad else x), version
 
 
 class TowerPass:
@@ -129,7 +115,7 @@ class TowerPass:
             )
             for run, views in enumerate(layout.views)
         ]
-        return [one.mapped(_usable) for one in batches] if inference else batches
+        return [one.mapped(usable) for one in batches] if inference else batches
 
     def pixel_ranges(self) -> list[Tensor]:
         """How far the pixels of each view reach, (B,) for each of ``views``: 0 is one colour.
@@ -138,7 +124,7 @@ class TowerPass:
         pixels since.
         """
         ranges = []
-        for x_B3HW in self._seen_pixels(self.layout, self._unwritten_pixels()) or []:
+        for x_B3HW in self._seen_pixels(self.layout, unwritten(self._pixels)) or []:
             low_B3, high_B3 = x_B3HW.flatten(2).aminmax(dim=2)
             ranges.append((high_B3 - low_B3).amax(dim=1))
         return ranges
@@ -150,7 +136,7 @@ class TowerPass:
             NoDepthError: As ``features``.
         """
         self._check()
-        levels, pixels = self.levels, self._unwritten_pixels()
+        levels, pixels = self.levels, unwritten(self._pixels)
         tensors = [levels[level][0] for level in self.wanted.levels]
         if self._pooled is not None:
             tensors += [self._pooled[0]]
@@ -191,7 +177,7 @@ class TowerPass:
 
     def pictures(self) -> list[Tensor]:
         """The pixels (3, H, W) of each view; none where the host has written into them since."""
-        seen = self._seen_pixels(self.layout, self._unwritten_pixels()) or []
+        seen = self._seen_pixels(self.layout, unwritten(self._pixels)) or []
         return [x_3HW for x_B3HW in seen for x_3HW in x_B3HW]
 
     def take_next_pixels(self, pixels: Tensor) -> None:
@@ -199,13 +185,6 @@ class TowerPass:
         if self._pixels is not None:
             before = list(self._pixels[0])
             self._pixels = keep(padded_behind([*before, *pixels]), self.compiles)
-
-    def _unwritten_pixels(self) -> Kept | None:
-        """The tower's pixels; None where they are not kept, or the host has written into them."""
-        if self._pixels is None:
-            return None
-        pixels, version = self._pixels
-        return self._pixels if version is None or pixels._version == version else None
 
     def take_positions(self, positions: Any) -> None:
         """Keeps the positions that the first block was given, for what proves the layout."""
@@ -301,8 +280,3 @@ class TowerPass:
                     "host under torch.inference_mode(), where taps keep copies"
                 )
         return inference
-
-
-def _usable(x: Tensor) -> Tensor:
-    """What autograd may save: inference tensors are cloned; code that is compiled has none."""
-    return x.clone() if not torch.compiler.is_dynamo_compiling() and x.is_inference() else x

@@ -16,16 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clipdepth_plugin.adapters.layouts import (
-    GatheredLayout,
-    LayoutRule,
-    PlainLayout,
-    TokenLayout,
-    TowerCall,
-    ViewTokens,
-    grid_of,
-    padded_behind,
-)
+from clipdepth_plugin.adapters.layout_rules import LayoutRule, TowerCall, grid_of, padded_behind
+from clipdepth_plugin.adapters.layouts import GatheredLayout, PlainLayout, TokenLayout, ViewTokens
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import NoDepthError
 from clipdepth_plugin.features import Views

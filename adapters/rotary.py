@@ -11,25 +11,27 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from clipdepth_plugin.adapters import layouts
+from clipdepth_plugin.adapters import layout_rules, layouts
 from clipdepth_plugin.errors import NoDepthError
 
 BFLOAT16_ROWS = 257
 """From 0 to 256; 257 is rounded to 256."""
 
 
-def check_positions(call: layouts.TowerCall, view_tokens: Sequence[layouts.ViewTokens]) -> None:
+def check_positions(
+    call: layout_rules.TowerCall, view_tokens: Sequence[layouts.ViewTokens]
+) -> None:
     """Whether the rotary positions (cos, sin) that the blocks get are those of the views.
 
     Each channel must turn by the same angle from row to row, or from column to column, and one fast
     enough to tell rows apart, one columns. Half precision rounds far rows' angles by more than a
     turn: there each channel must be constant along rows, or columns, and slow ones must grow.
     """
-    cos_sin = call.arguments.get(layouts.POSITIONS)
+    cos_sin = call.arguments.get(layout_rules.POSITIONS)
     if not (isinstance(cos_sin, list | tuple) and len(cos_sin) == 2):
         raise NoDepthError(
-            f"the tower's blocks get no {layouts.POSITIONS}, so the order of its tokens cannot be "
-            "proven"
+            f"the tower's blocks get no {layout_rules.POSITIONS}, so the order of its "
+            "tokens cannot be proven"
         )
     turns_2RC = torch.stack([x.float().flatten(0, -2) for x in cos_sin])
     turns = _turns if cos_sin[0].dtype in (torch.float32, torch.float64) else _grows

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from clipdepth_plugin.adapters.folding import folding
 from clipdepth_plugin.adapters.hooks import in_graph
-from clipdepth_plugin.adapters.layouts import GatheredLayout, PlainLayout, TokenLayout, TowerCall
+from clipdepth_plugin.adapters.kept import keep
+from clipdepth_plugin.adapters.layout_rules import TowerCall
+from clipdepth_plugin.adapters.layouts import GatheredLayout, PlainLayout, TokenLayout
 from clipdepth_plugin.adapters.pass_recorder import PassRecorder
-from clipdepth_plugin.adapters.passes import TowerPass, keep
+from clipdepth_plugin.adapters.passes import TowerPass
 from clipdepth_plugin.adapters.running import TowerRunner, as_tower_takes
 from clipdepth_plugin.adapters.sharing import SharedCopy
 from clipdepth_plugin.adapters.taps import Taps

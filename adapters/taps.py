@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from clipdepth_plugin.adapters.forwards import after, before, output_hooks
 from clipdepth_plugin.adapters.hooks import Handle, Hook, Registration
-from clipdepth_plugin.adapters.layouts import COS_SIN, POSITIONS, TowerCall
+from clipdepth_plugin.adapters.layout_rules import COS_SIN, POSITIONS, TowerCall
 from clipdepth_plugin.adapters.level_hook import LeaveTower, LevelHook
 from clipdepth_plugin.adapters.modules import block_lists
 from clipdepth_plugin.adapters.named_pictures import NamesHook, watch

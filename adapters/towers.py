@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from clipdepth_plugin.adapters.families.registry import read_traits
-from clipdepth_plugin.adapters.layouts import LayoutRule
+from clipdepth_plugin.adapters.layout_rules import LayoutRule
 from clipdepth_plugin.adapters.modules import unwrapped
 from clipdepth_plugin.adapters.plain import PlainRule
 from clipdepth_plugin.adapters.refusals import nothing_found

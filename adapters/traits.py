@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from clipdepth_plugin.adapters.layouts import LayoutRule
+from clipdepth_plugin.adapters.layout_rules import LayoutRule
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
 
 

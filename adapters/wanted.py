@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from clipdepth_plugin.adapters.layouts import TokenLayout, TowerCall
+from clipdepth_plugin.adapters.layout_rules import TowerCall
+from clipdepth_plugin.adapters.layouts import TokenLayout
 from clipdepth_plugin.adapters.towers import Tower
 from clipdepth_plugin.config import ContextKind, HeadConfig
 

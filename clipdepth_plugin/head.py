@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from clipdepth_plugin.adapters.towers import choose_tower
 from clipdepth_plugin.arguments import check_type
 from clipdepth_plugin.config import DECODERS, HeadConfig, scale_levels
-from clipdepth_plugin.decoders import compact, dual_path  # noqa: F401 (they register themselves)
 from clipdepth_plugin.decoders.decoder import Decoder
 from clipdepth_plugin.decoders.inputs import checked_features, checked_size
 from clipdepth_plugin.decoders.readout import DepthEstimate, calibrated, with_confidence
@@ -110,7 +109,7 @@ class DepthHead(HubMixin):
             FeaturesError: A level, the context or the pixels are missing, or of another width.
             HostError: ``size`` is no size.
         """
-        return self.estimate(features, size).metres
+        return self.estimate(features, size).depth
 
     def forward_with_confidence(
         self, features: TowerFeatures, size: tuple[int, int] | None = None
@@ -136,7 +135,7 @@ class DepthHead(HubMixin):
             ``size`` None those of stage i are (B, 1, 2^(i+1) h, 2^(i+1) w).
         """
         estimate = self.estimate(features, size, auxiliary=True)
-        return estimate.metres, list(estimate.auxiliary)
+        return estimate.depth, list(estimate.auxiliary)
 
     def estimate(
         self,
@@ -167,7 +166,7 @@ class DepthHead(HubMixin):
 
         Args:
             dtype: Of weights and maps; None: the head's. ``torch.bfloat16`` is the fastest on GPUs
-                and on processors with AVX512-BF16 or AMX; metres stay float32.
+                and on processors with AVX512-BF16 or AMX; depth stays float32.
             triton: None chooses, False is PyTorch, True must work or say why it can't.
             graphs: CUDA graphs that are kept, one for each shape of the features and output; 0:
                 none.

@@ -1,4 +1,4 @@
-"""Convex upsampling to metres in one pass: mask convolution, likeness, softmax, mix, activation.
+"""Convex upsampling to depth in one pass: mask convolution, likeness, softmax, mix, activation.
 
 As ``decoders/convex.py`` does it; the masks of 9 R^2 channels are never written. A confidence's
 scale is mixed beside the depth, by the same mask. ``guided.likeness_logits`` are added to it: with
@@ -19,9 +19,9 @@ from torch import Tensor
 
 from clipdepth_plugin.decoders.convex import CONVEX_FACTOR, convex_upsample, convex_weights
 from clipdepth_plugin.decoders.guided import likeness_logits
-from clipdepth_plugin.decoders.readout import SCALE_RANGE, Metres, bounded_log_scale
+from clipdepth_plugin.decoders.readout import SCALE_RANGE, DepthActivation, bounded_log_scale
 from clipdepth_plugin.kernels import launch
-from clipdepth_plugin.kernels.device import METRES, dot_add, to_metres
+from clipdepth_plugin.kernels.device import DEPTH_ACTIVATIONS, dot_add, to_depth
 from clipdepth_plugin.kernels.dispatch import check_shapes, forward_only, use_triton
 
 if TYPE_CHECKING:
@@ -38,10 +38,10 @@ def convex_depth(
     bias_M: Tensor,
     embedded_BEYX: Tensor | None = None,
     *,
-    metres: Metres,
+    activation: DepthActivation,
     triton: bool | None = None,
 ) -> Tensor:
-    """Metres, and the scale of their error, at ``CONVEX_FACTOR`` times the map.
+    """Depth, and the scale of its error, at ``CONVEX_FACTOR`` times the map.
 
     Args:
         x_BCHW: (B, C, H, W), channels last: what the mask is predicted from.
@@ -51,11 +51,11 @@ def convex_depth(
         bias_M: (9 * R^2,).
         embedded_BEYX: (B, E, R * H, R * W), channels last: the pixels' embeddings, whose likeness
             is added to the mask's logits.
-        metres: The activation; it has no weights.
+        activation: From logits to depth; it has no weights.
         triton: See ``ops``.
 
     Returns:
-        (B, L, R * H, R * W) float32: metres, then ``readout.bounded_log_scale``.
+        (B, L, R * H, R * W) float32: depth, then ``readout.bounded_log_scale``.
     """
     batch, channels, height, width = x_BCHW.shape
     masks = 9 * CONVEX_FACTOR**2
@@ -70,15 +70,15 @@ def convex_depth(
     check_shapes("convex_depth", expected)
     tensors = (x_BCHW, level_BLHW, weight_MC, bias_M, embedded_BEYX)
     if use_triton("convex_depth", x_BCHW.device, triton, obstacle=forward_only(tensors)):
-        activation, low, high = metres.activation, metres.log_low, metres.log_high
-        return convex_depth_triton(*tensors, activation, low, high)
+        kind, low, high = activation.kind, activation.log_low, activation.log_high
+        return convex_depth_triton(*tensors, kind, low, high)
     mask_BMHW = F.linear(x_BCHW.permute(0, 2, 3, 1), weight_MC, bias_M).permute(0, 3, 1, 2)
     if embedded_BEYX is not None:
         mask_BMHW = mask_BMHW + likeness_logits(embedded_BEYX)
     weights = convex_weights(mask_BMHW)
     mixed = [convex_upsample(level_B1HW, weights) for level_B1HW in level_BLHW.split(1, dim=1)]
     scales = [bounded_log_scale(logits_B1HW) for logits_B1HW in mixed[1:]]
-    return torch.cat([metres(mixed[0]), *scales], dim=1).float()
+    return torch.cat([activation(mixed[0]), *scales], dim=1).float()
 
 
 def _empty(level_BLHW: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ def convex_depth_triton(
         x_BCHW if embedded_BEYX is None else launch.channels_last(embedded_BEYX), out_BLHW,
         positions, height, width, channels, 0 if embedded_BEYX is None else embedded_BEYX.shape[1],
         log_low, log_high, *map(math.log, SCALE_RANGE),
-        METRES=METRES[activation],
+        ACTIVATION=DEPTH_ACTIVATIONS[activation],
         SCALED=level_BLHW.shape[1] > 1,
         LIKENESS=alike,
         FACTOR=CONVEX_FACTOR,
@@ -154,7 +154,7 @@ def _convex_depth_fwd_kernel(  # type: ignore[no-untyped-def]
     x_ptr, level_ptr, weight_ptr, bias_ptr, embedded_ptr, out_ptr,
     positions, height, width, channels, embedding,
     log_low, log_high, scale_low, scale_high,
-    METRES: tl.constexpr, SCALED: tl.constexpr, LIKENESS: tl.constexpr, FACTOR: tl.constexpr,
+    ACTIVATION: tl.constexpr, SCALED: tl.constexpr, LIKENESS: tl.constexpr, FACTOR: tl.constexpr,
     DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -202,7 +202,7 @@ def _convex_depth_fwd_kernel(  # type: ignore[no-untyped-def]
             mixed_scale = mixed_scale * before + share * scale[:, None]
         highest = new_highest
     at = fine_rows(view * maps * height + y, x, r, width, FACTOR)
-    tl.store(out_ptr + at, to_metres(mixed / total, log_low, log_high, METRES), mask=inside)
+    tl.store(out_ptr + at, to_depth(mixed / total, log_low, log_high, ACTIVATION), mask=inside)
     if SCALED:
         log_scale = scale_low + (scale_high - scale_low) * tl.sigmoid(mixed_scale / total)
         tl.store(out_ptr + at + plane * FACTOR * FACTOR, log_scale, mask=inside)

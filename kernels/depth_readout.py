@@ -1,4 +1,4 @@
-"""The depth output in one pass: Conv 3x3 - ReLU - Conv to one channel - metres - resize.
+"""The depth output in one pass: Conv 3x3 - ReLU - Conv to one channel - activation - resize.
 
 Axes: B views, C channels, K hidden channels, H W the map's size.
 """
@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipdepth_plugin.decoders.blocks import resize
-from clipdepth_plugin.decoders.readout import Metres
+from clipdepth_plugin.decoders.readout import DepthActivation
 from clipdepth_plugin.kernels import launch
-from clipdepth_plugin.kernels.device import METRES, dot_add, relu, sample_axis, to_metres
+from clipdepth_plugin.kernels.device import DEPTH_ACTIVATIONS, dot_add, relu, sample_axis, to_depth
 from clipdepth_plugin.kernels.dispatch import check_shapes, forward_only, use_triton
 
 if TYPE_CHECKING:
@@ -35,11 +35,11 @@ def depth_readout(
     last_weight: Tensor,
     last_bias_1: Tensor,
     *,
-    metres: Metres,
+    activation: DepthActivation,
     size: tuple[int, int] | None = None,
     triton: bool | None = None,
 ) -> Tensor:
-    """Metres from the decoder's last map.
+    """Depth from the decoder's last map.
 
     Args:
         x_BCHW: (B, C, H, W), channels last.
@@ -47,12 +47,12 @@ def depth_readout(
         bias_K: (K,).
         last_weight: (1, K, 3, 3), channels last.
         last_bias_1: (1,).
-        metres: The activation; it has no weights.
+        activation: From logits to depth; it has no weights.
         size: Output (H, W); None keeps the map's.
         triton: See ``ops``.
 
     Returns:
-        (B, 1, *size) float32 metres.
+        (B, 1, *size) float32 depth.
     """
     hidden = bias_K.shape[0]
     expected = {
@@ -64,11 +64,11 @@ def depth_readout(
     height, width = x_BCHW.shape[-2:] if size is None else size
     tensors = (x_BCHW, weight, bias_K, last_weight, last_bias_1)
     if use_triton("depth_readout", x_BCHW.device, triton, obstacle=forward_only(tensors)):
-        activation, low, high = metres.activation, metres.log_low, metres.log_high
-        return depth_readout_triton(*tensors, activation, low, high, [height, width])
+        kind, low, high = activation.kind, activation.log_low, activation.log_high
+        return depth_readout_triton(*tensors, kind, low, high, [height, width])
     hidden_BKHW = F.relu_(F.conv2d(x_BCHW, weight, bias_K, padding=1))
     logits_B1HW = F.conv2d(hidden_BKHW, last_weight, last_bias_1, padding=1).float()
-    return resize(metres(logits_B1HW), (height, width))
+    return resize(activation(logits_B1HW), (height, width))
 
 
 def _empty(x_BCHW: Tensor, size: list[int]) -> Tensor:
@@ -105,7 +105,7 @@ def depth_readout_triton(
         math.ceil((CELLS + 0.5) / row_scale) + 3,
         math.ceil((CELLS + 0.5) / column_scale) + 3,
         log_low, log_high,
-        METRES=METRES[activation],
+        ACTIVATION=DEPTH_ACTIVATIONS[activation],
         **launch.products(x_BCHW, "convolution"),
         BLOCK_C=min(launch.power_of_two(channels), 32),
         BLOCK_K=launch.power_of_two(hidden),
@@ -124,7 +124,7 @@ def _depth_readout_fwd_kernel(  # type: ignore[no-untyped-def]
     height, width, out_height, out_width, channels, hidden,
     row_scale, column_scale, out_rows, out_columns,
     log_low, log_high,
-    METRES: tl.constexpr, DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr,
+    ACTIVATION: tl.constexpr, DOT_DTYPE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr, SIDE: tl.constexpr,
 ):  # fmt: skip
     # SIDE x SIDE positions hold the hidden map; one ring less, depth; the last row and column of
@@ -149,7 +149,7 @@ def _depth_readout_fwd_kernel(  # type: ignore[no-untyped-def]
     gathered_MT = tl.gather(taps_MT, source_MT, 0)
     logit_M = tl.sum(tl.where((tap < 9)[None, :], gathered_MT, 0.0), 1)
     logit_M += tl.load(last_bias_ptr).to(tl.float32)
-    depth_M = to_metres(logit_M, log_low, log_high, METRES)
+    depth_M = to_depth(logit_M, log_low, log_high, ACTIVATION)
     first_row = first_output(top, row_scale)
     first_column = first_output(left, column_scale)
     for start in range(0, out_rows * out_columns, SIDE * SIDE):
@@ -165,8 +165,8 @@ def _depth_readout_fwd_kernel(  # type: ignore[no-untyped-def]
         upper += tl.gather(depth_M, y0 + x1, 0) * across
         lower = tl.gather(depth_M, y1 + x0, 0) * (1 - across)
         lower += tl.gather(depth_M, y1 + x1, 0) * across
-        metres = upper * (1 - down) + lower * down
-        tl.store(out_ptr + (view * out_height + y) * out_width + x, metres, mask=mine)
+        depth = upper * (1 - down) + lower * down
+        tl.store(out_ptr + (view * out_height + y) * out_width + x, depth, mask=mine)
 
 
 @launch.device_function

@@ -21,8 +21,8 @@ MOST_LEVELS = 8
 BLOCK_T = 32
 """Tokens of a tile."""
 
-METRES = {"relu": 0, "softplus": 1, "log": 2, "bins": 3}
-"""Output activations by the number that ``to_metres`` knows them by."""
+DEPTH_ACTIVATIONS = {"relu": 0, "softplus": 1, "log": 2, "bins": 3}
+"""Output activations by the number that ``to_depth`` knows them by."""
 
 
 @launch.device_function
@@ -75,15 +75,15 @@ def sample(map_ptr, rows, columns, channel, mask, row_scale, column_scale, heigh
 
 
 @launch.device_function
-def to_metres(level, low, high, METRES: tl.constexpr):  # type: ignore[no-untyped-def]
-    """``readout.Metres``: ``low`` and ``high`` are logarithms of the range's ends."""
-    if METRES == 0:
+def to_depth(level, low, high, ACTIVATION: tl.constexpr):  # type: ignore[no-untyped-def]
+    """``readout.DepthActivation``: ``low`` and ``high`` are logarithms of the range's ends."""
+    if ACTIVATION == 0:
         return relu(level)
-    elif METRES == 1:
+    elif ACTIVATION == 1:
         return relu(level) + tl.log(1 + tl.exp(-tl.abs(level)))
     else:
         share = level
-        if METRES == 2:
+        if ACTIVATION == 2:
             share = tl.sigmoid(level)
         return tl.exp(low + (high - low) * share)
 

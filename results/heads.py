@@ -31,8 +31,9 @@ from clipdepth_plugin.data.config import expand
 from clipdepth_plugin.environment import describe_environment
 from clipdepth_plugin.files.atomic import write_atomically
 from clipdepth_plugin.latency.schema import Audit
+from clipdepth_plugin.training.accelerator import with_precision
 from clipdepth_plugin.training.engine import train
-from clipdepth_plugin.training.session import open_session, with_precision
+from clipdepth_plugin.training.session import open_session
 
 HERE = Path(__file__).resolve().parent
 logger = logging.getLogger("heads")

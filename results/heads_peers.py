@@ -19,8 +19,8 @@ from clipdepth_plugin.decoders.blocks import resize
 from clipdepth_plugin.decoders.decoder import Decoder, register_decoder
 from clipdepth_plugin.decoders.pathways import tokens_to_map
 from clipdepth_plugin.decoders.readout import (
+    DepthActivation,
     DepthEstimate,
-    Metres,
     read_estimate,
     resized_estimate,
 )
@@ -63,10 +63,10 @@ class DPTDecoder(Decoder):
             readout_type="ignore",
         )
         self.levels = tuple(reversed(config.semantic_levels))
-        self.metres = Metres(config.activation, config.depth_range)
+        self.activation = DepthActivation(config.activation, config.depth_range)
         self.neck = cast("nn.Module", DPTNeck(sizes))
         self.head: Any = DPTDepthEstimationHead(sizes).head
-        self.head[-2] = nn.Conv2d(32, self.metres.channels + config.confidence, 1)
+        self.head[-2] = nn.Conv2d(32, self.activation.channels + config.confidence, 1)
         self.head[-1] = nn.Identity()
         # The last fusion has nothing to join, so its first half is never run.
         self.neck.get_submodule("fusion_stage.layers.0.residual_layer1").requires_grad_(False)
@@ -82,7 +82,7 @@ class DPTDecoder(Decoder):
         # A row for the class token, which this readout ignores.
         rows = [F.pad(x_BND, (0, 0, 1, 0)) for x_BND in normed_levels(features, self.levels)]
         fused_BCHW = self.neck(rows, *features.grid)[-1]
-        return read_estimate(self.metres, self.head(fused_BCHW), size)
+        return read_estimate(self.activation, self.head(fused_BCHW), size)
 
 
 @register_decoder("probe")
@@ -127,9 +127,9 @@ class LinearProbe(Decoder):
         shares_BKHW = weights_BKHW / weights_BKHW.sum(dim=1, keepdim=True)
         # No matrix product: autocast would make it one of half precision.
         depths_K11 = self.get_buffer("depths_K")[:, None, None]
-        metres_B1HW = (shares_BKHW * depths_K11).sum(dim=1, keepdim=True)
+        depth_B1HW = (shares_BKHW * depths_K11).sum(dim=1, keepdim=True)
         scale_B1HW = logits_BCHW[:, PROBE_BINS:] if logits_BCHW.shape[1] > PROBE_BINS else None
-        return resized_estimate(metres_B1HW, scale_B1HW, size)
+        return resized_estimate(depth_B1HW, scale_B1HW, size)
 
 
 @register_decoder("ridge")
@@ -238,8 +238,10 @@ class MobileNetDecoder(Decoder):
             nn.Conv2d(one, other, 1)
             for one, other in zip(reversed(skips), self.CHANNELS[:-1], strict=True)
         )
-        self.metres = Metres(config.activation, config.depth_range)
-        self.to_logit = nn.Conv2d(self.CHANNELS[-1], self.metres.channels + config.confidence, 1)
+        self.activation = DepthActivation(config.activation, config.depth_range)
+        self.to_logit = nn.Conv2d(
+            self.CHANNELS[-1], self.activation.channels + config.confidence, 1
+        )
 
     def forward(
         self,
@@ -258,7 +260,7 @@ class MobileNetDecoder(Decoder):
         for conv, fit, skip_BCHW in zip(self.up[:-1], self.skips, reversed(skips), strict=True):
             x_BCHW = F.interpolate(conv(x_BCHW), size=skip_BCHW.shape[-2:]) + fit(skip_BCHW)
         x_BCHW = F.interpolate(self.up[-1](x_BCHW), size=pixels_B3HW.shape[-2:])
-        return read_estimate(self.metres, self.to_logit(x_BCHW), size)
+        return read_estimate(self.activation, self.to_logit(x_BCHW), size)
 
 
 def _separable(in_channels: int, out_channels: int) -> nn.Sequential:

@@ -19,18 +19,16 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
 from streams_measure import Array, Video, absrel, alignment_error, lag, open_video
+from streams_page import Cost, Costs, Figures, Measured, Row, page
 
 from clipdepth_plugin import DepthHead, DepthPlugin
 from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.adapters.pixels import shown
-from clipdepth_plugin.environment import Environment, describe_environment
+from clipdepth_plugin.environment import describe_environment
 from clipdepth_plugin.latency.intervals import median_interval
-from clipdepth_plugin.latency.report import describe, markdown_table
 from clipdepth_plugin.latency.rounds import Variant, run_rounds, wall_timer
 from clipdepth_plugin.latency.subject import make_subject
 from clipdepth_plugin.maps.matching import signatures
@@ -42,66 +40,6 @@ HERE = Path(__file__).resolve().parent
 STORED = HERE / "streams.json"
 REAL = ("tum", "hololens", "kitchen")
 ROUNDS = 40
-
-
-class Figures(BaseModel):
-    """Of one video's maps."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    alignment_error: float
-    """Temporal alignment error, percent."""
-    absrel: float
-    aligned: float
-    """AbsRel, each frame scaled by its median."""
-
-
-class Row(BaseModel):
-    """One video."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    name: str
-    tuned: bool
-    """Whether the stabiliser's numbers were chosen on it."""
-    frames: int
-    pairs: int
-    """Neighbouring frames whose motion is known."""
-    raw: Figures
-    steady: Figures
-    lag: float
-    """Frames, where the truth changes."""
-
-
-class Cost(BaseModel):
-    """Milliseconds of one tower, and the stabiliser's share in percent: median and interval."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    host: str
-    tower_ms: tuple[float, float, float]
-    stream_ms: tuple[float, float, float]
-    percent: tuple[float, float, float]
-
-
-class Costs(BaseModel):
-    """Of several towers, in the same rounds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    rows: tuple[Cost, ...]
-    rounds: int
-    environment: Environment
-
-
-class Measured(BaseModel):
-    """What streams.json holds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    rows: tuple[Row, ...]
-    environment: Environment
-    cost: Costs
 
 
 def make_plugin() -> DepthPlugin:
@@ -176,7 +114,7 @@ def cost_variants(plugin: DepthPlugin, host: str) -> list[Variant]:
     stabilise = Stabiliser()
 
     def stream() -> None:
-        stabilise(native.metres, native.log_scale, signatures(tokens_ND), features.grid)
+        stabilise(native.depth, native.log_scale, signatures(tokens_ND), features.grid)
 
     tower = plugin.tower.module
     return [Variant(f"{host}: tower", lambda: tower(pixels)), Variant(f"{host}: stream", stream)]
@@ -204,100 +142,6 @@ def measure_cost(demo: DepthPlugin) -> Costs:
         )
     environment = describe_environment(("python", "results/streams.py"), "cpu", "float32")
     return Costs(rows=tuple(rows), rounds=ROUNDS, environment=environment)
-
-
-def page(measured: Measured) -> str:
-    """streams.md."""
-    cells = [
-        [
-            row.name,
-            "yes" if row.tuned else "no",
-            f"{row.frames} ({row.pairs})",
-            f"{row.raw.alignment_error:.2f} -> {row.steady.alignment_error:.2f}",
-            f"{row.steady.alignment_error / row.raw.alignment_error:.2f}",
-            f"{row.raw.absrel:.3f} -> {row.steady.absrel:.3f}",
-            f"{row.raw.aligned:.3f} -> {row.steady.aligned:.3f}",
-            f"{row.lag:.2f}",
-        ]
-        for row in sorted(measured.rows, key=lambda one: one.tuned)
-    ]
-    names = ("video", "chosen on", "frames (pairs)", "TAE, %", "ratio", "AbsRel", "aligned", "lag")
-    cost = measured.cost
-    costs = [
-        [row.host, *(_interval(one) for one in (row.tower_ms, row.stream_ms, row.percent))]
-        for row in cost.rows
-    ]
-    parts = [
-        "# Streams",
-        HEADING,
-        "\n".join(markdown_table(names, cells)),
-        _summary(measured),
-        NOTES,
-        f"Cost beside a pass of the tower at 224 x 224, {cost.rounds} interleaved rounds:",
-        "\n".join(markdown_table(("host", "tower, ms", "stream, ms", "% of the tower"), costs)),
-        f"Maps: {describe(measured.environment)}",
-        f"Cost: {describe(cost.environment)}",
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _interval(values: tuple[float, float, float]) -> str:
-    median, low, high = values
-    return f"{median:.3g} [{low:.3g}, {high:.3g}]"
-
-
-def _summary(measured: Measured) -> str:
-    held = [row for row in measured.rows if not row.tuned]
-    ratio = np.array([row.steady.alignment_error / row.raw.alignment_error for row in held])
-    missed = [row.name for row, one in zip(held, ratio, strict=True) if one > 0.5]
-    worse = [row.name for row in held if row.steady.absrel > row.raw.absrel]
-    change = 100 * np.mean([row.steady.absrel / row.raw.absrel - 1 for row in held])
-    return (
-        "On the videos that nothing was chosen on: TAE falls to "
-        f"{ratio.mean():.2f} of what it was on average ({ratio.min():.2f} to {ratio.max():.2f}); "
-        f"not halved: {', '.join(missed) or 'none'}. AbsRel changes by {change:+.1f}% on average; "
-        f"worse: {', '.join(worse) or 'none'}. The largest lag is "
-        f"{max(row.lag for row in held):.2f} frames."
-    )
-
-
-HEADING = """\
-Made by `python results/streams.py RENDERED`: the shipped head on its tower, 224 x 224, before and
-after stabilising."""
-NOTES = """\
-- TAE is the temporal alignment error of Video Depth Anything (arXiv 2501.12375): the depth of a
-  frame is carried into its neighbour by the camera's motion and compared with the depth there, in
-  both directions; the mean of |carried - there| / there over the pixels that the truth says are
-  seen in both frames and at rest (true depth, carried, within 5%). One scale for the whole video.
-- The motion of rendered videos is known. tum, hololens and kitchen come without poses: theirs is
-  estimated by SIFT, true depth and PnP with RANSAC, and "pairs" counts the neighbouring frames with
-  20 or more points that agree.
-- AbsRel in metres with the camera's focal length; aligned: each frame scaled by its median.
-- Lag, in frames, is measured where the true depth at a pixel changes by more than 10% from one
-  frame to the next: how much of the depth before is kept. 1 is a map that is one frame late.
-- The head was trained on the train splits of tum and hololens. The stabiliser's numbers
-  (`maps/stabilising.py`) were chosen on tum/train, hololens/train, kitchen/train and the first half
-  of the rendered videos alone. The rendered ones of the other half were measured once with earlier
-  numbers, too; the threshold of cuts was set with all videos seen. Looking between patches was
-  tried because of rendered/06_camera (0.52 without it), chosen on the others, and measured once.
-- Memory of a patch was not shortened where its depth goes on changing the same way, although that
-  follows objects that come straight at the camera sooner (one frame late, not two): where the
-  camera moves, errors go on changing the same way, too, and the mean ratio rose from 0.42 to 0.44.
-- Matching was chosen there, too. Share of patches whose most similar patch of the frame before is
-  within one patch of where the true motion puts it:
-
-  | level | 3 | 4 | 6 | 6, every fourth channel | 12 |
-  | --- | --- | --- | --- | --- | --- |
-  | tum/train | 73% | 83% | 88% | 84% | 39% |
-  | hololens/train | 58% | 69% | 76% | 71% | 36% |
-
-  (Every second channel but where it is said. The first 128 did as well as every second, 192, on
-  the same videos: mean ratio of TAE 0.427 and 0.428; every third 0.435.) A patch between two
-  patches of the frame before is taken from those around its match, by the inverse of how unlike
-  they are: 0.424 instead of 0.438 from the match alone.
-
-  A patch moves by 1.3 patches a frame there (median). Comparing each with the same place of the
-  frame before, without looking for it, left 0.72 and 0.71 of the TAE."""
 
 
 def main() -> None:

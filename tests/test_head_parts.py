@@ -19,7 +19,7 @@ from clipdepth_plugin.decoders.guided import (
     pixel_blocks,
 )
 from clipdepth_plugin.decoders.pathways import FiLM
-from clipdepth_plugin.decoders.readout import Metres
+from clipdepth_plugin.decoders.readout import DepthActivation
 from tests.tiny.depth_heads import (
     GUIDED,
     make_features,
@@ -29,11 +29,13 @@ from tests.tiny.depth_heads import (
 
 @pytest.mark.parametrize("activation", ["relu", "softplus", "log", "bins"])
 def test_autocast_leaves_the_activation_alone(activation: Activation) -> None:
-    metres = Metres(activation, (0.05, 20.0))
-    logits_BCHW = torch.randn(2, metres.channels, 5, 7, generator=torch.Generator().manual_seed(0))
-    expected_B1HW = metres(metres.to_level(logits_BCHW))
+    to_depth = DepthActivation(activation, (0.05, 20.0))
+    logits_BCHW = torch.randn(
+        2, to_depth.channels, 5, 7, generator=torch.Generator().manual_seed(0)
+    )
+    expected_B1HW = to_depth(to_depth.to_level(logits_BCHW))
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(metres(metres.to_level(logits_BCHW)), expected_B1HW)
+        assert torch.equal(to_depth(to_depth.to_level(logits_BCHW)), expected_B1HW)
 
 
 def test_the_stem_sees_single_pixels() -> None:
@@ -154,11 +156,11 @@ def test_a_new_heads_map_of_even_tokens_shows_no_grid() -> None:
 
 
 def test_bins_give_the_expected_log_depth() -> None:
-    metres = Metres("bins", (0.5, 8.0))
-    logits_BCHW = torch.full((1, metres.channels, 1, 1), -1e4)
+    to_depth = DepthActivation("bins", (0.5, 8.0))
+    logits_BCHW = torch.full((1, to_depth.channels, 1, 1), -1e4)
     logits_BCHW[0, [0, -1]] = 0.0  # half of it at either end
-    level = metres.to_level(logits_BCHW)
-    torch.testing.assert_close(metres(level), torch.full((1, 1, 1, 1), 2.0))
+    level = to_depth.to_level(logits_BCHW)
+    torch.testing.assert_close(to_depth(level), torch.full((1, 1, 1, 1), 2.0))
 
 
 def test_film_is_the_plain_factor() -> None:

@@ -22,7 +22,8 @@ from clipdepth_plugin.adapters.families.hf_pixtral import PixtralRule
 from clipdepth_plugin.adapters.families.hf_qwen import QwenRule
 from clipdepth_plugin.adapters.families.hf_radio import RadioRule
 from clipdepth_plugin.adapters.families.hf_siglip import NaflexRule
-from clipdepth_plugin.adapters.layouts import POSITIONS, LayoutRule, TowerCall, ViewTokens
+from clipdepth_plugin.adapters.layout_rules import POSITIONS, LayoutRule, TowerCall
+from clipdepth_plugin.adapters.layouts import ViewTokens
 from clipdepth_plugin.adapters.plain import PlainRule
 from clipdepth_plugin.adapters.rotary import check_positions
 from clipdepth_plugin.adapters.towers import choose_tower

@@ -74,9 +74,9 @@ def test_what_is_recorded_never_waits_for_a_gpu(
         one = plugin.tower_pass(pixels_B3HW)
         with Unrecordable():
             _, placed_B1HW, *_ = _finish(one, head, one.tapped())
-            *_, metres_B1HW = graphed._finish([pixels_B3HW])
-    assert placed_B1HW.shape == metres_B1HW.shape == (2, 1, 64, 64)
-    assert metres_B1HW.is_cuda
+            *_, depth_B1HW = graphed._finish([pixels_B3HW])
+    assert placed_B1HW.shape == depth_B1HW.shape == (2, 1, 64, 64)
+    assert depth_B1HW.is_cuda
 
 
 @torch.no_grad()

@@ -72,9 +72,9 @@ def test_a_token_is_its_patch_of_the_native_map(
     h, w = 4 // mh, 4 // mw
     assert tokens_BN5.shape == (2, h * w, 5)
     assert tokens_BN5.dtype == torch.float32
-    kernel = native.metres.shape[2] // h, native.metres.shape[3] // w
+    kernel = native.depth.shape[2] // h, native.depth.shape[3] // w
     pool = nn.functional.avg_pool2d
-    close(tokens_BN5[..., 0], pool(native.metres.log(), kernel).exp().flatten(1))
+    close(tokens_BN5[..., 0], pool(native.depth.log(), kernel).exp().flatten(1))
     # The resized map's patches have the same means but for what is interpolated over their edges.
     close(tokens_BN5[..., 0], pool(depth.log(), (8 * mh, 8 * mw)).exp().flatten(1), 0.05)
     close(tokens_BN5[..., 1], pool(sure, (8 * mh, 8 * mw)).flatten(1), 0.05)

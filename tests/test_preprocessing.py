@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from clipdepth_plugin.adapters.preprocessing import (
-    HALF_NORMALISATION,
-    Preprocessing,
-    from_open_clip,
-    from_timm,
-)
+from clipdepth_plugin.adapters.library_configs import from_open_clip, from_timm
+from clipdepth_plugin.adapters.preprocessing import HALF_NORMALISATION, Preprocessing
 
 
 def test_at_another_size() -> None:

@@ -202,8 +202,8 @@ def test_tokens_are_of_the_stabilised_map(
             assert isinstance(own, Tensor)
             assert isinstance(steady, Tensor)
             assert torch.allclose(own[1:], steady) == (number == 0)
-            (metres_11hw,) = stream._pass().metres(focal_px=50.0)
-            pooled = nn.functional.avg_pool2d(metres_11hw.log(), metres_11hw.shape[-1] // 4).exp()
+            (depth_11hw,) = stream._pass().native_depths(focal_px=50.0)
+            pooled = nn.functional.avg_pool2d(depth_11hw.log(), depth_11hw.shape[-1] // 4).exp()
             torch.testing.assert_close(steady[0, :, 0], pooled.flatten())
             torch.testing.assert_close(steady[..., 1], own[1:, :, 1])  # the frame's own
 

@@ -18,7 +18,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from clipdepth_plugin.adapters import layouts, traits
+from clipdepth_plugin.adapters import layout_rules, layouts, traits
 from clipdepth_plugin.adapters.families.registry import register
 from clipdepth_plugin.adapters.modules import patch_embeddings
 from clipdepth_plugin.arguments import Size
@@ -28,7 +28,7 @@ _PLACES = ("pixel_position_ids", "flattened_patches")
 
 
 @dataclass(frozen=True)
-class GivenPlacesRule(layouts.LayoutRule):
+class GivenPlacesRule(layout_rules.LayoutRule):
     """``said_by`` is the argument that says the places."""
 
     patch_size: Size
@@ -44,8 +44,8 @@ class GivenPlacesRule(layouts.LayoutRule):
         numbers = 3 * self.patch_size[0] * self.patch_size[1]
         return "images", "patches", numbers + 2 * (self.said_by == "flattened_patches")
 
-    def resolve(self, call: layouts.TowerCall) -> layouts.TokenLayout:
-        given = layouts.require(call, self.said_by).cpu()
+    def resolve(self, call: layout_rules.TowerCall) -> layouts.TokenLayout:
+        given = layout_rules.require(call, self.said_by).cpu()
         if self.said_by == "flattened_patches":
             places_BT2 = given[..., :2].long() - 1
         else:
@@ -72,11 +72,11 @@ class GivenPlacesRule(layouts.LayoutRule):
         pattern = "c (h ph) (w pw) -> (h w) (ph pw c)"
         rows, places = [], []
         for view in views:
-            h, w = layouts.grid_of(view, self.patch_size)
+            h, w = layout_rules.grid_of(view, self.patch_size)
             rows.append(rearrange(view, pattern, ph=ph, pw=pw))
             places.append(torch.cartesian_prod(torch.arange(h), torch.arange(w)) + 1)
         # From 1, so that padding is 0.
-        places_BT2, patches_BTP = layouts.patch_rows(places), layouts.patch_rows(rows)
+        places_BT2, patches_BTP = layout_rules.patch_rows(places), layout_rules.patch_rows(rows)
         if self.said_by == "flattened_patches":
             patches_BTP = torch.cat([places_BT2.to(patches_BTP), patches_BTP], dim=-1)
             return patches_BTP, {"attention_mask": (places_BT2[..., 0] > 0).float()}

@@ -18,7 +18,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from clipdepth_plugin.adapters import layouts, traits
+from clipdepth_plugin.adapters import layout_rules, layouts, traits
 from clipdepth_plugin.adapters.families.registry import register
 from clipdepth_plugin.adapters.modules import patch_embeddings
 from clipdepth_plugin.arguments import Size
@@ -26,7 +26,7 @@ from clipdepth_plugin.errors import NoDepthError
 
 
 @dataclass(frozen=True)
-class StripRule(layouts.LayoutRule):
+class StripRule(layout_rules.LayoutRule):
     """Pictures' patches one after another in a strip."""
 
     patch_size: Size
@@ -37,9 +37,9 @@ class StripRule(layouts.LayoutRule):
     def takes(self) -> tuple[str | int, ...]:
         return 1, 3, self.patch_size[0], "W"
 
-    def resolve(self, call: layouts.TowerCall) -> layouts.TokenLayout:
+    def resolve(self, call: layout_rules.TowerCall) -> layouts.TokenLayout:
         grids: list[Size] = [
-            (int(h), int(w)) for h, w in layouts.require(call, "target_sizes").tolist()
+            (int(h), int(w)) for h, w in layout_rules.require(call, "target_sizes").tolist()
         ]
         count = call.patches_shape[-1]
         if call.patches_shape[-2] != 1 or sum(h * w for h, w in grids) != count:
@@ -65,7 +65,7 @@ class StripRule(layouts.LayoutRule):
         return True
 
     def pack(self, views: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        grids = [layouts.grid_of(view, self.patch_size) for view in views]
+        grids = [layout_rules.grid_of(view, self.patch_size) for view in views]
         ph, pw = self.patch_size
         pattern = "c (h ph) (w pw) -> c ph (h w pw)"
         strips = [rearrange(view, pattern, ph=ph, pw=pw) for view in views]

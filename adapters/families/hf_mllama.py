@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from clipdepth_plugin.adapters import layouts, traits
+from clipdepth_plugin.adapters import layout_rules, layouts, traits
 from clipdepth_plugin.adapters.families.registry import register
 from clipdepth_plugin.errors import NoDepthError
 
@@ -25,20 +25,20 @@ _MULTIPLE = 8
 
 
 @dataclass(frozen=True)
-class MllamaRule(layouts.LayoutRule):
+class MllamaRule(layout_rules.LayoutRule):
     """Each real tile is a view; padding tiles and padding tokens are left out."""
 
     takes = ("prompts", "images", "tiles", 3, "H", "W")
     order = "row-major tiles, each padded; padding tiles between"
     reads = ("aspect_ratio_mask", "aspect_ratio_ids")
 
-    def resolve(self, call: layouts.TowerCall) -> layouts.TokenLayout:
+    def resolve(self, call: layout_rules.TowerCall) -> layouts.TokenLayout:
         count, _, height, width = call.pixels_shape
         grid = call.patches_shape[-2], call.patches_shape[-1]
-        mask = layouts.require(call, "aspect_ratio_mask")
+        mask = layout_rules.require(call, "aspect_ratio_mask")
         tiles = mask.shape[-1]
         real_IK = mask.reshape(-1, tiles).cpu() != 0
-        ids_I = layouts.require(call, "aspect_ratio_ids").reshape(-1).cpu()
+        ids_I = layout_rules.require(call, "aspect_ratio_ids").reshape(-1).cpu()
         if real_IK.numel() != count or len(ids_I) != len(real_IK):
             raise NoDepthError(
                 f"aspect_ratio_mask {tuple(mask.shape)} and aspect_ratio_ids {tuple(ids_I.shape)} "

@@ -17,14 +17,14 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from clipdepth_plugin.adapters import layouts, traits
+from clipdepth_plugin.adapters import layout_rules, layouts, traits
 from clipdepth_plugin.adapters.families.registry import register
 from clipdepth_plugin.arguments import Size
 from clipdepth_plugin.errors import ImageError, NoDepthError
 
 
 @dataclass(frozen=True)
-class CropRule(layouts.LayoutRule):
+class CropRule(layout_rules.LayoutRule):
     """Crops of one ``grid``; each is a view."""
 
     patch_size: Size
@@ -37,7 +37,7 @@ class CropRule(layouts.LayoutRule):
         count, numbers = self.grid[0] * self.grid[1], 3 * self.patch_size[0] * self.patch_size[1]
         return "crops", count, numbers
 
-    def resolve(self, call: layouts.TowerCall) -> layouts.TokenLayout:
+    def resolve(self, call: layout_rules.TowerCall) -> layouts.TokenLayout:
         crops, patches = call.pixels_shape[:2]
         h, w = self.grid
         if patches != h * w:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clipdepth_plugin.adapters import layouts, traits
+from clipdepth_plugin.adapters import layout_rules, layouts, traits
 from clipdepth_plugin.adapters.families.registry import register
 from clipdepth_plugin.adapters.modules import is_convolution
 from clipdepth_plugin.arguments import Size
@@ -25,7 +25,7 @@ from clipdepth_plugin.errors import NoDepthError
 
 
 @dataclass(frozen=True)
-class PixtralRule(layouts.LayoutRule):
+class PixtralRule(layout_rules.LayoutRule):
     """Pictures one after another in one row."""
 
     patch_size: Size
@@ -40,7 +40,7 @@ class PixtralRule(layouts.LayoutRule):
     def sees_each_alone(self) -> bool:
         return self.from_list
 
-    def resolve(self, call: layouts.TowerCall) -> layouts.TokenLayout:
+    def resolve(self, call: layout_rules.TowerCall) -> layouts.TokenLayout:
         batch, _, height, width = call.pixels_shape
         given = call.arguments.get("image_sizes", [(height, width)] * batch)
         given = given.tolist() if isinstance(given, Tensor) else given
@@ -71,9 +71,9 @@ class PixtralRule(layouts.LayoutRule):
         if self.from_list and len({tuple(view.shape) for view in views}) == 1:
             return torch.stack([*views]), {}
         for view in views:
-            layouts.grid_of(view, self.patch_size)
+            layout_rules.grid_of(view, self.patch_size)
         sizes = torch.tensor([tuple(view.shape[1:]) for view in views])
-        return layouts.padded_behind(views), {"image_sizes": sizes}
+        return layout_rules.padded_behind(views), {"image_sizes": sizes}
 
 
 @register

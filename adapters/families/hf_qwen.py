@@ -21,7 +21,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from clipdepth_plugin.adapters import layouts, traits
+from clipdepth_plugin.adapters import layout_rules, layouts, traits
 from clipdepth_plugin.adapters.families.registry import register
 from clipdepth_plugin.adapters.modules import block_lists, patch_embeddings
 from clipdepth_plugin.adapters.rotary import check_positions
@@ -56,7 +56,7 @@ _PACKINGS = {
 
 
 @dataclass(frozen=True)
-class QwenRule(layouts.LayoutRule):
+class QwenRule(layout_rules.LayoutRule):
     """Temporal patches packed in merge order, and those in window order where there are windows.
 
     Sides: of a patch in pixels, of a merge square in patches, of a window in merge squares;
@@ -89,8 +89,8 @@ class QwenRule(layouts.LayoutRule):
             return squares
         return f"{squares}, those in windows of {self.window} x {self.window} squares"
 
-    def resolve(self, call: layouts.TowerCall) -> layouts.TokenLayout:
-        grids = layouts.require(call, "grid_thw").tolist()
+    def resolve(self, call: layout_rules.TowerCall) -> layouts.TokenLayout:
+        grids = layout_rules.require(call, "grid_thw").tolist()
         frames: list[Size] = [(h, w) for t, h, w in grids for _ in range(t)]
         merges = [
             m
@@ -131,7 +131,7 @@ class QwenRule(layouts.LayoutRule):
 
     def pack(self, views: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Each view is a picture: of a temporal patch all frames are the same."""
-        grids = [layouts.grid_of(view, self.patch_size, self.merge) for view in views]
+        grids = [layout_rules.grid_of(view, self.patch_size, self.merge) for view in views]
         patches = torch.cat(
             [self._patches(view, grid) for view, grid in zip(views, grids, strict=True)]
         )
@@ -157,14 +157,14 @@ class QwenRule(layouts.LayoutRule):
             pw=self.patch_size[1],
         )
 
-    def _merges(self, call: layouts.TowerCall, grids: list[list[int]]) -> list[int]:
+    def _merges(self, call: layout_rules.TowerCall, grids: list[list[int]]) -> list[int]:
         """The side of each picture's merge squares (VideoLLaMA 3's differ)."""
         if "merge_sizes" not in call.arguments:
             return [self.merge] * len(grids)
-        given = layouts.require(call, "merge_sizes", len(grids))
+        given = layout_rules.require(call, "merge_sizes", len(grids))
         return [int(side) for side in given.tolist()]
 
-    def _block_order(self, call: layouts.TowerCall, frames: list[Size]) -> Tensor | None:
+    def _block_order(self, call: layout_rules.TowerCall, frames: list[Size]) -> Tensor | None:
         """For each packed patch the row at which the blocks have it; None where it is its own."""
         if self.window is None:
             return None
@@ -226,5 +226,5 @@ def _read(tower: Any, width: int, ancestors: Sequence[nn.Module]) -> traits.Towe
 def _tells_blocks_positions(tower: nn.Module) -> bool:
     blocks = (one.blocks[0] for one in block_lists(tower))
     parts = (part for block in blocks for part in block.modules())
-    told = {layouts.POSITIONS, layouts.COS_SIN[0]}
+    told = {layout_rules.POSITIONS, layout_rules.COS_SIN[0]}
     return any(told & {*traits.parameters_of(part)} for part in parts)

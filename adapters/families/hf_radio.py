@@ -18,7 +18,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from clipdepth_plugin.adapters import layouts, traits
+from clipdepth_plugin.adapters import layout_rules, layouts, traits
 from clipdepth_plugin.adapters.clips import ClipRule
 from clipdepth_plugin.adapters.families.registry import register
 from clipdepth_plugin.arguments import Size
@@ -35,11 +35,11 @@ class RadioRule(ClipRule):
     def order(self) -> str:
         return "row-major; packed pictures one after another where image_grid_hw is given"
 
-    def resolve(self, call: layouts.TowerCall) -> layouts.TokenLayout:
+    def resolve(self, call: layout_rules.TowerCall) -> layouts.TokenLayout:
         if "image_grid_hw" not in call.arguments:
             return super().resolve(call)
         grids: list[Size] = [
-            (int(h), int(w)) for h, w in layouts.require(call, "image_grid_hw").tolist()
+            (int(h), int(w)) for h, w in layout_rules.require(call, "image_grid_hw").tolist()
         ]
         if sum(h * w for h, w in grids) != call.pixels_shape[0]:
             raise NoDepthError(

@@ -17,7 +17,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from clipdepth_plugin.adapters import layouts, traits
+from clipdepth_plugin.adapters import layout_rules, layouts, traits
 from clipdepth_plugin.adapters.families.registry import register
 from clipdepth_plugin.adapters.preprocessing import HALF_NORMALISATION
 from clipdepth_plugin.arguments import Size
@@ -29,7 +29,7 @@ _MASKS = ("pixel_attention_mask", "attention_mask")
 
 
 @dataclass(frozen=True)
-class NaflexRule(layouts.LayoutRule):
+class NaflexRule(layout_rules.LayoutRule):
     """``spatial_shapes`` says how many of a row's tokens are patches, row-major, and their grid."""
 
     patch_size: Size
@@ -40,10 +40,10 @@ class NaflexRule(layouts.LayoutRule):
     def takes(self) -> tuple[str | int, ...]:
         return "images", "patches", 3 * self.patch_size[0] * self.patch_size[1]
 
-    def resolve(self, call: layouts.TowerCall) -> layouts.TokenLayout:
+    def resolve(self, call: layout_rules.TowerCall) -> layouts.TokenLayout:
         batch, length = call.patches_shape[:2]
         grids: list[Size] = [
-            (h, w) for h, w in layouts.require(call, "spatial_shapes", batch).tolist()
+            (h, w) for h, w in layout_rules.require(call, "spatial_shapes", batch).tolist()
         ]
         self._check_masks(call, [h * w for h, w in grids], length)
         patch_h, patch_w = self.patch_size
@@ -63,16 +63,16 @@ class NaflexRule(layouts.LayoutRule):
         return True
 
     def pack(self, views: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        grids = [layouts.grid_of(view, self.patch_size) for view in views]
+        grids = [layout_rules.grid_of(view, self.patch_size) for view in views]
         ph, pw = self.patch_size
         pattern = "c (h ph) (w pw) -> (h w) (ph pw c)"
-        patches_BTP = layouts.patch_rows([rearrange(x, pattern, ph=ph, pw=pw) for x in views])
+        patches_BTP = layout_rules.patch_rows([rearrange(x, pattern, ph=ph, pw=pw) for x in views])
         counts_B = torch.tensor([h * w for h, w in grids])
         mask_BT = (torch.arange(patches_BTP.shape[1]) < counts_B[:, None]).int()
         said = {"spatial_shapes": torch.tensor(grids), **dict.fromkeys(_MASKS, mask_BT)}
         return patches_BTP, said
 
-    def _check_masks(self, call: layouts.TowerCall, counts: list[int], length: int) -> None:
+    def _check_masks(self, call: layout_rules.TowerCall, counts: list[int], length: int) -> None:
         real_BT = torch.arange(length) < torch.tensor(counts)[:, None]
         for name in _MASKS:
             mask = call.arguments.get(name)

@@ -13,11 +13,8 @@ from torch import nn
 
 from clipdepth_plugin.adapters import traits
 from clipdepth_plugin.adapters.families.registry import register
-from clipdepth_plugin.adapters.preprocessing import (
-    CLIP_NORMALISATION,
-    Preprocessing,
-    from_open_clip,
-)
+from clipdepth_plugin.adapters.library_configs import from_open_clip
+from clipdepth_plugin.adapters.preprocessing import CLIP_NORMALISATION, Preprocessing
 
 _TAKE = {"tok": traits.first_token, "avg": traits.mean_after_first}
 

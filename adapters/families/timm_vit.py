@@ -15,7 +15,8 @@ from torch import nn
 
 from clipdepth_plugin.adapters import traits
 from clipdepth_plugin.adapters.families.registry import register
-from clipdepth_plugin.adapters.preprocessing import Preprocessing, from_open_clip, from_timm
+from clipdepth_plugin.adapters.library_configs import from_open_clip, from_timm
+from clipdepth_plugin.adapters.preprocessing import Preprocessing
 
 
 @register

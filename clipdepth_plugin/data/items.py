@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
-from clipdepth_plugin.adapters.layouts import padded_behind
+from clipdepth_plugin.adapters.layout_rules import padded_behind
 from clipdepth_plugin.adapters.pixels import normalised
 from clipdepth_plugin.data.augment import augment as vary
 from clipdepth_plugin.data.augment import flipped, sample_generator

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from clipdepth_plugin.config import NormKind
+from clipdepth_plugin.head_config import NormKind
 
 BlockActivation = Literal["relu", "gelu"]
 

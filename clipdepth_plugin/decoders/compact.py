@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.decoders.blocks import ConvNormAct
 from clipdepth_plugin.decoders.convex import (
     CONVEX_FACTOR,
@@ -30,8 +29,9 @@ from clipdepth_plugin.decoders.convex import (
 from clipdepth_plugin.decoders.decoder import Decoder, register_decoder
 from clipdepth_plugin.decoders.guided import Guidance, even_pixels
 from clipdepth_plugin.decoders.pathways import tokens_to_map
-from clipdepth_plugin.decoders.readout import DepthEstimate, Metres, resized_estimate
+from clipdepth_plugin.decoders.readout import DepthActivation, DepthEstimate, resized_estimate
 from clipdepth_plugin.features import TowerFeatures
+from clipdepth_plugin.head_config import HeadConfig
 
 
 class NormedLevels(nn.Module):
@@ -156,8 +156,8 @@ class CompactDecoder(Decoder):
             DepthToSpace(at_grid, at_double, config), DepthToSpace(at_double, at_quadruple, config)
         )
         self.guidance = Guidance(at_grid, at_quadruple, config) if config.stem_channels else None
-        self.metres = Metres(config.activation, config.depth_range)
-        outputs = self.metres.channels + config.confidence
+        self.activation = DepthActivation(config.activation, config.depth_range)
+        outputs = self.activation.channels + config.confidence
         self.to_logit = nn.Conv2d(at_quadruple, outputs, 3, padding=1)
         self.to_mask = nn.Conv2d(at_quadruple, 9 * CONVEX_FACTOR**2, 1)
         nn.init.zeros_(self.to_mask.weight)
@@ -185,13 +185,13 @@ class CompactDecoder(Decoder):
         if likeness is not None:
             mask_BSHW = mask_BSHW + likeness(even_B3HW)
         weights = convex_weights(mask_BSHW)
-        channels = self.metres.channels
+        channels = self.activation.channels
         # Mixed before the activation, which bounds the result and keeps edges sharp.
-        level_B1HW = convex_upsample(self.metres.to_level(logits_BCHW[:, :channels]), weights)
+        level_B1HW = convex_upsample(self.activation.to_level(logits_BCHW[:, :channels]), weights)
         scale_B1HW = (
             convex_upsample(logits_BCHW[:, channels:], weights) if self.confidence else None
         )
-        return resized_estimate(self.metres(level_B1HW), scale_B1HW, size)
+        return resized_estimate(self.activation(level_B1HW), scale_B1HW, size)
 
     def level_norms(self) -> Mapping[int, Sequence[nn.LayerNorm]]:
         """Those of both pathways."""

@@ -11,17 +11,17 @@ from typing import TypeVar
 
 from torch import nn
 
-from clipdepth_plugin.config import DECODERS, HeadConfig
 from clipdepth_plugin.decoders.readout import DepthEstimate
 from clipdepth_plugin.errors import ConfigError
 from clipdepth_plugin.features import TowerFeatures
+from clipdepth_plugin.head_config import DECODERS, HeadConfig
 
 
 class Decoder(nn.Module, ABC):
     """Features of a tower in, depth out: all of a head that has weights.
 
     A new decoder is one file: a subclass with ``@register_decoder(name)``. A config then names it
-    (``HeadConfig.decoder``), a preset in ``config.PRESETS`` may set it, and ``fused.forms`` may
+    (``HeadConfig.decoder``), a preset in ``presets.PRESETS`` may set it, and ``fused.forms`` may
     register an inference form. Its constructor takes the ``HeadConfig`` alone.
     """
 

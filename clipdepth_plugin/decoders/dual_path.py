@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.decoders.blocks import ConvNormAct, ResidualBlock, UpConv, resize
 from clipdepth_plugin.decoders.decoder import Decoder, register_decoder
 from clipdepth_plugin.decoders.pathways import SemanticPathway, StructuralPathway
 from clipdepth_plugin.decoders.readout import DepthEstimate, DepthReadout
 from clipdepth_plugin.features import TowerFeatures
+from clipdepth_plugin.head_config import HeadConfig
 
 
 class SkipGate(nn.Module):
@@ -129,7 +129,7 @@ class DualPathDecoder(Decoder):
             return estimate
         read = zip(self.auxiliary, stages, strict=False)
         return estimate._replace(
-            auxiliary=tuple(readout(x_BCHW, size).metres for readout, x_BCHW in read)
+            auxiliary=tuple(readout(x_BCHW, size).depth for readout, x_BCHW in read)
         )
 
     def auxiliary_readouts(self) -> Sequence[nn.Module]:

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from clipdepth_plugin.config import HeadConfig, NormKind
 from clipdepth_plugin.decoders.blocks import ConvNormAct, neighbours, resize
+from clipdepth_plugin.head_config import HeadConfig, NormKind
 from clipdepth_plugin.precision import without_autocast
 
 BLOCK = 4

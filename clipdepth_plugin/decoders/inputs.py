@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from clipdepth_plugin.arguments import parse_size
-from clipdepth_plugin.config import HeadConfig
 from clipdepth_plugin.errors import FeaturesError
 from clipdepth_plugin.features import TowerFeatures
+from clipdepth_plugin.head_config import HeadConfig
 
 
 def checked_size(size: tuple[int, int] | None) -> tuple[int, int] | None:

@@ -12,9 +12,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from clipdepth_plugin.config import HeadConfig, NormKind
 from clipdepth_plugin.decoders.blocks import ConvNormAct, UpConv, resize
 from clipdepth_plugin.features import TowerFeatures
+from clipdepth_plugin.head_config import HeadConfig, NormKind
 
 
 def tokens_to_map(x_BND: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""From decoder maps to metres and their confidence: the depth output and the auxiliary ones.
+"""From decoder maps to depth and its confidence: the depth output and the auxiliary ones.
 
 SPACE-CLIP, arXiv 2601.17657, section 3.5; the activations other than ``relu`` are ours.
 
@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipdepth_plugin.config import Activation, HeadConfig
 from clipdepth_plugin.decoders.blocks import ConvNormAct, resize
 from clipdepth_plugin.errors import HeadMismatchError
+from clipdepth_plugin.head_config import Activation, HeadConfig
 from clipdepth_plugin.metric_calibration import MetricCalibration
 
 BINS = 64
@@ -37,36 +37,36 @@ class DepthEstimate(NamedTuple):
     """What a decoder gives.
 
     Attributes:
-        metres: (B, 1, H, W) float32; of a head with ``config.metric`` False relative depth.
+        depth: (B, 1, H, W) float32: metres; of a head with ``config.metric`` False relative depth.
         log_scale: (B, 1, H, W) float32, log b of the predicted Laplace distribution of log depth;
             None for heads without confidence.
-        auxiliary: Auxiliary metres, where they were asked for.
+        auxiliary: Auxiliary depths, where they were asked for.
     """
 
-    metres: Tensor
+    depth: Tensor
     log_scale: Tensor | None = None
     auxiliary: tuple[Tensor, ...] = ()
 
 
-class Metres(nn.Module):
-    """The activation: from logits to metres, in two steps. See ``HeadConfig.activation``.
+class DepthActivation(nn.Module):
+    """From logits to depth, in two steps; no weights. See ``HeadConfig.activation``.
 
-    ``to_level`` gives one map that may be mixed and resized, ``forward`` its metres. ``channels``
-    is the number of logits: 1, or K for ``bins``.
+    ``to_level`` gives one map that may be mixed and resized, ``forward`` its depth. ``channels`` is
+    the number of logits: 1, or K for ``bins``.
     """
 
-    def __init__(self, activation: Activation, depth_range: tuple[float, float]) -> None:
+    def __init__(self, kind: Activation, depth_range: tuple[float, float]) -> None:
         super().__init__()
-        self.activation = activation
+        self.kind = kind
         self.log_low, self.log_high = (math.log(end) for end in depth_range)
-        self.channels = BINS if activation == "bins" else 1
+        self.channels = BINS if kind == "bins" else 1
 
     def to_level(self, logits_BCHW: Tensor) -> Tensor:
         """(B, channels, H, W) -> (B, 1, H, W): the logit, or the bins' expected log depth.
 
         The latter as a share, 0..1, of the way from the nearest to the farthest.
         """
-        if self.activation != "bins":
+        if self.kind != "bins":
             return logits_BCHW
         shares_K = torch.linspace(0, 1, BINS, device=logits_BCHW.device, dtype=logits_BCHW.dtype)
         # No matrix product: autocast would make it one of half precision.
@@ -74,8 +74,8 @@ class Metres(nn.Module):
         return (weights_BKHW * shares_K[:, None, None]).sum(dim=1, keepdim=True)
 
     def forward(self, level_B1HW: Tensor) -> Tensor:
-        """(B, 1, H, W) levels -> (B, 1, H, W) metres."""
-        match self.activation:
+        """(B, 1, H, W) levels -> (B, 1, H, W) depth."""
+        match self.kind:
             case "relu":
                 return F.relu(level_B1HW)
             case "softplus":
@@ -102,7 +102,7 @@ def confidence_of(log_scale: Tensor) -> Tensor:
 
 
 class DepthReadout(nn.Module):
-    """Conv 3x3 - norm - ReLU - Conv to one channel - activation, then resize, in metres."""
+    """Conv 3x3 - norm - ReLU - Conv to one channel - activation, then resize."""
 
     def __init__(
         self,
@@ -116,8 +116,8 @@ class DepthReadout(nn.Module):
         """``kernel``: of the last convolution; ``confidence``: also predict the error's scale."""
         super().__init__()
         self.hidden = ConvNormAct(in_channels, hidden, config.norm, "relu")
-        self.metres = Metres(config.activation, config.depth_range)
-        outputs = self.metres.channels + confidence
+        self.activation = DepthActivation(config.activation, config.depth_range)
+        outputs = self.activation.channels + confidence
         self.to_depth = nn.Conv2d(hidden, outputs, kernel, padding=kernel // 2)
 
     def forward(self, x_BCHW: Tensor, size: tuple[int, int] | None) -> DepthEstimate:
@@ -126,31 +126,31 @@ class DepthReadout(nn.Module):
         Activation and resize run in float32 for weights of any dtype: half precision keeps only 8
         to 11 bits of a depth.
         """
-        return read_estimate(self.metres, self.to_depth(self.hidden(x_BCHW)), size)
+        return read_estimate(self.activation, self.to_depth(self.hidden(x_BCHW)), size)
 
 
 def read_estimate(
-    metres: Metres, logits_BCHW: Tensor, size: tuple[int, int] | None
+    activation: DepthActivation, logits_BCHW: Tensor, size: tuple[int, int] | None
 ) -> DepthEstimate:
     """An estimate from a decoder's last map; ``size`` None keeps its size.
 
-    There are ``metres.channels`` logits; one more predicts the error's scale.
+    There are ``activation.channels`` logits; one more predicts the error's scale.
     """
-    logits_BCHW, channels = logits_BCHW.float(), metres.channels
-    metres_B1HW = metres(metres.to_level(logits_BCHW[:, :channels]))
+    logits_BCHW, channels = logits_BCHW.float(), activation.channels
+    depth_B1HW = activation(activation.to_level(logits_BCHW[:, :channels]))
     confident = logits_BCHW.shape[1] > channels
-    return resized_estimate(metres_B1HW, logits_BCHW[:, channels:] if confident else None, size)
+    return resized_estimate(depth_B1HW, logits_BCHW[:, channels:] if confident else None, size)
 
 
 def resized_estimate(
-    metres_B1HW: Tensor, scale_logits_B1HW: Tensor | None, size: tuple[int, int] | None
+    depth_B1HW: Tensor, scale_logits_B1HW: Tensor | None, size: tuple[int, int] | None
 ) -> DepthEstimate:
     """An estimate from maps at a decoder's own size; ``size`` None keeps it."""
     log_scale = None if scale_logits_B1HW is None else bounded_log_scale(scale_logits_B1HW)
     if size is None:
-        return DepthEstimate(metres_B1HW, log_scale)
+        return DepthEstimate(depth_B1HW, log_scale)
     resized = None if log_scale is None else resize(log_scale, size)
-    return DepthEstimate(resize(metres_B1HW, size), resized)
+    return DepthEstimate(resize(depth_B1HW, size), resized)
 
 
 def calibrated(
@@ -172,19 +172,19 @@ def calibrated(
         log_scale = log_scale + math.log(spread)
     if fitted is None:
         return estimate._replace(log_scale=log_scale)
-    maps = (estimate.metres, *estimate.auxiliary)
-    metres, *auxiliary = (_measured(one_B1HW, fitted) for one_B1HW in maps)
+    maps = (estimate.depth, *estimate.auxiliary)
+    depth, *auxiliary = (_measured(one_B1HW, fitted) for one_B1HW in maps)
     if slope != 1 and size is not None:
-        metres, *auxiliary = (resize(one_B1HW, size) for one_B1HW in (metres, *auxiliary))
+        depth, *auxiliary = (resize(one_B1HW, size) for one_B1HW in (depth, *auxiliary))
         log_scale = None if log_scale is None else resize(log_scale, size)
-    return DepthEstimate(metres, log_scale, tuple(auxiliary))
+    return DepthEstimate(depth, log_scale, tuple(auxiliary))
 
 
-def _measured(metres_B1HW: Tensor, fitted: MetricCalibration) -> Tensor:
+def _measured(depth_B1HW: Tensor, fitted: MetricCalibration) -> Tensor:
     if fitted.slope == 1:
-        return metres_B1HW * fitted.scale
+        return depth_B1HW * fitted.scale
     # relu gives 0, whose power has no gradient.
-    share_B1HW = metres_B1HW.clamp_min(_SMALLEST) / fitted.pivot
+    share_B1HW = depth_B1HW.clamp_min(_SMALLEST) / fitted.pivot
     return share_B1HW.pow(fitted.slope) * (fitted.scale * fitted.pivot)
 
 
@@ -195,7 +195,7 @@ NO_CONFIDENCE = (
 
 
 def with_confidence(estimate: DepthEstimate) -> tuple[Tensor, Tensor]:
-    """Metres and their confidence; a HeadMismatchError where the head predicts none."""
+    """Depth and its confidence; a HeadMismatchError where the head predicts none."""
     if estimate.log_scale is None:
         raise HeadMismatchError(NO_CONFIDENCE)
-    return estimate.metres, confidence_of(estimate.log_scale)
+    return estimate.depth, confidence_of(estimate.log_scale)

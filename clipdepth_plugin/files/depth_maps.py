@@ -152,10 +152,10 @@ def write_npy(path: StrPath, depth_HW: DepthMap) -> None:
     Raises:
         DepthFileError: Not an (H, W) map, or the file can't be written.
     """
-    metres_HW = _as_map(depth_HW, path).astype(np.float32)
+    float_HW = _as_map(depth_HW, path).astype(np.float32)
 
     def write(file: IO[bytes]) -> None:
-        np.save(file, metres_HW, allow_pickle=False)
+        np.save(file, float_HW, allow_pickle=False)
         file.write(NPY_NOTE)
 
     write_atomically(path, write)
@@ -177,11 +177,11 @@ def write_colour(
     Raises:
         DepthFileError: Not an (H, W) map, matplotlib is missing, or the file can't be written.
     """
-    metres_HW = _as_map(depth_HW, path)
-    step = max(1, math.ceil(math.sqrt(metres_HW.size / _DRAWN_PIXELS)))
+    map_HW = _as_map(depth_HW, path)
+    step = max(1, math.ceil(math.sqrt(map_HW.size / _DRAWN_PIXELS)))
     panels = [] if image is None else [Panel(np.asarray(image)[::step, ::step])]
     bar, note = (INVERSE_BAR, RELATIVE_COLOUR_NOTE) if inverse else (DEPTH_BAR, COLOUR_NOTE)
-    shown_HW = metres_HW[::step, ::step].astype(np.float64)
+    shown_HW = map_HW[::step, ::step].astype(np.float64)
     panels.append(depth_panel(shown_HW, bar=bar, inverse=inverse))
     content = image_grid([panels], panel_inches=8, note={NOTE_KEY: note})
     write_atomically(path, content)

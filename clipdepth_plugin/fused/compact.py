@@ -47,7 +47,7 @@ class FusedCompact(nn.Module):
         steps = (step for step in decoder.up if isinstance(step, DepthToSpace))
         self.up = nn.Sequential(*(_up(step, packing) for step in steps))
         self.guidance = None if decoder.guidance is None else _Guidance(decoder.guidance, packing)
-        self.metres = decoder.metres
+        self.activation = decoder.activation
         self.to_logit = Conv(fold(decoder.to_logit), None, packing)
         self.confidence = decoder.confidence
         mask = fold(decoder.to_mask)
@@ -72,7 +72,7 @@ class FusedCompact(nn.Module):
             self.mask_weight,
             self.mask_bias,
             embedded_BEYX,
-            metres=self.metres,
+            activation=self.activation,
             triton=self.triton,
         )
         if size is not None:
@@ -82,10 +82,10 @@ class FusedCompact(nn.Module):
 
     def _levels(self, logits_BCHW: Tensor) -> Tensor:
         """What is mixed: the depth's level, and the logit of the scale where there is one."""
-        channels = self.metres.channels
+        channels = self.activation.channels
         if channels == 1:
             return logits_BCHW
-        level_B1HW = self.metres.to_level(logits_BCHW[:, :channels])
+        level_B1HW = self.activation.to_level(logits_BCHW[:, :channels])
         return torch.cat((level_B1HW, logits_BCHW[:, channels:]), dim=1)
 
     def _fuse(self, features: TowerFeatures) -> Tensor:

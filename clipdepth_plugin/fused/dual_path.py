@@ -144,7 +144,7 @@ class _Readout(nn.Module):
     def __init__(self, readout: DepthReadout, packing: Packing) -> None:
         super().__init__()
         self.hidden = Conv(fold(readout.hidden.conv, readout.hidden.norm), "relu", packing)
-        self.metres = readout.metres
+        self.activation = readout.activation
         self.last = Conv(fold(readout.to_depth), None, packing)
         self.triton = packing.triton
 
@@ -158,12 +158,12 @@ class _Readout(nn.Module):
                     self.hidden.bias,
                     self.last.weight,
                     self.last.bias,
-                    metres=self.metres,
+                    activation=self.activation,
                     size=size,
                     triton=self.triton,
                 )
             )
-        return read_estimate(self.metres, self.last(self.hidden(x_BCHW)), size)
+        return read_estimate(self.activation, self.last(self.hidden(x_BCHW)), size)
 
 
 def _up(up: UpConv, packing: Packing) -> Up:

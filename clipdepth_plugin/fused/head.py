@@ -27,7 +27,7 @@ from clipdepth_plugin.precision import without_autocast
 class FusedHead(nn.Module):
     """A depth head for inference only: norms folded, convolutions composed, weights packed once.
 
-    Made by ``DepthHead.fused``; takes the same features, gives the same metres and confidence, and
+    Made by ``DepthHead.fused``; takes the same features, gives the same depth and confidence, and
     goes wherever a head goes: ``attach(host, head.fused())``. It holds copies of the weights, so
     that training the head further does not change it.
 
@@ -65,7 +65,7 @@ class FusedHead(nn.Module):
         Raises:
             KernelError: A gradient is needed, or Triton was asked for and cannot run.
         """
-        return self.estimate(features, size).metres
+        return self.estimate(features, size).depth
 
     def forward_with_confidence(
         self, features: TowerFeatures, size: tuple[int, int] | None = None
@@ -110,14 +110,14 @@ class FusedHead(nn.Module):
     def _decode(
         self, features: TowerFeatures, size: tuple[int, int] | None, tensors: list[Tensor]
     ) -> list[Tensor]:
-        """Metres; behind them the logarithm of their error's scale, where the head has it.
+        """Depth; behind it the logarithm of its error's scale, where the head has it.
 
         Of such features, of other ``tensors``.
         """
         rest = iter(tensors)
         given = features.mapped(lambda _: next(rest))
         estimate = calibrated(functools.partial(self.decoder, given), self.config, size)
-        return [x for x in (estimate.metres, estimate.log_scale) if x is not None]
+        return [x for x in (estimate.depth, estimate.log_scale) if x is not None]
 
     def _load_from_state_dict(self, *args: Any) -> None:
         self.graphs.clear()  # ``assign`` puts other tensors in the weights' place
@@ -136,5 +136,5 @@ def _tensors(features: TowerFeatures) -> list[Tensor]:
 
 
 def _estimate(maps: list[Tensor]) -> DepthEstimate:
-    metres_B1HW, *scales = maps
-    return DepthEstimate(metres_B1HW, scales[0] if scales else None)
+    depth_B1HW, *scales = maps
+    return DepthEstimate(depth_B1HW, scales[0] if scales else None)

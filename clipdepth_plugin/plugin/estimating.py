@@ -57,19 +57,19 @@ def check_finite(maps: Sequence[Tensor], ranges: Sequence[Tensor] = ()) -> list[
 
 def without_depth(native: DepthEstimate, range_B: Tensor) -> DepthEstimate:
     """NaN for the views of one colour, by the ranges of their pixels."""
-    metres, log_scale = native.metres, native.log_scale
-    empty_B111 = (range_B.to(metres) <= ONE_COLOUR)[:, None, None, None]
+    depth, log_scale = native.depth, native.log_scale
+    empty_B111 = (range_B.to(depth) <= ONE_COLOUR)[:, None, None, None]
     if log_scale is not None:
         log_scale = log_scale.masked_fill(empty_B111, torch.nan)
-    return DepthEstimate(metres.masked_fill(empty_B111, torch.nan), log_scale)
+    return DepthEstimate(depth.masked_fill(empty_B111, torch.nan), log_scale)
 
 
-def findings(metres_B1HW: Tensor, ranges: Sequence[Tensor]) -> Tensor:
+def findings(depth_B1HW: Tensor, ranges: Sequence[Tensor]) -> Tensor:
     """(1 or 2, B) for ``judged``: whether views are finite; ``ranges``, at most one, if known.
 
     For graphs: nothing waits for the device.
     """
-    finite_B = metres_B1HW.isfinite().flatten(1).all(dim=1)
+    finite_B = depth_B1HW.isfinite().flatten(1).all(dim=1)
     return torch.stack([x.to(torch.float32) for x in (finite_B, *ranges)])
 
 

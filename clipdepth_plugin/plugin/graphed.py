@@ -84,14 +84,12 @@ class GraphedDepth:
             self.graphs.clear()
         with outside_inference():
             kind = (self._tower.module.training, _autocast_dtype())
-            seen_B, found, metres_B1HW = self.graphs.run_recorded(
-                kind, [pixel_values], self._finish
-            )
+            seen_B, found, depth_B1HW = self.graphs.run_recorded(kind, [pixel_values], self._finish)
         if 0 in (seen := seen_B.tolist()):
             odd = [view for view, is_finite in enumerate(seen) if not is_finite]
             refuse_infinite(odd, self._tower)
         judged(found)
-        return metres_B1HW
+        return depth_B1HW
 
     def _finish(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Which pictures are finite, ``findings``, and the maps."""
@@ -109,9 +107,9 @@ class GraphedDepth:
             (features,) = one.batches
             with without_autocast(pixels_B3HW.device):
                 native = launched(self._head, on_heads_device(features, self._head))
-            (metres_B1HW,) = at_pixels([native.metres], one.views, self._tower.patch_size)
+            (depth_B1HW,) = at_pixels([native.depth], one.views, self._tower.patch_size)
             seen_B = pixels_B3HW.isfinite().flatten(1).all(dim=1)
-            return [seen_B, findings(native.metres, ()), metres_B1HW]
+            return [seen_B, findings(native.depth, ()), depth_B1HW]
 
 
 def _autocast_dtype() -> torch.dtype | None:

@@ -103,32 +103,32 @@ class LevelHead(nn.Module):
         with without_autocast(next(iter(features.levels.values())).device):
             native = self.head.estimate(features)
         if not in_graph():
-            check_finite([native.metres], ranges)
+            check_finite([native.depth], ranges)
         for range_B in ranges:
             native = without_depth(native, range_B)
         if focal_px is not None:
-            scales_B = self._scales(focal_px, native.metres)
-            native = native._replace(metres=native.metres * scales_B[:, None, None, None])
+            scales_B = self._scales(focal_px, native.depth)
+            native = native._replace(depth=native.depth * scales_B[:, None, None, None])
         return self._placed(native)
 
     def _placed(self, native: DepthEstimate) -> tuple[Tensor, ...]:
-        (metres_B1HW,) = self._place([native.metres], [self._views], self._patch_size)
+        (depth_B1HW,) = self._place([native.depth], [self._views], self._patch_size)
         if not self.config.confidence or native.log_scale is None:
-            return (metres_B1HW,)
+            return (depth_B1HW,)
         (log_scale_B1HW,) = self._place([native.log_scale], [self._views], self._patch_size)
-        return metres_B1HW, confidence_of(log_scale_B1HW)
+        return depth_B1HW, confidence_of(log_scale_B1HW)
 
-    def _scales(self, focal_px: Tensor, metres_B1HW: Tensor) -> Tensor:
-        """(B,) factors of the metres, as ``camera_scales`` gives them."""
+    def _scales(self, focal_px: Tensor, depth_B1HW: Tensor) -> Tensor:
+        """(B,) factors of the depth, as ``camera_scales`` gives them."""
         size, config = self._views.pixel_size, self.config
-        if not isinstance(focal_px, Tensor) or focal_px.shape != metres_B1HW.shape[:1]:
+        if not isinstance(focal_px, Tensor) or focal_px.shape != depth_B1HW.shape[:1]:
             raise HostError(
-                f"focal_px: got {quoted(focal_px)}, expected a tensor of {len(metres_B1HW)} focal "
+                f"focal_px: got {quoted(focal_px)}, expected a tensor of {len(depth_B1HW)} focal "
                 "lengths in pixels of the tower's input, one for each view"
             )
         canonical = config.focal_at(size)
         if canonical is not None and in_graph():
-            return focal_px.to(metres_B1HW) / canonical
-        images = views_themselves([size] * len(metres_B1HW))
+            return focal_px.to(depth_B1HW) / canonical
+        images = views_themselves([size] * len(depth_B1HW))
         scales = camera_scales(config, images, None, focal_px.tolist(), self._lens)
-        return torch.tensor(scales, dtype=torch.float32, device=metres_B1HW.device)
+        return torch.tensor(scales, dtype=torch.float32, device=depth_B1HW.device)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 Finished = tuple[list[DepthEstimate], list[Tensor] | None, list[int]]
-"""A pass's maps: the head's own of each of its ``views``; their metres at the tower's input, None:
+"""A pass's maps: the head's own of each of its ``views``; their depth at the tower's input, None:
 not yet; the views of one colour."""
 
 
@@ -59,24 +59,24 @@ def finished_in_graph(
         return None
     # All else that decides what is computed is the head's, whose graphs these are.
     kind = (layout.key, one.wanted.tower.patch_size)
-    found, placed_B1HW, metres_B1HW, *scales = graphs.run_recorded(
+    found, placed_B1HW, depth_B1HW, *scales = graphs.run_recorded(
         kind, tensors, functools.partial(_finish, one, head)
     )
-    native = DepthEstimate(metres_B1HW, scales[0] if scales else None)
-    placed = None if placed_B1HW is metres_B1HW else [placed_B1HW]
+    native = DepthEstimate(depth_B1HW, scales[0] if scales else None)
+    placed = None if placed_B1HW is depth_B1HW else [placed_B1HW]
     return [native], placed, judged(found)
 
 
 def _finish(one: TowerPass, head: DepthHead | FusedHead, tensors: list[Tensor]) -> list[Tensor]:
-    """``findings``; metres at the tower's input; the head's own maps. Of a pass's raw tensors."""
+    """``findings``; depth at the tower's input; the head's own maps. Of a pass's raw tensors."""
     given = one.of(tensors)
     with torch.no_grad(), without_autocast(tensors[0].device):
         (features,), ranges = given.batches, given.pixel_ranges()
         native = launched(head, features)
-        found = findings(native.metres, ranges)
+        found = findings(native.depth, ranges)
         for range_B in ranges:
             native = without_depth(native, range_B)
-        placed = at_pixels([native.metres], given.views, given.tower.patch_size)
+        placed = at_pixels([native.depth], given.views, given.tower.patch_size)
     return [found, *placed, *[x for x in native[:2] if isinstance(x, Tensor)]]
 
 

@@ -1,6 +1,6 @@
 """A head's maps of a tower pass: computed once, scaled by cameras, placed.
 
-Axes: B views, C metres and confidence, H W a map's size.
+Axes: B views, C depth and confidence, H W a map's size.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from clipdepth_plugin.adapters.layouts import TowerCall
+from clipdepth_plugin.adapters.layout_rules import TowerCall
 from clipdepth_plugin.adapters.passes import TowerPass
 from clipdepth_plugin.adapters.wanted import Wanted
 from clipdepth_plugin.arguments import Size, parse_size, parse_sizes
@@ -58,11 +58,11 @@ class PassMaps(TowerPass):
         return [views.pixel_size for views in self.views for _ in range(views.count)]
 
     def at_input(self) -> list[Tensor]:
-        """The metres (B, 1, H, W) of each of ``views``: the caller's to write into."""
+        """The depth (B, 1, H, W) of each of ``views``: the caller's to write into."""
         natives, placed = self._read()
         if self.reader.says_unit:
             self.reader.say_assumed(self.views[0].pixel_size)
-        return self._own_at_input([one.metres for one in natives]) if placed is None else placed
+        return self._own_at_input([one.depth for one in natives]) if placed is None else placed
 
     def log_scales_at_input(self) -> list[Tensor]:
         """As ``at_input``: log of the error's scale."""
@@ -72,18 +72,18 @@ class PassMaps(TowerPass):
         maps = at_pixels(natives, self.views, self.wanted.tower.patch_size)
         return [map_B1HW.clone() for map_B1HW in maps]
 
-    def metres(
+    def native_depths(
         self,
         images: Sequence[ImageViews] | None = None,
         intrinsics: Cameras | None = None,
         focal_px: Focals | None = None,
     ) -> list[Tensor]:
-        """Native maps (B, 1, h, w) of each of ``views``, in the metres of the cameras, or relative.
+        """Native maps (B, 1, h, w) of each of ``views``, in metres of the cameras, or relative.
 
         NaN where a view is a constant picture.
         """
         natives, _ = self._read()
-        return self.scaled([one.metres for one in natives], images, intrinsics, focal_px)
+        return self.scaled([one.depth for one in natives], images, intrinsics, focal_px)
 
     def scaled(
         self,
@@ -169,14 +169,14 @@ class PassMaps(TowerPass):
     def in_images(
         self, images: list[ImageViews], intrinsics: Cameras | None, focal_px: Focals | None
     ) -> list[Tensor]:
-        """(C, H, W) of each image: metres, and behind them confidence where the head has it."""
+        """(C, H, W) of each image: depth, and behind it confidence where the head has it."""
         with outside_inference():
-            maps = self.placed(self.metres(images, intrinsics, focal_px), images, stitch)
+            maps = self.placed(self.native_depths(images, intrinsics, focal_px), images, stitch)
             if self.reader.head.config.confidence:
                 sure = self.placed(self.log_scales(), images, paste)
                 maps = [
-                    torch.cat([metres_1HW, confidence_of(log_scale_1HW)])
-                    for metres_1HW, log_scale_1HW in zip(maps, sure, strict=True)
+                    torch.cat([depth_1HW, confidence_of(log_scale_1HW)])
+                    for depth_1HW, log_scale_1HW in zip(maps, sure, strict=True)
                 ]
             return list(maps)
 
@@ -209,7 +209,7 @@ class PassMaps(TowerPass):
     def _read(self) -> tuple[list[DepthEstimate], list[Tensor] | None]:
         """The maps of each of ``views`` at the head's native size, computed once.
 
-        Beside them their metres at the tower's input where these were computed by this call: they
+        Beside them their depth at the tower's input where these were computed by this call: they
         are the caller's own. Where they are read inference mode is off: they are the user's.
         """
         # Made on first use (setdefault is atomic): torch.compile traces this object's making.
@@ -232,7 +232,7 @@ class PassMaps(TowerPass):
         """Step by step, without a graph around all of it."""
         natives = estimates(self.reader.head, batches)
         ranges = self.pixel_ranges()
-        if empty := check_finite([one.metres for one in natives], ranges):
+        if empty := check_finite([one.depth for one in natives], ranges):
             natives = list(map(without_depth, natives, ranges))
         return natives, None, empty
 

@@ -63,9 +63,9 @@ def patch_tokens(
     images = place if isinstance(place, list) else views_themselves(sizes)
     given = intrinsics is not None or focal_px is not None
     if given and (config.canonical_focal is not None or not config.metric):
-        natives = one.metres(images, intrinsics, focal_px)
+        natives = one.native_depths(images, intrinsics, focal_px)
     else:  # such metres do not follow from the lens
-        natives = one.metres()
+        natives = one.native_depths()
     cameras: list[Intrinsics | None] = [None] * len(sizes)
     if given:
         cameras = view_cameras(images, intrinsics, focal_px, one.reader.lens)

@@ -1,6 +1,6 @@
 """From pictures to their depth maps: the one path of ``predict``, ``eval`` and who calls it.
 
-Axes: C metres and confidence, H W a picture's own size.
+Axes: C depth and confidence, H W a picture's own size.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ class DepthReading:
         with outside_inference():
             place = one.place(size, original_sizes)
             images = place if isinstance(place, list) else None
-            return one.placed(one.metres(images, intrinsics, focal_px), place, stitch)
+            return one.placed(one.native_depths(images, intrinsics, focal_px), place, stitch)
 
     def predict_confidence(
         self, size: Size | None = None, *, original_sizes: Size | Sequence[Size] | None = None

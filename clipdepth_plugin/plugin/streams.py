@@ -99,8 +99,8 @@ class DepthStream(DepthReading):
             run, index, grid = numbered[view]
             native, one = natives[run], slice(index, index + 1)
             log_scale = None if native.log_scale is None else native.log_scale[one]
-            with torch.no_grad(), without_autocast(native.metres.device):
-                depth = stabilise(native.metres[one], log_scale, signatures[run][index], grid)
+            with torch.no_grad(), without_autocast(native.depth.device):
+                depth = stabilise(native.depth[one], log_scale, signatures[run][index], grid)
             found.append(DepthEstimate(depth, log_scale))
         return found
 
@@ -151,8 +151,8 @@ class _StreamPass(DepthPass):
 def _joined(natives: list[DepthEstimate]) -> DepthEstimate:
     """The maps (1, 1, H, W) of views of one size as (B, 1, H, W)."""
     scales = [one.log_scale for one in natives if one.log_scale is not None]
-    metres = torch.cat([one.metres for one in natives])
-    return DepthEstimate(metres, torch.cat(scales) if scales else None)
+    depth = torch.cat([one.depth for one in natives])
+    return DepthEstimate(depth, torch.cat(scales) if scales else None)
 
 
 class Streams:

@@ -22,7 +22,8 @@ from clipdepth_plugin.data.reading import BadFiles, Failure
 from clipdepth_plugin.errors import ClipDepthError, DataError, TrainingError
 from clipdepth_plugin.files.atomic import remove_leftovers
 from clipdepth_plugin.files.locks import HeldError, holding
-from clipdepth_plugin.training.token_cache import Key, TokenCache, to_records
+from clipdepth_plugin.training.records import to_records
+from clipdepth_plugin.training.token_cache import Key, TokenCache
 
 if TYPE_CHECKING:
     from clipdepth_plugin.data.items import Batch, SampleViews

@@ -26,14 +26,8 @@ from clipdepth_plugin.data.seeds import mixed_seed
 from clipdepth_plugin.features import Run
 from clipdepth_plugin.training.batches import Truths
 from clipdepth_plugin.training.cache_fill import fill_cache, filling, sample_contents
-from clipdepth_plugin.training.token_cache import (
-    WEIGHT,
-    Key,
-    Records,
-    TokenCache,
-    check,
-    features_of,
-)
+from clipdepth_plugin.training.records import WEIGHT, Records, features_of
+from clipdepth_plugin.training.token_cache import Key, TokenCache, check
 
 if TYPE_CHECKING:
     from torch import Tensor

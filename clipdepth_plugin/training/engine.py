@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 from clipdepth_plugin.arguments import check_type
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.precision import denormals_as_zero
+from clipdepth_plugin.training.accelerator import make_accelerator
 from clipdepth_plugin.training.config import TrainConfig
 from clipdepth_plugin.training.progress import Progress, Reporter, silent
 from clipdepth_plugin.training.run_folder import RunFolder
 from clipdepth_plugin.training.run_recorder import RunRecorder
-from clipdepth_plugin.training.session import Session, check_ready, make_accelerator, open_session
+from clipdepth_plugin.training.session import Session, check_ready, open_session
 from clipdepth_plugin.training.step import learning_rate
 
 if TYPE_CHECKING:

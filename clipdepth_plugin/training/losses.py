@@ -134,7 +134,7 @@ class DepthLoss:
 
         log_scale = estimate.log_scale
         estimate = DepthEstimate(
-            seen(estimate.metres),
+            seen(estimate.depth),
             None if log_scale is None else _at_least_32(log_scale),
             tuple(map(seen, estimate.auxiliary)),
         )

@@ -96,7 +96,7 @@ class Stepper:
         loss = float(result.total.detach())
         # The loss is pooled, so every process takes the same branch.
         if not math.isfinite(loss):
-            odd_B = (~torch.isfinite(estimate.metres)).flatten(1).any(dim=1)
+            odd_B = (~torch.isfinite(estimate.depth)).flatten(1).any(dim=1)
             self._stop(f"{where}: the loss is {loss}", [batch], odd_B)
         self._accelerator.backward(result.total / count)
         return loss, {name: float(value) for name, value in result.terms.items()}

@@ -27,7 +27,6 @@ from torch import Tensor
 
 from clipdepth_plugin.data.items import FULL_WEIGHT
 from clipdepth_plugin.errors import TrainingError
-from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.files.atomic import write_atomically
 from clipdepth_plugin.training.cache_identity import (
     OPTIONAL,
@@ -35,15 +34,14 @@ from clipdepth_plugin.training.cache_identity import (
     fingerprint,
     is_spare,
 )
+from clipdepth_plugin.training.records import WEIGHT, Records
 from clipdepth_plugin.training.sealed import DamagedFileError, SealedFile, open_sealed, seal
 
 IDENTITY = "cache.json"
-WEIGHT = "weight"
 SHARD_BYTES = 128 * 1024 * 1024
 
 _REMOVE = "remove this file, and run again: what it held is computed anew"
 
-Records = dict[str, Tensor]
 Layout = dict[str, tuple[torch.dtype, torch.Size]]
 """Of one record."""
 
@@ -230,36 +228,6 @@ def check(shard: SealedFile) -> None:
         shard.check()
     except TrainingError as error:
         raise TrainingError(f"cache {error}; {_REMOVE}") from error
-
-
-def to_records(
-    features: TowerFeatures,
-    depth_B1HW: Tensor,
-    intrinsics_B4: Tensor,
-    weight_B1HW: Tensor | None = None,
-    *,
-    levels: Sequence[int],
-    dtype: torch.dtype,
-) -> Records:
-    """Records of a batch, on the CPU.
-
-    Tokens and pixels are in ``dtype``, weights uint8, everything else float32.
-    """
-    tokens_BLND = torch.stack([features.levels[level] for level in levels], dim=1)
-    records = {"tokens": tokens_BLND.to(dtype), "depth": depth_B1HW, "intrinsics": intrinsics_B4}
-    if weight_B1HW is not None:
-        records[WEIGHT] = weight_B1HW
-    if features.context is not None:
-        records["context"] = features.context.float()
-    if features.pixels is not None:
-        records["pixels"] = features.pixels.to(dtype)
-    return {name: x.cpu().contiguous() for name, x in records.items()}
-
-
-def features_of(records: Records, levels: Sequence[int], grid: tuple[int, int]) -> TowerFeatures:
-    """The features of B records; ``levels`` are the records', in order."""
-    tokens = {level: records["tokens"][:, i] for i, level in enumerate(levels)}
-    return TowerFeatures(tokens, records.get("context"), grid, records.get("pixels"))
 
 
 def _is_key(key: Any) -> bool:

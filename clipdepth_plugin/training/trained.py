@@ -69,7 +69,7 @@ class TrainedHead(nn.Module):
 
         scales = [one.log_scale for one in natives if one.log_scale is not None]
         return DepthEstimate(
-            placed([one.metres for one in natives]),
+            placed([one.depth for one in natives]),
             placed(scales) if scales else None,
             tuple(map(placed, zip(*(one.auxiliary for one in natives), strict=True))),
         )

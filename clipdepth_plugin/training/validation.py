@@ -167,7 +167,7 @@ def validate(
         total = len(source)
     for number, (batch, counts) in enumerate(_together(accelerator, source.batches(0)), 1):
         estimate: DepthEstimate = model(batch.plain_runs, size)
-        pred_B1HW = estimate.metres / batch.scale_B[:, None, None, None]
+        pred_B1HW = estimate.depth / batch.scale_B[:, None, None, None]
         if batch.inverse:
             pred_B1HW = aligned_inverse(pred_B1HW, batch.depth_B1HW, batch.valid_B1HW)
         inverse = batch.inverse

@@ -24,11 +24,12 @@ from clipdepth_plugin.data.reading import map_ahead
 from clipdepth_plugin.features import Run, TowerFeatures, one_size
 from clipdepth_plugin.latency.intervals import Interval, median_interval
 from clipdepth_plugin.latency.rounds import Variant, run_rounds, wall_timer
+from clipdepth_plugin.training.accelerator import make_accelerator
 from clipdepth_plugin.training.batches import FeatureBatch
 from clipdepth_plugin.training.config_file import check_config
-from clipdepth_plugin.training.session import make_accelerator
+from clipdepth_plugin.training.records import features_of, to_records
 from clipdepth_plugin.training.step import Stepper
-from clipdepth_plugin.training.token_cache import Key, TokenCache, features_of, to_records
+from clipdepth_plugin.training.token_cache import Key, TokenCache
 from clipdepth_plugin.training.trained import TrainedHead
 
 BATCH, BATCHES, SIZE, GRID = 4, 2, (112, 112), (14, 14)

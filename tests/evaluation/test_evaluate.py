@@ -22,7 +22,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from clipdepth_plugin import DepthHead, attach
 from clipdepth_plugin.adapters.pixels import to_pixels
 from clipdepth_plugin.adapters.preprocessing import HALF_NORMALISATION, Preprocessing
-from clipdepth_plugin.cli.eval import make_table
+from clipdepth_plugin.cli.eval_table import make_table
 from clipdepth_plugin.config import Preset
 from clipdepth_plugin.data import Sample
 from clipdepth_plugin.errors import DataError, HostError
@@ -238,7 +238,7 @@ def test_maps_lie_where_the_plugin_puts_them_beside_an_unseen_border(preset: Pre
         features = one_size(plugin.features(pixels))
         trained = TrainedHead(head, LossConfig(), patch_size=(8, 8))
         fields = features.levels, features.context, features.pixels, features.grid, (36, 36)
-        torch.testing.assert_close(trained([fields], (36, 36)).metres, plugin.depth)
+        torch.testing.assert_close(trained([fields], (36, 36)).depth, plugin.depth)
         assert bool((plugin.depth[..., 32:] == plugin.depth[..., 31:32]).all())
         trained.train()
         estimate = trained([fields], (24, 20))

@@ -88,8 +88,8 @@ def head_errors(name: str) -> dict[str, float]:
     with torch.no_grad():
         expected, alone = head.estimate(features, size), fused.estimate(features, size)
         errors = {
-            f"{name}, float32": relative(alone.metres, expected.metres),
-            f"{name}, bfloat16": relative(half(features, size), expected.metres),
+            f"{name}, float32": relative(alone.depth, expected.depth),
+            f"{name}, bfloat16": relative(half(features, size), expected.depth),
         }
         if expected.log_scale is not None and alone.log_scale is not None:
             errors[f"{name}, scale, float32"] = relative(alone.log_scale, expected.log_scale)
@@ -98,7 +98,7 @@ def head_errors(name: str) -> dict[str, float]:
         launched = {str(node.target) for node in program.graph.nodes}
         assert any(target.startswith("clipdepth.") for target in launched), launched
         exported = program.module()(features, size)
-        return errors | {f"{name}, exported, float32": relative(exported, expected.metres)}
+        return errors | {f"{name}, exported, float32": relative(exported, expected.depth)}
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from clipdepth_plugin import ops
 from clipdepth_plugin.config import Activation
-from clipdepth_plugin.decoders.readout import Metres
+from clipdepth_plugin.decoders.readout import DepthActivation
 from tests.scripts.interpreter import skip_overflow_checks
 
 Case = tuple[str, Callable[..., Any], tuple[Any, ...], dict[str, Any]]
@@ -168,7 +168,7 @@ def depth_readout() -> Iterator[Case]:
             random(hidden),
             kernel_of(1, hidden, 3, 3),
             random(1),
-        ), {"metres": Metres(activation, (0.05, 20.0)), "size": size}  # fmt: skip
+        ), {"activation": DepthActivation(activation, (0.05, 20.0)), "size": size}  # fmt: skip
 
 
 def convex_depth() -> Iterator[Case]:
@@ -186,7 +186,7 @@ def convex_depth() -> Iterator[Case]:
             kernel_of(144, channels) * 3,
             random(144),
             a_map(batch, embedding, 4 * h, 4 * w) if embedding else None,
-        ), {"metres": Metres(activation, (0.05, 20.0))}  # fmt: skip
+        ), {"activation": DepthActivation(activation, (0.05, 20.0))}  # fmt: skip
 
 
 OPS = (

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from clipdepth_plugin.errors import TrainingError
+from clipdepth_plugin.training.accelerator import make_accelerator
 from clipdepth_plugin.training.checkpoint import read_checkpoint
 from clipdepth_plugin.training.engine import train
 from clipdepth_plugin.training.run_folder import read_log
-from clipdepth_plugin.training.session import make_accelerator
 
 if TYPE_CHECKING:
     from tests.training.conftest import TinyRuns

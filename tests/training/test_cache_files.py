@@ -16,15 +16,9 @@ from safetensors.torch import save_file
 from clipdepth_plugin.errors import TrainingError
 from clipdepth_plugin.features import TowerFeatures
 from clipdepth_plugin.training import token_cache
+from clipdepth_plugin.training.records import Records, features_of, to_records
 from clipdepth_plugin.training.sealed import open_sealed, seal
-from clipdepth_plugin.training.token_cache import (
-    Key,
-    Records,
-    TokenCache,
-    check,
-    features_of,
-    to_records,
-)
+from clipdepth_plugin.training.token_cache import Key, TokenCache, check
 
 KEYS = [Key(f"image {i}", "plain") for i in range(5)]
 

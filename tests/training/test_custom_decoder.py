@@ -16,7 +16,7 @@ from clipdepth_plugin.adapters.loading import load_host
 from clipdepth_plugin.config import DECODERS, PRESETS
 from clipdepth_plugin.decoders.decoder import Decoder, register_decoder
 from clipdepth_plugin.decoders.pathways import tokens_to_map
-from clipdepth_plugin.decoders.readout import DepthEstimate, Metres, read_estimate
+from clipdepth_plugin.decoders.readout import DepthActivation, DepthEstimate, read_estimate
 from clipdepth_plugin.errors import ConfigError, HeadFileError, KernelError
 from clipdepth_plugin.fused import forms
 from clipdepth_plugin.fused.forms import Packing, fused_form
@@ -39,8 +39,8 @@ class OneLevel(Decoder):
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
         self.level = config.levels[0]
-        self.metres = Metres(config.activation, config.depth_range)
-        self.to_logit = nn.Conv2d(config.width, self.metres.channels, 1)
+        self.activation = DepthActivation(config.activation, config.depth_range)
+        self.to_logit = nn.Conv2d(config.width, self.activation.channels, 1)
 
     def forward(
         self,
@@ -50,7 +50,7 @@ class OneLevel(Decoder):
         auxiliary: bool = False,
     ) -> DepthEstimate:
         map_BDhw = tokens_to_map(features.levels[self.level], features.grid)
-        return read_estimate(self.metres, self.to_logit(F.normalize(map_BDhw, dim=1)), size)
+        return read_estimate(self.activation, self.to_logit(F.normalize(map_BDhw, dim=1)), size)
 
 
 class Fused(nn.Module):

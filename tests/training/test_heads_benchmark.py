@@ -122,6 +122,6 @@ def test_decoders_give_the_maps_that_they_name(heads: ModuleType, name: str) -> 
         estimate = head.estimate(features)
         assert head(features, (30, 20)).shape == (2, 1, 30, 20)
     times = DECODERS[name].upsampling(config)
-    assert estimate.metres.shape == (2, 1, 4 * times, 6 * times)
-    assert estimate.metres.min() >= config.depth_range[0]
+    assert estimate.depth.shape == (2, 1, 4 * times, 6 * times)
+    assert estimate.depth.min() >= config.depth_range[0]
     assert (estimate.log_scale is None) == (name == "ridge")

@@ -17,7 +17,8 @@ from clipdepth_plugin.adapters.pixels import normalised, to_pixels
 from clipdepth_plugin.data import DataConfig, open_dataset
 from clipdepth_plugin.data.views import make_view
 from clipdepth_plugin.errors import TrainingError
-from clipdepth_plugin.training.session import open_session, with_precision
+from clipdepth_plugin.training.accelerator import with_precision
+from clipdepth_plugin.training.session import open_session
 from clipdepth_plugin.training.tower import load_tower, make_head
 from tests.training.conftest import PROCESSOR, TinyRuns
 

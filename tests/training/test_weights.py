@@ -22,9 +22,9 @@ from clipdepth_plugin.decoders.readout import DepthEstimate
 from clipdepth_plugin.errors import DataError
 from clipdepth_plugin.training.engine import train
 from clipdepth_plugin.training.losses import DepthLoss, LossConfig
+from clipdepth_plugin.training.records import WEIGHT
 from clipdepth_plugin.training.sealed import open_sealed
 from clipdepth_plugin.training.terms.term import Part, Truth, trimmed
-from clipdepth_plugin.training.token_cache import WEIGHT
 from tests.training.labelled import copied, weighed
 from tests.training.test_cache import FLIP_ONLY, cache_of
 

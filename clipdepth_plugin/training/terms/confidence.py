@@ -38,7 +38,7 @@ class Confidence(LossTerm):
 
         def sums(given: DepthEstimate, truth: Truth) -> Tensor:
             assert given.log_scale is not None  # see ``check``
-            pred_B1HW = given.metres.detach()
+            pred_B1HW = given.depth.detach()
             return confidence_moments(pred_B1HW, given.log_scale, truth, self.min_depth)
 
         yield Part("confidence", self.confidence, sums, mean_from_moments, trains_depth=False)

@@ -35,7 +35,7 @@ class Gradient(LossTerm):
         yield Part(
             "gradient",
             self.gradient,
-            lambda given, truth: gradient_moments(given.metres, truth, *options),
+            lambda given, truth: gradient_moments(given.depth, truth, *options),
             mean_from_moments,
         )
 

@@ -34,7 +34,7 @@ class LogL1(LossTerm):
         yield Part(
             "log_l1",
             self.log_l1,
-            lambda given, truth: log_l1_moments(given.metres, truth, *options),
+            lambda given, truth: log_l1_moments(given.depth, truth, *options),
             mean_from_moments,
         )
 

@@ -52,7 +52,7 @@ class Silog(LossTerm):
             return lambda given, truth: silog_moments(pick(given), truth, *options)
 
         value = partial(silog_from_moments, mean_weight=self.silog_mean)
-        yield Part("silog", self.silog, of(lambda given: given.metres), value)
+        yield Part("silog", self.silog, of(lambda given: given.depth), value)
         for i, weight in enumerate(self.auxiliary):
             sums = of(lambda given, i=i: given.auxiliary[i])  # type: ignore[misc]
             yield Part(f"aux{i}", weight, sums, value, trains_depth=False)

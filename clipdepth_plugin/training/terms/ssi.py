@@ -57,12 +57,12 @@ class Ssi(LossTerm):
         yield part(
             "ssi",
             self.ssi,
-            lambda given, truth: picture_moments(*aligned(given.metres, truth), trim),
+            lambda given, truth: picture_moments(*aligned(given.depth, truth), trim),
         )
         yield part(
             "ssi_gradient",
             self.ssi_gradient,
-            lambda given, truth: difference_moments(*aligned(given.metres, truth), scales),
+            lambda given, truth: difference_moments(*aligned(given.depth, truth), scales),
         )
 
     def defaults_for(self, head: HeadConfig) -> dict[str, Any]:

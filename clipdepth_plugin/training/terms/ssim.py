@@ -34,7 +34,7 @@ class Ssim(LossTerm):
         yield Part(
             "ssim",
             self.ssim,
-            lambda given, truth: ssim_moments(given.metres, truth),
+            lambda given, truth: ssim_moments(given.depth, truth),
             mean_from_moments,
         )
 
