@@ -8,12 +8,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from clipdepth_plugin.data import DataConfig, open_dataset
 from clipdepth_plugin.data.dataset import SampleDataset
@@ -21,6 +23,7 @@ from clipdepth_plugin.errors import ClipDepthError, DataError, DepthFileError, S
 from clipdepth_plugin.labelling.job import LabelJob, Progress
 from clipdepth_plugin.labelling.run import write_labels
 from clipdepth_plugin.labelling.shards import Shard
+from clipdepth_plugin.labelling.source import Label, Picture
 from tests.labelling.fake import FakeSource, frames, hashes, job, picture, save_tree, stored
 from tests.labelling.test_label_pictures import write_tars, write_video
 
@@ -216,6 +219,31 @@ def test_bad_files_are_named_and_left_out_up_to_a_limit(tmp_path: Path) -> None:
     assert (again.labelled, again.present, again.bad) == (0, 8, report.bad)
     with pytest.raises(DataError, match=r"(?s)more than bad_file_limit = 3.*00011"):
         write_labels(job(tars, folder=tmp_path / "less", bad_file_limit=3))
+
+
+class Fussy(FakeSource):
+    """Fails on pictures of one colour, in a batch with others too."""
+
+    def label(self, pictures: Sequence[Picture]) -> list[Label]:
+        if any(np.ptp(one.image_HW3) == 0 for one in pictures):
+            raise SourceError("fussy: too plain")
+        return super().label(pictures)
+
+
+def test_pictures_that_the_source_fails_on_are_bad_files(tmp_path: Path) -> None:
+    pics = save_tree(tmp_path / "pics", [f"{i}.png" for i in range(5)])
+    Image.new("RGB", (16, 12)).save(pics / "2.png")
+    one = job(pics, folder=tmp_path / "out", source=Fussy, batch_size=4)
+    with pytest.raises(SourceError, match="too plain"):
+        write_labels(one)
+    report = write_labels(replace(one, bad_file_limit=1))
+    assert report.bad == {str(pics / "2.png"): "fussy: too plain"}
+    write_labels(job(pics, folder=tmp_path / "good", bad_file_limit=1, source=Fussy))
+    assert hashes(tmp_path / "out") == hashes(tmp_path / "good")
+    assert report.labelled + report.present == 4
+    Image.new("RGB", (16, 12)).save(pics / "5.png")
+    with pytest.raises(DataError, match=r"(?s)more than bad_file_limit = 1 .*2.png.*5.png"):
+        write_labels(replace(one, bad_file_limit=1))
 
 
 @pytest.mark.parametrize("length", [2048, 2500, 2600])  # at, in and behind a header
