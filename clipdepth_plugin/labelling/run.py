@@ -179,7 +179,7 @@ class _Run:
             keep_HW = self._masks(name, content.image_HW3.shape[:2])
             return _Read(name, unread.place, content, camera, keep_HW)
         except ClipDepthError as error:
-            return Failure(unread.place, str(error))
+            return Failure(unread.place, str(error).removeprefix(f"{unread.place}: "))
 
     def _labelled(self, reading: Iterator[_Read | Failure]) -> Generator[_Labelled, None, None]:
         good = self._without_bad(reading)

@@ -22,6 +22,7 @@ from clipdepth_plugin.data.dataset import SampleDataset
 from clipdepth_plugin.errors import ClipDepthError, DataError, DepthFileError, SourceError
 from clipdepth_plugin.labelling.job import LabelJob, Progress
 from clipdepth_plugin.labelling.run import write_labels
+from clipdepth_plugin.labelling.settings import LabelSettings
 from clipdepth_plugin.labelling.shards import Shard
 from clipdepth_plugin.labelling.source import Label, Picture
 from tests.labelling.fake import FakeSource, frames, hashes, job, picture, save_tree, stored
@@ -155,7 +156,8 @@ def test_what_is_there_stays_and_what_lacks_a_file_is_made_again(
         ({"reads_focal": True}, {}, "reads_focal of the labels there is False, and now True"),
         ({}, {"flip": False}, "flip of the labels there is True, and now False"),
         ({}, {"dtype": "float16"}, "dtype of the labels there is None, and now 'float16'"),
-        ({}, {"focal_px": 20.0}, "focal of the labels there is"),
+        ({}, {"focal_px": 20.0}, "focal_px of the labels there is None, and now 20.0"),
+        ({}, {"max_depth": 5.0}, "max_depth of the labels there is None, and now 5.0"),
     ],
 )
 def test_labels_of_another_source_are_refused(
@@ -167,6 +169,19 @@ def test_labels_of_another_source_are_refused(
     with pytest.raises(SourceError, match=message):
         write_labels(other, source=FakeSource(**card))
     assert hashes(tmp_path / "out") == before
+
+
+def test_a_mistake_before_the_first_label_does_not_claim_the_folder(
+    tmp_path: Path, pics: Path
+) -> None:
+    wrong = LabelSettings(intrinsics_file=str(tmp_path / "none.json"))
+    with pytest.raises(DataError, match="no such file"):
+        write_labels(job(pics, folder=tmp_path / "out", settings=wrong))
+    (tmp_path / "out" / ".shard-2-of-2.lock").touch()  # another process works there
+    with pytest.raises(SourceError, match=r"intrinsics_file of the labels there is '.*none\.json'"):
+        write_labels(job(pics, folder=tmp_path / "out"))
+    (tmp_path / "out" / ".shard-2-of-2.lock").unlink()
+    assert whole(pics, tmp_path / "out") == whole(pics, tmp_path / "new")
 
 
 def test_folders_that_are_refused(tmp_path: Path, pics: Path) -> None:

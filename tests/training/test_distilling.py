@@ -166,8 +166,8 @@ def test_what_can_not_be_distilled_is_refused(
         ([24], "1/10 of each", (22, 2)),
         ([8, 8, 8], "1/5 of each", (21, 3)),
         ([4, 4, 4, 4, 4, 4], "9/10", (20, 4)),  # a whole folder
-        ([16, 4, 4], "2/10", (20, 4)),
-        ([2] * 10, "1/10", (16, 4)),
+        ([16, 4, 4], "8/10", (20, 4)),
+        ([2] * 10, "3/10", (18, 2)),
     ],
 )
 def test_few_sequences_are_parted_within(
