@@ -22,7 +22,7 @@ from clipdepth_plugin.cli.options import (
     RayOption,
     SourceDtypeOption,
 )
-from clipdepth_plugin.errors import DataError, printable
+from clipdepth_plugin.errors import ClipDepthError, DataError, printable
 
 if TYPE_CHECKING:
     from clipdepth_plugin.labelling.job import LabelJob, LabelReport, Progress
@@ -219,8 +219,8 @@ def told(console: Console, what: str) -> Iterator[Callable[[Progress], None]]:
 
         try:
             yield advance
-        except BaseException:
-            if kept:
+        except BaseException as error:
+            if kept or not isinstance(error, ClipDepthError):
                 console.print("what is labelled stays; the same command goes on from there")
             raise
 
