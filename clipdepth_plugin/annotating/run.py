@@ -22,7 +22,7 @@ from clipdepth_plugin.errors import ClipDepthError, DataError, DepthFileError, S
 from clipdepth_plugin.files.atomic import sync
 from clipdepth_plugin.files.documents import MIB, read_json
 from clipdepth_plugin.files.locks import check_new, waiting_lock
-from clipdepth_plugin.labelling.folder import META_FILE, check_same, claim_folder, holding_shard
+from clipdepth_plugin.labelling.folder import META_FILE, check_same, claimed_folder
 from clipdepth_plugin.labelling.job import LabelReport, Progress
 from clipdepth_plugin.labelling.on_ray import run_on_ray
 from clipdepth_plugin.labelling.run import Advance, opened_source
@@ -103,8 +103,7 @@ def annotate_shard(
     if is_whole(job, meta):
         return LabelReport(present=sum(lengths.values()))
     check_new(job.folder, DataError, _NEW)
-    claim_folder(job.parts, meta)
-    with holding_shard(job.parts, job.shard):
+    with claimed_folder(job.parts, meta, job.shard):
         return _write(plan, source, lengths, advance)
 
 

@@ -94,13 +94,13 @@ def distill(options: DistillOptions, console: Console) -> int:
     """
     from clipdepth_plugin.cli.device import find_device
     from clipdepth_plugin.distilling.report import to_markdown
-    from clipdepth_plugin.distilling.run import check_student
+    from clipdepth_plugin.distilling.run import check_job
     from clipdepth_plugin.distilling.run import distill as run
 
     find_device(options.device)
     job, labelling = _job(options), _label_job(options)
     with loading(console, options.host):
-        check_student(job)
+        check_job(job)
     bad = labelling is not None and _label(labelling, console)
     with TrainingReport(console) as reporter, LongWork(console) as work:
         report = run(job, reporter=reporter, advance=work.at)

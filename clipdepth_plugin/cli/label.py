@@ -22,7 +22,7 @@ from clipdepth_plugin.cli.options import (
     RayOption,
     SourceDtypeOption,
 )
-from clipdepth_plugin.errors import DataError, printable
+from clipdepth_plugin.errors import ClipDepthError, DataError, printable
 
 if TYPE_CHECKING:
     from clipdepth_plugin.labelling.job import LabelJob, LabelReport, Progress
@@ -123,12 +123,8 @@ def label(options: LabelOptions, console: Console) -> int:
     """
     with loading(console, options.teacher):
         job = make_job(options)
-    try:
-        with told(console, "shards" if options.ray else "pictures") as advance:
-            report = _run(job, options, advance)
-    except BaseException:
-        console.print("what is labelled stays; the same command goes on from there")
-        raise
+    with told(console, "shards" if options.ray else "pictures") as advance:
+        report = _run(job, options, advance)
     say(report, options.folder, console)
     return 1 if report.bad else 0
 
@@ -206,10 +202,12 @@ def _run(job: LabelJob, options: LabelOptions, advance: Callable[[Progress], Non
 def told(console: Console, what: str) -> Iterator[Callable[[Progress], None]]:
     """A bar with the pictures a second; the time left is that of the whole."""
     first: list[tuple[float, int]] = []
+    kept = False
     with LongWork(console) as work:
 
         def advance(progress: Progress) -> None:
-            now = time.monotonic()
+            nonlocal kept
+            now, kept = time.monotonic(), progress.done > progress.bad
             if not first:
                 first.append((now, progress.labelled))
             began, before = first[0]
@@ -219,7 +217,12 @@ def told(console: Console, what: str) -> Iterator[Callable[[Progress], None]]:
                 numbers += f", {progress.bad} bad"
             work.at(what, progress.done, progress.total, numbers)
 
-        yield advance
+        try:
+            yield advance
+        except BaseException as error:
+            if kept or not isinstance(error, ClipDepthError):
+                console.print("what is labelled stays; the same command goes on from there")
+            raise
 
 
 def say(report: LabelReport, folder: Path, console: Console) -> None:

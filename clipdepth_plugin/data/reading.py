@@ -53,11 +53,11 @@ class BadFiles:
             if name not in self.reasons:
                 self.reasons[name] = reason
                 logger.warning(
-                    "%s can't be read and is %s (%d of at most %d): %s",
+                    "%s can't be used and is %s (%d of at most %d): %s",
                     *(name, self._instead, len(self.reasons), self.limit, reason),
                 )
         if len(self.reasons) > self.limit:
-            raise self.error(f"more than bad_file_limit = {self.limit} samples can't be read")
+            raise self.error(f"more than bad_file_limit = {self.limit} samples can't be used")
 
     def error(self, what: str) -> DataError:
         """An error that lists everything seen so far."""

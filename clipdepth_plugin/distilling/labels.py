@@ -13,8 +13,13 @@ from clipdepth_plugin.files.problems import checked
 from clipdepth_plugin.labelling.source import SourceCard
 
 _META_BYTES = 16 * MIB
-HELD_OUT = "1/10"
-"""Part of the labels that validates and is reported on; the rest trains."""
+HELD_OUT = (
+    *(f"{number}/{of}" for of in (10, 5) for number in range(1, of + 1)),
+    *(f"1/{of} of each" for of in (10, 5, 4)),
+)
+"""Parts of the labels that may validate and be reported on, the best first; the rest trains."""
+
+_LEAST, _MOST = 0.05, 0.3  # of the frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +78,15 @@ def split_labels(root: Path, split: str = "train") -> LabelledSet:
     with_cameras = 2 * known >= frames
     if with_cameras:
         fields["with_camera"] = True
-    for of in ("", " of each"):
-        parts = [{**fields, "fold": f"{which}{HELD_OUT}{of}"} for which in ("not ", "")]
+    for fold in HELD_OUT:
+        parts = [{**fields, "fold": f"{which}{fold}"} for which in ("not ", "")]
         train, held_out = (DataConfig(**part) for part in parts)
         counts = _count(parts[0]), _count(parts[1])
-        if 0.05 <= counts[1] / max(sum(counts), 1) <= 0.3:
+        if _LEAST <= counts[1] / max(sum(counts), 1) <= _MOST:
             return LabelledSet(root, split, card, train, held_out, counts, with_cameras)
     raise DataError(
-        f"{root / split}: {frames} labelled pictures are too few to hold some out; label at least "
-        "20"
+        f"{root / split}: {frames} labelled pictures are too few, or their folders too unequal, to "
+        "hold some out; label at least 20, in folders of alike size or all in one"
     )
 
 

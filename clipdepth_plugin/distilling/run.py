@@ -18,13 +18,14 @@ from clipdepth_plugin.distilling.recipe import Student, training_tree
 from clipdepth_plugin.distilling.report import DistillReport, write
 from clipdepth_plugin.distilling.teacher import TeacherPredictor
 from clipdepth_plugin.environment import describe_environment
+from clipdepth_plugin.errors import ConfigError, SourceError, printable
 from clipdepth_plugin.evaluation.evaluate import EvaluationResult, evaluate
 from clipdepth_plugin.evaluation.predictors import HeadPredictor, Predictor
 from clipdepth_plugin.evaluation.protocols import get_protocol
 from clipdepth_plugin.evaluation.report import Report, make_report, write_image_grid
-from clipdepth_plugin.files.atomic import write_atomically
+from clipdepth_plugin.files.atomic import new_files
 from clipdepth_plugin.head import DepthHead
-from clipdepth_plugin.labelling.source import SourceCard, open_source
+from clipdepth_plugin.labelling.source import DepthSource, SourceCard, open_source
 from clipdepth_plugin.latency.audit import Method, audit
 from clipdepth_plugin.latency.processed import needed_processor
 from clipdepth_plugin.latency.schema import Audit
@@ -86,6 +87,7 @@ def distill(
         ClipDepthError: As ``train`` and ``evaluate``.
     """
     labels = split_labels(job.labels)
+    teacher = _teacher(labels.card, job)
     config = make_config(job, labels)
     trained = train(config, resume=Path(config.run).exists(), reporter=reporter)
     measuring = _Measuring.of(job, config, trained.head, advance)
@@ -99,7 +101,7 @@ def distill(
         pictures=labels.counts,
         agreement=agreement,
         inverse_error=trained.metrics.get("inverse_error"),
-        truth=measuring.truth(labels.card.source, job.truth),
+        truth=measuring.truth(teacher, job.truth),
         cost=measuring.cost(),
         environment=describe_environment(job.command, job.device),
     )
@@ -107,14 +109,17 @@ def distill(
     return report
 
 
-def check_student(job: Distillation) -> None:
-    """Refuses a student that can't be trained, before hours of labelling.
+def check_job(job: Distillation) -> None:
+    """Refuses a student that can't be trained, and truth, before hours of labelling.
 
     Raises:
-        ConfigError: Of its fields.
+        ConfigError: Of the student's fields.
+        DataError: The truth can't be opened, or is no truth.
         HostError: The host can't be loaded.
         TowerNotFoundError: It has no such tower.
     """
+    for truth in job.truth:
+        open_dataset(truth)
     data = DataConfig(format="rgbd", root=str(job.labels))
     card = SourceCard(source="", units="metres", version="")
     labels = LabelledSet(job.labels, "train", card, data, data, (1, 1), with_cameras=True)
@@ -126,8 +131,27 @@ def make_config(job: Distillation, labels: LabelledSet) -> TrainConfig:
     """The training run, with the user's fields in it; it is also written to ``train.yaml``."""
     tree = training_tree(labels, job.student, job.run)
     config = with_fields(tree, job.overrides, RECIPE)
-    write_atomically(job.run / "train.yaml", dump_config(config).encode())
+    with new_files(job.run, ConfigError) as folder:
+        (folder / "train.yaml").write_bytes(dump_config(config).encode())
     return config
+
+
+def _teacher(card: SourceCard, job: Distillation) -> DepthSource | None:
+    """The teacher, where it is to be measured: the one that labelled, before hours of training.
+
+    Raises:
+        SourceError: It can't be opened, or is in another state by now.
+    """
+    if not job.truth:
+        return None
+    teacher = open_source(card.source, device=job.device)
+    if (found := teacher.card.version) != card.version:
+        raise SourceError(
+            f"{card.source}: labelled {printable(job.labels)} as version {card.version} and is "
+            f"{found} now, so that the truth would measure another teacher; give back the old "
+            "one, label anew, or leave out --truth"
+        )
+    return teacher
 
 
 @dataclass(frozen=True)
@@ -158,12 +182,16 @@ class _Measuring:
         write_image_grid(path, result, predict, open_dataset(held_out))
         return report
 
-    def truth(self, source: str, sets: Sequence[DataConfig]) -> dict[str, dict[str, Report]]:
+    def truth(
+        self, teacher: DepthSource | None, sets: Sequence[DataConfig]
+    ) -> dict[str, dict[str, Report]]:
         """Teacher and student against measured depth."""
-        if not sets:
+        if teacher is None:
             return {}
-        teacher = TeacherPredictor(open_source(source, device=self.job.device))
-        both: dict[str, Predictor] = {"teacher": teacher, "student": HeadPredictor(self.plugin)}
+        both: dict[str, Predictor] = {
+            "teacher": TeacherPredictor(teacher),
+            "student": HeadPredictor(self.plugin),
+        }
         return {
             f"{data.title}/{data.split}": {
                 who: self._measured(one, data, f"{who} on {data.title}")[1]

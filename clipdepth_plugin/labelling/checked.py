@@ -70,7 +70,7 @@ class CheckedSource(DepthSource):
             estimates = self.run(pictures)
         except SourceError:
             raise
-        except Exception as error:  # models and callables of others raise almost anything
+        except (Exception, SystemExit) as error:  # models and callables of others raise anything
             raise SourceError(
                 f"{self.card.source} failed on {names} ({type(error).__name__}: "
                 f"{shortened(error, 500)})"

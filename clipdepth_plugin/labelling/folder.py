@@ -25,6 +25,7 @@ from clipdepth_plugin.labelling.validity import depth_scale, farthest
 META_FILE = "meta.json"
 _META_BYTES = 16 * MIB
 _WAIT = 60.0
+_SHARD = ".shard-"
 _UNCOMPARED = ("written_by",)
 
 
@@ -52,30 +53,55 @@ def make_meta(card: SourceCard, settings: LabelSettings) -> dict[str, Any]:
     return {"depth_scale": depth_scale(far), "max_depth_m": far, "labels": labels}
 
 
-def claim_folder(folder: Path, meta: dict[str, Any]) -> None:
-    """Writes meta.json, or checks the one that is there.
+@contextlib.contextmanager
+def claimed_folder(folder: Path, meta: dict[str, Any], shard: Shard) -> Iterator[None]:
+    """A shard's labels alone are written into a folder by its holder, all of one meta.json.
+
+    Writes meta.json, or checks the one that is there. That of a run that ended before its first
+    label, by a mistaken option say, is replaced.
 
     Raises:
         SourceError: The folder holds labels of another source or with other settings, or
             something else.
-        DepthFileError: It can't be made or written to.
+        DepthFileError: It can't be made or written to, or another process has this shard now.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DepthFileError(f"{folder}: can't be made ({error.strerror})") from error
-    path = folder / META_FILE
-    with waiting_lock(folder / LOCK_FILE, _WAIT, DepthFileError):
-        if path.exists():
+        raise DepthFileError(
+            f"{folder}: can't be made ({error.strerror}); give a folder that can be made and "
+            "written to"
+        ) from error
+    with contextlib.ExitStack() as held:
+        with waiting_lock(folder / LOCK_FILE, _WAIT, DepthFileError):
+            _claim(folder, meta)
+            path = folder / f"{_SHARD}{shard.number}-of-{shard.of}.lock"
+            held.enter_context(waiting_lock(path, 0.0, DepthFileError))
+        yield
+
+
+def _claim(folder: Path, meta: dict[str, Any]) -> None:
+    path, names = folder / META_FILE, names_in(folder, DepthFileError)
+    others = [one for one in names if not one.startswith(".") and one != META_FILE]
+    shards = [one for one in names if one.startswith(_SHARD)]  # of processes that were not killed
+    if path.exists():
+        try:
             check_same(path, meta)
             return
-        others = [one for one in names_in(folder, DepthFileError) if not one.startswith(".")]
-        if others:
-            raise SourceError(
-                f"{folder}: holds {quoted(others[0])} and no {META_FILE} of labels; give a new or "
-                "empty folder"
-            )
-        write_atomically(path, f"{json.dumps(meta, indent=2)}\n".encode())
+        except SourceError:
+            if others or shards or not _is_ours(path):
+                raise
+    elif others:
+        raise SourceError(
+            f"{folder}: holds {quoted(others[0])} and no {META_FILE} of labels; give a new or "
+            "empty folder"
+        )
+    write_atomically(path, f"{json.dumps(meta, indent=2)}\n".encode())
+
+
+def _is_ours(path: Path) -> bool:
+    there = read_json(path, SourceError, limit=_META_BYTES)
+    return isinstance(there, dict) and isinstance(there.get("labels"), dict)
 
 
 def check_same(path: Path, meta: dict[str, Any]) -> None:
@@ -84,11 +110,11 @@ def check_same(path: Path, meta: dict[str, Any]) -> None:
     Raises:
         SourceError: It does not.
     """
-    there = read_json(path, SourceError, limit=_META_BYTES)
-    if not isinstance(there, dict) or not isinstance(there.get("labels"), dict):
+    if not _is_ours(path):
         raise SourceError(f"{path}: is of data that clipdepth did not label; give a new folder")
+    there = read_json(path, SourceError, limit=_META_BYTES)
     before, now = _flat(there), _flat(json.loads(json.dumps(meta)))
-    for key in sorted(before.keys() | now.keys()):
+    for key in {**before, **now}:
         if before.get(key) != now.get(key):
             raise SourceError(
                 f"{path}: {key} of the labels there is {quoted(before.get(key))}, and now "
@@ -97,20 +123,9 @@ def check_same(path: Path, meta: dict[str, Any]) -> None:
             )
 
 
-@contextlib.contextmanager
-def holding_shard(folder: Path, shard: Shard) -> Iterator[None]:
-    """Keeps a second process from labelling the same shard.
-
-    Raises:
-        DepthFileError: Another one does now.
-    """
-    path = folder / f".shard-{shard.number}-of-{shard.of}.lock"
-    with waiting_lock(path, 0.0, DepthFileError):
-        yield
-
-
 def _flat(meta: dict[str, Any]) -> dict[str, Any]:
     labels = {key: one for key, one in meta["labels"].items() if key not in _UNCOMPARED}
-    settings = labels.pop("settings", None)
+    given = labels.pop("settings", None)
+    settings = given if isinstance(given, dict) else {}
     units = {key: meta.get(key) for key in ("depth_scale", "units", "max_depth_m")}
-    return {**units, **labels, **(settings if isinstance(settings, dict) else {})}
+    return {**settings, **labels, **settings, **units}  # the first that differs is what was given

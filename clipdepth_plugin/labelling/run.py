@@ -39,6 +39,7 @@ Advance = Callable[[Progress], object]
 
 class _Read(NamedTuple):
     name: str
+    place: str
     content: Content
     camera: Intrinsics | None
     keep_HW: NDArray[np.bool_] | None
@@ -175,26 +176,44 @@ class _Run:
         try:
             content = unread.read()
             camera = self._cameras(name, content)
-            return _Read(name, content, camera, self._masks(name, content.image_HW3.shape[:2]))
+            keep_HW = self._masks(name, content.image_HW3.shape[:2])
+            return _Read(name, unread.place, content, camera, keep_HW)
         except ClipDepthError as error:
-            return Failure(unread.place, str(error))
+            return Failure(unread.place, str(error).removeprefix(f"{unread.place}: "))
 
     def _labelled(self, reading: Iterator[_Read | Failure]) -> Generator[_Labelled, None, None]:
         good = self._without_bad(reading)
         while batch := list(islice(good, self._job.batch_size)):
+            yield from self._batch_labelled(batch)
+
+    def _batch_labelled(self, batch: list[_Read]) -> list[_Labelled]:
+        """The pictures that the source fails on are bad, as those that can't be read."""
+        try:
             labels = self._label(batch, [one.picture for one in batch])
             mirrored: list[Label] | list[None] = [None] * len(batch)
             if self._job.settings.flip:
                 mirrored = self._label(batch, [one.mirrored for one in batch])
-            yield from map(_Labelled, batch, labels, mirrored)
+            return [*map(_Labelled, batch, labels, mirrored)]
+        except SourceError as error:
+            if self._job.bad_file_limit == 0:
+                raise
+            if len(batch) > 1:  # which one it was
+                return [one for single in batch for one in self._batch_labelled([single])]
+            self._add_bad(Failure(batch[0].place, str(error)))
+            return []
 
     def _without_bad(self, reading: Iterator[_Read | Failure]) -> Iterator[_Read]:
         for one in reading:
             if isinstance(one, Failure):
-                self._bad.add([one])
-                self._tell()
+                self._add_bad(one)
             else:
                 yield one
+
+    def _add_bad(self, failure: Failure) -> None:
+        try:
+            self._bad.add([failure])
+        finally:
+            self._tell()
 
     def _label(self, batch: list[_Read], pictures: list[Picture]) -> list[Label]:
         began = time.perf_counter()
@@ -211,7 +230,7 @@ class _Run:
 
     def _write(self, labelled: _Labelled) -> tuple[bool, str]:
         """Runs in threads."""
-        (name, content, camera, keep_HW), label, mirrored = labelled
+        (name, _, content, camera, keep_HW), label, mirrored = labelled
         counts = self._sink.write(
             name,
             content,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipdepth_plugin.arguments import Intrinsics
-from clipdepth_plugin.labelling.folder import claim_folder, holding_shard, make_meta
+from clipdepth_plugin.labelling.folder import claimed_folder, make_meta
 from clipdepth_plugin.labelling.frames import FrameFiles
 from clipdepth_plugin.labelling.pictures.kinds import Content
 from clipdepth_plugin.labelling.sequences import Sequences
@@ -63,8 +63,7 @@ class LabelSink:
             SourceError: The folder holds something else.
             DepthFileError: It can't be written, or another process writes this shard.
         """
-        claim_folder(self._folder, self._meta)
-        self._held = holding_shard(self._folder, self._shard)
+        self._held = claimed_folder(self._folder, self._meta, self._shard)
         self._held.__enter__()
         return self
 

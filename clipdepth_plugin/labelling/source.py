@@ -149,7 +149,7 @@ def open_source(text: str, *, device: str = "cpu", dtype: str | None = None) -> 
         raise SourceError(
             f"depth source {shortened(text)}: the package {error.name} is not installed"
         ) from error
-    except Exception as error:  # libraries, their hub clients and modules of users
+    except (Exception, SystemExit) as error:  # libraries, their hub clients, modules of users
         raise SourceError(
             f"depth source {shortened(text)} can't be opened ({type(error).__name__}: "
             f"{shortened(error, 500)})"

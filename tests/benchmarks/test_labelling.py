@@ -44,14 +44,19 @@ class Waiting(FakeSource):
         return [Label(self.map_HW) for _ in pictures]
 
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
+def save_jpegs(folder: Path) -> Path:
+    """Smooth random pictures, in a new folder."""
+    folder.mkdir()
     random = np.random.default_rng(0)
     for number in range(PICTURES):
         coarse = Image.fromarray(random.integers(0, 256, (30, 40, 3), dtype=np.uint8))
         coarse.resize(SIZE[::-1], Image.Resampling.BICUBIC).save(folder / f"{number:03d}.jpg")
     return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_jpegs(tmp_path_factory.mktemp("benchmark") / "pictures")
 
 
 @pytest.mark.parametrize("flip", [True, False])

@@ -8,19 +8,23 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from clipdepth_plugin.data import DataConfig, open_dataset
 from clipdepth_plugin.data.dataset import SampleDataset
 from clipdepth_plugin.errors import ClipDepthError, DataError, DepthFileError, SourceError
 from clipdepth_plugin.labelling.job import LabelJob, Progress
 from clipdepth_plugin.labelling.run import write_labels
+from clipdepth_plugin.labelling.settings import LabelSettings
 from clipdepth_plugin.labelling.shards import Shard
+from clipdepth_plugin.labelling.source import Label, Picture
 from tests.labelling.fake import FakeSource, frames, hashes, job, picture, save_tree, stored
 from tests.labelling.test_label_pictures import write_tars, write_video
 
@@ -152,7 +156,8 @@ def test_what_is_there_stays_and_what_lacks_a_file_is_made_again(
         ({"reads_focal": True}, {}, "reads_focal of the labels there is False, and now True"),
         ({}, {"flip": False}, "flip of the labels there is True, and now False"),
         ({}, {"dtype": "float16"}, "dtype of the labels there is None, and now 'float16'"),
-        ({}, {"focal_px": 20.0}, "focal of the labels there is"),
+        ({}, {"focal_px": 20.0}, "focal_px of the labels there is None, and now 20.0"),
+        ({}, {"max_depth": 5.0}, "max_depth of the labels there is None, and now 5.0"),
     ],
 )
 def test_labels_of_another_source_are_refused(
@@ -164,6 +169,19 @@ def test_labels_of_another_source_are_refused(
     with pytest.raises(SourceError, match=message):
         write_labels(other, source=FakeSource(**card))
     assert hashes(tmp_path / "out") == before
+
+
+def test_a_mistake_before_the_first_label_does_not_claim_the_folder(
+    tmp_path: Path, pics: Path
+) -> None:
+    wrong = LabelSettings(intrinsics_file=str(tmp_path / "none.json"))
+    with pytest.raises(DataError, match="no such file"):
+        write_labels(job(pics, folder=tmp_path / "out", settings=wrong))
+    (tmp_path / "out" / ".shard-2-of-2.lock").touch()  # another process works there
+    with pytest.raises(SourceError, match=r"intrinsics_file of the labels there is '.*none\.json'"):
+        write_labels(job(pics, folder=tmp_path / "out"))
+    (tmp_path / "out" / ".shard-2-of-2.lock").unlink()
+    assert whole(pics, tmp_path / "out") == whole(pics, tmp_path / "new")
 
 
 def test_folders_that_are_refused(tmp_path: Path, pics: Path) -> None:
@@ -216,6 +234,31 @@ def test_bad_files_are_named_and_left_out_up_to_a_limit(tmp_path: Path) -> None:
     assert (again.labelled, again.present, again.bad) == (0, 8, report.bad)
     with pytest.raises(DataError, match=r"(?s)more than bad_file_limit = 3.*00011"):
         write_labels(job(tars, folder=tmp_path / "less", bad_file_limit=3))
+
+
+class Fussy(FakeSource):
+    """Fails on pictures of one colour, in a batch with others too."""
+
+    def label(self, pictures: Sequence[Picture]) -> list[Label]:
+        if any(np.ptp(one.image_HW3) == 0 for one in pictures):
+            raise SourceError("fussy: too plain")
+        return super().label(pictures)
+
+
+def test_pictures_that_the_source_fails_on_are_bad_files(tmp_path: Path) -> None:
+    pics = save_tree(tmp_path / "pics", [f"{i}.png" for i in range(5)])
+    Image.new("RGB", (16, 12)).save(pics / "2.png")
+    one = job(pics, folder=tmp_path / "out", source=Fussy, batch_size=4)
+    with pytest.raises(SourceError, match="too plain"):
+        write_labels(one)
+    report = write_labels(replace(one, bad_file_limit=1))
+    assert report.bad == {str(pics / "2.png"): "fussy: too plain"}
+    write_labels(job(pics, folder=tmp_path / "good", bad_file_limit=1, source=Fussy))
+    assert hashes(tmp_path / "out") == hashes(tmp_path / "good")
+    assert report.labelled + report.present == 4
+    Image.new("RGB", (16, 12)).save(pics / "5.png")
+    with pytest.raises(DataError, match=r"(?s)more than bad_file_limit = 1 .*2.png.*5.png"):
+        write_labels(replace(one, bad_file_limit=1))
 
 
 @pytest.mark.parametrize("length", [2048, 2500, 2600])  # at, in and behind a header

@@ -175,6 +175,7 @@ ONES = "np.ones((6, 8))"
         ("((torch.ones(6, 8), None) for _ in pictures)", "returned a generator"),
         ("1 / 0", "failed on seq/0 .ZeroDivisionError"),
         ("torch.ones(2) @ torch.ones(3)", "failed on seq/0 .RuntimeError"),
+        ("exit(4)", "failed on seq/0 .SystemExit: 4"),
     ],
 )
 def test_wrong_output_is_refused_with_picture_and_function(
@@ -198,6 +199,7 @@ def test_wrong_output_is_refused_with_picture_and_function(
         ("import a_package_that_nobody_has", "package a_package_that_nobody_has is not installed"),
         ("def depth(", r"can't be opened .SyntaxError"),
         ("raise RuntimeError('no weights')", "can't be opened .RuntimeError: no weights"),
+        ("exit('no weights')", "can't be opened .SystemExit: no weights"),
         ("class depth:\n def __init__(self): ...", "can't be opened .TypeError"),
     ],
 )
@@ -212,7 +214,7 @@ def test_callables_that_are_refused(text: str, message: str, module: Callable[[s
         ("", {}, "expected KIND:WHAT with a kind of head, hf, onnx, python"),
         ("moge:x", {}, "expected KIND:WHAT"),
         ("hf:", {}, "expected KIND:WHAT"),
-        ("hf:no/such/id", {}, "hf:no/such/id can't be opened"),
+        ("hf:no/such/id", {}, "neither a folder that exists nor a hub id"),
         ("python:os", {}, "expected python:module:function"),
         ("python::f", {}, "expected python:module:function"),
         ("python:no_such_module:f", {}, "there is no module no_such_module, neither installed"),

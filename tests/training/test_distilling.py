@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,13 @@ def pictures(tmp_path: Path) -> Path:
     for depth in folder.rglob("*.depth.png"):
         depth.unlink()
     return folder
+
+
+def label_as(pictures: Path, folder: Path, *, units: Any = "metres", **card: str) -> None:
+    """Labels by ``fake:UNITS``, whose card says ``card`` instead."""
+    source = FakeSource(units)
+    source.card = source.card.model_copy(update={"source": f"fake:{units}", **card})
+    write_labels(job(pictures, folder=folder), source=source)
 
 
 def distill(tiny: TinyRuns, *arguments: Any, folder: str = "run") -> Any:
@@ -92,6 +100,13 @@ def test_the_same_command_goes_on(tiny: TinyRuns, pictures: Path) -> None:
     assert (tiny.folder / "run" / "report.json").exists()
 
 
+def test_labels_that_are_made_already_train_in_a_new_folder(tiny: TinyRuns, pictures: Path) -> None:
+    label_as(pictures, tiny.folder / "labels")
+    result = distill(tiny, "--labels", tiny.folder / "labels", folder="new/run")
+    assert result.exit_code == 0, result.output
+    assert (tiny.folder / "new/run/report.json").exists()
+
+
 def test_a_relative_teacher_gives_a_head_that_says_so(tiny: TinyRuns, pictures: Path) -> None:
     teacher = ("--teacher", "fake:inverse depth", "--pictures", pictures)
     result = distill(tiny, *teacher, "--truth", f"rgbd:{tiny.data}:test")
@@ -120,29 +135,53 @@ def test_a_relative_teacher_gives_a_head_that_says_so(tiny: TinyRuns, pictures: 
         (["--host", "no/such/host"], "give --teacher"),
         (["--labels", "{labels}", "--preset", "quick"], "no preset is called"),
         (["--labels", "{labels}", "--data.train", "[]"], "data.train"),
+        (["--labels", "{labels}", "--truth", "rgbd:{truth}/no:test"], "no such folder"),
+        (["--labels", "{labels}", "--truth", "rgbd:{truth}:later"], "no such split"),
+        (["--labels", "{inverse}", "--truth", "rgbd:{inverse}:train"], "holds relative depth"),
+        (["--labels", "{other}", "--truth", "rgbd:{truth}:test"], "another teacher"),
+        (["--labels", "{closed}", "--truth", "rgbd:{truth}:test"], "expected KIND:WHAT"),
     ],
 )
 def test_what_can_not_be_distilled_is_refused(
     tiny: TinyRuns, pictures: Path, arguments: list[str], said: str
 ) -> None:
-    labels = tiny.folder / "labels"
-    write_labels(job(pictures, folder=labels))
-    given = [one.format(labels=labels, truth=tiny.data) for one in arguments]
+    states: dict[str, dict[str, Any]] = {
+        "labels": {}, "inverse": {"units": "inverse depth"}, "other": {"version": "0"},
+        "closed": {"source": "gone:model"},
+    }  # fmt: skip
+    names = [one for one in states if any(one in given for given in arguments)]
+    for name in names:
+        label_as(pictures, tiny.folder / name, **states[name])
+    folders = {name: tiny.folder / name for name in names}
+    given = [one.format(**folders, truth=tiny.data) for one in arguments]
     result = distill(tiny, *given)
     assert result.exit_code == 2, result.output
     assert said in words(result.output)
     assert not (tiny.folder / "run" / "training").exists()
 
 
-def test_few_sequences_are_parted_within(pictures: Path, tmp_path: Path) -> None:
-    flat = tmp_path / "flat"
-    flat.mkdir()
-    for number, path in enumerate(sorted(pictures.rglob("*.jpg"))):
-        shutil.copy(path, flat / f"{number:02d}.jpg")
-    write_labels(job(flat, folder=tmp_path / "labels"))
+@pytest.mark.parametrize(
+    ("folders", "fold", "counts"),
+    [
+        ([24], "1/10 of each", (22, 2)),
+        ([8, 8, 8], "1/5 of each", (21, 3)),
+        ([4, 4, 4, 4, 4, 4], "9/10", (20, 4)),  # a whole folder
+        ([16, 4, 4], "8/10", (20, 4)),
+        ([2] * 10, "3/10", (18, 2)),
+    ],
+)
+def test_few_sequences_are_parted_within(
+    pictures: Path, tmp_path: Path, folders: list[int], fold: str, counts: tuple[int, int]
+) -> None:
+    paths = iter(sorted(pictures.rglob("*.jpg")))
+    for number, count in enumerate(folders):
+        folder = tmp_path / "parted" / f"f{number}"
+        folder.mkdir(parents=True)
+        for path in islice(paths, count):
+            shutil.copy(path, folder)
+    write_labels(job(tmp_path / "parted", folder=tmp_path / "labels"))
     found = split_labels(tmp_path / "labels")
-    assert found.held_out.fold == "1/10 of each"
-    assert found.counts == (22, 2)
+    assert (found.held_out.fold, found.counts) == (fold, counts)
     assert not found.with_cameras
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from clipdepth_plugin.adapters.loading.folder import CONFIG_FILE, check_folder
 from clipdepth_plugin.adapters.loading.registry import require_safetensors
 from clipdepth_plugin.arguments import parse_camera
+from clipdepth_plugin.data.hf_files import checked_place
 from clipdepth_plugin.errors import SourceError
 from clipdepth_plugin.files.documents import parse_yaml
 from clipdepth_plugin.files.paths import is_folder, read_text
@@ -45,7 +46,7 @@ def open_hf(text: str, *, device: str, dtype: str | None) -> DepthSource:
     from huggingface_hub import hf_hub_download
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation
 
-    name, _, said = text.partition("?units=")
+    name, said = _parted(text)
     pinned: dict[str, Any] = {"trust_remote_code": False}
     if is_folder(Path(name)):
         check_folder(Path(name))
@@ -57,7 +58,7 @@ def open_hf(text: str, *, device: str, dtype: str | None) -> DepthSource:
         pinned["revision"] = version  # of all files, though somebody pushes meanwhile
         card_file = _card_of(name, version)
     config = AutoConfig.from_pretrained(name, **pinned)
-    traits, units = model_traits(config, said or None, name)
+    traits, units = model_traits(config, said, name)
     processor = AutoImageProcessor.from_pretrained(name, **pinned)
     if not hasattr(processor, "post_process_depth_estimation"):
         raise SourceError(
@@ -82,6 +83,16 @@ def open_hf(text: str, *, device: str, dtype: str | None) -> DepthSource:
     source = HfSource(card, model.to(device).eval(), processor, traits)
     _check_complete(source, model, sorted(report["missing_keys"]))
     return source
+
+
+def _parted(text: str) -> tuple[str, str | None]:
+    """The model's name, and the units behind it."""
+    name, mark, option = text.partition("?")
+    said = option.removeprefix("units=")
+    if mark and said == option:
+        raise SourceError(f"hf:{text}: ?{option}: expected ?units=metres or '?units=inverse depth'")
+    checked_place(name)
+    return name, said if mark else None
 
 
 class HfSource(CheckedSource):

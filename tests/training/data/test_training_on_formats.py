@@ -102,7 +102,7 @@ def test_a_bad_file_is_replaced_up_to_the_limit(
         with pytest.raises(ValueError, match="bad_file_limit = 0"):
             train(tiny.config(f"{name}-refused", data=data, augment={"flip": 0.5}, **changes))
         train(tiny.config(name, data=data, bad_file_limit=1, **flip_only(), **changes))
-    assert "003 can't be read and is replaced" in caplog.text
+    assert "003 can't be used and is replaced" in caplog.text
     for step, loss in tiny.losses("read").items():
         assert tiny.losses("cached")[step] == pytest.approx(loss, abs=1e-5)
 
