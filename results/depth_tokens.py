@@ -108,7 +108,7 @@ def scale_of(frames: Frames, pairs: Pairs) -> Scale:
 
 
 def measure(rendered: Path, cache: Path, seeds: Sequence[int], output: Path) -> None:
-    """Trains and tests all arms; depth_tokens.json grows by a readout at a time."""
+    """Trains and tests all arms; depth_tokens.json grows by a seed at a time."""
     data = Path(os.environ["CLIPDEPTH_DATA"])
     frames = Frames.join(
         [
@@ -132,15 +132,15 @@ def measure(rendered: Path, cache: Path, seeds: Sequence[int], output: Path) -> 
             readout = train(arm, seed, frames)
             for name, one in tests.items():
                 rows.append(figures(arm, seed, name, asked[name], partial(readout, one)))
-            measured = Measured(
-                rows=tuple(rows),
-                frames={"training": len(frames.host_FND)}
-                | {name: len(one.host_FND) for name, one in tests.items()},
-                scales={name: scale_of(one, asked[name]) for name, one in tests.items()},
-                parameters=sum(one.numel() for one in readout.parameters()),
-                environment=describe_environment(command, "cpu", "float32"),
-            )
-            write(measured, output)
+        measured = Measured(
+            rows=tuple(rows),
+            frames={"training": len(frames.host_FND)}
+            | {name: len(one.host_FND) for name, one in tests.items()},
+            scales={name: scale_of(one, asked[name]) for name, one in tests.items()},
+            parameters=sum(one.numel() for one in readout.parameters()),
+            environment=describe_environment(command, "cpu", "float32"),
+        )
+        write(measured, output)
 
 
 def main() -> None:
