@@ -14,61 +14,7 @@ from torch import Tensor
 
 from clipdepth_plugin.maps.matching import signatures
 from clipdepth_plugin.maps.stabilising import Stabiliser
-
-GRID = (8, 8)
-UP = 4
-"""Native pixels of a patch's side."""
-NOISE = 0.1
-"""Of a frame's scale, and of each patch's own error, in log depth."""
-WIDTH = 128
-
-
-class World:
-    """Cells with tokens and a depth each; a camera sees a window of them."""
-
-    def __init__(self, seed: int = 0) -> None:
-        self.random = torch.Generator().manual_seed(seed)
-        self.tokens = self.normal(24, 24, WIDTH)
-        self.log_depth = self.normal(24, 24) * 0.5 + 0.7
-
-    def normal(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.random)
-
-    def seen(self, row: int = 8, column: int = 8) -> tuple[Tensor, Tensor]:
-        """Tokens (h, w, D) and log depth (h, w) in the window at this cell."""
-        window = slice(row, row + GRID[0]), slice(column, column + GRID[1])
-        return self.tokens[window].clone(), self.log_depth[window].clone()
-
-    def predicted(self, log_depth_hw: Tensor) -> Tensor:
-        """What a head gives: another scale and other errors in each frame."""
-        errors_hw = NOISE * (self.normal(1) + self.normal(*GRID))
-        return whole(log_depth_hw + errors_hw)
-
-    def noisy(self, tokens_hwD: Tensor) -> Tensor:
-        return tokens_hwD + 0.1 * self.normal(*tokens_hwD.shape)
-
-
-def whole(log_depth_hw: Tensor) -> Tensor:
-    """(1, 1, H, W) metres."""
-    return log_depth_hw.exp().repeat_interleave(UP, 0).repeat_interleave(UP, 1)[None, None]
-
-
-def patches(depth_11HW: Tensor) -> Tensor:
-    """(h, w) log depth in the middle of patches, where no neighbour's correction reaches."""
-    middle = depth_11HW[0, 0].unflatten(0, (GRID[0], UP)).unflatten(2, (GRID[1], UP))
-    log_hw: Tensor = middle.log()[:, 1:3, :, 1:3].mean(dim=(1, 3))
-    return log_hw
-
-
-def push(stabilise: Stabiliser, depth_11HW: Tensor, tokens_hwD: Tensor) -> Tensor:
-    log_scale = torch.full_like(depth_11HW, NOISE).log()
-    return stabilise(depth_11HW, log_scale, signatures(tokens_hwD.flatten(0, 1)), GRID)
-
-
-def steps(errors: list[Tensor]) -> float:
-    """Mean change of the error from frame to frame, after the first five."""
-    changes = torch.stack(errors[5:]).diff(dim=0).abs()
-    return float(changes.nanmean())
+from tests.tiny.world import GRID, NOISE, UP, WIDTH, World, patches, push, steps, whole
 
 
 def test_a_static_camera_flickers_less_than_half() -> None:
@@ -225,69 +171,6 @@ def test_zero_metres_stay_and_tell_nobody() -> None:
         ratio = (out / depth)[depth > 0]
         assert bool((ratio > 0.3).all())
         assert bool((ratio < 3).all())
-
-
-@pytest.mark.parametrize("speed", [0.02, 0.05])
-def test_a_camera_that_walks_on_is_followed(speed: float) -> None:
-    """Some percent nearer with each frame: after a while depth is at most a frame late."""
-    world, stabilise = World(11), Stabiliser()
-    tokens, truth = world.seen()
-    errors = []
-    for frame in range(60):
-        now = truth - speed * frame
-        error = patches(push(stabilise, world.predicted(now), world.noisy(tokens))) - now
-        errors.append(float(error.mean()))
-    # The noise of scales: the mean of 30 frames of standard deviation NOISE.
-    assert abs(sum(errors[30:]) / 30) < speed + NOISE / 30**0.5
-
-
-@pytest.mark.parametrize(("speed", "noise"), [(0.005, 0.02), (0.02, 0.05), (0.05, 0.1), (0.08, 0)])
-def test_an_object_that_comes_nearer_is_followed(speed: float, noise: float) -> None:
-    """However slowly, under the noise of a frame: on average less than a frame late."""
-    lags = []
-    for seed in range(4):
-        world, stabilise = World(20 + seed), Stabiliser()
-        tokens, truth = world.seen()
-        thing = torch.zeros(GRID, dtype=torch.bool)
-        thing[2:6, 2:6] = True
-        for frame in range(28):
-            now = truth - speed * max(0, frame - 4) * thing
-            depth = whole(now + noise * (world.normal(1) + world.normal(*GRID)))
-            error = patches(push(stabilise, depth, world.noisy(tokens))) - now
-            if frame >= 14:
-                lags.append((error[thing].mean() - error[~thing].median()) / speed)
-    assert torch.stack(lags).mean() < 1
-
-
-def test_an_object_that_stops_is_at_rest_soon() -> None:
-    """The change that it had carries it on by less than two frames' way, and not for long."""
-    world, stabilise = World(25), Stabiliser()
-    tokens, truth = world.seen()
-    thing = torch.zeros(GRID, dtype=torch.bool)
-    thing[2:6, 2:6] = True
-    errors = []
-    for frame in range(50):
-        now = truth - 0.05 * min(frame, 20) * thing
-        error = patches(push(stabilise, whole(now), world.noisy(tokens))) - now
-        errors.append(float(error[thing].mean() - error[~thing].median()) / 0.05)
-    assert max(map(abs, errors[20:])) < 2
-    assert max(map(abs, errors[40:])) < 0.3
-
-
-def test_what_is_not_found_takes_the_correction_around_it() -> None:
-    """A patch that looks otherwise in each frame flickers no more than those around it."""
-    world, stabilise = World(31), Stabiliser()
-    tokens, truth = world.seen()
-    raw, steady = [], []
-    for _ in range(30):
-        smooth = world.normal(1) * NOISE  # an error of the middle, as errors are: smooth
-        bump = torch.zeros(GRID)
-        bump[2:7, 2:7] = smooth
-        tokens[4, 4] = world.normal(WIDTH)
-        out = push(stabilise, whole(truth + bump), world.noisy(tokens))
-        raw.append(bump[4, 4][None])
-        steady.append((patches(out) - truth)[4, 4][None])
-    assert steps(steady) < 0.6 * steps(raw)
 
 
 def test_a_patch_between_patches_is_between_their_depths() -> None:
