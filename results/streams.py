@@ -276,7 +276,8 @@ APPROACHES = """\
 Frames late, 10 to 20 frames after something began to come straight at the camera, by its speed (log
 depth a frame) and the noise of each patch and of each frame's scale (`streams_approach.py`). In
 most of the table a frame changes less than its noise, so that one frame alone cannot show it.
-Before that, without noise, an object is up to 1.9 frames late and a camera 2.4; an object that stops is up to 1.0 early."""
+Before that, without noise, an object is up to 1.9 frames late and a camera 2.4; an object that
+stops is up to 1.0 early."""
 NOTES = """\
 - TAE is the temporal alignment error of Video Depth Anything (arXiv 2501.12375): the depth of a
   frame is carried into its neighbour by the camera's motion and compared with the depth there, in
@@ -290,8 +291,8 @@ NOTES = """\
   frame to the next: how much of the depth before is kept. 1 is a map that is one frame late.
 - The head was trained on the train splits of tum and hololens. The stabiliser's numbers
   (`maps/following.py`, `maps/matching.py`) were chosen on tum/train, hololens/train, kitchen/train
-  and the first half of the rendered videos alone. The rendered ones of the other half were measured once with earlier
-  numbers, too; the threshold of cuts was set with all videos seen. Looking between patches was
+  and the first half of the rendered videos alone. The rendered ones of the other half
+  were measured once with earlier numbers, too; the threshold of cuts was set with all videos seen. Looking between patches was
   tried because of rendered/06_camera (0.52 without it), chosen on the others, and measured once.
   Changes a frame and filling were chosen without the others and measured on them once; there, the
   average that was used before had 0.42 (0.31 to 0.50) and AbsRel -3.0%.
