@@ -291,11 +291,11 @@ NOTES = """\
   frame to the next: how much of the depth before is kept. 1 is a map that is one frame late.
 - The head was trained on the train splits of tum and hololens. The stabiliser's numbers
   (`maps/following.py`, `maps/matching.py`) were chosen on tum/train, hololens/train, kitchen/train
-  and the first half of the rendered videos alone. The rendered ones of the other half
-  were measured once with earlier numbers, too; the threshold of cuts was set with all videos seen. Looking
-  between patches was tried because of rendered/06_camera (0.52 without it), chosen on the others, and measured once.
-  Changes a frame and filling were chosen without the others and measured on them once; there, the
-  average that was used before had 0.42 (0.31 to 0.50) and AbsRel -3.0%.
+  and the first half of the rendered videos alone. The rendered ones of the other half were measured
+  once with earlier numbers, too; the threshold of cuts was set with all videos seen. Looking
+  between patches was tried because of rendered/06_camera (0.52 without it), chosen on the others,
+  and measured once. Changes a frame and filling were chosen without the others and measured on them
+  once; there, the average that was used before had 0.42 (0.31 to 0.50) and AbsRel -3.0%.
 - A patch has a change a frame because an average alone (memory 0.8) followed what comes slowly
   straight at the camera three frames late. Tried on the videos where numbers were chosen: mean
   ratio of TAE, mean change of AbsRel, and frames late (an object at speed 0.005 with noise 0.02; at
