@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from streams_approach import measure_approaches
 from streams_measure import Array, Video, absrel, alignment_error, lag, open_video
 from streams_page import Cost, Costs, Figures, Measured, Row, page
 
@@ -159,7 +160,12 @@ def main() -> None:
         return
     plugin = make_plugin()
     environment = describe_environment(("python", "results/streams.py"), "cpu", "float32")
-    measured = Measured(rows=(), environment=environment, cost=measure_cost(plugin))
+    measured = Measured(
+        rows=(),
+        approaches=measure_approaches(),
+        environment=environment,
+        cost=measure_cost(plugin),
+    )
     for name, folder, tuned in videos(given.rendered):
         row = measure(plugin, folder, name, tuned=tuned)
         measured = measured.model_copy(update={"rows": (*measured.rows, row)})

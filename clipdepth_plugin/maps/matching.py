@@ -57,17 +57,16 @@ def find(
     now_NS: Tensor, then_NS: Tensor, grid: Size, values: list[Tensor]
 ) -> tuple[Matches, list[Floats]]:
     """The matches of two frames' ``signatures``; ``values`` (N,) come to the host with them."""
-    around_KN = _around(grid)
-    around = _on(grid, now_NS.device)
+    beside_KN = _on(grid, now_NS.device)
     likeness_NN = now_NS @ then_NS.T
     match_N = likeness_NN.max(dim=1).indices  # argmax takes twice as long on a CPU
-    back_N = likeness_NN[around, match_N].amax(dim=0)
+    back_N = likeness_NN[beside_KN, match_N].amax(dim=0)
     mutual_N = back_N >= likeness_NN.amax(dim=0)[match_N]
     now_hwS = now_NS.view(*grid, -1)
     beside = torch.linalg.vecdot(now_hwS[:, 1:], now_hwS[:, :-1])
     # Of a grid of one column there are none beside each other.
     usual = beside.mean() if beside.numel() else beside.new_zeros(())
-    above_KN = (likeness_NN[around[_SELF], around[:, match_N]] - usual) / (1 - usual).clamp(
+    above_KN = (likeness_NN[beside_KN[_SELF], beside_KN[:, match_N]] - usual) / (1 - usual).clamp(
         min=1e-6
     )
     numbers = torch.cat([torch.stack([match_N, mutual_N, *values]), above_KN]).cpu().numpy()
@@ -81,7 +80,7 @@ def find(
     alike_N = _moved_alike(match, grid)
     weight_N = ((above[_SELF] - low) / (high - low)).clip(0, 1) * mutual * (alike_N >= 1)
     sure = np.count_nonzero((weight_N > 0) & (alike_N >= 2)) / len(match)
-    return Matches(around_KN[:, match], share_KN, weight_N, sure), found
+    return Matches(around(grid)[:, match], share_KN, weight_N, sure), found
 
 
 def _moved_alike(match_N: Indices, grid: Size) -> NDArray[np.intp]:
@@ -104,7 +103,7 @@ def _places(grid: Size) -> Indices:
 
 
 @functools.lru_cache(maxsize=32)
-def _around(grid: Size) -> Indices:
+def around(grid: Size) -> Indices:
     """(K, N): the patch and its neighbours, the nearest there is at the border."""
     rows_N, columns_N = _places(grid)
     steps = (-1, 0, 1)
@@ -120,4 +119,4 @@ def _around(grid: Size) -> Indices:
 
 @functools.lru_cache(maxsize=32)
 def _on(grid: Size, device: torch.device) -> Tensor:
-    return torch.from_numpy(_around(grid)).to(device)
+    return torch.from_numpy(around(grid)).to(device)

@@ -2,9 +2,9 @@
 
 Most flicker of single-image depth is a scale and slow errors of log depth that change with each
 frame. So each patch is looked up in the frame before: where its token is found again, the error is
-averaged over the frames in which the patch was seen; where it is not (what moves differently from
-how it looks, what has come into view), depth is the frame's own. What is corrected is smooth, one
-number a patch: fine detail is always the frame's own, and edges do not lag.
+averaged over the frames in which the patch was seen (``following``); where it is not (what has come
+into view), it is taken from the patches around. What is corrected is smooth, one number a patch:
+fine detail is always the frame's own, and edges do not lag.
 
 Axes: N = h * w patch tokens (row-major), S channels that are compared, K a patch and its
 neighbours, (h, w) patch grid, H W a native map's size.
@@ -21,17 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipdepth_plugin.arguments import Size
-from clipdepth_plugin.maps.matching import Floats, Matches, find
+from clipdepth_plugin.maps.following import Followed, first, follow
+from clipdepth_plugin.maps.matching import Floats, find
 
-SCALE_MEMORY = 0.8
-"""Largest share of the frame's scale that is taken from the frames before."""
-TREND = 0.02
-"""Share of a scale's surprise by which its trend is corrected, so that a camera that
-walks on towards a wall is not followed late."""
-PATCH_MEMORY = 0.8
-"""The same of a patch's own error."""
-ERRORS = 2.0
-"""A patch that differs from before by this many times its expected error is mostly not averaged."""
 UNKNOWN_ERROR = 0.1
 """Of log depth, for heads without confidence."""
 LEAST_ERROR = 0.03
@@ -46,18 +38,12 @@ class _Before:
 
     Attributes:
         signatures_NS: Its tokens.
-        log_depth_N: Its stabilised patches.
-        age_N: How many frames, weighted, each patch was seen in.
-        frames: How many there were since the start or a cut.
-        trend: By how much log depth as a whole changes in a frame.
+        followed: Its patches.
     """
 
     signatures_NS: Tensor
-    log_depth_N: Floats
-    age_N: Floats
+    followed: Followed
     grid: Size
-    frames: int
-    trend: float
 
 
 class Stabiliser:
@@ -94,10 +80,8 @@ class Stabiliser:
         if matches.sure < CUT:
             return self._start(depth_11HW, log_depth_N, signatures_NS, grid)
         error_N = np.exp(log_error[0]).clip(LEAST_ERROR) if log_error else UNKNOWN_ERROR
-        correction_N, age_N, trend = _correction(before, log_depth_N, matches, error_N)
-        self._before = _Before(
-            signatures_NS, log_depth_N + correction_N, age_N, grid, before.frames + 1, trend
-        )
+        correction_N, followed = follow(before.followed, log_depth_N, matches, error_N, grid)
+        self._before = _Before(signatures_NS, followed, grid)
         factor_hw = torch.from_numpy(np.exp(correction_N).reshape(grid)).to(depth_11HW.device)
         return _enlarged(factor_hw, depth_11HW).mul_(depth_11HW[0, 0])[None, None]
 
@@ -110,8 +94,7 @@ class Stabiliser:
     ) -> Tensor:
         self._before = None
         if np.isfinite(log_depth_N).all():
-            ages_N = np.ones_like(log_depth_N)
-            self._before = _Before(signatures_NS, log_depth_N, ages_N, grid, 1, 0.0)
+            self._before = _Before(signatures_NS, first(log_depth_N), grid)
         return depth_11HW.clone()
 
 
@@ -148,21 +131,3 @@ def _shares(cells: int, size: int, device: torch.device) -> Tensor:
     """(size, cells): what each of ``cells`` has in a line of ``size``."""
     eye_1CC = torch.eye(cells, device=device)[None]
     return F.interpolate(eye_1CC, size, mode="linear", align_corners=False)[0].T.contiguous()
-
-
-def _correction(
-    before: _Before, log_depth_N: Floats, matches: Matches, error_N: Floats | float
-) -> tuple[Floats, Floats, float]:
-    """What is added to each patch's log depth, its new age, and the new trend."""
-    near_KN, share_KN, weight_N = matches.near_KN, matches.share_KN, matches.weight_N
-    differs_N = (before.log_depth_N[near_KN] * share_KN).sum(axis=0) - log_depth_N
-    scale = float(np.median(differs_N[weight_N > 0]))
-    own_N = differs_N - scale
-    weight_N = weight_N * np.exp(-((own_N / (ERRORS * error_N)) ** 2))
-    age_N = 1 + weight_N * (before.age_N[near_KN] * share_KN).sum(axis=0)
-    memory_N = (1 - 1 / age_N).clip(max=PATCH_MEMORY)
-    scale_memory = min(1 - 1 / (before.frames + 1), SCALE_MEMORY)
-    # By the weight once more: an old patch that was hardly found again keeps its own depth.
-    surprise = scale + before.trend
-    correction_N = scale_memory * surprise + weight_N * memory_N * own_N
-    return correction_N, age_N, before.trend - TREND * surprise
