@@ -152,8 +152,8 @@ Mean and standard deviation over three seeds.
 | true depth tokens | the host's, true depth added by a `DepthTokens`: the upper bound |"""
 NOTES = """\
 - Depth tokens help: on both sets all four errors are lower than with RGB tokens alone. The depth
-  picture helps less (libero's gap: as much; rooms' nearer: not at all), and costs a second tower
-  pass and twice the tokens.
+  picture helps less (rooms' nearer: not at all), and costs a second tower pass and twice the
+  tokens.
 - On libero the points of `plugin.tokens()` as they are beat every readout but that with true
   depth, with nothing trained: where the question is geometry, compute with the points. The readout
   trains on 645 frames, four fifths of them rooms, where tokens are off in scale; whether that is
