@@ -118,17 +118,16 @@ def test_straight_pictures_are_stored_and_distorted_ones_refused(
     result = run(*command, *options)
     assert result.exit_code == 1
     assert "--rgbd takes straight pictures: add --undistort" in words(result.stderr)
-    result = run(*command, *options, "--undistort")
-    assert result.exit_code == 2
-    assert "undistort of the labels there is False, and now True" in words(result.stderr)
-    options = ("--rgbd", tmp_path / "new", "--intrinsics", tmp_path / "camera.json")
     assert run(*command, *options, "--undistort").exit_code == 0
+    result = run(*command, *options[:2], "--focal-px", "30")
+    assert result.exit_code == 2
+    assert "of the labels there is" in words(result.stderr)
     with (
-        Image.open(tmp_path / "new" / "train" / "pics" / "a.png") as stored,
+        Image.open(tmp_path / "set" / "train" / "pics" / "a.png") as stored,
         Image.open(tmp_path / "out" / "a.undistorted.png") as straight,
     ):
         np.testing.assert_array_equal(np.asarray(stored), np.asarray(straight))
-    cameras = json.loads((tmp_path / "new" / "train" / "pics" / "intrinsics.json").read_text())
+    cameras = json.loads((tmp_path / "set" / "train" / "pics" / "intrinsics.json").read_text())
     assert cameras == {"a": [30, 30, 29.5, 19.5]}
 
 
@@ -152,7 +151,7 @@ def test_folders_and_inputs_that_are_refused(given: Given, pics: Path, tmp_path:
     assert run(*command, "--rgbd", tmp_path / "set").exit_code == 0
     assert run(*command, "--rgbd", tmp_path / "set").exit_code == 0  # its own frames are replaced
     result = run(*command, "--rgbd", tmp_path / "set", "--focal-px", "50")
-    assert "and now 'the same for all pictures, given by the user'" in words(result.stderr)
+    assert "focal_px of the labels there is None, and now 50.0" in words(result.stderr)
 
 
 def test_ctrl_c_leaves_a_folder_that_is_read(given: Given, tmp_path: Path) -> None:

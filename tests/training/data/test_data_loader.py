@@ -229,7 +229,7 @@ def test_bad_files_are_replaced_up_to_a_limit(
     assert [index for batch in batches for index in batch.indices_B.tolist()] == [0, 3, 3, 3, 4, 5]
     assert torch.equal(batches[0].pixels_B3HW[1], batches[1].pixels_B3HW[1])
     assert list(made.bad.reasons) == ["rooms/train/a/001", "rooms/train/a/002"]
-    assert caplog.text.count("rooms/train/a/001 can't be read") == 1
+    assert caplog.text.count("rooms/train/a/001 can't be used") == 1
     assert "(2 of at most 2)" in caplog.text
     assert "002.depth.png: no such file" in caplog.text
     data = open_mixture([config], bad_file_limit=1)

@@ -138,7 +138,7 @@ def test_damaged_records_and_shards(
     with caplog.at_level(logging.WARNING):
         found = batches([config], squash, shuffle=False, bad_file_limit=1)
     assert found[2].names == ["train-01/005", "train-01/005"]
-    assert "train-01/004 can't be read" in caplog.text
+    assert "train-01/004 can't be used" in caplog.text
     with pytest.raises(DataError, match="bad_file_limit = 0"):
         batches([config], squash, workers=2)
     shard.write_bytes(whole[: at + 200])
