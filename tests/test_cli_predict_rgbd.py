@@ -119,9 +119,6 @@ def test_straight_pictures_are_stored_and_distorted_ones_refused(
     assert result.exit_code == 1
     assert "--rgbd takes straight pictures: add --undistort" in words(result.stderr)
     assert run(*command, *options, "--undistort").exit_code == 0
-    result = run(*command, *options[:2], "--focal-px", "30")
-    assert result.exit_code == 2
-    assert "of the labels there is" in words(result.stderr)
     with (
         Image.open(tmp_path / "set" / "train" / "pics" / "a.png") as stored,
         Image.open(tmp_path / "out" / "a.undistorted.png") as straight,
@@ -129,6 +126,10 @@ def test_straight_pictures_are_stored_and_distorted_ones_refused(
         np.testing.assert_array_equal(np.asarray(stored), np.asarray(straight))
     cameras = json.loads((tmp_path / "set" / "train" / "pics" / "intrinsics.json").read_text())
     assert cameras == {"a": [30, 30, 29.5, 19.5]}
+    (tmp_path / "camera.json").write_text(json.dumps({"intrinsics": lens["intrinsics"]}))
+    result = run(*command, *options)
+    assert result.exit_code == 2
+    assert "undistort of the labels there is True, and now False" in words(result.stderr)
 
 
 def test_folders_and_inputs_that_are_refused(given: Given, pics: Path, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def _claim(folder: Path, meta: dict[str, Any]) -> None:
             check_same(path, meta)
             return
         except SourceError:
-            if others or shards or not _is_ours(path):
+            if others or shards or _meta_of_labels(path) is None:
                 raise
     elif others:
         raise SourceError(
@@ -99,9 +99,10 @@ def _claim(folder: Path, meta: dict[str, Any]) -> None:
     write_atomically(path, f"{json.dumps(meta, indent=2)}\n".encode())
 
 
-def _is_ours(path: Path) -> bool:
+def _meta_of_labels(path: Path) -> dict[str, Any] | None:
+    """None: of something else."""
     there = read_json(path, SourceError, limit=_META_BYTES)
-    return isinstance(there, dict) and isinstance(there.get("labels"), dict)
+    return there if isinstance(there, dict) and isinstance(there.get("labels"), dict) else None
 
 
 def check_same(path: Path, meta: dict[str, Any]) -> None:
@@ -110,9 +111,9 @@ def check_same(path: Path, meta: dict[str, Any]) -> None:
     Raises:
         SourceError: It does not.
     """
-    if not _is_ours(path):
+    there = _meta_of_labels(path)
+    if there is None:
         raise SourceError(f"{path}: is of data that clipdepth did not label; give a new folder")
-    there = read_json(path, SourceError, limit=_META_BYTES)
     before, now = _flat(there), _flat(json.loads(json.dumps(meta)))
     for key in {**before, **now}:
         if before.get(key) != now.get(key):
