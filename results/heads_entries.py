@@ -18,6 +18,9 @@ CONFIG = Path(__file__).resolve().parents[1] / "configs" / "demo.yaml"
 FULLEST = "guided"
 """The entry that reads the most: its run decides what the shared token cache holds."""
 
+VIEWS = 2
+"""Augmented views of each picture in the cache: 400 steps of 8 draw a picture once or twice."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -96,11 +99,11 @@ def make_config(
     """
     entry, shared = ENTRIES[name], load_config(path)
     assert shared.cache is not None
-    of_side = "" if shared.output_size == (side, side) else f"-{side}"
-    cache = f"{shared.cache.folder}{of_side}" + ("" if entry.shares_cache else f"-{name}")
+    folder = Path(shared.run).parent
+    cache = f"{folder}/heads-tokens-{side}" + ("" if entry.shares_cache else f"-{name}")
     options = {f"head.options.{key}": value for key, value in entry.head_options.items()}
     fields = {
-        "run": f"{Path(shared.run).parent}/heads/{name}-{side}-seed{seed}",
+        "run": f"{folder}/heads/{name}-{side}-seed{seed}",
         "head.preset": entry.preset,
         **options,
         "optimiser.lr": entry.lr,
@@ -110,6 +113,7 @@ def make_config(
         "input_size": [side, side],
         "output_size": [side, side],
         "cache.folder": cache,
+        "cache.views": VIEWS,
     }
     if not entry.trained:
         fields["loss.confidence"] = 0.0
