@@ -19,8 +19,7 @@ FULLEST = "guided"
 """The entry that reads the most: its run decides what the shared token cache holds."""
 
 VIEWS = 3
-"""Views of each picture in the cache, the least with which all of `augment` counts: 400 steps of 8 draw
-most pictures once or twice."""
+"""Of each picture in the cache, the least with which all of ``augment`` counts."""
 
 
 @dataclass(frozen=True)
