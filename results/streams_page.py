@@ -93,7 +93,14 @@ def page(measured: Measured) -> str:
         for row in cost.rows
     ]
     late = [
-        [one.comes, f"{one.noise:g}", *(f"{frames:.1f}" for frames in one.late)]
+        [
+            one.comes,
+            f"{one.noise:g}",
+            *(
+                f"{most:.1f}, {then:.1f}"
+                for most, then in zip(one.at_first, one.after, strict=True)
+            ),
+        ]
         for one in measured.approaches
     ]
     parts = [
@@ -136,11 +143,10 @@ HEADING = """\
 Made by `python results/streams.py RENDERED`: the shipped head on its tower, 224 x 224, before and
 after stabilising."""
 APPROACHES = """\
-Frames late, 10 to 20 frames after something began to come straight at the camera, by its speed (log
-depth a frame) and the noise of each patch and of each frame's scale (`streams_approach.py`). In
-most of the table a frame changes less than its noise, so that one frame alone cannot show it.
-Before that, without noise, an object is up to 1.9 frames late and a camera 2.4; an object that
-stops is up to 1.0 early."""
+Frames late after something began to come straight at the camera: the most in one of the first ten
+frames, and the mean of the ten after those; by its speed (log depth a frame) and the noise of each
+patch and of each frame's scale (`streams_approach.py`). Where a frame changes less than its noise,
+one frame alone cannot show it."""
 NOTES = """\
 - TAE is the temporal alignment error of Video Depth Anything (arXiv 2501.12375): the depth of a
   frame is carried into its neighbour by the camera's motion and compared with the depth there, in

@@ -62,9 +62,9 @@ def test_what_is_not_found_takes_the_correction_around_it() -> None:
     tokens, truth = world.seen()
     raw, steady = [], []
     for _ in range(30):
-        smooth = world.normal(1) * NOISE  # an error of the middle, as errors are: smooth
-        bump = torch.zeros(GRID)
-        bump[2:7, 2:7] = smooth
+        smooth = 0.6 * NOISE * world.normal(1)  # an error of the middle, as errors are: smooth
+        bump = 0.2 * NOISE * world.normal(*GRID)
+        bump[2:7, 2:7] += smooth
         tokens[4, 4] = world.normal(WIDTH)
         out = push(stabilise, whole(truth + bump), world.noisy(tokens))
         raw.append(bump[4, 4][None])

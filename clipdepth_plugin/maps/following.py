@@ -22,13 +22,16 @@ SCALE_MEMORY = 0.8
 SCALE_TREND = 0.03
 """Share of a scale's surprise by which its trend is corrected, so that a camera that
 walks on towards a wall is not followed late."""
-PATCH_MEMORY = 0.75
+PATCH_MEMORY = 0.8
 """As ``SCALE_MEMORY``, of a patch's own error."""
-PATCH_TREND = 0.05
+PATCH_TREND = 0.06
 """As ``SCALE_TREND``, of a patch's own change. With the memory it settles in some ten frames and
 overshoots little."""
 ERRORS = 2.0
 """A patch that differs from before by this many times its expected error is mostly not averaged."""
+SPREADS = 8.0
+"""Nor one that differs by so many times the frame's median difference: where depth hardly flickers,
+what moves a little is not kept waiting for its change to be learnt."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,9 @@ def follow(
     differs_N = expected_N - log_depth_N
     scale = float(np.median(differs_N[found_N]))
     own_N = differs_N - scale
-    weight_N = matches.weight_N * np.exp(-((own_N / (ERRORS * error_N)) ** 2))
+    spread = SPREADS * float(np.median(np.abs(own_N[found_N]))) + 1e-6
+    gate_N = np.minimum(ERRORS * error_N, spread).astype(own_N.dtype)
+    weight_N = matches.weight_N * np.exp(-((own_N / gate_N) ** 2))
     age_N = 1 + weight_N * age_N
     memory_N = (1 - 1 / age_N).clip(max=PATCH_MEMORY)
     # By the weight once more: an old patch that was hardly found again keeps its own depth.
