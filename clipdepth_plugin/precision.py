@@ -40,14 +40,16 @@ def imitates(dtype: torch.dtype, device: torch.device) -> bool:
 def fastest_precision(device: torch.device) -> Literal["no", "bf16"]:
     """The mixed precision to train in: bfloat16 where the device computes in it, else none.
 
-    Of CPUs only those with matrix instructions for it (AMX): vector ones alone gain little.
+    Of CPUs those with AMX or AVX512-BF16: with the latter alone (AMD Zen 4) a training step of a
+    head takes 0.5 (``spaceclip``) to 0.87 (a linear probe) of float32's time.
     """
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
     capabilities = getattr(torch.cpu, "get_capabilities", None)
     if device.type != "cpu" or capabilities is None:
         return "no"
-    return "bf16" if capabilities().get("amx_bf16") else "no"
+    has = capabilities()
+    return "bf16" if has.get("amx_bf16") or has.get("avx512_bf16") else "no"
 
 
 @contextmanager

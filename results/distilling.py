@@ -45,7 +45,7 @@ TEACHER_SETS = ("libero", "tum", "hololens", "real_mix")
 TESTS = ("libero", "kitchen")
 PRESETS = ("guided", "fast")  # the first fills the cache, with pixels, which the other leaves out
 SEEDS = (0, 1, 2)
-STEPS, BATCH, SIDE = 400, 8, 224
+STEPS, BATCH, SIDE = 1200, 8, 112
 Learns = Literal["labels", "truth"]
 logger = logging.getLogger("distilling")
 

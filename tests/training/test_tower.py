@@ -116,6 +116,7 @@ def test_a_processor_that_emulates_bfloat16_is_refused_unless_asked_for(
     ("features", "launched", "chosen"),
     [
         ({"amx_bf16": True}, "no", "bf16"),
+        ({"amx_bf16": False, "avx512_bf16": True}, "no", "bf16"),
         ({"amx_bf16": False, "avx512_bf16": False}, "no", "no"),
         (None, "no", "no"),
         ({"amx_bf16": False, "avx512_bf16": True}, "bf16", "bf16"),
