@@ -4,12 +4,12 @@
     python results/streams.py RENDERED --cost-only  # the cost anew, the rest as it is stored
     python results/streams.py --page                # streams.md from streams.json
 
-CLIPDEPTH_DATA has the videos tum, hololens and kitchen. RENDERED is a folder of rendered videos,
-NN_KIND each: 30 frames NAME.jpg (256 x 192) with NAME.depth.png (16 bits, 3000 a metre),
-intrinsics.json (name -> [fx, fy, cx, cy]) and poses.json (name -> 4 x 4, camera to world). Ours are
-procedural rooms, a new one each. KIND "camera": the camera sways by some centimetres and degrees a
-frame. "object": it stands still, and a textured box crosses the view from frame 8 on, coming
-nearer. "both": both. Exposure and lens are a video's own, noise is each frame's.
+CLIPDEPTH_DATA has the videos tum, hololens and kitchen. RENDERED is what streams_render.py renders:
+videos NN_KIND of 30 frames NAME.jpg (256 x 192) with NAME.depth.png (16 bits, 3000 a metre),
+intrinsics.json (name -> [fx, fy, cx, cy]) and poses.json (name -> 4 x 4, camera to world). Each has
+a room of its own. KIND "camera": the camera sways by some centimetres and degrees a frame.
+"object": it stands still, and a textured box crosses the view from frame 8 on, coming nearer.
+"both": both.
 """
 
 from __future__ import annotations

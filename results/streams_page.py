@@ -82,7 +82,7 @@ def page(measured: Measured) -> str:
             f"{row.steady.alignment_error / row.raw.alignment_error:.2f}",
             f"{row.raw.absrel:.3f} -> {row.steady.absrel:.3f}",
             f"{row.raw.aligned:.3f} -> {row.steady.aligned:.3f}",
-            f"{row.lag:.2f}",
+            _rounded(row.lag, 2),
         ]
         for row in sorted(measured.rows, key=lambda one: one.tuned)
     ]
@@ -117,6 +117,11 @@ def page(measured: Measured) -> str:
         f"Cost: {describe(cost.environment)}",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _rounded(value: float, digits: int) -> str:
+    """Never "-0.0"."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def _interval(values: tuple[float, float, float]) -> str:
