@@ -97,7 +97,7 @@ def page(measured: Measured) -> str:
             one.comes,
             f"{one.noise:g}",
             *(
-                f"{most:.1f}, {then:.1f}"
+                f"{_rounded(most, 1)}, {_rounded(then, 1)}"
                 for most, then in zip(one.at_first, one.after, strict=True)
             ),
         ]
