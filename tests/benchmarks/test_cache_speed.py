@@ -2,7 +2,7 @@
 
     make bench BENCH_ONLY= PYTEST_ARGS="-k cache"
 
-A fast head on ViT-B/16 at 224. The cache should reach 0.9 of the speed of tokens in memory, and 5
+Heads on ViT-B/16 at 224. The cache should reach 0.9 of the speed of tokens in memory, and 5
 times that of the tower. It lies in the page cache, as that of any data set smaller than the memory.
 
 Axes: B views, H W a depth map's size.
@@ -36,7 +36,6 @@ BATCH, BATCHES, SIZE, GRID = 4, 2, (112, 112), (14, 14)
 CONFIG = {
     "run": "unused",
     "host": "timm:vit_base_patch16_224",
-    "head": {"preset": "fast"},
     "data": {"train": [{"format": "rgbd", "root": "unused"}]},
     "batch_size": BATCH,
 }
@@ -45,21 +44,22 @@ Epoch = Callable[[], None]
 
 @dataclass(frozen=True)
 class Epochs:
-    """The same training steps on features from three sources."""
+    """The same training steps of a head on features from three sources."""
 
+    preset: str
     in_memory: Epoch
     cached: Epoch
     through_the_tower: Epoch
 
 
-@pytest.fixture(scope="module")
-def epochs(tmp_path_factory: pytest.TempPathFactory) -> Epochs:
+@pytest.fixture(scope="module", params=["fast", "guided"])
+def epochs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Epochs:
     import timm
 
     torch.manual_seed(0)
     host = timm.create_model("vit_base_patch16_224", pretrained=False, num_classes=0).eval()
-    head = DepthHead.for_host(host, "fast")
-    config = check_config(CONFIG, "benchmark")
+    head = DepthHead.for_host(host, request.param)
+    config = check_config({**CONFIG, "head": {"preset": request.param}}, "benchmark")
     accelerator = make_accelerator(config)
     optimiser = torch.optim.AdamW(head.parameters())
     loss = config.loss_for(head.config, SIZE)
@@ -78,6 +78,7 @@ def epochs(tmp_path_factory: pytest.TempPathFactory) -> Epochs:
             stepper([batch], 1e-4, "benchmark")
 
     return Epochs(
+        request.param,
         lambda: epoch(iter(batches)),
         lambda: epoch(cached()),
         lambda: epoch(
@@ -88,7 +89,8 @@ def epochs(tmp_path_factory: pytest.TempPathFactory) -> Epochs:
 
 def random_features(head: HeadConfig) -> TowerFeatures:
     tokens = {k: torch.randn(BATCH, 196, 768).bfloat16() for k in head.levels}
-    return TowerFeatures(tokens, torch.randn(BATCH, 768), GRID)
+    pixels_B3HW = torch.randn(BATCH, 3, 224, 224) if head.reads_pixels else None
+    return TowerFeatures(tokens, torch.randn(BATCH, 768), GRID, pixels_B3HW)
 
 
 def feature_batch(features: TowerFeatures, depth_B1HW: Tensor | None = None) -> FeatureBatch:
@@ -147,7 +149,7 @@ def test_training_from_the_cache(
     if benchmark.enabled:
         ratio = speed_ratio(epochs.cached, getattr(epochs, other), rounds)
         benchmark.extra_info[f"speed over {other}"] = asdict(ratio)
-        what = f"fast head on ViT-B/16 at 224, from the cache / {other.replace('_', ' ')}"
+        what = f"{epochs.preset} on ViT-B/16 at 224, cache / {other.replace('_', ' ')}"
         report(f"{what}, images/s: {ratio}")
     else:
         getattr(epochs, other)()
