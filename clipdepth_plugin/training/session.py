@@ -117,23 +117,11 @@ def open_session(
     config = config.model_copy(update={"precision": accelerator.mixed_precision})
     if config.sync_batch_norm and accelerator.device.type != "cuda":
         raise TrainingError("sync_batch_norm: is for GPUs, there is none here; leave it out")
-    sets = config.data
-    limit = config.bad_file_limit
-    data = (
-        open_mixture(sets.train, bad_file_limit=limit, relative=True),
-        open_mixture(sets.validation, bad_file_limit=limit, relative=True)
-        if sets.validation
-        else None,
-    )
-    tower = load_tower(config)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        head = make_head(config, tower, head_class)
-    if config.sync_batch_norm:
-        head = nn.SyncBatchNorm.convert_sync_batchnorm(head)
+    data, tower = _open_data(config), load_tower(config)
+    head = _seeded_head(config, tower, head_class)
     head_config = head.config
     if head_config.metric:
-        for configs, one in zip((sets.train, sets.validation), data, strict=True):
+        for configs, one in zip((config.data.train, config.data.validation), data, strict=True):
             check_metres(configs, () if one is None else one.sets)
     size = config.output_size or _usual_size(tower.preprocessing)
     config = config.model_copy(update={"loss": config.loss_for(head_config, size)})
@@ -147,20 +135,13 @@ def open_session(
     if config.head.init is None:
         batches = math.ceil(config.head.norm_init_pictures / config.micro_batch)
         init_level_norms(head, train, batches, accelerator)
-    model: nn.Module = TrainedHead(head, config.loss, patch_size=tower.tower.patch_size)
-    optimiser = torch.optim.AdamW(
-        [x for x in model.parameters() if x.requires_grad],
-        lr=config.optimiser.lr,
-        betas=config.optimiser.betas,
-        weight_decay=config.optimiser.weight_decay,
-    )
-    model, prepared = accelerator.prepare(model, optimiser)
+    model, optimiser = _prepare(config, head, tower, accelerator)
     steps, interval = _lengths(config, train)
     return Session(
         context=context,
         model=model,
-        optimiser=prepared,
-        stepper=Stepper(accelerator, model, prepared, config, size),
+        optimiser=optimiser,
+        stepper=Stepper(accelerator, model, optimiser, config, size),
         ema=None if config.ema is None else Ema(model, config.ema),
         train=train,
         validation=validation,
@@ -169,6 +150,38 @@ def open_session(
         validation_interval=interval,
         labels=tuple(one.labels for one in data[0].sets),
     )
+
+
+def _open_data(config: TrainConfig) -> tuple[Data, Data | None]:
+    sets, limit = config.data, config.bad_file_limit
+    train = open_mixture(sets.train, bad_file_limit=limit, relative=True)
+    if not sets.validation:
+        return train, None
+    return train, open_mixture(sets.validation, bad_file_limit=limit, relative=True)
+
+
+def _seeded_head(config: TrainConfig, tower: FrozenTower, head_class: type[DepthHead]) -> DepthHead:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        head = make_head(config, tower, head_class)
+    if config.sync_batch_norm:
+        head = nn.SyncBatchNorm.convert_sync_batchnorm(head)
+    return head
+
+
+def _prepare(
+    config: TrainConfig, head: DepthHead, tower: FrozenTower, accelerator: Accelerator
+) -> tuple[nn.Module, Any]:
+    """Model and optimiser, on the device and among the processes."""
+    model = TrainedHead(head, config.loss, patch_size=tower.tower.patch_size)
+    optimiser = torch.optim.AdamW(
+        [x for x in model.parameters() if x.requires_grad],
+        lr=config.optimiser.lr,
+        betas=config.optimiser.betas,
+        weight_decay=config.optimiser.weight_decay,
+    )
+    prepared: tuple[nn.Module, Any] = accelerator.prepare(model, optimiser)
+    return prepared
 
 
 def _sources(
