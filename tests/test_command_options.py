@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any, get_type_hints
 
 import pytest
+from rich.text import Text
 
 from clipdepth_plugin.cli.annotate import AnnotateOptions
 from clipdepth_plugin.cli.bench import BenchOptions
@@ -132,6 +133,16 @@ def test_every_option_has_a_row(command: str) -> None:
     options, _, conditional = OPTIONS[command]
     names = {field.name for field in dataclasses.fields(options)}
     assert names == {*ALWAYS[command].split(), *conditional}
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_help_is_read_as_it_is_written(command: str) -> None:
+    """Typer's help takes words in brackets for markup, and drops them."""
+    hints = get_type_hints(OPTIONS[command][0], include_extras=True)
+    texts = [one.help for hint in hints.values() for one in getattr(hint, "__metadata__", ())]
+    assert texts
+    for text in texts:
+        assert text is None or Text.from_markup(text).plain == text
 
 
 def _numeric(command: str) -> list[Any]:

@@ -66,7 +66,7 @@ class AnnotateOptions:
         str | None,
         typer.Option(
             metavar="FX,FY,CX,CY",
-            help="Of every camera; or a JSON file: CAMERA or EPISODE/CAMERA -> [fx, fy, cx, cy].",
+            help="Of every camera; or a JSON file: CAMERA or EPISODE/CAMERA -> the four.",
         ),
     ] = None
     batch_size: BatchOption = 1

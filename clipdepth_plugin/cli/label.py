@@ -67,7 +67,8 @@ class LabelOptions:
         str | None,
         typer.Option(
             metavar="FX,FY,CX,CY",
-            help="Of every picture; or a JSON file: SEQUENCE/FRAME -> [fx, fy, cx, cy] or null.",
+            help="Of every picture; or a file: JSON (SEQUENCE/FRAME -> the four, or null), COLMAP's, "
+            "ROS's.",
         ),
     ] = None
     exif: Annotated[
