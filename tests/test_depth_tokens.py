@@ -192,6 +192,8 @@ def test_gradient_checkpointing(around: str, reentrant: bool) -> None:
             experts.embed_image = lambda image: torch.utils.checkpoint.checkpoint(
                 embed, image.requires_grad_(reentrant), use_reentrant=reentrant
             )
+        with torch.no_grad(), tokens.cameras((30.0, 30.0, 16.0, 16.0), (40.0, 40.0, 16.0, 16.0)):
+            case.run(host, pixels)  # an evaluation: what is said in it ends with it
         case.run(host, pixels)[0].square().mean().backward()
         for one, parameter in zip(plain, tokens.parameters(), strict=True):
             torch.testing.assert_close(parameter.grad, one)

@@ -150,7 +150,8 @@ def _seen_normalisation(processor: Any) -> Preprocessing | None:
 
 def _as_rgb(views: Views, normalisation: Preprocessing) -> Views:
     mean_311, std_311 = (
-        torch.tensor(values).view(3, 1, 1) for values in (normalisation.mean, normalisation.std)
+        torch.tensor(values, dtype=torch.float32).view(3, 1, 1)
+        for values in (normalisation.mean, normalisation.std)
     )
     return [view_3HW.float() * std_311 + mean_311 for view_3HW in views]
 
@@ -227,7 +228,7 @@ def _holds(rgb_3HW: Tensor, view: ViewGeometry, near: float = _NEAR) -> bool:
     rgb_3HW = rgb_3HW[:, :: steps[0], :: steps[1]]
     places, clear, beyond = [], [], []
     for axis in (0, 1):
-        cells = torch.arange(0, view.view_size[axis], steps[axis]) + 0.5
+        cells = torch.arange(0, view.view_size[axis], steps[axis], dtype=torch.float32) + 0.5
         place = (cells - view.offset[axis]) / view.scale[axis]
         margin = 2.5 * max(1.0, 1 / view.scale[axis])
         places.append(place / view.image_size[axis])

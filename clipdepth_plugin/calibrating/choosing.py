@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clipdepth_plugin.calibrating.groups import FEWEST
-from clipdepth_plugin.calibrating.line import Line, fit, span
+from clipdepth_plugin.calibrating.line import Line, fit, fit_part, span
 from clipdepth_plugin.calibrating.readings import Points
 from clipdepth_plugin.calibrating.spread import FACTORS, fit_factor, log_scores, no_confidence
 from clipdepth_plugin.errors import DataError
@@ -79,7 +79,7 @@ def choose(points: Points, asked: Asked, share: float = 1.0) -> Model:
 
 def refit(points: Points, model: Model) -> Model:
     """The same kind of model of other points; its pivot is the model's."""
-    line = fit(points, slope=model.no_slope is None).at(model.line.pivot)
+    line = fit_part(points, slope=model.no_slope is None).at(model.line.pivot)
     factor = model.factor
     if model.no_confidence is None:
         factor = fit_factor(points, line, model.factor)
@@ -132,7 +132,7 @@ def _line(points: Points, when: When, share: float) -> tuple[Line, str | None]:
         return sloped, None
 
     def gain(rest: Points, held: Points) -> float:
-        without, with_it = (log_error(held, fit(rest, slope=slope)) for slope in (False, True))
+        without, with_it = (log_error(held, fit_part(rest, slope=slope)) for slope in (False, True))
         return without - with_it
 
     gains = left_out_in_turn(points, gain)
@@ -162,7 +162,7 @@ def _factor(
         return factor, None
 
     def gain(rest: Points, held: Points) -> float:
-        other = fit(rest, slope=sloped)
+        other = fit_part(rest, slope=sloped)
         fitted = fit_factor(rest, other, asked.factor)
         new, old = (log_scores(held, other, one).mean() for one in (fitted, asked.factor))
         return float(new - old)

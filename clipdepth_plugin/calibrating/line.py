@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from clipdepth_plugin.calibrating.readings import Points
+from clipdepth_plugin.metric_calibration import SLOPES
 
 HUBER, CUT = 1.345, 4.0
 """In standard deviations of the points: errors beyond count less, and not at all."""
@@ -69,6 +70,12 @@ def fit(points: Points, *, slope: bool) -> Line:
     kept = x_N[kept_N], y_N[kept_N], weight_N[kept_N]
     line = _reweighted(*kept, line, HUBER * spread, slope=slope)
     return Line(line.log_scale, line.slope, line.pivot, int((~kept_N).sum()))
+
+
+def fit_part(points: Points, *, slope: bool) -> Line:
+    """``fit`` of a part of them: of the scale alone where that gives no slope of depth."""
+    line = fit(points, slope=slope)
+    return line if SLOPES[0] <= line.slope <= SLOPES[1] else fit(points, slope=False)
 
 
 def span(points: Points) -> tuple[float, float]:

@@ -67,8 +67,8 @@ class LabelOptions:
         str | None,
         typer.Option(
             metavar="FX,FY,CX,CY",
-            help="Of every picture; or a file: JSON (SEQUENCE/FRAME -> the four, or null), COLMAP's, "
-            "ROS's.",
+            help="Of every picture; or a file of COLMAP, ROS, or JSON: SEQUENCE/FRAME -> the four, "
+            "or null.",
         ),
     ] = None
     exif: Annotated[

@@ -244,10 +244,13 @@ def check_mixture(configs: Sequence[DataConfig]) -> None:
         )
 
 
-def distinct_titles(configs: Sequence[DataConfig]) -> list[str]:
-    """A name for each set: its title; where two have the same, the split, or its number, too."""
+def distinct_titles(configs: Sequence[DataConfig], *, split: bool = False) -> list[str]:
+    """A name for each set: its title; where two have the same, the split, or its number, too.
+
+    ``split``: always with it.
+    """
     titles = [config.title for config in configs]
-    if len(set(titles)) < len(titles):
+    if split or len(set(titles)) < len(titles):
         titles = [f"{config.title}/{config.split}" for config in configs]
     if len(set(titles)) < len(titles):
         titles = [f"{number}:{title}" for number, title in enumerate(titles)]

@@ -17,7 +17,6 @@ from clipdepth_plugin.data.augment_config import PARTS
 from clipdepth_plugin.distilling.labels import LabelledSet
 
 TRIM = 0.1
-_OFF = tuple(PARTS.items())
 FOCAL_PX = 250.0
 """Canonical focal length, at ``FOCAL_SIZE``."""
 FOCAL_SIZE = (224, 224)

@@ -67,9 +67,12 @@ def to_markdown(report: DistillReport) -> str:
     )
     lines = [f"# A head for {report.host}", "", about, "", "## Agreement with the teacher", ""]
     if report.agreement is None:
+        found = report.inverse_error
         relative = (
-            "Relative depth. Error of inverse depth, scale and shift aligned, on the pictures held "
-            f"out: {report.inverse_error:.3f}. `training/pictures` shows some of them."
+            "Relative depth; its agreement was not measured: the run has no validation data."
+            if found is None
+            else "Relative depth. Error of inverse depth, scale and shift aligned, on the pictures "
+            f"held out: {found:.3f}. `training/pictures` shows some of them."
         )
         lines.append(relative)
     else:

@@ -13,6 +13,7 @@ import torch
 from clipdepth_plugin.adapters.identity import tower_hashes
 from clipdepth_plugin.adapters.loading import LoadedHost, load_host
 from clipdepth_plugin.data import DataConfig, SampleDataset, open_dataset
+from clipdepth_plugin.data.config import distinct_titles
 from clipdepth_plugin.distilling.labels import LabelledSet, split_labels
 from clipdepth_plugin.distilling.recipe import Student, training_tree
 from clipdepth_plugin.distilling.report import DistillReport, write
@@ -193,11 +194,10 @@ class _Measuring:
             "student": HeadPredictor(self.plugin),
         }
         return {
-            f"{data.title}/{data.split}": {
-                who: self._measured(one, data, f"{who} on {data.title}")[1]
-                for who, one in both.items()
+            name: {
+                who: self._measured(one, data, f"{who} on {name}")[1] for who, one in both.items()
             }
-            for data in sets
+            for name, data in zip(distinct_titles(sets, split=True), sets, strict=True)
         }
 
     def cost(self) -> Audit:

@@ -36,8 +36,21 @@ class TeacherPredictor:
         maps = []
         for label in self._source.label(pictures):
             depth_HW = torch.from_numpy(label.depth_HW)
-            parts = [inverse_of(depth_HW) if self.relative else depth_HW]
+            parts = [inverse_of(_unit_range(depth_HW)) if self.relative else depth_HW]
             if label.confidence_HW is not None:
                 parts.append(torch.from_numpy(label.confidence_HW))
             maps.append(torch.stack(parts))
         return maps
+
+
+def _unit_range(inverse_HW: Tensor) -> Tensor:
+    """Within 0.01 and 1: a relative source's scale and shift mean nothing, and are aligned.
+
+    As they are, they could lie where ``inverse_of`` bounds what is near.
+    """
+    finite_N = inverse_HW[inverse_HW.isfinite()].double()
+    if not finite_N.numel():
+        return inverse_HW
+    low, high = finite_N.min(), finite_N.max()
+    share_HW = (inverse_HW.double() - low) / (high - low).clamp_min(torch.finfo(torch.float64).tiny)
+    return (0.01 + 0.99 * share_HW).to(inverse_HW.dtype)

@@ -116,7 +116,7 @@ def predict_samples(
         maps = [(one + other.flip(-1)) / 2 for one, other in zip(maps, flipped, strict=True)]
     whole = []
     for sample, (top, bottom, left, right), map_CHW in zip(samples, boxes, maps, strict=True):
-        out_CHW = torch.full((len(map_CHW), *sample.depth_1HW.shape[-2:]), torch.nan)
+        out_CHW = map_CHW.new_full((len(map_CHW), *sample.depth_1HW.shape[-2:]), torch.nan)
         out_CHW[:, top:bottom, left:right] = map_CHW
         whole.append(Prediction(*out_CHW))
     return whole

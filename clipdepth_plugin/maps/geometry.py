@@ -90,7 +90,10 @@ class ViewGeometry:
             return resize(map_CHW[None], self.image_size)[0]
         places, outside = [], []
         for axis, cells in enumerate(map_CHW.shape[1:]):
-            edges = torch.arange(self.image_size[axis], device=map_CHW.device) + 0.5
+            edges = (
+                torch.arange(self.image_size[axis], dtype=torch.float32, device=map_CHW.device)
+                + 0.5
+            )
             in_view = edges * self.scale[axis] + self.offset[axis]
             outside.append((in_view < 0) | (in_view > self.view_size[axis]))
             first, last = self.shown(axis, cells)

@@ -115,7 +115,7 @@ def _pooled(map_11HW: Tensor, grid: Size) -> Tensor:
 @functools.lru_cache(maxsize=32)
 def _means(cells: int, size: int, device: torch.device) -> Tensor:
     """(cells, size): what each of a line of ``size`` has in the mean of each of ``cells``."""
-    eye_1SS = torch.eye(size, device=device)[None]
+    eye_1SS = torch.eye(size, dtype=torch.float32, device=device)[None]
     return F.adaptive_avg_pool1d(eye_1SS, cells)[0].T.contiguous()
 
 
@@ -129,5 +129,5 @@ def _enlarged(map_hw: Tensor, like_11HW: Tensor) -> Tensor:
 @functools.lru_cache(maxsize=32)
 def _shares(cells: int, size: int, device: torch.device) -> Tensor:
     """(size, cells): what each of ``cells`` has in a line of ``size``."""
-    eye_1CC = torch.eye(cells, device=device)[None]
+    eye_1CC = torch.eye(cells, dtype=torch.float32, device=device)[None]
     return F.interpolate(eye_1CC, size, mode="linear", align_corners=False)[0].T.contiguous()

@@ -115,7 +115,7 @@ def _weight(seen_1HW: Tensor) -> Tensor:
     ramps = []
     for size, inside in ((seen_1HW.shape[1], rows), (seen_1HW.shape[2], columns)):
         first, last = int(inside[0]), int(inside[-1]) + 1
-        centres = torch.arange(size, device=seen_1HW.device) + 0.5
+        centres = torch.arange(size, dtype=torch.float32, device=seen_1HW.device) + 0.5
         ramp = torch.ones_like(centres)
         if first > 0:
             ramp = torch.minimum(ramp, (centres - first) / band)

@@ -74,7 +74,8 @@ def distorted(points_K2: Tensor, lens: Lens) -> Tensor:
 
 def _fold(lens: Lens, farthest: float) -> float:
     """How far off the axis (tan) a lens's numbers mean something: beyond, they turn back."""
-    angles = torch.linspace(0, min(float(np.arctan(farthest)), _WIDEST), _PROFILE).double()
+    widest = min(float(np.arctan(farthest)), _WIDEST)
+    angles = torch.linspace(0, widest, _PROFILE, dtype=torch.float32).double()
     slopes = angles.tan()
     plain = lens._replace(camera=(1.0, 1.0, 0.0, 0.0))
     away = distorted(torch.stack([slopes, torch.zeros_like(slopes)], -1), plain)[:, 0]

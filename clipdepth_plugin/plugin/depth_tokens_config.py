@@ -45,7 +45,8 @@ def sines_and_cosines(tokens_BN5: Tensor, config: DepthTokensConfig) -> Tensor:
     if config.confidence:
         read.append(tokens_BN5[..., 1:2])
     ends = math.log(config.shortest), math.log(config.longest)
-    waves_F = torch.linspace(*ends, config.wavelengths, device=tokens_BN5.device).exp()
+    logs_F = torch.linspace(*ends, config.wavelengths, dtype=torch.float32)
+    waves_F = logs_F.to(tokens_BN5.device).exp()
     numbers_BNC = torch.cat(read, dim=-1).nan_to_num(0.0, 0.0, 0.0)
     angles_BNCF = numbers_BNC[..., None] * (2 * math.pi / waves_F)
     return torch.cat([angles_BNCF.sin(), angles_BNCF.cos()], dim=-1).flatten(2)

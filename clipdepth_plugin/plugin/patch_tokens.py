@@ -142,7 +142,8 @@ def _with_points(
     camera_B4 = depth_Bhw.new_tensor(numbers)
     fx, fy, cx, cy = camera_B4[:, :, None, None].unbind(1)
     v_h, u_w = (
-        (torch.arange(side, device=depth_Bhw.device) + 0.5) * (patch * m) - 0.5
+        (torch.arange(side, dtype=depth_Bhw.dtype, device=depth_Bhw.device) + 0.5) * (patch * m)
+        - 0.5
         for side, patch, m in zip(depth_Bhw.shape[1:], patch_size, merged, strict=True)
     )
     x_Bhw = (u_w - cx) / fx * depth_Bhw

@@ -90,7 +90,7 @@ class TokenAdder:
         """What is said of the passes inside, in this thread, in their order and again."""
         inside = self._inside
         before = inside.said, inside.taken
-        self._by_order = True
+        self._by_order |= torch.is_grad_enabled()  # no backward pass runs the others again
         inside.said, inside.taken = said, 0
         try:
             yield

@@ -66,8 +66,8 @@ class TowerCalls(nn.Module):
         """
         check_pixels(pixel_values, self.tower)
         if pixel_values.ndim == 4 and len(pixel_values) == 0:  # hosts' own towers break on it
-            device = next(self.head.parameters()).device
-            return torch.zeros((0, 1, *pixel_values.shape[-2:]), device=device)
+            none_01HW = torch.zeros((0, 1, *pixel_values.shape[-2:]), dtype=torch.float32)
+            return none_01HW.to(next(self.head.parameters()).device)
         run = self.tower_pass(pixel_values, **tower_kwargs)
         return run.with_graph(intrinsics, focal_px)
 

@@ -27,7 +27,7 @@ PARTS = ("model", "ema", "optimiser", "rng", "best")
 """``best`` is the best head so far; empty before the first validation."""
 CORRUPT = "corrupt-"
 
-_FORMAT = 4
+_FORMAT = 5
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
 
@@ -51,6 +51,8 @@ class State(BaseModel):
     """The version that wrote it."""
     config: str = ""
     """Hash of the fields of the run's config that may not change."""
+    samples: dict[str, list[Count]] = {}
+    """Of each set of ``train`` and ``validation``; none of streams, which have no length."""
 
 
 @dataclass(frozen=True)

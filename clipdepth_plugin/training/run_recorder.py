@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +144,7 @@ class RunRecorder:
                 processes=self._accelerator.num_processes,
                 torch=str(torch.__version__),
                 config=self.folder.fingerprint,
+                samples=session.samples,
             )
             parts = {"model": model, "ema": average, "optimiser": tensors, "rng": rng}
             self.folder.checkpoints.save(Checkpoint({**parts, "best": self._best}, state))
@@ -168,6 +170,7 @@ class RunRecorder:
                 f"{self.folder.checkpoints.folder}: the checkpoint of step {state.step} is of a "
                 "run with another config; put the run's own back, or start a new run (--run)"
             )
+        self._check_data(state)
         if session.ema is not None:
             load_model_tensors(session.model, tensors["ema"])
             session.ema.restart()
@@ -194,6 +197,16 @@ class RunRecorder:
         self.best = state.best
         self._best = {name: x.clone() for name, x in tensors["best"].items()}
         return state.step, state.epoch, state.batch
+
+    def _check_data(self, state: State) -> None:
+        """Another number of samples would be another order, another length and another rate."""
+        for part, now in self._session.samples.items():
+            if (before := state.samples.get(part, [])) != now:
+                raise TrainingError(
+                    f"data.{part}: the sets have {_listed(now)} samples, and the run in "
+                    f"{self.folder.path} began with {_listed(before)}; put the data back as it "
+                    "was, or start a new run in another folder"
+                )
 
     @contextlib.contextmanager
     def _weights(self, which: str) -> Any:
@@ -258,6 +271,10 @@ class RunRecorder:
         except ClipDepthError:
             return False
         return True
+
+
+def _listed(counts: Sequence[int]) -> str:
+    return ", ".join(map(str, counts)) or "no"
 
 
 def _order(score: float) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,8 @@ class Session:
     validation_data: Data | None
     total_steps: int
     validation_interval: int
+    samples: dict[str, list[int]] = field(default_factory=dict)
+    """Of each set, as ``checkpoint.State`` has them."""
     labels: tuple[str | None, ...] = ()
     """Whose labels each training set has; None: truth."""
 
@@ -148,6 +150,11 @@ def open_session(
         validation_data=data[1],
         total_steps=steps,
         validation_interval=interval,
+        samples={
+            part: list(one.counts)
+            for part, one in zip(("train", "validation"), data, strict=True)
+            if isinstance(one, Mixture)
+        },
         labels=tuple(one.labels for one in data[0].sets),
     )
 

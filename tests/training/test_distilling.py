@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from clipdepth_plugin import DepthHead
+from clipdepth_plugin.data import DataConfig, open_dataset
 from clipdepth_plugin.distilling.labels import split_labels
 from clipdepth_plugin.distilling.report import DistillReport
+from clipdepth_plugin.distilling.teacher import TeacherPredictor
 from clipdepth_plugin.errors import DataError, SourceError
+from clipdepth_plugin.evaluation.evaluate import evaluate
+from clipdepth_plugin.evaluation.protocols import get_protocol
 from clipdepth_plugin.labelling import source as sources
 from clipdepth_plugin.labelling.run import write_labels
+from clipdepth_plugin.labelling.source import DepthSource, Label, Picture, SourceCard
 from clipdepth_plugin.training.config_file import load_config
 from clipdepth_plugin.training.run_folder import read_log
 from tests.labelling.fake import FakeSource, job
 from tests.tiny.command_line import run, words
 from tests.training.conftest import write_plane
+from tests.training.labelled import copied
 
 if TYPE_CHECKING:
     from tests.training.conftest import TinyRuns
@@ -122,6 +130,51 @@ def test_a_relative_teacher_gives_a_head_that_says_so(tiny: TinyRuns, pictures: 
     kinds = {one["kind"] for one in read_log(folder / "training" / "log.jsonl")}
     assert "validation_ema" in kinds
     assert "metres" not in (folder / "report.md").read_text()
+
+
+class Affine(DepthSource):
+    """A teacher of relative depth that is right."""
+
+    card = SourceCard(source="right", units="inverse depth", version="1")
+
+    def __init__(self, truth: Mapping[str, Any], scale: float, shift: float) -> None:
+        self.truth, self.scale, self.shift = truth, scale, shift
+
+    def label(self, pictures: Sequence[Picture]) -> list[Label]:
+        return [Label(self.scale / self.truth[one.name] + self.shift) for one in pictures]
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift"), [(1, 0), (3e3, 0), (1e4, 5), (1e-3, 0), (1, -0.5), (1, 1e3), (1e-6, 0)]
+)
+def test_the_scale_and_shift_of_a_relative_teacher_count_for_nothing(
+    tiny: TinyRuns, scale: float, shift: float
+) -> None:
+    samples = list(open_dataset(DataConfig(format="rgbd", root=tiny.data, split="test")))
+    truth = {one.name: np.maximum(one.depth_1HW[0].numpy(), 0.5) for one in samples}
+    found = evaluate(TeacherPredictor(Affine(truth, scale, shift)), samples, get_protocol("rgbd"))
+    error = found.means["inverse"]["abs_rel"]
+    assert error is not None
+    assert error < (1e-2 if shift == 1e3 else 1e-4)  # float32 of 1000.2
+
+
+def test_two_sets_of_one_name_have_a_report_each(tiny: TinyRuns, pictures: Path) -> None:
+    other = copied(tiny.data, tiny.folder / "other" / Path(tiny.data).name)
+    truth = [("--truth", f"rgbd:{root}:test") for root in (tiny.data, other)]
+    teacher = ("--teacher", "fake:metres", "--pictures", pictures)
+    result = distill(tiny, *teacher, *truth[0], *truth[1])
+    assert result.exit_code == 0, result.output
+    report = DistillReport.model_validate_json((tiny.folder / "run" / "report.json").read_text())
+    assert [*report.truth] == [f"{number}:{Path(tiny.data).name}/test" for number in (0, 1)]
+
+
+def test_without_validation_data_a_relative_head_is_reported_all_the_same(
+    tiny: TinyRuns, pictures: Path
+) -> None:
+    teacher = ("--teacher", "fake:inverse depth", "--pictures", pictures)
+    result = distill(tiny, *teacher, "--data.validation", "[]")
+    assert result.exit_code == 0, result.output
+    assert "not measured" in (tiny.folder / "run" / "report.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from clipdepth_plugin.training.config import TrainConfig
 from clipdepth_plugin.training.engine import train
 from clipdepth_plugin.training.run_folder import read_log
 from clipdepth_plugin.training.run_recorder import RunRecorder
+from tests.training.conftest import write_plane
 
 if TYPE_CHECKING:
     from tests.training.conftest import TinyRuns
@@ -150,6 +151,17 @@ def test_resuming_before_the_first_checkpoint_starts_again(
     result = train(tiny.config("run"), resume=True)
     assert result.steps == 6
     assert list(tiny.losses("run")) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_set_that_grew_is_no_more_the_runs(tiny: TinyRuns) -> None:
+    """The order of its samples, the run's length and its learning rate would be other ones."""
+    train(tiny.config("run"))
+    began = last_checkpoint(tiny.folder / "run", "model")
+    write_plane(Path(tiny.data) / "train" / "more" / "0", seed=99)
+    with pytest.raises(TrainingError, match=r"data.train: the sets have 8 samples.* with 7; put"):
+        train(tiny.config("run"), resume=True)
+    after = last_checkpoint(tiny.folder / "run", "model")
+    assert all(torch.equal(x, after[name]) for name, x in began.items())
 
 
 def test_resuming_a_finished_run_changes_nothing(tiny: TinyRuns) -> None:
