@@ -123,7 +123,8 @@ def test_a_slope_that_hangs_on_one_group_is_fitted_without_it_by_the_scale(
     narrow = {"groups": 3, "pictures": 1, "count": 60, "near": 1.85, "far": 2.15, "spread": 0.1}
     few = points(4.0, -0.8, seed=seed, noise=0.3, **narrow)  # type: ignore[arg-type]
     wide = points(groups=1, pictures=1, count=60, near=1, far=8, noise=0.3, spread=0.1, seed=seed)
-    fields = (torch.cat(pair) for pair in zip(few[1:], wide[1:], strict=True))
+    pairs: Any = zip(few[1:], wide[1:], strict=True)
+    fields = (torch.cat(pair) for pair in pairs)
     result = calibrated(Points(torch.arange(4), *fields), {"confidence": True}, **asked)
     assert result.no_slope is None
     assert 0.5 < result.record.slope < 1.5
