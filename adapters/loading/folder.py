@@ -14,7 +14,6 @@ from clipdepth_plugin.files.documents import MIB, read_json
 CONFIG_FILE = "config.json"
 
 _READ = (".safetensors", ".json")
-_INDEX = ".safetensors.index.json"
 _CONFIG_BYTES, _INDEX_BYTES = 16 * MIB, 64 * MIB
 
 

@@ -39,13 +39,11 @@ class Ended(NamedTuple):
         frames: How many are done.
         said: In words, for the user.
         error: Why it ended early, where it is damaged.
-        stopped: Whether the user stopped it.
     """
 
     frames: int
     said: str
     error: ImageError | None = None
-    stopped: bool = False
 
 
 class VideoPrediction:
@@ -115,7 +113,7 @@ class VideoPrediction:
             said = (
                 f"{printable(path)}: {done}{of} frames, {clock(time, video.time_base)}, in {name}"
             )
-            return Ended(done, said, error, is_stopped)
+            return Ended(done, said, error)
 
     def _batches(
         self, video: Video, writer: VideoWriter, stopped: Callable[[], bool]

@@ -30,7 +30,10 @@ _DRAWS = 15
 
 
 def sample_generator(seed: int, epoch: int, index: int, repeat: int = 0) -> torch.Generator:
-    """The random numbers of one sample in one epoch, for its ``repeat``-th use there (from 0)."""
+    """The random numbers of one sample in one epoch, for its ``repeat``-th use there (from 0).
+
+    ``index``: of the sample, or any number of its own.
+    """
     return torch.Generator().manual_seed(mixed_seed("sample", seed, epoch, index, repeat))
 
 

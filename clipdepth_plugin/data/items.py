@@ -45,8 +45,6 @@ class Batch:
         intrinsics_B4: float32 (fx, fy, cx, cy) in pixels of the tower's input (not of the depth
             map, which covers the same view in its own size); rows of NaN where not known.
         names: B names.
-        indices_B: int64, index in the (concatenated) data set. Where a bad file was replaced it
-            is that of the sample that is really here; in a stream, the place in the stream.
         parts_B: int64, number of each sample's set, in the order in which the sets were given.
         weight_B1HW: uint8, how much each pixel of the depth counts, 255 being all of it; None
             where no sample has weights.
@@ -57,7 +55,6 @@ class Batch:
     depth_B1HW: Tensor
     intrinsics_B4: Tensor
     names: list[str]
-    indices_B: Tensor
     parts_B: Tensor
     weight_B1HW: Tensor | None = None
     sizes: list[Size] | None = None
@@ -95,7 +92,6 @@ class Item:
     depth_1HW: Tensor
     intrinsics_4: Tensor
     name: str
-    index: int
     part: int = 0
     weight_1HW: Tensor | None = None
 
@@ -120,38 +116,43 @@ class ViewMaker:
         """Augmentation of a set's samples: its own, else the run's; none where the run has none."""
         return self.augment if own is None or self.augment is None else own
 
-    def fixed(self, sample: Sample, index: int, view: int, augment: AugmentConfig | None) -> Item:
-        """View 0: plain. 1: flipped. Higher: augmented, the same in every epoch."""
-        which = _drawn(0, index, view if view > FLIPPED else PLAIN)
+    def fixed(self, sample: Sample, content: str, view: int, augment: AugmentConfig | None) -> Item:
+        """View 0: plain. 1: flipped. Higher: augmented, the same in every epoch.
+
+        ``content`` is the sample's hash: wherever the sample lies, its views are the same.
+        """
+        which = _drawn(0, content, view if view > FLIPPED else PLAIN)
         made = make_view(sample, self.preprocessing, self.output_size, which)
         if view == FLIPPED:
             made = flipped(made)
         elif view != PLAIN:
             assert augment is not None  # see TrainConfig
-            generator = sample_generator(self.seed, -view, index)  # epochs are never negative
+            number = int(content, 16)
+            generator = sample_generator(self.seed, -view, number)  # epochs are never negative
             made, _ = vary(made, augment, generator)
-        return self._item(made, sample.name, index)
+        return self._item(made, sample.name)
 
     def random(
         self, sample: Sample, draw: Draw, epoch: int, *, own: AugmentConfig | None, part: int
     ) -> Item:
         """As augmentation has it in this epoch; ``own`` is that of the sample's set, ``part``."""
         augment = self.augment_with(own)
-        which = _drawn(epoch, draw.index, draw.repeat)
+        which = 0.0
+        if self.preprocessing.makes_own_sizes:  # else there is one view
+            which = _drawn(epoch, _content(sample), draw.repeat)  # in epoch 0 as ``fixed``
         made = make_view(sample, self.preprocessing, self.output_size, which)
         if augment is not None:
             generator = sample_generator(self.seed, epoch, draw.index, draw.repeat)
             made, _ = vary(made, augment, generator)
-        return self._item(made, sample.name, draw.index, part)
+        return self._item(made, sample.name, part)
 
-    def _item(self, made: View, name: str, index: int, part: int = 0) -> Item:
+    def _item(self, made: View, name: str, part: int = 0) -> Item:
         camera = made.intrinsics or (torch.nan,) * 4
         return Item(
             normalised(made.rgb_3HW, self.preprocessing),
             made.depth_1hw,
             torch.tensor(camera, dtype=torch.float32),
             name,
-            index,
             part,
             made.weight_1hw,
         )
@@ -183,14 +184,14 @@ class SampleViews:
                 f"{self.name(index)}: its files have changed since they were hashed; run again "
                 "when nothing writes to them"
             )
-        return self._maker.fixed(sample, index, view, self.augment_of(index))
+        return self._maker.fixed(sample, content, view, self.augment_of(index))
 
     def augment_of(self, index: int) -> AugmentConfig | None:
         """The augmentation of a sample, or None."""
         return self._maker.augment_with(self._data.augment_of(index))
 
     def view_key(self, index: int, view: int) -> str:
-        """Identifies a view of any sample: its recipe and seed."""
+        """With a sample's content identifies a view of it: the recipe and seed."""
         if view in (PLAIN, FLIPPED):
             return ("plain", "flipped")[view]
         config = self.augment_of(index)
@@ -198,9 +199,9 @@ class SampleViews:
         return f"augmented {view} seed {self._maker.seed} {recipe}"
 
 
-def _drawn(epoch: int, index: int, repeat: int) -> float:
+def _drawn(epoch: int, content: str, repeat: int) -> float:
     """Which of a picture's views is taken, from 0 to 1; of no seed, as validation has none."""
-    return mixed_seed("view of the picture", epoch, index, repeat) / 2**32
+    return mixed_seed("view of the picture", epoch, content, repeat) / 2**32
 
 
 def _content(sample: Sample) -> str:
@@ -224,7 +225,6 @@ def collate(items: Sequence[Item]) -> Batch:
         torch.stack(depths),
         torch.stack([item.intrinsics_4 for item in items]),
         [item.name for item in items],
-        torch.tensor([item.index for item in items]),
         torch.tensor([item.part for item in items]),
         None if weights is None else torch.stack(weights),
         sizes if len({*sizes}) > 1 else None,

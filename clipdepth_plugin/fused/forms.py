@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from clipdepth_plugin.decoders.decoder import Decoder
-from clipdepth_plugin.decoders.readout import DepthEstimate
 from clipdepth_plugin.errors import KernelError
-from clipdepth_plugin.features import TowerFeatures
 
 
 @dataclass(frozen=True)
@@ -29,21 +27,17 @@ class Packing:
         return nn.Parameter(packed, requires_grad=False)
 
 
-class FusedForm(Protocol):
-    """A module with copies of a decoder's weights that computes the same, without gradients."""
-
-    def __call__(self, features: TowerFeatures, size: tuple[int, int] | None) -> DepthEstimate:
-        """As ``Decoder.forward``, without auxiliary outputs."""
-        ...
-
-
 F = TypeVar("F", bound=type[nn.Module])
 
 _FORMS: dict[type[Decoder], Callable[[Any, Packing], nn.Module]] = {}
 
 
 def fused_form(decoder: type[Decoder]) -> Callable[[F], F]:
-    """Registers a ``FusedForm``, made of (decoder, packing), for one class of decoder."""
+    """Registers the inference form, made of (decoder, packing), of one class of decoder.
+
+    It is a module with copies of the decoder's weights that computes the same as
+    ``Decoder.forward``, without gradients and auxiliary outputs.
+    """
 
     def register(form: F) -> F:
         _FORMS[decoder] = form

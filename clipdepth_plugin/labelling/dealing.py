@@ -1,11 +1,48 @@
-"""Which pictures are whose: how shards share pictures, and how many each has."""
+"""Which pictures are whose: those of a job, how shards share them, and how many each has."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
-from clipdepth_plugin.labelling.pictures import Pictures, Unread
+from clipdepth_plugin.errors import SourceError, printable
+from clipdepth_plugin.labelling.folder import META_FILE
+from clipdepth_plugin.labelling.job import LabelJob
+from clipdepth_plugin.labelling.pictures import Pictures, Unread, open_pictures
+from clipdepth_plugin.labelling.pictures.files import searched_root
+from clipdepth_plugin.labelling.pictures.kinds import Options
 from clipdepth_plugin.labelling.shards import Shard
+
+
+def opened_pictures(job: LabelJob) -> list[Pictures]:
+    """The pictures of a job, none of them its own.
+
+    Raises:
+        ClipDepthError: They can't be opened, or lie in the labelled folder or around it.
+    """
+    for spec in job.pictures:
+        root = searched_root(spec)
+        if root is not None and _lies_in(job.folder, root):
+            raise _labels_its_own(job.folder, f"lies in {printable(spec)}")
+    opened = open_pictures(job.pictures, Options(every=job.every))
+    if os.path.lexists(job.folder / META_FILE):  # else nothing there is of a job
+        for folder in (folder for pictures in opened for folder in pictures.folders):
+            if _lies_in(folder, job.folder):
+                raise _labels_its_own(job.folder, f"holds {printable(folder)}")
+    return opened
+
+
+def _lies_in(path: Path | str, folder: Path | str) -> bool:
+    """Whether it is the folder or below it, links followed."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def _labels_its_own(folder: Path, where: str) -> SourceError:
+    return SourceError(
+        f"{printable(folder)}: {where}, whose pictures are labelled, and its own would be "
+        "labelled, too; give a folder outside"
+    )
 
 
 def unread_of(pictures: list[Pictures], shard: Shard) -> Iterator[Unread]:

@@ -1,8 +1,8 @@
 """A labelled frame on disk: its depth, how well it agrees, its picture; each whole or not there.
 
-The picture comes last, so that a frame that has both depth and picture is whole. Its camera is
-written into the depth's file, too: ``intrinsics.json`` can be made anew from the frames at any
-time (``sequences.py``).
+The depth goes first and comes last, so that a frame that has both depth and picture is whole, and
+no depth ever lies beside another frame's picture. Its camera is written into the depth's file, too:
+``intrinsics.json`` can be made anew from the frames at any time (``sequences.py``).
 
 Axes: H W pixels.
 """
@@ -78,18 +78,22 @@ class FrameFiles:
     def write(
         self, folder: Path, frame: str, content: Content, stored: Stored, camera: Intrinsics | None
     ) -> None:
-        """Writes a frame into a folder that is there.
+        """Writes a frame into a folder that is there, in place of the one of that name.
 
         Raises:
-            DepthFileError: A file can't be written.
+            DepthFileError: A file can't be written, or one of the old frame not removed.
         """
-        texts = {NOTE_KEY: _NOTES[self.units], _CAMERA_KEY: json.dumps(camera)}
-        _write_png(folder / f"{frame}{self.suffix}", stored.depth_HW, texts)
+        depth = folder / f"{frame}{self.suffix}"
+        _remove(depth)
         if stored.agreement_HW is not None:
             texts = {NOTE_KEY: _AGREEMENT_NOTE}
             _write_png(folder / f"{frame}{AGREEMENT_SUFFIX}", stored.agreement_HW, texts)
         encoded = content.encoded or _encoded(content)
         write_atomically(folder / f"{frame}{content.suffix}", encoded)
+        for suffix in {JPEG, PNG} - {content.suffix}:
+            _remove(folder / f"{frame}{suffix}")
+        texts = {NOTE_KEY: _NOTES[self.units], _CAMERA_KEY: json.dumps(camera)}
+        _write_png(depth, stored.depth_HW, texts)
 
     def camera(self, folder: Path, frame: str) -> Intrinsics | None:
         """The camera of a frame that is there.
@@ -114,6 +118,15 @@ def _write_png(path: Path, grey_HW: NDArray[Any], texts: dict[str, str]) -> None
     image = Image.fromarray(grey_HW)
     image.save(buffer, format="PNG", pnginfo=info, compress_type=_RUN_LENGTHS)
     write_atomically(path, buffer.getbuffer())
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise DepthFileError(
+            f"{path}: can't be replaced ({error.strerror}); check that its folder may be written to"
+        ) from error
 
 
 def _encoded(content: Content) -> memoryview:

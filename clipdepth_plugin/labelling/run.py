@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -22,13 +21,12 @@ from numpy.typing import NDArray
 
 from clipdepth_plugin.arguments import Intrinsics
 from clipdepth_plugin.data.reading import BadFiles, Failure, map_ahead
-from clipdepth_plugin.errors import ClipDepthError, SourceError, printable
+from clipdepth_plugin.errors import ClipDepthError, SourceError
 from clipdepth_plugin.labelling.cameras import Cameras
-from clipdepth_plugin.labelling.dealing import count_of, unread_of
+from clipdepth_plugin.labelling.dealing import count_of, opened_pictures, unread_of
 from clipdepth_plugin.labelling.job import LabelJob, LabelReport, Progress
 from clipdepth_plugin.labelling.masks import Masks
-from clipdepth_plugin.labelling.pictures import Content, Pictures, Unread, open_pictures
-from clipdepth_plugin.labelling.pictures.kinds import Options
+from clipdepth_plugin.labelling.pictures import Content, Pictures, Unread
 from clipdepth_plugin.labelling.sink import LabelSink
 from clipdepth_plugin.labelling.source import DepthSource, Label, Picture, open_source
 from clipdepth_plugin.labelling.threads import run_ahead
@@ -86,7 +84,7 @@ def write_labels(
             bad. All that is labelled by then stays, and the same call goes on from there.
     """
     try:
-        pictures = _opened(job)
+        pictures = opened_pictures(job)
         if source is None:
             source = opened_source(job.source, device=job.device, dtype=job.settings.dtype)
         with LabelSink(job.folder, job.split, source.card, job.settings, job.shard) as sink:
@@ -106,18 +104,6 @@ def opened_source(
         SourceError: It can't be opened.
     """
     return open_source(source, device=device, dtype=dtype) if isinstance(source, str) else source()
-
-
-def _opened(job: LabelJob) -> list[Pictures]:
-    target = job.folder.absolute()
-    for spec in job.pictures:
-        place = Path(spec).absolute() if isinstance(spec, str) else None
-        if place is not None and (place == target or place in target.parents) and place.is_dir():
-            raise SourceError(
-                f"{printable(target)}: lies in {printable(place)}, whose pictures are labelled, "
-                "and its own would be labelled, too; give a folder outside"
-            )
-    return open_pictures(job.pictures, Options(every=job.every))
 
 
 class _Run:

@@ -217,10 +217,10 @@ class TowerSource:
 
 
 def first_pictures(context: SourceContext, data: Mixture | StreamMixture, count: int) -> Tensor:
-    """The first ``count`` pictures, (P, 3, H, W) uint8 at the output's size."""
+    """The first ``count`` validation pictures, (P, 3, H, W) uint8 at the output's size."""
     preprocessing = context.tower.preprocessing
-    plan = EpochPlan(batch_size=count, seed=0, epoch=0, drop_last=False, shuffle=False)
-    reading = Reading(bad_file_limit=context.config.bad_file_limit)
+    seed, reading = context.config.seed, Reading(bad_file_limit=context.config.bad_file_limit)
+    plan = EpochPlan(batch_size=count, seed=seed, epoch=0, drop_last=False, shuffle=False)
     batches = make_loader(data, context.maker(None, 0), plan, reading)
     std_311 = torch.tensor(preprocessing.std).view(3, 1, 1)
     mean_311 = torch.tensor(preprocessing.mean).view(3, 1, 1)

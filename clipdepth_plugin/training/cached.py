@@ -133,7 +133,7 @@ def open_cache(context: SourceContext) -> TokenCache:
     fixed = tower.preprocessing.fixed_size
     pixels = [side * of for side, of in zip(tower.grid, tower.tower.patch_size, strict=True)]
     identity = {  # everything but the samples that a cached token depends on
-        "format": 3,
+        "format": 4,
         "tower weights": tower.fingerprint(),
         "preprocessing": dataclasses.asdict(tower.preprocessing),
         "levels": head.levels,

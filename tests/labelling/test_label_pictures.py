@@ -65,6 +65,16 @@ def test_files_folders_and_globs(
     assert list(read(*specs)) == names
 
 
+def test_a_pattern_from_the_root_gives_names_of_no_working_directory(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anchor, first, *rest = tree.parts
+    pattern = str(Path(anchor, f"[{first[0]}]{first[1:]}", *rest, "*.png"))
+    for folder in (tree, tree / "kitchen"):
+        monkeypatch.chdir(folder)
+        assert list(read(pattern)) == [f"{sequence_name('root', first, *rest)}/b"]
+
+
 def test_linked_folders_are_read_once(tree: Path) -> None:
     (tree / "again").symlink_to(tree, target_is_directory=True)
     (tree / "linked").symlink_to(save_tree(tree.parent / "far", ["1.png"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -20,11 +21,15 @@ from PIL import Image
 from clipdepth_plugin.data import DataConfig, open_dataset
 from clipdepth_plugin.data.dataset import SampleDataset
 from clipdepth_plugin.errors import ClipDepthError, DataError, DepthFileError, SourceError
+from clipdepth_plugin.files.atomic import write_atomically
+from clipdepth_plugin.labelling.frames import FrameFiles
 from clipdepth_plugin.labelling.job import LabelJob, Progress
+from clipdepth_plugin.labelling.pictures import Content
 from clipdepth_plugin.labelling.run import write_labels
 from clipdepth_plugin.labelling.settings import LabelSettings
 from clipdepth_plugin.labelling.shards import Shard
 from clipdepth_plugin.labelling.source import Label, Picture
+from clipdepth_plugin.labelling.validity import Stored
 from tests.labelling.fake import FakeSource, frames, hashes, job, picture, save_tree, stored
 from tests.labelling.test_label_pictures import write_tars, write_video
 
@@ -200,6 +205,65 @@ def test_folders_that_are_refused(tmp_path: Path, pics: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ClipDepthError, match="can't be made"):
         write_labels(job(pics, folder=tmp_path / "file" / "out"))
+
+
+@pytest.mark.parametrize(
+    ("spec", "folder", "is_told_at_once"),
+    [
+        ("pics/**/*.[pj][np]g", "pics/labels", True),
+        ("pics/**/*.[pj][np]g", "link/labels", True),
+        ("link/**/*.[pj][np]g", "pics/labels", True),
+        ("pics", "labels", False),  # that a link in pics leads to
+        ("pics", "link/labels", True),
+        ("link", "pics/labels", True),
+    ],
+)
+def test_a_run_does_not_label_its_own(
+    tmp_path: Path, pics: Path, spec: str, folder: str, *, is_told_at_once: bool
+) -> None:
+    (tmp_path / "link").symlink_to(pics)
+    (tmp_path / "labels").mkdir()
+    (pics / "far").symlink_to(tmp_path / "labels")
+    again = job(tmp_path / spec, folder=tmp_path / folder)
+    if not is_told_at_once:
+        assert write_labels(again).labelled > 0
+    before = hashes(tmp_path)
+    with pytest.raises(SourceError, match="whose pictures are labelled, and its own would be"):
+        write_labels(again)
+    assert hashes(tmp_path) == before
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize("writes", range(4))
+def test_a_replaced_frame_never_has_the_picture_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, writes: int
+) -> None:
+    """Killed after some of its three files are written, too."""
+    files, left = FrameFiles("metres", flip=True), [3]
+
+    def write_or_end(*given: Any) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        write_atomically(*given)
+
+    monkeypatch.setattr("clipdepth_plugin.labelling.frames.write_atomically", write_or_end)
+
+    def write(value: int, suffix: str) -> None:
+        content = Content(np.full((8, 8, 3), value, np.uint8), None, suffix)
+        grey_HW = np.full((8, 8), value)
+        label = Stored(grey_HW.astype(np.uint16), grey_HW.astype(np.uint8))
+        files.write(tmp_path, "a", content, label, None)
+
+    write(10, ".png")
+    left[0] = writes
+    with contextlib.suppress(KeyboardInterrupt):
+        write(200, suffix)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert bool(files.whole(names)) == (writes == 3)
+    if writes == 3:
+        assert names == sorted(["a.agreement.png", "a.depth.png", f"a{suffix}"])
+        assert {int(stored(tmp_path / name).min()) for name in names} == {200}
 
 
 def test_a_shard_is_labelled_by_one_process_at_a_time(tmp_path: Path, pics: Path) -> None:

@@ -67,6 +67,7 @@ class TinyRuns:
             "steps": 6,
             "batch_size": 2,
             "output_size": [16, 16],
+            "precision": "no",  # auto is bf16 on some processors: other numbers
             "validate_every": 100,
             "checkpoint_every": 2,
             "logging": {"every": 1, "pictures": 0, "tensorboard": False},

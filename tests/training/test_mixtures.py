@@ -14,9 +14,12 @@ import torch
 from clipdepth_plugin.data import DataConfig
 from clipdepth_plugin.data.config import distinct_titles
 from clipdepth_plugin.errors import TrainingError
+from clipdepth_plugin.training.batches import first_pictures
 from clipdepth_plugin.training.engine import train
 from clipdepth_plugin.training.run_folder import read_log
+from clipdepth_plugin.training.session import open_session
 from clipdepth_plugin.training.validation import METRICS, image_errors
+from tests.training.data.conftest import Trees
 
 if TYPE_CHECKING:
     from tests.training.conftest import TinyRuns
@@ -106,6 +109,24 @@ def test_the_best_weights_have_least_of_what_is_asked(tiny: TinyRuns, select: st
     result = train(tiny.config("run", select=select, validate_every=1, optimiser={"lr": 0.1}))
     best = min(validated(tiny, "run"), key=lambda one: one[select])
     assert result.abs_rel == best["abs_rel"]
+
+
+def test_the_pictures_of_a_validation_are_those_of_its_maps(tiny: TinyRuns) -> None:
+    """Also of streams, which the run's seed mixes."""
+    folder = Path(Trees(tiny.folder).tar(shards=2).root).parent
+    sets = [
+        {"format": "webdataset", "root": str(path), "depth_scale": 1000, "name": path.stem}
+        for path in sorted(folder.iterdir())
+    ]
+    data = {**tiny.tree("any")["data"], "validation": sets}
+    session = open_session(tiny.config("run", data=data, seed=7, batch_size=4))
+    assert session.validation is not None
+    assert session.validation_data is not None
+    depth_B1HW = next(session.validation.batches(0)).depth_B1HW
+    rgb_P3HW = first_pictures(session.context, session.validation_data, len(depth_B1HW))
+    numbers = [int((one[one > 0].mean().item() - 1) * 10) for one in depth_B1HW]
+    assert len(numbers) == 4
+    assert [round(one[2].float().mean().item() / 10) for one in rgb_P3HW] == numbers
 
 
 def test_a_validation_set_without_depth_is_named(tiny: TinyRuns) -> None:

@@ -134,7 +134,7 @@ def test_precision_is_chosen_by_the_processor(
     else:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features, raising=False)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
-    assert with_precision(tiny.config("run")).precision == chosen
+    assert with_precision(tiny.config("run", precision="auto")).precision == chosen
     if launched != "no":
         with pytest.raises(TrainingError, match="--mixed_precision bf16; leave"):
             with_precision(tiny.config("run", precision="fp16"))

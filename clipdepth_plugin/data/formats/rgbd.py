@@ -215,7 +215,12 @@ def _frames(folder: Path, suffix: str, camera: Intrinsics | None) -> list[_Frame
         elif name.lower().endswith(AGREEMENT_SUFFIX):
             agreements[name[: -len(AGREEMENT_SUFFIX)]] = name
         elif name.lower().endswith(SUFFIXES) and not name.lower().endswith(OUR_SUFFIXES):
-            images[name.rpartition(".")[0]] = name
+            other = images.setdefault(name.rpartition(".")[0], name)
+            if other != name:
+                raise DataError(
+                    f"{folder / other} and {folder / name}: are two pictures of one frame; remove "
+                    "the one that its depth is not of"
+                )
     stems = images.keys() | depths.keys()
     cameras = _cameras(folder / "intrinsics.json") if "intrinsics.json" in names else None
     if cameras is not None and stems - cameras.keys():

@@ -53,6 +53,11 @@ class PictureFiles(Pictures):
         """See ``Pictures``."""
         return len(self._sequences)
 
+    @property
+    def folders(self) -> list[str]:
+        """See ``Pictures``."""
+        return [folder for _, (folder, *_) in self._sequences]
+
     def part(self, number: int) -> Iterator[Unread]:
         """See ``Pictures``."""
         sequence, (folder, *named) = self._sequences[number]
@@ -122,6 +127,20 @@ def _is_file(spec: PictureSpec) -> bool:
     return not is_folder(Path(spec)) and not _is_glob(spec)
 
 
+def searched_root(spec: PictureSpec) -> str | None:
+    """The folder of which all is searched, however deep; None where that is bounded."""
+    if _is_folder(spec):
+        return str(spec)
+    return _root_of(str(spec)) if _is_glob(spec) and "**" in str(spec) else None
+
+
+def _root_of(pattern: str) -> str:
+    start = re.split(r"[/\\](?=[^/\\]*[*?\[])", pattern, maxsplit=1)[0]
+    if not start or _MAGIC.search(start):
+        start = Path(pattern).anchor or "."
+    return os.path.abspath(start)  # noqa: PTH100
+
+
 @register_pictures("folder", recognises=_is_folder)
 def open_folder(spec: str, options: Options) -> Pictures:
     """A folder and all below it, hidden ones left out."""
@@ -148,8 +167,7 @@ def open_folder(spec: str, options: Options) -> Pictures:
 @register_pictures("glob", recognises=_is_glob)
 def open_glob(spec: str, options: Options) -> Pictures:
     """What a pattern matches; ``**`` stands for any folders."""
-    start = re.split(r"[/\\](?=[^/\\]*[*?\[])", spec, maxsplit=1)[0]
-    root = os.path.abspath("." if _MAGIC.search(start) else start)  # noqa: PTH100
+    root = _root_of(spec)
     found = sorted(path for path in glob.iglob(spec, recursive=True) if not is_folder(Path(path)))  # noqa: PTH207
     videos = [path for path in found if is_video(path)]
     if videos:

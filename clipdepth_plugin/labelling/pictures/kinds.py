@@ -9,7 +9,7 @@ Axes: H W pixels.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -80,6 +80,11 @@ class Pictures(ABC):
     @abstractmethod
     def part(self, number: int) -> Iterator[Unread]:
         """The pictures of one of them."""
+
+    @property
+    def folders(self) -> Iterable[str]:
+        """Where its pictures lie as files of their own; none: in tar files, videos, data sets."""
+        return ()
 
     def length(self, number: int) -> int | None:
         """How many those are; None where that is not known without reading."""

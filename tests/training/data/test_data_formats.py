@@ -173,6 +173,17 @@ def test_rgbd_folder_errors(trees: Trees, tmp_path: Path) -> None:
         open_dataset(config.model_copy(update={"depth_scale": 1000.0, "split": "empty"}))
 
 
+def test_two_pictures_of_a_frame_are_refused(trees: Trees) -> None:
+    config = trees.rgbd()
+    folder = Path(config.root, "train", "a")
+    for kind in ("colour", "confidence", "undistorted", "inverse"):
+        Image.new("L", (32, 24)).save(folder / f"000.{kind}.png")
+    assert len(opened(config)) == 6
+    Image.new("RGB", (32, 24)).save(folder / "000.jpg")
+    with pytest.raises(DataError, match=r"a/000\.jpg and .*a/000\.png: are two pictures of one"):
+        open_dataset(config)
+
+
 def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:60])
 

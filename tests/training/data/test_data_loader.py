@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import torch
 
 from clipdepth_plugin.adapters.pixels import normalised
 from clipdepth_plugin.adapters.preprocessing import Preprocessing
+from clipdepth_plugin.adapters.processors.aspect_grids import AspectGrid
 from clipdepth_plugin.data import (
     AugmentConfig,
     Batch,
@@ -41,7 +43,7 @@ def loader(data: Any, preprocessing: Preprocessing, **options: Any) -> Loader:
 def assert_same(left: Iterable[Batch], right: Iterable[Batch]) -> None:
     for a, b in zip(left, right, strict=True):
         assert a.names == b.names
-        for field in ("pixels_B3HW", "depth_B1HW", "indices_B", "parts_B"):
+        for field in ("pixels_B3HW", "depth_B1HW", "parts_B"):
             assert torch.equal(getattr(a, field), getattr(b, field))
         torch.testing.assert_close(a.intrinsics_B4, b.intrinsics_B4, equal_nan=True)
 
@@ -53,7 +55,6 @@ def test_a_batch(trees: Trees, squash: Preprocessing, truth: Any) -> None:
     batch = batches[1]
     assert len(batch) == 2
     assert batch.names == ["rooms/train/a/002", "rooms/train/b/003"]
-    assert batch.indices_B.tolist() == [2, 3]
     assert (batch.pixels_B3HW.shape, batch.pixels_B3HW.dtype) == ((2, 3, 16, 16), torch.float32)
     assert (batch.depth_B1HW.shape, batch.depth_B1HW.dtype) == ((2, 1, 12, 20), torch.float32)
     # 24 x 32 squashed to 16 x 16: the camera is in pixels of the tower's input.
@@ -116,8 +117,9 @@ def test_epochs_differ_and_augmentation_goes_with_the_sample(
     assert [batch.names for batch in first] != [batch.names for batch in second]
     straight = next(iter(loader([config], squash, epoch=0, shuffle=False, batch_size=6)))
     for batch in first:
-        for row, index in enumerate(batch.indices_B.tolist()):
-            assert torch.equal(batch.pixels_B3HW[row], straight.pixels_B3HW[index])
+        for row, name in enumerate(batch.names):
+            there = straight.names.index(name)
+            assert torch.equal(batch.pixels_B3HW[row], straight.pixels_B3HW[there])
     data = open_dataset(config)
     assert isinstance(data, SampleDataset)
     view = make_view(data[4], squash, (12, 20))
@@ -174,6 +176,31 @@ def test_views_for_a_cache(trees: Trees, squash: Preprocessing) -> None:
     assert views.view_key(0, 3) == views.view_key(5, 3)
 
 
+@pytest.mark.parametrize("view", range(4))
+@pytest.mark.parametrize("is_tiled", [False, True])
+def test_the_key_of_a_cache_says_which_view_it_is(
+    trees: Trees, squash: Preprocessing, view: int, *, is_tiled: bool
+) -> None:
+    """Wherever the sample lies: a limit moves it."""
+    tiles = replace(squash, resize=None, view_rules=(AspectGrid(squash.size, 4, 4),))
+    preprocessing = tiles if is_tiled else squash
+    whole, some = (
+        SampleViews(
+            open_mixture([trees.rgbd(count=8, limit=limit)]),  # type: ignore[arg-type]
+            ViewMaker(preprocessing, (12, 20), AugmentConfig(probability=1.0), 3),
+        )
+        for limit in (None, 4)
+    )
+    places = {whole.name(index): index for index in range(len(whole))}
+    for index in range(len(some)):
+        place, content = places[some.name(index)], some.content(index)
+        assert whole.content(place) == content
+        assert whole.view_key(place, view) == some.view_key(index, view)
+        ours, theirs = some.view(index, view, content), whole.view(place, view, content)
+        assert torch.equal(ours.pixels_3HW, theirs.pixels_3HW)
+        assert torch.equal(ours.depth_1HW, theirs.depth_1HW)
+
+
 def test_a_damaged_calibration_is_a_bad_sample_of_a_cache(
     trees: Trees, squash: Preprocessing
 ) -> None:
@@ -226,7 +253,8 @@ def test_bad_files_are_replaced_up_to_a_limit(
     with caplog.at_level(logging.WARNING):
         batches = list(made)
     # The next good one takes the place, in its own view.
-    assert [index for batch in batches for index in batch.indices_B.tolist()] == [0, 3, 3, 3, 4, 5]
+    found = [name.rpartition("/")[2] for batch in batches for name in batch.names]
+    assert found == ["000", "003", "003", "003", "004", "005"]
     assert torch.equal(batches[0].pixels_B3HW[1], batches[1].pixels_B3HW[1])
     assert list(made.bad.reasons) == ["rooms/train/a/001", "rooms/train/a/002"]
     assert caplog.text.count("rooms/train/a/001 can't be used") == 1
