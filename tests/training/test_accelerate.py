@@ -116,11 +116,12 @@ def test_two_processes_have_the_loss_curve_of_one_with_the_doubled_batch(tiny: T
         ("two-guided", "one-guided"),
         ("resumed", "one"),
     ):
-        assert tiny.losses(name) == pytest.approx(tiny.losses(other), abs=1e-4)
+        # Sums over batches of other sizes round differently, which steps of 1e-2 amplify.
+        assert tiny.losses(name) == pytest.approx(tiny.losses(other), rel=1e-3)
         for record, expected in zip(*map(measured, (tiny, tiny), (name, other)), strict=True):
             assert record["images"] == 5
             for metric in ("abs_rel", "abs_rel/planes", "abs_rel_aligned/more"):
-                assert record[metric] == pytest.approx(expected[metric], abs=1e-4)
+                assert record[metric] == pytest.approx(expected[metric], rel=1e-3)
             for metric in ("confidence_scale", "calibration_error", "calibration_error/more"):
                 assert (metric in record) == ("guided" in name)
                 assert record.get(metric, 0) == pytest.approx(expected.get(metric, 0), rel=1e-2)
