@@ -35,7 +35,8 @@ from clipdepth_plugin.labelling.job import LabelJob
 from clipdepth_plugin.labelling.run import write_labels
 from clipdepth_plugin.labelling.settings import LabelSettings
 from clipdepth_plugin.latency.report import describe, markdown_table
-from clipdepth_plugin.training.config_file import check_config
+from clipdepth_plugin.training.accelerator import with_precision
+from clipdepth_plugin.training.config_file import check_config, load_config
 from clipdepth_plugin.training.engine import train
 
 HERE = Path(__file__).resolve().parent
@@ -140,7 +141,7 @@ def train_student(preset: str, seed: int, learns: Learns, labels: dict[str, Path
 
 
 def _trained(fields: dict[str, Any]) -> Path:
-    config = check_config(fields, "results/distilling.py")
+    config = with_precision(check_config(fields, "results/distilling.py"))
     return train(config, resume=Path(config.run).exists()).head
 
 
@@ -163,7 +164,10 @@ def _add(name: str, seed: int, folder: Path) -> None:
     head = Trained(
         name=name, seed=seed, sets=measure(DepthHead.from_pretrained(folder), "demo", LABELLED)
     )
-    environment = describe_environment(("python", "results/distilling.py", "--train"))
+    config = load_config(folder.parent / "config.yaml")
+    precision = config.precision.replace("no", "float32")
+    command = ("python", "results/distilling.py", "--train")
+    environment = describe_environment(command, "cpu", precision)
     whole = Distilled(heads=[*found, head], environment=environment)
     write_atomically(path, f"{whole.model_dump_json(indent=1)}\n".encode())
 
