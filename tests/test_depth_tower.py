@@ -32,8 +32,11 @@ def equal(first: Tensor, second: Tensor) -> bool:
 
 @torch.no_grad()
 def test_the_numbers_are_those_of_host_and_plugin(case: HostCase, make_head: MakeHead) -> None:
-    """Each output, with a constant picture and with cameras."""
-    host = case.host()
+    """Each output, with a constant picture and with cameras.
+
+    Some processors round a product by 1e-7 otherwise where its weights require gradients.
+    """
+    host = case.host().requires_grad_(False)
     head = make_head(host, tower=case.choose, **GUIDED)
     x, focals = case.pixels(), [30.1, 55.7, 41.9][: case.views]
     x[-1] = 0.25

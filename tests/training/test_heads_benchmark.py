@@ -78,9 +78,9 @@ def test_every_entry_trains_and_is_measured_and_makes_the_page(
         assert all((one.ece is None) == (run.entry == "ridge") for one in run.sets.values())
         assert all(one.constant["median"]["abs_rel"] > 0 for one in run.sets.values())
     # All but one read from the folder that the entry with the most filled.
-    assert {path.name for path in tmp_path.glob("tokens-*")} == {
-        f"tokens-{HOST_SIZE}",
-        f"tokens-{HOST_SIZE}-spaceclip",
+    assert {path.name for path in tmp_path.glob("heads-tokens-*")} == {
+        f"heads-tokens-{HOST_SIZE}",
+        f"heads-tokens-{HOST_SIZE}-spaceclip",
     }
     heads.main(["--page"], tmp_path)
     page = (tmp_path / "heads.md").read_text()

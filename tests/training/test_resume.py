@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from clipdepth_plugin.training.engine import train
 from clipdepth_plugin.training.run_folder import read_log
 from clipdepth_plugin.training.run_recorder import RunRecorder
 from tests.training.conftest import write_plane
+from tests.training.labelled import copied
 
 if TYPE_CHECKING:
     from tests.training.conftest import TinyRuns
@@ -155,9 +157,11 @@ def test_resuming_before_the_first_checkpoint_starts_again(
 
 def test_a_set_that_grew_is_no_more_the_runs(tiny: TinyRuns) -> None:
     """The order of its samples, the run's length and its learning rate would be other ones."""
+    data = copied(tiny.data, tiny.folder / "planes")
+    tiny = replace(tiny, data=str(data))
     train(tiny.config("run"))
     began = last_checkpoint(tiny.folder / "run", "model")
-    write_plane(Path(tiny.data) / "train" / "more" / "0", seed=99)
+    write_plane(data / "train" / "more" / "0", seed=99)
     with pytest.raises(TrainingError, match=r"data.train: the sets have 8 samples.* with 7; put"):
         train(tiny.config("run"), resume=True)
     after = last_checkpoint(tiny.folder / "run", "model")
