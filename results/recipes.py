@@ -2,7 +2,7 @@
 
     python results/recipes.py > results/recipes.md
 
-Ten minutes on two cores, with all else stopped. Models have the published sizes and random weights,
+25 minutes on two cores, with all else stopped. Models have the published sizes and random weights,
 the language models behind towers are tiny: nothing is downloaded. What runs is what `clipdepth
 distill` runs, with its defaults.
 """
